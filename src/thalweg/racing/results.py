@@ -1,0 +1,371 @@
+"""``results.json``: everything a race found, typed and versioned.
+
+The schema is made from these classes (``thalweg.racing.results.schema()``); the report, the recipe
+writer and anybody's own script read the file through :meth:`Results.read`. Numbers that do not
+exist (a diverged run's score, a goal never reached) are ``null``, never NaN or infinity.
+Everything under ``timing`` may differ between two runs of the same race; nothing else may.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from thalweg.errors import RunDirectoryError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditInfo",
+    "AxisVerdict",
+    "BestOfK",
+    "ComputeInfo",
+    "ConfirmRun",
+    "Curve",
+    "DataInfo",
+    "EliminationInfo",
+    "EngineInfo",
+    "GoalInfo",
+    "MachineInfo",
+    "ModelInfo",
+    "OptimizerResult",
+    "Pair",
+    "PlanInfo",
+    "ReplicateWinner",
+    "Results",
+    "SettingInfo",
+    "Timing",
+    "Trial",
+    "Verdict",
+    "Warning_",
+    "schema",
+]
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataInfo(_Record):
+    """What the data is: ``spec`` as given, sizes, and everything worth saying about it (``notes``)."""
+
+    spec: str
+    name: str
+    kind: Literal["classification", "regression", "custom"]
+    target: str | None
+    rows: int
+    inputs: str
+    classes: list[str]
+    class_counts: list[int]
+    split_sizes: dict[str, int]
+    fixed_test: bool
+    fingerprint: str
+    notes: list[str]
+
+
+class ModelInfo(_Record):
+    """The model: its spec, number of trainable parameters, and ``str(module)``."""
+
+    spec: str
+    parameters: int
+    text: str
+
+
+class PlanInfo(_Record):
+    """What was set before the race began."""
+
+    optimizers: list[str]
+    schedules: list[str]
+    spaces: dict[str, dict[str, tuple[float, float]]]
+    trials: int
+    splits: int
+    reruns: int
+    rerun_seeds: int
+    confirm: int
+    epochs: int
+    steps: int
+    batch_size: int
+    evaluations: int
+    loss: str
+    metric: str
+    higher_is_better: bool
+    goal: float | None
+    goal_source: str
+    margin: float
+    seed: int
+    eliminate: bool
+    minutes: float | None
+
+
+class EngineInfo(_Record):
+    """How the runs were computed, why, and which promise of equality holds."""
+
+    kind: Literal["lanes", "loop"]
+    forward: str
+    reason: str
+    chunk: int
+    processes: int
+    threads: int
+    device: str
+    promise: str
+
+
+class SettingInfo(_Record):
+    """A setting: hyperparameters by name, and the schedule."""
+
+    optimizer: str
+    hyperparameters: dict[str, float | bool]
+    schedule: str
+
+
+class Trial(_Record):
+    """One setting tried in the screening stage of one replicate.
+
+    ``wave`` 0 is the library default, 1 the published space, 2 the reserve (the extension when the
+    best was at an edge). ``edges`` names the hyperparameters within a twentieth of an end of the space.
+    ``eliminated_at`` is the step at which it was stopped early, or ``None``.
+    """
+
+    identity: str
+    replicate: int
+    wave: int
+    setting: SettingInfo
+    validation: float | None
+    diverged_at: int | None
+    eliminated_at: int | None
+    edges: dict[str, Literal["low", "high"]]
+
+
+class ReplicateWinner(_Record):
+    """The setting that won one optimizer's pool in one replicate."""
+
+    replicate: int
+    identity: str
+    setting: SettingInfo
+    rerun_validation: list[float | None]
+    edges: dict[str, Literal["low", "high"]]
+    extended: bool
+
+
+class GoalInfo(_Record):
+    """When a confirmation run reached the goal on validation; ``None`` where it never did.
+
+    Seconds to the goal stand under ``timing``.
+    """
+
+    steps: int | None
+    passes: float | None
+    work: float | None
+
+
+class ConfirmRun(_Record):
+    """One confirmation run: its score on the test split after the last step."""
+
+    identity: str
+    replicate: int
+    seed: int
+    score: float | None
+    validation: float | None
+    diverged_at: int | None
+    goal: GoalInfo
+
+
+class Curve(_Record):
+    """Learning curve of one confirmation run."""
+
+    identity: str
+    replicate: int
+    seed: int
+    steps: list[int]
+    train_loss: list[float | None]
+    validation_loss: list[float | None]
+    validation: list[float | None]
+
+
+class BestOfK(_Record):
+    """Validation score of the best of ``k`` settings: median and the 10 % and 90 % points over draws."""
+
+    k: list[int]
+    median: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class ComputeInfo(_Record):
+    """Work spent, in forward passes over a batch (forward 1, forward with backward 3)."""
+
+    screen: float
+    rerun: float
+    confirm: float
+    eliminated: float
+    audit: float
+
+
+class OptimizerResult(_Record):
+    """Everything about one optimizer. ``mean`` and the interval are ``None`` where a run diverged."""
+
+    name: str
+    title: str
+    runs: list[ConfirmRun]
+    mean: float | None
+    low: float | None
+    high: float | None
+    default_validation: list[float | None]
+    tuned_validation: list[float | None]
+    winners: list[ReplicateWinner]
+    trials: list[Trial]
+    curves: list[Curve]
+    best_of_k: BestOfK
+    diverged_settings: int
+    total_settings: int
+    compute: ComputeInfo
+    work_per_step: float
+
+
+class Pair(_Record):
+    """Two optimizers compared: ``difference`` is a minus b in the metric, positive when a is better.
+
+    ``verdict`` reads: a is ``better``, ``worse``, ``equivalent`` (within the margin) or ``undecided``.
+    """
+
+    a: str
+    b: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    verdict: Literal["better", "worse", "equivalent", "undecided"]
+
+
+class AxisVerdict(_Record):
+    """The verdict on one axis: which optimizers could be the best, and every pair.
+
+    ``axis`` is ``"work"`` (equal number of passes) or ``"seconds"`` (equal wall-clock of steps run alone).
+    """
+
+    axis: Literal["work", "seconds"]
+    budget: str
+    could_be_best: list[str]
+    pairs: list[Pair]
+    method: str
+
+
+class Verdict(_Record):
+    """One sentence, the verdict at equal work, and whether it had to be withdrawn.
+
+    The verdict at equal seconds depends on this machine's clock, so it stands in ``Timing.verdict``.
+    """
+
+    sentence: str
+    winner: str | None
+    work: AxisVerdict
+    withdrawn: bool
+    withdrawn_reason: str | None
+
+
+class AuditInfo(_Record):
+    """An eliminated setting run to its end after all."""
+
+    identity: str
+    optimizer: str
+    replicate: int
+    chosen_as: Literal["best", "random"]
+    validation: float | None
+    regret: float | None
+
+
+class EliminationInfo(_Record):
+    """What was stopped early, and what the audit found. Empty lists where elimination was off."""
+
+    enabled: bool
+    eliminated: list[str]
+    audits: list[AuditInfo]
+
+
+class Warning_(_Record):
+    """Something a careful reader has to know. ``code`` is stable, ``text`` is a sentence."""
+
+    code: str
+    text: str
+    optimizer: str | None = None
+
+
+class MachineInfo(_Record):
+    """Where the race ran: machine and versions."""
+
+    platform: str
+    processor: str
+    cores: int
+    memory_gib: float
+    device: str
+    versions: dict[str, str]
+
+
+class Timing(_Record):
+    """Everything that depends on this machine's clock; two identical races differ only here.
+
+    Attributes:
+        started: ISO 8601, UTC.
+        seconds: of the whole race.
+        seconds_by_stage: stage name to seconds.
+        step_seconds: optimizer to (low, median, high) seconds of one step run alone, not batched.
+        seconds_to_goal: optimizer to one value a confirmation run, in the order of ``runs``.
+        scores_at_equal_seconds: likewise, the test score when the fastest optimizer's budget was over.
+        verdict: the verdict on the ``seconds`` axis.
+    """
+
+    started: str
+    seconds: float
+    seconds_by_stage: dict[str, float]
+    step_seconds: dict[str, tuple[float, float, float]]
+    seconds_to_goal: dict[str, list[float | None]]
+    scores_at_equal_seconds: dict[str, list[float | None]]
+    verdict: AxisVerdict | None
+
+
+class Results(_Record):
+    """The whole of ``results.json``."""
+
+    schema_version: int
+    thalweg: str
+    command: str
+    data: DataInfo
+    model: ModelInfo
+    plan: PlanInfo
+    engine: EngineInfo
+    machine: MachineInfo
+    optimizers: list[OptimizerResult]
+    verdict: Verdict
+    elimination: EliminationInfo
+    warnings: list[Warning_]
+    test_looks: int
+    timing: Timing
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read a ``results.json``.
+
+        Raises:
+            RunDirectoryError: the file is missing, of another version or damaged.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{path} can't be read ({error.strerror}); give the directory of a finished race"
+            ) from error
+        try:
+            return cls.model_validate_json(text)
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"{path} is not a results file of version {SCHEMA_VERSION} "
+                f"({str(error).splitlines()[0]}); run the race again or use the thalweg that wrote it"
+            ) from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of ``results.json``."""
+    return Results.model_json_schema()
