@@ -1,0 +1,5 @@
+"""thalweg trains deep networks well."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
