@@ -1,0 +1,40 @@
+"""How often a test split has been looked at: a small ledger in the user's state folder.
+
+Every look at a test split makes the next choice a little less honest. The ledger counts the races
+that scored the same data, over all run directories of this user; it holds fingerprints, never data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+__all__ = ["count_and_add", "ledger_path"]
+
+
+def ledger_path() -> Path:
+    """Return the ledger's path: ``$THALWEG_STATE_DIR``, or ``thalweg`` in ``$XDG_STATE_HOME``."""
+    own = os.environ.get("THALWEG_STATE_DIR")
+    if own:
+        return Path(own) / "test-looks.jsonl"
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "thalweg" / "test-looks.jsonl"
+
+
+def count_and_add(fingerprint: str) -> int:
+    """Note one more look at the test split of this data and return how many there have been.
+
+    A folder that can't be written costs the memory of earlier looks, not the race: the answer is then 1.
+    """
+    path = ledger_path()
+    line = json.dumps({"data": fingerprint}) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            before = sum(1 for known in file if known == line)
+            file.write(line)
+    except (OSError, RuntimeError):
+        return 1
+    return before + 1
