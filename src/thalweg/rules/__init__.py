@@ -1,1 +1,32 @@
+"""Update rules as plain functions, the words they are written in, and the tracer."""
 
+from __future__ import annotations
+
+from thalweg.rules.adaptive import adagrad, adam, adamw, rmsprop
+from thalweg.rules.descent import averaged_momentum, momentum, nesterov, sgd
+from thalweg.rules.program import Program
+from thalweg.rules.rule import Rule, as_rule, rule
+from thalweg.rules.trace import trace
+from thalweg.rules.vocabulary import abs, maximum, minimum, sign, sqrt, where
+
+__all__ = [
+    "Program",
+    "Rule",
+    "abs",
+    "adagrad",
+    "adam",
+    "adamw",
+    "as_rule",
+    "averaged_momentum",
+    "maximum",
+    "minimum",
+    "momentum",
+    "nesterov",
+    "rmsprop",
+    "rule",
+    "sgd",
+    "sign",
+    "sqrt",
+    "trace",
+    "where",
+]

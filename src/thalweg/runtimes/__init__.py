@@ -1,1 +1,7 @@
+"""Run one rule over many tensors and lanes."""
 
+from __future__ import annotations
+
+from thalweg.runtimes.choose import apply, initial_states, live_states
+
+__all__ = ["apply", "initial_states", "live_states"]
