@@ -50,9 +50,9 @@ def load_object(spec: str, what: str = "optimizer", error: type[UserError] = Rul
 
     >>> load_object("torch.optim:SGD").__name__
     'SGD'
-    >>> load_object("math:sqt")
+    >>> load_object("math:floo")
     Traceback (most recent call last):
-    thalweg.errors.RuleError: math has no 'sqt' for the optimizer 'math:sqt'; did you mean 'sqrt'?
+    thalweg.errors.RuleError: math has no 'floo' for the optimizer 'math:floo'; did you mean 'floor'?
     """
     place, _, name = spec.rpartition(":")
     if not place or not name:

@@ -1,1 +1,10 @@
+"""Optimizers for any PyTorch loop: torch's names and arguments, the rules of the lectures inside."""
 
+from __future__ import annotations
+
+from thalweg.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
+from thalweg.optim.base import RuleOptimizer
+from thalweg.optim.custom import from_rule
+from thalweg.optim.descent import SGD, Momentum, Nesterov
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSprop", "RuleOptimizer", "from_rule"]

@@ -1,0 +1,347 @@
+"""The torch.optim face of a rule: groups, state, checkpoints; the arithmetic is the rule's alone."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, overload
+
+import torch
+from torch import Tensor
+
+from thalweg import runtimes
+from thalweg.errors import OptionError
+from thalweg.rules import Rule
+
+__all__ = ["Params", "RuleOptimizer", "Settings", "check_fraction", "check_not_negative", "check_number"]
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def check_not_negative(owner: str, name: str, value: object) -> None:
+    """Refuse what isn't a finite number (or a tensor with one element) of at least 0.
+
+    >>> check_not_negative("SGD", "lr", -1.0)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: SGD: lr is -1.0; give a finite number of at least 0
+    """
+    if not 0 <= check_number(owner, name, value) < math.inf:
+        raise OptionError(f"{owner}: {name} is {value}; give a finite number of at least 0")
+
+
+def check_fraction(owner: str, name: str, value: object) -> None:
+    """Refuse what isn't a number in [0, 1).
+
+    >>> check_fraction("Adam", "betas[0]", 1.0)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Adam: betas[0] is 1.0; give a number of at least 0 and below 1
+    """
+    if not 0 <= check_number(owner, name, value) < 1:
+        raise OptionError(f"{owner}: {name} is {value}; give a number of at least 0 and below 1")
+
+
+def check_number(owner: str, name: str, value: object) -> float:
+    """Return a number, or a tensor with one element, as a float; refuse anything else.
+
+    >>> check_number("SGD", "dampening", "much")
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: SGD: dampening is 'much'; give a number
+    """
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise OptionError(
+            f"{owner}: {name} is a tensor of shape {tuple(value.shape)}; "
+            f"give a number or a tensor with one element"
+        )
+    try:
+        return _plain(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"{owner}: {name} is {value!r}; give a number") from None
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A rule as a ``torch.optim.Optimizer``: what every optimizer of this package is made of.
+
+    All of torch's contract holds: parameter groups with options of their own, groups added later,
+    gradients that are None, closures, hooks, ``maximize``, tensor learning rates, ``state_dict`` in
+    torch's form and names, schedulers, gradient scalers, copying and pickling. One step is one call of
+    :func:`thalweg.runtimes.apply` a group, as long as its parameters have taken equally many steps.
+
+    Args:
+        params: parameters, named parameters, or dictionaries of groups.
+        defaults: the options that a group may set.
+
+    Errors are raised by :meth:`step` for a sparse gradient, and by the constructor, ``add_param_group``
+    and ``load_state_dict`` for a value out of range.
+
+    Notes:
+        - ``step`` of each parameter is a 0-dim tensor on the CPU, as torch keeps it. The counts of a
+          group lie side by side in one tensor, so that counting is one addition.
+        - float16 and bfloat16 parameters have float32 state, and the arithmetic is float32; torch keeps
+          both in the parameter's own type, in which a second moment stops following its average. Such
+          a state loads from and into torch's.
+        - With ``differentiable=True`` the rule's function runs on the tensors themselves with autograd
+          on: parameters are overwritten in place, states are replaced, gradients flow to the gradient,
+          to the parameter before the step and to hyperparameters that are tensors.
+        - A tensor learning rate is read once a step; on an accelerator that waits for the device.
+        - A CUDA graph can't hold the step, since scalars are computed on the host: capturing is refused.
+        - Loading a state copies it; torch's classes go on sharing tensors with what was loaded.
+    """
+
+    # torch.optim.SGD keeps no count; all its rule asks of t is whether a velocity begins.
+    counts_steps = True
+
+    def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
+        self._ledgers: dict[int, _Ledger] = {}
+        self._check(defaults)
+        super().__init__(params, {"maximize": False, "differentiable": False, **defaults})
+
+    @abstractmethod
+    def _check(self, group: Mapping[str, Any]) -> None:
+        """Raise OptionError for an option out of range."""
+
+    @abstractmethod
+    def _settings(self, group: Mapping[str, Any]) -> Settings:
+        """Return the rule of a group, its hyperparameters and its options."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], Any]) -> Any: ...
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step for every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients anew; called once, before the step.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            OptionError: a gradient is sparse, or the step is being captured into a CUDA graph.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            for number, group in enumerate(self.param_groups):
+                self._step_group(number, group)
+        return loss
+
+    def _step_group(self, number: int, group: dict[str, Any]) -> None:
+        params = group["params"]
+        active = [i for i, p in enumerate(params) if p.grad is not None]
+        if not active:
+            return
+        self._refuse(group, active)
+        ledger = self._ledgers.get(number)
+        if ledger is None or len(ledger.steps) != len(params):
+            ledger = self._ledgers[number] = _Ledger(len(params))
+        rule, hyper, options = self._settings(group)
+        numbers = {name: _plain(value) for name, value in hyper.items()}
+        live = runtimes.live_states(rule, numbers, options)
+        entries, counts = self._entries(params, active, ledger, live, (rule, numbers, options))
+        for slot, (t, chosen) in enumerate(_batches(counts if rule.uses_step else counts[:1] * len(counts))):
+            batch = [params[active[j]] for j in chosen]
+            rows = [entries[j] for j in chosen] if entries else [{} for _ in chosen]
+            if self.defaults["differentiable"]:
+                for p, row in zip(batch, rows, strict=True):
+                    _step_differentiably(p, row, live, (rule, hyper, options), t, group["maximize"])
+                continue
+            grads = [p.grad for p in batch]
+            states = {name: [row[name] for row in rows] for name in live}
+            if any(p.is_complex() for p in batch):
+                batch, grads = _real(batch), _real(grads)
+                states = {name: _real(values) for name, values in states.items()}
+            cache = ledger.caches.setdefault(slot, {})
+            runtimes.apply(
+                rule, batch, grads, states, numbers, options, t, maximize=group["maximize"], cache=cache
+            )
+        if self.counts_steps:
+            ledger.count(active)
+
+    def _refuse(self, group: Mapping[str, Any], active: list[int]) -> None:
+        params = group["params"]
+        for i in active:
+            if params[i].grad.layout is not torch.strided:
+                raise OptionError(
+                    f"{type(self).__name__}: the gradient of {_parameter(group, i)} is sparse, and its rule "
+                    f"needs every element; build the layer with sparse=False, or give this parameter to "
+                    f"torch.optim.SparseAdam"
+                )
+        if params[active[0]].is_cuda and torch.cuda.is_current_stream_capturing():
+            raise OptionError(
+                f"{type(self).__name__}: the step can't be captured into a CUDA graph, since its scalars are "
+                f"computed on the host; leave it out of the graph, or use the class of torch.optim"
+            )
+
+    def _begin(self) -> None:
+        """Make the state of every parameter now, rather than when its first gradient comes."""
+        for number, group in enumerate(self.param_groups):
+            ledger = self._ledgers[number] = _Ledger(len(group["params"]))
+            rule, hyper, options = self._settings(group)
+            settings = rule, {name: _plain(value) for name, value in hyper.items()}, options
+            live = runtimes.live_states(*settings)
+            self._entries(group["params"], list(range(len(group["params"]))), ledger, live, settings)
+
+    def _entries(
+        self,
+        params: list[Tensor],
+        active: list[int],
+        ledger: _Ledger,
+        live: tuple[str, ...],
+        settings: Settings,
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """Return state and step count of every active parameter; what is missing of the state is made."""
+        if not live and not self.counts_steps:
+            return [], [1] * len(active)
+        state, steps, counting = self.state, ledger.steps, self.counts_steps
+        entries, fresh = [], []
+        for i in active:
+            entry = state[params[i]]
+            if counting and entry.get("step") is not steps[i]:
+                ledger.adopt(i, entry)
+            missing = [name for name in live if entry.get(name) is None]
+            if missing:
+                _allocate(params[i], entry, missing, settings)
+            fresh.append(bool(missing))
+            entries.append(entry)
+        if not counting:
+            return entries, [1 if new else 2 for new in fresh]
+        counts = ledger.counts.tolist()
+        return entries, [int(counts[i]) + 1 for i in active]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; options that it leaves out have the optimizer's defaults.
+
+        Raises:
+            OptionError: an option is out of range.
+        """
+        if isinstance(param_group, dict):
+            self._check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of this class, or of torch's class of the same name; the tensors are copied.
+
+        Raises:
+            ValueError: groups or parameters differ in number (torch's own check).
+            OptionError: an option of a group is out of range.
+        """
+        seen: list[dict[str, Any]] = []
+        # torch casts a state to the parameter's type; the float32 of low-precision ones has to come
+        # from the dictionary that the hooks of others have had their say about.
+        before = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+        after = self.register_load_state_dict_post_hook(lambda _: self._take(seen[-1]), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _take(self, given: Mapping[str, Any]) -> None:
+        for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
+            self._check(group)
+            states = self._settings(group)[0].states
+            for p, key in zip(group["params"], saved["params"], strict=True):
+                entry = self.state.get(p, {})
+                for name, value in entry.items():
+                    if not isinstance(value, Tensor):
+                        continue
+                    entry[name] = value.clone()
+                    original = given["state"][key][name]
+                    if name in states and p.dtype in _LOW_PRECISION:
+                        entry[name] = original.to(device=p.device, dtype=torch.float32, copy=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._ledgers = {}
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+
+class _Ledger:
+    """The step counts of one group, side by side, and what the runtime keeps for it.
+
+    Each parameter's ``state["step"]`` is a view of one element: truthful, a tensor of its own for
+    whoever saves, copies or loads it, and counted for all by one addition.
+    """
+
+    def __init__(self, size: int) -> None:
+        wide = torch.get_default_dtype() == torch.float64
+        self.counts = torch.zeros(size, dtype=torch.float64 if wide else torch.float32)
+        self.steps = self.counts.unbind()
+        self.caches: dict[int, dict[Any, Any]] = {}
+
+    def adopt(self, i: int, entry: dict[str, Any]) -> None:
+        self.counts[i] = float(entry.get("step", 0.0))
+        rest = {name: value for name, value in entry.items() if name != "step"}
+        entry.clear()
+        entry["step"] = self.steps[i]
+        entry.update(rest)
+
+    def count(self, active: list[int]) -> None:
+        with torch.no_grad():
+            if len(active) == len(self.steps):
+                self.counts.add_(1)
+            else:
+                self.counts[active] += 1
+
+
+def _batches(counts: list[int]) -> Iterable[tuple[int, Iterable[int]]]:
+    """Split positions into sets of equal step count; the usual case is one."""
+    if counts.count(counts[0]) == len(counts):
+        return [(counts[0], range(len(counts)))]
+    batches: dict[int, list[int]] = {}
+    for j, count in enumerate(counts):
+        batches.setdefault(count, []).append(j)
+    return batches.items()
+
+
+def _allocate(param: Tensor, entry: dict[str, Any], missing: list[str], settings: Settings) -> None:
+    rule, numbers, options = settings
+    fresh = runtimes.initial_states(rule, _real([param.detach()]), numbers, options)
+    for name in missing:
+        value = fresh[name][0]
+        entry[name] = torch.view_as_complex(value) if param.is_complex() else value
+
+
+def _step_differentiably(
+    p: Tensor, row: dict[str, Any], live: tuple[str, ...], settings: Settings, t: int, maximize: bool
+) -> None:
+    assert p.grad is not None
+    rule, hyper, options = settings
+    # The parameter is overwritten below; autograd may still need what it was.
+    tensors = _real([p.clone(), -p.grad if maximize else p.grad])
+    if p.dtype in _LOW_PRECISION:
+        tensors = [tensor.float() for tensor in tensors]
+    # A state that isn't live is handed through unread: any number will do.
+    states = [_real([row[name]])[0] if name in live else 0.0 for name in rule.states]
+    new = rule(*tensors, *states, **hyper, **options, **({"t": t} if rule.uses_step else {}))
+    new = new if isinstance(new, tuple) else (new,)
+    if p.is_complex():
+        new = tuple(torch.view_as_complex(value) if isinstance(value, Tensor) else value for value in new)
+    for name, value in zip(rule.states, new[1:], strict=True):
+        if name in live:
+            row[name] = value
+    p.copy_(new[0])
+
+
+def _plain(value: Any) -> float:
+    return value.item() if isinstance(value, Tensor) else float(value)
+
+
+def _real(tensors: list[Tensor]) -> list[Tensor]:
+    return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+
+
+def _parameter(group: Mapping[str, Any], i: int) -> str:
+    names = group.get("param_names")
+    return (
+        repr(names[i]) if names else f"parameter {i} of its group, of shape {tuple(group['params'][i].shape)}"
+    )
