@@ -1,4 +1,4 @@
-"""Which runtime takes which tensor, and the three calls that optimizers and lanes make."""
+"""Which runtime takes which tensor, and the calls that optimizers and lanes make."""
 
 from __future__ import annotations
 
@@ -9,14 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.errors import OptionError, nearest
 from thalweg.rules.program import Program, compute_dtype
 from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
-from thalweg.runtimes import eager
+from thalweg.runtimes import cpu, eager
 
-__all__ = ["apply", "initial_states", "live_states"]
+__all__ = ["apply", "available", "describe", "initial_states", "live_states"]
 
 Runtime = Literal["auto", "eager", "cpu"]
+_RUNTIMES = ("auto", "eager", "cpu")
+# An optimizer steps the same few sets of parameters again and again.
+_PLANS_KEPT = 16
+
+
+def available() -> tuple[str, ...]:
+    """Return the runtimes that work here, the fastest first.
+
+    >>> "eager" in available()
+    True
+    """
+    return ("cpu", "eager") if cpu.usable() else ("eager",)
+
+
+def describe() -> str:
+    """Say in one line what runs optimizer steps here."""
+    return f"{cpu.describe()}; eager torch operations for everything else"
 
 
 def apply(
@@ -33,19 +51,62 @@ def apply(
     maximize: bool = False,
     cache: dict[Any, Any] | None = None,
 ) -> None:
+    """Take one step of a rule, in place on parameters and states.
+
+    Dense contiguous float32 and float64 tensors on the CPU go to a compiled kernel, all at once; every
+    other tensor, and a rule with a general power, goes through torch operations. Both give the same bits.
+    Half precision is computed in float32.
+
+    Args:
+        rule: the rule.
+        params, grads: as many of one as of the other, of equal shapes: ``[...]``, or ``[K, ...]`` with lanes.
+        states: state to its tensors, for each of :func:`live_states`; others are left alone.
+        hyper: hyperparameters, floats, or with lanes float64 arrays ``[K]``; those left out have their default.
+        options: the rule's static options; those left out have their default.
+        t: the step, from 1: an int, or with lanes an int array ``[K]``.
+        lanes: whether the first axis of every tensor is K replicas.
+        runtime: ``"auto"``, or one of :func:`available`; tensors that ``"cpu"`` can't take still go eagerly.
+        maximize: climb instead of descend.
+        cache: a dict of the caller's, for one list of parameters or few, where tables are kept from step
+            to step. It holds tensors and addresses: it must not be copied or saved with its owner.
+
+    Raises:
+        OptionError: a name that the rule doesn't have, a runtime that isn't available.
+        RuleError: the rule can't be traced.
+
+    >>> from thalweg.rules import momentum
+    >>> p, g = [torch.ones(2)], [torch.full((2,), 2.0)]
+    >>> states = initial_states(momentum, p, {}, {})
+    >>> apply(momentum, p, g, states, {"lr": 0.25}, {}, 1)
+    >>> p
+    [tensor([0.5000, 0.5000])]
+    """
     program, settled = _specialise(rule, hyper, options, maximize)
-    eager.step(program, params, grads, states, program.scalars(settled, t))
-
-
-def _specialise(
-    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], maximize: bool
-) -> tuple[Program, dict[str, Any]]:
-    settled, _ = rule.settle(hyper, options)
-    zero = frozenset(name for name, value in settled.items() if not np.any(value))
-    return trace(rule, options, zero, maximize=maximize), settled
+    if runtime not in _RUNTIMES:
+        raise OptionError(f"runtime is {runtime!r}; {nearest(str(runtime), _RUNTIMES)}")
+    if runtime == "cpu" and not cpu.usable():
+        raise OptionError(f"runtime is 'cpu', but there are {cpu.describe()}; use 'auto' or install Numba")
+    columns = [params, grads, *(states[name] for name in program.states)]
+    assert all(len(column) == len(params) for column in columns), "a tensor of each kind for each parameter"
+    scalars = program.scalars(settled, t)
+    assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
+    if runtime == "eager" or not program.portable or torch.compiler.is_compiling() or not cpu.usable():
+        eager.step(program, params, grads, states, scalars)
+        return
+    plan = _plan(program, columns, scalars.shape[1] if scalars.ndim == 2 else 1, cache)
+    plan.launch(scalars)
+    if plan.rest:
+        rest = [[column[i] for i in plan.rest] for column in columns]
+        eager.step(program, rest[0], rest[1], dict(zip(program.states, rest[2:], strict=True)), scalars)
 
 
 def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str]) -> tuple[str, ...]:
+    """Return the states that these settings need: no velocity without momentum, for instance.
+
+    >>> from thalweg.rules import sgd
+    >>> live_states(sgd, {"momentum": 0.9}, {}), live_states(sgd, {}, {})
+    (('momentum_buffer',), ())
+    """
     return _specialise(rule, hyper, options, False)[0].states
 
 
@@ -57,13 +118,58 @@ def initial_states(
     *,
     lanes: bool = False,
 ) -> dict[str, list[Tensor]]:
+    """Make the live states before the first step.
+
+    Args:
+        rule: the rule.
+        params: the parameters.
+        hyper, options, lanes: as for :func:`apply`.
+
+    Returns:
+        State to a list of tensors shaped as the parameters, float64 for float64, float32 for all others.
+
+    >>> from thalweg.rules import adagrad
+    >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
+    {'sum': [tensor([0.5000, 0.5000])]}
+    """
     program, settled = _specialise(rule, hyper, options, False)
     made: dict[str, list[Tensor]] = {}
     for state in program.states:
         initial = rule.initial.get(state, 0.0)
         value = np.asarray(settled[initial] if isinstance(initial, str) else initial, dtype=np.float64)
+        assert lanes or not value.ndim, "values for each lane, without lanes"
         made[state] = [_filled(p, value) for p in params]
     return made
+
+
+def _specialise(
+    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], maximize: bool
+) -> tuple[Program, dict[str, Any]]:
+    settled, _ = rule.settle(hyper, options)
+    zero = frozenset(name for name, value in settled.items() if _is_zero(value))
+    return trace(rule, options, zero, maximize=maximize), settled
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0 if isinstance(value, float | int) else not np.any(value)
+
+
+def _plan(
+    program: Program, columns: list[list[Tensor]], lanes: int, cache: dict[Any, Any] | None
+) -> cpu.Plan:
+    key = program, lanes, tuple(map(id, columns[0]))
+    held = None if cache is None else cache.get(key)
+    # The parameters are held beside the plan, so that their ids stay theirs.
+    if held is not None and held[0].fits(columns):
+        plan: cpu.Plan = held[0]
+        return plan
+    plan = cpu.Plan(program, columns, lanes)
+    if cache is not None:
+        cache.pop(key, None)
+        while len(cache) >= _PLANS_KEPT:
+            cache.pop(next(iter(cache)))
+        cache[key] = plan, list(columns[0])
+    return plan
 
 
 def _filled(p: Tensor, value: Any) -> Tensor:

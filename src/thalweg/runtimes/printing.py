@@ -1,0 +1,68 @@
+"""Prints a program's instructions as statements; what an operation looks like is a dialect's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from thalweg.rules.program import Program
+
+__all__ = ["PYTHON", "output_names", "scalar_names", "statements"]
+
+PYTHON: Mapping[str, str] = {
+    "add": "{} + {}",
+    "sub": "{} - {}",
+    "mul": "{} * {}",
+    "div": "{} / {}",
+    "neg": "-{}",
+    "abs": "abs({})",
+    "sqrt": "sqrt({})",
+    "sign": "one if {0} > zero else (-one if {0} < zero else {0})",
+    "minimum": "{0} if ({0} < {1}) | ({0} != {0}) else {1}",
+    "maximum": "{0} if ({0} > {1}) | ({0} != {0}) else {1}",
+    "where": "{1} if {0} else {2}",
+    "lt": "{} < {}",
+    "le": "{} <= {}",
+    "gt": "{} > {}",
+    "ge": "{} >= {}",
+    "eq": "{} == {}",
+    "ne": "{} != {}",
+}
+"""Python's own spelling. ``zero`` and ``one`` are constants of the compute type."""
+
+
+def statements(program: Program, dialect: Mapping[str, str]) -> list[str]:
+    """Print one assignment an instruction.
+
+    The inputs are called ``x0, x1, ...``, the scalars ``c0, c1, ...``, the results ``v0, v1, ...``.
+
+    Args:
+        program: a portable program.
+        dialect: operation to a format string over its arguments.
+
+    >>> from thalweg.rules import as_rule, trace
+    >>> rule = as_rule(lambda p, g, *, lr=0.1: p - lr * g)
+    >>> statements(trace(rule, {}, frozenset()), PYTHON)
+    ['v0 = c0 * x1', 'v1 = x0 - v0']
+    """
+    names = _names(program)
+    first = len(program.inputs) + program.scalar_count
+    return [
+        f"{names[first + at]} = {dialect[instruction.op].format(*(names[n] for n in instruction.args))}"
+        for at, instruction in enumerate(program.instructions)
+    ]
+
+
+def scalar_names(program: Program) -> list[str]:
+    """Return the names of the hoisted scalars."""
+    return [f"c{i}" for i in range(program.scalar_count)]
+
+
+def output_names(program: Program) -> list[str]:
+    """Return what the new parameter and each new live state are called."""
+    names = _names(program)
+    return [names[number] for number in program.outputs]
+
+
+def _names(program: Program) -> list[str]:
+    inputs = [f"x{i}" for i in range(len(program.inputs))]
+    return [*inputs, *scalar_names(program), *(f"v{i}" for i in range(len(program.instructions)))]
