@@ -1,5 +1,74 @@
-"""thalweg trains deep networks well."""
+"""thalweg trains deep networks well.
+
+>>> import thalweg
+>>> thalweg.schedules.build("cosine", total=100)(0)
+1.0
+
+``thalweg.race`` and the submodules are imported when they are first used, so that ``import thalweg``
+itself costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thalweg import catalogue as catalogue
+    from thalweg import data as data
+    from thalweg import entries as entries
+    from thalweg import errors as errors
+    from thalweg import lanes as lanes
+    from thalweg import models as models
+    from thalweg import objectives as objectives
+    from thalweg import optim as optim
+    from thalweg import plugins as plugins
+    from thalweg import racing as racing
+    from thalweg import recipe as recipe
+    from thalweg import report as report
+    from thalweg import rules as rules
+    from thalweg import runs as runs
+    from thalweg import runtimes as runtimes
+    from thalweg import schedules as schedules
+    from thalweg import streams as streams
+    from thalweg import training as training
+    from thalweg import verbs as verbs
+    from thalweg.verbs import race as race
+
+__all__ = [
+    "__version__",
+    "catalogue",
+    "data",
+    "entries",
+    "errors",
+    "lanes",
+    "models",
+    "objectives",
+    "optim",
+    "plugins",
+    "race",
+    "racing",
+    "recipe",
+    "report",
+    "rules",
+    "runs",
+    "runtimes",
+    "schedules",
+    "streams",
+    "training",
+    "verbs",
+]
+
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "race":
+            return importlib.import_module("thalweg.verbs").race
+        if name in __all__:
+            return importlib.import_module(f"thalweg.{name}")
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return __all__

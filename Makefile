@@ -1,0 +1,76 @@
+# One way to do each thing from the outside; CI runs the same targets. Everything happens in $(VENV).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+JOBS ?= 2
+RACE ?= --data digits
+TESTS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
+SOURCES := $(wildcard src tests benchmarks examples docs)
+# two processes of tests share the cores, so each computes with one thread; bits as the command promises them
+TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help race test check format bench docs clean
+
+help: ## Say what can be made.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+race: $(VENV)/.run ## Race the optimizers on handwritten digits; other data: make race RACE="--data mine.csv ..."
+	$(BIN)/thalweg race $(RACE)
+
+test: $(VENV)/.dev ## Run the tests, the examples in docs and docstrings included; some of them: make test TESTS=...
+	$(TESTING) --numprocesses $(JOBS) $(TESTS)
+
+check: $(VENV)/.dev ## Check format, lint, types and the import order.
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(TESTING) -q tests/test_architecture.py
+
+format: $(VENV)/.dev ## Put the code into its one format.
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/results/.
+	@mkdir -p benchmarks/results
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
+	$(BIN)/python docs/generate.py
+	$(TESTING) -q tests/test_docs.py tests/test_examples.py
+
+clean: ## Remove the virtual environment and what the tools left behind.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/*.egg-info
+
+# A stamp is newer than what it was made from, so that a second call installs nothing.
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "make: there is no python3; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "make: $(PYTHON) can't make virtual environments; install its venv module (Debian: python3-venv)" >&2; \
+		exit 1; }
+	@touch $@
+
+# torch by itself and first: whatever asks for torch afterwards finds the pinned one in its place
+$(VENV)/.run: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	@$(INSTALL) --editable '.[fast]' || \
+		echo "make: numba can't be installed here; everything works without it, more slowly"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	@$(INSTALL) --editable '.[bench]' || \
+		echo "make: jax can't be installed here; the comparison with it is left out"
+	@touch $@

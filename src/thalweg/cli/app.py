@@ -1,0 +1,112 @@
+"""The command ``thalweg``: its verbs, and what every one of them does about errors and signals.
+
+Nothing heavy is imported here, nor at the top of a verb's file: ``thalweg --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from thalweg import __version__
+from thalweg.cli.list import list_
+from thalweg.cli.race import race
+from thalweg.cli.report import report
+from thalweg.errors import ThalwegError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train deep networks well. Begin with: thalweg race --data digits",
+    pretty_exceptions_enable=False,
+)
+app.command("race")(race)
+app.command("list")(list_)
+app.command("report")(report)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"thalweg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code.
+
+    Args:
+        arguments: what stands after ``thalweg``.
+
+    Returns:
+        0; 2 after bad input, 1 after another failure and 130 after an interruption, each explained in
+        one sentence on standard error. An exception that isn't one of ours is a mistake of ours and
+        passes through, with its traceback.
+    """
+    arguments = list(arguments) or ["--help"]
+    try:
+        with _sigterm_as_sigint():
+            code = typer.main.get_command(app).main(
+                args=arguments, prog_name="thalweg", standalone_mode=False, obj=arguments
+            )
+    except typer.Abort:
+        code = 130
+    except (typer.TyperException, ThalwegError) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print(
+            "error:" if error.exit_code != 130 else "interrupted:", " ".join(message.split()), file=sys.stderr
+        )
+        return error.exit_code
+    except BrokenPipeError:
+        # whoever read our output has seen enough; Python's own flush at exit must not complain about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if code == 130:
+        print("interrupted", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """A request to end is treated as Ctrl-C, by whoever handles Ctrl-C at that moment."""
+
+    def hand_on(_number: int, _frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        before = signal.signal(signal.SIGTERM, hand_on)
+    except ValueError:
+        # not in the main thread, where signals are not ours to handle
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> NoReturn:
+    """Carry out the command line of this process and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,21 @@
+"""``thalweg report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run directory, finished or not.", show_default=False)
+    ],
+) -> None:
+    """Write report.html anew from what a run directory holds."""
+    from thalweg.report import write
+
+    typer.echo(f"report: {write(directory)}")

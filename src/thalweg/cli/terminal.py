@@ -1,0 +1,303 @@
+"""What a race looks like in a terminal, and, as plain lines, in a pipe or a log file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.racing.plan import spoken_seconds
+from thalweg.racing.results import (
+    DataInfo,
+    EngineInfo,
+    ModelInfo,
+    OptimizerResult,
+    PlanInfo,
+    Results,
+    SettingInfo,
+)
+from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+
+__all__ = ["Terminal"]
+
+_SECONDS_BETWEEN_LINES = 15.0
+_LABEL_WIDTH = 8
+# a table in a log file keeps one line a row, however long a setting is
+_PLAIN_WIDTH = 400
+
+
+class Terminal(Watcher):
+    """A watcher that tells a person what happens; a context manager, so that the cursor comes back.
+
+    In a terminal a progress bar and the leaderboard are redrawn in place. Elsewhere, and where the
+    terminal is dumb, everything is a plain line without control codes, progress one now and then.
+
+    Args:
+        stream: where to write.
+        quiet: nothing but the verdict.
+        clock: seconds; how often a plain line of progress is due is counted by it.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
+        lively = stream.isatty()
+        self._console = Console(
+            file=stream,
+            force_terminal=lively,
+            no_color=None if lively else True,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=not lively,
+            width=None if lively else _PLAIN_WIDTH,
+        )
+        self._lively = lively and not self._console.is_dumb_terminal
+        self._quiet = quiet
+        self._clock = clock
+        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._rows: Sequence[LeaderboardRow] = ()
+        self._metric = "metric"
+        self._line_due = -math.inf
+        self._line_stage = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def understood(self, data: DataInfo, model: ModelInfo, plan: PlanInfo) -> None:
+        self._metric = plan.metric
+        for label, lines in (
+            ("data", _data_lines(data)),
+            ("model", [f"{model.spec}, {model.parameters:,} parameters"]),
+            ("plan", _plan_lines(plan)),
+        ):
+            self._say(label, lines)
+
+    def engine(self, engine: EngineInfo) -> None:
+        if engine.kind == "lanes":
+            how = f"lanes: up to {engine.chunk} runs as one program"
+        else:
+            how = f"loop: {engine.processes} {'process' if engine.processes == 1 else 'processes'}"
+        self._say("engine", [f"{how}, {engine.device}; {engine.reason}", engine.promise])
+
+    def note(self, text: str) -> None:
+        self._say("note", [text])
+
+    def progress(self, progress: Progress) -> None:
+        self._progress = progress
+        if self._quiet:
+            return
+        if self._lively:
+            self._redraw()
+            return
+        now = self._clock()
+        if progress.stage != self._line_stage or now >= self._line_due:
+            self._line_stage = progress.stage
+            self._line_due = now + _SECONDS_BETWEEN_LINES
+            line = _progress_words(progress)
+            if self._rows and self._rows[0].best_validation is not None:
+                best = self._rows[0]
+                line += f"; ahead: {best.optimizer} {_number(best.best_validation)} on validation"
+            self._say(progress.stage, [line])
+
+    def leaderboard(self, rows: Sequence[LeaderboardRow]) -> None:
+        self._rows = rows
+        if self._lively and not self._quiet:
+            self._redraw()
+
+    def finished(self, results: Results, report: Path) -> None:
+        self._stop()
+        if not self._quiet:
+            self._console.print()
+            self._console.print(_final_table(results), soft_wrap=False)
+            self._console.print()
+            for warning in results.warnings:
+                self._say("warning", [warning.text], style="yellow")
+        self._say("verdict", [results.verdict.sentence], style="bold green", always=True)
+        if results.timing.verdict is not None:
+            self._say("time", [_time_words(results)])
+        self._say("winner", [str(report.parent / "winner.toml")])
+        self._say("report", [str(report)])
+
+    def _say(self, label: str, lines: Iterable[str], *, style: str = "cyan", always: bool = False) -> None:
+        if self._quiet and not always:
+            return
+        lines = [clean for line in lines if (clean := _printable(line))]
+        if not self._lively:
+            for line in lines:
+                self._console.print(Text(f"{label}: {line}"))
+            return
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(min_width=_LABEL_WIDTH, style=style)
+        grid.add_column(overflow="fold")
+        for number, line in enumerate(lines):
+            grid.add_row(Text("" if number else label), Text(line))
+        self._console.print(grid)
+
+    def _redraw(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                console=self._console, get_renderable=self._draw, refresh_per_second=4, transient=True
+            )
+            self._live.start()
+
+    def _draw(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._progress is not None:
+            bar = Table.grid(padding=(0, 1))
+            bar.add_column(min_width=_LABEL_WIDTH, style="cyan")
+            bar.add_column(width=30)
+            bar.add_column()
+            bar.add_row(
+                Text(self._progress.stage),
+                ProgressBar(total=max(self._progress.total, 1e-9), completed=self._progress.done),
+                Text(_printable(_progress_words(self._progress))),
+            )
+            parts.append(bar)
+        if self._rows:
+            parts.append(Padding(_standing(self._rows, self._metric), (1, 0, 0, 0)))
+        return Group(*parts)
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _printable(text: str) -> str:
+    """One line, without control codes: names from a person's data may hold anything."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split())
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
+
+
+def _setting_words(setting: SettingInfo) -> str:
+    words = [
+        f"{name} {value}" if isinstance(value, bool) else f"{name} {value:.3g}"
+        for name, value in setting.hyperparameters.items()
+    ]
+    return ", ".join([*words, setting.schedule])
+
+
+def _data_lines(data: DataInfo) -> list[str]:
+    if data.kind == "classification":
+        what = f"{len(data.classes)} classes"
+    else:
+        what = data.kind
+    of = f" of {data.target!r}" if data.target else ""
+    sizes = ", ".join(f"{size:,} {split}" for split, size in data.split_sizes.items())
+    fixed = " (the source's own test split)" if data.fixed_test else ""
+    return [f"{data.name}: {data.rows:,} rows, {data.inputs}; {what}{of}", f"{sizes}{fixed}", *data.notes]
+
+
+def _plan_lines(plan: PlanInfo) -> list[str]:
+    fields = f"{len(plan.optimizers)} optimizers ({', '.join(plan.optimizers)})"
+    if len(plan.optimizers) == 1:
+        fields = plan.optimizers[0]
+    confirmed = (
+        f"the best {plan.reruns} again on {plan.rerun_seeds} seeds, the winner on {plan.confirm} fresh ones"
+    )
+    goal = "" if plan.goal is None else f", goal {plan.goal:g} ({plan.goal_source})"
+    better = "higher" if plan.higher_is_better else "lower"
+    return [
+        f"{fields} x {plan.trials} settings x {plan.splits} splits; {confirmed}",
+        f"{plan.epochs} epochs of batches of {plan.batch_size} ({plan.steps:,} steps) a run; "
+        f"schedules {', '.join(plan.schedules)}",
+        f"{plan.loss} trained, {plan.metric} judged, {better} is better; margin {plan.margin:g}{goal}",
+    ]
+
+
+def _progress_words(progress: Progress) -> str:
+    share = 100 * min(1.0, progress.done / progress.total) if progress.total > 0 else 100.0
+    left = "" if progress.seconds_left is None else f", about {spoken_seconds(progress.seconds_left)} left"
+    detail = f" ({progress.detail})" if progress.detail else ""
+    return f"{share:.0f} %{left}{detail}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, column in enumerate(columns):
+        last = number == len(columns) - 1
+        table.add_column(column, justify="right" if number > 0 and not last else "left", no_wrap=not last)
+    return table
+
+
+def _standing(rows: Sequence[LeaderboardRow], metric: str) -> Table:
+    table = _table("so far", f"validation {metric}", "confirmed", "tried", "diverged", "setting")
+    for row in rows:
+        table.add_row(
+            *map(
+                Text,
+                (
+                    _printable(row.optimizer),
+                    _number(row.best_validation),
+                    _number(row.confirmed_score),
+                    str(row.tried),
+                    str(row.diverged),
+                    _printable(row.setting),
+                ),
+            )
+        )
+    return table
+
+
+def _final_table(results: Results) -> Table:
+    table = _table(
+        "optimizer", f"test {results.plan.metric}", "95 % interval", "diverged", "setting (first split)"
+    )
+    best = set(results.verdict.work.could_be_best)
+    sign = -1 if results.plan.higher_is_better else 1
+    ranked = sorted(results.optimizers, key=lambda o: math.inf if o.mean is None else sign * o.mean)
+    for optimizer in ranked:
+        table.add_row(
+            Text(_printable(optimizer.name), style="bold" if optimizer.name in best else ""),
+            *map(Text, (*_score_words(optimizer), _diverged_words(optimizer), _winner_words(optimizer))),
+        )
+    return table
+
+
+def _score_words(optimizer: OptimizerResult) -> tuple[str, str]:
+    if optimizer.mean is None:
+        failed = sum(run.score is None for run in optimizer.runs)
+        return f"{failed} of {len(optimizer.runs)} runs diverged", ""
+    if optimizer.low is None or optimizer.high is None:
+        return _number(optimizer.mean), ""
+    return _number(optimizer.mean), f"{_number(optimizer.low)} to {_number(optimizer.high)}"
+
+
+def _diverged_words(optimizer: OptimizerResult) -> str:
+    return f"{optimizer.diverged_settings} of {optimizer.total_settings}"
+
+
+def _winner_words(optimizer: OptimizerResult) -> str:
+    """The winning setting of the first split; the report shows those of all."""
+    return _printable(_setting_words(optimizer.winners[0].setting)) if optimizer.winners else ""
+
+
+def _time_words(results: Results) -> str:
+    verdict = results.timing.verdict
+    assert verdict is not None
+    return f"at equal seconds ({verdict.budget}) the best could be {', '.join(verdict.could_be_best)}"
