@@ -11,11 +11,11 @@ import typer
 
 __all__ = ["list_"]
 
-Kind = Literal["optimizers", "schedules", "data", "models"]
+_Kind = Literal["optimizers", "schedules", "data", "models"]
 
 
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[_Kind, typer.Argument(help="What to list.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print everything known, as JSON.")] = False,
 ) -> None:
     """List the optimizers, schedules, data or models that go by a name."""
@@ -28,7 +28,7 @@ def list_(
         typer.echo(f"{row['name']:{width}}  {row['summary']}")
 
 
-def _entries(kind: Kind) -> list[Any]:
+def _entries(kind: _Kind) -> list[Any]:
     """Every entry has ``name`` and ``summary``; what else there is only JSON shows."""
     if kind == "optimizers":
         from thalweg import catalogue

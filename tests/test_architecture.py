@@ -1,0 +1,147 @@
+"""The house keeps its order: imports go upwards, public names are listed, files stay small.
+
+The order is read from the table in docs/architecture.md, so that document and code can't drift apart.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "thalweg"
+MOST_LINES = 500
+
+
+def rooms() -> list[str]:
+    """Return the rooms in the order of the table: ``"errors"``, ..., ``"rules"``, ..., ``"cli"``."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| room \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert table, "docs/architecture.md has no table that begins with '| room |'"
+    return re.findall(r"^\| `(\w+)(?:/|\.py)` \|", table[1], re.MULTILINE)
+
+
+ORDER = {room: number for number, room in enumerate(rooms())}
+# what starts the command stands below everything
+ORDER["__main__"] = len(ORDER)
+MODULES = sorted(SOURCE.rglob("*.py"))
+EXEMPT = [path for path in MODULES if path.name == "__init__.py"]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree: ast.Module) -> list[tuple[int, str]]:
+    """Return line and room of every import from thalweg, those inside functions and type checks included."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write the whole name"
+            if node.module == "thalweg":
+                dotted = [f"thalweg.{alias.name}" for alias in node.names]
+            else:
+                dotted = [str(node.module)]
+        else:
+            continue
+        found += [
+            (node.lineno, name.split(".")[1])
+            for name in dotted
+            if name.startswith("thalweg.") and name != "thalweg.__version__"
+        ]
+    return found
+
+
+def misplaced(path: Path, tree: ast.Module) -> list[str]:
+    own = room_of(path)
+    return [
+        f"line {line}: {own} imports {room}, which stands below it"
+        for line, room in imported_rooms(tree)
+        if room != own and ORDER[room] >= ORDER[own]
+    ]
+
+
+def test_the_table_names_every_room_once() -> None:
+    names = rooms()
+    assert len(names) == len(set(names))
+    there = {room_of(path) for path in MODULES if path.parent != SOURCE or path.name != "__init__.py"}
+    assert there - {"__main__"} <= set(names), "a room that docs/architecture.md does not name"
+    assert set(names) <= there, "docs/architecture.md names a room that isn't there"
+
+
+def test_the_reader_of_imports_sees_all_of_them() -> None:
+    tree = ast.parse(
+        "from __future__ import annotations\n"
+        "import thalweg.verbs, torch\n"
+        "from thalweg import __version__, catalogue\n"
+        "def f():\n"
+        "    from thalweg.cli.app import main\n"
+    )
+    assert imported_rooms(tree) == [(2, "verbs"), (3, "catalogue"), (5, "cli")]
+    assert misplaced(SOURCE / "report" / "page.py", tree) == [
+        "line 2: report imports verbs, which stands below it",
+        "line 5: report imports cli, which stands below it",
+    ]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path not in EXEMPT], ids=name_of)
+def test_imports_go_upwards(path: Path) -> None:
+    assert misplaced(path, ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """Return the functions, classes and constants that a module defines without an underscore."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return {name for name in found if not name.startswith("_")}
+
+
+def order_of(name: str) -> tuple[int, str]:
+    """Constants, classes, then functions, each by the alphabet: the order that ruff holds too."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+def listed_names(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and getattr(target, "id", "") == "__all__":
+            assert node.value is not None
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_are_small_and_say_what_they_are_and_offer(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module begins with a docstring that says what it is"
+    assert text.count("\n") <= MOST_LINES, f"more than {MOST_LINES} lines"
+    listed = listed_names(tree)
+    if path.name == "__init__.py":
+        if len(tree.body) > 1:
+            assert listed is not None
+            assert listed == sorted(listed, key=order_of)
+        return
+    if path.name.startswith("_") and path.name != "__main__.py":
+        return
+    assert listed is not None, "there is no __all__"
+    assert listed == sorted(listed, key=order_of), "__all__ is not sorted"
+    assert len(listed) == len(set(listed)), "__all__ names something twice"
+    missing = public_names(tree) - set(listed)
+    assert not missing, f"public, but not in __all__: {sorted(missing)}"
