@@ -1,0 +1,334 @@
+"""One run's directory: made whole, locked, appended to, taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from thalweg.errors import RunDirectoryError
+from thalweg.runs.environment import environment
+from thalweg.runs.files import (
+    as_json,
+    as_toml,
+    drop_state,
+    load_state,
+    plain,
+    save_state,
+    sync_folder,
+    write_whole,
+)
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """A run's directory, held for writing by one process; made by :meth:`create` or :meth:`resume`.
+
+    Attributes:
+        path: of the directory.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with RunDirectory.create(folder / "run", {"seed": 0}) as run:
+    ...     run.append({"event": "begun", "loss": float("nan")})
+    ...     run.write_json("results.json", {"score": 0.9})
+    >>> with RunDirectory.resume(folder / "run") as run:
+    ...     run.events(), run.config()
+    ([{'event': 'begun', 'loss': None}], {'seed': 0})
+    """
+
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self.path = path
+        self._lock = lock
+        self._events: IO[bytes] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
+        """Make a new run directory, in one rename, with ``config.toml`` and ``environment.json``.
+
+        Args:
+            path: must not exist, or be an empty directory; folders above it are made.
+            config: plain values, to be written as TOML; ``None`` is left out.
+
+        Raises:
+            RunDirectoryError: the directory exists, or can't be made.
+        """
+        path = Path(path)
+        _refuse_existing(path)
+        draft: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            draft.chmod(0o777 & ~_umask())
+            (draft / "checkpoints").mkdir()
+            (draft / "events.jsonl").touch()
+            write_whole(draft / "config.toml", as_toml(config))
+            write_whole(draft / "environment.json", as_json(environment()))
+            draft.rename(path)
+            sync_folder(path.parent)
+            return cls(path, _take_lock(path))
+        except OSError as problem:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+            _refuse_existing(path)
+            raise RunDirectoryError(
+                f"the run directory {path} can't be made ({_reason(problem)}); give another --out"
+            ) from problem
+
+    @classmethod
+    def resume(cls, path: str | Path) -> RunDirectory:
+        """Take up a run directory again, dropping what a kill left half-written.
+
+        Raises:
+            RunDirectoryError: it is missing, isn't a run directory, is damaged, can't be written, or another
+                process is writing it.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise RunDirectoryError(
+                f"there is no run directory {path} to resume; leave out --resume to begin it"
+            )
+        missing = [name for name in ("config.toml", "events.jsonl") if not (path / name).is_file()]
+        if missing:
+            raise RunDirectoryError(f"{path} is no run directory: it has no {missing[0]}; give another --out")
+        try:
+            lock = _take_lock(path)
+        except BlockingIOError as problem:
+            raise RunDirectoryError(
+                f"another process is writing the run directory {path}; wait for it, or end it first"
+            ) from problem
+        except OSError as problem:
+            raise RunDirectoryError(
+                f"the run directory {path} can't be written ({_reason(problem)})"
+            ) from problem
+        run = cls(path, lock)
+        try:
+            _, sound = _read_events(path / "events.jsonl")
+            if sound < (path / "events.jsonl").stat().st_size:
+                with (path / "events.jsonl").open("r+b") as file:
+                    file.truncate(sound)
+                    os.fsync(file.fileno())
+            for leftover in [*path.glob(".*.draft"), *path.glob("checkpoints/.*.draft")]:
+                leftover.unlink(missing_ok=True)
+        except OSError as problem:
+            run.close()
+            raise RunDirectoryError(
+                f"the run directory {path} can't be written ({_reason(problem)})"
+            ) from problem
+        except RunDirectoryError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunDirectory:
+        """Open a run directory for reading alone, also while another process writes it.
+
+        Raises:
+            RunDirectoryError: it is missing or isn't a run directory.
+        """
+        path = Path(path)
+        if not (path / "events.jsonl").is_file():
+            raise RunDirectoryError(f"{path} is no run directory: it has no events.jsonl; give that of a run")
+        return cls(path, None)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Write an event down for good: when this returns it survives a kill. NaN and infinity become null.
+
+        Raises:
+            RunDirectoryError: it can't be written, as when the disk is full; nothing of it is left then.
+        """
+        line = json.dumps(plain(event), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        with self._writing("events.jsonl"):
+            if self._events is None:
+                self._events = (self.path / "events.jsonl").open("ab", buffering=0)
+            before = self._events.seek(0, os.SEEK_END)
+            try:
+                written = self._events.write(line)
+                if written != len(line):
+                    raise OSError(28, "no space left on device")
+                os.fsync(self._events.fileno())
+            except OSError:
+                self._events.truncate(before)
+                raise
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events so far, in order; a torn last line is left out.
+
+        Raises:
+            RunDirectoryError: a line before the last is damaged.
+        """
+        return _read_events(self.path / "events.jsonl")[0]
+
+    def config(self) -> dict[str, Any]:
+        """Return what :meth:`create` wrote into ``config.toml``.
+
+        Raises:
+            RunDirectoryError: it can't be read.
+        """
+        try:
+            return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise RunDirectoryError(
+                f"{self.path / 'config.toml'} can't be read ({_reason(problem)})"
+            ) from problem
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the directory whole, or leave what was there.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain values as JSON, whole; NaN and infinity become null.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, as_json(value))
+
+    def write_toml(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write plain values as TOML, whole; ``None`` is left out.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, as_toml(value))
+
+    def save_checkpoint(self, name: str, state: Any) -> None:
+        """Save a state of tensors, numbers, strings, lists and dictionaries; the one before is kept too.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(f"checkpoints/{name}"):
+            save_state(self.path / "checkpoints" / name, state)
+
+    def load_checkpoint(self, name: str) -> Any | None:
+        """Return the newest sound state under a name, or ``None`` if none was saved.
+
+        A damaged file is passed over, and an event ``"checkpoint damaged"`` names it.
+
+        Raises:
+            RunDirectoryError: there are files under that name, and all are damaged.
+        """
+
+        def passed_over(damaged: Path) -> None:
+            if self._lock is not None:
+                self.append({"event": "checkpoint damaged", "file": damaged.name})
+
+        return load_state(self.path / "checkpoints" / name, passed_over)
+
+    def drop_checkpoint(self, name: str) -> None:
+        """Remove every state under a name."""
+        drop_state(self.path / "checkpoints" / name)
+
+    def close(self) -> None:
+        """Let another process write the directory."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            _held.discard(self.path.resolve())
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        assert self._lock is not None, "this run directory is open for reading alone"
+        try:
+            yield
+        except OSError as problem:
+            raise RunDirectoryError(
+                f"{self.path / name} can't be written ({_reason(problem)}); "
+                "what was there before is unharmed: make room and run again with --resume"
+            ) from problem
+
+
+def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The events, and how many bytes of the file are sound."""
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise RunDirectoryError(f"{path} can't be read ({_reason(problem)})") from problem
+    events: list[dict[str, Any]] = []
+    sound = 0
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            if number == len(lines) and not torn:
+                break
+            raise RunDirectoryError(f"line {number} of {path} is damaged; delete it and what follows it")
+        events.append(event)
+        sound += len(line) + 1
+    return events, sound
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise RunDirectoryError(
+                f"the run directory {path} exists already; give another --out, or --resume to go on with it"
+            )
+    elif path.exists() or path.is_symlink():
+        raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
+
+
+# Record locks belong to the process: forked workers that outlive a kill don't hold them. Within one
+# process they don't exclude, and closing any descriptor of the file gives them up: hence the set.
+_held: set[Path] = set()
+
+
+def _take_lock(path: Path) -> int:
+    """Lock the directory until closed, or until the process ends however it ends."""
+    if path.resolve() in _held:
+        raise BlockingIOError
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            os.close(descriptor)
+            raise BlockingIOError from problem
+    _held.add(path.resolve())
+    return descriptor
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _reason(problem: Exception) -> str:
+    text = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+    return text[:1].lower() + text[1:]

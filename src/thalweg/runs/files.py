@@ -1,0 +1,213 @@
+"""Files that are written whole or not at all, and states with a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from thalweg.errors import RunDirectoryError
+
+__all__ = [
+    "as_json",
+    "as_toml",
+    "drop_state",
+    "load_state",
+    "plain",
+    "save_state",
+    "sync_folder",
+    "write_whole",
+]
+
+_KEPT = 2
+
+
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], str]) -> Path:
+    """Write a file whole or not at all: beside its place, synced, then renamed into it.
+
+    Args:
+        path: where; its folder must exist.
+        content: bytes, or a function that writes to a file and returns the name to give it.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        OSError: it can't be written; what was there before is unharmed.
+    """
+    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
+    target = path
+    try:
+        with draft.open("wb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                target = path.with_name(content(file))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return target
+
+
+def save_state(path: Path, state: Any) -> Path:
+    """Save a state with ``torch.save`` as ``path.COUNT.CHECKSUM.pt``; the two newest are kept.
+
+    The checksum (BLAKE2, 16 hex digits) is part of the name, so that file and checksum appear at once.
+
+    Args:
+        path: without ending; its folder is made.
+        state: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists, dictionaries.
+
+    Raises:
+        OSError: it can't be written; what was there before is unharmed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for step in (1, 2, 3):
+    ...     _ = save_state(folder / "model", {"step": step})
+    >>> load_state(folder / "model"), len(list(folder.iterdir()))
+    ({'step': 3}, 2)
+    """
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = _generations(path)
+    count = before[0][0] + 1 if before else 1
+
+    def write(file: IO[bytes]) -> str:
+        digest = _Digesting(file)
+        torch.save(state, digest)  # type: ignore[arg-type]
+        return f"{path.name}.{count:06d}.{digest.hexdigest()}.pt"
+
+    written = write_whole(path, write)
+    for _, old in before[_KEPT - 1 :]:
+        old.unlink(missing_ok=True)
+    return written
+
+
+def load_state(path: Path, passed_over: Callable[[Path], None] | None = None) -> Any | None:
+    """Return the newest sound state under ``path``, or ``None`` if none was saved.
+
+    Args:
+        path: as given to :func:`save_state`.
+        passed_over: told of each damaged file.
+
+    Raises:
+        RunDirectoryError: there are files, and all are damaged.
+    """
+    import torch
+
+    found = _generations(path)
+    for _, file in found:
+        if _checksum(file) == file.name.split(".")[-2]:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        if passed_over is not None:
+            passed_over(file)
+    if found:
+        raise RunDirectoryError(
+            f"the checkpoint {found[0][1]} is damaged, and so is any before it; delete it to begin anew"
+        )
+    return None
+
+
+def drop_state(path: Path) -> None:
+    """Remove every state that :func:`save_state` wrote under ``path``."""
+    for _, file in _generations(path):
+        file.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold; NaN and infinity become ``None``, arrays become lists.
+
+    >>> plain({"a": (1, float("inf")), "b": Path("x")})
+    {'a': [1, None], 'b': 'x'}
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} can't be written to a run directory")
+
+
+def as_json(value: Any) -> bytes:
+    """JSON for a file: indented, NaN and infinity as null."""
+    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def as_toml(value: Mapping[str, Any]) -> bytes:
+    """TOML for a file: ``None`` is left out."""
+    return tomli_w.dumps(_without_none(plain(value))).encode()
+
+
+def sync_folder(path: Path) -> None:
+    """Make what was renamed into a folder survive a loss of power."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Digesting:
+    """A file to write to that also computes the checksum of what passes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.blake2b(digest_size=8)
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _checksum(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError:
+        return None
+
+
+def _generations(path: Path) -> list[tuple[int, Path]]:
+    """Count and file of each state under a name, newest first."""
+    pattern = re.compile(re.escape(path.name) + r"\.(\d+)\.[0-9a-f]{16}\.pt")
+    if not path.parent.is_dir():
+        return []
+    matches = ((pattern.fullmatch(file.name), file) for file in path.parent.iterdir())
+    return sorted(((int(match[1]), file) for match, file in matches if match), reverse=True)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value if item is not None]
+    return value

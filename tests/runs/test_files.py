@@ -1,0 +1,111 @@
+"""Files written whole, states with a checksum, and what the environment says."""
+
+import getpass
+import json
+import os
+import platform
+import socket
+
+import pytest
+import torch
+
+import thalweg
+from thalweg.errors import RunDirectoryError
+from thalweg.racing.results import MachineInfo
+from thalweg.runs import drop_state, environment, load_state, save_state, write_whole
+
+
+def test_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    assert write_whole(path, b"one") == path
+
+    def breaks(file):
+        file.write(b"half of tw")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, breaks)
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        write_whole(tmp_path / "nowhere" / "file", b"")
+
+
+def test_two_newest_states_are_kept(tmp_path):
+    stem = tmp_path / "deep" / "a.model"
+    for step in range(12):
+        save_state(stem, {"step": step})
+        assert load_state(stem) == {"step": step}
+    names = sorted(p.name for p in stem.parent.iterdir())
+    assert [name.split(".")[2] for name in names] == ["000011", "000012"]
+
+
+def test_names_do_not_mix(tmp_path):
+    save_state(tmp_path / "a", 1)
+    save_state(tmp_path / "ab", 2)
+    save_state(tmp_path / "a.b", 3)
+    assert [load_state(tmp_path / name) for name in ("a", "ab", "a.b", "b")] == [1, 2, 3, None]
+    drop_state(tmp_path / "a")
+    assert [load_state(tmp_path / name) for name in ("a", "ab", "a.b")] == [None, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:]]
+)
+def test_damage_is_recognised(tmp_path, damage):
+    stem = tmp_path / "model"
+    first, second = save_state(stem, {"step": 1}), save_state(stem, {"step": 2})
+    second.write_bytes(damage(second.read_bytes()))
+    told = []
+    assert load_state(stem, told.append) == {"step": 1}
+    assert told == [second]
+    third = save_state(stem, {"step": 3})
+    assert load_state(stem) == {"step": 3}
+    third.write_bytes(damage(third.read_bytes()))
+    first.unlink(missing_ok=True)
+    with pytest.raises(RunDirectoryError, match="is damaged, and so is any before it; delete it"):
+        load_state(stem)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("evil",))
+
+
+def test_a_state_cannot_run_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_state(tmp_path / "model", {"x": Evil()})
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        load_state(tmp_path / "model")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_bits_come_back(tmp_path):
+    state = {
+        "w": torch.randn(5, dtype=torch.float64),
+        "nan": torch.tensor([float("nan")]),
+        "lanes": torch.arange(3),
+    }
+    save_state(tmp_path / "s", state)
+    back = load_state(tmp_path / "s")
+    assert all(back[key].numpy().tobytes() == state[key].numpy().tobytes() for key in state)
+
+
+def test_environment_is_machine_info_and_private_about_people():
+    described = environment()
+    info = MachineInfo(**described)
+    assert info.versions["thalweg"] == thalweg.__version__
+    assert info.versions["python"] == platform.python_version()
+    assert torch.__version__.startswith(info.versions["torch"].split("+")[0])
+    assert info.cores >= 1
+    assert info.memory_gib > 0
+    text = json.dumps(described)
+    assert socket.gethostname() not in text
+    assert os.path.expanduser("~") not in text
+    user = getpass.getuser()
+    assert user not in text or user in ("root", "python", "torch")
