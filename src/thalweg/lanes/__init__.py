@@ -1,1 +1,7 @@
+"""K replicas of a model as one program."""
 
+from __future__ import annotations
+
+from thalweg.lanes.chunks import Keeper, Progress, plan, promise, run
+
+__all__ = ["Keeper", "Progress", "plan", "promise", "run"]

@@ -1,0 +1,468 @@
+"""Runs as lanes: chunks of them go through the course together, and each leaves its outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from thalweg import objectives
+from thalweg.catalogue import Entry
+from thalweg.data.examples import Examples
+from thalweg.data.source import Prepared
+from thalweg.entries import Outcome, Run, Workload
+from thalweg.errors import Interrupted, ModelError
+from thalweg.lanes.course import Factors, History, evaluation_points, orders, steps_an_epoch
+from thalweg.lanes.forward import by_rows, forward_of
+from thalweg.lanes.stack import Stack
+from thalweg.lanes.step import Program, group_key
+from thalweg.models import Factory
+
+__all__ = ["Keeper", "Progress", "plan", "promise", "run"]
+
+Eliminate = Callable[[int, Mapping[str, float | None]], set[str]]
+"""Steps done and validation metric by identity (``None``: diverged), to the identities to stop."""
+
+
+class Keeper(Protocol):
+    """Where the state of a chunk is kept, so that it can go on after an interruption.
+
+    A state holds tensors, lists, dictionaries, numbers, strings and ``None``: ``torch.save`` writes it and
+    ``torch.load(weights_only=True)`` reads it. A chunk's last state has its outcomes and no tensors.
+    """
+
+    def save(self, chunk: str, state: dict[str, Any]) -> None:
+        """Keep a state in place of the chunk's earlier one; the tensors are only valid during the call."""
+
+    def load(self, chunk: str) -> dict[str, Any] | None:
+        """Return the state kept last, or ``None``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a chunk is.
+
+    Attributes:
+        chunk, chunks: number of the chunk, from 0, and how many there are.
+        step, steps: done, and in all.
+        going: how many runs of the chunk still go on.
+        validation: metric by identity, at evaluations; empty in between.
+        finished: outcomes, when the chunk is done.
+    """
+
+    chunk: int
+    chunks: int
+    step: int
+    steps: int
+    going: int
+    validation: Mapping[str, float | None] = field(default_factory=dict)
+    finished: Sequence[Outcome] = ()
+
+
+def promise(form: str = "batched", device: str = "cpu") -> str:
+    """Say how equal a lane is to the same lane in other company: another K, slot, chunk or elimination.
+
+    Args:
+        form: of the forward pass, ``"batched"`` or ``"vmap"``.
+        device: where the lanes run.
+
+    Returns:
+        A sentence that begins with ``"bits"`` or ``"tolerance"``.
+    """
+    reproducible = os.environ.get("MKL_CBWR", "").split(",")[0] in (
+        "AVX2",
+        "AVX512",
+        "AVX",
+        "SSE4_2",
+        "COMPATIBLE",
+    )
+    mkl = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+    if form == "batched" and device == "cpu" and reproducible and mkl:
+        return "bits: a run gives the same bits whatever runs beside it, with as many threads on this machine"
+    return (
+        "tolerance: a run gives the same values within rounding (in float32, a relative 1e-5 of a step) "
+        "whatever runs beside it; training may magnify that, as it does every rounding"
+    )
+
+
+def plan(runs: Sequence[Run], entries: Mapping[str, Entry], chunk: int) -> list[list[Run]]:
+    """Divide runs into chunks: those of a seed together, since they share batches, then those of a rule.
+
+    Args:
+        runs: with distinct identities.
+        entries: the catalogue's entry of each optimizer's name.
+        chunk: the most runs a chunk holds.
+
+    Returns:
+        The chunks, a pure function of the arguments.
+
+    Raises:
+        RuleError: an optimizer that lanes can't run.
+    """
+    assert len({run.identity for run in runs}) == len(runs), "identities must be distinct"
+    seeds = {seed: number for number, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
+    keys = {run.identity: group_key(run, entries[run.setting.optimizer]) for run in runs}
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys.values()))}
+    ordered = sorted(runs, key=lambda run: (seeds[run.seed], numbers[keys[run.identity]]))
+    pieces = -(-len(ordered) // chunk)
+    size = -(-len(ordered) // max(pieces, 1))
+    chunks = [ordered[begin : begin + size] for begin in range(0, len(ordered), size)] if ordered else []
+    return [sorted(each, key=lambda run: numbers[keys[run.identity]]) for each in chunks]
+
+
+def run(
+    runs: Sequence[Run],
+    *,
+    factory: Factory,
+    prepared: Prepared,
+    workload: Workload,
+    catalogue_entries: Mapping[str, Entry],
+    device: str = "cpu",
+    chunk: int = 64,
+    watch: Callable[[Progress], None] | None = None,
+    checkpoint: Keeper | None = None,
+    checkpoint_seconds: float = 30.0,
+    stop: Callable[[], bool] | None = None,
+    eliminate: Eliminate | None = None,
+) -> list[Outcome]:
+    """Train runs as lanes.
+
+    Args:
+        runs: with distinct identities.
+        factory: input shape and number of outputs to the model.
+        prepared: the data, on the device.
+        workload: what the runs share.
+        catalogue_entries: entry of each optimizer's name.
+        device: where the model lies.
+        chunk: the most runs that are one program; the rest follow in equal chunks.
+        watch: told of every evaluation and of every chunk's end; at most a few times a second in between.
+        checkpoint: keeps the state of the chunks. Those that it holds are taken up where they were.
+        checkpoint_seconds: at least this long between two checkpoints of a chunk.
+        stop: asked before every step; ``True`` saves and raises.
+        eliminate: asked at every evaluation but the last for the identities to stop. A stopped run has
+            ``None`` from the next evaluation on.
+
+    Returns:
+        Outcomes in the order of ``runs``.
+
+    Raises:
+        ModelError: the model can't be stacked, or can't be traced over lanes.
+        RuleError: an optimizer has no rule.
+        DataError: the training split has fewer examples than a batch.
+        Interrupted: ``stop`` returned ``True``.
+    """
+    found: dict[str, Outcome] = {}
+    chunks = plan(runs, catalogue_entries, chunk)
+    for number, members in enumerate(chunks):
+        lanes = _Chunk(members, factory, prepared, workload, catalogue_entries, torch.device(device))
+        lanes.name = _name(members)
+        state = checkpoint.load(lanes.name) if checkpoint is not None else None
+        if state is not None:
+            lanes.load(state)
+        lanes.train(
+            watch=None if watch is None else _Watch(watch, number, len(chunks), lanes.total),
+            keeper=checkpoint,
+            every=checkpoint_seconds,
+            stop=stop,
+            eliminate=eliminate,
+        )
+        outcomes = [history.outcome() for history in lanes.histories]
+        if watch is not None:
+            watch(
+                Progress(
+                    chunk=number,
+                    chunks=len(chunks),
+                    step=lanes.total,
+                    steps=lanes.total,
+                    going=0,
+                    finished=outcomes,
+                )
+            )
+        found |= {outcome.identity: outcome for outcome in outcomes}
+    return [found[each.identity] for each in runs]
+
+
+def _name(runs: Sequence[Run]) -> str:
+    text = "\n".join(run.identity for run in runs)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class _Watch:
+    """Hands progress on, a few times a second between evaluations."""
+
+    def __init__(self, watch: Callable[[Progress], None], chunk: int, chunks: int, steps: int) -> None:
+        self._watch, self._chunk, self._chunks, self._steps = watch, chunk, chunks, steps
+        self._told = 0.0
+
+    def __call__(self, step: int, going: int, validation: Mapping[str, float | None] | None) -> None:
+        now = time.monotonic()
+        if validation is None and now - self._told < 0.2:
+            return
+        self._told = now
+        self._watch(
+            Progress(
+                chunk=self._chunk,
+                chunks=self._chunks,
+                step=step,
+                steps=self._steps,
+                going=going,
+                validation=validation or {},
+            )
+        )
+
+
+class _Chunk:
+    """Runs that go through the course together, as rows of one program.
+
+    ``rows[i]`` is the number of the run in row i. A lone run has two rows, since a matrix product over one
+    lane takes another path than over many.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        factory: Factory,
+        prepared: Prepared,
+        workload: Workload,
+        entries: Mapping[str, Entry],
+        device: torch.device,
+    ) -> None:
+        self.runs, self.workload, self.entries, self.device = list(runs), workload, entries, device
+        self.factory, self.prepared = factory, prepared
+        self.name = ""
+        self.train_inputs, self.train_targets = _whole(prepared.train, device)
+        self.loss = objectives.loss(workload.loss, prepared.task)
+        self.metric = objectives.metric(workload.metric, prepared.task)
+        self.epoch_steps = steps_an_epoch(len(self.train_inputs), workload.batch_size)
+        self.total = self.epoch_steps * workload.epochs
+        self.points = evaluation_points(self.total, workload.evaluations)
+        self.histories = [History.start(run, workload) for run in self.runs]
+        self.factors = Factors([run.setting.schedule for run in self.runs], self.total)
+        self.step, self.rows = 0, _padded(range(len(self.runs)))
+        self._since, self._going = -1, len(self.runs)  # step of the last evaluation, runs that go on
+        self.program: Program | None = None
+        self._resumed: Mapping[str, Any] | None = None
+        self._epoch = -1
+
+    # The course -------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        *,
+        watch: _Watch | None,
+        keeper: Keeper | None,
+        every: float,
+        stop: Callable[[], bool] | None,
+        eliminate: Eliminate | None,
+    ) -> None:
+        """Go on to the end."""
+        if self._finished():
+            return
+        self._begin()
+        saved, points = time.monotonic(), set(self.points)
+        while not self._finished():
+            if self.step in points and self.step != self._since:
+                self._evaluate(eliminate, watch)
+                if self._finished():
+                    break
+                if keeper is not None and time.monotonic() - saved >= every:
+                    keeper.save(self.name, self.state())
+                    saved = time.monotonic()
+            if stop is not None and stop():
+                if keeper is not None:
+                    keeper.save(self.name, self.state())
+                raise Interrupted("stopped on request; everything up to the last step is saved")
+            self._advance()
+            if watch is not None:
+                watch(self.step, self._going, None)
+        self.program = None
+        if keeper is not None:
+            keeper.save(self.name, self.state())
+
+    def _finished(self) -> bool:
+        return self._since == self.total
+
+    def _begin(self) -> None:
+        """Build the program, from the runs' seeds or from a checkpoint."""
+        rows = [self.runs[number] for number in self.rows]
+        stack = Stack.build(
+            self.factory,
+            self.prepared.input_shape,
+            self.prepared.outputs,
+            [run.seed for run in rows],
+            self.device,
+        )
+        self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.entries)
+        self._losses = torch.zeros(
+            self._window(), len(rows), dtype=stack.parameters[0].dtype, device=self.device
+        )
+        if self._resumed is not None:
+            self.program.load(self._resumed["program"])
+            recorded = self._resumed["losses"]
+            self._losses[: len(recorded)] = recorded.to(self.device)
+            self._resumed = None
+        self._table = self.factors.at(self.rows)
+
+    def _window(self) -> int:
+        return max(b - a for a, b in zip(self.points, self.points[1:], strict=False))
+
+    def _advance(self) -> None:
+        assert self.program is not None
+        inputs, targets = self._batch()
+        losses = self.program.step(inputs, targets, self.step + 1, self._table[self.step])
+        self._losses[self.step - self._since].copy_(losses)
+        self.step += 1
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets ``[K, B, ...]`` of the coming step; without copies where lanes share them."""
+        epoch, position = divmod(self.step, self.epoch_steps)
+        if epoch != self._epoch:
+            self._order(epoch)
+        size = self.workload.batch_size
+        chosen = self._orders[:, position * size : (position + 1) * size]
+        lanes = len(self.rows)
+        if len(chosen) == 1:
+            return tuple(
+                whole.index_select(0, chosen[0]).expand(lanes, size, *whole.shape[1:])
+                for whole in (self.train_inputs, self.train_targets)
+            )  # type: ignore[return-value]
+        flat = chosen.reshape(-1)
+        return tuple(
+            whole.index_select(0, flat).view(lanes, size, *whole.shape[1:])
+            for whole in (self.train_inputs, self.train_targets)
+        )  # type: ignore[return-value]
+
+    def _order(self, epoch: int) -> None:
+        """Orders of the epoch: one row for all lanes of one seed, otherwise a row a lane."""
+        seeds = [self.runs[number].seed for number in self.rows]
+        distinct = list(dict.fromkeys(seeds))
+        each = orders(len(self.train_inputs), distinct, epoch)
+        slot = [distinct.index(seed) for seed in seeds]
+        self._orders = (each if len(distinct) == 1 else each[slot]).to(self.device)
+        self._epoch = epoch
+
+    # Evaluations ------------------------------------------------------------------------------------
+
+    def _evaluate(self, eliminate: Eliminate | None, watch: _Watch | None) -> None:
+        assert self.program is not None
+        first: dict[int, int] = {}
+        for row, number in enumerate(self.rows):
+            first.setdefault(number, row)
+        since, last = self._since, self.step == self.total
+        if self.step > 0:
+            losses = self._losses[: self.step - since].double().cpu().numpy()
+            for number, row in first.items():
+                self.histories[number].train(losses[:, row], since)
+        loss, score, _ = self._score(self.prepared.validation)
+        test_score, reduced = None, None
+        if self.workload.score_test:
+            _, test_score, reduced = self._score(self.prepared.test)
+        for number, history in enumerate(self.histories):
+            if number not in first:
+                history.skip(self.step)
+                continue
+            row = first[number]
+            history.evaluate(
+                self.step, loss[row], score[row], None if test_score is None else test_score[row]
+            )
+            if last and history.active and reduced is not None and self.metric.per_example:
+                history.test_predictions = reduced[row].double().tolist()
+            if self.factors.observe(number, self.step, history.validation_loss[-1]):
+                self._table = self.factors.at(self.rows)
+        seen = {
+            self.histories[number].run.identity: self.histories[number].validation[-1] for number in first
+        }
+        if eliminate is not None and not last:
+            stopped = eliminate(self.step, seen)
+            for number in first:
+                if self.runs[number].identity in stopped and self.histories[number].active:
+                    self.histories[number].stopped_at = self.step
+        self._since = self.step
+        self._going = sum(history.active for history in self.histories)
+        if watch is not None:
+            watch(self.step, self._going, seen)
+        if not last:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Take the rows of diverged and stopped runs out of the stack."""
+        assert self.program is not None
+        going = [number for number in dict.fromkeys(self.rows) if self.histories[number].active]
+        if not going:
+            for point in self.points:
+                if point > self.step:
+                    for history in self.histories:
+                        history.skip(point)
+            self.step = self._since = self.total
+            return
+        rows = _padded(going)
+        if rows == self.rows:
+            return
+        self.program.keep([self.rows.index(number) for number in rows])
+        self.rows = rows
+        self._losses = self._losses.new_zeros(len(self._losses), len(rows))
+        self._table = self.factors.at(rows)
+        self._epoch = -1
+
+    def _score(self, examples: Examples) -> tuple[list[float], list[float], Tensor]:
+        """Loss and metric ``[K]`` of a split, and what the metric needs of each example, ``[K, N, ...]``."""
+        assert self.program is not None
+        inputs, targets = _whole(examples, self.device)
+        block = max(self.workload.batch_size, 256)
+        lanes, reduced = len(self.rows), []
+        losses = torch.zeros(lanes, dtype=torch.float64, device=self.device)
+        for begin in range(0, len(inputs), block):
+            x, y = inputs[begin : begin + block], targets[begin : begin + block]
+            outputs = self.program.predict(x.expand(lanes, *x.shape), self.step)
+            here = self.program.losses(outputs, y.expand(lanes, *y.shape))
+            losses += here.double() * len(x)
+            if self.metric.per_example:
+                reduced.append(by_rows(self.metric.reduce, outputs, y.expand(lanes, *y.shape)))
+            else:
+                reduced.append(self.metric.reduce(outputs, y))
+        together = torch.cat(reduced, 1)
+        score = self.metric.score(together, targets)
+        return (losses / len(inputs)).tolist(), score.tolist(), together
+
+    # Checkpoints ------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on; tensors are not copied."""
+        program = None if self.program is None else self.program.state()
+        return {
+            "step": self.step,
+            "rows": self.rows,
+            "histories": [history.state() for history in self.histories],
+            "plateaus": self.factors.state(),
+            "program": program,
+            "losses": None if program is None else self._losses[: self.step - max(self._since, 0)],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` returned."""
+        self.step, self.rows = state["step"], list(state["rows"])
+        self.histories = [
+            History.restore(run, self.workload, values)
+            for run, values in zip(self.runs, state["histories"], strict=True)
+        ]
+        self._since = max((history.steps[-1] for history in self.histories if history.steps), default=-1)
+        self._going = sum(history.active for history in self.histories)
+        self.factors.load(state["plateaus"], self.step)
+        self._resumed = state if state["program"] is not None else None
+
+
+def _padded(numbers: Sequence[int]) -> list[int]:
+    rows = list(numbers)
+    return rows * 2 if len(rows) == 1 else rows
+
+
+def _whole(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
+    if examples.inputs is None or examples.targets is None:
+        raise ModelError("the examples are not held as whole tensors, which lanes need; use the loop engine")
+    return examples.inputs.to(device), examples.targets.to(device)

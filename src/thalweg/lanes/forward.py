@@ -1,0 +1,127 @@
+"""The forward pass of K replicas, in one of two forms, and the loss of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from thalweg.lanes.batched import Batched, missing_elements
+from thalweg.lanes.randomness import Draw, Keyed, Recorder, Site
+from thalweg.objectives import Loss
+
+__all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses"]
+
+
+class Forward(Protocol):
+    """Stacked tensors ``[K, ...]`` and inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
+
+    @property
+    def form(self) -> Literal["batched", "vmap"]:
+        """Which of the two forms this is."""
+
+    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+        """Run the pass; buffers such as running statistics are updated in place when training."""
+
+
+class _Sequence:
+    """The batched form."""
+
+    form: Literal["batched"] = "batched"
+
+    def __init__(self, module: nn.Module) -> None:
+        self._batched = Batched(module)
+
+    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+        return self._batched(tensors, x, draw=draw, training=training)
+
+
+class Vmapped:
+    """Any module under ``torch.vmap``, with its random numbers drawn outside.
+
+    Args:
+        module: the template; its own values are never used.
+    """
+
+    form: Literal["vmap"] = "vmap"
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._sites: dict[tuple[Any, ...], list[Site]] = {}
+        self._mapped = vmap(self._one)
+
+    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+        """Map inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
+        if self._module.training != training:
+            self._module.train(training)
+        key = (training, x.shape[1:])
+        if key not in self._sites:
+            self._sites[key] = self._record(tensors, x[0])
+        drawn = [draw(index, site) for index, site in enumerate(self._sites[key])]
+        output: Tensor = self._mapped(dict(tensors), x, drawn)
+        return output
+
+    def _one(self, tensors: dict[str, Tensor], x: Tensor, drawn: list[Tensor]) -> Tensor:
+        if not drawn:
+            return _tensor(functional_call(self._module, tensors, (x,)))
+        with Keyed(lambda index, site: drawn[index]):
+            return _tensor(functional_call(self._module, tensors, (x,)))
+
+    def _record(self, tensors: Mapping[str, Tensor], x: Tensor) -> list[Site]:
+        recorder = Recorder(x.device)
+        first = {name: tensor[0].detach().clone() for name, tensor in tensors.items()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(recorder):
+            functional_call(self._module, first, (x,))
+        return recorder.sites
+
+
+def _tensor(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the module returned {type(output).__name__}, not one tensor")
+    return output
+
+
+def forward_of(module: nn.Module) -> Forward:
+    """Return the batched form where every layer has a twin, otherwise the vmap form.
+
+    >>> forward_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).form, forward_of(nn.Bilinear(2, 2, 1)).form
+    ('batched', 'vmap')
+    """
+    try:
+        return _Sequence(module)
+    except TypeError:
+        return Vmapped(module)
+
+
+def lane_losses(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss over lanes: outputs ``[K, B, ...]`` and targets ``[K, B, ...]`` to ``[K]``.
+
+    A person's own function is mapped over the lanes by ``torch.vmap``.
+    """
+    each = loss.per_example
+    if each is None:
+        return vmap(loss.function)
+    if loss.name == "bce":
+        return lambda outputs, targets: by_rows(each, outputs, targets).mean(-1)
+    return lambda outputs, targets: each(outputs, targets).mean(-1)
+
+
+def by_rows(each: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    """Apply a function of each example to all lanes' rows, with rows added to whole vectors.
+
+    Args:
+        each: outputs ``[N, C]`` and targets ``[N]`` to ``[N]``.
+        outputs: ``[K, B, C]``.
+        targets: ``[K, B]``.
+
+    Returns:
+        ``[K, B]``, whose bits don't depend on K (see :mod:`thalweg.lanes.batched`).
+    """
+    extra = missing_elements(targets.numel(), outputs.device)
+    rows = F.pad(outputs.flatten(0, 1), (0, 0, 0, extra))
+    goals = F.pad(targets.reshape(-1), (0, extra))
+    return each(rows, goals)[: targets.numel()].view(targets.shape)

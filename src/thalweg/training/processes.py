@@ -1,0 +1,178 @@
+"""Many runs through the ordinary loop, one after another or in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared
+from thalweg.entries import Outcome, Run, Workload
+from thalweg.errors import Interrupted, OptionError
+from thalweg.lanes.chunks import Keeper, Progress
+from thalweg.models import Factory
+from thalweg.training import loop
+
+__all__ = ["portable", "run_many"]
+
+
+def run_many(
+    runs: Sequence[Run],
+    *,
+    factory: Factory,
+    prepared: Prepared,
+    workload: Workload,
+    catalogue_entries: Mapping[str, Entry],
+    device: str = "cpu",
+    processes: int = 1,
+    threads: int = 1,
+    watch: Callable[[Progress], None] | None = None,
+    checkpoint: Keeper | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> list[Outcome]:
+    """Train runs one after another, or in several processes at a time.
+
+    Args:
+        processes: at most this many at a time. Above 1, everything given must be :func:`portable`.
+        threads: torch threads of each run; together with the machine they decide the last bits, the number
+            of processes doesn't.
+        watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
+            process also of every evaluation.
+        checkpoint: as for :func:`run`; processes get a copy each.
+
+    Returns:
+        Outcomes in the order of ``runs``.
+
+    Raises:
+        Interrupted: ``stop`` returned ``True``.
+        OptionError: several processes were asked for and something can't be sent to them.
+    """
+    common: dict[str, Any] = {
+        "factory": factory,
+        "prepared": prepared,
+        "workload": workload,
+        "catalogue_entries": catalogue_entries,
+        "device": device,
+        "checkpoint": checkpoint,
+    }
+    found: dict[str, Outcome] = {}
+
+    def ended(outcome: Outcome) -> None:
+        found[outcome.identity] = outcome
+        if watch is not None:
+            watch(
+                Progress(
+                    chunk=len(found) - 1,
+                    chunks=len(runs),
+                    step=len(found),
+                    steps=len(runs),
+                    going=len(runs) - len(found),
+                    finished=[outcome],
+                )
+            )
+
+    if processes <= 1 or len(runs) <= 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for each in runs:
+                ended(loop.run(each, watch=watch, stop=stop, **common))
+        finally:
+            torch.set_num_threads(before)
+    else:
+        _spread(runs, common, min(processes, len(runs)), threads, ended, stop)
+    return [found[each.identity] for each in runs]
+
+
+def portable(**things: Any) -> str | None:
+    """Say in one sentence why something can't be sent to another process; ``None`` where all can.
+
+    >>> portable(factory=lambda shape, outputs: None)
+    "the factory can't be sent to another process, since it isn't importable by name"
+    """
+    for name, thing in things.items():
+        what = name.replace("_", " ")
+        try:
+            sent = bytes(ForkingPickler.dumps(thing))
+        except Exception:
+            return f"the {what} can't be sent to another process, since it isn't importable by name"
+        if b"__main__" in sent:
+            return f"the {what} can't be sent to another process, since it is defined in the main script"
+    return None
+
+
+def _spread(
+    runs: Sequence[Run],
+    common: dict[str, Any],
+    processes: int,
+    threads: int,
+    ended: Callable[[Outcome], None],
+    stop: Callable[[], bool] | None,
+) -> None:
+    reason = portable(**common)
+    if reason is not None:
+        raise OptionError(f"{reason}; use one process")
+    context = multiprocessing.get_context("spawn")
+    halt = context.Event()
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_prepare, initargs=(common, threads, halt)
+    )
+    stopped = False
+    with pool:
+        with _without_main():
+            waiting = {pool.submit(_work, each) for each in runs}
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            if not stopped and stop is not None and stop():
+                stopped = True
+                halt.set()
+            try:
+                for future in done:
+                    outcome = future.result()
+                    if outcome is not None:
+                        ended(outcome)
+            except BaseException:
+                halt.set()
+                for future in waiting:
+                    future.cancel()
+                raise
+    if stopped:
+        raise Interrupted("stopped on request; everything up to the last step is saved")
+
+
+_COMMON: dict[str, Any] = {}
+
+
+def _prepare(common: dict[str, Any], threads: int, halt: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    _COMMON.update(common, stop=halt.is_set)
+
+
+def _work(run: Run) -> Outcome | None:
+    try:
+        return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
+    except Interrupted:
+        return None
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that don't run the main script again: a script without a guard would call itself."""
+    main = sys.modules["__main__"]
+    names = [name for name in ("__file__", "__spec__") if name in main.__dict__]
+    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in names}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
