@@ -138,9 +138,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not active:
             return
         self._refuse(group, active)
-        ledger = self._ledgers.get(number)
-        if ledger is None or len(ledger.steps) != len(params):
-            ledger = self._ledgers[number] = _Ledger(len(params))
+        ledger = self._ledger(number)
         rule, hyper, options = self._settings(group)
         numbers = {name: _plain(value) for name, value in hyper.items()}
         live = runtimes.live_states(rule, numbers, options)
@@ -164,6 +162,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.counts_steps:
             ledger.count(active)
 
+    def _ledger(self, number: int) -> _Ledger:
+        ledger = self._ledgers.get(number)
+        if ledger is None:
+            ledger = self._ledgers[number] = _Ledger()
+        return ledger
+
     def _refuse(self, group: Mapping[str, Any], active: list[int]) -> None:
         params = group["params"]
         for i in active:
@@ -182,7 +186,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _begin(self) -> None:
         """Make the state of every parameter now, rather than when its first gradient comes."""
         for number, group in enumerate(self.param_groups):
-            ledger = self._ledgers[number] = _Ledger(len(group["params"]))
+            ledger = self._ledger(number)
             rule, hyper, options = self._settings(group)
             settings = rule, {name: _plain(value) for name, value in hyper.items()}, options
             live = runtimes.live_states(*settings)
@@ -199,18 +203,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Return state and step count of every active parameter; what is missing of the state is made."""
         if not live and not self.counts_steps:
             return [], [1] * len(active)
-        state, steps, counting = self.state, ledger.steps, self.counts_steps
-        entries, fresh = [], []
-        for i in active:
-            entry = state[params[i]]
-            if counting and entry.get("step") is not steps[i]:
-                ledger.adopt(i, entry)
+        state = self.state
+        entries = [state[params[i]] for i in active]
+        if self.counts_steps and not ledger.holds(active, entries):
+            ledger.adopt([state.get(p) for p in params], set(active))
+        fresh = []
+        for i, entry in zip(active, entries, strict=True):
             missing = [name for name in live if entry.get(name) is None]
             if missing:
                 _allocate(params[i], entry, missing, settings)
             fresh.append(bool(missing))
-            entries.append(entry)
-        if not counting:
+        if not self.counts_steps:
             return entries, [1 if new else 2 for new in fresh]
         counts = ledger.counts.tolist()
         return entries, [int(counts[i]) + 1 for i in active]
@@ -272,18 +275,26 @@ class _Ledger:
     whoever saves, copies or loads it, and counted for all by one addition.
     """
 
-    def __init__(self, size: int) -> None:
-        wide = torch.get_default_dtype() == torch.float64
-        self.counts = torch.zeros(size, dtype=torch.float64 if wide else torch.float32)
-        self.steps = self.counts.unbind()
+    def __init__(self) -> None:
+        self.counts = torch.zeros(0)
+        self.steps: tuple[Tensor, ...] = ()
         self.caches: dict[int, dict[Any, Any]] = {}
 
-    def adopt(self, i: int, entry: dict[str, Any]) -> None:
-        self.counts[i] = float(entry.get("step", 0.0))
-        rest = {name: value for name, value in entry.items() if name != "step"}
-        entry.clear()
-        entry["step"] = self.steps[i]
-        entry.update(rest)
+    def holds(self, active: list[int], entries: list[dict[str, Any]]) -> bool:
+        steps = self.steps
+        if not active or active[-1] >= len(steps):
+            return False
+        return all(entry.get("step") is steps[i] for i, entry in zip(active, entries, strict=True))
+
+    def adopt(self, entries: list[dict[str, Any] | None], active: set[int]) -> None:
+        """Begin anew with whatever counts the parameters of the group have by now."""
+        counts = [float(entry.get("step", 0)) if entry else 0.0 for entry in entries]
+        wide = torch.get_default_dtype() == torch.float64
+        self.counts = torch.tensor(counts, dtype=torch.float64 if wide else torch.float32)
+        self.steps = self.counts.unbind()
+        for i, entry in enumerate(entries):
+            if entry is not None and (i in active or "step" in entry):
+                entry["step"] = self.steps[i]
 
     def count(self, active: list[int]) -> None:
         with torch.no_grad():
