@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from .problems import close, parameters, set_gradients, side_by_side, snapshot, train
 from thalweg import optim
+
+from .problems import close, parameters, set_gradients, side_by_side, snapshot, train
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {}),
