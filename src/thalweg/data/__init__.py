@@ -1,1 +1,20 @@
+"""Data: what a person has, read, understood, split and prepared."""
 
+from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
+from thalweg.data.load import describe, load
+from thalweg.data.prepare import prepare, split
+from thalweg.data.source import Prepared, Source
+from thalweg.objectives import Task
+
+__all__ = [
+    "DatasetExamples",
+    "Examples",
+    "Prepared",
+    "Source",
+    "Task",
+    "TensorExamples",
+    "describe",
+    "load",
+    "prepare",
+    "split",
+]

@@ -1,0 +1,206 @@
+"""What the target says: which task it is, which classes there are, and whether it can be learnt at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.errors import DataError, OptionError, nearest
+from thalweg.objectives import Task
+
+__all__ = ["LEAST_ROWS", "Target", "check_options", "encode", "read_target"]
+
+# Five rows are three for training and one each for validation and test.
+LEAST_ROWS = 5
+_FEW = 20
+_MANY = 1000
+_SKEWED = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A target column, understood.
+
+    Attributes:
+        task: what is to be predicted.
+        values: class numbers (int64 ``[N]``), numbers (float64 ``[N]``), or what a custom task has.
+        levels: the raw value of each class; empty for other tasks.
+        plain: whether raw values are the class numbers already.
+        counts: rows of each class.
+        notes: what is worth saying.
+    """
+
+    task: Task
+    values: npt.NDArray[Any]
+    levels: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    plain: bool = False
+    counts: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_options(*, task: str | None, missing: str | None) -> None:
+    """Refuse words that aren't known.
+
+    Raises:
+        OptionError: naming the nearest that are.
+    """
+    for option, value, known in (
+        ("--task", task, ("classification", "regression", "custom")),
+        ("--missing", missing, ("drop", "median")),
+    ):
+        if value is not None and value not in known:
+            raise OptionError(f"{option} is {value!r}; {nearest(value, known)}")
+
+
+def read_target(
+    raw: npt.NDArray[Any], *, name: str | None = None, asked: str | None = None, labelled: bool = False
+) -> Target:
+    """Decide what a target is.
+
+    Text and booleans are classes; so are whole numbers of which there are at most 20 different ones, each
+    in five rows on average, and labels ``0 .. C-1``. Every other number is regressed.
+
+    Args:
+        raw: ``[N]`` without missing or infinite values; other shapes are a custom task.
+        name: of the column, where there is one.
+        asked: the task that the user asked for.
+        labelled: whether whole numbers ``0 .. C-1`` are classes even where there are many.
+
+    Raises:
+        DataError: the target doesn't fit the task, has one value only, or too few rows of a class.
+
+    >>> target = read_target(np.array(["no", "yes"] * 10), name="answer")
+    >>> target.task.kind, target.task.classes, target.values[:4].tolist()
+    ('classification', ('no', 'yes'), [0, 1, 0, 1])
+    """
+    called = f"the target {name!r}" if name else "the target"
+    if asked == "custom" or raw.ndim != 1:
+        if asked in ("classification", "regression"):
+            raise DataError(
+                f"{called} has shape {list(raw.shape)}, but {asked} needs one value for each example; "
+                "leave --task out and give your own loss and metric"
+            )
+        return Target(task=Task(kind="custom", target=name), values=raw)
+    words = raw.dtype.kind in "OUSb"
+    if asked == "regression" and words and raw.dtype.kind != "b":
+        raise DataError(
+            f"{called} holds text, such as {str(raw[0])!r}, so it can't be regressed; "
+            "choose another target, or --task classification"
+        )
+    kind = asked or ("classification" if words or _few(raw, labelled) else "regression")
+    if kind == "classification":
+        return _classes(raw, name, called, asked, labelled)
+    return _numbers(raw, name, called, asked)
+
+
+def encode(raw: npt.NDArray[Any], target: Target) -> npt.NDArray[Any]:
+    """Encode the target of a test part as that of the training part was.
+
+    Raises:
+        DataError: it has a class that no training row has, or another shape.
+    """
+    if target.task.kind == "custom":
+        return raw
+    if raw.ndim != 1:
+        raise DataError(
+            f"the test part's target has shape {list(raw.shape)}, but the training part's has one dimension"
+        )
+    if target.task.kind == "regression":
+        if raw.dtype.kind not in "biuf":
+            raise DataError("the test part's target isn't made of numbers as the training part's is")
+        return raw.astype(np.float64)
+    known = {value: number for number, value in enumerate(target.levels.tolist())}
+    strange = sorted({str(value) for value in raw.tolist() if value not in known})
+    if strange:
+        raise DataError(
+            f"the test part has the label {strange[0]!r}, which no training row has; "
+            f"the labels there are {', '.join(target.task.classes[:10])}"
+        )
+    return np.array([known[value] for value in raw.tolist()], dtype=np.int64)
+
+
+def _few(raw: npt.NDArray[Any], labelled: bool) -> bool:
+    if not (raw == np.round(raw)).all():
+        return False
+    values, counts = np.unique(raw, return_counts=True)
+    if len(values) <= _FEW and len(values) * LEAST_ROWS <= len(raw):
+        return True
+    consecutive = bool((values == np.arange(len(values))).all())
+    return (
+        labelled
+        and raw.dtype.kind in "iu"
+        and consecutive
+        and len(values) <= _MANY
+        and counts.min() >= LEAST_ROWS
+    )
+
+
+def _classes(
+    raw: npt.NDArray[Any], name: str | None, called: str, asked: str | None, labelled: bool
+) -> Target:
+    levels, values, counts = np.unique(raw, return_inverse=True, return_counts=True)
+    classes = tuple(_label(level) for level in levels.tolist())
+    if len(classes) == 1:
+        raise DataError(
+            f"{called} is {classes[0]!r} in every row; a classification needs at least two classes"
+        )
+    rarest = int(counts.argmin())
+    if counts[rarest] < LEAST_ROWS:
+        if len(classes) > len(raw) / LEAST_ROWS:
+            raise DataError(
+                f"{called} has {len(classes)} different values in {len(raw)} rows, too many to be classes; "
+                + ("choose another target" if raw.dtype.kind in "OUS" else "use --task regression")
+            )
+        raise DataError(
+            f"the class {classes[rarest]!r} of {called} has {counts[rarest]} of {len(raw)} rows, but a "
+            f"stratified split needs {LEAST_ROWS} of each class; remove it or join it with another"
+        )
+    notes = []
+    numbered = labelled and bool((levels == np.arange(len(levels))).all())
+    if asked is None and raw.dtype.kind in "iuf" and not numbered:
+        notes.append(
+            f"{called} has {len(classes)} different whole numbers, so this is a classification; "
+            "if they are amounts, say --task regression"
+        )
+    if counts.max() / counts.min() >= _SKEWED:
+        share = counts.max() / counts.sum()
+        notes.append(
+            f"the classes are skewed: {share:.0%} of the rows are {classes[int(counts.argmax())]!r}, and "
+            f"saying that always would have an accuracy of {share:.3g}; consider --metric balanced-accuracy"
+        )
+    plain = raw.dtype == np.int64 and bool((levels == np.arange(len(levels))).all())
+    return Target(
+        task=Task(kind="classification", classes=classes, target=name),
+        values=values.astype(np.int64).reshape(raw.shape),
+        levels=levels,
+        plain=plain,
+        counts=counts.tolist(),
+        notes=notes,
+    )
+
+
+def _numbers(raw: npt.NDArray[Any], name: str | None, called: str, asked: str | None) -> Target:
+    values = raw.astype(np.float64)
+    if len(values) < 2 * LEAST_ROWS:
+        raise DataError(
+            f"there are {len(values)} rows, but three parts and a training need {2 * LEAST_ROWS} or more"
+        )
+    spread = float(values.std())
+    if (values == values[0]).all():
+        raise DataError(f"{called} is {_label(values[0])} in every row; there is nothing to predict")
+    notes = []
+    if asked is None and raw.dtype.kind in "iu":
+        notes.append(
+            f"{called} has {len(np.unique(raw))} different whole numbers, so this is a regression; "
+            "if they are classes, say --task classification"
+        )
+    return Target(task=Task(kind="regression", target=name, spread=spread), values=values, notes=notes)
+
+
+def _label(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return f"{value:g}" if isinstance(value, float) else str(value)
