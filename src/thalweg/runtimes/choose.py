@@ -59,10 +59,10 @@ def apply(
 
     Args:
         rule: the rule.
-        params, grads: as many of one as of the other, of equal shapes: ``[...]``, or ``[K, ...]`` with lanes.
+        params, grads: as many of both, of equal shapes: ``[...]``, or ``[K, ...]`` with lanes.
         states: state to its tensors, for each of :func:`live_states`; others are left alone.
-        hyper: hyperparameters, floats, or with lanes float64 arrays ``[K]``; those left out have their default.
-        options: the rule's static options; those left out have their default.
+        hyper: hyperparameters: floats, or with lanes float64 arrays ``[K]``; others have their default.
+        options: static options of the rule; others have their default.
         t: the step, from 1: an int, or with lanes an int array ``[K]``.
         lanes: whether the first axis of every tensor is K replicas.
         runtime: ``"auto"``, or one of :func:`available`; tensors that ``"cpu"`` can't take still go eagerly.

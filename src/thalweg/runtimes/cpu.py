@@ -82,7 +82,7 @@ class Plan:
                 taken.setdefault(tensors[0].dtype, []).append(i)
             else:
                 self.rest.append(i)
-        self._groups = []
+        self._groups: list[_Group] = []
         for dtype, positions in taken.items():
             all_of_them = len(positions) == len(columns[0])
             name, scalar = _DTYPES[dtype]
@@ -167,7 +167,8 @@ class _Group:
 
     def launch(self, scalars: Floats) -> None:
         with np.errstate(over="ignore", under="ignore"):
-            cast = np.ascontiguousarray(scalars.reshape(len(scalars), -1), dtype=self._scalar)
+            by_lane = scalars if scalars.ndim == 2 else scalars[:, np.newaxis]
+            cast = np.ascontiguousarray(by_lane, dtype=self._scalar)
         counter = ctypes.c_int64(0)
         job = self._table, self._chunks, cast, ctypes.addressof(counter)
         helpers = 0
