@@ -1,0 +1,188 @@
+"""The empty picture that every figure starts from, and what several of them need."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from bokeh.models import BoxAnnotation, FixedTicker, HoverTool, Label, PlainText
+from bokeh.plotting import figure
+
+from thalweg.report.numbers import shorten
+
+__all__ = [
+    "DIVERGED_MARKER",
+    "GRID",
+    "INK",
+    "Strip",
+    "band",
+    "canvas",
+    "name_rows",
+    "plain",
+    "row_height",
+    "window",
+]
+
+# Middle greys, legible on white and on black; a browser that knows the page's --bk- properties gets
+# the ink of its own colour scheme instead.
+INK = "#767c83"
+GRID = "#8c939b"
+DIVERGED_MARKER = "x"
+
+_MATH = re.compile(r"\$(?=\$)|\\(?=[\[(])")
+
+
+def plain(text: str) -> str:
+    """Keep bokeh from reading formulas into a name: it would look for a typesetter that isn't there.
+
+    >>> plain("$$x$$") == "$$x$$", plain("adam")
+    (False, 'adam')
+    """
+    return _MATH.sub(lambda found: found.group() + "\u2060", text)
+
+
+def canvas(
+    *,
+    height: int,
+    x: str,
+    y: str | None = None,
+    x_axis_type: str = "linear",
+    y_axis_type: str = "linear",
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    tools: str = "pan,box_zoom,wheel_zoom,reset,save",
+) -> figure:
+    """Return an empty figure as wide as its place, without a ground of its own."""
+    ranges = {k: v for k, v in (("x_range", x_range), ("y_range", y_range)) if v is not None}
+    plot = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        x_axis_type=x_axis_type,
+        y_axis_type=y_axis_type,
+        tools=tools,
+        active_drag=None,
+        active_scroll=None,
+        toolbar_location="above" if tools else None,
+        toolbar_inner=True,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_alpha=0,
+        min_border_right=12,
+        **ranges,
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    plot.xaxis.axis_label = x
+    plot.yaxis.axis_label = y
+    for axis in plot.axis:
+        axis.axis_label_text_color = INK
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = "12.5px"
+        axis.major_label_text_color = INK
+        axis.major_label_text_font_size = "12px"
+        axis.axis_line_color = GRID
+        axis.major_tick_line_color = GRID
+        axis.minor_tick_line_color = None
+        axis.major_tick_in = 0
+        axis.major_tick_out = 4
+    for grid in plot.grid:
+        grid.grid_line_color = GRID
+        grid.grid_line_alpha = 0.22
+    return plot
+
+
+def hover(
+    plot: figure, renderers: Sequence[object], tooltips: Sequence[tuple[str, str]], **options: object
+) -> None:
+    """Add a hover tool that is not shown in the toolbar."""
+    plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(tooltips), visible=False, **options))
+
+
+def row_height(rows: int) -> int:
+    """Return the height in pixels of a figure with one row for each of so many optimizers."""
+    return 74 + rows * (34 if rows <= 12 else 24)
+
+
+def name_rows(plot: figure, names: Sequence[str]) -> None:
+    """Put names on the vertical axis, the first at the top, one unit apart."""
+    count = len(names)
+    plot.yaxis.ticker = FixedTicker(ticks=list(range(count)))
+    plot.yaxis.major_label_overrides = {
+        count - 1 - i: PlainText(text=shorten(name)) for i, name in enumerate(names)
+    }
+    plot.yaxis.major_label_text_font_size = "13px"
+    plot.yaxis.major_tick_line_color = None
+    plot.ygrid.grid_line_alpha = 0.12
+    plot.y_range.start, plot.y_range.end = -0.7, count - 0.1
+
+
+def window(values: Iterable[float | None], *, pad: float = 0.06, log: bool = False) -> tuple[float, float]:
+    """Return ends of an axis that hold all finite values, with a margin."""
+    array = np.array([v for v in values if v is not None], dtype=float)
+    array = array[np.isfinite(array)]
+    if log:
+        array = array[array > 0]
+    if not len(array):
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    if log:
+        low, high = math.log10(array.min()), math.log10(array.max())
+        extra = pad * (high - low) or 0.3
+        return 10 ** (low - extra), 10 ** (high + extra)
+    low, high = float(array.min()), float(array.max())
+    extra = pad * (high - low) or 0.05 * abs(high) or 0.5
+    return low - extra, high + extra
+
+
+def band(
+    rows: Sequence[Sequence[float | None]], *, higher: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return median, 10 % and 90 % points over runs; a missing value is worse than every other.
+
+    Args:
+        rows: one a run, ``[runs, points]``.
+        higher: whether higher is better, so that a missing value counts as minus infinity.
+
+    Returns:
+        Three arrays ``[points]`` that may hold infinities.
+    """
+    worst = -math.inf if higher else math.inf
+    array = np.array([[worst if v is None else v for v in row] for row in rows], dtype=float)
+    low, high = np.quantile(array, [0.1, 0.9], axis=0, method="inverted_cdf")
+    return np.median(array, axis=0), low, high
+
+
+class Strip:
+    """A strip beyond the worst end of an axis, where runs that diverged are drawn.
+
+    Args:
+        low, high: the window of the finite values.
+        higher: whether higher is better.
+    """
+
+    def __init__(self, low: float, high: float, *, higher: bool) -> None:
+        size = 0.09 * (high - low)
+        self.higher = higher
+        self.edge = low if higher else high
+        self.at = low - size / 2 if higher else high + size / 2
+        self.range = (low - size, high) if higher else (low, high + size)
+
+    def draw(self, plot: figure, *, dimension: str, label: str = "diverged") -> None:
+        """Shade the strip on the ``"x"`` or ``"y"`` axis and say what it is."""
+        ends = {"left": None, "right": None, "bottom": None, "top": None}
+        if dimension == "x":
+            ends["right" if self.higher else "left"] = self.edge
+        else:
+            ends["top" if self.higher else "bottom"] = self.edge
+        plot.add_layout(
+            BoxAnnotation(**ends, fill_color=GRID, fill_alpha=0.14, line_color=None, level="underlay")
+        )
+        if dimension == "x":
+            side = {"x": self.range[0] if self.higher else self.range[1], "y": plot.y_range.end}
+            side |= {"x_offset": 3 if self.higher else -3, "y_offset": -3, "text_baseline": "top"}
+        else:
+            side = {"x": 4, "x_units": "screen", "y": self.at, "text_baseline": "middle"}
+        align = "right" if dimension == "x" and not self.higher else "left"
+        style = {"text_color": INK, "text_font_size": "11px", "text_align": align}
+        plot.add_layout(Label(text=label, **side, **style))

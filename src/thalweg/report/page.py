@@ -1,0 +1,200 @@
+"""The report: ``results.json`` of a run directory in, one HTML file out that fetches nothing."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import bokeh
+import jinja2
+from bokeh.document import Document
+from bokeh.embed import components
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from markupsafe import Markup
+
+from thalweg.errors import RunDirectoryError
+from thalweg.racing.results import Results
+from thalweg.report import curves, dots, tables
+from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, shorten
+from thalweg.report.palette import looks, swatch
+from thalweg.report.sensitivity import RATE, sensitivity
+
+__all__ = ["render", "render_unfinished", "write"]
+
+_WIDE = 10
+
+
+def write(directory: Path) -> Path:
+    """Write ``report.html`` for a run directory and return its path.
+
+    Reads ``results.json``, and ``winner.toml`` and ``winner.py`` if they are there; never the model's
+    code. Of a race that isn't finished it reads ``config.toml`` and ``events.jsonl`` and says how far
+    it is. The file is replaced whole or not at all.
+
+    Args:
+        directory: of a race, finished or not.
+
+    Raises:
+        RunDirectoryError: there is no race in ``directory``, its results are damaged, or the report
+            can't be written there.
+    """
+    directory = Path(directory)
+    if (directory / "results.json").exists():
+        results = Results.read(directory / "results.json")
+        recipe, script = _text(directory / "winner.toml"), _text(directory / "winner.py")
+        html = render(results, recipe=recipe, script=script)
+    elif (directory / "events.jsonl").exists():
+        html = render_unfinished(directory)
+    else:
+        raise RunDirectoryError(
+            f"{directory} holds neither results.json nor events.jsonl; give the directory of a race"
+        )
+    target = directory / "report.html"
+    try:
+        _replace(target, html)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{target} can't be written ({error.strerror}); make the directory writable"
+        ) from error
+    return target
+
+
+def render(results: Results, *, recipe: str | None = None, script: str | None = None) -> str:
+    """Return the report of a finished race as one HTML page.
+
+    Args:
+        results: what the race found.
+        recipe: text of ``winner.toml``, if there is one.
+        script: text of ``winner.py``, if there is one.
+    """
+    score = ScoreFormat.of(results)
+    order = tables.ranked(results)
+    look = looks(
+        [*results.plan.optimizers, *(o.name for o in order if o.name not in results.plan.optimizers)]
+    )
+    pictures: dict[str, figure | None] = {"runs": dots.every_run(results, order, look, score)}
+    pictures["equal_seconds"] = dots.equal_seconds(results, order, look, score)
+    pictures["step_seconds"] = dots.step_seconds(results, order, look)
+    pictures["defaults"] = dots.defaults_against_tuned(results, order, look, score)
+    pictures["best_of_k"] = curves.best_of_k(results, order, look)
+    pictures |= {f"curve_{k}": p for k, p in curves.learning_curves(results, order, look).items()}
+    pictures |= {f"goal_{k}": p for k, p in curves.goal_profiles(results, order, look).items()}
+    rates = sensitivity(results, order, look, score)
+    # Names are anybody's text, so keys of pictures are numbers.
+    pictures |= {f"rate_{i}": rates[o.name] for i, o in enumerate(order) if o.name in rates}
+    bokeh_script, drawn = _embed({k: p for k, p in pictures.items() if p is not None})
+    return _page(
+        "race.html.jinja",
+        bokeh_script=bokeh_script,
+        r=results,
+        order=order,
+        many=len(order) > _WIDE,
+        score=score,
+        pictures=drawn,
+        rates=[(o, drawn[f"rate_{i}"]) for i, o in enumerate(order) if f"rate_{i}" in drawn],
+        unrated=[o.name for o in order if o.name not in rates],
+        rate_name=RATE,
+        swatches={name: swatch(each) for name, each in look.items()},
+        shown_at_first=curves.SHOWN_AT_FIRST,
+        facts=tables.facts(results, score),
+        leaderboard=tables.leaderboard(results, order, score),
+        cost=tables.cost(results, order, score),
+        matrices=[
+            (axis, tables.matrix(axis, order, score))
+            for axis in (results.verdict.work, results.timing.verdict)
+            if axis is not None
+        ],
+        winners=tables.winners(order, results, score),
+        compute=tables.compute(order),
+        eliminated=tables.eliminated(results),
+        audits=tables.audits(results, score),
+        spaces=tables.spaces(results),
+        setup=tables.setup(results),
+        general_warnings=[w for w in results.warnings if w.optimizer is None],
+        own_warnings=[w for w in results.warnings if w.optimizer is not None],
+        recipe=recipe,
+        script=script,
+    )
+
+
+def render_unfinished(directory: Path) -> str:
+    """Return a page that says how far a race in ``directory`` is, from its configuration and events."""
+    events = _events(directory / "events.jsonl")
+    kinds = Counter(str(event.get("event", "event")) for event in events)
+    elapsed = max(
+        (float(e["elapsed"]) for e in events if isinstance(e.get("elapsed"), int | float)), default=None
+    )
+    last = events[-1] if events else {}
+    return _page(
+        "unfinished.html.jinja",
+        directory=directory.resolve().name,
+        kinds=[(kind, count(number)) for kind, number in kinds.items()],
+        elapsed=duration(elapsed),
+        last=" ".join(str(last[k]) for k in ("event", "key") if k in last) or MISSING,
+        config=_text(directory / "config.toml"),
+    )
+
+
+def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
+    """Return one script with all pictures and bokeh itself, and a place for each picture."""
+    document = Document()
+    # unfrozen, bokeh walks through all models anew for each picture that is added
+    with document.models.freeze():
+        for picture in pictures.values():
+            document.add_root(picture)
+    script, places = components(pictures)
+    library = Resources(mode="inline", components=["bokeh"]).render_js()
+    return Markup(library + script), {key: Markup(place) for key, place in places.items()}
+
+
+def _page(template: str, **values: Any) -> str:
+    package = importlib.resources.files("thalweg.report")
+    texts = package / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (texts / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "general": general, "shorten": shorten, "duration": duration}
+    style = Markup((package / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, bokeh_version=bokeh.__version__, **values)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; the last may be half written."""
+    events = []
+    for line in (_text(path) or "").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _replace(target: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
