@@ -6,6 +6,7 @@ import doctest
 import importlib
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,8 @@ class Block:
 
 def blocks(document: Path) -> Iterator[Block]:
     text = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\w*)[ ]?(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE):
-        yield Block(text[: found.start()].count("\n") + 1, found[1], found[2], found[3])
+    for found in re.finditer(r"^([ ]*)```(\w*)[ ]?(.*)\n((?:.*\n)*?)\1```$", text, re.MULTILINE):
+        yield Block(text[: found.start()].count("\n") + 1, found[2], found[3], textwrap.dedent(found[4]))
 
 
 def name_of(document: Path) -> str:
@@ -52,8 +53,9 @@ def test_docstrings(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     imported = importlib.import_module(module)
     # a rule is an object that carries its function's docstring, where doctest doesn't look by itself
-    rules = {name: value.__doc__ for name, value in vars(imported).items() if isinstance(value, Rule)}
-    monkeypatch.setattr(imported, "__test__", rules, raising=False)
+    rules = {name: value for name, value in vars(imported).items() if isinstance(value, Rule)}
+    own = {name: value.__doc__ for name, value in rules.items() if value.function.__module__ == module}
+    monkeypatch.setattr(imported, "__test__", own, raising=False)
     failed, tried = doctest.testmod(imported, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert tried, f"{module} has '>>>' where doctest doesn't see it"
     assert not failed, "what was expected and what came stands above"

@@ -132,7 +132,7 @@ def test_usage_errors_are_one_sentence_and_exit_2(
             "error: houses.csv isn't there; look again\n",
         ),
         (ThalwegError("the disk is full"), 1, "error: the disk is full\n"),
-        (Interrupted("saved; go on with --resume"), 130, "interrupted: saved; go on with --resume\n"),
+        (Interrupted("interrupted; --resume goes on"), 130, "interrupted; --resume goes on\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
     ids=["user", "other", "interrupted", "ctrl-c"],

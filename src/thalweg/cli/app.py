@@ -20,7 +20,7 @@ from thalweg import __version__
 from thalweg.cli.list import list_
 from thalweg.cli.race import race
 from thalweg.cli.report import report
-from thalweg.errors import ThalwegError
+from thalweg.errors import Interrupted, ThalwegError
 
 __all__ = ["app", "main", "run"]
 
@@ -72,9 +72,8 @@ def run(arguments: Sequence[str]) -> int:
         code = 130
     except (typer.TyperException, ThalwegError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print(
-            "error:" if error.exit_code != 130 else "interrupted:", " ".join(message.split()), file=sys.stderr
-        )
+        prefix = "" if isinstance(error, Interrupted) else "error: "
+        print(prefix + " ".join(message.split()), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # whoever read our output has seen enough; Python's own flush at exit must not complain about it

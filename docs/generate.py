@@ -1,0 +1,104 @@
+"""Write the generated parts of the docs: ``make docs``. A test holds that they are up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import typer
+
+from thalweg import catalogue, schedules
+from thalweg.catalogue import Entry
+from thalweg.cli.app import app
+from thalweg.racing import results
+
+ROOT = Path(__file__).parent.parent
+
+
+def schema() -> str:
+    """Return the JSON schema of ``results.json``."""
+    return json.dumps(results.schema(), indent=2) + "\n"
+
+
+def options() -> str:
+    """Return a table of the options of ``thalweg race``."""
+    group = typer.main.get_command(app)
+    race = group.commands["race"]  # type: ignore[attr-defined]
+    lines = ["| option | what it does |", "|---|---|"]
+    for option in race.params:
+        if option.name == "help":
+            continue
+        metavar = option.metavar or (
+            "" if option.is_flag else "|".join(getattr(option.type, "choices", ())) or option.name.upper()
+        )
+        default = option.show_default if isinstance(option.show_default, str) else option.default
+        told = f" Default: {default}." if default not in (None, False, ()) else ""
+        written = f"{option.opts[-1]} {metavar}".strip().replace("|", r"\|")
+        lines.append(f"| `{written}` | {option.help.replace('|', chr(92) + '|')}{told} |")
+    return "\n".join(lines) + "\n"
+
+
+def optimizers() -> str:
+    """Return a section for each optimizer of the catalogue."""
+    return "\n".join(_optimizer(catalogue.get(name)) for name in catalogue.names())
+
+
+def _optimizer(entry: Entry) -> str:
+    lines = [
+        f"## {entry.title}",
+        "",
+        f"`{entry.name}`: {entry.summary}. Source: {entry.source}.",
+        "",
+        "| hyperparameter | default | searched | scale |",
+        "|---|---|---|---|",
+    ]
+    for one in entry.hyperparameters:
+        searched = f"{one.low:g} to {one.high:g}" if one.searched else "no"
+        scale = (
+            {"log": "log", "linear": "linear", "complement": "log of 1 - x"}[one.scale]
+            if one.searched
+            else ""
+        )
+        lines.append(f"| `{one.name}` | {one.default:g} | {searched} | {scale} |")
+    return "\n".join([*lines, ""])
+
+
+def shapes() -> str:
+    """Return a table of the schedules."""
+    lines = ["| name | factor at step t of T | options and defaults | source |", "|---|---|---|---|"]
+    for one in schedules.describe():
+        given = ", ".join(f"`{name}` {_short(value)}" for name, value in one.options.items())
+        lines.append(f"| `{one.name}`: {one.summary} | `{one.formula}` | {given} | {one.source} |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_short, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+PARTS: Mapping[str, Callable[[], str]] = {"options": options, "optimizers": optimizers, "schedules": shapes}
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated file, and every document with its generated parts written anew."""
+    found = {ROOT / "docs" / "results.schema.json": schema()}
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
+        text = path.read_text(encoding="utf-8")
+        if "<!-- generated:" in text:
+            found[path] = re.sub(
+                r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
+                lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}",
+                text,
+                flags=re.DOTALL,
+            )
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
