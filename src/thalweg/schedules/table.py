@@ -202,13 +202,22 @@ _ROWS: list[tuple[Callable[..., Schedule], Description]] = [
 _TABLE = {description.name: (make, description) for make, description in _ROWS}
 
 
-def names() -> tuple[str, ...]:
-    """Return the names that :func:`build` knows.
+_PLATEAU = Description(
+    name="plateau",
+    formula="decay**(number of times the validation loss stagnated)",
+    summary="falls by a factor whenever the validation loss stagnates; the only one that looks at it",
+    options={"decay": 0.1, "patience": 2},
+    source="R5",
+)
 
-    >>> names()[:3]
-    ('constant', 'step', 'exponential')
+
+def names() -> tuple[str, ...]:
+    """Return the names of all schedules; :func:`build` makes all but ``plateau``, the last.
+
+    >>> names()[:3], names()[-1]
+    (('constant', 'step', 'exponential'), 'plateau')
     """
-    return tuple(_TABLE)
+    return (*_TABLE, _PLATEAU.name)
 
 
 def describe() -> tuple[Description, ...]:
@@ -217,7 +226,7 @@ def describe() -> tuple[Description, ...]:
     >>> describe()[1].formula
     'gamma**floor(t/every)'
     """
-    return tuple(description for _, description in _TABLE.values())
+    return (*(description for _, description in _TABLE.values()), _PLATEAU)
 
 
 def build(name: str, *, total: int, **options: Any) -> Schedule:
@@ -238,7 +247,7 @@ def build(name: str, *, total: int, **options: Any) -> Schedule:
     >>> build("linear", total=100, warmup=0.1)
     Warmup(steps=10, then=Linear(total=90, final=0.0), start=0.0)
     """
-    if name == "plateau":
+    if name == _PLATEAU.name:
         raise OptionError(
             "the schedule 'plateau' looks at measurements and can't be computed from the step: "
             "use thalweg.schedules.Plateau in a training loop, or 'piecewise' with boundaries set beforehand"

@@ -1,0 +1,60 @@
+"""Recipes: one training run as a typed, versioned TOML file, carried out as it stands.
+
+::
+
+    version = 1
+
+    [data]
+    spec = "houses.csv"
+    target = "price"
+    seed = 0
+    replicate = 0
+
+    [model]
+    spec = "mlp:128,64"
+
+    [objective]
+    loss = "mse"
+    metric = "rmse"
+
+    [optimizer]
+    name = "adam"
+    lr = 0.003
+
+    [schedule]
+    name = "cosine"
+
+    [training]
+    batch_size = 64
+    epochs = 30
+    seed = 1
+"""
+
+from __future__ import annotations
+
+from thalweg.recipe.file import dumps, loads, read, write
+from thalweg.recipe.schema import (
+    VERSION,
+    Data,
+    Model,
+    Objective,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Training,
+)
+
+__all__ = [
+    "VERSION",
+    "Data",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Training",
+    "dumps",
+    "loads",
+    "read",
+    "write",
+]

@@ -1,0 +1,224 @@
+"""Recipes as TOML files: read with errors that say where, written so that they read back equal."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from thalweg import catalogue, data, models, objectives, schedules
+from thalweg.errors import ModelError, OptionError, RecipeError, nearest
+from thalweg.recipe.positions import Path, positions
+from thalweg.recipe.schema import VERSION, Recipe
+
+__all__ = ["dumps", "loads", "read", "write"]
+
+
+def read(path: str | FilePath) -> Recipe:
+    """Read a recipe and check everything in it that can be checked without loading data or running code.
+
+    Args:
+        path: of a TOML file.
+
+    Raises:
+        RecipeError: the file can't be read, isn't TOML, or holds an unknown key or a wrong value; the
+            sentence begins with file, line and column.
+    """
+    path = FilePath(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise RecipeError(f"{path} is not text in UTF-8; a recipe is a TOML file") from problem
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise RecipeError(
+            f"the recipe {path} can't be read ({reason}); give the path of a TOML file"
+        ) from problem
+    return loads(text, name=str(path))
+
+
+def loads(text: str, *, name: str = "recipe") -> Recipe:
+    """Read a recipe from its text.
+
+    Args:
+        text: TOML.
+        name: what the text is called in messages.
+
+    Raises:
+        RecipeError: as for :func:`read`.
+
+    >>> recipe = loads('''
+    ... version = 1
+    ... data.spec = "digits"
+    ... model.spec = "mlp:64"
+    ... optimizer = {name = "adam", lr = 0.01}
+    ... training = {batch_size = 32, epochs = 20}
+    ... ''')
+    >>> recipe.training.epochs
+    20
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise RecipeError(f"{name} is not TOML: {str(problem)[:1].lower()}{str(problem)[1:]}") from problem
+    where = positions(text)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as problem:
+        # In the order of the file, so that repairing goes from top to bottom.
+        def rank(details: ErrorDetails) -> tuple[bool, tuple[int, int], bool]:
+            kind = details["type"]
+            return kind == "missing", _position(where, details["loc"]), kind != "finite_number"
+
+        details = min(problem.errors(), key=rank)
+        raise _error(name, where, details["loc"], _sentence(details, values)) from problem
+    _check(recipe, name, where)
+    return recipe
+
+
+def write(recipe: Recipe, path: str | FilePath) -> None:
+    """Write a recipe as TOML.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    FilePath(path).write_text(dumps(recipe), encoding="utf-8")
+
+
+def dumps(recipe: Recipe) -> str:
+    """Return a recipe as TOML; reading it gives an equal recipe.
+
+    >>> recipe = Recipe.model_validate({
+    ...     "data": {"spec": "iris"},
+    ...     "model": {"spec": "linear"},
+    ...     "optimizer": {"name": "sgd", "lr": 0.5},
+    ...     "training": {"batch_size": 16, "epochs": 3},
+    ... })
+    >>> loads(dumps(recipe)) == recipe
+    True
+    """
+    values = recipe.model_dump(exclude_none=True)
+    if not values["data"]["types"]:
+        del values["data"]["types"]
+    return tomli_w.dumps({table: value for table, value in values.items() if value != {}})
+
+
+def _position(where: Mapping[Path, tuple[int, int]], loc: Sequence[str | int]) -> tuple[int, int]:
+    """Of the key at the longest beginning of ``loc`` that stands in the file."""
+    path = tuple(loc)
+    while path and path not in where:
+        path = path[:-1]
+    return where.get(path, (1, 1))
+
+
+def _error(
+    name: str, where: Mapping[Path, tuple[int, int]], loc: Sequence[str | int], sentence: str
+) -> RecipeError:
+    line, column = _position(where, loc)
+    return RecipeError(f"{name}, line {line}, column {column}: {sentence}")
+
+
+def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
+    loc = [part for part in details["loc"] if not (isinstance(part, str) and part in _UNION_BRANCHES)]
+    key = ".".join(str(part) for part in loc)
+    kind, value = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        known = _fields(loc[:-1])
+        table = f"[{loc[-2]}] has" if len(loc) > 1 else "a recipe has"
+        return f"{table} no {loc[-1]!r}; {nearest(str(loc[-1]), known)}"
+    if kind == "missing":
+        return f"{key} is missing" + (f" from [{loc[-2]}]" if len(loc) > 1 else "") + "; a recipe needs it"
+    if kind == "literal_error":
+        if key == "version":
+            return f"version is {value!r}, but this thalweg reads version {VERSION}"
+        known = str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{key} is {value!r}; {nearest(str(value), known)}"
+    rule = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key} is {value!r} but must be a table, [{key}]"
+    return f"{key} is {value!r} but must be {_RULES.get(kind, rule)}"
+
+
+_OWN_OBJECT = re.compile(r".+:[^\W\d][\w.]*")
+_FAMILIES = ("linear", "mlp", "cnn")
+_ANY_LENGTH = 1_000_000
+_UNION_BRANCHES = frozenset({"bool", "int", "float", "list[union[int,float]]"})
+_RULES = {
+    "bool_type": "a number or true or false",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a number or a list of numbers",
+    "string_type": "text in quotes",
+}
+
+
+def _fields(loc: Sequence[str | int]) -> list[str]:
+    """The keys that the table at ``loc`` may have."""
+    model: Any = Recipe
+    for part in loc:
+        model = model.model_fields[part].annotation
+    assert issubclass(model, BaseModel)
+    return list(model.model_fields)
+
+
+def _check(recipe: Recipe, name: str, where: Mapping[Path, tuple[int, int]]) -> None:
+    """What the schema can't know: names and options of the rooms that carry them out."""
+
+    def wrong(loc: tuple[str, ...], sentence: str) -> RecipeError:
+        return _error(name, where, loc, sentence)
+
+    if not any(sign in recipe.data.spec for sign in ":./\\") and recipe.data.spec not in data.describe():
+        near = nearest(recipe.data.spec, data.describe())
+        raise wrong(("data", "spec"), f"there is no data {recipe.data.spec!r}; {near}")
+    model = recipe.model.spec
+    family = model.partition(":")[0]
+    if family in _FAMILIES or ":" not in model:
+        try:
+            models.factory(model)
+        except ModelError as problem:
+            raise wrong(("model", "spec"), str(problem)) from problem
+    elif not _OWN_OBJECT.fullmatch(model):
+        raise wrong(("model", "spec"), f"there is no model {model!r}; {nearest(family, _FAMILIES)}")
+
+    optimizer = recipe.optimizer
+    if ":" not in optimizer.name:
+        if optimizer.name not in catalogue.names():
+            known = nearest(optimizer.name, catalogue.names())
+            raise wrong(("optimizer", "name"), f"there is no optimizer {optimizer.name!r}; {known}")
+        known_numbers = [h.name for h in catalogue.get(optimizer.name).hyperparameters]
+        for key in optimizer.hyperparameters:
+            if key not in known_numbers:
+                near = nearest(key, known_numbers)
+                raise wrong(("optimizer", key), f"the optimizer {optimizer.name!r} has no {key!r}; {near}")
+    if optimizer.hyperparameters.get("lr", 1) < 0:
+        lr = optimizer.hyperparameters["lr"]
+        raise wrong(("optimizer", "lr"), f"optimizer.lr is {lr!r} but must be at least 0")
+
+    schedule = recipe.schedule
+    if schedule.name not in schedules.names():
+        near = nearest(schedule.name, schedules.names())
+        raise wrong(("schedule", "name"), f"there is no schedule {schedule.name!r}; {near}")
+    if schedule.name == "plateau":
+        if schedule.options:
+            key = next(iter(schedule.options))
+            raise wrong(("schedule", key), "the schedule 'plateau' has no options here; leave them out")
+    else:
+        try:
+            schedules.build(schedule.name, total=_ANY_LENGTH, **schedule.options)
+        except OptionError as problem:
+            blamed = next((key for key in schedule.options if key in str(problem)), "name")
+            raise wrong(("schedule", blamed), str(problem)) from problem
+
+    for what in ("loss", "metric"):
+        spec = getattr(recipe.objective, what)
+        known_names = objectives.names(what)
+        if spec is not None and ":" not in spec and spec not in known_names:
+            raise wrong(("objective", what), f"there is no {what} {spec!r}; {nearest(spec, known_names)}")
