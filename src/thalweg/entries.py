@@ -54,8 +54,8 @@ class Workload:
         epochs: passes over the training split.
         batch_size: examples a step; the last batch of an epoch is dropped when it is ragged
             (every step then costs the same, in lanes as alone).
-        loss: name of the loss, or ``file.py:function``.
-        metric: name of the metric, or ``file.py:function``.
+        loss: name of the loss, ``file.py:function``, or a function of one's own from Python.
+        metric: likewise.
         evaluations: how often, evenly over the run, the splits are evaluated; the last one is
             after the last step, and there is one before the first.
         loss_bound: a training loss over this multiple of the initial loss counts as divergence.
@@ -64,8 +64,8 @@ class Workload:
 
     epochs: int
     batch_size: int
-    loss: str
-    metric: str
+    loss: Any
+    metric: Any
     evaluations: int = 20
     loss_bound: float = 100.0
     score_test: bool = False

@@ -1,0 +1,107 @@
+"""``config.toml``: what a race was asked for, and what a resume may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from thalweg.errors import OptionError, RunDirectoryError
+from thalweg.racing.setup import Options
+
+__all__ = ["merged", "refuse_existing", "written"]
+
+_OBJECTS = "objects"
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse early, before data are read, a run directory that exists already."""
+    if path.is_dir() and any(path.iterdir()):
+        raise RunDirectoryError(
+            f"the run directory {path} exists already; give another --out, or --resume to go on with it"
+        )
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
+
+
+def written(options: Options) -> dict[str, Any]:
+    """Return the options as plain values; Python objects are named under ``objects``, not stored."""
+    plain: dict[str, Any] = {}
+    objects: list[str] = []
+    for name, value in _given(options).items():
+        if _is_plain(value):
+            plain[name] = _plain(value)
+        else:
+            objects.append(name)
+    return {"kind": "race", "version": 1, **plain, **({_OBJECTS: objects} if objects else {})}
+
+
+def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
+    """Return the options a race was begun with; what is asked for now must agree with them.
+
+    Args:
+        config: from ``config.toml``.
+        asked: what the resume was called with; defaults count as not asked for.
+        path: of the run directory.
+
+    Raises:
+        RunDirectoryError: it isn't a race's, or can't be understood.
+        OptionError: something asked for differs, or an object has to be given again.
+    """
+    if config.get("kind") != "race" or config.get("version") != 1:
+        raise RunDirectoryError(f"{path} holds no race of this version; give the directory of a race")
+    known = {field.name for field in fields(Options)}
+    stored = {name: value for name, value in config.items() if name in known}
+    objects = config.get(_OBJECTS, [])
+    given = _given(asked)
+    for name in objects:
+        if name not in given:
+            raise OptionError(
+                f"the race in {path} was begun with a Python object as {name}; give the same one to resume"
+            )
+        stored[name] = given[name]
+    for name, value in given.items():
+        if name in objects:
+            continue
+        if not _is_plain(value) or name not in stored or stored[name] != _plain(value):
+            began = f"{stored[name]!r}" if name in stored else "its default"
+            raise OptionError(
+                f"{name} is {value!r}, but the race in {path} was begun with {began}; "
+                "leave it out to resume, or begin another race with another --out"
+            )
+    return replace(Options(), **{name: _revived(name, value) for name, value in stored.items()})
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    default = Options()
+    given = {field.name: getattr(options, field.name) for field in fields(Options)}
+    return {
+        name: value
+        for name, value in given.items()
+        if not (_is_plain(value) and value == getattr(default, name)) and value is not None
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return isinstance(value, list | tuple) and all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, str | int | float | bool | Path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _revived(name: str, value: Any) -> Any:
+    """TOML has arrays where Python had tuples."""
+    if name == "spaces" and isinstance(value, Mapping):
+        return {key: (float(ends[0]), float(ends[1])) for key, ends in value.items()}
+    return value

@@ -1,0 +1,314 @@
+"""How the runs of a race are computed: as lanes or one by one; decided once, recorded, and replayed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from thalweg.data.source import Prepared
+from thalweg.entries import Outcome, Run, Workload
+from thalweg.errors import Interrupted
+from thalweg.lanes.course import History, evaluation_points
+from thalweg.lanes.chunks import Progress as LaneProgress
+from thalweg.lanes.chunks import plan as plan_chunks
+from thalweg.lanes.chunks import run as run_lanes
+from thalweg.racing.elimination import Halving
+from thalweg.racing.journal import Journal
+from thalweg.racing.results import EngineInfo, PlanInfo
+from thalweg.racing.setup import Setup
+from thalweg.runs.files import drop_state, load_state, save_state
+from thalweg.training import loop
+from thalweg.training.processes import run_many
+
+__all__ = ["Checkpoints", "Engine"]
+
+
+class Checkpoints:
+    """Keeps the states of unfinished runs as files of the run directory; may be sent to other processes.
+
+    Args:
+        folder: where the files lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, chunk: str, state: dict[str, Any]) -> None:
+        """Keep a state in place of the earlier one."""
+        save_state(self._path(chunk), state)
+
+    def load(self, chunk: str) -> dict[str, Any] | None:
+        """Return the newest sound state kept under this name, or ``None``."""
+        found = load_state(self._path(chunk), lambda damaged: None)
+        return None if found is None else dict(found)
+
+    def clear(self) -> None:
+        """Forget all states: what they were for is in the journal now."""
+        for file in self._folder.iterdir():
+            file.unlink(missing_ok=True)
+
+    def drop(self, chunk: str) -> None:
+        """Forget one run's states."""
+        drop_state(self._path(chunk))
+
+    def _path(self, chunk: str) -> Path:
+        return self._folder / chunk.replace("/", "_").replace(":", "_")
+
+
+class Engine:
+    """Runs what a stage asks for, and hands back what an interrupted race had already found.
+
+    Args:
+        setup: model, data and entries.
+        journal: where outcomes are kept, chunk by chunk in lanes, run by run in the loop.
+        info: the choice of engine that this race follows.
+        plan: how long runs are.
+        stop: asked often; ``True`` saves and raises :class:`~thalweg.errors.Interrupted`.
+        advanced: told (stage, what, steps of runs done since it was told last).
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        journal: Journal,
+        info: EngineInfo,
+        plan: PlanInfo,
+        *,
+        stop: Callable[[], bool],
+        advanced: Callable[[str, str, float], None],
+    ) -> None:
+        self.journal = journal
+        self.info = info
+        self.seconds: dict[str, float] = {}
+        self._setup = setup
+        self._checkpoints = journal.directory.path / "checkpoints"
+        self._plan = plan
+        self._stop = stop
+        self._advanced = advanced
+
+    def run(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        prepared: Prepared,
+        workload: Workload,
+        *,
+        stage: str,
+        halving: Halving | None = None,
+    ) -> dict[str, Outcome]:
+        """Train runs, or read their outcomes from the journal.
+
+        Args:
+            key: of this call, unique within the race.
+            runs: of one replicate.
+            prepared: that replicate's data.
+            workload: what the runs share.
+            stage: what they are for.
+            halving: stops the worse half of each pool early.
+
+        Returns:
+            Outcome by identity.
+        """
+        lanes, alone = [], []
+        for run in runs:
+            by_lanes = self.info.kind == "lanes" and self._setup.entries[run.setting.optimizer].rule is not None
+            (lanes if by_lanes else alone).append(run)
+        found: dict[str, Outcome] = {}
+        for number, chunk in enumerate(self._chunks(lanes, whole_pools=halving is not None)):
+            found |= self._lanes(f"{key}/chunk{number}", chunk, prepared, workload, stage, halving)
+        if alone:
+            found |= self._alone(key, alone, prepared, workload, stage, halving)
+        return found
+
+    def _chunks(self, runs: Sequence[Run], *, whole_pools: bool) -> list[list[Run]]:
+        """Divide runs into programs; whole pools where they are held against each other while running."""
+        if not whole_pools:
+            return plan_chunks(runs, self._setup.entries, self.info.chunk)
+        chunks: list[list[Run]] = []
+        for name in dict.fromkeys(run.setting.optimizer for run in runs):
+            pool = [run for run in runs if run.setting.optimizer == name]
+            if chunks and len(chunks[-1]) + len(pool) <= self.info.chunk:
+                chunks[-1] += pool
+            else:
+                chunks.append(pool)
+        return chunks
+
+    def _lanes(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        prepared: Prepared,
+        workload: Workload,
+        stage: str,
+        halving: Halving | None,
+    ) -> dict[str, Outcome]:
+        told = 0.0
+
+        def watch(progress: LaneProgress) -> None:
+            nonlocal told
+            done = float(progress.step * len(runs))
+            self._advanced(stage, key, done - told)
+            told = done
+
+        def compute() -> dict[str, Any]:
+            began = time.monotonic()
+            outcomes = run_lanes(
+                runs,
+                factory=self._setup.factory,
+                prepared=prepared,
+                workload=workload,
+                catalogue_entries=self._setup.entries,
+                device=self._setup.options.device,
+                chunk=len(runs),
+                watch=watch,
+                checkpoint=Checkpoints(self._checkpoints),
+                stop=self._stop,
+                eliminate=halving,
+            )
+            return self._written(outcomes, began)
+
+        known = key in self.journal
+        value = self.journal.once("runs", key, compute)
+        if not known:
+            Checkpoints(self._checkpoints).clear()
+        else:
+            self._advanced(stage, key, float(len(runs) * self._steps(value)))
+        return self._read(value, stage)
+
+    def _alone(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        prepared: Prepared,
+        workload: Workload,
+        stage: str,
+        halving: Halving | None,
+    ) -> dict[str, Outcome]:
+        """One by one, or several processes side by side; with halving, rung by rung in this process."""
+        found: dict[str, Outcome] = {}
+        pending: list[Run] = []
+        for run in runs:
+            if f"{key}/{run.identity}" in self.journal:
+                value = self.journal.once("runs", f"{key}/{run.identity}", dict)
+                found |= self._read(value, stage)
+                self._advanced(stage, run.identity, float(self._steps(value)))
+            else:
+                pending.append(run)
+        began = time.monotonic()
+
+        def finished(outcome: Outcome) -> None:
+            nonlocal began
+            value = self._written([outcome], began)
+            self.journal.once("runs", f"{key}/{outcome.identity}", lambda: value)
+            Checkpoints(self._checkpoints).drop(outcome.identity)
+            began = time.monotonic()
+            found.update(self._read(value, stage))
+            self._advanced(stage, outcome.identity, float(outcome.steps[-1]))
+
+        common: dict[str, Any] = {
+            "factory": self._setup.factory,
+            "prepared": prepared,
+            "workload": workload,
+            "catalogue_entries": self._setup.entries,
+            "device": self._setup.options.device,
+        }
+        if halving is None:
+
+
+            def watch(progress: LaneProgress) -> None:
+                for outcome in progress.finished:
+                    finished(outcome)
+
+            run_many(
+                pending,
+                processes=self.info.processes,
+                threads=self.info.threads,
+                watch=watch,
+                checkpoint=Checkpoints(self._checkpoints),
+                stop=self._stop,
+                **common,
+            )
+        elif pending:
+            for outcome in self._by_rungs(pending, halving, common):
+                finished(outcome)
+        return found
+
+    def _by_rungs(
+        self, runs: Sequence[Run], halving: Halving, common: Mapping[str, Any]
+    ) -> list[Outcome]:
+        """Bring every run to a rung before any goes beyond it, so that each pool is judged as a whole."""
+        keeper = Checkpoints(self._checkpoints)
+        outcomes: dict[str, Outcome] = {}
+        going = list(runs)
+        for rung in [*sorted(halving.rungs), None]:
+            for run in going:
+                self._to_rung(run, rung, keeper, outcomes, common)
+            if rung is None:
+                break
+            histories = {run.identity: _history(run, keeper, common["workload"]) for run in going}
+            at_rung = {
+                name: dict(zip(history.steps, history.validation, strict=True)).get(rung)
+                for name, history in histories.items()
+            }
+            stopped = halving(rung, at_rung)
+            for run in going:
+                history = histories[run.identity]
+                if run.identity in stopped and history.active:
+                    history.stopped_at = rung
+                    for point in evaluation_points(self._plan.steps, common["workload"].evaluations):
+                        if point > rung:
+                            history.skip(point)
+                    outcomes[run.identity] = history.outcome()
+            going = [run for run in going if run.identity not in stopped]
+        return [outcomes[run.identity] for run in runs]
+
+    def _to_rung(
+        self,
+        run: Run,
+        rung: int | None,
+        keeper: Checkpoints,
+        outcomes: dict[str, Outcome],
+        common: Mapping[str, Any],
+    ) -> None:
+        state = keeper.load(run.identity)
+        at = 0 if state is None else int(state["step"])
+
+        def watch(progress: LaneProgress) -> None:
+            nonlocal at
+            at = progress.step
+
+        def reached() -> bool:
+            return self._stop() or (rung is not None and at >= rung)
+
+        if rung is not None and at >= rung:
+            return
+        try:
+            outcomes[run.identity] = loop.run(run, watch=watch, checkpoint=keeper, stop=reached, **common)
+        except Interrupted:
+            if self._stop():
+                raise
+
+    def _written(self, outcomes: Sequence[Outcome], began: float) -> dict[str, Any]:
+        # predictions of thousands of examples are needed only where the test set is the same each time
+        kept = [
+            one if self._setup.source.fixed_test else replace(one, test_predictions=[]) for one in outcomes
+        ]
+        return {"seconds": time.monotonic() - began, "outcomes": [one.to_json() for one in kept]}
+
+    def _read(self, value: Mapping[str, Any], stage: str) -> dict[str, Outcome]:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + float(value["seconds"])
+        outcomes = [Outcome.from_json(one) for one in value["outcomes"]]
+        return {outcome.identity: outcome for outcome in outcomes}
+
+    @staticmethod
+    def _steps(value: Mapping[str, Any]) -> int:
+        return max((int(one["steps"][-1]) for one in value["outcomes"]), default=0)
+
+
+def _history(run: Run, keeper: Checkpoints, workload: Workload) -> History:
+    state = keeper.load(run.identity)
+    assert state is not None, "a run that reached a rung has a state"
+    return History.restore(run, workload, state["history"])

@@ -1,0 +1,166 @@
+"""What a race will do, decided before anything is trained, and made to fit a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from thalweg.errors import DataError, OptionError
+from thalweg.objectives import Metric
+from thalweg.racing.results import PlanInfo
+
+__all__ = [
+    "Cost",
+    "check_batch_size",
+    "check_goal",
+    "default_batch_size",
+    "default_epochs",
+    "estimate_seconds",
+    "fit_minutes",
+    "run_counts",
+    "spoken_seconds",
+    "whole_number",
+]
+
+_TARGET_STEPS = 700
+_FEWEST_TRIALS = 6
+_FEWEST_SPLITS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run costs on this machine when run as the engine runs it, measured.
+
+    Attributes:
+        step_seconds: optimizer to seconds a step and run, batched where the engine batches.
+        evaluation_seconds: seconds to evaluate one run on the validation split once.
+    """
+
+    step_seconds: Mapping[str, float]
+    evaluation_seconds: float
+
+
+def whole_number(name: str, value: object, *, least: int) -> int:
+    """Return ``value`` as an int of at least ``least``.
+
+    Raises:
+        OptionError: it isn't a whole number, or is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name} is {value!r}, but must be a whole number of at least {least}")
+    return value
+
+
+def default_batch_size(examples: int) -> int:
+    """Return the batch size for a training split of this many examples: a power of two (E2)."""
+    for most, size in ((200, 16), (5_000, 32), (20_000, 64)):
+        if examples < most:
+            return size
+    return 128
+
+
+def default_epochs(examples: int, batch_size: int) -> int:
+    """Return how many passes make about 700 steps, between 2 and 60."""
+    steps = max(1, examples // batch_size)
+    return min(60, max(2, math.ceil(_TARGET_STEPS / steps)))
+
+
+def check_batch_size(batch_size: int, examples: int) -> None:
+    """Refuse a batch larger than the training split."""
+    if batch_size > examples:
+        raise DataError(
+            f"the training split has {examples} rows, fewer than one batch of {batch_size}; "
+            f"give more rows or --batch-size {max(1, 2 ** int(math.log2(max(1, examples))))} or less"
+        )
+
+
+def check_goal(goal: float, metric: Metric) -> None:
+    """Refuse a goal that no model can reach, or that every model reaches.
+
+    Raises:
+        OptionError: the goal is beyond the metric's best value, or not a number.
+    """
+    beyond = goal > metric.best if metric.higher_is_better else goal < metric.best
+    if math.isnan(goal) or beyond:
+        side = "at most" if metric.higher_is_better else "at least"
+        raise OptionError(
+            f"--goal {goal:g} can't be reached: {metric.name} is {side} {metric.best:g} by definition; "
+            f"give a goal on the reachable side of it"
+        )
+
+
+def run_counts(plan: PlanInfo) -> dict[str, int]:
+    """Return how many runs each stage has for one optimizer in one replicate."""
+    return {
+        "screen": plan.trials,
+        "rerun": min(plan.reruns, plan.trials) * plan.rerun_seeds,
+        "confirm": plan.confirm,
+    }
+
+
+def estimate_seconds(plan: PlanInfo, cost: Cost) -> float:
+    """Return the seconds the whole plan will take at this cost."""
+    counts = run_counts(plan)
+    runs = plan.splits * sum(counts.values())
+    evaluations = plan.evaluations + 1
+    # confirmation runs evaluate the test split beside the validation split
+    extra = plan.splits * counts["confirm"] * evaluations * cost.evaluation_seconds
+    return sum(
+        runs * (plan.steps * cost.step_seconds[name] + evaluations * cost.evaluation_seconds) + extra
+        for name in plan.optimizers
+    )
+
+
+def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
+    """Shrink a plan until its estimate fits ``plan.minutes``.
+
+    First fewer trials (down to 6), then fewer splits (down to 3), then fewer epochs (down to one):
+    the order in which the verdict suffers least. An estimate that fits is left alone.
+
+    Args:
+        plan: the plan as asked for; ``minutes`` may be ``None``.
+        cost: measured.
+
+    Returns:
+        The plan to follow, and what was changed, a sentence each.
+    """
+    seconds = estimate_seconds(plan, cost)
+    if plan.minutes is None:
+        return plan, [f"estimated time: {spoken_seconds(seconds)}"]
+    # a tenth is kept back: start-up, verdict and report take time too
+    budget = 60 * plan.minutes * 0.9
+    notes = [f"estimated time as asked: {spoken_seconds(seconds)}; the budget is {plan.minutes:g} min"]
+    for name, least in (("trials", _FEWEST_TRIALS), ("splits", _FEWEST_SPLITS), ("epochs", 1)):
+        before = getattr(plan, name)
+        while estimate_seconds(plan, cost) > budget and getattr(plan, name) > least:
+            plan = _with(plan, name, getattr(plan, name) - 1)
+        if getattr(plan, name) != before:
+            notes.append(f"{name} reduced from {before} to {getattr(plan, name)} to fit")
+    seconds = estimate_seconds(plan, cost)
+    if seconds > budget:
+        notes.append(
+            f"even the smallest plan takes about {spoken_seconds(seconds)}, more than the budget; "
+            "it is run all the same: fewer optimizers or a smaller model would fit"
+        )
+    elif len(notes) > 1:
+        notes.append(f"estimated time now: {spoken_seconds(seconds)}")
+    return plan, notes
+
+
+def _with(plan: PlanInfo, name: str, value: int) -> PlanInfo:
+    update: dict[str, object] = {name: value}
+    if name == "epochs":
+        update["steps"] = plan.steps // plan.epochs * value
+    return plan.model_copy(update=update)
+
+
+def spoken_seconds(seconds: float) -> str:
+    """Phrase a duration: ``"40 s"``, ``"3.5 min"``, ``"2.1 h"``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+

@@ -1,0 +1,157 @@
+"""A race from its options to its results: understand, decide, run the replicates, judge, write down."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thalweg import __version__
+from thalweg.errors import DataError, Interrupted, RunDirectoryError
+from thalweg.racing import assemble, configuration, looks, plan as planning, stages, standing, verdict, winner
+from thalweg.racing.cost import measured_cost, step_seconds
+from thalweg.racing.decide import choose_engine
+from thalweg.racing.engines import Engine
+from thalweg.racing.interrupt import Interruption
+from thalweg.racing.journal import Journal
+from thalweg.racing.records import ReplicateRecord
+from thalweg.racing.results import PlanInfo, Results
+from thalweg.racing.setup import Options, Setup, understand
+from thalweg.racing.watch import Progress, Watcher
+from thalweg.runs.directory import RunDirectory
+
+__all__ = ["run_race"]
+
+
+def run_race(
+    options: Options,
+    *,
+    out: str | Path | None,
+    resume: bool,
+    watcher: Watcher,
+    command: str | None,
+) -> tuple[Results, Path]:
+    """Run a race, or go on with one, and write everything but the report.
+
+    Args:
+        options: what was asked for.
+        out: the run directory; ``None`` for ``runs/race-<data>-<time>``.
+        resume: go on with the race in ``out``.
+        watcher: told what happens.
+        command: how to make this race again.
+
+    Returns:
+        The results and the run directory.
+
+    Raises:
+        UserError: something given can't be used.
+        Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
+    """
+    if resume:
+        if out is None:
+            raise RunDirectoryError("--resume needs --out: name the run directory of the race to go on with")
+        with RunDirectory.resume(out) as directory:
+            options = configuration.merged(directory.config(), options, Path(out))
+            return _race(understand(options), directory, watcher, command), directory.path
+    if out is not None:
+        configuration.refuse_existing(Path(out))
+    setup = understand(options)
+    path = Path(out) if out is not None else _default_path(setup.source.name)
+    with RunDirectory.create(path, configuration.written(options)) as directory:
+        return _race(setup, directory, watcher, command), directory.path
+
+
+def _default_path(name: str) -> Path:
+    plain = "".join(c if c.isalnum() else "-" for c in name).strip("-") or "data"
+    return Path("runs") / f"race-{plain}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _race(setup: Setup, directory: RunDirectory, watcher: Watcher, command: str | None) -> Results:
+    journal = Journal(directory)
+    begun = journal.once("begun", "begun", lambda: _begin(setup, command))
+    if begun["fingerprint"] != setup.source.fingerprint:
+        raise DataError(
+            f"{setup.source.spec} has changed since the race in {directory.path} began; "
+            "restore the data, or begin another race with another --out"
+        )
+    with Interruption() as interruption:
+        try:
+            return _run(setup, journal, begun, watcher, interruption)
+        except (Interrupted, KeyboardInterrupt) as interrupted:
+            raise Interrupted(
+                f"interrupted; everything up to here is saved: the same command with "
+                f"--out {directory.path} --resume goes on"
+            ) from interrupted
+
+
+def _begin(setup: Setup, command: str | None) -> dict[str, Any]:
+    return {
+        "thalweg": __version__,
+        "command": command or "thalweg.race(...) from Python",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "fingerprint": setup.source.fingerprint,
+        "looks": looks.count_and_add(setup.source.fingerprint),
+    }
+
+
+def _run(
+    setup: Setup, journal: Journal, begun: dict[str, Any], watcher: Watcher, interruption: Interruption
+) -> Results:
+    info = choose_engine(setup, journal)
+    cost = measured_cost(setup, info, journal)
+    plan, notes = planning.fit_minutes(setup.plan, cost)
+    watcher.understood(setup.data_info, setup.model_info, plan)
+    watcher.engine(info)
+    for note in notes:
+        watcher.note(note)
+
+    meter = _Meter(plan, watcher, planning.estimate_seconds(plan, cost))
+    engine = Engine(setup, journal, info, plan=plan, stop=interruption.asked, advanced=meter.advanced)
+    records: list[ReplicateRecord] = []
+    for number in range(plan.splits):
+
+        def told(record: ReplicateRecord) -> None:
+            watcher.leaderboard(standing.leaderboard([*records, record], plan))
+
+        records.append(stages.replicate(number, setup, plan, engine, told=told))
+    seconds = step_seconds(setup, plan, records, journal)
+    goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
+    plan = plan.model_copy(update={"goal": goal})
+    results = verdict.results(...)
+    return results
+
+
+class _Meter:
+    """Turns steps of runs done into progress with time left."""
+
+    def __init__(self, plan: PlanInfo, watcher: Watcher, estimate: float) -> None:
+        runs = plan.splits * len(plan.optimizers) * sum(planning.run_counts(plan).values())
+        self._total = float(runs * plan.steps)
+        self._watcher = watcher
+        self._estimate = estimate
+        self._began = time.monotonic()
+        self._done = 0.0
+
+    def advanced(self, stage: str, detail: str, steps: float) -> None:
+        """Take in steps done; audits come on top of the plan and are never more than what was saved."""
+        self._done = min(self._total, self._done + steps)
+        self._watcher.progress(
+            Progress(
+                stage=stage,
+                detail=detail,
+                done=self._done,
+                total=self._total,
+                seconds_left=self._left(),
+            )
+        )
+
+    def _left(self) -> float:
+        """The estimate at first, more and more what the race has really taken."""
+        share = self._done / self._total
+        elapsed = time.monotonic() - self._began
+        if share <= 0:
+            return self._estimate
+        by_pace = elapsed * (1 - share) / share
+        return (1 - share) * (self._estimate * (1 - share) + by_pace * share) + share * by_pace

@@ -1,0 +1,242 @@
+"""Understand what a race was asked for: everything is checked here, before anything is written or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from thalweg import catalogue, data, models, objectives, schedules
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared, Source
+from thalweg.entries import Workload
+from thalweg.errors import OptionError, nearest
+from thalweg.lanes.course import initial_module
+from thalweg.objectives import Loss, Metric
+from thalweg.racing import plan as planning
+from thalweg.racing import pools
+from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
+
+__all__ = ["Options", "Setup", "understand"]
+
+DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
+DEFAULT_TRIALS = 16
+DEFAULT_MODEL = "mlp:64"
+RERUNS = 3
+RERUN_SEEDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a race was asked for, as given; ``None`` means that the race decides.
+
+    The attributes are the arguments of :func:`thalweg.verbs.race`, which explains them.
+    """
+
+    model: Any = None
+    data: Any = None
+    target: str | None = None
+    task: str | None = None
+    missing: str | None = None
+    types: Mapping[str, str] | None = None
+    loss: Any = None
+    metric: Any = None
+    optimizers: Sequence[Any] | None = None
+    spaces: Mapping[str, tuple[float, float]] | None = None
+    schedules: Sequence[str] | None = None
+    trials: int | None = None
+    splits: int = 5
+    confirm: int = 2
+    epochs: int | None = None
+    batch_size: int | None = None
+    minutes: float | None = None
+    goal: float | None = None
+    margin: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+    engine: str = "auto"
+    eliminate: bool = False
+    collate: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget."""
+
+    options: Options
+    source: Source
+    entries: Mapping[str, Entry]
+    factory: Callable[[tuple[int, ...], int], torch.nn.Module]
+    loss: Loss
+    metric: Metric
+    first: Prepared
+    data_info: DataInfo
+    model_info: ModelInfo
+    plan: PlanInfo
+
+    def workload(self, plan: PlanInfo, *, score_test: bool = False) -> Workload:
+        """Return what all runs of a chunk share."""
+        return Workload(
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            loss=self.loss if callable(self.options.loss) else plan.loss,
+            metric=self.metric if callable(self.options.metric) else plan.metric,
+            evaluations=plan.evaluations,
+            score_test=score_test,
+        )
+
+    def prepared(self, replicate: int) -> Prepared:
+        """Return the data of one replicate, split and preprocessed."""
+        if replicate == 0:
+            return self.first
+        return data.prepare(
+            self.source, seed=self.options.seed, replicate=replicate, device=self.options.device
+        )
+
+
+def understand(options: Options) -> Setup:
+    """Check every option against every other, load the data and build the model once.
+
+    Raises:
+        UserError: anything that can't be used, one sentence each.
+    """
+    entries = _entries(options.optimizers)
+    names = _schedules(options.schedules)
+    trials = planning.whole_number(
+        "--trials", DEFAULT_TRIALS if options.trials is None else options.trials, least=1
+    )
+    splits = planning.whole_number("--splits", options.splits, least=2)
+    confirm = planning.whole_number("--confirm", options.confirm, least=1)
+    seed = planning.whole_number("--seed", options.seed, least=0)
+    _device(options.device)
+    if options.engine not in ("auto", "lanes", "loop"):
+        raise OptionError(f"--engine is {options.engine!r}, but must be auto, lanes or loop")
+    for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
+        if value is not None and not value > 0:
+            raise OptionError(f"{name} is {value!r}, but must be a number above 0")
+    spaces = pools.spaces(entries, options.spaces or {})
+    if options.data is None:
+        raise OptionError("--data is missing; name a table, a folder or a built-in such as digits")
+    source = data.load(
+        options.data,
+        target=options.target,
+        task=options.task,
+        missing=options.missing,
+        types=options.types,
+        collate=options.collate,
+    )
+    loss = objectives.loss(options.loss, source.task)
+    metric = objectives.metric(options.metric, source.task)
+    if options.goal is not None:
+        planning.check_goal(options.goal, metric)
+    first = data.prepare(source, seed=seed, replicate=0, device=options.device)
+    examples = len(first.train)
+    batch_size = planning.whole_number(
+        "--batch-size",
+        planning.default_batch_size(examples) if options.batch_size is None else options.batch_size,
+        least=1,
+    )
+    planning.check_batch_size(batch_size, examples)
+    epochs = planning.whole_number(
+        "--epochs",
+        planning.default_epochs(examples, batch_size) if options.epochs is None else options.epochs,
+        least=1,
+    )
+    spec = DEFAULT_MODEL if options.model is None else options.model
+    factory = models.factory(spec)
+    module = initial_module(factory, first.input_shape, first.outputs, seed)
+    models.check(module, first, loss)
+    steps = epochs * (examples // batch_size)
+    plan = PlanInfo(
+        optimizers=list(entries),
+        schedules=list(names),
+        spaces=spaces,
+        trials=trials,
+        splits=splits,
+        reruns=RERUNS,
+        rerun_seeds=RERUN_SEEDS,
+        confirm=confirm,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        evaluations=min(20, steps),
+        loss=loss.name,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
+        goal=options.goal,
+        goal_source="given" if options.goal is not None else "the best untuned default",
+        margin=metric.default_margin if options.margin is None else options.margin,
+        seed=seed,
+        eliminate=options.eliminate,
+        minutes=options.minutes,
+    )
+    return Setup(
+        options=options,
+        source=source,
+        entries=entries,
+        factory=factory,
+        loss=loss,
+        metric=metric,
+        first=first,
+        data_info=_data_info(source, first),
+        model_info=ModelInfo(
+            spec=spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__),
+            parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+            text=str(module),
+        ),
+        plan=plan,
+    )
+
+
+def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
+    if given is None:
+        return {name: catalogue.get(name) for name in catalogue.names()}
+    entries: dict[str, Entry] = {}
+    for spec in given:
+        entry = catalogue.resolve(spec)
+        if entry.name in entries:
+            raise OptionError(f"--optimizers names {entry.name!r} twice; name each optimizer once")
+        entries[entry.name] = entry
+    if not entries:
+        raise OptionError("--optimizers is empty; name at least one, such as adam")
+    return entries
+
+
+def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:
+    names = tuple(DEFAULT_SCHEDULES if given is None else given)
+    if not names:
+        raise OptionError("--schedules is empty; name at least one, such as constant")
+    for name in names:
+        if name not in schedules.names():
+            raise OptionError(f"{name!r} is not a schedule; {nearest(name, schedules.names())}")
+    return tuple(dict.fromkeys(names))
+
+
+def _device(name: str) -> None:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(
+            f"--device {name!r} can't be used here ({str(error).splitlines()[0]}); use cpu"
+        ) from error
+
+
+def _data_info(source: Source, first: Prepared) -> DataInfo:
+    task = source.task
+    return DataInfo(
+        spec=source.spec,
+        name=source.name,
+        kind=task.kind,
+        target=task.target,
+        rows=source.rows,
+        inputs=source.inputs,
+        classes=list(task.classes),
+        class_counts=list(source.class_counts),
+        split_sizes={"train": len(first.train), "validation": len(first.validation), "test": len(first.test)},
+        fixed_test=source.fixed_test,
+        fingerprint=source.fingerprint,
+        notes=list(dict.fromkeys([*source.notes, *first.notes])),
+    )

@@ -1,0 +1,262 @@
+"""The protocol of one replicate: screen, rerun, confirm.
+
+What is repeated, replicate after replicate, is the whole procedure, tuning included: each replicate
+has its own split of the data, its own draw of every pool and its own seeds, shared by all optimizers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+
+from thalweg.data.source import Prepared
+from thalweg.entries import Run, Setting
+from thalweg.racing import pools
+from thalweg.racing.elimination import Halving
+from thalweg.racing.engines import Engine
+from thalweg.racing.records import Audit, PoolRecord, ReplicateRecord, Tried, final, ranked
+from thalweg.racing.results import PlanInfo
+from thalweg.racing.setup import Setup
+from thalweg.racing.tuning import regret
+from thalweg.streams import seed32
+
+__all__ = ["replicate"]
+
+_AUDITED_AT_RANDOM = 1
+
+
+def replicate(
+    number: int,
+    setup: Setup,
+    plan: PlanInfo,
+    engine: Engine,
+    *,
+    told: Callable[[ReplicateRecord], None],
+) -> ReplicateRecord:
+    """Run one replicate from its split to its confirmation runs.
+
+    Args:
+        number: of the replicate, from 0.
+        setup: what the race understood.
+        plan: how much of everything.
+        engine: runs chunks of runs, and remembers those of an interrupted race.
+        told: called after each stage with the record so far.
+
+    Returns:
+        The record: every setting tried, the reruns of the best three, the winner and its confirmations.
+    """
+    prepared = setup.prepared(number)
+    record = ReplicateRecord(
+        replicate=number,
+        pools={name: PoolRecord(optimizer=name, replicate=number) for name in plan.optimizers},
+    )
+    _first_wave(record, setup, plan, engine, prepared)
+    told(record)
+    _second_wave(record, setup, plan, engine, prepared)
+    if plan.eliminate:
+        _audit(record, setup, plan, engine, prepared)
+    told(record)
+    _rerun(record, setup, plan, engine, prepared)
+    _confirm(record, setup, plan, engine, prepared)
+    told(record)
+    return record
+
+
+def _first_wave(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+) -> None:
+    settings = {
+        name: pools.first_wave(
+            setup.entries[name],
+            plan.spaces[name],
+            plan.schedules,
+            plan.trials - reserve_size(plan.trials),
+            seed=_pool_seed(plan, record, name),
+        )
+        for name in plan.optimizers
+    }
+    _screen(record, setup, plan, engine, prepared, settings, wave=1, spaces=plan.spaces)
+
+
+def _second_wave(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+) -> None:
+    """Spend the reserve: beyond the edge where the best setting so far lies at one, inside otherwise."""
+    if not reserve_size(plan.trials):
+        return
+    settings = {}
+    spaces: dict[str, Mapping[str, tuple[float, float]]] = {}
+    for name, pool in record.pools.items():
+        best = ranked(pool.tried, higher_is_better=plan.higher_is_better)[0]
+        entry, space = setup.entries[name], plan.spaces[name]
+        # the library defaults stand where they stand: only a drawn setting says that the space is too small
+        at = best.edges if best.wave == 1 and final(best.outcome) is not None else {}
+        pool.extended = bool(at)
+        spaces[name] = pools.extended(entry, space, at)
+        settings[name] = pools.second_wave(
+            entry,
+            space,
+            plan.schedules,
+            reserve_size(plan.trials),
+            seed=_pool_seed(plan, record, name),
+            drawn=len(pool.tried),
+            edges=at,
+        )
+    _screen(record, setup, plan, engine, prepared, settings, wave=2, spaces=spaces)
+
+
+def reserve_size(trials: int) -> int:
+    """Return how many of a pool's settings are held back for the second wave: a quarter."""
+    return trials // 4
+
+
+def _pool_seed(plan: PlanInfo, record: ReplicateRecord, optimizer: str) -> int:
+    return seed32(plan.seed, "pool", record.replicate, optimizer)
+
+
+def _screen(
+    record: ReplicateRecord,
+    setup: Setup,
+    plan: PlanInfo,
+    engine: Engine,
+    prepared: Prepared,
+    settings: Mapping[str, list[Setting]],
+    *,
+    wave: int,
+    spaces: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> None:
+    """Run new settings of every pool once, all with the replicate's screening seed."""
+    r = record.replicate
+    seed = seed32(plan.seed, "run", r, "screen")
+    runs = {
+        name: [
+            Run(identity=f"r{r}/{name}/t{len(record.pools[name].tried) + i:02d}", setting=setting, seed=seed)
+            for i, setting in enumerate(drawn)
+        ]
+        for name, drawn in settings.items()
+    }
+    halving = Halving(plan, engine.journal, runs) if plan.eliminate else None
+    outcomes = engine.run(
+        f"r{r}/screen{wave}",
+        [run for pool in runs.values() for run in pool],
+        prepared,
+        setup.workload(plan),
+        stage="screen",
+        halving=halving,
+    )
+    for name, pool in runs.items():
+        for i, run in enumerate(pool):
+            is_default = wave == 1 and i == 0
+            record.pools[name].tried.append(
+                Tried(
+                    setting=run.setting,
+                    outcome=outcomes[run.identity],
+                    wave=0 if is_default else wave,
+                    edges={} if is_default else pools.edges(setup.entries[name], run.setting, spaces[name]),
+                    eliminated_at=halving.stopped.get(run.identity) if halving else None,
+                )
+            )
+
+
+def _audit(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+) -> None:
+    """Run the best of the eliminated settings, and others at random, to the end: was stopping them right?"""
+    r = record.replicate
+    seed = seed32(plan.seed, "run", r, "screen")
+    chosen: list[tuple[PoolRecord, Tried, str]] = []
+    for name, pool in record.pools.items():
+        stopped = [one for one in pool.tried if one.eliminated_at is not None]
+        if not stopped:
+            continue
+        best = _best_when_stopped(stopped, higher_is_better=plan.higher_is_better)
+        others = [one for one in stopped if one is not best]
+        drawn = random.Random(seed32(plan.seed, "audit", r, name)).sample(
+            others, min(_AUDITED_AT_RANDOM, len(others))
+        )
+        chosen += [(pool, best, "best"), *((pool, one, "random") for one in drawn)]
+    runs = [
+        Run(identity=f"{one.outcome.identity}/audit", setting=one.setting, seed=seed) for _, one, _ in chosen
+    ]
+    outcomes = engine.run(f"r{r}/audit", runs, prepared, setup.workload(plan), stage="audit")
+    for (pool, one, why), run in zip(chosen, runs, strict=True):
+        outcome = outcomes[run.identity]
+        value = final(outcome)
+        best_kept = final(ranked(pool.tried, higher_is_better=plan.higher_is_better)[0].outcome)
+        pool.audits.append(
+            Audit(
+                identity=one.outcome.identity,
+                optimizer=pool.optimizer,
+                replicate=r,
+                chosen_as="best" if why == "best" else "random",
+                validation=value,
+                regret=regret(value, best_kept, higher_is_better=plan.higher_is_better),
+            )
+        )
+
+
+def _best_when_stopped(stopped: list[Tried], *, higher_is_better: bool) -> Tried:
+    def last_seen(one: Tried) -> float:
+        seen = [value for value in one.outcome.validation if value is not None]
+        if not seen:
+            return float("inf")
+        return -seen[-1] if higher_is_better else seen[-1]
+
+    return min(stopped, key=lambda one: (-(one.eliminated_at or 0), last_seen(one)))
+
+
+def _rerun(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+) -> None:
+    """Run the best three of each pool on fresh seeds; the best mean wins the pool."""
+    r = record.replicate
+    best: dict[str, list[Tried]] = {
+        name: ranked(pool.tried, higher_is_better=plan.higher_is_better)[: plan.reruns]
+        for name, pool in record.pools.items()
+    }
+    runs = [
+        Run(
+            identity=f"{one.outcome.identity}/rerun{j}",
+            setting=one.setting,
+            seed=seed32(plan.seed, "run", r, "rerun", j),
+        )
+        for chosen in best.values()
+        for one in chosen
+        for j in range(plan.rerun_seeds)
+    ]
+    outcomes = engine.run(f"r{r}/rerun", runs, prepared, setup.workload(plan), stage="rerun")
+    for name, chosen in best.items():
+        pool = record.pools[name]
+        for one in chosen:
+            identity = one.outcome.identity
+            pool.reruns[identity] = [outcomes[f"{identity}/rerun{j}"] for j in range(plan.rerun_seeds)]
+        pool.winner = min(chosen, key=lambda one: _mean_rank(pool, one, plan))
+
+
+def _mean_rank(pool: PoolRecord, one: Tried, plan: PlanInfo) -> tuple[int, float]:
+    """Fewest divergences first, then the best mean validation over the rerun seeds."""
+    values = [final(outcome) for outcome in pool.reruns[one.outcome.identity]]
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return (len(values) - len(known), -mean if plan.higher_is_better else mean)
+
+
+def _confirm(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+) -> None:
+    """Run each pool's winner on seeds that nothing was chosen on, and score it on the test split."""
+    r = record.replicate
+    seeds = [seed32(plan.seed, "run", r, "confirm", j) for j in range(plan.confirm)]
+    runs: list[Run] = []
+    for pool in record.pools.values():
+        assert pool.winner is not None
+        runs += [
+            Run(identity=f"r{r}/{pool.optimizer}/confirm{j}", setting=pool.winner.setting, seed=seed)
+            for j, seed in enumerate(seeds)
+        ]
+    outcomes = engine.run(
+        f"r{r}/confirm", runs, prepared, setup.workload(plan, score_test=True), stage="confirm"
+    )
+    for name, pool in record.pools.items():
+        pool.confirmations = [outcomes[f"r{r}/{name}/confirm{j}"] for j in range(plan.confirm)]
+        pool.confirm_seeds = seeds
