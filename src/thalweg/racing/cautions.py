@@ -1,0 +1,172 @@
+"""What a careful reader of a verdict has to know beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from thalweg.racing import statistics
+from thalweg.racing.results import AxisVerdict, ReplicateWinner, Warning_
+from thalweg.racing.verdict import Evidence
+from thalweg.racing.wording import listed, spoken_difference
+
+__all__ = ["warnings"]
+
+
+def warnings(
+    evidence: Evidence,
+    verdict: AxisVerdict,
+    *,
+    metric: str,
+    margin: float,
+    trials: int,
+    epochs: int,
+    winners: Mapping[str, Sequence[ReplicateWinner]],
+    test_looks: int,
+) -> list[Warning_]:
+    """Return what a careful reader has to know, the most particular first.
+
+    Codes: ``edge`` (an optimizer's best setting lies at an end of its space in at least half the
+    replicates), ``adam-behind-momentum``, ``diverged``, ``too-few-splits``, ``too-few-test-examples``,
+    ``test-looks`` (this test data has been scored before), ``scope`` (always).
+
+    Args:
+        evidence: what ``verdict`` was made of.
+        verdict: at equal work.
+        metric: its name.
+        margin: as for :func:`judge`.
+        trials: settings an optimizer.
+        epochs: passes a run.
+        winners: optimizer to the winner of each replicate's pool.
+        test_looks: how often this test data has been scored, this race included.
+    """
+    return [
+        *_edges(winners),
+        *_adam(verdict),
+        *_diverged(evidence),
+        *_too_few(evidence, verdict, metric, margin),
+        *_looks(test_looks),
+        Warning_(
+            code="scope",
+            text=f"a winner at this size and budget need not be one at another: each optimizer had {trials} "
+            f"settings of {epochs} {'pass' if epochs == 1 else 'passes'} here",
+        ),
+    ]
+
+
+def _edges(winners: Mapping[str, Sequence[ReplicateWinner]]) -> list[Warning_]:
+    found = []
+    for name, won in winners.items():
+        counts: dict[tuple[str, str], int] = {}
+        for winner in won:
+            for end in winner.edges.items():
+                counts[end] = counts.get(end, 0) + 1
+        found += [
+            Warning_(
+                code="edge",
+                optimizer=name,
+                text=f"{name} was best with {hyperparameter} at the {end} end of its space in {count} of "
+                f"{len(won)} splits, so better settings may lie beyond it: widen it with "
+                f"--space {name}.{hyperparameter}=LOW:HIGH",
+            )
+            for (hyperparameter, end), count in counts.items()
+            if 2 * count >= len(won)
+        ]
+    return found
+
+
+def _adam(verdict: AxisVerdict) -> list[Warning_]:
+    ahead = [
+        rival
+        for rival in ("momentum", "nesterov")
+        for pair in verdict.pairs
+        if (pair.a, pair.b, pair.verdict) in ((rival, "adam", "better"), ("adam", rival, "worse"))
+    ]
+    if not ahead:
+        return []
+    return [
+        Warning_(
+            code="adam-behind-momentum",
+            optimizer="adam",
+            text=f"adam lost to {listed(ahead)} at equal tuning, though it can imitate it: it may be "
+            f"under-tuned, so try more --trials or a wider --space for adam before giving it up",
+        )
+    ]
+
+
+def _diverged(evidence: Evidence) -> list[Warning_]:
+    runs = np.isnan(evidence.scores)
+    return [
+        Warning_(
+            code="diverged",
+            optimizer=name,
+            text=f"{name} diverged in {int(lost.sum())} of {lost.size} confirmation runs, so it has no mean "
+            f"and is compared by rank, last wherever it diverged",
+        )
+        for name, lost in zip(evidence.names, runs, strict=True)
+        if lost.any()
+    ]
+
+
+def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: float) -> list[Warning_]:
+    """How many splits, or test examples, would settle the undecided pairs if they were equal."""
+    names = evidence.names
+    undecided = [
+        (names.index(p.a), names.index(p.b))
+        for p in verdict.pairs
+        if p.verdict == "undecided" and p.difference is not None
+    ]
+    replicates = evidence.replicates
+    if not undecided or margin <= 0 or replicates < 2:
+        return []
+    variance = float(np.median([evidence.contrasts.variances[pair] for pair in undecided]))
+    dof = float(np.median([evidence.contrasts.dof[pair] for pair in undecided]))
+    if evidence.fixed_test:
+        # the bootstrap's degrees of freedom say which part of the variance is due to replicates
+        part = variance * math.sqrt((replicates - 1) / dof)
+        sd, ratio = math.sqrt(part * replicates), (variance / part - 1) / replicates
+    else:
+        ratio = evidence.n_test / evidence.n_train
+        sd = math.sqrt(variance / (1 / replicates + ratio))
+    count = f"{len(undecided)} of {len(verdict.pairs)} pairs are" if len(verdict.pairs) > 1 else "the pair is"
+    start = f"{count} undecided at a margin of {spoken_difference(margin, metric)}"
+    needed = statistics.replicates_needed(sd, margin, ratio=ratio)
+    if needed is not None:
+        return [
+            Warning_(
+                code="too-few-splits",
+                text=f"{start}: {replicates} splits are too few; about {max(needed, replicates + 1)} "
+                f"(--splits) would show that two equal optimizers are equal",
+            )
+        ]
+    allowed = (margin / (stats.t.isf(0.05, dof) + stats.t.isf(0.1, dof))) ** 2
+    examples = math.ceil(evidence.n_test * variance / allowed)
+    alike = "" if evidence.fixed_test else ", with as much more to train on,"
+    return [
+        Warning_(
+            code="too-few-test-examples",
+            text=f"{start}, and more splits of the same data can't settle them: {evidence.n_test} test "
+            f"examples are too few; about {_round_up(examples)}{alike} would, or a wider --margin",
+        )
+    ]
+
+
+def _round_up(count: int) -> int:
+    """Two digits are all that such an estimate is worth."""
+    unit = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // unit) * unit
+
+
+def _looks(times: int) -> list[Warning_]:
+    if times < 2:
+        return []
+    return [
+        Warning_(
+            code="test-looks",
+            text=f"this test data has been scored in {times} races; what was chosen after looking at it "
+            f"looks better on it than it is",
+        )
+    ]

@@ -1,0 +1,307 @@
+"""The verdict of a race: from scores to one sentence, every pair, and what a careful reader has to know.
+
+:func:`weigh` turns scores into :class:`Evidence`; :func:`judge` makes the verdict on one axis of it,
+:func:`conclude` the sentence. The statistics are in :mod:`thalweg.racing.statistics`, what they are worth
+is in docs/verdict.md, and what else to keep in mind says :mod:`thalweg.racing.cautions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thalweg.racing import statistics
+from thalweg.racing.results import AxisVerdict, Pair, Verdict
+from thalweg.racing.statistics import Contrasts
+from thalweg.racing.tuning import withdrawal
+from thalweg.racing.wording import listed, spoken_difference, spoken_range, spoken_score
+
+__all__ = ["Evidence", "conclude", "judge", "mean_and_interval", "weigh"]
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known about P optimizers after J replicates of S runs each; made by :func:`weigh`.
+
+    Attributes:
+        names: of the optimizers, in the order of ``scores``.
+        scores: in the metric itself, NaN where a run diverged, [P, J, S].
+        sign: 1 where higher is better, -1 where lower is.
+        contrasts: of ``sign * scores``.
+        ranked: of ranks within each replicate.
+        n_train, n_test: examples to learn from and to test on, in one replicate.
+        fixed_test: whether all replicates share one test set.
+    """
+
+    names: tuple[str, ...]
+    scores: NDArray[np.float64]
+    sign: float
+    contrasts: Contrasts
+    ranked: Contrasts
+    n_train: int
+    n_test: int
+    fixed_test: bool
+
+    @property
+    def replicates(self) -> int:
+        """How many replicates there are, J."""
+        return int(self.scores.shape[1])
+
+    @property
+    def diverged(self) -> tuple[bool, ...]:
+        """Whether any confirmation run diverged, by optimizer."""
+        return tuple(bool(np.isnan(runs).any()) for runs in self.scores)
+
+    def order(self, indices: Iterable[int]) -> list[int]:
+        """Sort optimizers from best to worst: by mean, those with a diverged run last, by mean rank."""
+        means, ranks = self.contrasts.means, self.ranked.means
+        return sorted(indices, key=lambda i: (np.isnan(means[i]), -np.nan_to_num(means[i]), -ranks[i], i))
+
+
+def weigh(
+    names: Sequence[str],
+    scores: ArrayLike,
+    *,
+    higher_is_better: bool,
+    n_train: int,
+    n_test: int,
+    resolution: float = 0.0,
+    resample: Callable[[NDArray[np.int64]], ArrayLike] | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+) -> Evidence:
+    """Weigh the scores of the confirmation runs.
+
+    Args:
+        names: of the optimizers.
+        scores: test scores in the metric, [P, J, S] in the order optimizer, replicate, seed; NaN where a
+            run diverged.
+        higher_is_better: of the metric.
+        n_train: examples that a replicate learns from, those for validation included.
+        n_test: test examples of a replicate.
+        resolution: the smallest step by which a score can change, averaged over seeds or not (accuracy:
+            ``1 / n_test``; 0 where scores are continuous).
+        resample: for one fixed test set: given how often each test example counts, [n_test], the score of
+            every run, [P * J * S], in the same order. Without it every replicate has its own test split.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
+
+    >>> evidence = weigh(["sgd", "adam"], [[[0.8], [0.81], [0.8]], [[0.9], [0.91], [0.89]]],
+    ...                  higher_is_better=True, n_train=300, n_test=100)
+    >>> judge(evidence, margin=0.01, axis="work", budget="20 passes").could_be_best
+    ['adam']
+    """
+    raw = np.asarray(scores, dtype=np.float64)
+    assert raw.ndim == 3
+    assert raw.shape[0] == len(names)
+    sign = 1.0 if higher_is_better else -1.0
+    factor = 1 / raw.shape[1] if resample else statistics.correction(raw.shape[1], n_train, n_test)
+    if resample is None:
+        contrasts = statistics.split_contrasts((sign * raw).mean(axis=-1), factor, resolution=resolution)
+    else:
+        shape = (raw.shape[0], raw.shape[1], raw.shape[2])
+        diverged = np.isnan(raw).ravel()
+
+        def oriented(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+            values = sign * np.asarray(resample(weights), dtype=np.float64)
+            return np.where(diverged, np.nan, values)
+
+        contrasts = statistics.bootstrap_contrasts(oriented, shape, n_test, seed=seed, draws=draws)
+    ranked = statistics.split_contrasts(
+        # a rank is a rounded thing: uniform within one, so known to 1/sqrt(12)
+        statistics.rank_scores(sign * raw),
+        factor,
+        resolution=1 / math.sqrt(12),
+    )
+    return Evidence(
+        names=tuple(names),
+        scores=raw,
+        sign=sign,
+        contrasts=contrasts,
+        ranked=ranked,
+        n_train=n_train,
+        n_test=n_test,
+        fixed_test=resample is not None,
+    )
+
+
+def mean_and_interval(evidence: Evidence, name: str) -> tuple[float | None, float | None, float | None]:
+    """Return an optimizer's mean score and 95 % interval, in the metric; ``None`` where a run diverged."""
+    index = evidence.names.index(name)
+    if evidence.diverged[index]:
+        return None, None, None
+    mean = evidence.sign * float(evidence.contrasts.means[index])
+    ends = statistics.interval(evidence.contrasts, index)
+    if ends is None:
+        return mean, None, None
+    low, high = sorted(evidence.sign * end for end in ends)
+    return mean, low, high
+
+
+def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"], budget: str) -> AxisVerdict:
+    """Return which optimizers could be the best, at 95 %, best first, and the verdict on every pair.
+
+    Args:
+        evidence: from :func:`weigh`, at equal work or at equal seconds.
+        margin: the largest difference that doesn't matter, in the metric.
+        axis: which of the two.
+        budget: what was equal, in words.
+    """
+    best = statistics.could_be_best(evidence.contrasts, evidence.ranked)
+    pairs = statistics.compare_pairs(evidence.contrasts, evidence.ranked, margin=margin)
+    names = evidence.names
+    return AxisVerdict(
+        axis=axis,
+        budget=budget,
+        could_be_best=[names[index] for index in evidence.order(best)],
+        pairs=[
+            Pair(
+                a=names[pair.a],
+                b=names[pair.b],
+                difference=pair.difference,
+                low=pair.low,
+                high=pair.high,
+                p_value=pair.p_value,
+                verdict=pair.verdict,
+            )
+            for pair in pairs
+        ],
+        method=_method(evidence, margin),
+    )
+
+
+def _method(evidence: Evidence, margin: float) -> str:
+    if evidence.fixed_test:
+        source = f"bootstrap of {evidence.n_test} test examples and {evidence.replicates} replicates together"
+    else:
+        source = (
+            f"corrected resampled t over {evidence.replicates} splits (variance factor "
+            f"1/{evidence.replicates} + {evidence.n_test}/{evidence.n_train})"
+        )
+    ranks = ", by rank where a run diverged" if any(evidence.diverged) else ""
+    return (
+        f"{source}{ranks}; the set that holds the best at 95 %: step-down multiple comparisons with the best "
+        f"on moderated variances; pairs: Holm at 95 %; equivalent: two one-sided tests at 5 %, "
+        f"margin {margin:g}"
+    )
+
+
+def conclude(
+    evidence: Evidence,
+    verdict: AxisVerdict,
+    *,
+    metric: str,
+    margin: float,
+    regrets: Iterable[float | None] = (),
+) -> Verdict:
+    """Say it in one sentence, name the winner, and withdraw the verdict if an audit demands it.
+
+    Args:
+        evidence: what ``verdict`` was made of.
+        verdict: at equal work.
+        metric: its name.
+        margin: as for :func:`judge`.
+        regrets: of the audited settings, where settings were stopped early.
+
+    Returns:
+        ``winner`` is the best mean among those that could be the best, also where others could be too (the
+        sentence says so); ``None`` where every optimizer had a diverged confirmation run.
+    """
+    leader = verdict.could_be_best[0]
+    averaged = not all(evidence.diverged)
+    reason = None
+    regret = withdrawal(regrets, _gap(evidence, verdict))
+    if regret is not None:
+        size = spoken_difference(regret, metric) if math.isfinite(regret) else "without measure"
+        reason = (
+            f"a setting that was stopped early would have beaten its pool's best ({size} better), which is "
+            f"more than half the gap to the next optimizer; race again without elimination"
+        )
+    sentence = (
+        f"the verdict is withdrawn: {reason}" if reason else _sentence(evidence, verdict, metric, margin)
+    )
+    return Verdict(
+        sentence=sentence,
+        winner=leader if averaged else None,
+        work=verdict,
+        withdrawn=reason is not None,
+        withdrawn_reason=reason,
+    )
+
+
+def _gap(evidence: Evidence, verdict: AxisVerdict) -> float | None:
+    """From the best mean to the best one that is behind for sure."""
+    means = dict(zip(evidence.names, evidence.contrasts.means.tolist(), strict=True))
+    behind = [
+        mean for name, mean in means.items() if name not in verdict.could_be_best and not math.isnan(mean)
+    ]
+    first = means[verdict.could_be_best[0]]
+    return first - max(behind) if behind and not math.isnan(first) else None
+
+
+def _sentence(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: float) -> str:
+    names = evidence.names
+    if all(evidence.diverged):
+        return (
+            "no optimizer can be called best: each had a confirmation run that diverged; "
+            "give spaces with lower learning rates"
+        )
+    means = {n: float(m) for n, m in zip(names, evidence.sign * evidence.contrasts.means, strict=True)}
+    best = verdict.could_be_best
+    behind = [names[i] for i in evidence.order(range(len(names))) if names[i] not in best]
+    scored = [name for name in best if not math.isnan(means[name])]
+    leader = best[0]
+    if len(names) == 1:
+        return f"{leader} raced alone: {spoken_score(means[leader], metric)}"
+    equal = _equivalent_to(verdict, leader)
+    within = f"within the margin of {spoken_difference(margin, metric)}"
+    if len(best) == 1:
+        sentence = f"{leader} is best: {spoken_score(means[leader], metric)}"
+        second = behind[0]
+        if math.isnan(means[second]):
+            return f"{sentence}; each of the others had a confirmation run that diverged"
+        sentence += f", {spoken_difference(means[leader] - means[second], metric)} ahead of {second}"
+        sentence += ", the next" if len(behind) > 1 else ""
+        if equal:
+            are = "are" if len(equal) > 1 else "is"
+            sentence += f"; yet {listed(equal)} {are} {within}, too close to matter"
+        return sentence
+    span = spoken_range(means[scored[0]], means[scored[-1]], metric) if scored else "judged by rank"
+    close = (
+        f"{spoken_difference(means[scored[0]] - means[scored[-1]], metric)} of each other" if scored else ""
+    )
+    lost = [name for name in best if name not in scored]
+    if not behind:
+        if len(equal) == len(names) - 1 and _all_equivalent(verdict, best):
+            return f"all {len(names)} are equally good: {span}, each {within} of the others"
+        diverged = f"; {listed(lost)} diverged at times" if lost else ""
+        return (
+            f"nothing can be told apart: {listed(best) if len(best) <= _MOST_NAMED else f'all {len(best)}'} "
+            f"could be the best ({span}), and {evidence.replicates} splits can't say which{diverged}"
+        )
+    rest = listed(behind) if len(behind) <= _MOST_NAMED else f"the other {len(behind)}"
+    are = "are" if len(behind) > 1 else "is"
+    if _all_equivalent(verdict, best):
+        return f"{listed(best)} are equally good: {span}, {within}; {rest} {are} behind"
+    between = f"{span}, within {close}" if len(scored) > 1 else span
+    diverged = f"; of these {listed(lost)} diverged at times" if lost else ""
+    return f"{listed(best)} could each be the best ({between}){diverged}; {rest} {are} behind"
+
+
+def _equivalent_to(verdict: AxisVerdict, name: str) -> list[str]:
+    return [
+        pair.b if pair.a == name else pair.a
+        for pair in verdict.pairs
+        if name in (pair.a, pair.b) and pair.verdict == "equivalent"
+    ]
+
+
+def _all_equivalent(verdict: AxisVerdict, names: Sequence[str]) -> bool:
+    return all(p.verdict == "equivalent" for p in verdict.pairs if p.a in names and p.b in names)
