@@ -1,0 +1,9 @@
+"""One frozen table of every optimizer: what it is, where its numbers are searched, how to build it."""
+
+from __future__ import annotations
+
+from thalweg.catalogue.entry import Call, Entry, Hyperparameter, Script
+from thalweg.catalogue.own import resolve
+from thalweg.catalogue.table import get, names
+
+__all__ = ["Call", "Entry", "Hyperparameter", "Script", "get", "names", "resolve"]

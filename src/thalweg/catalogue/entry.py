@@ -1,0 +1,163 @@
+"""What a row of the catalogue is: its numbers, its rule, and how the optimizer is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+
+from thalweg.errors import OptionError, nearest
+from thalweg.rules import Rule
+
+__all__ = ["Call", "Entry", "Hyperparameter", "Script"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameter:
+    """A number of an optimizer, and where it is searched.
+
+    Attributes:
+        name: flat, as recipes and the race spell it (``beta1``, not ``betas[0]``).
+        default: of the optimizer class.
+        low, high: the ends of the search range, as values.
+        scale: ``"log"``; ``"linear"``; or ``"complement"``: 1 - x on a log scale.
+        searched: whether a race searches it unless told otherwise.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    scale: Literal["log", "linear", "complement"] = "log"
+    searched: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """Python that builds an optimizer for ``model``: import lines beside ``import torch``, one expression."""
+
+    imports: tuple[str, ...]
+    expression: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How an optimizer is built.
+
+    Attributes:
+        target: called with parameters and keyword arguments.
+        spelling: the expression for ``target`` in a script.
+        imports: the lines it needs beside ``import torch``.
+        fixed: arguments that never change.
+        pairs: an argument that is a pair, to the names of its two hyperparameters.
+        always: hyperparameters that are given even if they have their default.
+    """
+
+    target: Callable[..., Optimizer]
+    spelling: str
+    imports: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    always: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """A row of the catalogue.
+
+    Attributes:
+        name: in races, recipes and on the command line.
+        title: for people.
+        family: ``"descent"``, ``"adaptive"``, ``"rule"`` (a person's own) or ``"class"``.
+        summary: one sentence.
+        source: IDs of the list of sources, and papers.
+        hyperparameters: every number that may be set.
+        rule: what lanes run; None for a class without a rule of ours.
+        options: static options of the rule.
+        call: how the optimizer is built.
+
+    >>> import torch
+    >>> from thalweg.catalogue import get
+    >>> entry = get("adam")
+    >>> optimizer = entry.make([torch.nn.Parameter(torch.ones(1))], lr=0.01, beta1=0.8)
+    >>> optimizer.param_groups[0]["betas"]
+    (0.8, 0.999)
+    >>> entry.rule_hyperparameters({"lr": 0.01})["eps"]
+    1e-08
+    >>> get("nesterov").script({"lr": 0.1}).expression
+    'torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)'
+    """
+
+    name: str
+    title: str
+    family: str
+    summary: str
+    source: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    rule: Rule | None
+    options: Mapping[str, bool | str]
+    call: Call
+
+    def make(self, params: Any, **hyperparameters: Any) -> Optimizer:
+        """Build the torch optimizer.
+
+        Args:
+            params: parameters, named parameters, or dictionaries of groups.
+            hyperparameters: by flat name; those left out have their default.
+
+        Raises:
+            OptionError: a name that this optimizer doesn't have, or a value out of range.
+        """
+        return self.call.target(params, **self._arguments(hyperparameters))
+
+    def rule_hyperparameters(self, hyperparameters: Mapping[str, float]) -> dict[str, float]:
+        """Return every hyperparameter of the rule, defaults filled in; for entries with a rule.
+
+        Raises:
+            OptionError: a name that this optimizer doesn't have.
+        """
+        assert self.rule is not None
+        values = self._values(hyperparameters)
+        return {**self.rule.hyperparameters, **{name: float(value) for name, value in values.items()}}
+
+    def script(self, hyperparameters: Mapping[str, float]) -> Script:
+        """Return Python that builds the same optimizer for ``model``, in plain torch where torch has it.
+
+        Raises:
+            OptionError: a name that this optimizer doesn't have.
+        """
+        arguments = self._arguments(hyperparameters)
+        spelled = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        return Script(
+            imports=self.call.imports, expression=f"{self.call.spelling}(model.parameters(){spelled})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An entry is its name: other processes look it up, so that rules from files travel too.
+        from thalweg.catalogue.own import resolve
+
+        return resolve, (self.name,)
+
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        defaults = {hyper.name: hyper.default for hyper in self.hyperparameters}
+        for name in given:
+            if name not in defaults:
+                raise OptionError(f"{self.name} has no hyperparameter {name!r}; {nearest(name, defaults)}")
+        return {**defaults, **given}
+
+    def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        values = self._values(given)
+        wanted = {name for name in values if name in given or name in self.call.always}
+        paired = {part: pair for pair, parts in self.call.pairs.items() for part in parts}
+        arguments: dict[str, Any] = {}
+        for name in values:
+            if name not in wanted:
+                continue
+            if name in paired:
+                first, second = self.call.pairs[paired[name]]
+                arguments[paired[name]] = (values[first], values[second])
+            else:
+                arguments[name] = values[name]
+        return {**arguments, **self.call.fixed}

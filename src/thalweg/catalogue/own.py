@@ -1,0 +1,191 @@
+"""Anybody's own optimizer as a row: rules, functions and torch classes, by name."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+
+from thalweg.catalogue.entry import Call, Entry, Hyperparameter
+from thalweg.catalogue.table import get
+from thalweg.errors import RuleError
+from thalweg.optim.custom import from_rule
+from thalweg.plugins import is_file_spec, load_object
+from thalweg.rules import Rule, as_rule, trace
+
+__all__ = ["resolve"]
+
+
+def resolve(spec: object) -> Entry:
+    """Return the entry of a name, ``"file.py:my_rule"``, ``"file.py:Class"`` or ``"torch.optim:RAdam"``.
+
+    A rule, or a plain function of a rule's form, runs in lanes, and its ``lr`` is searched over 1e-4 to 1,
+    or over two decades either way of its default where that lies outside. Of an optimizer class ``lr``
+    is searched over two decades either way of its default. All else keeps its default unless given a
+    range. Both are tried once, so that what can't be raced is refused here.
+
+    Args:
+        spec: as above; a rule, function or class itself, if it can be imported by name; or an entry.
+
+    Raises:
+        RuleError: nothing of that name; the file raises; neither rule nor optimizer class; a rule that
+            can't be traced; a class that needs arguments or a closure, or can't take a step.
+
+    >>> resolve("torch.optim:RAdam").hyperparameters[0].high
+    0.1
+    """
+    if isinstance(spec, Entry):
+        return spec
+    if isinstance(spec, str):
+        if ":" not in spec:
+            return get(spec)
+        found, name = load_object(spec), spec
+    else:
+        found = spec
+        of = spec.function if isinstance(spec, Rule) else spec
+        name = f"{getattr(of, '__module__', '')}:{getattr(of, '__qualname__', '')}"
+    if isinstance(found, type):
+        return _of_class(name, found)
+    if isinstance(found, Rule) or inspect.isfunction(found):
+        return _of_rule(name, as_rule(found))
+    raise RuleError(
+        f"{spec if isinstance(spec, str) else 'what was given'} is {found!r}, neither a rule (a function of "
+        f"parameter, gradient and states) nor an optimizer class; name one of these"
+    )
+
+
+def _of_rule(spec: str, rule: Rule) -> Entry:
+    trace(rule, rule.options, frozenset(name for name, value in rule.hyperparameters.items() if not value))
+    imports, name = _imports(spec)
+    return Entry(
+        name=spec,
+        title=rule.name,
+        family="rule",
+        summary=_first_sentence(rule.function, f"The rule {rule.name}."),
+        source=spec,
+        hyperparameters=tuple(
+            _guessed(name, default, 1e-4, 1.0) for name, default in rule.hyperparameters.items()
+        ),
+        rule=rule,
+        options=rule.options,
+        call=Call(
+            target=from_rule(rule),
+            spelling=f"thalweg.optim.from_rule({name})",
+            imports=("import thalweg.optim", *imports),
+            always=("lr",),
+        ),
+    )
+
+
+def _of_class(spec: str, found: type) -> Entry:
+    if not issubclass(found, Optimizer):
+        raise RuleError(f"{spec} is a class but no torch.optim.Optimizer; derive it from that")
+    if found is Optimizer or inspect.isabstract(found):
+        raise RuleError(f"{spec} is only a base of optimizers; name one that can be made")
+    hyperparameters: list[Hyperparameter] = []
+    pairs: dict[str, tuple[str, str]] = {}
+    always: tuple[str, ...] = ()
+    for parameter in list(inspect.signature(found).parameters.values())[1:]:
+        name, default = parameter.name, parameter.default
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if default is parameter.empty:
+            if name != "lr":
+                raise RuleError(
+                    f"{spec} needs an argument {name!r}, which a race can't choose; give it a default"
+                )
+            default, always = 1e-3, ("lr",)
+        if _is_pair(name, default):
+            pairs[name] = ("beta1", "beta2")
+            hyperparameters += [_guessed(f"beta{i}", float(beta)) for i, beta in enumerate(default, 1)]
+        elif isinstance(default, int | float) and not isinstance(default, bool):
+            hyperparameters.append(_guessed(name, float(default)))
+    imports, name = _imports(spec)
+    entry = Entry(
+        name=spec,
+        title=found.__name__,
+        family="class",
+        summary=_first_sentence(found, f"The optimizer class {found.__name__}."),
+        source=spec,
+        hyperparameters=tuple(hyperparameters),
+        rule=None,
+        options={},
+        call=Call(target=found, spelling=name, imports=imports, pairs=pairs, always=always),
+    )
+    _try(entry, found)
+    return entry
+
+
+def _try(entry: Entry, found: type[Optimizer]) -> None:
+    """Take two steps on a matrix and a vector."""
+    closure = inspect.signature(found.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise RuleError(
+            f"{entry.name} evaluates the loss as often as it likes (its step needs a closure), which a race "
+            f"can't count; name an optimizer that takes gradients as they are"
+        )
+    params = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            optimizer = entry.make(params)
+            for _ in range(2):
+                for p in params:
+                    p.grad = torch.full_like(p, 0.1)
+                optimizer.step()
+        except Exception as problem:
+            said = " ".join(str(problem).split())
+            raise RuleError(
+                f"{entry.name} can't train a matrix and a vector ({type(problem).__name__}: {said}); "
+                f"name an optimizer that takes any parameters"
+            ) from problem
+
+
+def _is_pair(name: str, default: object) -> bool:
+    return name == "betas" and isinstance(default, tuple) and len(default) == 2
+
+
+def _guessed(name: str, default: float, low: float = math.inf, high: float = -math.inf) -> Hyperparameter:
+    """A range for a number of which only name and default are known; only ``lr`` is searched by itself."""
+    if name == "lr" and default > 0:
+        if not low <= default <= high:
+            low, high = _rounded(default / 100), _rounded(default * 100)
+        return Hyperparameter(name=name, default=default, low=low, high=high, searched=True)
+    if 0.5 <= default < 1:
+        far, near = min(0.5, 10 * (1 - default)), (1 - default) / 10
+        low, high = round(1 - far, 12), round(1 - near, 12)
+        return Hyperparameter(name=name, default=default, low=low, high=high, scale="complement")
+    if default > 0:
+        return Hyperparameter(
+            name=name, default=default, low=_rounded(default / 100), high=_rounded(default * 100)
+        )
+    if name.endswith("decay") and default == 0:
+        return Hyperparameter(name=name, default=default, low=1e-6, high=1e-1)
+    width = 2 * abs(default) or 1.0
+    return Hyperparameter(name=name, default=default, low=min(0.0, -width if default else 0.0),
+                          high=0.0 if default else width, scale="linear")  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")
+
+
+def _imports(spec: str) -> tuple[tuple[str, ...], str]:
+    """The lines that bring the object of a spec into a script, and what it is called there."""
+    place, _, name = spec.rpartition(":")
+    if place == "torch.optim":
+        return (), f"torch.optim.{name}"
+    outer = name.partition(".")[0]
+    if not is_file_spec(spec):
+        return (f"from {place} import {outer}",), name
+    path = Path(place).resolve()
+    # The file's own folder is where it finds what lies beside it, as when it is run.
+    lines = ("import runpy", "import sys", f"sys.path.append({str(path.parent)!r})")
+    return (*lines, f"{outer} = runpy.run_path({str(path)!r})[{outer!r}]"), name
+
+
+def _first_sentence(documented: object, otherwise: str) -> str:
+    lines = (getattr(documented, "__doc__", None) or "").strip().splitlines()
+    return lines[0].strip() if lines else otherwise
