@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import typer
+from typing import Any
 
 from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
-from thalweg.cli.app import app
+from thalweg.cli.race import race
 from thalweg.racing import results
 
 ROOT = Path(__file__).parent.parent
+_SCALES = {"log": "log", "linear": "linear", "complement": "log of 1 - x"}
 
 
 def schema() -> str:
@@ -24,20 +26,31 @@ def schema() -> str:
 
 def options() -> str:
     """Return a table of the options of ``thalweg race``."""
-    group = typer.main.get_command(app)
-    race = group.commands["race"]  # type: ignore[attr-defined]
     lines = ["| option | what it does |", "|---|---|"]
-    for option in race.params:
-        if option.name == "help":
+    hints = typing.get_type_hints(race, include_extras=True)
+    for name, parameter in inspect.signature(race).parameters.items():
+        if name == "context":
             continue
-        metavar = option.metavar or (
-            "" if option.is_flag else "|".join(getattr(option.type, "choices", ())) or option.name.upper()
-        )
-        default = option.show_default if isinstance(option.show_default, str) else option.default
-        told = f" Default: {default}." if default not in (None, False, ()) else ""
-        written = f"{option.opts[-1]} {metavar}".strip().replace("|", r"\|")
-        lines.append(f"| `{written}` | {option.help.replace('|', chr(92) + '|')}{told} |")
+        kind, info = typing.get_args(hints[name])
+        written = "--" + name.rstrip("_").replace("_", "-")
+        default = info.show_default if isinstance(info.show_default, str) else parameter.default
+        if kind is not bool:
+            written += " " + (info.metavar or _kind(kind))
+        told = "" if default is None or default is False else f" Default: {default}."
+        lines.append(f"| `{_cell(written)}` | {_cell(info.help)}{told} |")
     return "\n".join(lines) + "\n"
+
+
+def _kind(hint: Any) -> str:
+    """``"a|b"`` for a choice, otherwise the type, in capitals."""
+    inner = typing.get_args(hint)
+    if type(None) in inner:
+        return _kind(next(one for one in inner if one is not type(None)))
+    return "|".join(inner) if inner else "TEXT" if hint is str else "NUMBER"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def optimizers() -> str:
@@ -49,7 +62,7 @@ def _optimizer(entry: Entry) -> str:
     lines = [
         f"## {entry.title}",
         "",
-        f"`{entry.name}`: {entry.summary}. Source: {entry.source}.",
+        f"`{entry.name}`: {entry.summary} Source: {entry.source}.",
         "",
         "| hyperparameter | default | searched | scale |",
         "|---|---|---|---|",

@@ -99,14 +99,19 @@ def test_imports_go_upwards(path: Path) -> None:
 
 
 def public_names(tree: ast.Module) -> set[str]:
-    """Return the functions, classes and constants that a module defines without an underscore."""
+    """Return the functions, classes and constants that a module defines without an underscore.
+
+    Names of types (``Array = ...``) are shorthand inside a room, and listed where others need them.
+    """
     found: set[str] = set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, ast.Assign):
-            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found |= {t.id for t in node.targets if isinstance(t, ast.Name) and t.id.isupper()}
+        elif (
+            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
+        ):
             found.add(node.target.id)
     return {name for name in found if not name.startswith("_")}
 

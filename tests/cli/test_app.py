@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 import thalweg
 from thalweg.cli import app
+from thalweg.cli.race import race
 from thalweg.errors import DataError, Interrupted, ThalwegError
 
 # pydantic isn't among them: typer itself imports it to read arguments
@@ -226,6 +228,18 @@ def test_race_alone_hands_on_the_defaults(fake_race: Any) -> None:
         "device": "cpu",
         "engine": "auto",
         "command": "thalweg race",
+    }
+
+
+def test_the_defaults_that_the_help_names_are_those_of_a_race() -> None:
+    from thalweg.racing import setup
+
+    hints = typing.get_type_hints(race, include_extras=True)
+    shown = {name: typing.get_args(hints[name])[1].show_default for name in ("model", "schedules", "trials")}
+    assert shown == {
+        "model": setup.DEFAULT_MODEL,
+        "schedules": ",".join(setup.DEFAULT_SCHEDULES),
+        "trials": str(setup.DEFAULT_TRIALS),
     }
 
 

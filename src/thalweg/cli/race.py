@@ -36,6 +36,7 @@ def race(
         str | None,
         typer.Option(
             help="linear, mlp:128,64, cnn:16,32, file.py:factory or package.module:factory.",
+            show_default="mlp:64",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,
@@ -90,12 +91,15 @@ def race(
         typer.Option(
             metavar="NAME,...",
             help="The learning-rate schedules that every optimizer may draw.",
+            show_default="constant,cosine,linear",
             rich_help_panel=_FIELD,
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(help="Settings an optimizer tries in each split.", rich_help_panel=_EFFORT),
+        typer.Option(
+            help="Settings an optimizer tries in each split.", show_default="16", rich_help_panel=_EFFORT
+        ),
     ] = None,
     splits: Annotated[
         int,
@@ -105,9 +109,17 @@ def race(
         int, typer.Option(help="Fresh seeds that confirm the winner of a split.", rich_help_panel=_EFFORT)
     ] = 2,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training split.", rich_help_panel=_EFFORT)
+        int | None,
+        typer.Option(
+            help="Passes over the training split.", show_default="about 700 steps", rich_help_panel=_EFFORT
+        ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", rich_help_panel=_EFFORT)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Examples a step.", show_default="a power of two, by the data", rich_help_panel=_EFFORT
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -127,13 +139,16 @@ def race(
         float | None,
         typer.Option(
             help="The validation metric to reach: steps, passes and seconds to it are reported.",
+            show_default="what the best untuned optimizer reaches",
             rich_help_panel=_VERDICT,
         ),
     ] = None,
     margin: Annotated[
         float | None,
         typer.Option(
-            help="Differences of the metric below this are of no interest.", rich_help_panel=_VERDICT
+            help="Differences of the metric below this are of no interest.",
+            show_default="the metric's usual one",
+            rich_help_panel=_VERDICT,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every draw.", rich_help_panel=_RUNNING)] = 0,
