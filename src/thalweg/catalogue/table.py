@@ -73,7 +73,7 @@ def _entry(
         call=Call(
             target=target,
             spelling=f"torch.optim.{target.__name__}",
-            fixed=options,
+            fixed=MappingProxyType(dict(options)),
             pairs=pairs,
             always=tuple(hyper.name for hyper in listed if hyper.searched),
         ),
