@@ -46,7 +46,7 @@ def sqrt(x: Value) -> Value:
     >>> sqrt(9.0)
     3.0
     """
-    return _apply("sqrt", torch.sqrt, np.sqrt, x)
+    return _apply("sqrt", _sqrt_torch, np.sqrt, x)
 
 
 def abs(x: Value) -> Value:
@@ -113,6 +113,23 @@ def _apply(
     with np.errstate(all="ignore"):
         result = on_arrays(*args)
     return result if any(isinstance(arg, np.ndarray | np.generic) for arg in args) else result.item()
+
+
+def _sqrt_torch(x: Value) -> Value:
+    # On the CPU torch's root may come from MKL, which gets the last bit of one float32 in five wrong.
+    # NumPy's is the processor's. Where derivatives or torch's transforms need to see it, it is torch's.
+    if (
+        type(x) is torch.Tensor
+        and x.is_cpu
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    ):
+        try:
+            with np.errstate(all="ignore"):
+                return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
+        except (RuntimeError, TypeError):
+            pass
+    return torch.sqrt(x)
 
 
 def _sign_torch(x: Value) -> Value:

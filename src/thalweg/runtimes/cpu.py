@@ -75,6 +75,7 @@ class Plan:
     """
 
     def __init__(self, program: Program, columns: Sequence[Sequence[Tensor]], lanes: int) -> None:
+        self._lanes = lanes
         taken: dict[torch.dtype, list[int]] = {}
         self.rest: list[int] = []
         for i, tensors in enumerate(zip(*columns, strict=True)):
@@ -99,7 +100,10 @@ class Plan:
             )
 
     def fits(self, columns: Sequence[Sequence[Tensor]]) -> bool:
-        """Say whether the tables still hold for these tensors, and take the gradients' addresses."""
+        """Say whether this is still the plan for these tensors, and take the gradients' addresses."""
+        for i in self.rest:
+            if _eligible([column[i] for column in columns], self._lanes):
+                return False
         return all(group.fits(columns) for group in self._groups)
 
     def launch(self, scalars: Floats) -> None:
