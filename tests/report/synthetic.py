@@ -131,7 +131,7 @@ def make(
                         hyperparameters=hyperparameters,
                         schedule="cosine" if number % 2 else "constant",
                     ),
-                    validation=None if value is None else score(value - (0.05 if stopped else 0)),
+                    validation=None if value is None or stopped else score(value),
                     diverged_at=None if value is not None else int(random.integers(1, steps)),
                     eliminated_at=180 if stopped else None,
                     edges=edges,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from bokeh.models import BoxAnnotation, FixedTicker, HoverTool, Label, PlainText
+from bokeh.models import BoxAnnotation, FixedTicker, HoverTool, Label, NumeralTickFormatter, PlainText
 from bokeh.plotting import figure
 
 from thalweg.report.numbers import shorten
@@ -100,6 +100,16 @@ def hover(
     plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(tooltips), visible=False, **options))
 
 
+def readable_logarithms(plot: figure, ends: tuple[float, float]) -> None:
+    """Put ticks at 1, 2, 5 of each decade of the vertical axis, or at more where it spans less than one."""
+    decades = math.log10(ends[1] / ends[0])
+    few, many = (1.0, 2.0, 5.0), (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+    mantissas = many if decades < 0.9 else few if decades < 3 else (1.0,)
+    plot.yaxis.ticker = FixedTicker(ticks=[m * 10.0**e for e in range(-12, 13) for m in mantissas])
+    if ends[0] > 1e-4 and ends[1] < 1e5:
+        plot.yaxis.formatter = NumeralTickFormatter(format="0.[0000]")
+
+
 def row_height(rows: int) -> int:
     """Return the height in pixels of a figure with one row for each of so many optimizers."""
     return 74 + rows * (34 if rows <= 12 else 24)
@@ -170,7 +180,7 @@ class Strip:
 
     def draw(self, plot: figure, *, dimension: str, label: str = "diverged") -> None:
         """Shade the strip on the ``"x"`` or ``"y"`` axis and say what it is."""
-        ends = {"left": None, "right": None, "bottom": None, "top": None}
+        ends: dict[str, float] = {}
         if dimension == "x":
             ends["right" if self.higher else "left"] = self.edge
         else:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource, FixedTicker, Legend, LegendItem, NumeralTickFormatter
 from bokeh.plotting import figure
 
 from thalweg.racing.results import OptimizerResult, Results
-from thalweg.report.canvas import GRID, INK, band, canvas, hover, plain, window
+from thalweg.report.canvas import GRID, INK, band, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import shorten, time_unit
 from thalweg.report.palette import Look
 
-__all__ = ["SHOWN_AT_FIRST", "best_of_k", "goal_profiles", "learning_curves"]
+__all__ = ["at_first", "best_of_k", "goal_profiles", "learning_curves"]
 
-SHOWN_AT_FIRST = 8
+_SHOWN_AT_FIRST = 8
+_FEW = _SHOWN_AT_FIRST + 2
 _MARKED = 10
 
 
@@ -29,6 +31,11 @@ class _Line:
     high: np.ndarray
 
 
+def at_first(ranked: Sequence[OptimizerResult]) -> Sequence[OptimizerResult]:
+    """Return the optimizers whose lines are shown from the start: all if they are few, else the best."""
+    return ranked if len(ranked) <= _FEW else ranked[:_SHOWN_AT_FIRST]
+
+
 def learning_curves(
     results: Results, ranked: Sequence[OptimizerResult], looks: Mapping[str, Look]
 ) -> dict[str, figure]:
@@ -39,7 +46,8 @@ def learning_curves(
         ("validation_loss", f"validation loss ({results.plan.loss})", False, True),
         ("train_loss", f"training loss ({results.plan.loss})", False, True),
     )
-    figures, drawn = {}, {}
+    figures: dict[str, figure] = {}
+    drawn: dict[str, dict[str, list[Any]]] = {}
     for kind, label, higher, log in kinds:
         lines = []
         for optimizer in ranked:
@@ -52,14 +60,17 @@ def learning_curves(
             continue
         log = log and all((line.median[np.isfinite(line.median)] > 0).all() for line in lines)
         main = kind == "validation"
+        ends = _curve_window(lines, log=log)
         plot = canvas(
             height=max(400, 90 + 21 * min(len(lines), 40)) if main else 300,
             x="optimizer step",
             y=plain(label),
             y_axis_type="log" if log else "linear",
             x_range=(0, results.plan.steps * 1.01),
-            y_range=_curve_window(lines, log=log),
+            y_range=ends,
         )
+        if log:
+            readable_logarithms(plot, ends)
         drawn[kind] = _draw(plot, lines, looks, "step", "@x{0,0}", legend=main)
         figures[kind] = plot
     for kind in ("validation_loss", "train_loss"):
@@ -135,7 +146,7 @@ def goal_profiles(
         plot.yaxis.ticker = FixedTicker(ticks=[0, 0.25, 0.5, 0.75, 1])
         plot.yaxis.formatter = NumeralTickFormatter(format="0 %")
         lines = []
-        for name in [o.name for o in reversed(ranked) if o.name in by_name]:
+        for name in [o.name for o in reversed(at_first(ranked)) if o.name in by_name]:
             values = by_name[name]
             at = sorted(v for v in values if v is not None)
             x = [0.0, *at, max(end, *at) if at else end]
@@ -171,17 +182,17 @@ def _draw(
     *,
     legend: bool,
     alpha: float = 0.13,
-) -> dict[str, list[object]]:
+) -> dict[str, list[Any]]:
     """Draw lines over bands, the best on top; return the renderers of each name."""
     log = plot.y_scale.__class__.__name__ == "LogScale"
     floor, ceiling = sorted((plot.y_range.start, plot.y_range.end))
     # Far outside the window stands for infinity: the band then runs off the picture.
     floor, ceiling = (floor / 1e3, ceiling * 1e3) if log else (2 * floor - ceiling, 2 * ceiling - floor)
-    drawn: dict[str, list[object]] = {}
+    drawn: dict[str, list[Any]] = {}
     tips = []
     for place, line in reversed(list(enumerate(lines))):
         look = looks[line.name]
-        visible = len(lines) <= SHOWN_AT_FIRST + 2 or place < SHOWN_AT_FIRST
+        visible = len(lines) <= _FEW or place < _SHOWN_AT_FIRST
         source = ColumnDataSource(
             {
                 "x": list(line.x),
@@ -223,7 +234,7 @@ def _draw(
         ]
         # catch follows its line, so that a hidden line has no tooltip
         for renderers in drawn.values():
-            renderers[1].js_link("visible", renderers[3], "visible")  # type: ignore[attr-defined]
+            renderers[1].js_link("visible", renderers[3], "visible")
         plot.add_layout(
             Legend(
                 items=items,
@@ -233,7 +244,7 @@ def _draw(
                 label_text_color=INK,
                 label_text_font_size="12.5px",
                 inactive_fill_color=GRID,
-                inactive_fill_alpha=0.35,
+                inactive_fill_alpha=0.2,
                 spacing=1,
                 padding=2,
                 glyph_width=30,

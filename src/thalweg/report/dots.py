@@ -90,8 +90,8 @@ def defaults_against_tuned(
                 "y": len(ranked) - 1 - place + _lift(i, len(both)),
                 "default": strip.at if default is None else default,
                 "tuned": strip.at if tuned is None else tuned,
-                "default_text": score(default, "diverged"),
-                "tuned_text": score(tuned, "diverged"),
+                "default_text": score(default, "none at the last step"),
+                "tuned_text": score(tuned, "none at the last step"),
                 "default_marker": DIVERGED_MARKER if default is None else "circle",
                 "tuned_marker": DIVERGED_MARKER if tuned is None else look.marker,
                 "colour": look.colour,
@@ -166,7 +166,8 @@ def _rows(
     )
     name_rows(plot, [o.name for o in ranked])
     if broken:
-        strip.draw(plot, dimension="x")
+        stopped = part == "validation" and results.plan.eliminate
+        strip.draw(plot, dimension="x", label="diverged or stopped" if stopped else "diverged")
     return plot, strip
 
 

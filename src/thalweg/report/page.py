@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
-import os
-import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,10 @@ from markupsafe import Markup
 from thalweg.errors import RunDirectoryError
 from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables
-from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, shorten
+from thalweg.report.numbers import ScoreFormat, count, duration, general, shorten
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity
+from thalweg.runs import RunDirectory, write_whole
 
 __all__ = ["render", "render_unfinished", "write"]
 
@@ -41,8 +38,8 @@ def write(directory: Path) -> Path:
         directory: of a race, finished or not.
 
     Raises:
-        RunDirectoryError: there is no race in ``directory``, its results are damaged, or the report
-            can't be written there.
+        RunDirectoryError: there is no race in ``directory``, its results or events are damaged, or the
+            report can't be written there.
     """
     directory = Path(directory)
     if (directory / "results.json").exists():
@@ -57,7 +54,7 @@ def write(directory: Path) -> Path:
         )
     target = directory / "report.html"
     try:
-        _replace(target, html)
+        write_whole(target, html.encode())
     except OSError as error:
         raise RunDirectoryError(
             f"{target} can't be written ({error.strerror}); make the directory writable"
@@ -101,7 +98,7 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
         unrated=[o.name for o in order if o.name not in rates],
         rate_name=RATE,
         swatches={name: swatch(each) for name, each in look.items()},
-        shown_at_first=curves.SHOWN_AT_FIRST,
+        shown=curves.at_first(order),
         facts=tables.facts(results, score),
         leaderboard=tables.leaderboard(results, order, score),
         cost=tables.cost(results, order, score),
@@ -125,18 +122,19 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
 
 def render_unfinished(directory: Path) -> str:
     """Return a page that says how far a race in ``directory`` is, from its configuration and events."""
-    events = _events(directory / "events.jsonl")
-    kinds = Counter(str(event.get("event", "event")) for event in events)
-    elapsed = max(
-        (float(e["elapsed"]) for e in events if isinstance(e.get("elapsed"), int | float)), default=None
+    run = RunDirectory.read(directory)
+    events = run.events()
+    begun: dict[str, Any] = next(
+        (e["value"] for e in events if e.get("event") == "begun" and "value" in e), {}
     )
-    last = events[-1] if events else {}
     return _page(
         "unfinished.html.jinja",
         directory=directory.resolve().name,
-        kinds=[(kind, count(number)) for kind, number in kinds.items()],
-        elapsed=duration(elapsed),
-        last=" ".join(str(last[k]) for k in ("event", "key") if k in last) or MISSING,
+        command=begun.get("command"),
+        started=begun.get("started"),
+        stages=tables.stages_so_far(events),
+        stopped=sum(len(e.get("value", ())) for e in events if e.get("event") == "eliminated"),
+        elapsed=duration(max((float(e.get("elapsed", 0.0)) for e in events), default=0.0)),
         config=_text(directory / "config.toml"),
     )
 
@@ -164,7 +162,7 @@ def _page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": count, "general": general, "shorten": shorten, "duration": duration}
-    style = Markup((package / "style.css").read_text(encoding="utf-8"))
+    style = Markup((texts / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, bokeh_version=bokeh.__version__, **values)
 
 
@@ -173,28 +171,3 @@ def _text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except OSError:
         return None
-
-
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; the last may be half written."""
-    events = []
-    for line in (_text(path) or "").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
-
-
-def _replace(target: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise

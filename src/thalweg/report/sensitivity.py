@@ -18,14 +18,15 @@ from thalweg.report.palette import Look
 __all__ = ["RATE", "sensitivity"]
 
 RATE = "lr"
-_WAVES = {0: "library default", 1: "search space", 2: "extension"}
+_WAVES = {0: "library default", 1: "search space", 2: "reserve"}
+_AT_THE_END = {False: "diverged", True: "diverged or stopped"}
 
 
 def sensitivity(
     results: Results, ranked: Sequence[OptimizerResult], looks: Mapping[str, Look], score: ScoreFormat
 ) -> dict[str, figure]:
     """Draw validation score against learning rate for each optimizer that has one; axes are shared."""
-    rated = {o.name: [t for t in o.trials if _rate(t) is not None and _has_fate(t)] for o in ranked}
+    rated = {o.name: [t for t in o.trials if _rate(t) is not None] for o in ranked}
     rated = {name: trials for name, trials in rated.items() if trials}
     if not rated:
         return {}
@@ -59,7 +60,7 @@ def _one(
     plot.min_border_right = 6
     plot.yaxis.ticker.desired_num_ticks = 4
     plot.xaxis.ticker.desired_num_ticks = 5
-    strip.draw(plot, dimension="y", label="diverged")
+    strip.draw(plot, dimension="y", label=_AT_THE_END[results.plan.eliminate])
     space = results.plan.spaces.get(optimizer.name, {}).get(RATE)
     if space:
         for end in space:
@@ -72,7 +73,7 @@ def _one(
     low, high = sorted((strip.edge, strip.range[1] if strip.higher else strip.range[0]))
     table: dict[str, list[Any]] = defaultdict(list)
     for trial in sorted(trials, key=lambda t: t.identity in chosen):
-        dead = trial.diverged_at is not None or trial.validation is None
+        dead = trial.diverged_at is not None or (trial.validation is None and trial.eliminated_at is None)
         hollow = trial.wave == 2 or trial.eliminated_at is not None
         row = {
             "x": _rate(trial),
@@ -138,16 +139,12 @@ def _score_window(rated: Mapping[str, Sequence[Trial]], *, higher: bool) -> tupl
     return window(list(np.maximum(values, limit) if higher else np.minimum(values, limit)), pad=0.06)
 
 
-def _has_fate(trial: Trial) -> bool:
-    """Say whether there is anything to draw: stopped before its first evaluation, there isn't."""
-    return trial.validation is not None or trial.eliminated_at is None
-
-
 def _fate(trial: Trial, score: ScoreFormat) -> str:
     if trial.diverged_at is not None:
         return f"diverged at step {trial.diverged_at}"
-    text = score(trial.validation, "none")
-    return text if trial.eliminated_at is None else f"{text}, stopped early at step {trial.eliminated_at}"
+    if trial.eliminated_at is not None:
+        return f"stopped early at step {trial.eliminated_at}"
+    return score(trial.validation, "none")
 
 
 def _rest(trial: Trial) -> str:

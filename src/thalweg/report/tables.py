@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
@@ -23,6 +23,7 @@ __all__ = [
     "setting",
     "setup",
     "spaces",
+    "stages_so_far",
     "winners",
 ]
 
@@ -164,7 +165,7 @@ def winners(order: Sequence[OptimizerResult], results: Results, score: ScoreForm
 
 def compute(order: Sequence[OptimizerResult]) -> list[dict[str, Any]]:
     """Return a row an optimizer: settings tried and diverged, work by stage and its share of the most."""
-    stages = ("screen", "rerun", "confirm", "audit")
+    stages = ("screen", "eliminated", "rerun", "confirm", "audit")
     totals = {o.name: sum(getattr(o.compute, stage) for stage in stages) for o in order}
     most = max(totals.values(), default=0.0) or 1.0
     rows = []
@@ -187,10 +188,23 @@ def compute(order: Sequence[OptimizerResult]) -> list[dict[str, Any]]:
                 ],
                 "total": count(totals[optimizer.name]),
                 "parts": [(stage, 100 * getattr(work, stage) / most) for stage in stages],
-                **{stage: count(getattr(work, stage)) for stage in (*stages, "eliminated")},
+                **{stage: count(getattr(work, stage)) for stage in stages},
             }
         )
     return rows
+
+
+def stages_so_far(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return, from the events of a race, each split's stages with the number of runs that are done."""
+    done: Counter[tuple[str, str]] = Counter()
+    for event in events:
+        if event.get("event") == "runs":
+            replicate, stage = [*str(event.get("key", "")).split("/"), ""][:2]
+            done[replicate, stage.rstrip("0123456789")] += len(event.get("value", {}).get("outcomes", ()))
+    return [
+        (str(int(replicate[1:]) + 1) if replicate[1:].isdigit() else replicate, stage, count(number))
+        for (replicate, stage), number in done.items()
+    ]
 
 
 def eliminated(results: Results) -> list[dict[str, Any]]:
