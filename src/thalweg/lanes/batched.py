@@ -12,7 +12,7 @@ share of it, with other functions than the rest; :func:`aligned` gives such func
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,10 +90,11 @@ class Batched:
         names = {id(tensor): name for name, tensor in module.named_parameters()}
         names |= {id(tensor): name for name, tensor in module.named_buffers()}
         self._layers = _compile(module, names)
-        # An activation may overwrite what a linear layer has just made; the input of the network it may not.
-        for before, at in zip(self._layers, range(1, len(self._layers)), strict=False):
-            if getattr(before, "fresh", False) and getattr(self._layers[at], "relu", False):
-                self._layers[at] = lambda state, x: x.relu_()
+        # A ReLU right after a linear layer overwrites what that has just made, before it becomes a view.
+        for index, layer in reversed(list(enumerate(self._layers))):
+            if isinstance(layer, _Linear) and self._layers[index + 1 : index + 2] == [_relu]:
+                layer.relu = True
+                del self._layers[index + 1]
 
     def __call__(
         self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw | None, training: bool
@@ -118,9 +119,11 @@ def _compile(module: nn.Module, names: _Names) -> list[_Layer]:
     if "forward" in vars(module):
         raise TypeError(f"{kind.__name__} with a forward of its own")
     if kind is nn.Sequential:
-        return [layer for child in module.children() for layer in _compile(child, names)]
+        return [
+            layer for child in module._modules.values() for layer in _compile(cast(nn.Module, child), names)
+        ]
     if kind in _EXACT:
-        return [_plain(module)]
+        return _plain(module)
     if kind in _ALIGNED:
         return [lambda state, x: aligned(module, x)]
     if kind not in _TWINS:
@@ -129,42 +132,36 @@ def _compile(module: nn.Module, names: _Names) -> list[_Layer]:
     return [] if layer is None else [layer]
 
 
-def _plain(module: nn.Module) -> _Layer:
+def _plain(module: nn.Module) -> list[_Layer]:
     if isinstance(module, nn.Identity):
-        return lambda state, x: x
-    function = _Marked(lambda state, x: module(x))
-    function.relu = isinstance(module, nn.ReLU)
-    return function
+        return []
+    return [_relu] if isinstance(module, nn.ReLU) else [lambda state, x: module(x)]
 
 
-class _Marked:
-    """A layer with remarks: it makes a ``fresh`` tensor, or it is a ``relu``."""
+def _relu(state: _Pass, x: Tensor) -> Tensor:
+    return x.relu()
 
-    def __init__(self, function: _Layer) -> None:
-        self.function, self.fresh, self.relu = function, False, False
+
+class _Linear:
+    """``y = x @ W.T + b`` for each lane, and then ReLU if ``relu``."""
+
+    def __init__(self, module: Any, names: _Names) -> None:
+        self._weight = names[id(module.weight)]
+        self._bias = None if module.bias is None else names[id(module.bias)]
+        self.relu = False
 
     def __call__(self, state: _Pass, x: Tensor) -> Tensor:
-        return self.function(state, x)
-
-
-def _linear(module: Any, names: _Names) -> _Layer:
-    weight_name = names[id(module.weight)]
-    bias_name = None if module.bias is None else names[id(module.bias)]
-
-    def forward(state: _Pass, x: Tensor) -> Tensor:
-        weight = state.tensors[weight_name]
+        weight = state.tensors[self._weight]
         between = x.shape[1:-1]
-        x = x.flatten(1, -2)
-        if bias_name is None:
-            out = torch.bmm(weight, x.transpose(1, 2))
+        x = x.flatten(1, -2).transpose(1, 2)
+        if self._bias is None:
+            out = torch.bmm(weight, x)
         else:
-            out = torch.baddbmm(state.tensors[bias_name].unsqueeze(2), weight, x.transpose(1, 2))
+            out = torch.baddbmm(state.tensors[self._bias].unsqueeze(2), weight, x)
+        if self.relu:
+            out = out.relu_()
         out = out.transpose(1, 2)
         return out if len(between) == 1 else out.reshape(len(out), *between, -1)
-
-    layer = _Marked(forward)
-    layer.fresh = True
-    return layer
 
 
 def _shifted(axis: int) -> int:
@@ -308,7 +305,7 @@ _ALIGNED: tuple[type[nn.Module], ...] = (
 )
 
 _TWINS: dict[type[nn.Module], Callable[[Any, _Names], _Layer | None]] = {
-    nn.Linear: _linear,
+    nn.Linear: _Linear,
     nn.Flatten: _flatten,
     nn.Unflatten: _unflatten,
     nn.Softmax: _softmax(torch.softmax),

@@ -54,9 +54,12 @@ class Group:
         assert entry.rule is not None
         self._rule, self._options = entry.rule, dict(entry.options)
         each = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs]
-        self._hyper: dict[str, Any] = {
-            name: np.array([hyper[name] for hyper in each], dtype=np.float64) for name in each[0]
-        }
+        self._hyper: dict[str, Any] = {}
+        for name in each[0]:
+            values = [float(hyper[name]) for hyper in each]
+            # One number for all lanes has the same bits as an array of it, and is hoisted faster.
+            shared = name != "lr" and len(set(values)) == 1
+            self._hyper[name] = values[0] if shared else np.array(values)
         self._base = self._hyper.get("lr")
         self.rows = slice(begin, begin + len(runs))
         self.states: dict[str, list[Tensor]] = {}
