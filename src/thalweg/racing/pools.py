@@ -58,16 +58,16 @@ class Range:
         return (at - low) / (high - low)
 
     def value(self, place: float) -> float:
-        """Return the value at a place from 0 to 1, rounded to 4 significant digits (of 1 - x likewise).
+        """Return the value at a place from 0 to 1, rounded to 4 significant digits (1 - x to 3).
 
         >>> Range(low=0.0, high=0.999, scale="complement").value(0.5)
-        0.96838
+        0.9684
         """
         low, high = self._straight(self.low), self._straight(self.high)
         at = low + place * (high - low)
         if self.scale == "complement":
             # the digits that matter are those of 1 - x; the outer rounding only clears float dust
-            return self._inside(round(1.0 - _rounded(math.exp(-at)), 12))
+            return self._inside(round(1.0 - _rounded(math.exp(-at), 3), 12))
         return self._inside(_rounded(math.exp(at) if self.scale == "log" else at))
 
     def beyond(self, end: Literal["low", "high"]) -> float:
@@ -278,5 +278,5 @@ def _draws(
     ]
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")

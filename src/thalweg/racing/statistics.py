@@ -40,7 +40,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 __all__ = [
     "Comparison",
@@ -302,7 +302,7 @@ def _one_sided(contrasts: Contrasts, ranked: Contrasts | None, members: NDArray[
         missing = np.isnan(t)
         t, dof = np.where(missing, by_rank, t), np.where(missing, dof_by_rank, dof)
     assert not np.isnan(t).any(), "a diverged run needs ranks"
-    return np.asarray(stats.t.sf(t, dof), dtype=np.float64)
+    return _tail(t, dof)
 
 
 def _t_statistics(
@@ -366,7 +366,7 @@ def compare_pairs(
     raw = np.minimum(1.0, 2 * np.minimum(one_sided, one_sided.T))[a, b]
     own_t, own_dof = _t_statistics(contrasts, members, lend=False)
     by_rank = np.isnan(own_t)
-    own = np.where(by_rank, 0.0, 2 * stats.t.sf(np.abs(own_t), own_dof))[a, b]
+    own = np.where(by_rank, 0.0, 2 * _tail(np.abs(own_t), own_dof))[a, b]
     adjusted, divisors = _holm(raw, alpha)
     p_values = np.maximum(adjusted, own)
     lent = _moderated(contrasts, members)
@@ -384,16 +384,26 @@ def compare_pairs(
             continue
         se, dof = math.sqrt(contrasts.variances[p, q]), float(contrasts.dof[p, q])
         half = max(
-            stats.t.isf(alpha / 2, dof) * se,
-            stats.t.isf(alpha / (2 * divisors[index]), lent[1][p, q]) * math.sqrt(lent[0][p, q]),
+            _quantile(alpha / 2, dof) * se,
+            _quantile(alpha / (2 * divisors[index]), float(lent[1][p, q])) * math.sqrt(lent[0][p, q]),
         )
-        if abs(difference) + stats.t.isf(alpha, dof) * se < margin:
+        if abs(difference) + _quantile(alpha, dof) * se < margin:
             verdict = "equivalent"
         low, high = (difference - half, difference + half) if math.isfinite(half) else (None, None)
         found.append(
             Comparison(a=p, b=q, difference=difference, low=low, high=high, p_value=p_value, verdict=verdict)
         )
     return found
+
+
+def _tail(t: Array, dof: Array) -> Array:
+    """Probability above t; scipy.stats says the same, with a tenth of a millisecond of checks each time."""
+    return np.asarray(special.stdtr(dof, -t), dtype=np.float64)
+
+
+def _quantile(tail: float, dof: float) -> float:
+    """The t above which this much probability lies."""
+    return float(-special.stdtrit(dof, tail))
 
 
 def _holm(p_values: Array, alpha: float) -> tuple[Array, Array]:
@@ -418,9 +428,7 @@ def interval(contrasts: Contrasts, index: int, *, level: float = 0.95) -> tuple[
     -0.484 to 4.484
     """
     mean = float(contrasts.means[index])
-    half = stats.t.isf((1 - level) / 2, contrasts.mean_dof[index]) * math.sqrt(
-        contrasts.mean_variances[index]
-    )
+    half = _quantile((1 - level) / 2, contrasts.mean_dof[index]) * math.sqrt(contrasts.mean_variances[index])
     return (mean - half, mean + half) if math.isfinite(mean) and math.isfinite(half) else None
 
 
