@@ -482,3 +482,21 @@ def test_torchs_own_refusals_stay() -> None:
         optimizer.load_state_dict({"state": {}, "param_groups": []})
     with pytest.raises(TypeError, match="dict"):
         optimizer.add_param_group([])  # type: ignore[arg-type]
+
+
+def test_a_compiled_training_step_may_hold_ours() -> None:
+    a, b = parameters(), parameters()
+    ours, plain = optim.Adam(a), optim.Adam(b)
+
+    def advance(optimizer: RuleOptimizer, params: list[torch.nn.Parameter]) -> None:
+        for p in params:
+            p.grad = 2 * p.detach()
+        optimizer.step()
+
+    compiled = torch.compile(advance, backend="eager")
+    for _ in range(3):
+        compiled(ours, a)
+        advance(plain, b)
+    close(a, b)
+    assert counts(ours) == [3] * 5
+    torch.compiler.reset()

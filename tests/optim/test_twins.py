@@ -216,3 +216,33 @@ def test_what_torch_lacks() -> None:
         inside.step()
     torch.testing.assert_close([p.detach() for p in a], b, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close([p.detach() for p in c], d, rtol=1e-11, atol=1e-11)
+
+
+def test_checkpoints_of_older_torch() -> None:
+    """A momentum buffer of None, step as a number, and groups that lack newer options."""
+    a, b = parameters(), parameters()
+    theirs = torch.optim.SGD(a, lr=0.1, momentum=0.9, foreach=False)
+    state = snapshot(theirs)
+    state["state"] = {i: {"momentum_buffer": None} for i in range(len(a))}
+    for name in ("foreach", "differentiable", "fused", "maximize"):
+        state["param_groups"][0].pop(name, None)
+    ours = optim.SGD(b)
+    ours.load_state_dict(state)
+    train(theirs, a, range(5))
+    train(ours, b, range(5))
+    close(a, b)
+
+    adam = torch.optim.Adam(a, lr=0.1, foreach=False)
+    train(adam, a, range(4))
+    state = snapshot(adam)
+    for entry in state["state"].values():
+        entry["step"] = int(entry["step"].item())
+    mine = optim.Adam(b)
+    with torch.no_grad():
+        for p, q in zip(a, b, strict=True):
+            q.copy_(p)
+    mine.load_state_dict(state)
+    train(adam, a, range(4, 9))
+    train(mine, b, range(4, 9))
+    close(a, b)
+    close(mine.state_dict()["state"], adam.state_dict()["state"])

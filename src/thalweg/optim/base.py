@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ __all__ = ["Params", "RuleOptimizer", "Settings", "check_fraction", "check_not_n
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
+
+T = TypeVar("T")
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -94,10 +97,22 @@ class RuleOptimizer(torch.optim.Optimizer):
     # torch.optim.SGD keeps no count; all its rule asks of t is whether a velocity begins.
     counts_steps = True
 
+    # _step_groups as torch.compile sees it: left alone, so that a compiled training step may hold ours.
+    _uncompiled: ClassVar[Any] = None
+
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
-        self._ledgers: dict[int, _Ledger] = {}
+        self._begin_here()
         self._check(defaults)
         super().__init__(params, {"maximize": False, "differentiable": False, **defaults})
+
+    def _begin_here(self) -> None:
+        """Set what neither checkpoints nor copies hold."""
+        self._ledgers: dict[int, _Ledger] = {}
+        if RuleOptimizer._uncompiled is None:
+            # Not a decorator: that would import the compiler, which takes as long as torch itself.
+            RuleOptimizer._uncompiled = staticmethod(
+                torch.compiler.disable(RuleOptimizer._step_groups)  # type: ignore[no-untyped-call]
+            )
 
     @abstractmethod
     def _check(self, group: Mapping[str, Any]) -> None:
@@ -127,37 +142,41 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._uncompiled(self)
+        return loss
+
+    def _step_groups(self) -> None:
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             for number, group in enumerate(self.param_groups):
                 self._step_group(number, group)
-        return loss
 
     def _step_group(self, number: int, group: dict[str, Any]) -> None:
-        params = group["params"]
-        active = [i for i, p in enumerate(params) if p.grad is not None]
+        everyone = group["params"]
+        grads = [p.grad for p in everyone]
+        active = [i for i, g in enumerate(grads) if g is not None]
         if not active:
             return
-        self._refuse(group, active)
+        params, grads = _picked(everyone, active), _picked(grads, active)
+        self._refuse(group, active, grads)
         ledger = self._ledger(number)
         rule, hyper, options = self._settings(group)
         numbers = {name: _plain(value) for name, value in hyper.items()}
         live = runtimes.live_states(rule, numbers, options)
-        entries, counts = self._entries(params, active, ledger, live, (rule, numbers, options))
+        entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
         for slot, (t, chosen) in enumerate(_batches(counts if rule.uses_step else counts[:1] * len(counts))):
-            batch = [params[active[j]] for j in chosen]
-            rows = [entries[j] for j in chosen] if entries else [{} for _ in chosen]
+            batch, slopes = _picked(params, chosen), _picked(grads, chosen)
+            rows = _picked(entries, chosen) if entries else [{} for _ in chosen]
             if self.defaults["differentiable"]:
                 for p, row in zip(batch, rows, strict=True):
                     _step_differentiably(p, row, live, (rule, hyper, options), t, group["maximize"])
                 continue
-            grads = [p.grad for p in batch]
             states = {name: [row[name] for row in rows] for name in live}
-            if any(p.is_complex() for p in batch):
-                batch, grads = _real(batch), _real(grads)
+            if any(map(torch.is_complex, batch)):
+                batch, slopes = _real(batch), _real(slopes)
                 states = {name: _real(values) for name, values in states.items()}
             cache = ledger.caches.setdefault(slot, {})
             runtimes.apply(
-                rule, batch, grads, states, numbers, options, t, maximize=group["maximize"], cache=cache
+                rule, batch, slopes, states, numbers, options, t, maximize=group["maximize"], cache=cache
             )
         if self.counts_steps:
             ledger.count(active)
@@ -168,16 +187,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             ledger = self._ledgers[number] = _Ledger()
         return ledger
 
-    def _refuse(self, group: Mapping[str, Any], active: list[int]) -> None:
-        params = group["params"]
-        for i in active:
-            if params[i].grad.layout is not torch.strided:
+    def _refuse(self, group: Mapping[str, Any], active: list[int], grads: list[Tensor]) -> None:
+        for i, g in zip(active, grads, strict=True):
+            if g.layout is not torch.strided:
                 raise OptionError(
                     f"{type(self).__name__}: the gradient of {_parameter(group, i)} is sparse, and its rule "
                     f"needs every element; build the layer with sparse=False, or give this parameter to "
                     f"torch.optim.SparseAdam"
                 )
-        if params[active[0]].is_cuda and torch.cuda.is_current_stream_capturing():
+        if grads[0].is_cuda and torch.cuda.is_current_stream_capturing():
             raise OptionError(
                 f"{type(self).__name__}: the step can't be captured into a CUDA graph, since its scalars are "
                 f"computed on the host; leave it out of the graph, or use the class of torch.optim"
@@ -207,16 +225,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         entries = [state[params[i]] for i in active]
         if self.counts_steps and not ledger.holds(active, entries):
             ledger.adopt([state.get(p) for p in params], set(active))
-        fresh = []
-        for i, entry in zip(active, entries, strict=True):
-            missing = [name for name in live if entry.get(name) is None]
-            if missing:
-                _allocate(params[i], entry, missing, settings)
-            fresh.append(bool(missing))
+        fresh: set[int] = set()
+        for name in live:
+            try:
+                _ = [entry[name] for entry in entries]
+            except KeyError:
+                fresh |= {j for j, entry in enumerate(entries) if name not in entry}
+        for j in fresh:
+            _allocate(params[active[j]], entries[j], live, settings)
         if not self.counts_steps:
-            return entries, [1 if new else 2 for new in fresh]
+            return entries, [1 if j in fresh else 2 for j in range(len(entries))]
         counts = ledger.counts.tolist()
-        return entries, [int(counts[i]) + 1 for i in active]
+        return entries, [int(count) + 1 for count in _picked(counts, active)]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; options that it leaves out have the optimizer's defaults.
@@ -252,6 +272,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             states = self._settings(group)[0].states
             for p, key in zip(group["params"], saved["params"], strict=True):
                 entry = self.state.get(p, {})
+                # Older versions of torch write None where there is no momentum buffer yet.
+                for name in [name for name, value in entry.items() if value is None]:
+                    del entry[name]
                 for name, value in entry.items():
                     if not isinstance(value, Tensor):
                         continue
@@ -262,7 +285,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._ledgers = {}
+        self._begin_here()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -284,7 +307,7 @@ class _Ledger:
         steps = self.steps
         if not active or active[-1] >= len(steps):
             return False
-        return all(entry.get("step") is steps[i] for i, entry in zip(active, entries, strict=True))
+        return all(map(operator.is_, [entry.get("step") for entry in entries], _picked(steps, active)))
 
     def adopt(self, entries: list[dict[str, Any] | None], active: set[int]) -> None:
         """Begin anew with whatever counts the parameters of the group have by now."""
@@ -304,7 +327,11 @@ class _Ledger:
                 self.counts[active] += 1
 
 
-def _batches(counts: list[int]) -> Iterable[tuple[int, Iterable[int]]]:
+def _picked(items: Sequence[T], chosen: Sequence[int]) -> list[T]:
+    return list(items) if len(chosen) == len(items) else [items[i] for i in chosen]
+
+
+def _batches(counts: list[int]) -> Iterable[tuple[int, Sequence[int]]]:
     """Split positions into sets of equal step count; the usual case is one."""
     if counts.count(counts[0]) == len(counts):
         return [(counts[0], range(len(counts)))]
@@ -314,10 +341,12 @@ def _batches(counts: list[int]) -> Iterable[tuple[int, Iterable[int]]]:
     return batches.items()
 
 
-def _allocate(param: Tensor, entry: dict[str, Any], missing: list[str], settings: Settings) -> None:
+def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
     rule, numbers, options = settings
     fresh = runtimes.initial_states(rule, _real([param.detach()]), numbers, options)
-    for name in missing:
+    for name in live:
+        if name in entry:
+            continue
         value = fresh[name][0]
         entry[name] = torch.view_as_complex(value) if param.is_complex() else value
 
