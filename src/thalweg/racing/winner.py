@@ -1,0 +1,258 @@
+"""``winner.py``: a recipe as a short script in plain torch that gives the same curve without thalweg."""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+
+from torch import nn
+
+from thalweg import catalogue, models, objectives, schedules
+from thalweg.catalogue.entry import Script
+from thalweg.data.source import Prepared, Source
+from thalweg.errors import OptionError
+from thalweg.lanes.course import steps_an_epoch
+from thalweg.plugins import is_file_spec, load_object
+from thalweg.recipe import Recipe
+from thalweg.streams import seed32
+
+__all__ = ["script"]
+
+
+def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
+    """Write a recipe as a script of torch, NumPy, scikit-learn and, for tables, polars.
+
+    Run, it prints ``step N validation V`` at each evaluation and ``test T`` after the last step: split,
+    preparation, initial weights, order, schedule and optimizer are those of a run of this recipe, so that the
+    values are the same within rounding.
+
+    Args:
+        recipe: with the seed of the run in ``training.seed``, of the split in ``data``.
+        source: what ``recipe.data`` names.
+        prepared: its split.
+
+    Returns:
+        The text; ``None`` where data, model, loss, metric or optimizer were given as Python objects or come
+        from a collate function, which no script can spell.
+
+    >>> from thalweg import data, recipe
+    >>> iris = data.load("iris")
+    >>> winner = recipe.Recipe(
+    ...     data=recipe.Data(spec="iris"),
+    ...     model=recipe.Model(spec="linear"),
+    ...     optimizer=recipe.Optimizer(name="adam", lr=0.1),
+    ...     schedule=recipe.Schedule(name="cosine"),
+    ...     training=recipe.Training(batch_size=16, epochs=10),
+    ... )
+    >>> text = script(winner, source=iris, prepared=data.prepare(iris, seed=0, replicate=0))
+    >>> for line in text.splitlines():
+    ...     if line.startswith(("model", "optimizer", "factor")):
+    ...         print(line)
+    model = nn.Sequential(
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, betas=(0.9, 0.999), eps=1e-08)
+    factor = lambda step: 0.5 * (1 + math.cos(math.pi * min(step / 50, 1)))
+    """
+    task = prepared.task
+    loss = recipe.objective.loss or objectives.default_loss(task)
+    metric = recipe.objective.metric or objectives.default_metric(task)
+    named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
+    if any(spec.startswith("python:") for spec in named):
+        return None
+    data = source.script(recipe.data.seed, recipe.data.replicate)
+    model = models.script(recipe.model.spec, prepared.input_shape, prepared.outputs)
+    if data is None or model is None:
+        return None
+    optimizer = catalogue.resolve(recipe.optimizer.name).script(recipe.optimizer.hyperparameters)
+
+    training = recipe.training
+    total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
+    plateau = recipe.schedule.name == "plateau"
+    parts = [
+        _section("data", _body(data)),
+        _section("loss and metric", _objective(loss, metric, prepared, built=model.startswith(_BUILT))),
+        _section("model, with the run's initial weights", _model(model, recipe)),
+        _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
+        _section("training", _loop(recipe, plateau)),
+    ]
+    code = "\n\n".join(parts)
+    used = {line for line in (*data.splitlines(), *optimizer.imports) if _is_import(line)}
+    for name, line in _IMPORTS.items():
+        if re.search(rf"\b{name}[.(]", code):
+            used.add(line)
+    heading = f'"""{_summary(recipe, source, total)}"""'
+    return f"{heading}\n\n{_sorted_imports(used)}\n\n{code}\n"
+
+
+_IMPORTS = {
+    "math": "import math",
+    "runpy": "import runpy",
+    "importlib": "import importlib",
+    "np": "import numpy as np",
+    "torch": "import torch",
+    "nn": "from torch import nn",
+    "F": "import torch.nn.functional as F",
+    "roc_auc_score": "from sklearn.metrics import roc_auc_score",
+    "balanced_accuracy_score": "from sklearn.metrics import balanced_accuracy_score",
+}
+_BUILT = "nn.Sequential("
+
+
+def _summary(recipe: Recipe, source: Source, total: int) -> str:
+    words = (
+        f"{recipe.model.spec} on {source.name} by {recipe.optimizer.name}, {total} steps of "
+        f"{recipe.training.batch_size} examples. Prints the validation {recipe.objective.metric or 'metric'} "
+        "at each evaluation and the test score after the last step. Written by thalweg race; doesn't need it."
+    )
+    return "\n".join(textwrap.wrap(words.replace("\\", "/").replace('"', "'"), 100))
+
+
+def _section(title: str, lines: str) -> str:
+    return f"# {title}\n{lines.strip()}"
+
+
+def _is_import(line: str) -> bool:
+    return line.startswith(("import ", "from "))
+
+
+def _body(data: str) -> str:
+    return "\n".join(line for line in data.splitlines() if not _is_import(line))
+
+
+def _sorted_imports(lines: set[str]) -> str:
+    own = sorted(line for line in lines if line.split()[1].partition(".")[0] in sys.stdlib_module_names)
+    others = sorted(lines - set(own), key=lambda line: (line.startswith("from"), line.split()[1].lower()))
+    return "\n".join([*own, *([""] if own else []), *others])
+
+
+def _spelled(spec: str) -> str:
+    """An expression for the object that ``file.py:name`` or ``package.module:name`` names."""
+    place, _, name = spec.rpartition(":")
+    first, *rest = name.split(".")
+    if is_file_spec(spec):
+        return ".".join([f"runpy.run_path({place!r})[{first!r}]", *rest])
+    return f"importlib.import_module({place!r}).{name}"
+
+
+def _function(spec: str, what: str) -> str:
+    """An expression for a function; a module class is made without arguments."""
+    thing = load_object(spec, what, OptionError)
+    return _spelled(spec) + ("()" if isinstance(thing, type) and issubclass(thing, nn.Module) else "")
+
+
+def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool) -> str:
+    custom = prepared.task.kind == "custom"
+    several = custom and prepared.train.targets is not None and prepared.train.targets.ndim > 1
+    predicted = "outputs" if several else "outputs[:, 0]"
+    logit = "outputs[:, 1] - outputs[:, 0]"
+    if loss == "bce" and not built:
+        logit = "(outputs[:, -1] - (outputs[:, 0] if outputs.shape[1] > 1 else 0))"
+    chosen = f"({logit} > 0)" if loss == "bce" else "outputs.argmax(1)"
+    losses = {
+        "cross-entropy": "F.cross_entropy(outputs, targets)",
+        "bce": f"F.binary_cross_entropy_with_logits({logit}, targets.to(outputs.dtype))",
+        "mse": f"F.mse_loss({predicted}, targets)",
+        "mae": f"F.l1_loss({predicted}, targets)",
+        "huber": f"F.huber_loss({predicted}, targets)",
+    }
+    error = "(outputs[:, 0].double() - targets.double())"
+    metrics = {
+        "accuracy": f"({chosen} == targets).double().mean()",
+        "balanced-accuracy": f"balanced_accuracy_score(targets, {chosen})",
+        "log-loss": f"{losses[loss if loss == 'bce' else 'cross-entropy']}",
+        "auc": f"roc_auc_score(targets, {logit})",
+        "rmse": f"y_scale * {error}.square().mean().sqrt()",
+        "mae": f"y_scale * {error}.abs().mean()",
+        "r2": f"1 - {error}.square().mean() / targets.double().var(correction=0)",
+    }
+    lines = []
+    if loss in losses:
+        lines += ["def loss(outputs, targets):", f"    return {losses[loss]}"]
+    else:
+        lines += [f"loss = {_function(loss, 'loss')}"]
+    lines += ["", ""]
+    if metric in metrics:
+        lines += ["def metric(outputs, targets):", f"    return float({metrics[metric]})"]
+    elif prepared.task.kind == "regression":
+        lines += [f"own_metric = {_function(metric, 'metric')}", "", ""]
+        units = "y_center + y_scale * outputs, y_center + y_scale * targets"
+        lines += ["def metric(outputs, targets):", f"    return float(own_metric({units}))"]
+    else:
+        lines += [f"metric = {_function(metric, 'metric')}"]
+    lines += ["", ""]
+    lines += [
+        "@torch.no_grad()",
+        "def evaluate(measure, x, y):",
+        "    model.eval()",
+        "    return float(measure(torch.cat([model(part) for part in x.split(256)]), y))",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _model(model: str, recipe: Recipe) -> str:
+    seed = recipe.training.seed
+    initial = f"torch.manual_seed({seed32(seed, 'initial')})"
+    if model.startswith(_BUILT):
+        return f"{initial}\nmodel = {model}"
+    # The file is run before the seed is set: it may draw numbers of its own.
+    found = _spelled(recipe.model.spec)
+    if model == found:
+        lines = [
+            f"model = {found}",
+            initial,
+            "for part in model.modules():",
+            "    if hasattr(part, 'reset_parameters'):",
+            "        part.reset_parameters()",
+        ]
+    else:
+        lines = [f"factory = {found}", initial, f"model = factory{model.removeprefix(found)}"]
+    lines += [
+        "# Random layers draw otherwise here than under thalweg: with them, the curve has other noise.",
+        f"torch.manual_seed({seed32(seed, 'torch')})",
+    ]
+    return "\n".join(lines)
+
+
+def _optimizer(optimizer: Script, recipe: Recipe, total: int) -> str:
+    lines = [line for line in optimizer.imports if not _is_import(line)]
+    lines += [f"optimizer = {optimizer.expression}"]
+    if recipe.schedule.name == "plateau":
+        lines += ["plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, eps=0.0)"]
+    else:
+        schedule = schedules.build(recipe.schedule.name, total=total, **recipe.schedule.options)
+        lines += ["rates = [group['lr'] for group in optimizer.param_groups]"]
+        lines += [f"factor = {schedule.script()}"]
+    return "\n".join(lines)
+
+
+def _loop(recipe: Recipe, plateau: bool) -> str:
+    training = recipe.training
+    rates = """
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate * factor(step)"""
+    watch = """
+        if step > 0:
+            plateau.step(evaluate(loss, x_validation, y_validation))"""
+    watch, rates = (watch, "") if plateau else ("", rates)
+    return f"""
+batch_size, epochs, evaluations = {training.batch_size}, {training.epochs}, {training.evaluations}
+steps = len(x_train) // batch_size  # of an epoch
+total = steps * epochs
+points = {{round(total * i / evaluations) for i in range(evaluations + 1)}}
+
+for step in range(total + 1):
+    if step in points:
+        print("step", step, "validation", evaluate(metric, x_validation, y_validation)){watch}
+    if step == total:
+        break
+    if step % steps == 0:
+        draws = np.random.Philox(key=[{training.seed}, step // steps]).random_raw(len(x_train))
+        order = torch.from_numpy(np.argsort(draws, kind="stable"))
+    batch = order[step % steps * batch_size :][:batch_size]{rates}
+    model.train()
+    optimizer.zero_grad()
+    loss(model(x_train[batch]), y_train[batch]).backward()
+    optimizer.step()
+print("test", evaluate(metric, x_test, y_test))
+"""

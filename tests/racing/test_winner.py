@@ -1,0 +1,266 @@
+"""winner.py, run without thalweg, prints the curve of the run it was written from."""
+
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from thalweg import catalogue, data, models, recipe
+from thalweg.entries import Run, Setting, Workload
+from thalweg.racing import winner
+from thalweg.training import loop
+
+SEED, REPLICATE = 5, 2
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(input_shape[0], 8), nn.Tanh(), nn.Linear(8, outputs))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+one_logit = nn.Sequential(nn.Linear(30, 1))
+
+
+def loss(outputs, targets):
+    return nn.functional.smooth_l1_loss(outputs[:, 0], targets)
+
+
+def median_error(outputs, targets):
+    return (outputs[:, 0] - targets).abs().median()
+
+
+def my_rule(p, g, velocity, *, lr=0.01, momentum=0.9):
+    velocity = momentum * velocity + g
+    return p - lr * velocity, velocity
+"""
+
+CASES = {
+    "digits, mlp": {
+        "data": "digits",
+        "model": "mlp:32",
+        "optimizer": ("adam", {"lr": 0.01}),
+        "schedule": "cosine",
+    },
+    "digits, cnn": {
+        "data": "digits",
+        "model": "cnn:4",
+        "optimizer": ("momentum", {"lr": 0.1}),
+        "schedule": "one-cycle",
+    },
+    "breast-cancer, plateau": {
+        "data": "breast-cancer",
+        "model": "mlp:16",
+        "optimizer": ("sgd", {"lr": 0.5}),
+        "schedule": "plateau",
+        "metric": "log-loss",
+        "epochs": 20,
+        "evaluations": 40,
+    },
+    "wine, balanced": {
+        "data": "wine",
+        "model": "linear",
+        "optimizer": ("rmsprop", {"lr": 0.01, "alpha": 0.9}),
+        "schedule": "step",
+        "metric": "balanced-accuracy",
+    },
+    "breast-cancer, bce": {
+        "data": "breast-cancer",
+        "model": "mlp:8",
+        "loss": "bce",
+        "metric": "auc",
+        "optimizer": ("adamw", {"lr": 0.01, "weight_decay": 0.1}),
+        "schedule": "warmup-stable-decay",
+    },
+    "breast-cancer, one logit of a module": {
+        "data": "breast-cancer",
+        "model": "own.py:one_logit",
+        "loss": "bce",
+        "metric": "accuracy",
+        "optimizer": ("nesterov", {"lr": 0.01}),
+        "schedule": "linear",
+    },
+    "diabetes, own objective": {
+        "data": "diabetes",
+        "model": "own.py:Net",
+        "loss": "own.py:loss",
+        "metric": "own.py:median_error",
+        "optimizer": ("torch.optim:RAdam", {"lr": 0.01}),
+        "schedule": "inverse-time",
+    },
+    "diabetes, huber": {
+        "data": "diabetes",
+        "model": "mlp:16",
+        "loss": "huber",
+        "metric": "mae",
+        "optimizer": ("adagrad", {"lr": 0.05}),
+        "schedule": "polynomial",
+    },
+    "table, regression": {
+        "data": "houses.csv",
+        "target": "price",
+        "missing": "median",
+        "model": "mlp:16",
+        "optimizer": ("adam", {"lr": 0.01}),
+        "schedule": "exponential",
+    },
+    "table, own rule": {
+        "data": "houses.csv",
+        "target": "price",
+        "missing": "median",
+        "model": "linear",
+        "metric": "r2",
+        "optimizer": ("own.py:my_rule", {"lr": 0.02}),
+        "schedule": "inverse-square",
+    },
+}
+
+
+NEEDS_THALWEG = {"table, own rule"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    draw = np.random.default_rng(0)
+    rows = ["area,rooms,town,heating,price"]
+    for _ in range(160):
+        area, rooms, town = draw.uniform(30, 200), draw.integers(1, 7), draw.integers(4)
+        price = 2.5 * area + 10 * rooms + 40 * town + draw.normal(0, 5)
+        area_text = "" if draw.random() < 0.05 else f"{area:.2f}"
+        heating = ["gas", "oil", "wood"][draw.integers(3)]
+        rows.append(f'{area_text},{rooms},"town {"ABCD"[town]}",{heating},{price:.3f}')
+    (tmp_path / "houses.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def made(case):
+    """The text of a case's winner.py, and what the training loop gives."""
+    source = data.load(case["data"], target=case.get("target"), missing=case.get("missing"))
+    prepared = data.prepare(source, seed=SEED, replicate=REPLICATE)
+    name, numbers = case["optimizer"]
+    chosen = recipe.Recipe.model_validate(
+        {
+            "data": {
+                "spec": case["data"],
+                "target": case.get("target"),
+                "missing": case.get("missing"),
+                "seed": SEED,
+                "replicate": REPLICATE,
+            },
+            "model": {"spec": case["model"]},
+            "objective": {"loss": case.get("loss"), "metric": case.get("metric")},
+            "optimizer": {"name": name, **numbers},
+            "schedule": {"name": case["schedule"]},
+            "training": {
+                "batch_size": 32,
+                "epochs": case.get("epochs", 4),
+                "seed": 1234,
+                "evaluations": case.get("evaluations", 7),
+            },
+        }
+    )
+    assert recipe.loads(recipe.dumps(chosen)) == chosen
+    text = winner.script(chosen, source=source, prepared=prepared)
+    setting = Setting(optimizer=name, hyperparameters=numbers, schedule=case["schedule"])
+    workload = Workload(
+        epochs=chosen.training.epochs,
+        batch_size=32,
+        loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
+        metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
+        evaluations=case.get("evaluations", 7),
+        score_test=True,
+    )
+    outcome = loop.run(
+        Run(identity="x", setting=setting, seed=1234),
+        factory=models.factory(case["model"]),
+        prepared=prepared,
+        workload=workload,
+        catalogue_entries={name: catalogue.resolve(name)},
+    )
+    return text, outcome
+
+
+def read(output):
+    *curve, test = output.splitlines()
+    words = [line.split() for line in curve]
+    assert all(word[0] == "step" and word[2] == "validation" for word in words)
+    assert test.startswith("test ")
+    return [int(word[1]) for word in words], [float(word[3]) for word in words], float(test.split()[1])
+
+
+def agree(output, outcome):
+    steps, validation, test = read(output)
+    assert steps == outcome.steps
+    assert None not in outcome.validation
+    np.testing.assert_allclose(validation, outcome.validation, rtol=1e-4, atol=1e-4)
+    assert test == pytest.approx(outcome.test[-1], rel=1e-4, abs=1e-4)
+    assert abs(validation[-1] - validation[0]) > 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prints_the_curve_of_the_run(name, folder, capsys):
+    text, outcome = made(CASES[name])
+    imports = [line for line in text.splitlines() if line.startswith(("import", "from"))]
+    # A rule of ours or of a person's own has no other home.
+    assert any("thalweg" in line for line in imports) == (name in NEEDS_THALWEG)
+    (folder / "winner.py").write_text(text)
+    capsys.readouterr()
+    with torch.random.fork_rng():
+        runpy.run_path("winner.py", run_name="__main__")
+    agree(capsys.readouterr().out, outcome)
+
+
+def test_in_a_process_of_its_own(folder):
+    text, outcome = made(CASES["digits, mlp"])
+    (folder / "winner.py").write_text(text)
+    done = subprocess.run([sys.executable, "winner.py"], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    agree(done.stdout, outcome)
+
+
+def test_the_plateau_case_has_plateaus(folder):
+    _, outcome = made(CASES["breast-cancer, plateau"])
+    _, constant = made(CASES["breast-cancer, plateau"] | {"schedule": "constant"})
+    assert outcome.validation[:3] == constant.validation[:3]
+    assert abs(outcome.validation[-1] - constant.validation[-1]) > 1e-3
+
+
+def test_short_and_readable(folder):
+    text, _ = made(CASES["digits, mlp"])
+    assert len(text.splitlines()) < 80
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9", "-"], input=text, text=True
+    )
+    assert checked.returncode == 0
+
+
+def test_python_objects_have_no_spelling():
+    x, y = torch.randn(60, 3), torch.arange(60) % 2
+    source = data.load((x, y))
+    prepared = data.prepare(source, seed=0, replicate=0)
+    chosen = recipe.Recipe.model_validate(
+        {
+            "data": {"spec": source.spec},
+            "model": {"spec": "linear"},
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "training": {"batch_size": 8, "epochs": 1},
+        }
+    )
+    assert winner.script(chosen, source=source, prepared=prepared) is None
+    iris = data.load("iris")
+    split = data.prepare(iris, seed=0, replicate=0)
+    for part, value in (("model", {"spec": "python:Net"}), ("objective", {"loss": "python:loss"})):
+        own = recipe.Recipe.model_validate(chosen.model_dump() | {part: value})
+        assert winner.script(own, source=iris, prepared=split) is None
