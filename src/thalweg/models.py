@@ -110,7 +110,8 @@ def factory(spec: Spec) -> Factory:
     if family in ("linear", "mlp", "cnn") and not is_file_spec(spec):
         _layers(spec, None, 1)
         return lambda input_shape, outputs: _assemble(spec, input_shape, outputs)
-    if rest:
+    # widths after an unknown word, as in 'mpl:64', can't be the name of an object
+    if rest and not rest[0].isdigit():
         return _own(load_object(spec, "model", ModelError), spec)
     near = nearest(family, ("linear", "mlp:128,64", "cnn:16,32"))
     raise ModelError(f"there is no model {spec!r}; {near}, or write 'file.py:factory'")

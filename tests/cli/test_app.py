@@ -232,12 +232,13 @@ def test_race_alone_hands_on_the_defaults(fake_race: Any) -> None:
 
 
 def test_the_defaults_that_the_help_names_are_those_of_a_race() -> None:
+    from thalweg import models
     from thalweg.racing import setup
 
     hints = typing.get_type_hints(race, include_extras=True)
     shown = {name: typing.get_args(hints[name])[1].show_default for name in ("model", "schedules", "trials")}
     assert shown == {
-        "model": setup.DEFAULT_MODEL,
+        "model": f"{models.default((256,))}, or {models.default((257,))} beyond 256 inputs",
         "schedules": ",".join(setup.DEFAULT_SCHEDULES),
         "trials": str(setup.DEFAULT_TRIALS),
     }

@@ -36,7 +36,7 @@ def race(
         str | None,
         typer.Option(
             help="linear, mlp:128,64, cnn:16,32, file.py:factory or package.module:factory.",
-            show_default="mlp:64",
+            show_default="mlp:64, or mlp:128,64 beyond 256 inputs",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,

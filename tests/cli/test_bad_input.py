@@ -1,0 +1,243 @@
+"""Bad input, one test each: one clear sentence, exit code 2, no traceback, and nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from thalweg.cli import app
+
+Files = Mapping[str, str | bytes]
+
+GOOD = "a,b,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 2]}\n" for i in range(60))
+IDX = struct.pack(">HBBIII", 0, 8, 3, 4, 2, 2) + bytes(16)
+LABELS = struct.pack(">HBBI", 0, 8, 1, 4) + bytes([0, 1, 0, 1])
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run a race in a folder with some files; return the one sentence that it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str, files: Files | None = None, out: str = "out") -> str:
+        for name, content in (files or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        before = sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+        assert app.run(["race", *options, "--out", out]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1, "one sentence"
+        assert "Traceback" not in said.err
+        after = sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+        assert after == before, "something was left behind"
+        return said.err
+
+    return run
+
+
+Refused = Callable[..., str]
+
+
+def test_no_data(refused: Refused) -> None:
+    assert "--data" in refused()
+
+
+def test_a_file_that_is_not_there(refused: Refused) -> None:
+    assert "houses.csv" in refused("--data", "houses.csv", "--target", "price")
+
+
+def test_a_built_in_that_is_not_there(refused: Refused) -> None:
+    assert "'digits'" in refused("--data", "digit")
+
+
+def test_an_empty_file(refused: Refused) -> None:
+    assert "empty" in refused("--data", "t.csv", "--target", "kind", files={"t.csv": ""})
+
+
+def test_a_table_without_rows(refused: Refused) -> None:
+    assert "t.csv" in refused("--data", "t.csv", "--target", "kind", files={"t.csv": "a,b,kind\n"})
+
+
+def test_a_truncated_gzip(refused: Refused) -> None:
+    whole = gzip.compress(GOOD.encode() * 50)
+    said = refused("--data", "t.csv.gz", "--target", "kind", files={"t.csv.gz": whole[: len(whole) // 2]})
+    assert "t.csv.gz" in said
+
+
+def test_a_truncated_idx(refused: Refused) -> None:
+    files = {
+        "d/train-images-idx3-ubyte.gz": gzip.compress(IDX)[:-9],
+        "d/train-labels-idx1-ubyte.gz": gzip.compress(LABELS),
+    }
+    assert "train-images" in refused("--data", "idx:d", files=files)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.npz", "t.csv.gz", "t.jsonl"])
+def test_a_file_that_is_not_what_its_name_says(name: str, refused: Refused) -> None:
+    content = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+    assert name in refused("--data", name, "--target", "kind", files={name: content})
+
+
+def test_an_unknown_column(refused: Refused) -> None:
+    said = refused("--data", "t.csv", "--target", "kin", files={"t.csv": GOOD})
+    assert "'kin'" in said
+    assert "'kind'" in said
+
+
+def test_a_type_for_an_unknown_column(refused: Refused) -> None:
+    said = refused("--data", "t.csv", "--target", "kind", "--type", "aa=category", files={"t.csv": GOOD})
+    assert "'aa'" in said
+
+
+def test_no_target(refused: Refused) -> None:
+    assert "--target" in refused("--data", "t.csv", files={"t.csv": GOOD})
+
+
+def test_one_class_only(refused: Refused) -> None:
+    one = GOOD.replace("x\n", "y\n")
+    assert "two classes" in refused("--data", "t.csv", "--target", "kind", files={"t.csv": one})
+
+
+def test_fewer_rows_than_a_batch(refused: Refused) -> None:
+    said = refused("--data", "t.csv", "--target", "kind", "--batch-size", "512", files={"t.csv": GOOD})
+    assert "512" in said
+    assert "--batch-size" in said
+
+
+def test_missing_values(refused: Refused) -> None:
+    holes = GOOD.replace("3,", ",")
+    said = refused("--data", "t.csv", "--target", "kind", files={"t.csv": holes})
+    assert "--missing" in said
+
+
+def test_infinite_values(refused: Refused) -> None:
+    endless = GOOD.replace("\n3,", "\ninf,", 1)
+    assert "inf" in refused("--data", "t.csv", "--target", "kind", files={"t.csv": endless})
+
+
+def test_labels_that_do_not_fit(refused: Refused) -> None:
+    said = refused("--data", "t.csv", "--target", "kind", "--task", "regression", files={"t.csv": GOOD})
+    assert "kind" in said
+
+
+def test_labels_of_another_length(refused: Refused) -> None:
+    code = "import torch\ndef load():\n    return torch.zeros(60, 3), torch.zeros(59, dtype=torch.long)\n"
+    said = refused("--data", "own.py:load", files={"own.py": code})
+    assert "60" in said
+    assert "59" in said
+
+
+def test_an_unknown_optimizer(refused: Refused) -> None:
+    assert "'adam'" in refused("--data", "iris", "--optimizers", "sgd,adma")
+
+
+def test_an_optimizer_twice(refused: Refused) -> None:
+    assert "'sgd'" in refused("--data", "iris", "--optimizers", "sgd,sgd")
+
+
+def test_a_rule_that_is_not_there(refused: Refused) -> None:
+    said = refused("--data", "iris", "--optimizers", "own.py:rul", files={"own.py": "def rule(p, g): ...\n"})
+    assert "'rule'" in said
+
+
+def test_a_rule_that_can_not_be_traced(refused: Refused) -> None:
+    code = "def mine(p, g, *, lr=0.1):\n    if g > 0:\n        return p - lr\n    return p + lr\n"
+    said = refused("--data", "iris", "--optimizers", "own.py:mine", files={"own.py": code})
+    assert "line 2" in said
+
+
+def test_an_unknown_schedule(refused: Refused) -> None:
+    assert "'cosine'" in refused("--data", "iris", "--schedules", "cosin")
+
+
+def test_an_unknown_model(refused: Refused) -> None:
+    assert "mlp" in refused("--data", "iris", "--model", "mpl:64")
+
+
+@pytest.mark.parametrize("model", ["mlp:", "mlp:0", "mlp:a", "cnn:16"])
+def test_a_model_that_can_not_be(model: str, refused: Refused) -> None:
+    assert model in refused("--data", "iris", "--model", model)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--device", "gpu"), "--device"),
+        (("--metric", "acuracy"), "'accuracy'"),
+        (("--loss", "cross-entrop"), "'cross-entropy'"),
+        (("--space", "adam.learning_rate=1e-4:1"), "lr"),
+        (("--space", "adam.lr=1:1e-4"), "adam.lr"),
+        (("--space", "adan.lr=1e-4:1"), "adan"),
+        (("--splits", "0"), "splits"),
+        (("--trials", "0"), "trials"),
+        (("--confirm", "0"), "confirm"),
+        (("--epochs", "0"), "epochs"),
+        (("--batch-size", "0"), "batch"),
+        (("--minutes", "0"), "minutes"),
+        (("--margin", "-1"), "margin"),
+        (("--margin", "nan"), "margin"),
+        (("--seed", "-1"), "seed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_option_value_that_can_not_be(options: tuple[str, ...], said: str, refused: Refused) -> None:
+    assert said in refused("--data", "iris", *options)
+
+
+def test_a_model_file_that_raises(refused: Refused) -> None:
+    said = refused(
+        "--data", "iris", "--model", "own.py:net", files={"own.py": "x = 1\nraise KeyError('no')\n"}
+    )
+    assert "own.py" in said
+    assert "line 2" in said
+
+
+def test_a_factory_that_raises(refused: Refused) -> None:
+    code = "def net(input_shape, outputs):\n    return 1 / 0\n"
+    assert "own.py" in refused("--data", "iris", "--model", "own.py:net", files={"own.py": code})
+
+
+def test_a_model_whose_output_does_not_fit(refused: Refused) -> None:
+    code = "import torch\ndef net(input_shape, outputs):\n    return torch.nn.Linear(4, 7)\n"
+    said = refused("--data", "iris", "--model", "own.py:net", files={"own.py": code})
+    assert "7" in said
+
+
+def test_an_output_directory_that_exists(refused: Refused) -> None:
+    said = refused("--data", "iris", files={"out/results.json": "{}"})
+    assert "out" in said
+    assert "--resume" in said
+
+
+def test_an_output_directory_that_is_a_file(refused: Refused) -> None:
+    assert "out" in refused("--data", "iris", files={"out": "a file"})
+
+
+def test_an_output_directory_that_can_not_be_written(refused: Refused) -> None:
+    # below a file there can't be a directory, whoever asks
+    assert "file" in refused("--data", "iris", files={"file": "text"}, out="file/out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_directory_without_permission(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert "locked" in refused("--data", "iris", out="locked/out")
+
+
+def test_resume_without_a_race(refused: Refused) -> None:
+    assert "out" in refused("--data", "iris", "--resume")
+
+
+@pytest.mark.parametrize("goal", ["1.5", "nan"])
+def test_a_goal_that_can_not_be_reached(goal: str, refused: Refused) -> None:
+    assert "--goal" in refused("--data", "iris", "--goal", goal)
