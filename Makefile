@@ -9,7 +9,9 @@ TESTS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
-SOURCES := $(wildcard src tests benchmarks examples docs)
+SOURCES := $(wildcard src tests benchmarks examples docs *.md)
+# what takes --json FILE measures speed on this machine
+BENCHMARKS = $(notdir $(basename $(shell grep -l -e --json benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
 TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
@@ -36,9 +38,11 @@ format: $(VENV)/.dev ## Put the code into its one format.
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/results/.
+bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/results/, and into docs/verdict.md.
 	@mkdir -p benchmarks/results
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json; done
+	$(BIN)/python -m benchmarks.verdict_calibration --write
 
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
