@@ -20,8 +20,9 @@ __all__ = ["Params", "RuleOptimizer", "Settings", "check_fraction", "check_not_n
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
+_layout = operator.attrgetter("layout")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -108,6 +109,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _begin_here(self) -> None:
         """Set what neither checkpoints nor copies hold."""
         self._ledgers: dict[int, _Ledger] = {}
+        self._noted: tuple[list[Tensor], list[dict[str, Any]]] = [], []
         if RuleOptimizer._uncompiled is None:
             # Not a decorator: that would import the compiler, which takes as long as torch itself.
             RuleOptimizer._uncompiled = staticmethod(
@@ -146,9 +148,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_groups(self) -> None:
+        if not self._is_as_noted():
+            for ledger in self._ledgers.values():
+                ledger.params = []
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             for number, group in enumerate(self.param_groups):
                 self._step_group(number, group)
+        self._noted = list(self.state), list(self.state.values())
+
+    def _is_as_noted(self) -> bool:
+        # A person may replace any state. Comparing all by identity is faster than one look-up for each
+        # parameter, whose hash is a Python function.
+        params, entries = self._noted
+        same = len(params) == len(self.state)
+        return same and _identical(params, self.state) and _identical(entries, self.state.values())
 
     def _step_group(self, number: int, group: dict[str, Any]) -> None:
         everyone = group["params"]
@@ -163,14 +176,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         numbers = {name: _plain(value) for name, value in hyper.items()}
         live = runtimes.live_states(rule, numbers, options)
         entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
+        columns = {name: [entry[name] for entry in entries] for name in live}
         for slot, (t, chosen) in enumerate(_batches(counts if rule.uses_step else counts[:1] * len(counts))):
             batch, slopes = _picked(params, chosen), _picked(grads, chosen)
-            rows = _picked(entries, chosen) if entries else [{} for _ in chosen]
             if self.defaults["differentiable"]:
-                for p, row in zip(batch, rows, strict=True):
-                    _step_differentiably(p, row, live, (rule, hyper, options), t, group["maximize"])
+                for j in chosen:
+                    entry = entries[j] if entries else {}
+                    _step_differentiably(params[j], entry, live, (rule, hyper, options), t, group["maximize"])
                 continue
-            states = {name: [row[name] for row in rows] for name in live}
+            states = {name: _picked(column, chosen) for name, column in columns.items()}
             if any(map(torch.is_complex, batch)):
                 batch, slopes = _real(batch), _real(slopes)
                 states = {name: _real(values) for name, values in states.items()}
@@ -188,13 +202,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         return ledger
 
     def _refuse(self, group: Mapping[str, Any], active: list[int], grads: list[Tensor]) -> None:
-        for i, g in zip(active, grads, strict=True):
-            if g.layout is not torch.strided:
-                raise OptionError(
-                    f"{type(self).__name__}: the gradient of {_parameter(group, i)} is sparse, and its rule "
-                    f"needs every element; build the layer with sparse=False, or give this parameter to "
-                    f"torch.optim.SparseAdam"
-                )
+        layouts = list(map(_layout, grads))
+        if layouts.count(torch.strided) < len(layouts):
+            i = active[next(j for j, layout in enumerate(layouts) if layout is not torch.strided)]
+            raise OptionError(
+                f"{type(self).__name__}: the gradient of {_parameter(group, i)} is sparse, and its rule "
+                f"needs every element; build the layer with sparse=False, or give this parameter to "
+                f"torch.optim.SparseAdam"
+            )
         if grads[0].is_cuda and torch.cuda.is_current_stream_capturing():
             raise OptionError(
                 f"{type(self).__name__}: the step can't be captured into a CUDA graph, since its scalars are "
@@ -221,20 +236,19 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Return state and step count of every active parameter; what is missing of the state is made."""
         if not live and not self.counts_steps:
             return [], [1] * len(active)
-        state = self.state
-        entries = [state[params[i]] for i in active]
+        chosen = _picked(params, active)
+        if len(ledger.params) != len(chosen) or not _identical(ledger.params, chosen):
+            ledger.params, ledger.entries = chosen, [self.state[p] for p in chosen]
+        entries = ledger.entries
         if self.counts_steps and not ledger.holds(active, entries):
-            ledger.adopt([state.get(p) for p in params], set(active))
-        fresh: set[int] = set()
-        for name in live:
-            try:
-                _ = [entry[name] for entry in entries]
-            except KeyError:
-                fresh |= {j for j, entry in enumerate(entries) if name not in entry}
+            ledger.adopt([self.state.get(p) for p in params], set(active))
+        fresh = {j for name in live for j, entry in enumerate(entries) if name not in entry}
         for j in fresh:
-            _allocate(params[active[j]], entries[j], live, settings)
+            _allocate(chosen[j], entries[j], live, settings)
         if not self.counts_steps:
-            return entries, [1 if j in fresh else 2 for j in range(len(entries))]
+            return entries, [1 if j in fresh else 2 for j in range(len(entries))] if fresh else [2] * len(
+                active
+            )
         counts = ledger.counts.tolist()
         return entries, [int(count) + 1 for count in _picked(counts, active)]
 
@@ -302,12 +316,15 @@ class _Ledger:
         self.counts = torch.zeros(0)
         self.steps: tuple[Tensor, ...] = ()
         self.caches: dict[int, dict[Any, Any]] = {}
+        # Those that had a gradient at the last step, and their states.
+        self.params: list[Tensor] = []
+        self.entries: list[dict[str, Any]] = []
 
     def holds(self, active: list[int], entries: list[dict[str, Any]]) -> bool:
         steps = self.steps
         if not active or active[-1] >= len(steps):
             return False
-        return all(map(operator.is_, [entry.get("step") for entry in entries], _picked(steps, active)))
+        return _identical([entry.get("step") for entry in entries], _picked(steps, active))
 
     def adopt(self, entries: list[dict[str, Any] | None], active: set[int]) -> None:
         """Begin anew with whatever counts the parameters of the group have by now."""
@@ -327,7 +344,11 @@ class _Ledger:
                 self.counts[active] += 1
 
 
-def _picked(items: Sequence[T], chosen: Sequence[int]) -> list[T]:
+def _identical(first: Iterable[object], second: Iterable[object]) -> bool:
+    return all(map(operator.is_, first, second))
+
+
+def _picked(items: Sequence[_T], chosen: Sequence[int]) -> list[_T]:
     return list(items) if len(chosen) == len(items) else [items[i] for i in chosen]
 
 
