@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from thalweg import __version__
 from thalweg.errors import DataError, Interrupted, RunDirectoryError
-from thalweg.racing import assemble, configuration, looks, plan as planning, stages, standing, verdict, winner
-from thalweg.racing.cost import measured_cost, step_seconds
-from thalweg.racing.decide import choose_engine
+from thalweg.racing import assemble, configuration, finish, looks, stages, standing
+from thalweg.racing import plan as planning
+from thalweg.racing.decide import choose_engine, measured_cost, step_seconds
 from thalweg.racing.engines import Engine
 from thalweg.racing.interrupt import Interruption
 from thalweg.racing.journal import Journal
@@ -108,7 +107,7 @@ def _run(
         watcher.note(note)
 
     meter = _Meter(plan, watcher, planning.estimate_seconds(plan, cost))
-    engine = Engine(setup, journal, info, plan=plan, stop=interruption.asked, advanced=meter.advanced)
+    engine = Engine(setup, journal, info, plan, stop=interruption.asked, advanced=meter.advanced)
     records: list[ReplicateRecord] = []
     for number in range(plan.splits):
 
@@ -118,8 +117,19 @@ def _run(
         records.append(stages.replicate(number, setup, plan, engine, told=told))
     seconds = step_seconds(setup, plan, records, journal)
     goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
-    plan = plan.model_copy(update={"goal": goal})
-    results = verdict.results(...)
+    results = finish.build_results(
+        setup,
+        plan.model_copy(update={"goal": goal}),
+        info,
+        records,
+        begun=begun,
+        step_seconds=seconds,
+        seconds=journal.elapsed,
+        seconds_by_stage=engine.seconds,
+    )
+    if not finish.write_winner(setup, results, records, journal.directory):
+        watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
+    journal.directory.write_json("results.json", results.model_dump(mode="json"))
     return results
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thalweg.racing.results import BestOfK
 
@@ -43,19 +44,19 @@ def best_of_k(pools: Sequence[Sequence[float | None]], *, higher_is_better: bool
     points: dict[float, list[float | None]] = {0.1: [], 0.5: [], 0.9: []}
     sizes = list(range(1, min((len(pool) for pool in ordered), default=0) + 1))
     for k in sizes:
-        chances = np.array(
-            [
-                math.comb(len(pool) - i, k - 1) / math.comb(len(pool), k) / len(ordered)
-                for pool in ordered
-                for i in range(1, len(pool) + 1)
-            ]
-        )
+        chances = np.concatenate([_chances(len(pool), k) for pool in ordered]) / len(ordered)
         reached = np.cumsum(chances[ascending])
         for level, found in points.items():
             # a hair under the level, so that rounding doesn't push the quantile one value up
             value = float(values[ascending[np.searchsorted(reached, level - 1e-9)]])
             found.append(value if math.isfinite(value) else None)
     return BestOfK(k=sizes, median=points[0.5], low=points[0.1], high=points[0.9])
+
+
+def _chances(n: int, k: int) -> NDArray[np.float64]:
+    """Chance [n] that the i-th best of n is the best of k drawn, each from the one before."""
+    i = np.arange(1, n)
+    return k / n * np.cumprod(np.concatenate([[1.0], np.maximum(0, n - i - k + 1) / (n - i)]))
 
 
 def regret(audited: float | None, best: float | None, *, higher_is_better: bool) -> float | None:
