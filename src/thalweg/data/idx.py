@@ -24,7 +24,7 @@ _STEMS = {
 }
 _OPENERS = {
     True: "    data = gzip.open(name).read()",
-    False: "    data = open(name, 'rb').read()",
+    False: "    data = Path(name).read_bytes()",
 }
 
 
@@ -72,7 +72,7 @@ def read_idx(folder: Path, *, spec: str, task: str | None = None) -> ArraySource
         name=folder.resolve().name,
         task=task,
         reading=tuple(reading) if kind and len(zipped) == 1 else None,
-        imports=("import gzip",) if zipped == {True} else (),
+        imports=("import gzip",) if zipped == {True} else ("from pathlib import Path",),
     )
 
 
