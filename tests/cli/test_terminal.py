@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from report.synthetic import make
-from thalweg.cli.terminal import Terminal
+from thalweg.cli.terminal import Terminal, _hyperparameter
 from thalweg.racing.results import Results
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
 
@@ -174,3 +174,22 @@ def test_every_kind_of_result_can_be_told(eliminate: bool, regression: bool) -> 
         )
     assert "verdict: " in stream.getvalue()
     assert "nan" not in stream.getvalue().lower().replace("nesterov", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0123456, "0.0123"),
+        (0.9, "0.9"),
+        (0.95, "0.95"),
+        (0.9998, "0.9998"),
+        (0.99983, "0.99983"),
+        (0.999999, "0.999999"),
+        (1.0, "1"),
+        (12.0, "12"),
+        (1e-8, "1e-08"),
+        (True, "True"),
+    ],
+)
+def test_hyperparameters_near_1_keep_their_distance_to_it(value: float | bool, said: str) -> None:
+    assert _hyperparameter(value) == said

@@ -195,11 +195,15 @@ def _number(value: float | None) -> str:
 
 
 def _setting_words(setting: SettingInfo) -> str:
-    words = [
-        f"{name} {value}" if isinstance(value, bool) else f"{name} {value:.3g}"
-        for name, value in setting.hyperparameters.items()
-    ]
+    words = [f"{name} {_hyperparameter(value)}" for name, value in setting.hyperparameters.items()]
     return ", ".join([*words, setting.schedule])
+
+
+def _hyperparameter(value: float | bool) -> str:
+    """Three digits; of a momentum or beta near 1 as many as tell how near."""
+    if isinstance(value, bool) or not 0.9 < value < 1:
+        return str(value) if isinstance(value, bool) else f"{value:.3g}"
+    return f"{value:.{1 - math.floor(math.log10(1 - value))}f}".rstrip("0")
 
 
 def _data_lines(data: DataInfo) -> list[str]:
