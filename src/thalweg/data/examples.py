@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.errors import DataError
 
-__all__ = ["DatasetExamples", "Examples", "Items", "TensorExamples"]
+__all__ = ["DatasetExamples", "Examples", "Items", "TensorExamples", "as_given", "collated"]
 
 
 class Items(Protocol):
@@ -128,3 +128,8 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_move(part, device) for part in value)
     return value.to(device) if hasattr(value, "to") else value
+
+
+def as_given(part: npt.NDArray[Any]) -> Tensor:
+    """A tensor of the same values: float32 for fractions, as they are for whole numbers and booleans."""
+    return torch.tensor(part, dtype=torch.float32) if part.dtype.kind == "f" else torch.tensor(part)

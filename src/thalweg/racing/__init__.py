@@ -1,1 +1,1 @@
-
+"""A race: plan, pools, stages, statistics, verdict, results."""

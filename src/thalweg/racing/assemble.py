@@ -80,9 +80,7 @@ def goal_info(outcome: Outcome, goal: float | None, plan: PlanInfo) -> GoalInfo:
     if goal is not None:
         for step, value in zip(outcome.steps, outcome.validation, strict=True):
             if value is not None and (value >= goal if plan.higher_is_better else value <= goal):
-                return GoalInfo(
-                    steps=step, passes=step * plan.epochs / plan.steps, work=step * WORK_PER_STEP
-                )
+                return GoalInfo(steps=step, passes=step * plan.epochs / plan.steps, work=step * WORK_PER_STEP)
     return GoalInfo(steps=None, passes=None, work=None)
 
 
@@ -123,7 +121,10 @@ def scores_at_steps(
 
     return np.array(
         [
-            [[score(outcome, steps[name]) for outcome in pool.confirmations] for pool in pool_of(records, name)]
+            [
+                [score(outcome, steps[name]) for outcome in pool.confirmations]
+                for pool in pool_of(records, name)
+            ]
             for name in plan.optimizers
         ],
         dtype=np.float64,

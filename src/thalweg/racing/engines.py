@@ -114,7 +114,9 @@ class Engine:
         """
         lanes, alone = [], []
         for run in runs:
-            by_lanes = self.info.kind == "lanes" and self._setup.entries[run.setting.optimizer].rule is not None
+            by_lanes = (
+                self.info.kind == "lanes" and self._setup.entries[run.setting.optimizer].rule is not None
+            )
             (lanes if by_lanes else alone).append(run)
         found: dict[str, Outcome] = {}
         for number, chunk in enumerate(self._chunks(lanes, whole_pools=halving is not None)):
@@ -217,7 +219,6 @@ class Engine:
         }
         if halving is None:
 
-
             def watch(progress: LaneProgress) -> None:
                 for outcome in progress.finished:
                     finished(outcome)
@@ -236,9 +237,7 @@ class Engine:
                 finished(outcome)
         return found
 
-    def _by_rungs(
-        self, runs: Sequence[Run], halving: Halving, common: Mapping[str, Any]
-    ) -> list[Outcome]:
+    def _by_rungs(self, runs: Sequence[Run], halving: Halving, common: Mapping[str, Any]) -> list[Outcome]:
         """Bring every run to a rung before any goes beyond it, so that each pool is judged as a whole."""
         keeper = Checkpoints(self._checkpoints)
         outcomes: dict[str, Outcome] = {}

@@ -19,7 +19,16 @@ from thalweg.racing import plan as planning
 from thalweg.racing import pools
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 
-__all__ = ["Options", "Setup", "understand"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_SCHEDULES",
+    "DEFAULT_TRIALS",
+    "RERUNS",
+    "RERUN_SEEDS",
+    "Options",
+    "Setup",
+    "understand",
+]
 
 DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
 DEFAULT_TRIALS = 16

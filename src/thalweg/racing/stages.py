@@ -20,7 +20,7 @@ from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
 from thalweg.streams import seed32
 
-__all__ = ["replicate"]
+__all__ = ["replicate", "reserve_size"]
 
 _AUDITED_AT_RANDOM = 1
 
@@ -158,9 +158,7 @@ def _screen(
             )
 
 
-def _audit(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
-) -> None:
+def _audit(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared) -> None:
     """Run the best of the eliminated settings, and others at random, to the end: was stopping them right?"""
     r = record.replicate
     seed = seed32(plan.seed, "run", r, "screen")
@@ -205,9 +203,7 @@ def _best_when_stopped(stopped: list[Tried], *, higher_is_better: bool) -> Tried
     return min(stopped, key=lambda one: (-(one.eliminated_at or 0), last_seen(one)))
 
 
-def _rerun(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
-) -> None:
+def _rerun(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared) -> None:
     """Run the best three of each pool on fresh seeds; the best mean wins the pool."""
     r = record.replicate
     best: dict[str, list[Tried]] = {

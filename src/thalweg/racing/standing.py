@@ -30,9 +30,7 @@ def leaderboard(records: Sequence[ReplicateRecord], plan: PlanInfo) -> list[Lead
 
 
 def _row(name: str, pools: Sequence[PoolRecord], plan: PlanInfo) -> LeaderboardRow:
-    best = [
-        ranked(pool.tried, higher_is_better=plan.higher_is_better)[0] for pool in pools if pool.tried
-    ]
+    best = [ranked(pool.tried, higher_is_better=plan.higher_is_better)[0] for pool in pools if pool.tried]
     values = [value for one in best if (value := final(one.outcome)) is not None]
     scores = [
         outcome.test[-1]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thalweg.rules import vocabulary
 
-__all__ = ["Instruction", "Program", "compute_dtype"]
+__all__ = ["Instruction", "Program", "compute_dtype", "scalar_tensors"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
