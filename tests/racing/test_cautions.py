@@ -1,0 +1,109 @@
+"""What a careful reader is told beside the verdict."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from thalweg.racing.cautions import warnings
+from thalweg.racing.results import ReplicateWinner, SettingInfo, Warning_
+from thalweg.racing.verdict import Evidence, judge, weigh
+
+
+def scores_of(means: list[float], *, spread: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((len(means), 5, 2))
+    return np.array(means)[:, None, None] + spread * noise
+
+
+def told(
+    scores: np.ndarray,
+    names: list[str],
+    *,
+    margin: float = 0.01,
+    evidence: Evidence | None = None,
+    **rest: Any,
+) -> dict[str, Warning_]:
+    evidence = evidence or weigh(names, scores, higher_is_better=True, n_train=8000, n_test=200)
+    verdict = judge(evidence, margin=margin, axis="work", budget="")
+    given = {"trials": 16, "epochs": 20, "winners": {}, "test_looks": 1, "metric": "accuracy", **rest}
+    return {one.code: one for one in warnings(evidence, verdict, margin=margin, **given)}
+
+
+def winner(replicate: int, **edges: Literal["low", "high"]) -> ReplicateWinner:
+    return ReplicateWinner(
+        replicate=replicate,
+        identity=f"r{replicate}/adam/t01",
+        setting=SettingInfo(optimizer="adam", hyperparameters={}, schedule="constant"),
+        rerun_validation=[],
+        edges=edges,
+        extended=False,
+    )
+
+
+def test_a_winner_elsewhere_need_not_be_one_is_always_said() -> None:
+    found = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"])
+    assert set(found) == {"scope"}
+    assert "16 settings of 20 passes" in found["scope"].text
+
+
+def test_an_edge_in_half_the_splits() -> None:
+    often = [winner(r, lr="high") if r < 3 else winner(r, beta1="low") for r in range(5)]
+    found = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": often})
+    assert found["edge"].optimizer == "adam"
+    assert "lr at the high end of its space in 3 of 5 splits" in found["edge"].text
+    assert "--space adam.lr=" in found["edge"].text
+    seldom = [winner(r, lr="high") if r < 2 else winner(r) for r in range(5)]
+    assert "edge" not in told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": seldom})
+
+
+def test_adam_behind_momentum() -> None:
+    found = told(scores_of([0.8, 0.98, 0.9], spread=0.001), ["adam", "momentum", "sgd"])
+    assert "lost to momentum at equal tuning" in found["adam-behind-momentum"].text
+    assert "adam-behind-momentum" not in told(scores_of([0.98, 0.8], spread=0.001), ["adam", "momentum"])
+
+
+def test_diverged_runs_are_counted() -> None:
+    scores = scores_of([0.98, 0.7], spread=0.001)
+    scores[1, 0] = np.nan
+    assert "sgd diverged in 2 of 10 confirmation runs" in told(scores, ["adam", "sgd"])["diverged"].text
+
+
+def test_too_few_splits_and_how_many_would_do() -> None:
+    found = told(scores_of([0.95, 0.95], spread=0.015), ["adam", "sgd"], margin=0.012)
+    text = found["too-few-splits"].text
+    assert text.startswith("the pair is undecided at a margin of 1.2 points: 5 splits are too few; about ")
+    assert 5 < int(text.split("about ")[1].split(" ")[0]) < 100
+
+
+def test_too_few_test_examples_where_splits_cannot_help() -> None:
+    scores = scores_of([0.95, 0.95], spread=0.02)
+    evidence = weigh(["adam", "sgd"], scores, higher_is_better=True, n_train=100, n_test=50)
+    found = told(scores, ["adam", "sgd"], margin=0.005, evidence=evidence)
+    text = found["too-few-test-examples"].text
+    assert "50 test examples are too few" in text
+    assert int(text.split("about ")[1].split(",")[0]) > 500
+
+
+def test_too_few_test_examples_in_a_fixed_test_set() -> None:
+    random = np.random.default_rng(0)
+    right = np.repeat((random.random((2, 1, 1, 100)) < 0.9).astype(float), 5, axis=1)
+    right = np.abs(right - (random.random(right.shape) < 0.01))
+    evidence = weigh(
+        ["adam", "sgd"],
+        right.mean(axis=-1),
+        higher_is_better=True,
+        n_train=1000,
+        n_test=100,
+        resample=lambda weights: (right @ weights / weights.sum()).ravel(),
+    )
+    found = told(right.mean(axis=-1), ["adam", "sgd"], evidence=evidence)
+    text = found["too-few-test-examples"].text
+    # two classifiers that err on a tenth each, apart, differ with variance 0.18 an example
+    assert 10_000 < int(text.split("about ")[1].split(" ")[0]) < 40_000
+
+
+def test_looks_at_the_test_data() -> None:
+    scores = scores_of([0.98, 0.7], spread=0.001)
+    assert "test-looks" not in told(scores, ["adam", "sgd"], test_looks=1)
+    assert "scored in 4 races" in told(scores, ["adam", "sgd"], test_looks=4)["test-looks"].text

@@ -1,0 +1,206 @@
+"""Pools: draws, edges, what lies beyond them, and search spaces that can't be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from thalweg import catalogue
+from thalweg.catalogue.entry import Entry, Hyperparameter
+from thalweg.entries import Setting
+from thalweg.errors import OptionError
+from thalweg.racing import pools
+from thalweg.racing.pools import Range
+
+ENTRIES = {name: catalogue.get(name) for name in catalogue.names()}
+SPACES = pools.spaces(ENTRIES, {})
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+def adam(count: int, seed: int = 5) -> list[Setting]:
+    return pools.first_wave(ENTRIES["adam"], SPACES["adam"], SCHEDULES, count, seed=seed)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_pool_begins_with_the_librarys_defaults(name: str) -> None:
+    first = pools.first_wave(ENTRIES[name], SPACES[name], SCHEDULES, 3, seed=0)[0]
+    defaults = {hyper.name: hyper.default for hyper in ENTRIES[name].hyperparameters}
+    assert dict(first.hyperparameters) == {key: defaults[key] for key in SPACES[name]}
+    assert (first.optimizer, first.schedule) == (name, "constant")
+
+
+def test_without_a_constant_schedule_the_defaults_take_the_first() -> None:
+    pool = pools.first_wave(ENTRIES["sgd"], SPACES["sgd"], ("cosine", "linear"), 1, seed=0)
+    assert [setting.schedule for setting in pool] == ["cosine"]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_draws_lie_inside_and_are_a_function_of_the_seed(name: str) -> None:
+    def draw(seed: int) -> list[Setting]:
+        return pools.first_wave(ENTRIES[name], SPACES[name], SCHEDULES, 40, seed=seed)
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    for setting in draw(1)[1:]:
+        assert list(setting.hyperparameters) == list(SPACES[name])
+        for key, (low, high) in SPACES[name].items():
+            assert low <= setting.hyperparameters[key] <= high
+
+
+def test_draws_fill_the_search_scale_evenly_schedules_too() -> None:
+    drawn = adam(121)[1:]
+    rates = [math.log10(float(setting.hyperparameters["lr"])) for setting in drawn]
+    low, high = (math.log10(end) for end in SPACES["adam"]["lr"])
+    assert np.histogram(rates, bins=8, range=(low, high))[0].tolist() == pytest.approx([15] * 8, abs=2)
+    betas = [-math.log10(1 - float(setting.hyperparameters["beta2"])) for setting in drawn]
+    low, high = (-math.log10(1 - end) for end in SPACES["adam"]["beta2"])
+    assert np.histogram(betas, bins=5, range=(low, high))[0].tolist() == pytest.approx([24] * 5, abs=4)
+    counts = [sum(setting.schedule == name for setting in drawn) for name in SCHEDULES]
+    assert counts == pytest.approx([40] * 3, abs=6)
+
+
+def test_a_larger_pool_begins_like_a_smaller_one_and_the_second_wave_goes_on() -> None:
+    long = adam(16)
+    assert adam(12) == long[:12]
+    rest = pools.second_wave(ENTRIES["adam"], SPACES["adam"], SCHEDULES, 4, seed=5, drawn=12, edges={})
+    assert rest == long[12:]
+
+
+def test_at_an_edge_the_second_wave_lies_beyond_it() -> None:
+    space = SPACES["adam"]
+    rest = pools.second_wave(
+        ENTRIES["adam"], space, SCHEDULES, 8, seed=5, drawn=12, edges={"lr": "high", "beta1": "low"}
+    )
+    plain = pools.second_wave(ENTRIES["adam"], space, SCHEDULES, 8, seed=5, drawn=12, edges={})
+    for moved, kept in zip(rest, plain, strict=True):
+        assert space["lr"][1] <= moved.hyperparameters["lr"] <= 10 * space["lr"][1]
+        assert 0 <= moved.hyperparameters["beta1"] <= space["beta1"][0]
+        assert moved.hyperparameters["beta2"] == kept.hyperparameters["beta2"]
+        assert moved.schedule == kept.schedule
+
+
+def test_values_read_well() -> None:
+    for setting in adam(30)[1:]:
+        assert (
+            len(f"{setting.hyperparameters['lr']:e}".rstrip("0").split("e")[0].replace(".", "").rstrip("0"))
+            <= 4
+        )
+        complement = 1 - float(setting.hyperparameters["beta1"])
+        assert float(f"{complement:.3g}") == pytest.approx(complement, abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("span", "place", "value"),
+    [
+        (Range(low=1e-4, high=1e-2, scale="log"), 0.25, 3.162e-4),
+        (Range(low=0.9, high=0.999, scale="complement"), 0.5, 0.99),
+        (Range(low=0.0, high=0.8, scale="linear"), 0.25, 0.2),
+    ],
+)
+def test_a_place_on_the_search_scale_and_back(span: Range, place: float, value: float) -> None:
+    assert span.value(place) == pytest.approx(value)
+    assert span.place(value) == pytest.approx(place, abs=1e-4)
+    assert span.value(0.0) == span.low
+    assert span.value(1.0) == span.high
+
+
+@pytest.mark.parametrize(
+    ("span", "low", "high"),
+    [
+        (Range(low=1e-4, high=1e-2, scale="log"), 1e-5, 0.1),
+        (Range(low=0.9, high=0.999, scale="complement"), 0.0, 0.9999),
+        (Range(low=0.0, high=0.99, scale="complement"), 0.0, 0.999),
+        (Range(low=0.1, high=0.4, scale="linear", least=0.0), 0.0, 0.7),
+        (Range(low=-1.0, high=1.0, scale="linear"), -3.0, 3.0),
+    ],
+)
+def test_beyond_is_a_decade_within_what_is_legal(span: Range, low: float, high: float) -> None:
+    assert span.beyond("low") == pytest.approx(low)
+    assert span.beyond("high") == pytest.approx(high)
+
+
+def entry_of(**ranges: tuple[float, float, str]) -> Entry:
+    """The catalogue's SGD with other hyperparameters."""
+    import dataclasses
+
+    hyper = tuple(
+        Hyperparameter(name=name, default=low, low=low, high=high, scale=scale, searched=True)  # type: ignore[arg-type]
+        for name, (low, high, scale) in ranges.items()
+    )
+    return dataclasses.replace(ENTRIES["sgd"], hyperparameters=hyper)
+
+
+@pytest.mark.parametrize(
+    ("lr", "expected"),
+    [
+        (1e-4, "low"),
+        (1.4e-4, "low"),
+        (1.5e-4, None),
+        (0.07, None),
+        (0.08, "high"),
+        (0.2, "high"),
+        (0.0, "low"),
+    ],
+)
+def test_an_edge_is_a_twentieth_of_the_search_scale(lr: float, expected: str | None) -> None:
+    entry = entry_of(lr=(1e-4, 1e-1, "log"))
+    found = pools.edges(entry, Setting(optimizer="sgd", hyperparameters={"lr": lr}), {"lr": (1e-4, 1e-1)})
+    assert found.get("lr") == expected
+
+
+def test_an_end_that_cannot_be_moved_is_no_edge() -> None:
+    entry = entry_of(momentum=(0.0, 0.99, "complement"))
+    space = {"momentum": (0.0, 0.99)}
+    low, high = (Setting(optimizer="sgd", hyperparameters={"momentum": m}) for m in (0.0, 0.99))
+    assert pools.edges(entry, low, space) == {}
+    assert pools.edges(entry, high, space) == {"momentum": "high"}
+    assert pools.extended(entry, space, {"momentum": "high"}) == {"momentum": (0.0, 0.999)}
+    wave = pools.second_wave(entry, space, ("constant",), 3, seed=0, drawn=1, edges={"momentum": "low"})
+    assert wave == pools.second_wave(entry, space, ("constant",), 3, seed=0, drawn=1, edges={})
+
+
+def test_an_extended_space_has_its_own_edges() -> None:
+    entry = entry_of(lr=(1e-4, 1e-1, "log"))
+    wide = pools.extended(entry, {"lr": (1e-4, 1e-1)}, {"lr": "high"})
+    assert wide == {"lr": (1e-4, 1.0)}
+    at = Setting(optimizer="sgd", hyperparameters={"lr": 0.1})
+    assert pools.edges(entry, at, wide) == {}
+
+
+def test_a_persons_own_space_is_searched_in_the_catalogues_order() -> None:
+    found = pools.spaces(ENTRIES, {"adam.eps": (1e-9, 1e-3), "sgd.lr": (0.5, 1)})
+    assert found["adam"]["eps"] == (1e-9, 1e-3)
+    assert found["sgd"]["lr"] == (0.5, 1.0)
+    assert found["momentum"] == SPACES["momentum"]
+    order = [hyper.name for hyper in ENTRIES["adam"].hyperparameters if hyper.name in found["adam"]]
+    assert list(found["adam"]) == order
+
+
+@pytest.mark.parametrize(
+    ("key", "ends", "says"),
+    [
+        ("adma.lr", (1e-4, 1e-1), "did you mean 'adam'"),
+        ("lr", (1e-4, 1e-1), "isn't in this race"),
+        ("adam.lrr", (1e-4, 1e-1), "did you mean 'lr'"),
+        ("adam.lr", (1e-1, 1e-4), "from a lower to a higher"),
+        ("adam.lr", (1e-2, 1e-2), "from a lower to a higher"),
+        ("adam.lr", (math.nan, 1.0), "from a lower to a higher"),
+        ("adam.lr", (1e-3, math.inf), "from a lower to a higher"),
+        ("adam.lr", (0.0, 1.0), "above 0"),
+        ("adam.beta1", (0.5, 1.0), "under 1"),
+        ("adam.beta1", (-0.5, 0.9), "at least 0"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused_in_one_sentence(
+    key: str, ends: tuple[float, float], says: str
+) -> None:
+    with pytest.raises(OptionError, match=says) as caught:
+        pools.spaces(ENTRIES, {key: ends})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_linear_hyperparameter_that_cannot_be_negative() -> None:
+    with pytest.raises(OptionError, match="can't be negative"):
+        pools.spaces({"sgd": entry_of(dampening=(0.0, 0.9, "linear"))}, {"sgd.dampening": (-0.1, 0.5)})
