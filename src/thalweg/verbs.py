@@ -1,4 +1,4 @@
-"""The verbs: what ``thalweg.race`` and the commands call. They compose the rooms and hold no logic of their own."""
+"""The verbs: what ``thalweg.race`` and the commands call; they compose the rooms and hold no logic."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from thalweg.entries import Run
@@ -56,7 +57,7 @@ class Halving:
             worse = self._journal.once(
                 "eliminated",
                 self._key(pool, step),
-                lambda running=running: self._worse_half(running, validation),
+                functools.partial(self._worse_half, running, validation),
             )
             self._note(worse, step)
             stop.update(worse)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
-from thalweg.lanes.course import History, evaluation_points
 from thalweg.lanes.chunks import Progress as LaneProgress
 from thalweg.lanes.chunks import plan as plan_chunks
 from thalweg.lanes.chunks import run as run_lanes
+from thalweg.lanes.course import History, evaluation_points
 from thalweg.racing.elimination import Halving
 from thalweg.racing.journal import Journal
 from thalweg.racing.results import EngineInfo, PlanInfo
@@ -157,19 +160,20 @@ class Engine:
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()
-            outcomes = run_lanes(
-                runs,
-                factory=self._setup.factory,
-                prepared=prepared,
-                workload=workload,
-                catalogue_entries=self._setup.entries,
-                device=self._setup.options.device,
-                chunk=len(runs),
-                watch=watch,
-                checkpoint=Checkpoints(self._checkpoints),
-                stop=self._stop,
-                eliminate=halving,
-            )
+            with _threads(self.info.threads):
+                outcomes = run_lanes(
+                    runs,
+                    factory=self._setup.factory,
+                    prepared=prepared,
+                    workload=workload,
+                    catalogue_entries=self._setup.entries,
+                    device=self._setup.options.device,
+                    chunk=len(runs),
+                    watch=watch,
+                    checkpoint=Checkpoints(self._checkpoints),
+                    stop=self._stop,
+                    eliminate=halving,
+                )
             return self._written(outcomes, began)
 
         known = key in self.journal
@@ -311,3 +315,13 @@ def _history(run: Run, keeper: Checkpoints, workload: Workload) -> History:
     state = keeper.load(run.identity)
     assert state is not None, "a run that reached a rung has a state"
     return History.restore(run, workload, state["history"])
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -135,7 +135,7 @@ def _weigh(
 def _resample(
     setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord]
 ) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None:
-    """Score every confirmation run anew on a resample of the one test set; ``None`` where each has its own."""
+    """Score all confirmation runs anew on a resample of the one test set; ``None`` where each has its own."""
     targets = setup.first.test.targets
     if not setup.source.fixed_test or targets is None or not setup.metric.per_example:
         return None
@@ -168,9 +168,7 @@ def _at_equal_seconds(
     scores = assemble.scores_at_steps(records, plan, steps)
     words = f"{budget:.3g} s of steps run alone: all {plan.steps} steps of the fastest"
     return (
-        verdict.judge(
-            _weigh(setup, plan, scores, None), margin=plan.margin, axis="seconds", budget=words
-        ),
+        verdict.judge(_weigh(setup, plan, scores, None), margin=plan.margin, axis="seconds", budget=words),
         scores,
     )
 
