@@ -125,6 +125,23 @@ def test_missing_values_of_arrays(folder: Path, same_as_script: Same) -> None:
         load("a.npz", missing="drop")
 
 
+def test_missing_values_of_a_test_part(folder: Path, same_as_script: Same) -> None:
+    test = X[:9].copy()
+    test[2, 1] = np.nan
+    parts = {"x_train": X, "y_train": X[:, 0], "x_test": test, "y_test": X[:9, 0].copy()}
+    np.savez(folder / "a.npz", **parts)
+    for missing in (None, "drop"):
+        with pytest.raises(DataError, match=r"the test part of 'a.npz' hold 1 missing values"):
+            load("a.npz", missing=missing)
+    source = load("a.npz", missing="median")
+    same_as_script(source)
+    assert prepare(source, seed=0, replicate=0).test.inputs.isfinite().all()
+    parts["y_test"][0] = np.nan
+    np.savez(folder / "a.npz", **parts)
+    with pytest.raises(DataError, match=r"has 1 rows without a target"):
+        load("a.npz", missing="median")
+
+
 def test_infinite_values_of_arrays(folder: Path) -> None:
     x = X.copy()
     x[0, 2] = -np.inf

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from thalweg.data.examples import TensorExamples
+from thalweg.data.examples import TensorExamples, as_given
 from thalweg.data.script import assemble, parts, split_lines, target_lines
-from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
-from thalweg.data.target import Target, encode, read_target
-from thalweg.errors import DataError, nearest
-from thalweg.objectives import Task
+from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
+from thalweg.data.target import Target, encode, fit_target, outputs_of, read_target
+from thalweg.errors import DataError
 
-__all__ = ["ArraySource", "from_arrays", "read_npz"]
+__all__ = ["ArraySource", "from_arrays"]
 
 Array = npt.NDArray[Any]
 Scaling = Literal["columns", "channels", "whole", "as given"]
@@ -170,14 +166,18 @@ def from_arrays(
                 f"in {what} test examples have shape {list(x_test.shape[1:])} and training examples "
                 f"{list(x.shape[1:])}; they must be the same"
             )
-        _refuse(x_test, y_test, called, "median" if missing == "median" and not own else None, own)
+        whole, _ = _refuse(x_test, y_test, called, "median" if missing == "median" else None, own)
+        if not whole.all():
+            raise DataError(
+                f"{called} has {(~whole).sum()} rows without a target; leave them out of the file"
+            )
     kept, kept_lines = _refuse(x, y, what, missing, own)
     said = list(notes)
     if not kept.all():
         said.append(f"{(~kept).sum()} of {len(kept)} rows have missing values and are left out")
         x, y = x[kept], y[kept]
         lines += kept_lines
-    impute = x.dtype.kind == "f" and bool(np.isnan(x).any())
+    impute = any(part is not None and _is_number(part) and np.isnan(part).any() for part in (x, x_test))
     if impute:
         said.append("missing values are replaced by the median of their column in the training part")
     target = read_target(y, asked=task, labelled=True)
@@ -208,95 +208,7 @@ def from_arrays(
     )
 
 
-def read_npz(
-    path: Path, *, spec: str, target: str | None, task: str | None, missing: str | None
-) -> ArraySource:
-    """Read a NumPy archive: ``x_train, y_train, x_test, y_test``, or ``x, y``, or its first two arrays.
-
-    Args:
-        path: of the archive.
-        spec: as given.
-        target: name of the array with the targets.
-        task, missing: what the user asked for.
-
-    Raises:
-        DataError: it can't be read, or its arrays can't be used.
-    """
-    try:
-        # Opened here, since NumPy leaves a file open that it can't read.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"{path} holds one array, but inputs and targets are needed; save both with np.savez"
-                )
-            with archive:
-                arrays = {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as problem:
-        raise DataError(
-            f"{path} can't be read as a NumPy archive ({' '.join(str(problem).split())}); "
-            "save it again with np.savez"
-        ) from problem
-    names, has_test = _choose(arrays, path, target)
-    chosen = [arrays[name] for name in names]
-    lines = [f"archive = np.load({spec!r})"]
-    listed = [f"archive[{name!r}]" for name in names]
-    lines.append(f"x, y = {listed[0]}, {listed[1]}")
-    if has_test:
-        lines.append(f"x_fixed, y_fixed = {listed[2]}, {listed[3]}")
-    note = f"inputs are the array {names[0]!r}, targets {names[1]!r}"
-    return from_arrays(
-        *chosen, spec=spec, name=path.stem, task=task, missing=missing, reading=tuple(lines),
-        notes=(note,),
-    )  # fmt: skip
-
-
-def _choose(arrays: Mapping[str, Array], path: Path, target: str | None) -> tuple[list[str], bool]:
-    known = list(arrays)
-    if target is not None:
-        if target not in arrays:
-            raise DataError(f"{path} has no array {target!r}; {nearest(target, known)}")
-        others = [name for name in known if name != target]
-        if not others:
-            raise DataError(f"{path} holds the array {target!r} alone, but inputs are needed too")
-        return ["x" if "x" in others else others[0], target], False
-    lower = {name.lower(): name for name in known}
-    for wanted in (("x_train", "y_train", "x_test", "y_test"), ("x", "y"), ("x_train", "y_train")):
-        if all(name in lower for name in wanted):
-            return [lower[name] for name in wanted], len(wanted) == 4
-    if len(known) < 2:
-        raise DataError(f"{path} holds {len(known)} arrays, but inputs and targets are needed: save x and y")
-    return known[:2], False
-
-
 # What arrays may be ------------------------------------------------------------------------------------
-
-
-def fit_target(task: Task, y: list[Array], *, scaled: bool) -> tuple[Task, list[Tensor]]:
-    """Targets of the three parts as tensors, and the task in their units."""
-    if task.kind == "custom":
-        return task, [as_given(part) for part in y]
-    if task.kind == "classification":
-        return task, [torch.tensor(part) for part in y]
-    center, scale = (float(y[0].mean()), float(y[0].std() or 1.0)) if scaled else (0.0, 1.0)
-    made = [torch.tensor((part - center) / scale, dtype=torch.float32) for part in y]
-    return replace(task, center=center, scale=scale), made
-
-
-def outputs_of(task: Task, y: Array) -> int:
-    """How many numbers a model has to give for an example."""
-    if task.kind == "classification":
-        return len(task.classes)
-    if task.kind == "regression":
-        return 1
-    return int(np.prod(y.shape[1:])) if y.ndim > 1 and y.dtype.kind == "f" else 0
-
-
-def as_given(part: Array) -> Tensor:
-    """A tensor of the same values: float32 for fractions, as they are for whole numbers and booleans."""
-    return torch.tensor(part, dtype=torch.float32) if _is_number(part) else torch.tensor(part)
 
 
 def _is_number(x: Array) -> bool:
@@ -425,14 +337,6 @@ def _where(found: npt.NDArray[np.bool_]) -> str:
 def _duplicates(x: Array, y: Array) -> list[str]:
     seen = {a.tobytes() + str(b).encode() for a, b in zip(x, y.tolist(), strict=True)}
     return duplicate_notes(len(x) - len(seen))
-
-
-def duplicate_notes(count: int) -> list[str]:
-    """The note on ``count`` rows that repeat another, if any."""
-    if not count:
-        return []
-    rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
-    return [f"{rows} another one exactly; copies may fall on both sides of a split and flatter the scores"]
 
 
 def _scale_notes(x: Array, target: Target, own: bool) -> list[str]:

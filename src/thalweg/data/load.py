@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.data import builtin
-from thalweg.data.arrays import read_npz
 from thalweg.data.files import check_file
+from thalweg.data.npz import read_npz
 from thalweg.data.source import Source
 from thalweg.data.target import check_options
 from thalweg.errors import DataError, nearest
@@ -84,7 +84,6 @@ def load(
     if types:
         raise DataError(f"column types are for tables, not for {data!r}; leave --type out")
     if kind == "npz":
-        check_file(Path(data))
         return read_npz(Path(data), spec=data, **options)
     if target is not None:
         raise DataError(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from thalweg.data.arrays import as_given, from_arrays, outputs_of
-from thalweg.data.examples import DatasetExamples, Items, collated
+from thalweg.data.arrays import from_arrays
+from thalweg.data.examples import DatasetExamples, Items, as_given, collated
 from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
-from thalweg.data.target import encode, read_target
+from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
 from thalweg.plugins import is_file_spec, load_object
 

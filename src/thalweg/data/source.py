@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.data.examples import Examples
 from thalweg.objectives import Task
 
-__all__ = ["Indices", "Prepared", "Source", "fingerprint_of"]
+__all__ = ["Indices", "Prepared", "Source", "duplicate_notes", "fingerprint_of"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -139,3 +139,11 @@ def fingerprint_of(parts: Iterable[bytes | str | npt.NDArray[np.generic] | Tenso
             digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def duplicate_notes(count: int) -> list[str]:
+    """The note on ``count`` rows that repeat another, if any."""
+    if not count:
+        return []
+    rows = "1 row repeats" if count == 1 else f"{count} rows repeat"
+    return [f"{rows} another one exactly; copies may fall on both sides of a split and flatter the scores"]

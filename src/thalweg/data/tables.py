@@ -17,13 +17,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from thalweg.data.arrays import duplicate_notes, fit_target, outputs_of
 from thalweg.data.columns import Columns, check_values, read_columns
 from thalweg.data.examples import TensorExamples
 from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
-from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
-from thalweg.data.target import Target, read_target
+from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
+from thalweg.data.target import Target, fit_target, outputs_of, read_target
 from thalweg.errors import DataError, nearest
 
 __all__ = ["TableSource", "from_frame", "read_table"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from thalweg.data.examples import as_given
 from thalweg.errors import DataError, OptionError, nearest
 from thalweg.objectives import Task
 
-__all__ = ["LEAST_ROWS", "Target", "check_options", "encode", "read_target"]
+__all__ = ["LEAST_ROWS", "Target", "check_options", "encode", "fit_target", "outputs_of", "read_target"]
 
 # Five rows are three for training and one each for validation and test.
 LEAST_ROWS = 5
@@ -120,6 +123,26 @@ def encode(raw: npt.NDArray[Any], target: Target) -> npt.NDArray[Any]:
             f"the labels there are {', '.join(target.task.classes[:10])}"
         )
     return np.array([known[value] for value in raw.tolist()], dtype=np.int64)
+
+
+def fit_target(task: Task, y: list[npt.NDArray[Any]], *, scaled: bool) -> tuple[Task, list[Tensor]]:
+    """Targets of the three parts as tensors, and the task in their units."""
+    if task.kind == "custom":
+        return task, [as_given(part) for part in y]
+    if task.kind == "classification":
+        return task, [torch.tensor(part) for part in y]
+    center, scale = (float(y[0].mean()), float(y[0].std() or 1.0)) if scaled else (0.0, 1.0)
+    made = [torch.tensor((part - center) / scale, dtype=torch.float32) for part in y]
+    return replace(task, center=center, scale=scale), made
+
+
+def outputs_of(task: Task, y: npt.NDArray[Any]) -> int:
+    """How many numbers a model has to give for an example."""
+    if task.kind == "classification":
+        return len(task.classes)
+    if task.kind == "regression":
+        return 1
+    return int(np.prod(y.shape[1:])) if y.ndim > 1 and y.dtype.kind == "f" else 0
 
 
 def _few(raw: npt.NDArray[Any], labelled: bool) -> bool:
