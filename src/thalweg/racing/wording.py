@@ -49,12 +49,13 @@ def spoken_difference(value: float, metric: str) -> str:
     """Phrase the size of a difference between two scores.
 
     >>> spoken_difference(-0.0043, "accuracy"), spoken_difference(0.01, "accuracy")
-    ('0.43 points', '1 point')
+    ('0.4 points', '1 point')
     >>> spoken_difference(1.234, "rmse")
     '1.2'
     """
     if metric in _PERCENT:
-        points = f"{abs(100 * value):.2g}"
+        size = abs(100 * value)
+        points = f"{size:.1f}".removesuffix(".0") if size >= 0.095 else f"{size:.1g}"
         return f"{points} point" if points == "1" else f"{points} points"
     return f"{abs(value):.2g}"
 
