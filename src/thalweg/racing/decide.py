@@ -1,20 +1,118 @@
-"""temporary"""
+"""What depends on this machine's clock: measured once, written into the journal, replayed by a resume."""
 
 from __future__ import annotations
 
-from thalweg import lanes
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from thalweg.entries import Run
+from thalweg.lanes import promise
+from thalweg.racing import assemble, pools
+from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost
-from thalweg.racing.results import EngineInfo
+from thalweg.racing.records import ReplicateRecord
+from thalweg.racing.results import EngineInfo, PlanInfo
+from thalweg.racing.setup import Setup
+from thalweg.training import cost
+from thalweg.training.choose import choose
+
+__all__ = ["choose_engine", "step_seconds"]
+
+_ROUNDS = 5
+_PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
-def choose_engine(setup, journal):
-    kind = "loop" if setup.options.engine == "loop" else "lanes"
-    return EngineInfo(kind=kind, forward="batched", reason="temporary", chunk=128, processes=1, threads=1, device="cpu", promise=lanes.promise())
+def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Cost]:
+    """Choose lanes or loop, chunk size, processes and threads, and say what a run costs that way.
+
+    Args:
+        setup: what the race understood.
+        journal: holds the choice of an interrupted race.
+    """
+    value = journal.once("engine", "engine", lambda: _measure(setup))
+    return EngineInfo(**value["info"]), Cost(**value["cost"])
 
 
-def measured_cost(setup, info, journal):
-    return Cost(step_seconds=dict.fromkeys(setup.plan.optimizers, 4e-5), evaluation_seconds=1e-3)
+def _measure(setup: Setup) -> dict[str, Any]:
+    plan = setup.plan
+    runs = [
+        Run(identity=f"{name}/{i}", setting=setting, seed=plan.seed)
+        for name, entry in setup.entries.items()
+        for i, setting in enumerate(
+            pools.first_wave(entry, plan.spaces[name], plan.schedules, plan.trials, seed=plan.seed)
+        )
+    ]
+    device = setup.options.device
+    choice = choose(
+        runs,
+        factory=setup.factory,
+        prepared=setup.first,
+        workload=setup.workload(plan),
+        catalogue_entries=setup.entries,
+        device=device,
+        engine=setup.options.engine,
+    )
+    info = EngineInfo(
+        kind=choice.kind,
+        forward=choice.forward,
+        reason=choice.reason,
+        chunk=choice.chunk,
+        processes=choice.processes,
+        threads=choice.threads,
+        device=device,
+        promise=promise(choice.forward, device) if choice.kind == "lanes" else _PROMISE_OF_THE_LOOP,
+    )
+    alone = choice.loop_seconds
+    if alone is None:
+        first = next(iter(setup.entries))
+        alone = _alone(setup, first, {})[1] / choice.processes
+    seconds = {
+        name: choice.lane_seconds
+        if choice.lane_seconds is not None and choice.kind == "lanes" and entry.rule
+        else alone
+        for name, entry in setup.entries.items()
+    }
+    passes = len(setup.first.validation) / plan.batch_size
+    measured = Cost(
+        step_seconds=seconds,
+        evaluation_seconds=passes * min(seconds.values()) * cost.FORWARD / cost.FORWARD_BACKWARD,
+    )
+    return {"info": info.model_dump(), "cost": asdict(measured)}
 
 
-def step_seconds(setup, plan, records, journal):
-    return dict.fromkeys(plan.optimizers, (1e-4, 2e-4, 3e-4))
+def step_seconds(
+    setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord], journal: Journal
+) -> dict[str, tuple[float, float, float]]:
+    """Measure a step of each optimizer's winner run alone, on one thread: lowest, median, highest of five.
+
+    Optimizers take turns, so that a machine that slows down for a while slows all of them.
+    """
+
+    def measure() -> dict[str, list[float]]:
+        rounds: dict[str, list[float]] = {name: [] for name in plan.optimizers}
+        for _ in range(_ROUNDS):
+            for name in plan.optimizers:
+                winner = assemble.pool_of(records, name)[0].winner
+                assert winner is not None
+                rounds[name].append(_alone(setup, name, winner.setting.hyperparameters)[1])
+        return {name: [min(each), statistics.median(each), max(each)] for name, each in rounds.items()}
+
+    measured = journal.once("step seconds", "step seconds", measure)
+    return {name: (low, median, high) for name, (low, median, high) in measured.items()}
+
+
+def _alone(
+    setup: Setup, optimizer: str, hyperparameters: Mapping[str, float | bool]
+) -> tuple[float, float, float]:
+    return cost.step_seconds(
+        setup.entries[optimizer],
+        hyperparameters,
+        factory=setup.factory,
+        prepared=setup.first,
+        workload=setup.workload(setup.plan),
+        device=setup.options.device,
+        repeats=1,
+        seconds=0.05,
+    )

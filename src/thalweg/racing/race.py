@@ -11,7 +11,7 @@ from thalweg import __version__
 from thalweg.errors import DataError, Interrupted, RunDirectoryError
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
-from thalweg.racing.decide import choose_engine, measured_cost, step_seconds
+from thalweg.racing.decide import choose_engine, step_seconds
 from thalweg.racing.engines import Engine
 from thalweg.racing.interrupt import Interruption
 from thalweg.racing.journal import Journal
@@ -98,8 +98,7 @@ def _begin(setup: Setup, command: str | None) -> dict[str, Any]:
 def _run(
     setup: Setup, journal: Journal, begun: dict[str, Any], watcher: Watcher, interruption: Interruption
 ) -> Results:
-    info = choose_engine(setup, journal)
-    cost = measured_cost(setup, info, journal)
+    info, cost = choose_engine(setup, journal)
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
     watcher.engine(info)
