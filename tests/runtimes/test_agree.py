@@ -148,6 +148,37 @@ def test_a_lane_does_not_depend_on_its_company(runtime):
         np.testing.assert_array_equal(bits(whole[order]), bits(chosen))
 
 
+@pytest.mark.parametrize("runtime", ["eager", "cpu"])
+@pytest.mark.parametrize("name", ["momentum", "weight_decay", "dampening"])
+@pytest.mark.parametrize("rule", [rules.sgd, rules.momentum, rules.rmsprop, rules.adam, rules.adamw])
+def test_a_zero_among_lanes(rule, name, runtime):
+    if name not in rule.hyperparameters:
+        pytest.skip(f"{rule.name} has no {name}")
+    values = np.array([0.0, 0.5])
+    base = {"momentum": 0.9} if rule is rules.sgd else {}
+    shapes = [(101,)]
+    together = [torch.stack(tensors(1, torch.float32, shapes, edges=False) * 2)]
+    states = runtimes.initial_states(rule, together, {**base, name: values}, {}, lanes=True)
+    alone = tensors(1, torch.float32, shapes, edges=False)
+    own_states = runtimes.initial_states(rule, alone, {**base, name: 0.0}, {})
+    for t in range(1, 6):
+        grads = tensors(10 + t, torch.float32, shapes, edges=False)
+        runtimes.apply(
+            rule,
+            together,
+            [torch.stack(grads * 2)],
+            states,
+            {**base, name: values},
+            {},
+            t,
+            lanes=True,
+            runtime=runtime,
+        )
+        runtimes.apply(rule, alone, grads, own_states, {**base, name: 0.0}, {}, t, runtime=runtime)
+    assert torch.equal(together[0][0], alone[0])
+    assert not torch.equal(together[0][1], alone[0])
+
+
 def test_one_lane_and_lanes_with_one_setting():
     shapes = [(1, 6), (3, 6)]
     for shape, rate in itertools.product(shapes, [0.1, "array"]):

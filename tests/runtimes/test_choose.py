@@ -162,6 +162,14 @@ def test_nothing_to_do(runtime):
     step([empty], [torch.zeros(0, 3)], runtime=runtime, cache={})
 
 
+@pytest.mark.parametrize("runtime", runtimes.available())
+def test_inside_inference_mode(runtime):
+    with torch.inference_mode():
+        p = torch.zeros(3)
+        step([p], [torch.ones(3)], runtime=runtime)
+        assert p.tolist() == [-0.25] * 3
+
+
 def test_inside_vmap_it_is_eager():
     def one(p, g):
         p = p.clone()

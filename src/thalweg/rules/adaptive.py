@@ -93,10 +93,10 @@ def rmsprop(
         grad_avg = alpha * grad_avg + (1 - alpha) * g
         spread = maximum(square_avg - grad_avg * grad_avg, 0.0)
     divisor = sqrt(spread + eps) if eps_inside else sqrt(spread) + eps
+    step = g / divisor
     if momentum:
-        momentum_buffer = momentum * momentum_buffer + g / divisor
-        return p - lr * momentum_buffer, square_avg, momentum_buffer, grad_avg
-    return p - lr * g / divisor, square_avg, momentum_buffer, grad_avg
+        step = momentum_buffer = momentum * momentum_buffer + step
+    return p - lr * step, square_avg, momentum_buffer, grad_avg
 
 
 @rule

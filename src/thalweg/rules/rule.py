@@ -98,6 +98,9 @@ def rule(
             default), the step count from 1. It returns the new parameter and states, in order.
         initial: state to its first value, a number or the name of a hyperparameter; others start at 0.
 
+    The function may ask ``if decay:`` of a hyperparameter, to leave out work and states while it is 0. Among
+    lanes of which only some have a zero, all take the branch of the others: it must come to the same there.
+
     Raises:
         RuleError: the signature isn't of this form.
 

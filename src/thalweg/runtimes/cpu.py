@@ -208,7 +208,7 @@ _dtype = operator.attrgetter("dtype")
 
 def _eligible(tensors: Sequence[Tensor], lanes: int) -> bool:
     p = tensors[0]
-    if p.dtype not in _DTYPES or (lanes > 1 and (p.ndim == 0 or p.shape[0] != lanes)):
+    if p.dtype not in _DTYPES or (lanes > 1 and (p.ndim == 0 or p.shape[0] != lanes)) or p.is_inference():
         return False
     for tensor in tensors:
         if not (
