@@ -115,7 +115,8 @@ class Engine:
         Returns:
             Outcome by identity.
         """
-        lanes, alone = [], []
+        lanes: list[Run] = []
+        alone: list[Run] = []
         for run in runs:
             by_lanes = (
                 self.info.kind == "lanes" and self._setup.entries[run.setting.optimizer].rule is not None
