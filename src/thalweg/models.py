@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,6 +105,24 @@ def factory(spec: Spec) -> Factory:
       (0): Linear(in_features=4, out_features=3, bias=True)
     )
     """
+    return _Sendable(spec, _find(spec))
+
+
+@dataclass(frozen=True)
+class _Sendable:
+    """A factory that can be sent to another process, which finds again what the spec names."""
+
+    spec: Spec
+    make: Factory
+
+    def __call__(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return self.make(input_shape, outputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return factory, (self.spec,)
+
+
+def _find(spec: Spec) -> Factory:
     if not isinstance(spec, str):
         return _own(spec, getattr(spec, "__name__", type(spec).__name__))
     family, _, rest = spec.partition(":")

@@ -1,8 +1,20 @@
-"""The ordinary training loop."""
+"""The ordinary training loop, what its steps cost, and the choice between it and lanes."""
 
 from __future__ import annotations
 
 from thalweg.training import loop
+from thalweg.training.choose import Choice, choose
+from thalweg.training.cost import FORWARD, FORWARD_BACKWARD, measured_passes, step_seconds
 from thalweg.training.processes import portable, run_many
 
-__all__ = ["loop", "portable", "run_many"]
+__all__ = [
+    "FORWARD",
+    "FORWARD_BACKWARD",
+    "Choice",
+    "choose",
+    "loop",
+    "measured_passes",
+    "portable",
+    "run_many",
+    "step_seconds",
+]

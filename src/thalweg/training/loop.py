@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -37,6 +38,7 @@ def run(
     device: str = "cpu",
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
+    checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train one run.
@@ -49,7 +51,8 @@ def run(
         catalogue_entries: entry of the optimizer's name.
         device: where the model lies.
         watch: told of every evaluation, and of the end.
-        checkpoint: keeps the state at evaluations; a run that it holds is taken up where it was.
+        checkpoint: keeps the state; a run that it holds is taken up where it was.
+        checkpoint_seconds: at least this long between two states, which are kept at evaluations.
         stop: asked before every step; ``True`` saves and raises.
 
     Returns:
@@ -78,7 +81,7 @@ def run(
     history = History.start(run, workload)
     losses: list[Tensor] = []
     keyed = _keyed(model, draws)
-    step = since = 0
+    saved, step, since = time.monotonic(), 0, 0
     epoch = -1
 
     with _own_generator(run.seed):
@@ -143,7 +146,9 @@ def run(
                 tell({run.identity: history.validation[-1]})
                 if step == total or not history.active:
                     break
-                save()
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    save()
+                    saved = time.monotonic()
             if stop is not None and stop():
                 save()
                 raise Interrupted("stopped on request; everything up to the last step is saved")

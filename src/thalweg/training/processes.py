@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.multiprocessing
 
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
@@ -101,13 +103,21 @@ def portable(**things: Any) -> str | None:
     """
     for name, thing in things.items():
         what = name.replace("_", " ")
+        sent = io.BytesIO()
         try:
-            sent = bytes(ForkingPickler.dumps(thing))
+            _Skeleton(sent).dump(thing)
         except Exception:
             return f"the {what} can't be sent to another process, since it isn't importable by name"
-        if b"__main__" in sent:
+        if b"__main__" in sent.getvalue():
             return f"the {what} can't be sent to another process, since it is defined in the main script"
     return None
+
+
+class _Skeleton(pickle.Pickler):
+    """Pickles everything but the content of tensors."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        return (int, ()) if isinstance(thing, torch.Tensor) else NotImplemented
 
 
 def _spread(
@@ -123,39 +133,58 @@ def _spread(
         raise OptionError(f"{reason}; use one process")
     context = multiprocessing.get_context("spawn")
     halt = context.Event()
-    pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_prepare, initargs=(common, threads, halt)
-    )
     stopped = False
-    with pool:
-        with _without_main():
-            waiting = {pool.submit(_work, each) for each in runs}
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            if not stopped and stop is not None and stop():
-                stopped = True
-                halt.set()
-            try:
-                for future in done:
-                    outcome = future.result()
-                    if outcome is not None:
-                        ended(outcome)
-            except BaseException:
-                halt.set()
-                for future in waiting:
-                    future.cancel()
-                raise
+    with TemporaryDirectory(prefix="thalweg-") as folder:
+        # By file, since tensors sent directly would need as much shared memory, which containers lack.
+        file = Path(folder) / "common"
+        with file.open("wb") as out:
+            pickle.dump(common, out)
+        pool = ProcessPoolExecutor(
+            processes, mp_context=context, initializer=_prepare, initargs=(file, threads, halt)
+        )
+        with pool:
+            stopped = _collect(pool, runs, halt, ended, stop)
     if stopped:
         raise Interrupted("stopped on request; everything up to the last step is saved")
+
+
+def _collect(
+    pool: ProcessPoolExecutor,
+    runs: Sequence[Run],
+    halt: Any,
+    ended: Callable[[Outcome], None],
+    stop: Callable[[], bool] | None,
+) -> bool:
+    """Hand every outcome on as it comes; return whether the work was stopped."""
+    stopped = False
+    with _without_main():
+        waiting = {pool.submit(_work, each) for each in runs}
+    while waiting:
+        done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        if not stopped and stop is not None and stop():
+            stopped = True
+            halt.set()
+        try:
+            for future in done:
+                outcome = future.result()
+                if outcome is not None:
+                    ended(outcome)
+        except BaseException:
+            halt.set()
+            for future in waiting:
+                future.cancel()
+            raise
+    return stopped
 
 
 _COMMON: dict[str, Any] = {}
 
 
-def _prepare(common: dict[str, Any], threads: int, halt: Any) -> None:
+def _prepare(file: Path, threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    _COMMON.update(common, stop=halt.is_set)
+    with file.open("rb") as source:
+        _COMMON.update(pickle.load(source), stop=halt.is_set)
 
 
 def _work(run: Run) -> Outcome | None:

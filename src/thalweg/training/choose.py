@@ -1,0 +1,260 @@
+"""Lanes or loop: a short measurement decides, and says why."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from thalweg import objectives
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared
+from thalweg.entries import Run, Workload
+from thalweg.errors import ModelError, OptionError
+from thalweg.lanes.course import initial_module
+from thalweg.lanes.forward import forward_of
+from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
+from thalweg.lanes.randomness import Keyed, RunDraws
+from thalweg.lanes.stack import Stack, refusal
+from thalweg.lanes.step import Program, group_key
+from thalweg.models import Factory
+from thalweg.training.cost import step_seconds
+from thalweg.training.processes import portable
+
+__all__ = ["Choice", "choose"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An engine, and why it was chosen.
+
+    Attributes:
+        kind: ``"lanes"`` or ``"loop"``.
+        forward: form of the forward pass: ``"batched"``, ``"vmap"``, or ``"module"`` in the loop.
+        reason: a sentence.
+        chunk: runs that are one program; 1 in the loop.
+        processes: runs at a time in processes of their own; 1 in lanes.
+        threads: torch threads of a process.
+        lane_seconds: a step of ``chunk`` lanes, divided by ``chunk``; ``None`` where it wasn't measured.
+        loop_seconds: a step of a run alone, divided by ``processes``; likewise.
+    """
+
+    kind: Literal["lanes", "loop"]
+    forward: str
+    reason: str
+    chunk: int
+    processes: int
+    threads: int
+    lane_seconds: float | None = None
+    loop_seconds: float | None = None
+
+
+def choose(
+    runs: Sequence[Run],
+    *,
+    factory: Factory,
+    prepared: Prepared,
+    workload: Workload,
+    catalogue_entries: Mapping[str, Entry],
+    device: str = "cpu",
+    engine: str = "auto",
+    processes: int | None = None,
+    most: int = 256,
+    seconds: float = 0.1,
+) -> Choice:
+    """Choose how to compute runs; the choice depends on the clock, so write it down and replay it.
+
+    Args:
+        runs: some that stand for all; those whose optimizer has no rule are left out of account.
+        factory, prepared, workload, catalogue_entries, device: as for :func:`thalweg.lanes.run`.
+        engine: ``"lanes"``, ``"loop"``, or ``"auto"`` for whichever is faster.
+        processes: at most so many for the loop; default: one a core, on a CPU.
+        most: the most lanes of a program.
+        seconds: length of each of about ten measurements; the fastest of each counts, since what else the
+            machine does only ever slows a step down.
+
+    Returns:
+        The choice.
+
+    Raises:
+        ModelError: lanes were asked for and the model can't be one.
+        OptionError: lanes were asked for and no optimizer has a rule, or the batches aren't tensors.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    several = processes or (cores if device == "cpu" else 1)
+    reason_alone = portable(
+        factory=factory, data=prepared, workload=workload, optimizers=dict(catalogue_entries)
+    )
+    if reason_alone is not None:
+        several = 1
+    threads = torch.get_num_threads()
+    loop_threads = 1 if several > 1 else threads
+    suited = [run for run in runs if catalogue_entries[run.setting.optimizer].rule is not None]
+
+    def loop(reason: str, lane: float | None = None, alone: float | None = None) -> Choice:
+        return Choice(
+            kind="loop",
+            forward="module",
+            reason=reason,
+            chunk=1,
+            processes=several,
+            threads=loop_threads,
+            lane_seconds=lane,
+            loop_seconds=alone,
+        )
+
+    if engine == "loop":
+        return loop("the loop was asked for")
+    why_not, error = _unfit(suited, factory, prepared)
+    if why_not is None:
+        try:
+            trial = _Trial(suited, factory, prepared, workload, catalogue_entries, torch.device(device))
+        except (ModelError, RuntimeError, NotImplementedError, TypeError, ValueError) as problem:
+            said = " ".join(str(problem).split())[:200]
+            why_not, error = f"the model can't be traced over lanes ({said})", ModelError
+    if why_not is not None:
+        if engine == "lanes":
+            raise error(f"{why_not}; use the loop engine")
+        return loop(why_not)
+
+    chunk, lane = trial.fastest(min(most, max(2, len(suited))), seconds)
+    entry = catalogue_entries[suited[0].setting.optimizer]
+    alone, _, _ = step_seconds(
+        entry,
+        suited[0].setting.hyperparameters,
+        factory=factory,
+        prepared=prepared,
+        workload=workload,
+        device=device,
+        seconds=seconds,
+        threads=loop_threads,
+    )
+    alone /= several
+    numbers = (
+        f"a step of {chunk} lanes takes {_time(lane * chunk)}, {_time(lane)} a run, "
+        f"against {_time(alone)} a run in the loop"
+    )
+    numbers += f" of {several} processes" if several > 1 else ""
+    if engine == "auto" and lane > alone:
+        return loop(f"lanes don't pay here: {numbers}", lane, alone)
+    return Choice(
+        kind="lanes",
+        forward=trial.form,
+        reason=f"lanes {'were asked for' if engine == 'lanes' else 'pay'}: {numbers}",
+        chunk=chunk,
+        processes=1,
+        threads=threads,
+        lane_seconds=lane,
+        loop_seconds=alone,
+    )
+
+
+def _unfit(
+    suited: Sequence[Run], factory: Factory, prepared: Prepared
+) -> tuple[str | None, type[ModelError] | type[OptionError]]:
+    if not suited:
+        return "no optimizer has a rule of ours, which lanes need", OptionError
+    if prepared.train.inputs is None or prepared.validation.inputs is None:
+        return "the batches come from a collate function, and lanes need whole tensors", OptionError
+    module = initial_module(factory, prepared.input_shape, prepared.outputs, suited[0].seed)
+    return refusal(module), ModelError
+
+
+class _Trial:
+    """A few lanes that have done a step, right: what measurements are made on."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        factory: Factory,
+        prepared: Prepared,
+        workload: Workload,
+        entries: Mapping[str, Entry],
+        device: torch.device,
+    ) -> None:
+        self._runs, self._factory, self._prepared, self._device = runs, factory, prepared, device
+        self._workload, self._entries = workload, entries
+        self._loss = objectives.loss(workload.loss, prepared.task)
+        program = self._program(2)
+        self.form = program.forward.form
+        inputs, targets = self._batch(2)
+        first = float(program.step(inputs, targets, 1, torch.ones(2).numpy())[0])
+        alone = self._alone(program.runs[0].seed, inputs[0], targets[0])
+        if abs(first - alone) > 1e-3 * max(1.0, abs(alone)):
+            raise ModelError(f"its loss as a lane is {first:.6g}, but {alone:.6g} alone")
+        block = max(workload.batch_size, 256)
+        needed = lane_bytes(program, inputs, targets, evaluated=block)
+        program.predict(inputs, 1)
+        self.most = lanes_that_fit(needed, available_bytes(device))
+
+    def fastest(self, most: int, seconds: float) -> tuple[int, float]:
+        """The number of lanes with the least time a lane, and this time; more lanes win a near draw."""
+        limit = min(most, self.most)
+        best: tuple[int, float] | None = None
+        for lanes in sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True):
+            time_a_lane = self._seconds(lanes, seconds) / lanes
+            if best is None or time_a_lane < 0.9 * best[1]:
+                best = lanes, time_a_lane
+        assert best is not None
+        return best
+
+    def _seconds(self, lanes: int, seconds: float) -> float:
+        program, (inputs, targets) = self._program(lanes), self._batch(lanes)
+        factors, step = torch.ones(lanes).numpy(), 0
+
+        def advance() -> None:
+            nonlocal step
+            step += 1
+            program.step(inputs, targets, step, factors)
+
+        return _step_seconds(advance, seconds, self._device)
+
+    def _program(self, lanes: int) -> Program:
+        chosen = [self._runs[i * len(self._runs) // lanes] for i in range(lanes)]
+        keys = [group_key(run, self._entries[run.setting.optimizer]) for run in chosen]
+        first = {key: number for number, key in reversed(list(enumerate(keys)))}
+        order = sorted(range(lanes), key=lambda i: first[keys[i]])
+        chosen = [chosen[i] for i in order]
+        stack = Stack.build(
+            self._factory,
+            self._prepared.input_shape,
+            self._prepared.outputs,
+            [run.seed for run in chosen],
+            self._device,
+        )
+        return Program(stack, forward_of(stack.template), self._loss, chosen, self._entries)
+
+    def _batch(self, lanes: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self._prepared.train.batch(torch.arange(self._workload.batch_size))
+        return inputs.expand(lanes, *inputs.shape), targets.expand(lanes, *targets.shape)
+
+    def _alone(self, seed: int, inputs: Tensor, targets: Tensor) -> float:
+        prepared = self._prepared
+        model = initial_module(self._factory, prepared.input_shape, prepared.outputs, seed).to(self._device)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(RunDraws(seed, self._device)):
+            return float(self._loss(model.train()(inputs), targets))
+
+
+def _step_seconds(step: Callable[[], None], seconds: float, device: torch.device) -> float:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    for _ in range(3):
+        step()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < seconds and len(times) < 1000):
+        began = now()
+        step()
+        times.append(now() - began)
+    return min(times)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
