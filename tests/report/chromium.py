@@ -30,8 +30,8 @@ _FLAGS = (
 )
 # Chromium reads commands from descriptor 3 and writes to descriptor 4.
 _LAUNCH = """
-import os, sys
-r, w = (os.dup(int(number)) for number in sys.argv[1:3])
+import fcntl, os, sys
+r, w = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
 os.dup2(r, 3)
 os.dup2(w, 4)
 os.execv(sys.argv[3], sys.argv[3:])
@@ -181,6 +181,9 @@ class Page:
         method, parameters = message["method"], message["params"]
         if method == "Page.loadEventFired":
             self._loaded = True
+        elif method == "Page.javascriptDialogOpening":
+            self.complaints.append(f"dialog: {parameters['message']}")
+            self._send("Page.handleJavaScriptDialog", accept=True)
         elif method == "Network.requestWillBeSent":
             if not parameters["request"]["url"].startswith("data:"):
                 self.requests.append(parameters["request"]["url"])

@@ -333,7 +333,7 @@ def make(
             metric=metric,
             higher_is_better=higher,
             goal=score(goal_quality) if goal else None,
-            goal_source="given" if goal else "no goal was set",
+            goal_source="given" if goal else "the defaults of every optimizer diverged somewhere",
             margin=margin,
             seed=seed,
             eliminate=eliminate,

@@ -12,18 +12,7 @@ from bokeh.plotting import figure
 
 from thalweg.report.numbers import shorten
 
-__all__ = [
-    "DIVERGED_MARKER",
-    "GRID",
-    "INK",
-    "Strip",
-    "band",
-    "canvas",
-    "name_rows",
-    "plain",
-    "row_height",
-    "window",
-]
+__all__ = ["DIVERGED_MARKER", "GRID", "INK", "Strip", "band", "canvas", "hover", "name_rows", "plain", "readable_logarithms", "row_height", "window"]
 
 # Middle greys, legible on white and on black; a browser that knows the page's --bk- properties gets
 # the ink of its own colour scheme instead.
@@ -64,12 +53,11 @@ def canvas(
         tools=tools,
         active_drag=None,
         active_scroll=None,
-        toolbar_location="above" if tools else None,
-        toolbar_inner=True,
+        toolbar_location="right" if tools else None,
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_alpha=0,
-        min_border_right=12,
+        min_border_right=10,
         **ranges,
     )
     plot.toolbar.logo = None
@@ -192,7 +180,8 @@ class Strip:
             side = {"x": self.range[0] if self.higher else self.range[1], "y": plot.y_range.end}
             side |= {"x_offset": 3 if self.higher else -3, "y_offset": -3, "text_baseline": "top"}
         else:
-            side = {"x": 4, "x_units": "screen", "y": self.at, "text_baseline": "middle"}
+            side = {"x": 4, "x_units": "screen", "y": self.edge}
+            side["text_baseline"] = "bottom" if self.higher else "top"
         align = "right" if dimension == "x" and not self.higher else "left"
         style = {"text_color": INK, "text_font_size": "11px", "text_align": align}
         plot.add_layout(Label(text=label, **side, **style))

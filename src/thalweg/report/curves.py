@@ -189,7 +189,6 @@ def _draw(
     # Far outside the window stands for infinity: the band then runs off the picture.
     floor, ceiling = (floor / 1e3, ceiling * 1e3) if log else (2 * floor - ceiling, 2 * ceiling - floor)
     drawn: dict[str, list[Any]] = {}
-    tips = []
     for place, line in reversed(list(enumerate(lines))):
         look = looks[line.name]
         visible = len(lines) <= _FEW or place < _SHOWN_AT_FIRST
@@ -212,29 +211,16 @@ def _draw(
         dots = plot.scatter(
             "x", "median", source=thin, marker=look.marker, size=7, fill_color=look.colour, line_color=None
         )
-        # an invisible full set of points makes every evaluation hoverable
-        catch = plot.scatter("x", "median", source=source, size=10, fill_alpha=0, line_alpha=0)
-        tips.append(catch)
-        drawn[line.name] = [area, middle, dots, catch]
+        drawn[line.name] = [area, middle, dots]
         for renderer in drawn[line.name]:
             renderer.visible = visible
-    hover(
-        plot,
-        tips,
-        [
-            ("optimizer", "@name"),
-            (x_name, x_format),
-            ("median", "@median{0.[00000]}"),
-            ("10 % to 90 %", "@range"),
-        ],
-    )
+    tips = [("optimizer", "@name"), (x_name, x_format), ("median", "@median{0.[00000]}")]
+    middles = [renderers[1] for renderers in drawn.values()]
+    hover(plot, middles, [*tips, ("10 % to 90 %", "@range")], line_policy="nearest")
     if legend:
         items = [
-            LegendItem(label=plain(shorten(line.name, 20)), renderers=drawn[line.name][:3]) for line in lines
+            LegendItem(label=plain(shorten(line.name, 20)), renderers=drawn[line.name]) for line in lines
         ]
-        # catch follows its line, so that a hidden line has no tooltip
-        for renderers in drawn.values():
-            renderers[1].js_link("visible", renderers[3], "visible")
         plot.add_layout(
             Legend(
                 items=items,
@@ -259,7 +245,7 @@ def _curve_window(lines: Sequence[_Line], *, log: bool) -> tuple[float, float]:
     values: list[float] = []
     for line in lines:
         begin = 0 if log else len(line.median) // 3
-        values += [*line.median[begin:], line.low[-1], line.high[-1]]
+        values += [*line.median[begin:], *line.low[begin:], *line.high[begin:]]
     return window(values, log=log)
 
 
