@@ -190,60 +190,6 @@ def test_everybody_diverging_everywhere_leaves_everybody() -> None:
     assert could_be_best(split_contrasts(scores.mean(axis=-1), 0.45), by_rank(scores)) == [0, 1, 2]
 
 
-# One fixed test set ------------------------------------------------------------------------------------
-
-
-def fixed(seed: int, *, retrain: float, example: float, n: int = 400) -> np.ndarray:
-    """Per-example scores [P, J, S, N] of two optimizers: replicate effects and example effects add up."""
-    random = np.random.default_rng(seed)
-    return (
-        0.3 * np.arange(2)[:, None, None, None]
-        + retrain * random.standard_normal((2, 6, 1, 1))
-        + example * random.standard_normal((2, 1, 1, n))
-        + np.zeros((2, 6, 2, n))
-    )
-
-
-@pytest.mark.parametrize(("retrain", "example"), [(0.1, 0.0), (0.0, 2.0), (0.1, 2.0)])
-def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(retrain: float, example: float) -> None:
-    each = fixed(0, retrain=retrain, example=example)
-    found = statistics.bootstrap_contrasts(
-        lambda w: (each @ w / w.sum()).ravel(), each.shape[:3], each.shape[-1], seed=1, draws=4000
-    )
-    difference = (each[0] - each[1]).mean(axis=1)
-    replicates = np.var(difference.mean(axis=-1), ddof=1) / 6
-    examples = np.var(difference.mean(axis=0)) / each.shape[-1]
-    assert found.variances[0, 1] == pytest.approx(replicates + examples, rel=0.08)
-    assert found.dof[0, 1] == pytest.approx(
-        min(5 * ((replicates + examples) / max(replicates, 1e-9)) ** 2, 1e6), rel=0.2
-    )
-    assert found.differences[0, 1] == pytest.approx(difference.mean())
-
-
-def test_a_bootstrap_passes_over_resamples_where_the_metric_is_not_defined() -> None:
-    each = fixed(1, retrain=0.1, example=0.5, n=20)
-    each[1, 2, 0] = np.nan
-
-    def score(weights: np.ndarray) -> np.ndarray:
-        return (each @ weights / weights.sum()).ravel() * (np.nan if weights[0] == 0 else 1.0)
-
-    found = statistics.bootstrap_contrasts(score, (2, 6, 2), 20, seed=0, draws=300)
-    assert np.isfinite(found.mean_variances[0])
-    assert np.isnan(found.means[1])
-    assert np.isnan(found.variances[0, 1])
-
-
-def test_the_bootstrap_is_a_function_of_its_seed() -> None:
-    each = fixed(2, retrain=0.1, example=0.5, n=30)
-
-    def variances(seed: int) -> list[list[float]]:
-        score = lambda w: (each @ w / w.sum()).ravel()  # noqa: E731
-        return statistics.bootstrap_contrasts(score, (2, 6, 2), 30, seed=seed, draws=50).variances.tolist()
-
-    assert variances(1) == variances(1)
-    assert variances(1) != variances(2)
-
-
 # How many would be needed ------------------------------------------------------------------------------
 
 

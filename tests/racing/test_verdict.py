@@ -161,6 +161,11 @@ def test_a_fixed_test_set(higher: bool) -> None:
     assert verdict.could_be_best == ["adam"]
     assert [pair.verdict for pair in verdict.pairs] == ["better"] * 3
     assert "bootstrap of 500 test examples and 5 replicates" in verdict.method
+    again = weigh(
+        NAMES, right.mean(axis=-1), higher_is_better=higher, n_train=800, n_test=500, same_test_as=evidence
+    )
+    assert again.contrasts.variances == pytest.approx(evidence.contrasts.variances)
+    assert again.fixed_test
     mean, low, high = mean_and_interval(evidence, "sgd")
     assert mean == pytest.approx(right[2].mean())
     assert low is not None

@@ -9,7 +9,8 @@ that variance's degrees of freedom, from one of two sources:
 - :func:`split_contrasts`: every replicate has its own test split. Training sets overlap, so replicates
   aren't independent, and the variance of a mean difference is ``(1/J + n_test/n_train) * s**2``, the
   corrected resampled t of Nadeau and Bengio (2003).
-- :func:`bootstrap_contrasts`: one test set for all. Test examples and replicates are resampled together.
+- :func:`thalweg.racing.bootstrap.bootstrap_contrasts`: one test set for all. Test examples and replicates
+  are resampled together.
 
 **The best.** :func:`could_be_best` compares each optimizer with its rivals one-sidedly, as Hsu's multiple
 comparisons with the best does, on per-pair variances (valid when optimizers vary differently and are
@@ -27,14 +28,13 @@ between keep the level is shown by simulation (docs/verdict.md has the table, an
 
 References: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003). Hsu,
 "Multiple comparisons" (1996). Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Holm, Scand. J. Stat. 6
-(1979). Schuirmann, J. Pharmacokin. Biopharm. 15 (1987), two one-sided tests. Owen, "The pigeonhole
-bootstrap", Ann. Appl. Stat. 1 (2007). Conover and Iman, Am. Stat. 35 (1981), rank transformation.
+(1979). Schuirmann, J. Pharmacokin. Biopharm. 15 (1987), two one-sided tests. Conover and Iman, Am. Stat. 35
+(1981), rank transformation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,7 +46,6 @@ __all__ = [
     "Comparison",
     "Contrasts",
     "PairVerdict",
-    "bootstrap_contrasts",
     "compare_pairs",
     "correction",
     "could_be_best",
@@ -61,7 +60,6 @@ PairVerdict = Literal["better", "worse", "equivalent", "undecided"]
 
 # the median pair lends each pair as much as one more replicate
 _LENT = 1.0
-_MOST_DOF = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,80 +158,6 @@ def split_contrasts(scores: ArrayLike, factor: float, *, resolution: float = 0.0
         variances=variances,
         dof=np.full((optimizers, optimizers), dof),
     )
-
-
-def bootstrap_contrasts(
-    score: Callable[[NDArray[np.int64]], ArrayLike],
-    shape: tuple[int, int, int],
-    n_test: int,
-    *,
-    seed: int,
-    draws: int = 1000,
-) -> Contrasts:
-    """Compare optimizers on one fixed test set by resampling test examples and replicates together.
-
-    A draw takes ``n_test`` examples and, independently, J - 1 of the J replicates (with replacement; one
-    fewer makes the variance unbiased), the same for all optimizers. Degrees of freedom after Satterthwaite:
-    ``(J - 1) * (V / V_r)**2`` with V the bootstrap's variance and V_r the part due to replicates alone,
-    which is the only part that few replicates know badly.
-
-    Args:
-        score: given how often each test example is drawn, [n_test], returns the score of every run,
-            [P * J * S], in the order optimizer, replicate, seed; bigger is better; NaN where it diverged.
-        shape: (P, J, S).
-        n_test: number of test examples.
-        seed: of the draws.
-        draws: how many.
-
-    Returns:
-        Contrasts; a single replicate has infinite variances.
-
-    >>> def score(weights):  # two optimizers, three replicates, one seed; right or wrong on four examples
-    ...     right = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1],
-    ...                       [0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 0]])
-    ...     return right @ weights / weights.sum()
-    >>> found = bootstrap_contrasts(score, (2, 3, 1), 4, seed=0, draws=200)
-    >>> [round(float(mean), 3) for mean in found.means]
-    [0.917, 0.667]
-
-    Source: Owen (2007) for two crossed factors. It errs on the wide side by the interaction of the two.
-    """
-    optimizers, replicates, _ = shape
-
-    def by_replicate(weights: NDArray[np.int64]) -> Array:
-        runs: Array = np.asarray(score(weights), dtype=np.float64).reshape(shape)
-        return np.asarray(runs.mean(axis=-1), dtype=np.float64)
-
-    alone = split_contrasts(by_replicate(np.ones(n_test, dtype=np.int64)), 1 / replicates)
-    if replicates == 1:
-        return alone
-    random = np.random.default_rng(seed)
-    samples = np.empty((draws, optimizers))
-    for draw in range(draws):
-        examples = np.bincount(random.integers(n_test, size=n_test), minlength=n_test)
-        chosen = random.integers(replicates, size=replicates - 1)
-        samples[draw] = by_replicate(examples)[:, chosen].mean(axis=-1)
-    averaged = ~np.isnan(alone.means)
-    # a metric may not be defined on a resample (the area under the curve of one class alone)
-    defined = ~np.isnan(samples[:, averaged]).any(axis=1)
-    covariance = np.atleast_2d(np.cov(samples[defined], rowvar=False))
-    own = np.diag(covariance)
-    own_variances = np.maximum(own, alone.mean_variances)
-    variances = np.maximum(own[:, None] + own[None, :] - 2 * covariance, alone.variances)
-    return Contrasts(
-        means=alone.means,
-        mean_variances=own_variances,
-        mean_dof=_satterthwaite(own_variances, alone.mean_variances, replicates - 1),
-        variances=variances,
-        dof=_satterthwaite(variances, alone.variances, replicates - 1),
-    )
-
-
-def _satterthwaite(total: Array, part: Array, dof: int) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(part > 0, total / part, np.inf)
-        found = np.minimum(dof * ratio**2, _MOST_DOF)
-    return np.asarray(np.where(np.isnan(total), dof, found), dtype=np.float64)
 
 
 def rank_scores(scores: ArrayLike) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thalweg.racing import statistics
+from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
 from thalweg.racing.results import AxisVerdict, Pair, Verdict
 from thalweg.racing.statistics import Contrasts
 from thalweg.racing.tuning import withdrawal
@@ -74,6 +75,7 @@ def weigh(
     n_test: int,
     resolution: float = 0.0,
     resample: Callable[[NDArray[np.int64]], ArrayLike] | None = None,
+    same_test_as: Evidence | None = None,
     seed: int = 0,
     draws: int = 1000,
 ) -> Evidence:
@@ -90,6 +92,8 @@ def weigh(
             ``1 / n_test``; 0 where scores are continuous).
         resample: for one fixed test set: given how often each test example counts, [n_test], the score of
             every run, [P * J * S], in the same order. Without it every replicate has its own test split.
+        same_test_as: instead of ``resample``, where these runs can't be scored anew: evidence on the same
+            optimizers and fixed test set at another budget, whose noise due to test examples is taken over.
         seed: of the bootstrap.
         draws: of the bootstrap.
 
@@ -102,9 +106,12 @@ def weigh(
     assert raw.ndim == 3
     assert raw.shape[0] == len(names)
     sign = 1.0 if higher_is_better else -1.0
-    factor = 1 / raw.shape[1] if resample else statistics.correction(raw.shape[1], n_train, n_test)
+    fixed_test = resample is not None or (same_test_as is not None and same_test_as.fixed_test)
+    factor = 1 / raw.shape[1] if fixed_test else statistics.correction(raw.shape[1], n_train, n_test)
     if resample is None:
         contrasts = statistics.split_contrasts((sign * raw).mean(axis=-1), factor, resolution=resolution)
+        if fixed_test and same_test_as is not None:
+            contrasts = with_test_noise(contrasts, same_test_as.contrasts, raw.shape[1])
     else:
         shape = (raw.shape[0], raw.shape[1], raw.shape[2])
         diverged = np.isnan(raw).ravel()
@@ -113,7 +120,7 @@ def weigh(
             values = sign * np.asarray(resample(weights), dtype=np.float64)
             return np.where(diverged, np.nan, values)
 
-        contrasts = statistics.bootstrap_contrasts(oriented, shape, n_test, seed=seed, draws=draws)
+        contrasts = bootstrap_contrasts(oriented, shape, n_test, seed=seed, draws=draws)
     ranked = statistics.split_contrasts(
         # a rank is a rounded thing: uniform within one, so known to 1/sqrt(12)
         statistics.rank_scores(sign * raw),
@@ -128,7 +135,7 @@ def weigh(
         ranked=ranked,
         n_train=n_train,
         n_test=n_test,
-        fixed_test=resample is not None,
+        fixed_test=fixed_test,
     )
 
 

@@ -1,0 +1,73 @@
+"""The bootstrap on one fixed test set against variances in closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
+from thalweg.racing.statistics import split_contrasts
+
+
+def fixed(seed: int, *, retrain: float, example: float, n: int = 400) -> np.ndarray:
+    """Per-example scores [P, J, S, N] of two optimizers: replicate effects and example effects add up."""
+    random = np.random.default_rng(seed)
+    return (
+        0.3 * np.arange(2)[:, None, None, None]
+        + retrain * random.standard_normal((2, 6, 1, 1))
+        + example * random.standard_normal((2, 1, 1, n))
+        + np.zeros((2, 6, 2, n))
+    )
+
+
+@pytest.mark.parametrize(("retrain", "example"), [(0.1, 0.0), (0.0, 2.0), (0.1, 2.0)])
+def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(retrain: float, example: float) -> None:
+    each = fixed(0, retrain=retrain, example=example)
+    found = bootstrap_contrasts(
+        lambda w: (each @ w / w.sum()).ravel(), each.shape[:3], each.shape[-1], seed=1, draws=4000
+    )
+    difference = (each[0] - each[1]).mean(axis=1)
+    replicates = np.var(difference.mean(axis=-1), ddof=1) / 6
+    examples = np.var(difference.mean(axis=0)) / each.shape[-1]
+    assert found.variances[0, 1] == pytest.approx(replicates + examples, rel=0.08)
+    assert found.dof[0, 1] == pytest.approx(
+        min(5 * ((replicates + examples) / max(replicates, 1e-9)) ** 2, 1e6), rel=0.2
+    )
+    assert found.differences[0, 1] == pytest.approx(difference.mean())
+
+
+def test_a_bootstrap_passes_over_resamples_where_the_metric_is_not_defined() -> None:
+    each = fixed(1, retrain=0.1, example=0.5, n=20)
+    each[1, 2, 0] = np.nan
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        return (each @ weights / weights.sum()).ravel() * (np.nan if weights[0] == 0 else 1.0)
+
+    found = bootstrap_contrasts(score, (2, 6, 2), 20, seed=0, draws=300)
+    assert np.isfinite(found.mean_variances[0])
+    assert np.isnan(found.means[1])
+    assert np.isnan(found.variances[0, 1])
+
+
+def test_the_bootstrap_is_a_function_of_its_seed() -> None:
+    each = fixed(2, retrain=0.1, example=0.5, n=30)
+
+    def variances(seed: int) -> list[list[float]]:
+        score = lambda w: (each @ w / w.sum()).ravel()  # noqa: E731
+        return bootstrap_contrasts(score, (2, 6, 2), 30, seed=seed, draws=50).variances.tolist()
+
+    assert variances(1) == variances(1)
+    assert variances(1) != variances(2)
+
+
+def test_test_noise_is_added_where_runs_cannot_be_scored_anew() -> None:
+    each = fixed(3, retrain=0.1, example=2.0)
+    like = bootstrap_contrasts(lambda w: (each @ w / w.sum()).ravel(), (2, 6, 2), 400, seed=0)
+    alone = split_contrasts(each.mean(axis=(2, 3)), 1 / 6)
+    found = with_test_noise(alone, like, 6)
+    assert found.variances[0, 1] == pytest.approx(like.variances[0, 1])
+    assert found.dof[0, 1] == pytest.approx(like.dof[0, 1])
+    assert found.mean_variances == pytest.approx(like.mean_variances)
+    wilder = split_contrasts(3 * each.mean(axis=(2, 3)), 1 / 6)
+    extra = with_test_noise(wilder, like, 6).variances[0, 1] - wilder.variances[0, 1]
+    assert extra == pytest.approx(like.variances[0, 1] - alone.variances[0, 1])
