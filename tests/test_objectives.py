@@ -173,6 +173,18 @@ def test_defaults() -> None:
         objectives.metric(None, CUSTOM)
 
 
+def test_predictions_of_different_splits_compare() -> None:
+    truth, guess = torch.tensor([1e6, 1e6 + 3.0], dtype=torch.float64), torch.tensor([1e6 + 1, 1e6 + 2.0])
+    scores, predictions = [], []
+    for center, scale in ((1e6, 2.0), (1e6 + 1, 0.5)):
+        metric = objectives.metric("mae", Task(kind="regression", center=center, scale=scale))
+        reduced = metric.reduce(((guess.double() - center) / scale)[:, None], truth)
+        predictions.append(reduced)
+        scores.append(metric.score(torch.stack(predictions), (truth - center) / scale)[-1].item())
+    assert scores == [1.0, 1.0]
+    torch.testing.assert_close(predictions[0], predictions[1])
+
+
 def test_bounds_and_margins() -> None:
     for name, task, best, worst, margin in (
         ("accuracy", TWO, 1, 0, 0.01),

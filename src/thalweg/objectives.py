@@ -100,7 +100,8 @@ class Metric:
             targets: ``[N]``.
 
         Returns:
-            ``[..., N]``; NaN for an example with NaN among its outputs.
+            ``[..., N]``; NaN for an example with NaN among its outputs. For regression these are predictions
+            in the target's own units, in float64, so that they can be compared between splits.
         """
         return self._reduce(outputs, targets)
 
@@ -267,28 +268,30 @@ def _area(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return area.masked_fill(reduced.isnan().any(-1), math.nan)
 
 
-def _squares(reduced: Tensor, targets: Tensor) -> Tensor:
-    return (reduced.to(torch.float64) - targets.to(torch.float64)).square()
-
-
-def _explained(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    goal = targets.to(torch.float64)
+def _explained(reduced: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
     middle = _average(goal, weights).unsqueeze(-1)
-    return 1 - _average(_squares(reduced, targets), weights) / _average((goal - middle).square(), weights)
+    return 1 - _average((reduced - goal).square(), weights) / _average((goal - middle).square(), weights)
 
 
 def _make(name: str, task: Task) -> Metric:
+    # In float64 and the target's own units, so that predictions of different splits compare.
+    def own(prepared: Tensor) -> Tensor:
+        return task.center + task.scale * prepared.to(torch.float64)
+
     def first(outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs[..., 0]
+        return own(outputs[..., 0])
 
     def mean(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return _average(reduced, weights)
 
     def root(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return task.scale * _average(_squares(reduced, targets), weights).sqrt()
+        return _average((reduced - own(targets)).square(), weights).sqrt()
 
     def distance(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return task.scale * _average(_squares(reduced, targets).sqrt(), weights)
+        return _average((reduced - own(targets)).abs(), weights)
+
+    def explained(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return _explained(reduced, own(targets), weights)
 
     def logit(outputs: Tensor, targets: Tensor) -> Tensor:
         return _logit(outputs)
@@ -299,7 +302,7 @@ def _make(name: str, task: Task) -> Metric:
         "log-loss": (False, 0.0, math.inf, 0.02, _surprise, mean),
         "auc": (True, 1.0, 0.0, 0.01, logit, _area),
         "rmse": (False, 0.0, math.inf, 0.02 * task.spread, first, root),
-        "r2": (True, 1.0, -math.inf, 0.02, first, _explained),
+        "r2": (True, 1.0, -math.inf, 0.02, first, explained),
         "mae": (False, 0.0, math.inf, 0.02 * task.spread, first, distance),
     }
     higher, best, worst, margin, reduce, score = made[name]
