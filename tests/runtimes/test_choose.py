@@ -232,6 +232,18 @@ def test_a_broken_numba(monkeypatch, caplog):
 
 
 @needs_numba
+def test_a_numba_that_was_told_not_to_compile(monkeypatch):
+    import numba
+
+    monkeypatch.setattr(cpu, "_trouble", None)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+    p = torch.zeros(2)
+    step([p], [torch.ones(2)])
+    assert p.tolist() == [-0.25, -0.25]
+    assert "NUMBA_DISABLE_JIT is set" in runtimes.describe()
+
+
+@needs_numba
 def test_describe():
     assert runtimes.available() == ("cpu", "eager")
     assert runtimes.describe().startswith("CPU kernels by Numba ")

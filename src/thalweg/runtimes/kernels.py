@@ -162,7 +162,7 @@ def cache_folder() -> Path:
     """
     own = os.environ.get("THALWEG_CACHE_DIR")
     if own:
-        return Path(own) / "kernels"
+        return Path(own).expanduser() / "kernels"
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "thalweg" / "kernels"
 
@@ -171,7 +171,14 @@ def compiled(program: Program, dtype: str) -> Kernel:
     """Return the kernel of a program, from memory, from the cache folder, or newly compiled.
 
     A folder that can't be written, or what is damaged in it, costs the compilation only.
+
+    Raises:
+        Exception: Numba is broken, or was told not to compile.
     """
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set")
     source = kernel_source(program, dtype)
     with _lock:
         if source not in _compiled:
