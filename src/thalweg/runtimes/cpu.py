@@ -175,10 +175,10 @@ class _Group:
             cast = np.ascontiguousarray(by_lane, dtype=self._scalar)
         counter = ctypes.c_int64(0)
         job = self._table, self._chunks, cast, ctypes.addressof(counter)
-        helpers = 0
+        extra = 0
         if self._elements > _SERIAL:
-            helpers = min(torch.get_num_threads(), len(self._chunks)) - 1
-        futures = _start(helpers, self._kernel, job)
+            extra = min(torch.get_num_threads(), len(self._chunks)) - 1
+        futures = _start(extra, self._kernel, job)
         try:
             self._kernel(*job)
         finally:
@@ -188,16 +188,16 @@ class _Group:
         torch.autograd.graph.increment_version(self._params)
 
 
-def _start(helpers: int, kernel: Kernel, job: tuple[Any, ...]) -> list[Future[None]]:
+def _start(extra: int, kernel: Kernel, job: tuple[Any, ...]) -> list[Future[None]]:
     # Threads of our own, since an OpenMP pool doesn't survive a fork and takes one caller at a time.
     # A child that was forked has no threads: the process id tells.
     global _pool
-    if helpers <= 0:
+    if extra <= 0:
         return []
     if _pool is None or _pool[0] != os.getpid():
         _pool = os.getpid(), ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thalweg")
     try:
-        return [_pool[1].submit(kernel, *job) for _ in range(helpers)]
+        return [_pool[1].submit(kernel, *job) for _ in range(extra)]
     except RuntimeError:  # the interpreter is shutting down
         return []
 

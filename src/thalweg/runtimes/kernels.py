@@ -177,7 +177,7 @@ def compiled(program: Program, dtype: str) -> Kernel:
     """
     import numba
 
-    if numba.config.DISABLE_JIT:
+    if getattr(numba.config, "DISABLE_JIT", False):
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     source = kernel_source(program, dtype)
     with _lock:
