@@ -136,11 +136,14 @@ def understand(options: Options) -> Setup:
         types=options.types,
         collate=options.collate,
     )
-    loss = objectives.loss(options.loss, source.task)
-    metric = objectives.metric(options.metric, source.task)
+    objectives.loss(options.loss, source.task)
+    objectives.metric(options.metric, source.task)
+    first = data.prepare(source, seed=seed, replicate=0, device=options.device)
+    # the prepared task knows the units that the targets were standardised from
+    loss = objectives.loss(options.loss, first.task)
+    metric = objectives.metric(options.metric, first.task)
     if options.goal is not None:
         planning.check_goal(options.goal, metric)
-    first = data.prepare(source, seed=seed, replicate=0, device=options.device)
     examples = len(first.train)
     batch_size = planning.whole_number(
         "--batch-size",
@@ -156,7 +159,7 @@ def understand(options: Options) -> Setup:
     spec = DEFAULT_MODEL if options.model is None else options.model
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, seed)
-    models.check(module, first, loss)
+    models.check(module, first, loss, metric)
     steps = epochs * (examples // batch_size)
     plan = PlanInfo(
         optimizers=list(entries),
@@ -176,7 +179,7 @@ def understand(options: Options) -> Setup:
         higher_is_better=metric.higher_is_better,
         goal=options.goal,
         goal_source="given" if options.goal is not None else "the best untuned default",
-        margin=metric.default_margin if options.margin is None else options.margin,
+        margin=float(f"{metric.default_margin:.2g}") if options.margin is None else options.margin,
         seed=seed,
         eliminate=options.eliminate,
         minutes=options.minutes,
