@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from thalweg.lanes.randomness import Keyed, RunDraws
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
-from thalweg.training.cost import step_seconds
+from thalweg.training.cost import stepper, with_threads
 from thalweg.training.processes import portable
 
 __all__ = ["Choice", "choose"]
@@ -75,8 +76,8 @@ def choose(
         engine: ``"lanes"``, ``"loop"``, or ``"auto"`` for whichever is faster.
         processes: at most so many for the loop; default: one a core, on a CPU.
         most: the most lanes of a program.
-        seconds: length of each of about ten measurements; the fastest of each counts, since what else the
-            machine does only ever slows a step down.
+        seconds: length of each of about ten measurements of single steps, whose
+            medians count.
 
     Returns:
         The choice.
@@ -123,17 +124,17 @@ def choose(
         return loop(why_not)
 
     chunk, lane = trial.fastest(min(most, max(2, len(suited))), seconds)
-    entry = catalogue_entries[suited[0].setting.optimizer]
-    alone, _, _ = step_seconds(
-        entry,
-        suited[0].setting.hyperparameters,
-        factory=factory,
-        prepared=prepared,
-        workload=workload,
-        device=device,
-        seconds=seconds,
-        threads=loop_threads,
+    setting = suited[0].setting
+    step = stepper(
+        catalogue_entries[setting.optimizer],
+        setting.hyperparameters,
+        factory,
+        prepared,
+        workload,
+        device,
     )
+    with with_threads(loop_threads):
+        alone = _step_seconds(step, seconds, torch.device(device))
     alone /= several
     numbers = (
         f"a step of {chunk} lanes takes {_time(lane * chunk)}, {_time(lane)} a run, "
@@ -253,7 +254,7 @@ def _step_seconds(step: Callable[[], None], seconds: float, device: torch.device
         began = now()
         step()
         times.append(now() - began)
-    return min(times)
+    return statistics.median(times)
 
 
 def _time(seconds: float) -> str:

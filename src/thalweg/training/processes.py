@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,6 +170,12 @@ def _collect(
                 outcome = future.result()
                 if outcome is not None:
                     ended(outcome)
+        except BrokenProcessPool:
+            # a signal to the whole process group ends the workers too; ours may be a moment behind theirs
+            time.sleep(0.2)
+            if stop is not None and stop():
+                return True
+            raise
         except BaseException:
             halt.set()
             for future in waiting:
