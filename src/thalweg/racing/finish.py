@@ -57,12 +57,12 @@ def build_results(
         seconds_by_stage: of its stages.
     """
     scores = assemble.final_scores(records, plan)
-    evidence = _weigh(setup, plan, scores, _resample(setup, plan, records))
+    evidence = _weigh(setup, plan, scores, resample=_resample(setup, plan, records))
     passes = f"{plan.epochs} {'pass' if plan.epochs == 1 else 'passes'} over the training split"
     judged = verdict.judge(evidence, margin=plan.margin, axis="work", budget=passes)
     elimination = assemble.elimination(records, plan)
     winners = {name: assemble.replicate_winners(assemble.pool_of(records, name)) for name in plan.optimizers}
-    by_clock, scores_by_clock = _at_equal_seconds(setup, plan, records, step_seconds)
+    by_clock, scores_by_clock = _at_equal_seconds(setup, plan, records, step_seconds, evidence)
     return Results(
         schema_version=SCHEMA_VERSION,
         thalweg=str(begun["thalweg"]),
@@ -117,7 +117,9 @@ def _weigh(
     setup: Setup,
     plan: PlanInfo,
     scores: npt.NDArray[np.float64],
-    resample: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None,
+    *,
+    resample: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None = None,
+    same_test_as: Evidence | None = None,
 ) -> Evidence:
     sizes = setup.data_info.split_sizes
     return verdict.weigh(
@@ -128,6 +130,7 @@ def _weigh(
         n_test=sizes["test"],
         resolution=1 / sizes["test"] if plan.metric in ("accuracy", "balanced-accuracy") else 0.0,
         resample=resample,
+        same_test_as=same_test_as,
         seed=plan.seed,
     )
 
@@ -160,17 +163,19 @@ def _resample(
 
 
 def _at_equal_seconds(
-    setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord], step_seconds: StepSeconds
+    setup: Setup,
+    plan: PlanInfo,
+    records: Sequence[ReplicateRecord],
+    step_seconds: StepSeconds,
+    at_equal_work: Evidence,
 ) -> tuple[AxisVerdict, npt.NDArray[np.float64]]:
     """The verdict when the optimizer with the fastest step has done all its steps, by steps run alone."""
     budget = plan.steps * min(step_seconds[name][1] for name in plan.optimizers)
     steps = {name: int(budget / step_seconds[name][1] + 1e-9) for name in plan.optimizers}
     scores = assemble.scores_at_steps(records, plan, steps)
     words = f"{budget:.3g} s of steps run alone: all {plan.steps} steps of the fastest"
-    return (
-        verdict.judge(_weigh(setup, plan, scores, None), margin=plan.margin, axis="seconds", budget=words),
-        scores,
-    )
+    evidence = _weigh(setup, plan, scores, same_test_as=at_equal_work)
+    return verdict.judge(evidence, margin=plan.margin, axis="seconds", budget=words), scores
 
 
 def _optimizer(
