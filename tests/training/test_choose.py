@@ -14,7 +14,6 @@ from thalweg import models
 from thalweg.data.examples import DatasetExamples
 from thalweg.errors import ModelError, OptionError
 from thalweg.training import FORWARD, FORWARD_BACKWARD, Choice, measured_passes, step_seconds
-from thalweg.training import choose as package_choose
 from thalweg.training.choose import choose
 
 
