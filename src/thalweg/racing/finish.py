@@ -40,6 +40,7 @@ def build_results(
     records: Sequence[ReplicateRecord],
     *,
     begun: Mapping[str, Any],
+    test_looks: int,
     step_seconds: StepSeconds,
     seconds: float,
     seconds_by_stage: Mapping[str, float],
@@ -52,6 +53,7 @@ def build_results(
         engine: how.
         records: one a replicate.
         begun: the event with which the race began.
+        test_looks: how often this test data has been scored, this race included.
         step_seconds: optimizer to (low, median, high) seconds of a step run alone.
         seconds: of the whole race.
         seconds_by_stage: of its stages.
@@ -89,9 +91,9 @@ def build_results(
             trials=plan.trials,
             epochs=plan.epochs,
             winners=winners,
-            test_looks=int(begun["looks"]),
+            test_looks=test_looks,
         ),
-        test_looks=int(begun["looks"]),
+        test_looks=test_looks,
         timing=Timing(
             started=str(begun["started"]),
             seconds=seconds,
@@ -189,8 +191,8 @@ def _optimizer(
         title=setup.entries[name].title,
         runs=assemble.confirm_runs(pools, plan.goal, plan),
         mean=mean,
-        low=low,
-        high=high,
+        low=_within(setup, low),
+        high=_within(setup, high),
         default_validation=[trial.validation for trial in trials if trial.wave == 0],
         tuned_validation=[
             assemble.rerun_mean(pool, pool.winner) for pool in pools if pool.winner is not None
@@ -207,6 +209,12 @@ def _optimizer(
         compute=assemble.compute(pools, plan),
         work_per_step=assemble.WORK_PER_STEP,
     )
+
+
+def _within(setup: Setup, end: float | None) -> float | None:
+    """An interval from few splits reaches beyond what the metric can be; its ends don't."""
+    bounds = sorted((setup.metric.best, setup.metric.worst))
+    return None if end is None else min(max(end, bounds[0]), bounds[1])
 
 
 def _machine(device: str) -> MachineInfo:
