@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -158,7 +159,7 @@ def _collect(
 ) -> bool:
     """Hand every outcome on as it comes; return whether the work was stopped."""
     stopped = False
-    with _without_main():
+    with _without_main(), _signals_blocked():
         waiting = {pool.submit(_work, each) for each in runs}
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -185,10 +186,13 @@ def _collect(
 
 
 _COMMON: dict[str, Any] = {}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _prepare(file: Path, threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     torch.set_num_threads(threads)
     with file.open("rb") as source:
         _COMMON.update(pickle.load(source), stop=halt.is_set)
@@ -199,6 +203,19 @@ def _work(run: Run) -> Outcome | None:
         return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
     except Interrupted:
         return None
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that hear no signal before they are ready: a Ctrl-C would end them with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
