@@ -147,18 +147,20 @@ class _Meter:
     def __init__(self, plan: PlanInfo, watcher: Watcher, estimate: float) -> None:
         runs = plan.splits * len(plan.optimizers) * sum(planning.run_counts(plan).values())
         self._total = float(runs * plan.steps)
+        self._splits = plan.splits
         self._watcher = watcher
         self._estimate = estimate
         self._began = time.monotonic()
         self._done = 0.0
 
-    def advanced(self, stage: str, detail: str, steps: float) -> None:
+    def advanced(self, stage: str, key: str, steps: float) -> None:
         """Take in steps done; audits come on top of the plan and are never more than what was saved."""
+        replicate = int(key.partition("/")[0].removeprefix("r"))
         self._done = min(self._total, self._done + steps)
         self._watcher.progress(
             Progress(
                 stage=stage,
-                detail=detail,
+                detail=f"split {replicate + 1} of {self._splits}",
                 done=self._done,
                 total=self._total,
                 seconds_left=self._left(),
