@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
@@ -24,6 +21,7 @@ from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
 from thalweg.training import loop
+from thalweg.training.cost import with_threads
 from thalweg.training.processes import run_many
 
 __all__ = ["Checkpoints", "Engine"]
@@ -161,7 +159,7 @@ class Engine:
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()
-            with _threads(self.info.threads):
+            with with_threads(self.info.threads):
                 outcomes = run_lanes(
                     runs,
                     factory=self._setup.factory,
@@ -316,13 +314,3 @@ def _history(run: Run, keeper: Checkpoints, workload: Workload) -> History:
     state = keeper.load(run.identity)
     assert state is not None, "a run that reached a rung has a state"
     return History.restore(run, workload, state["history"])
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
