@@ -139,12 +139,20 @@ def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
     # a tenth is kept back: start-up, verdict and report take time too
     budget = 60 * plan.minutes * 0.9
     notes = [f"estimated time as asked: {spoken_seconds(seconds)}; the budget is {plan.minutes:g} min"]
+    asked = plan
     for name, least in (("trials", _FEWEST_TRIALS), ("splits", _FEWEST_SPLITS), ("epochs", 1)):
-        before = getattr(plan, name)
         while estimate_seconds(plan, cost) > budget and getattr(plan, name) > least:
             plan = _with(plan, name, getattr(plan, name) - 1)
-        if getattr(plan, name) != before:
-            notes.append(f"{name} reduced from {before} to {getattr(plan, name)} to fit")
+    # a split or an epoch less may leave room for trials again
+    while plan.trials < asked.trials:
+        more = _with(plan, "trials", plan.trials + 1)
+        if estimate_seconds(more, cost) > budget:
+            break
+        plan = more
+    for name in ("trials", "splits", "epochs"):
+        before, now = getattr(asked, name), getattr(plan, name)
+        if now != before:
+            notes.append(f"{name} reduced from {before} to {now} to fit")
     seconds = estimate_seconds(plan, cost)
     if seconds > budget:
         notes.append(
