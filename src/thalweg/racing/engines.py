@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -56,7 +57,8 @@ class Checkpoints:
         drop_state(self._path(chunk))
 
     def _path(self, chunk: str) -> Path:
-        return self._folder / chunk.replace("/", "_").replace(":", "_")
+        # an optimizer's name may be a path, longer than a file's name may be
+        return self._folder / hashlib.blake2b(chunk.encode(), digest_size=12).hexdigest()
 
 
 class Engine:

@@ -37,12 +37,14 @@ def count_and_add(fingerprint: str, race: str) -> int:
     same = json.dumps({"data": fingerprint})[:-1] + ","
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as file:
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
             file.seek(0)
-            known = [each for each in file if each.startswith(same)]
+            lines = file.readlines()
+            known = [each for each in lines if each.startswith(same)]
             if line in known:
                 return known.index(line) + 1
-            file.write(line)
+            torn = bool(lines) and not lines[-1].endswith("\n")
+            file.write("\n" + line if torn else line)
     except (OSError, RuntimeError):
         return 1
     return len(known) + 1
