@@ -78,7 +78,7 @@ def test_objects_are_named_and_have_to_be_given_again() -> None:
         model=net, data=tensors, trials=2
     )
     for asked in ({}, {"model": net}, {"model": net, "data": "iris"}):
-        with pytest.raises(OptionError, match="as data|as model"):
+        with pytest.raises(OptionError, match=r"as (data|model); give"):
             merged(config, Options(**asked), HERE)
     with pytest.raises(OptionError, match="a Python function"):
         merged(stored(model="linear"), Options(model=net), HERE)
@@ -113,6 +113,7 @@ plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(all
 )
 def test_any_two_sets_of_options_agree_or_are_refused(first: dict[str, Any], second: dict[str, Any]) -> None:
     try:
-        assert isinstance(merged(stored(**first), Options(**second), HERE), Options)
-    except UserError as refusal:
-        assert "\n" not in str(refusal)
+        found = merged(stored(**first), Options(**second), HERE)
+    except UserError:
+        return
+    assert isinstance(found, Options)

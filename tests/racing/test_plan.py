@@ -63,9 +63,13 @@ def test_a_plan_fits_its_budget_or_is_the_smallest(plan: PlanInfo, minutes: floa
     assert fitted.steps * plan.epochs == plan.steps * fitted.epochs
     # trials give way before splits, and splits before epochs
     if fitted.splits < plan.splits:
-        assert fitted.trials == 6
+        more = fitted.model_copy(update={"splits": fitted.splits + 1, "trials": 6})
+        assert planning.estimate_seconds(more, COST) > 54 * minutes
     if fitted.epochs < plan.epochs:
         assert fitted.splits == 3
+    if fitted.trials < plan.trials:
+        more = fitted.model_copy(update={"trials": fitted.trials + 1})
+        assert planning.estimate_seconds(more, COST) > 54 * minutes
     for name in ("trials", "splits", "epochs"):
         assert any(note.startswith(f"{name} reduced") for note in notes) is (
             getattr(fitted, name) != getattr(plan, name)
@@ -110,7 +114,7 @@ def test_defaults_are_usable(examples: int) -> None:
 
 
 def test_a_batch_larger_than_the_split_is_refused_with_one_that_fits() -> None:
-    with pytest.raises(DataError, match="has 30 rows.*--batch-size 16 or less"):
+    with pytest.raises(DataError, match=r"has 30 rows.*--batch-size 16 or less"):
         planning.check_batch_size(32, 30)
 
 

@@ -1,4 +1,4 @@
-"""The protocol, on an engine whose runs score by a formula: what is drawn, chosen, rerun, audited, confirmed."""
+"""The protocol, on an engine whose runs score by a formula: draws, choices, reruns, audits, confirmations."""
 
 from __future__ import annotations
 
