@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from thalweg import schedules as schedules
     from thalweg import streams as streams
     from thalweg import surfaces as surfaces
+    from thalweg import tasks as tasks
     from thalweg import training as training
     from thalweg import verbs as verbs
     from thalweg.verbs import race as race
@@ -57,6 +58,7 @@ __all__ = [
     "schedules",
     "streams",
     "surfaces",
+    "tasks",
     "training",
     "verbs",
 ]
