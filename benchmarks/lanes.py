@@ -132,7 +132,7 @@ CASES = [
     Case("mlp 64-32-10", "mlp:32", (64,), 1077, 4),
     Case("mlp 64-32-10, four optimizers", "mlp:32", (64,), 1077, 4, optimizers=tuple(FUSED)),
     Case("mlp 784-64-10", "mlp:64", (784,), 2048, 1),
-    Case("cnn 16-32", "cnn:16,32", (1, 28, 28), 512, 2, settings=4),
+    Case("cnn 16-32", "cnn:16,32", (1, 28, 28), 512, 20, settings=4),
 ]
 
 
@@ -310,7 +310,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
             if choice.kind == "lanes":
                 lanes.run(runs, chunk=choice.chunk, **given)
             else:
-                run_many(runs, threads=choice.threads, **given)
+                run_many(runs, processes=choice.processes, threads=choice.threads, **given)
 
     pair = Pair(case)
     contenders = {
@@ -333,6 +333,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
             "kind": choice.kind,
             "forward": choice.forward,
             "chunk": choice.chunk,
+            "processes": choice.processes,
             "threads": choice.threads,
         },
         "reason": choice.reason,
