@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -132,7 +135,7 @@ def _spread(
     reason = portable(**common)
     if reason is not None:
         raise OptionError(f"{reason}; use one process")
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     halt = context.Event()
     stopped = False
     with TemporaryDirectory(prefix="thalweg-") as folder:
@@ -158,7 +161,7 @@ def _collect(
 ) -> bool:
     """Hand every outcome on as it comes; return whether the work was stopped."""
     stopped = False
-    with _without_main():
+    with _without_main(), _signals_blocked():
         waiting = {pool.submit(_work, each) for each in runs}
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -184,14 +187,36 @@ def _collect(
     return stopped
 
 
+def _context() -> Any:
+    """Where there can be one, a server that imports torch once and forks; without it each worker imports it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # the last two take seconds, and the first optimizer and its first step import them
+    context.set_forkserver_preload([__name__, "torch._dynamo", "numba"])
+    return context
+
+
 _COMMON: dict[str, Any] = {}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _prepare(file: Path, threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with file.open("rb") as source:
         _COMMON.update(pickle.load(source), stop=halt.is_set)
+
+
+def _end_with_parent() -> None:
+    """Workers of a parent that was killed would wait for it for ever, and write beside the one that resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(run: Run) -> Outcome | None:
@@ -199,6 +224,19 @@ def _work(run: Run) -> Outcome | None:
         return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
     except Interrupted:
         return None
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that hear no signal before they are ready: a Ctrl-C would end them with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
