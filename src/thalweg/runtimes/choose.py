@@ -17,7 +17,7 @@ from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager, gpu
 from thalweg.runtimes.tables import Plan, Taker
 
-__all__ = ["apply", "available", "describe", "initial_states", "live_states"]
+__all__ = ["apply", "available", "describe", "initial_states", "launch", "live_states", "specialise"]
 
 Runtime = Literal["auto", "eager", "cpu", "gpu"]
 _RUNTIMES = ("auto", "eager", "cpu", "gpu")
@@ -84,7 +84,29 @@ def apply(
     >>> p
     [tensor([0.5000, 0.5000])]
     """
-    program, settled = _specialise(rule, hyper, options, maximize)
+    program, settled = specialise(rule, hyper, options, maximize=maximize)
+    scalars = program.scalars(settled, t)
+    assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
+    launch(program, params, grads, states, scalars, runtime=runtime, cache=cache)
+
+
+def launch(
+    program: Program,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: dict[str, list[Tensor]],
+    scalars: np.ndarray[Any, np.dtype[np.float64]],
+    *,
+    runtime: Runtime = "auto",
+    cache: dict[Any, Any] | None = None,
+) -> None:
+    """Take one step of a specialised rule whose scalars were hoisted beforehand, as :func:`apply` does.
+
+    Args:
+        program: from :func:`specialise`.
+        params, grads, states, runtime, cache: as for :func:`apply`.
+        scalars: from :meth:`Program.scalars <thalweg.rules.program.Program.scalars>`, ``[S]`` or ``[S, K]``.
+    """
     if runtime not in _RUNTIMES:
         raise OptionError(f"runtime is {runtime!r}; {nearest(str(runtime), _RUNTIMES)}")
     if runtime == "cpu" and not cpu.usable():
@@ -93,8 +115,6 @@ def apply(
         raise OptionError(f"runtime is 'gpu', but there are {gpu.describe()}; use 'auto'")
     columns = [params, grads, *(states[name] for name in program.states)]
     assert all(len(column) == len(params) for column in columns), "a tensor of each kind for each parameter"
-    scalars = program.scalars(settled, t)
-    assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
     takers: list[Taker] = []
     if program.portable and not torch.compiler.is_compiling():
         takers = _takers(runtime, params)
@@ -115,7 +135,7 @@ def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool
     >>> live_states(sgd, {"momentum": 0.9}, {}), live_states(sgd, {}, {})
     (('momentum_buffer',), ())
     """
-    return _specialise(rule, hyper, options, False)[0].states
+    return specialise(rule, hyper, options)[0].states
 
 
 def initial_states(
@@ -140,7 +160,7 @@ def initial_states(
     >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
     {'sum': [tensor([0.5000, 0.5000])]}
     """
-    program, settled = _specialise(rule, hyper, options, False)
+    program, settled = specialise(rule, hyper, options)
     made: dict[str, list[Tensor]] = {}
     for state in program.states:
         initial = rule.initial.get(state, 0.0)
@@ -150,9 +170,15 @@ def initial_states(
     return made
 
 
-def _specialise(
-    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], maximize: bool
+def specialise(
+    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], *, maximize: bool = False
 ) -> tuple[Program, dict[str, Any]]:
+    """Return the program of a rule for these settings, and all its hyperparameters, defaults filled in.
+
+    >>> from thalweg.rules import sgd
+    >>> specialise(sgd, {"momentum": 0.9}, {})[0].states
+    ('momentum_buffer',)
+    """
     settled, _ = rule.settle(hyper, options)
     zero = frozenset(name for name, value in settled.items() if _is_zero(value))
     return trace(rule, options, zero, maximize=maximize), settled

@@ -188,7 +188,7 @@ def _collect(
 
 
 def _context() -> Any:
-    """Where there can be one, a server that imports torch once and forks; without it each worker imports it."""
+    """A server that imports torch once and forks, where there can be one; else each worker imports it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -212,7 +212,7 @@ def _prepare(file: Path, threads: int, halt: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Workers of a parent that was killed would wait for it for ever, and write beside the one that resumes."""
+    """Workers of a killed parent would wait for ever, and write beside the one that resumes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
