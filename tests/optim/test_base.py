@@ -29,6 +29,10 @@ CLASSES: dict[str, Callable[..., RuleOptimizer]] = {
     "RMSprop": lambda p, **o: optim.RMSprop(p, **{"lr": 0.05, "momentum": 0.5, **o}),
     "Adam": lambda p, **o: optim.Adam(p, **{"lr": 0.05, "amsgrad": True, **o}),
     "AdamW": lambda p, **o: optim.AdamW(p, **{"lr": 0.05, **o}),
+    "Rprop": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, **o}),
+    "Rprop-back": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, "step_sizes": None, "overshoot": "back", **o}),
+    "Lion": lambda p, **o: optim.Lion(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
+    "Quickprop": lambda p, **o: optim.Quickprop(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
     "own": lambda p, **o: optim.from_rule(forgetful)(p, **o),
 }
 every_class = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES.keys())
@@ -452,6 +456,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("Adam", {"betas": 0.9}, r"betas is 0\.9; give two numbers"),
     ("Adam", {"eps": -1e-8}, r"eps is -1e-08"),
     ("AdamW", {"weight_decay": -1}, r"AdamW: weight_decay is -1"),
+    ("Rprop", {"etas": (1.2, 0.5)}, r"Rprop: etas is \(1\.2, 0\.5\); give a factor between 0 and 1"),
+    ("Rprop", {"etas": 0.5}, r"Rprop: etas is 0\.5; give two numbers such as \(0\.5, 1\.2\)"),
+    ("Rprop", {"step_sizes": (1.0, 0.1)}, r"step_sizes is \(1\.0, 0\.1\); give a floor"),
+    ("Rprop", {"overshoot": "bakc"}, r"overshoot is 'bakc'; did you mean 'back'"),
+    ("Lion", {"betas": (0.9, 1.0)}, r"Lion: betas\[1\] is 1\.0"),
+    ("Lion", {"weight_decay": -1}, r"Lion: weight_decay is -1"),
+    ("Quickprop", {"growth": 0}, r"Quickprop: growth is 0; give a number of at least 1"),
+    ("Quickprop", {"lr": -1}, r"Quickprop: lr is -1"),
 ]
 
 

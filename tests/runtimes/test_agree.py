@@ -27,6 +27,13 @@ CASES = [
     (rules.adam, {"weight_decay": 0.1}, {"amsgrad": True}),
     (rules.adam, {}, {"bias_correction": False}),
     (rules.adamw, {}, {}),
+    (rules.rprop, {}, {}),
+    (rules.rprop, {"step_size_max": 0.1}, {"overshoot": "back"}),
+    (rules.rprop, {}, {"limits": False, "overshoot": "reverse"}),
+    (rules.lion, {"weight_decay": 0.1}, {}),
+    (rules.lion, {"weight_decay": 0.1}, {"decoupled": False}),
+    (rules.quickprop, {"weight_decay": 0.1}, {}),
+    (rules.quickprop, {}, {"safe": False}),
 ]
 
 

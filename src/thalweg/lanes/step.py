@@ -80,10 +80,14 @@ class Group:
         """Return whether a row of the stack is one of the group's."""
         return self.rows.start <= row < self.rows.stop
 
-    def update(self, grads: Sequence[Tensor], t: int, factors: Floats) -> None:
-        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors`` ``[K]`` on its rates."""
+    def rate(self, factors: Floats) -> None:
+        """Set the learning rates to their base times ``factors`` ``[K]``."""
         if self._base is not None:
             self._hyper["lr"] = self._base * factors[self.rows]
+
+    def update(self, grads: Sequence[Tensor], t: int, factors: Floats) -> None:
+        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors`` ``[K]`` on its rates."""
+        self.rate(factors)
         runtimes.apply(
             self._rule,
             self._parameters,
@@ -149,6 +153,9 @@ class Program:
         losses = self._losses(outputs, targets)
         grads = torch.autograd.grad(losses.sum(), self.stack.parameters, allow_unused=True)
         if self._used is None:
+            # States may begin with the rate of the first step.
+            for group in self.groups:
+                group.rate(factors)
             self._bind([index for index, g in enumerate(grads) if g is not None])
         given = [g.contiguous() for g in grads if g is not None]
         for group in self.groups:

@@ -6,5 +6,20 @@ from thalweg.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
+from thalweg.optim.quickprop import Quickprop
+from thalweg.optim.sign import Lion, Rprop
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSprop", "RuleOptimizer", "from_rule"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "Momentum",
+    "Nesterov",
+    "Quickprop",
+    "RMSprop",
+    "Rprop",
+    "RuleOptimizer",
+    "from_rule",
+]

@@ -8,8 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from thalweg import rules
-from thalweg.errors import OptionError
-from thalweg.optim.base import Params, RuleOptimizer, Settings, check_fraction, check_not_negative
+from thalweg.optim.base import (
+    Params,
+    RuleOptimizer,
+    Settings,
+    check_betas,
+    check_fraction,
+    check_not_negative,
+)
 
 __all__ = ["Adagrad", "Adam", "AdamW", "RMSprop"]
 
@@ -334,11 +340,7 @@ class AdamW(RuleOptimizer):
 def _check_adam(owner: str, group: Mapping[str, Any]) -> None:
     for name in ("lr", "eps", "weight_decay"):
         check_not_negative(owner, name, group[name])
-    betas = group["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise OptionError(f"{owner}: betas is {betas!r}; give two numbers such as (0.9, 0.999)")
-    for i, beta in enumerate(betas):
-        check_fraction(owner, f"betas[{i}]", beta)
+    check_betas(owner, group["betas"])
 
 
 def _adam_settings(group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool | str]]:

@@ -15,7 +15,16 @@ from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.rules import Rule
 
-__all__ = ["Params", "RuleOptimizer", "Settings", "check_fraction", "check_not_negative", "check_number"]
+__all__ = [
+    "Params",
+    "RuleOptimizer",
+    "Settings",
+    "check_betas",
+    "check_fraction",
+    "check_not_negative",
+    "check_number",
+    "check_pair",
+]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
@@ -24,6 +33,7 @@ _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+_PAIRS = {"betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
 
 
 def check_not_negative(owner: str, name: str, value: object) -> None:
@@ -64,6 +74,29 @@ def check_number(owner: str, name: str, value: object) -> float:
         return _plain(value)
     except (TypeError, ValueError):
         raise OptionError(f"{owner}: {name} is {value!r}; give a number") from None
+
+
+def check_pair(owner: str, name: str, value: object) -> tuple[Any, Any]:
+    """Return a pair as a tuple; refuse what isn't one.
+
+    >>> check_pair("Adam", "betas", 0.9)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Adam: betas is 0.9; give two numbers such as (0.9, 0.999)
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise OptionError(f"{owner}: {name} is {value!r}; give two numbers such as {_PAIRS[name]}")
+    return value[0], value[1]
+
+
+def check_betas(owner: str, value: object) -> None:
+    """Refuse what isn't a pair of numbers in [0, 1).
+
+    >>> check_betas("Adam", (0.9, 1.5))
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Adam: betas[1] is 1.5; give a number of at least 0 and below 1
+    """
+    for i, beta in enumerate(check_pair(owner, "betas", value)):
+        check_fraction(owner, f"betas[{i}]", beta)
 
 
 class RuleOptimizer(torch.optim.Optimizer):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from thalweg.rules.adaptive import adagrad, adam, adamw, rmsprop
 from thalweg.rules.descent import averaged_momentum, momentum, nesterov, sgd
 from thalweg.rules.program import Program
+from thalweg.rules.quickprop import quickprop
 from thalweg.rules.rule import Rule, as_rule, rule
+from thalweg.rules.sign import lion, rprop
 from thalweg.rules.trace import trace
 from thalweg.rules.vocabulary import abs, maximum, minimum, sign, sqrt, where
 
@@ -18,11 +20,14 @@ __all__ = [
     "adamw",
     "as_rule",
     "averaged_momentum",
+    "lion",
     "maximum",
     "minimum",
     "momentum",
     "nesterov",
+    "quickprop",
     "rmsprop",
+    "rprop",
     "rule",
     "sgd",
     "sign",
