@@ -27,8 +27,8 @@ _BETAS = MappingProxyType({"betas": ("beta1", "beta2")})
 def names() -> tuple[str, ...]:
     """Return the names of the catalogue, in the order of the race.
 
-    >>> names()[:7]
-    ('sgd', 'momentum', 'nesterov', 'adagrad', 'rmsprop', 'adam', 'adamw')
+    >>> names()[:6]
+    ('sgd', 'momentum', 'nesterov', 'adagrad', 'rmsprop', 'adam')
     """
     return tuple(_TABLE)
 
@@ -173,6 +173,21 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                 (*_ADAM, _searched("eps", 1e-8, 1e-10, 1e-2), _DECAY),
                 pairs=_BETAS,
                 raced=True,
+            ),
+            _entry(
+                "nadam", "NAdam", "adaptive",
+                "Adam with Nesterov's momentum, which is warmed up.",
+                f"O6; Dozat 2016; {_SPACES}",
+                rules.nadam, optim.NAdam,
+                (
+                    _searched("lr", 2e-3, 1e-5, 1e-1),
+                    _searched("beta1", 0.9, 0.5, 0.99, "complement"),
+                    _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
+                    _searched("eps", 1e-8, 1e-10, 1e-2),
+                    Hyperparameter(name="momentum_decay", default=4e-3, low=1e-4, high=1e-1),
+                    _DECAY,
+                ),
+                pairs=_BETAS,
             ),
             _entry(
                 "adamw", "AdamW", "adaptive",

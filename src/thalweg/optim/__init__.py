@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
+from thalweg.optim.adaptive import Adagrad, Adam, AdamW, NAdam, RMSprop
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
@@ -16,6 +16,7 @@ __all__ = [
     "AdamW",
     "Lion",
     "Momentum",
+    "NAdam",
     "Nesterov",
     "Quickprop",
     "RMSprop",

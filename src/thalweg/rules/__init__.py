@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.rules.adaptive import adagrad, adam, adamw, rmsprop
+from thalweg.rules.adaptive import adagrad, adam, adamw, nadam, rmsprop
 from thalweg.rules.descent import averaged_momentum, momentum, nesterov, sgd
 from thalweg.rules.program import Program
 from thalweg.rules.quickprop import quickprop
@@ -24,6 +24,7 @@ __all__ = [
     "maximum",
     "minimum",
     "momentum",
+    "nadam",
     "nesterov",
     "quickprop",
     "rmsprop",

@@ -15,7 +15,7 @@ from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager
 
-__all__ = ["apply", "available", "describe", "initial_states", "live_states"]
+__all__ = ["apply", "available", "describe", "initial_states", "live_scalars", "live_states"]
 
 Runtime = Literal["auto", "eager", "cpu"]
 _RUNTIMES = ("auto", "eager", "cpu")
@@ -60,7 +60,8 @@ def apply(
     Args:
         rule: the rule.
         params, grads: as many of both, of equal shapes: ``[...]``, or ``[K, ...]`` with lanes.
-        states: state to its tensors, for each of :func:`live_states`; others are left alone.
+        states: state to its tensors, for each of :func:`live_states`; for each of :func:`live_scalars` a list
+            of one float64 tensor, ``[]`` or ``[K]`` with lanes, for all parameters; others are left alone.
         hyper: hyperparameters: floats, or with lanes float64 arrays ``[K]``; others have their default.
         options: static options of the rule; others have their default.
         t: the step, from 1: an int, or with lanes an int array ``[K]``.
@@ -88,7 +89,10 @@ def apply(
         raise OptionError(f"runtime is 'cpu', but there are {cpu.describe()}; use 'auto' or install Numba")
     columns = [params, grads, *(states[name] for name in program.states)]
     assert all(len(column) == len(params) for column in columns), "a tensor of each kind for each parameter"
-    scalars = program.scalars(settled, t)
+    held = {name: states[name][0] for name in program.scalar_states}
+    scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
+    for name, value in after.items():
+        held[name].copy_(torch.from_numpy(np.asarray(value)))
     assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
     if runtime == "eager" or not program.portable or torch.compiler.is_compiling() or not cpu.usable():
         eager.step(program, params, grads, states, scalars)
@@ -110,6 +114,16 @@ def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool
     return _specialise(rule, hyper, options, False)[0].states
 
 
+def live_scalars(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str]) -> tuple[str, ...]:
+    """Return the states of :func:`live_states`' kind that are one number rather than one for each element.
+
+    >>> from thalweg.rules import adam, nadam
+    >>> live_scalars(nadam, {}, {}), live_scalars(adam, {}, {})
+    (('mu_product',), ())
+    """
+    return _specialise(rule, hyper, options, False)[0].scalar_states
+
+
 def initial_states(
     rule: Rule,
     params: Sequence[Tensor],
@@ -126,7 +140,8 @@ def initial_states(
         hyper, options, lanes: as for :func:`apply`.
 
     Returns:
-        State to a list of tensors shaped as the parameters, float64 for float64, float32 for all others.
+        State to a list of tensors shaped as the parameters, float64 for float64, float32 for all others; a
+        scalar state to a list of one float64 tensor, ``[]`` or ``[K]``.
 
     >>> from thalweg.rules import adagrad
     >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
@@ -134,11 +149,18 @@ def initial_states(
     """
     program, settled = _specialise(rule, hyper, options, False)
     made: dict[str, list[Tensor]] = {}
-    for state in program.states:
+    for state in (*program.states, *program.scalar_states):
         initial = rule.initial.get(state, 0.0)
+        if initial == rule.parameter:
+            made[state] = [p.detach().to(compute_dtype(p.dtype), copy=True) for p in params]
+            continue
         value = np.asarray(settled[initial] if isinstance(initial, str) else initial, dtype=np.float64)
         assert lanes or not value.ndim, "values for each lane, without lanes"
-        made[state] = [_filled(p, value) for p in params]
+        if state in program.states:
+            made[state] = [_filled(p, value) for p in params]
+        else:
+            shape = params[0].shape[:1] if lanes else ()
+            made[state] = [torch.from_numpy(np.broadcast_to(value, shape).copy())]
     return made
 
 
