@@ -28,7 +28,7 @@ def measured(lanes: int, width: int, batch: int, evaluated: int) -> int:
     program = Program(stack, forward_of(stack.template), loss, chosen, entries())
     inputs, targets = torch.randn(batch, 20), torch.zeros(batch, dtype=torch.int64)
     given = inputs.expand(lanes, batch, 20), targets.expand(lanes, batch)
-    program.step(*given, 1, np.ones(lanes))
+    program.step(*given, 1, np.ones((1, lanes)))
     before = {name: tensor.detach().clone() for name, tensor in stack.tensors.items()}
     found = lane_bytes(program, *given, evaluated=evaluated)
     for name, tensor in stack.tensors.items():

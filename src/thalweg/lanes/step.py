@@ -24,6 +24,8 @@ __all__ = ["Group", "Program", "group_key"]
 
 Floats = npt.NDArray[np.float64]
 
+_HOISTED = 64  # steps
+
 
 def group_key(run: Run, entry: Entry) -> tuple[Any, ...]:
     """Return what lanes must have in common to be updated by one call: rule, options, which values are 0.
@@ -54,51 +56,78 @@ class Group:
         assert entry.rule is not None
         self._rule, self._options = entry.rule, dict(entry.options)
         each = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs]
-        self._hyper: dict[str, Any] = {}
-        for name in each[0]:
-            values = [float(hyper[name]) for hyper in each]
-            # One number for all lanes has the same bits as an array of it, and is hoisted faster.
-            shared = name != "lr" and len(set(values)) == 1
-            self._hyper[name] = values[0] if shared else np.array(values)
-        self._base = self._hyper.get("lr")
+        self._hyper = {name: np.array([hyper[name] for hyper in each]) for name in each[0]}
+        self._program, _ = runtimes.specialise(self._rule, self._hyper, self._options)
+        # The rule itself asks whether the rate is zero, or a step's scalars follow from the step before.
+        self._stepwise = "lr" in self._program.decisions or bool(self._program.scalar_states)
         self.rows = slice(begin, begin + len(runs))
         self.states: dict[str, list[Tensor]] = {}
         self._parameters: list[Tensor] = []
         self._cache: dict[Any, Any] = {}
+        self._table: Floats | None = None
+        self._hoisted = range(0)  # the steps whose scalars are in
+        self._scalars: Floats = np.empty((0, 0, 0))
 
-    def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]] | None = None) -> None:
-        """Point at the group's rows of these parameters; the states start anew unless given."""
+    def begin(self, parameters: Sequence[Tensor], factors: Floats) -> None:
+        """Bind with new states, which may depend on the first rates: the base times ``factors`` ``[K]``."""
+        own = [p.detach()[self.rows] for p in parameters]
+        hyper = self._rated(factors)
+        self.bind(parameters, runtimes.initial_states(self._rule, own, hyper, self._options, lanes=True))
+
+    def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]]) -> None:
+        """Point at the group's rows of these parameters, and at these states of theirs."""
         self._parameters = [p.detach()[self.rows] for p in parameters]
         self._cache = {}
-        if states is None:
-            states = runtimes.initial_states(
-                self._rule, self._parameters, self._hyper, self._options, lanes=True
-            )
-        self.states = states
+        # Numbers are the host's, wherever a checkpoint has put them.
+        held = {name: [number.cpu() for number in states[name]] for name in self._program.scalar_states}
+        self.states = states | held
 
     def holds(self, row: int) -> bool:
         """Return whether a row of the stack is one of the group's."""
         return self.rows.start <= row < self.rows.stop
 
-    def rate(self, factors: Floats) -> None:
-        """Set the learning rates to their base times ``factors`` ``[K]``."""
-        if self._base is not None:
-            self._hyper["lr"] = self._base * factors[self.rows]
+    def _rated(self, factors: Floats) -> dict[str, Floats]:
+        """Return the hyperparameters with ``factors`` ``[K]`` of the stack on the rates."""
+        if "lr" not in self._hyper:
+            return self._hyper
+        return {**self._hyper, "lr": self._hyper["lr"] * factors[self.rows]}
 
     def update(self, grads: Sequence[Tensor], t: int, factors: Floats) -> None:
-        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors`` ``[K]`` on its rates."""
-        self.rate(factors)
-        runtimes.apply(
-            self._rule,
+        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors[t - 1]`` on its rates."""
+        if self._stepwise:
+            given = [g[self.rows] for g in grads]
+            runtimes.apply(
+                self._rule,
+                self._parameters,
+                given,
+                self.states,
+                self._rated(factors[t - 1]),
+                self._options,
+                t,
+                lanes=True,
+                cache=self._cache,
+            )
+            return
+        if t not in self._hoisted or factors is not self._table:
+            self._hoist(t, factors)
+        runtimes.launch(
+            self._program,
             self._parameters,
             [g[self.rows] for g in grads],
             self.states,
-            self._hyper,
-            self._options,
-            t,
-            lanes=True,
+            self._scalars[t - self._hoisted.start],
             cache=self._cache,
         )
+
+    def _hoist(self, t: int, factors: Floats) -> None:
+        """Compute what depends on scalars alone for many steps at once: ``[steps, S, K]`` from step t on."""
+        self._table, self._hoisted = factors, range(t, min(t + _HOISTED, len(factors) + 1))
+        steps, lanes = len(self._hoisted), self.rows.stop - self.rows.start
+        hyper = {name: np.tile(values, steps) for name, values in self._hyper.items()}
+        if "lr" in hyper:
+            hyper["lr"] *= factors[t - 1 : t - 1 + steps, self.rows].reshape(-1)
+        scalars = self._program.scalars(hyper, np.repeat(np.array(self._hoisted), lanes))
+        self._scalars = scalars.reshape(len(scalars), steps, lanes).transpose(1, 0, 2).copy()
 
 
 class Program:
@@ -143,7 +172,8 @@ class Program:
             inputs: ``[K, B, ...]``.
             targets: ``[K, B, ...]``.
             t: number of the step, from 1.
-            factors: ``[K]``, what the schedules multiply the learning rates by.
+            factors: ``[steps, K]``, what the schedules multiply the learning rates by; read in blocks, so
+                give another array when they change.
 
         Returns:
             The losses ``[K]`` before the step.
@@ -153,16 +183,13 @@ class Program:
         losses = self._losses(outputs, targets)
         grads = torch.autograd.grad(losses.sum(), self.stack.parameters, allow_unused=True)
         if self._used is None:
-            # States may begin with the rate of the first step.
-            for group in self.groups:
-                group.rate(factors)
-            self._bind([index for index, g in enumerate(grads) if g is not None])
+            self._begin([index for index, g in enumerate(grads) if g is not None], factors[t - 1])
         given = [g.contiguous() for g in grads if g is not None]
         for group in self.groups:
             group.update(given, t, factors)
         return losses.detach()
 
-    def _bind(self, used: list[int]) -> None:
+    def _begin(self, used: list[int], factors: Floats) -> None:
         # A parameter that takes no part in the loss is left alone, as torch's optimizers leave it.
         if not used:
             raise ModelError(
@@ -170,7 +197,7 @@ class Program:
             )
         self._used = used
         for group in self.groups:
-            group.bind(self._updated)
+            group.begin(self._updated, factors)
 
     @property
     def _updated(self) -> list[Tensor]:
@@ -200,7 +227,8 @@ class Program:
             own = [row - old.rows.start for row in rows if old.holds(row)]
             index = torch.tensor(own, device=self.device)
             states = {
-                name: [t.index_select(0, index) for t in tensors] for name, tensors in old.states.items()
+                name: [t.index_select(0, index.to(t.device)) for t in tensors]
+                for name, tensors in old.states.items()
             }
             new.bind(self._updated, states)
 

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from thalweg.runtimes.choose import apply, available, describe, initial_states, live_scalars, live_states
+from thalweg.runtimes.choose import (
+    apply,
+    available,
+    describe,
+    initial_states,
+    launch,
+    live_scalars,
+    live_states,
+    specialise,
+)
 
-__all__ = ["apply", "available", "describe", "initial_states", "live_scalars", "live_states"]
+__all__ = [
+    "apply",
+    "available",
+    "describe",
+    "initial_states",
+    "launch",
+    "live_scalars",
+    "live_states",
+    "specialise",
+]

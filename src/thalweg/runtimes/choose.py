@@ -15,7 +15,16 @@ from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager
 
-__all__ = ["apply", "available", "describe", "initial_states", "live_scalars", "live_states"]
+__all__ = [
+    "apply",
+    "available",
+    "describe",
+    "initial_states",
+    "launch",
+    "live_scalars",
+    "live_states",
+    "specialise",
+]
 
 Runtime = Literal["auto", "eager", "cpu"]
 _RUNTIMES = ("auto", "eager", "cpu")
@@ -82,18 +91,38 @@ def apply(
     >>> p
     [tensor([0.5000, 0.5000])]
     """
-    program, settled = _specialise(rule, hyper, options, maximize)
+    program, settled = specialise(rule, hyper, options, maximize=maximize)
+    held = {name: states[name][0] for name in program.scalar_states}
+    scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
+    assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
+    for name, value in after.items():
+        held[name].copy_(torch.from_numpy(np.asarray(value)))
+    launch(program, params, grads, states, scalars, runtime=runtime, cache=cache)
+
+
+def launch(
+    program: Program,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: dict[str, list[Tensor]],
+    scalars: np.ndarray[Any, np.dtype[np.float64]],
+    *,
+    runtime: Runtime = "auto",
+    cache: dict[Any, Any] | None = None,
+) -> None:
+    """Take one step of a specialised rule whose scalars were hoisted beforehand, as :func:`apply` does.
+
+    Args:
+        program: from :func:`specialise`.
+        params, grads, states, runtime, cache: as for :func:`apply`.
+        scalars: from :meth:`Program.scalars <thalweg.rules.program.Program.scalars>`, ``[S]`` or ``[S, K]``.
+    """
     if runtime not in _RUNTIMES:
         raise OptionError(f"runtime is {runtime!r}; {nearest(str(runtime), _RUNTIMES)}")
     if runtime == "cpu" and not cpu.usable():
         raise OptionError(f"runtime is 'cpu', but there are {cpu.describe()}; use 'auto' or install Numba")
     columns = [params, grads, *(states[name] for name in program.states)]
     assert all(len(column) == len(params) for column in columns), "a tensor of each kind for each parameter"
-    held = {name: states[name][0] for name in program.scalar_states}
-    scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
-    for name, value in after.items():
-        held[name].copy_(torch.from_numpy(np.asarray(value)))
-    assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
     if runtime == "eager" or not program.portable or torch.compiler.is_compiling() or not cpu.usable():
         eager.step(program, params, grads, states, scalars)
         return
@@ -111,7 +140,7 @@ def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool
     >>> live_states(sgd, {"momentum": 0.9}, {}), live_states(sgd, {}, {})
     (('momentum_buffer',), ())
     """
-    return _specialise(rule, hyper, options, False)[0].states
+    return specialise(rule, hyper, options)[0].states
 
 
 def live_scalars(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str]) -> tuple[str, ...]:
@@ -121,7 +150,7 @@ def live_scalars(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, boo
     >>> live_scalars(nadam, {}, {}), live_scalars(adam, {}, {})
     (('mu_product',), ())
     """
-    return _specialise(rule, hyper, options, False)[0].scalar_states
+    return specialise(rule, hyper, options)[0].scalar_states
 
 
 def initial_states(
@@ -147,7 +176,7 @@ def initial_states(
     >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
     {'sum': [tensor([0.5000, 0.5000])]}
     """
-    program, settled = _specialise(rule, hyper, options, False)
+    program, settled = specialise(rule, hyper, options)
     made: dict[str, list[Tensor]] = {}
     for state in (*program.states, *program.scalar_states):
         initial = rule.initial.get(state, 0.0)
@@ -164,9 +193,15 @@ def initial_states(
     return made
 
 
-def _specialise(
-    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], maximize: bool
+def specialise(
+    rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str], *, maximize: bool = False
 ) -> tuple[Program, dict[str, Any]]:
+    """Return the program of a rule for these settings, and all its hyperparameters, defaults filled in.
+
+    >>> from thalweg.rules import sgd
+    >>> specialise(sgd, {"momentum": 0.9}, {})[0].states
+    ('momentum_buffer',)
+    """
     settled, _ = rule.settle(hyper, options)
     zero = frozenset(name for name, value in settled.items() if _is_zero(value))
     return trace(rule, options, zero, maximize=maximize), settled

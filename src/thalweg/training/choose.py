@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def choose(
             raise error(f"{why_not}; use the loop engine")
         return loop(why_not)
 
-    chunk, lane = trial.fastest(min(most, max(2, len(suited))), seconds)
+    chunk, lane, threads = trial.fastest(min(most, max(2, len(suited))), seconds, threads)
     setting = suited[0].setting
     step = stepper(
         catalogue_entries[setting.optimizer],
@@ -137,7 +138,8 @@ def choose(
         alone = _step_seconds(step, seconds, torch.device(device))
     alone /= several
     numbers = (
-        f"a step of {chunk} lanes takes {_time(lane * chunk)}, {_time(lane)} a run, "
+        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'} takes "
+        f"{_time(lane * chunk)}, {_time(lane)} a run, "
         f"against {_time(alone)} a run in the loop"
     )
     numbers += f" of {several} processes" if several > 1 else ""
@@ -184,7 +186,7 @@ class _Trial:
         program = self._program(2)
         self.form = program.forward.form
         inputs, targets = self._batch(2)
-        first = float(program.step(inputs, targets, 1, torch.ones(2).numpy())[0])
+        first = float(program.step(inputs, targets, 1, np.ones((1, 2)))[0])
         alone = self._alone(program.runs[0].seed, inputs[0], targets[0])
         if abs(first - alone) > 1e-3 * max(1.0, abs(alone)):
             raise ModelError(f"its loss as a lane is {first:.6g}, but {alone:.6g} alone")
@@ -193,20 +195,27 @@ class _Trial:
         program.predict(inputs, 1)
         self.most = lanes_that_fit(needed, available_bytes(device))
 
-    def fastest(self, most: int, seconds: float) -> tuple[int, float]:
-        """The number of lanes with the least time a lane, and this time; more lanes win a near draw."""
+    def fastest(self, most: int, seconds: float, threads: int) -> tuple[int, float, int]:
+        """The number of lanes and of threads with the least time a lane, and this time.
+
+        More lanes win a near draw, and so does a single thread: small products gain nothing from more,
+        and lose much wherever something else wants the cores too.
+        """
         limit = min(most, self.most)
-        best: tuple[int, float] | None = None
-        for lanes in sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True):
-            time_a_lane = self._seconds(lanes, seconds) / lanes
-            if best is None or time_a_lane < 0.9 * best[1]:
-                best = lanes, time_a_lane
+        sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
+        best: tuple[int, float, int] | None = None
+        for count in sorted({1, threads}):
+            with with_threads(count):
+                for lanes in sizes:
+                    time_a_lane = self._seconds(lanes, seconds) / lanes
+                    if best is None or time_a_lane < 0.9 * best[1]:
+                        best = lanes, time_a_lane, count
         assert best is not None
         return best
 
     def _seconds(self, lanes: int, seconds: float) -> float:
         program, (inputs, targets) = self._program(lanes), self._batch(lanes)
-        factors, step = torch.ones(lanes).numpy(), 0
+        factors, step = np.broadcast_to(1.0, (10_000, lanes)), 0
 
         def advance() -> None:
             nonlocal step

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -133,7 +135,7 @@ def _spread(
     reason = portable(**common)
     if reason is not None:
         raise OptionError(f"{reason}; use one process")
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     halt = context.Event()
     stopped = False
     with TemporaryDirectory(prefix="thalweg-") as folder:
@@ -185,6 +187,16 @@ def _collect(
     return stopped
 
 
+def _context() -> Any:
+    """A server that imports torch once and forks, where there can be one; else each worker imports it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # the last two take seconds, and the first optimizer and its first step import them
+    context.set_forkserver_preload([__name__, "torch._dynamo", "numba"])
+    return context
+
+
 _COMMON: dict[str, Any] = {}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -193,9 +205,18 @@ def _prepare(file: Path, threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with file.open("rb") as source:
         _COMMON.update(pickle.load(source), stop=halt.is_set)
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed parent would wait for ever, and write beside the one that resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(run: Run) -> Outcome | None:
