@@ -6,6 +6,7 @@ import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
@@ -159,6 +160,16 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         """Return the rule of a group, its hyperparameters and its options."""
 
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """Return what a closure is called within; a hook for optimizers that evaluate elsewhere."""
+        return nullcontext()
+
+    def _admit(self, group: Mapping[str, Any]) -> None:
+        """Raise OptionError if a group's gradients can't be used as they are; a hook."""
+
+    def _stepped(self) -> None:
+        """Be told that the gradients were used; a hook."""
+
     @overload
     def step(self, closure: None = None) -> None: ...
     @overload
@@ -177,7 +188,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._evaluating():
                 loss = closure()
         self._uncompiled(self)
         return loss
@@ -190,6 +201,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for number, group in enumerate(self.param_groups):
                 self._step_group(number, group)
         self._noted = list(self.state), list(self.state.values())
+        self._stepped()
 
     def _is_as_noted(self) -> bool:
         # A person may replace any state. Comparing all by identity is faster than one look-up for each
@@ -206,6 +218,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         params, grads = picked(everyone, active), picked(grads, active)
         self._refuse(group, active, grads)
+        self._admit(group)
         ledger = self._ledger(number)
         rule, hyper, options = self._settings(group)
         numbers = {name: _plain(value) for name, value in hyper.items()}

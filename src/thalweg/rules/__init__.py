@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.rules.adaptive import adagrad, adam, adamw, nadam, rmsprop
-from thalweg.rules.descent import averaged_momentum, momentum, nesterov, sgd
+from thalweg.rules.descent import averaged_momentum, lookahead, momentum, nesterov, sgd
 from thalweg.rules.program import Program
 from thalweg.rules.quickprop import quickprop
 from thalweg.rules.rule import Rule, as_rule, rule
@@ -21,6 +21,7 @@ __all__ = [
     "as_rule",
     "averaged_momentum",
     "lion",
+    "lookahead",
     "maximum",
     "minimum",
     "momentum",
