@@ -28,6 +28,7 @@ CLASSES = {
     "adamw": optim.AdamW,
     "rprop": optim.Rprop,
     "quickprop": optim.Quickprop,
+    "schedule-free": optim.ScheduleFreeAdamW,
     "lion": optim.Lion,
 }
 NAMES = tuple(CLASSES)

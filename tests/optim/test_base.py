@@ -30,6 +30,9 @@ CLASSES: dict[str, Callable[..., RuleOptimizer]] = {
     "Adam": lambda p, **o: optim.Adam(p, **{"lr": 0.05, "amsgrad": True, **o}),
     "AdamW": lambda p, **o: optim.AdamW(p, **{"lr": 0.05, **o}),
     "NAdam": lambda p, **o: optim.NAdam(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
+    "ScheduleFreeAdamW": lambda p, **o: optim.ScheduleFreeAdamW(
+        p, **{"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3, "r": 0.5, **o}
+    ),
     "Rprop": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, **o}),
     "Rprop-back": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, "step_sizes": None, "overshoot": "back", **o}),
     "Lion": lambda p, **o: optim.Lion(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
@@ -46,7 +49,7 @@ def forgetful(p: Any, g: Any, trail: Any, *, lr: float = 0.05, t: int) -> Any:
 
 
 def held_type(name: str) -> torch.dtype:
-    return torch.float64 if name == "mu_product" else torch.float32
+    return torch.float64 if name in ("mu_product", "weight_sum", "lr_max") else torch.float32
 
 
 def counts(optimizer: RuleOptimizer) -> list[float | None]:
@@ -469,6 +472,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("Adam", {"eps": -1e-8}, r"eps is -1e-08"),
     ("AdamW", {"weight_decay": -1}, r"AdamW: weight_decay is -1"),
     ("NAdam", {"momentum_decay": -1}, r"NAdam: momentum_decay is -1"),
+    ("ScheduleFreeAdamW", {"betas": (0.0, 0.9)}, r"betas\[0\] is 0\.0; give a number over 0"),
+    ("ScheduleFreeAdamW", {"warmup_steps": -1}, r"warmup_steps is -1"),
     ("Rprop", {"etas": (1.2, 0.5)}, r"Rprop: etas is \(1\.2, 0\.5\); give a factor between 0 and 1"),
     ("Rprop", {"etas": 0.5}, r"Rprop: etas is 0\.5; give two numbers such as \(0\.5, 1\.2\)"),
     ("Rprop", {"step_sizes": (1.0, 0.1)}, r"step_sizes is \(1\.0, 0\.1\); give a floor"),

@@ -29,6 +29,7 @@ CASES = [
     (rules.adamw, {}, {}),
     (rules.nadam, {"weight_decay": 0.1}, {}),
     (rules.nadam, {"weight_decay": 0.1}, {"decoupled": True}),
+    (rules.schedule_free_adamw, {"weight_decay": 0.1, "warmup_steps": 5.0, "r": 0.5}, {}),
     (rules.rprop, {}, {}),
     (rules.rprop, {"step_size_max": 0.1}, {"overshoot": "back"}),
     (rules.rprop, {}, {"limits": False, "overshoot": "reverse"}),

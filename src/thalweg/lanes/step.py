@@ -82,6 +82,19 @@ class Group:
         held = {name: [number.cpu() for number in states[name]] for name in self._program.scalar_states}
         self.states = states | held
 
+    @property
+    def shows_itself(self) -> bool:
+        """Whether the parameters themselves are what is evaluated."""
+        return self._rule.shown is None
+
+    def show(self, parameters: Sequence[Tensor]) -> None:
+        """Put what is to be evaluated into the group's rows of copies of the parameters."""
+        if self.shows_itself:
+            return
+        means = runtimes.shown(self._rule, self._parameters, self.states, self._hyper, lanes=True)
+        for p, mean in zip(parameters, means, strict=True):
+            p[self.rows] = mean
+
     def holds(self, row: int) -> bool:
         """Return whether a row of the stack is one of the group's."""
         return self.rows.start <= row < self.rows.stop
@@ -208,7 +221,16 @@ class Program:
     def predict(self, inputs: Tensor, step: int) -> Tensor:
         """Return the outputs ``[K, B, ...]`` in evaluation mode for inputs ``[K, B, ...]``."""
         self.draws.step = step
-        return self.forward(self.stack.tensors, inputs, draw=self.draws, training=False)
+        return self.forward(self._shown(), inputs, draw=self.draws, training=False)
+
+    def _shown(self) -> dict[str, Tensor]:
+        if self._used is None or all(group.shows_itself for group in self.groups):
+            return self.stack.tensors
+        names = [self.stack.trainable[index] for index in self._used]
+        copies = {name: self.stack.tensors[name].clone() for name in names}
+        for group in self.groups:
+            group.show(list(copies.values()))
+        return self.stack.tensors | copies
 
     @torch.no_grad()
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
 from thalweg.optim.quickprop import Quickprop
+from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "RuleOptimizer",
+    "ScheduleFreeAdamW",
     "from_rule",
 ]

@@ -401,7 +401,7 @@ def _batches(
 
 def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
     rule, numbers, options = settings
-    fresh = runtimes.initial_states(rule, _real([param.detach()]), numbers, options)
+    fresh = runtimes.initial_states(rule, _real([param]), numbers, options)
     for name in live:
         if name in entry:
             continue

@@ -7,6 +7,7 @@ from thalweg.rules.descent import averaged_momentum, lookahead, momentum, nester
 from thalweg.rules.program import Program
 from thalweg.rules.quickprop import quickprop
 from thalweg.rules.rule import Rule, as_rule, rule
+from thalweg.rules.schedule_free import schedule_free_adamw
 from thalweg.rules.sign import lion, rprop
 from thalweg.rules.trace import trace
 from thalweg.rules.vocabulary import abs, maximum, minimum, sign, sqrt, where
@@ -31,6 +32,7 @@ __all__ = [
     "rmsprop",
     "rprop",
     "rule",
+    "schedule_free_adamw",
     "sgd",
     "sign",
     "sqrt",

@@ -32,6 +32,7 @@ class Rule:
         uses_step: whether the function takes ``t``, the step count from 1.
         parameter: what the function calls the parameter.
         scalars: the states that are one number rather than one for each element.
+        shown: a rule that makes of the parameter what is to be evaluated and used; None: the parameter is.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Rule:
     uses_step: bool
     parameter: str = "p"
     scalars: tuple[str, ...] = ()
+    shown: Rule | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -92,7 +94,7 @@ class Rule:
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
 def rule(
-    *, initial: Mapping[str, float | str] = ..., scalars: Sequence[str] = ...
+    *, initial: Mapping[str, float | str] = ..., scalars: Sequence[str] = ..., shown: Rule | None = ...
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(
     function: Callable[..., Any] | None = None,
@@ -100,6 +102,7 @@ def rule(
     *,
     initial: Mapping[str, float | str] | None = None,
     scalars: Sequence[str] = (),
+    shown: Rule | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Make a rule of a function (decorator).
 
@@ -112,6 +115,8 @@ def rule(
         scalars: states that are one number, not one for each element: a product or a sum over the steps of
             what depends on hyperparameters, the step and other such states alone. They are kept in float64
             and computed once a step, as everything is that depends on scalars alone.
+        shown: a rule over some of the same states and hyperparameters, whose new parameter is what should
+            be evaluated and used, where that isn't the parameter itself (a mean, for instance).
 
     The function may ask ``if decay:`` of a hyperparameter, to leave out work and states while it is 0. Among
     lanes of which only some have a zero, all take the branch of the others: it must come to the same there.
@@ -129,8 +134,8 @@ def rule(
     (0.0, -1.0)
     """
     if function is None:
-        return lambda decorated: _read(decorated, initial or {}, scalars)
-    return _read(function, initial or {}, scalars)
+        return lambda decorated: _read(decorated, initial or {}, scalars, shown)
+    return _read(function, initial or {}, scalars, shown)
 
 
 def as_rule(function_or_rule: Callable[..., Any] | Rule) -> Rule:
@@ -150,7 +155,7 @@ def as_rule(function_or_rule: Callable[..., Any] | Rule) -> Rule:
         raise RuleError(f"{function_or_rule!r} is no rule; give a function f(p, g, *states, *, lr=...)")
     known: Rule | None = function_or_rule.__dict__.get("__thalweg_rule__")
     if known is None:
-        known = _read(function_or_rule, {}, ())
+        known = _read(function_or_rule, {})
         function_or_rule.__dict__["__thalweg_rule__"] = known
     return known
 
@@ -162,7 +167,12 @@ def _load(module: str, qualname: str) -> Rule:
     return as_rule(found)
 
 
-def _read(function: Callable[..., Any], initial: Mapping[str, float | str], scalars: Sequence[str]) -> Rule:
+def _read(
+    function: Callable[..., Any],
+    initial: Mapping[str, float | str],
+    scalars: Sequence[str] = (),
+    shown: Rule | None = None,
+) -> Rule:
     code = function.__code__
     place = f"{code.co_filename}, line {code.co_firstlineno}: rule {function.__name__}"
     positional: list[str] = []
@@ -212,6 +222,13 @@ def _read(function: Callable[..., Any], initial: Mapping[str, float | str], scal
     for state in scalars:
         if state not in states:
             raise RuleError(f"{place}: scalars names {state!r}, which is no state; {nearest(state, states)}")
+    if shown is not None:
+        foreign = [*(set(shown.states) - set(states)), *(set(shown.hyperparameters) - set(hyperparameters))]
+        if foreign:
+            raise RuleError(
+                f"{place}: {shown.name}, which says what is shown, asks for {foreign[0]!r}, which this rule "
+                f"doesn't have; let it take states and hyperparameters of this rule alone"
+            )
     made = Rule(
         name=function.__name__,
         function=function,
@@ -222,6 +239,7 @@ def _read(function: Callable[..., Any], initial: Mapping[str, float | str], scal
         uses_step=uses_step,
         parameter=positional[0],
         scalars=tuple(scalars),
+        shown=shown,
     )
     # help() on a rule shows what its author wrote, not what a rule is.
     object.__setattr__(made, "__doc__", function.__doc__)

@@ -10,6 +10,7 @@ from thalweg.runtimes.choose import (
     launch,
     live_scalars,
     live_states,
+    shown,
     specialise,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "launch",
     "live_scalars",
     "live_states",
+    "shown",
     "specialise",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "launch",
     "live_scalars",
     "live_states",
+    "shown",
     "specialise",
 ]
 
@@ -181,7 +182,9 @@ def initial_states(
     for state in (*program.states, *program.scalar_states):
         initial = rule.initial.get(state, 0.0)
         if initial == rule.parameter:
-            made[state] = [p.detach().to(compute_dtype(p.dtype), copy=True) for p in params]
+            # What is part of a graph stays so: a differentiable step begins here.
+            held = [p.detach() if p.is_leaf else p for p in params]
+            made[state] = [p.to(compute_dtype(p.dtype), copy=True) for p in held]
             continue
         value = np.asarray(settled[initial] if isinstance(initial, str) else initial, dtype=np.float64)
         assert lanes or not value.ndim, "values for each lane, without lanes"
@@ -191,6 +194,36 @@ def initial_states(
             shape = params[0].shape[:1] if lanes else ()
             made[state] = [torch.from_numpy(np.broadcast_to(value, shape).copy())]
     return made
+
+
+def shown(
+    rule: Rule,
+    params: Sequence[Tensor],
+    states: Mapping[str, list[Tensor]],
+    hyper: Mapping[str, Any],
+    *,
+    lanes: bool = False,
+) -> list[Tensor]:
+    """Return what of these parameters is to be evaluated and used: new tensors, if not they themselves.
+
+    Args:
+        rule: the rule that trains them.
+        params, states, hyper, lanes: as for :func:`apply`.
+
+    >>> from thalweg.rules import adam, schedule_free_adamw
+    >>> y, z = [torch.ones(1)], [torch.zeros(1)]
+    >>> shown(schedule_free_adamw, y, {"z": z}, {"beta1": 0.5}), shown(adam, y, {}, {}) == y
+    ([tensor([2.])], True)
+    """
+    view = rule.shown
+    if view is None or not params:
+        return list(params)
+    settled, _ = rule.settle(hyper, {})
+    copies = [p.detach().clone() for p in params]
+    given = {name: states[name] for name in view.states}
+    chosen = {name: settled[name] for name in view.hyperparameters}
+    apply(view, copies, list(params), given, chosen, {}, 1, lanes=lanes)
+    return copies
 
 
 def specialise(
