@@ -6,23 +6,34 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 from typing import Any
 
 import pytest
 import torch
 
+import thalweg
 from thalweg import catalogue, optim, runtimes
 from thalweg.catalogue import Entry
 from thalweg.errors import OptionError, RuleError
 
-NAMES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
-CLASSES = dict(
-    zip(
-        NAMES,
-        (optim.SGD, optim.SGD, optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW),
-        strict=True,
-    )
-)
+CLASSES = {
+    "sgd": optim.SGD,
+    "momentum": optim.SGD,
+    "nesterov": optim.SGD,
+    "adagrad": optim.Adagrad,
+    "rmsprop": optim.RMSprop,
+    "adam": optim.Adam,
+    "nadam": optim.NAdam,
+    "adamw": optim.AdamW,
+    "rprop": optim.Rprop,
+    "quickprop": optim.Quickprop,
+    "schedule-free": optim.ScheduleFreeAdamW,
+    "lion": optim.Lion,
+}
+NAMES = tuple(CLASSES)
+RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+FAMILIES = ("descent", "adaptive", "sign", "curvature", "matrix", "averaging")
 every_entry = pytest.mark.parametrize("entry", [catalogue.get(name) for name in NAMES], ids=NAMES)
 
 
@@ -58,6 +69,7 @@ def start() -> torch.nn.Parameter:
 
 def test_names_and_order() -> None:
     assert catalogue.names() == NAMES
+    assert tuple(name for name in NAMES if catalogue.get(name).raced) == RACED
     assert all(catalogue.get(name).name == name for name in NAMES)
     with pytest.raises(RuleError, match=r"there is no optimizer 'adma'; did you mean 'adam'"):
         catalogue.get("adma")
@@ -80,8 +92,8 @@ def test_frozen(entry: Entry) -> None:
 @every_entry
 def test_words_are_there(entry: Entry) -> None:
     assert entry.summary.endswith(".")
-    assert entry.source.startswith("O")
-    assert entry.family in ("descent", "adaptive")
+    assert re.match(r"O\d+;|[A-Z][a-z]+ (and [A-Z][a-z]+|et al\.) \d{4};", entry.source)
+    assert entry.family in FAMILIES
     assert len({hyper.name for hyper in entry.hyperparameters}) == len(entry.hyperparameters)
 
 
@@ -94,8 +106,9 @@ def test_defaults_are_those_of_class_rule_and_torch(entry: Entry) -> None:
         for name, parameter in inspect.signature(CLASSES[entry.name]).parameters.items()
         if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
     }
-    if "betas" in inspect.signature(CLASSES[entry.name]).parameters:
-        in_class["beta1"], in_class["beta2"] = (0.9, 0.999)
+    for pair, parts in entry.call.pairs.items():
+        values = inspect.signature(CLASSES[entry.name]).parameters[pair].default
+        in_class |= dict(zip(parts, values, strict=True))
     # SGD's own default has no momentum; the rows that are named after it do.
     own = {"momentum": 0.9} if entry.name in ("momentum", "nesterov") else {}
     for name, default in listed.items():
@@ -146,10 +159,16 @@ def test_class_rule_lanes_and_torch_script_are_one_optimizer(entry: Entry, which
             return [self.weight]
 
     script = entry.script(values)
-    assert script.imports == ()
-    assert script.expression.startswith("torch.optim.")
-    plain = eval(script.expression, {"torch": torch, "model": Model()})
-    torch.testing.assert_close(made, follow(plain), rtol=1e-11, atol=1e-11)
+    in_torch = hasattr(torch.optim, CLASSES[entry.name].__name__)
+    assert script.imports == (() if in_torch else ("import thalweg.optim",))
+    assert script.expression.startswith("torch.optim." if in_torch else "thalweg.optim.")
+    plain = eval(script.expression, {"torch": torch, "thalweg": thalweg, "model": Model()})
+    # The numbers that torch keeps beside its states have the default type.
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(made, follow(plain), rtol=1e-11, atol=1e-11)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_scripts_are_short_and_complete() -> None:

@@ -76,12 +76,13 @@ def assert_alike(lane: Outcome, alone: Outcome, tolerance: float = 1e-9) -> None
 
 @pytest.mark.parametrize("factory", [mlp, everything, residual], ids=lambda f: f.__name__)
 def test_every_optimizer_does_the_same_in_a_lane_as_in_the_loop(factory: Any) -> None:
-    chosen = runs(
-        2, names=catalogue.names(), rates=(0.01, 0.003), seeds=(1, 2), schedules=("cosine", "constant")
-    )
     # A bias right before batch norm has rounding noise for a gradient, and adaptive rules divide noise by
-    # noise: what is left of it in the running mean is why models with batch norm are held to less.
-    tolerance = 1e-9 if factory is mlp else 1e-6
+    # noise: what is left of it in the running mean is why models with batch norm are held to less. What asks
+    # noise for its sign, or for a slope of it, goes wherever noise leads.
+    plain = factory is mlp
+    names = [n for n in catalogue.names() if plain or catalogue.get(n).family not in ("sign", "curvature")]
+    chosen = runs(2, names=names, rates=(0.01, 0.003), seeds=(1, 2), schedules=("cosine", "one-cycle"))
+    tolerance = 1e-9 if plain else 1e-6
     for lane, alone in zip(*both(chosen, factory), strict=True):
         assert_alike(lane, alone, tolerance)
         assert len(lane.test_predictions) == 33

@@ -33,7 +33,9 @@ def runs(name: str, count: int) -> list[Run]:
     ]
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "hesitant"])
+@pytest.mark.parametrize(
+    "name", ["sgd", "nesterov", "adagrad", "rmsprop", "adam", "nadam", "adamw", "rprop", "hesitant"]
+)
 def test_steps_are_those_of_apply_to_the_bit(name: str) -> None:
     entry = entries().get(name)
     if entry is None:
@@ -45,7 +47,7 @@ def test_steps_are_those_of_apply_to_the_bit(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     stacked = torch.randn(lanes + 2, 3, 4, generator=generator)
     group = Group(entry, runs(name, lanes), begin=2)
-    group.bind([stacked])
+    group.begin([stacked], table[0])
     alone = stacked[2:].clone()
     assert entry.rule is not None
     base = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs(name, lanes)]

@@ -29,6 +29,14 @@ CLASSES: dict[str, Callable[..., RuleOptimizer]] = {
     "RMSprop": lambda p, **o: optim.RMSprop(p, **{"lr": 0.05, "momentum": 0.5, **o}),
     "Adam": lambda p, **o: optim.Adam(p, **{"lr": 0.05, "amsgrad": True, **o}),
     "AdamW": lambda p, **o: optim.AdamW(p, **{"lr": 0.05, **o}),
+    "NAdam": lambda p, **o: optim.NAdam(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
+    "ScheduleFreeAdamW": lambda p, **o: optim.ScheduleFreeAdamW(
+        p, **{"lr": 0.05, "weight_decay": 0.1, "warmup_steps": 3, "r": 0.5, **o}
+    ),
+    "Rprop": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, **o}),
+    "Rprop-back": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, "step_sizes": None, "overshoot": "back", **o}),
+    "Lion": lambda p, **o: optim.Lion(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
+    "Quickprop": lambda p, **o: optim.Quickprop(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
     "own": lambda p, **o: optim.from_rule(forgetful)(p, **o),
 }
 every_class = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES.keys())
@@ -38,6 +46,10 @@ COUNTING = {name: make for name, make in CLASSES.items() if name != "SGD"}
 def forgetful(p: Any, g: Any, trail: Any, *, lr: float = 0.05, t: int) -> Any:
     trail = trail * (1 - 1 / t) + g / t
     return p - lr * trail, trail
+
+
+def held_type(name: str) -> torch.dtype:
+    return torch.float64 if name in ("mu_product", "weight_sum", "lr_max") else torch.float32
 
 
 def counts(optimizer: RuleOptimizer) -> list[float | None]:
@@ -275,11 +287,12 @@ def test_low_precision_has_float32_state_that_survives_checkpoints(make: Any, dt
     optimizer = make(params)
     train(optimizer, params, range(3))
     for entry in optimizer.state.values():
-        assert all(value.dtype == torch.float32 for value in entry.values())
+        assert all(value.dtype == held_type(name) for name, value in entry.items())
     other = make(parameters(dtype))
     other.load_state_dict(optimizer.state_dict())
     close(other.state_dict()["state"], optimizer.state_dict()["state"])
-    assert all(v.dtype == torch.float32 for entry in other.state.values() for v in entry.values())
+    for entry in other.state.values():
+        assert all(value.dtype == held_type(name) for name, value in entry.items())
 
 
 def test_bfloat16_second_moment_follows_its_average_and_loads_into_torch() -> None:
@@ -438,7 +451,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("SGD", {"dampening": None}, r"dampening is None"),
     ("SGD", {"nesterov": True}, r"give a momentum over 0 and no dampening"),
     ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, r"no dampening"),
-    ("SGD", {"nesterov": "look", "momentum": 0.9}, r"nesterov is 'look'; give True or False"),
+    ("SGD", {"nesterov": "look", "momentum": 0.9}, r"nesterov is 'look'; give True, False or 'lookahead'"),
+    ("SGD", {"nesterov": "lookahead"}, r"nesterov='lookahead' with momentum 0 .* give a momentum over 0"),
+    (
+        "SGD",
+        {"nesterov": "lookahead", "momentum": 0.9, "differentiable": True},
+        r"autograd can't differentiate; give nesterov=True",
+    ),
     ("Momentum", {"momentum": 1.0}, r"Momentum: momentum is 1\.0; give a number of at least 0 and below 1"),
     ("Momentum", {"spelling": "insde"}, r"spelling is 'insde'; did you mean 'inside'"),
     ("Nesterov", {"momentum": -0.5}, r"Nesterov: momentum is -0\.5"),
@@ -452,6 +471,17 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("Adam", {"betas": 0.9}, r"betas is 0\.9; give two numbers"),
     ("Adam", {"eps": -1e-8}, r"eps is -1e-08"),
     ("AdamW", {"weight_decay": -1}, r"AdamW: weight_decay is -1"),
+    ("NAdam", {"momentum_decay": -1}, r"NAdam: momentum_decay is -1"),
+    ("ScheduleFreeAdamW", {"betas": (0.0, 0.9)}, r"betas\[0\] is 0\.0; give a number over 0"),
+    ("ScheduleFreeAdamW", {"warmup_steps": -1}, r"warmup_steps is -1"),
+    ("Rprop", {"etas": (1.2, 0.5)}, r"Rprop: etas is \(1\.2, 0\.5\); give a factor between 0 and 1"),
+    ("Rprop", {"etas": 0.5}, r"Rprop: etas is 0\.5; give two numbers such as \(0\.5, 1\.2\)"),
+    ("Rprop", {"step_sizes": (1.0, 0.1)}, r"step_sizes is \(1\.0, 0\.1\); give a floor"),
+    ("Rprop", {"overshoot": "bakc"}, r"overshoot is 'bakc'; did you mean 'back'"),
+    ("Lion", {"betas": (0.9, 1.0)}, r"Lion: betas\[1\] is 1\.0"),
+    ("Lion", {"weight_decay": -1}, r"Lion: weight_decay is -1"),
+    ("Quickprop", {"growth": 0}, r"Quickprop: growth is 0; give a number of at least 1"),
+    ("Quickprop", {"lr": -1}, r"Quickprop: lr is -1"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,9 +36,24 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("AdamW", {"lr": 0.05, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.3}),
     ("AdamW", {"lr": 0.05, "weight_decay": 0.0}),
     ("AdamW", {"lr": 0.05, "amsgrad": True, "maximize": True}),
+    ("NAdam", {}),
+    ("NAdam", {"lr": 0.05, "betas": (0.7, 0.9), "momentum_decay": 0.3, "weight_decay": 0.1}),
+    ("NAdam", {"lr": 0.05, "decoupled_weight_decay": True, "weight_decay": 0.1, "maximize": True}),
+    ("NAdam", {"lr": 0.05, "decoupled_weight_decay": True, "weight_decay": 0.1, "eps": 1e-2}),
+    ("Rprop", {}),
+    ("Rprop", {"lr": 0.3, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.2)}),
+    ("Rprop", {"lr": 0.1, "maximize": True}),
 ]
-TWINS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW")
+TWINS = ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "Rprop")
 TUNED = [case for case in CASES if case[1] and not case[1].get("maximize")]
+
+
+@pytest.fixture(autouse=True)
+def _wide_numbers() -> Iterator[None]:
+    """NAdam's ``mu_product`` has torch's default type, ours is float64: as wide there, to compare digits."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def name_of(case: Any) -> str:
@@ -60,7 +76,7 @@ def test_equal_to_torch_step_by_step(case: tuple[str, dict[str, Any]], dtype: to
 def test_signature_and_groups_are_torchs(name: str) -> None:
     ours = inspect.signature(getattr(optim, name)).parameters
     theirs = inspect.signature(getattr(torch.optim, name)).parameters
-    extra = {"eps_inside", "bias_correction"}
+    extra = {"eps_inside", "bias_correction", "overshoot"}
     # An older torch may lack arguments that a newer one has; what it has must agree.
     for argument, parameter in theirs.items():
         assert ours[argument].default == parameter.default, argument

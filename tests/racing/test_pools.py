@@ -204,3 +204,10 @@ def test_a_space_that_cannot_be_is_refused_in_one_sentence(
 def test_a_linear_hyperparameter_that_cannot_be_negative() -> None:
     with pytest.raises(OptionError, match="can't be negative"):
         pools.spaces({"sgd": entry_of(dampening=(0.0, 0.9, "linear"))}, {"sgd.dampening": (-0.1, 0.5)})
+
+
+def test_where_a_schedule_does_nothing_only_the_constant_one_is_drawn() -> None:
+    entry, space = ENTRIES["rprop"], SPACES["rprop"]
+    assert {s.schedule for s in pools.first_wave(entry, space, SCHEDULES, 9, seed=0)} == {"constant"}
+    more = pools.second_wave(entry, space, ("cosine", "linear"), 9, seed=0, drawn=9, edges={})
+    assert {s.schedule for s in more} == {"cosine"}

@@ -58,6 +58,18 @@ CASES = {
         "optimizer": ("momentum", {"lr": 0.1}),
         "schedule": "one-cycle",
     },
+    "digits, an optimizer that evaluates a mean": {
+        "data": "digits",
+        "model": "mlp:16",
+        "optimizer": ("schedule-free", {"lr": 0.02, "beta1": 0.8}),
+        "schedule": "constant",
+    },
+    "digits, rprop": {
+        "data": "digits",
+        "model": "mlp:16",
+        "optimizer": ("rprop", {"lr": 0.001, "step_size_max": 0.05}),
+        "schedule": "constant",
+    },
     "breast-cancer, plateau": {
         "data": "breast-cancer",
         "model": "mlp:16",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.rules import adagrad, adam, adamw, rmsprop
+from thalweg.rules import adagrad, adam, adamw, nadam, rmsprop
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -100,6 +100,36 @@ def test_adam(drive, start, gradients, correct, largest, decay, decoupled):
         expected.append(x)
     options = {"bias_correction": correct, "amsgrad": largest}
     path = drive(adamw if decoupled else adam, start, gradients, at, options)
+    np.testing.assert_allclose(path, expected, **TIGHT)
+
+
+@pytest.mark.parametrize(("decay", "decoupled"), [(0.0, False), (0.1, False), (0.1, True)])
+@pytest.mark.parametrize("changing", [False, True])
+def test_nadam(drive, start, gradients, decay, decoupled, changing):
+    def at(t):
+        beta1 = 0.9 - 0.1 * np.cos(t / 7) if changing else 0.9
+        return {"lr": rate(t), "beta1": beta1, "beta2": 0.99, "weight_decay": decay, "momentum_decay": 0.05}
+
+    def mu(t, beta1):
+        return beta1 * (1 - 0.96 ** (0.05 * t) / 2)
+
+    x, expected = start.copy(), []
+    m, s, product = np.zeros(7), np.zeros(7), 1.0
+    for t, g in enumerate(gradients, 1):
+        beta1 = at(t)["beta1"]
+        if decoupled:
+            x = x - rate(t) * decay * x
+        else:
+            g = g + decay * x
+        # The product of the momenta that were: with a schedule it is no power and no function of t.
+        product *= mu(t, beta1)
+        m = beta1 * m + (1 - beta1) * g
+        s = 0.99 * s + 0.01 * g * g
+        m_hat = mu(t + 1, beta1) * m / (1 - product * mu(t + 1, beta1))
+        g_hat = (1 - mu(t, beta1)) * g / (1 - product)
+        x = x - rate(t) * (m_hat + g_hat) / (np.sqrt(s / (1 - 0.99**t)) + 1e-8)
+        expected.append(x)
+    path = drive(nadam, start, gradients, at, {"decoupled": decoupled})
     np.testing.assert_allclose(path, expected, **TIGHT)
 
 

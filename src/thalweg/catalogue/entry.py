@@ -70,13 +70,16 @@ class Entry:
     Attributes:
         name: in races, recipes and on the command line.
         title: for people.
-        family: ``"descent"``, ``"adaptive"``, ``"rule"`` (a person's own) or ``"class"``.
+        family: ``"descent"``, ``"adaptive"``, ``"sign"``, ``"curvature"``, ``"matrix"``, ``"averaging"``,
+            ``"rule"`` (a person's own) or ``"class"``.
         summary: one sentence.
         source: IDs of the list of sources, and papers.
         hyperparameters: every number that may be set.
         rule: what lanes run; None for a class without a rule of ours.
         options: static options of the rule.
         call: how the optimizer is built.
+        raced: whether a race takes it unless told otherwise.
+        scheduled: whether a schedule of the learning rate does anything; if not, a race draws none.
 
     >>> import torch
     >>> from thalweg.catalogue import get
@@ -99,6 +102,8 @@ class Entry:
     rule: Rule | None
     options: Mapping[str, bool | str]
     call: Call
+    raced: bool = False
+    scheduled: bool = True
 
     def make(self, params: Any, **hyperparameters: Any) -> Optimizer:
         """Build the torch optimizer.

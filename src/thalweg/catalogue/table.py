@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch.optim import Optimizer
 
 from thalweg import optim, rules
@@ -26,8 +27,8 @@ _BETAS = MappingProxyType({"betas": ("beta1", "beta2")})
 def names() -> tuple[str, ...]:
     """Return the names of the catalogue, in the order of the race.
 
-    >>> names()
-    ('sgd', 'momentum', 'nesterov', 'adagrad', 'rmsprop', 'adam', 'adamw')
+    >>> names()[:6]
+    ('sgd', 'momentum', 'nesterov', 'adagrad', 'rmsprop', 'adam')
     """
     return tuple(_TABLE)
 
@@ -60,8 +61,13 @@ def _entry(
     hyperparameters: Iterable[Hyperparameter],
     options: Mapping[str, bool | str] = MappingProxyType({}),
     pairs: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    *,
+    raced: bool = False,
+    scheduled: bool = True,
 ) -> Entry:
     listed = tuple(hyperparameters)
+    # A script needs thalweg only where torch lacks the class.
+    home = "torch" if hasattr(torch.optim, target.__name__) else "thalweg"
     return Entry(
         name=name,
         title=title,
@@ -73,11 +79,14 @@ def _entry(
         options=MappingProxyType({**rule.options, **options}),
         call=Call(
             target=target,
-            spelling=f"torch.optim.{target.__name__}",
+            spelling=f"{home}.optim.{target.__name__}",
+            imports=() if home == "torch" else ("import thalweg.optim",),
             fixed=MappingProxyType(dict(options)),
             pairs=pairs,
             always=tuple(hyper.name for hyper in listed if hyper.searched),
         ),
+        raced=raced,
+        scheduled=scheduled,
     )
 
 
@@ -109,6 +118,7 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                 f"O1; {_SPACES}",
                 rules.sgd, optim.SGD,
                 (_searched("lr", 1e-3, 1e-4, 1e1), _NO_MOMENTUM, _DAMPENING, _DECAY),
+                raced=True,
             ),
             _entry(
                 "momentum", "SGD with momentum", "descent",
@@ -116,6 +126,7 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                 f"O2; Polyak 1964; {_SPACES}",
                 rules.sgd, optim.SGD,
                 (_searched("lr", 1e-3, 1e-4, 1e0), _MOMENTUM, _DAMPENING, _DECAY),
+                raced=True,
             ),
             _entry(
                 "nesterov", "SGD with Nesterov momentum", "descent",
@@ -124,6 +135,7 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                 rules.sgd, optim.SGD,
                 (_searched("lr", 1e-3, 1e-4, 1e0), _MOMENTUM, _DECAY),
                 {"nesterov": True},
+                raced=True,
             ),
             _entry(
                 "adagrad", "AdaGrad", "adaptive",
@@ -137,6 +149,7 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                     Hyperparameter(name="initial_accumulator_value", default=0.0, low=1e-6, high=1e0),
                     _DECAY,
                 ),
+                raced=True,
             ),
             _entry(
                 "rmsprop", "RMSProp", "adaptive",
@@ -150,6 +163,7 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                     _NO_MOMENTUM,
                     _DECAY,
                 ),
+                raced=True,
             ),
             _entry(
                 "adam", "Adam", "adaptive",
@@ -157,6 +171,22 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                 f"O6; Kingma and Ba 2015; {_SPACES}",
                 rules.adam, optim.Adam,
                 (*_ADAM, _searched("eps", 1e-8, 1e-10, 1e-2), _DECAY),
+                pairs=_BETAS,
+                raced=True,
+            ),
+            _entry(
+                "nadam", "NAdam", "adaptive",
+                "Adam with Nesterov's momentum, which is warmed up.",
+                f"O6; Dozat 2016; {_SPACES}",
+                rules.nadam, optim.NAdam,
+                (
+                    _searched("lr", 2e-3, 1e-5, 1e-1),
+                    _searched("beta1", 0.9, 0.5, 0.99, "complement"),
+                    _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
+                    _searched("eps", 1e-8, 1e-10, 1e-2),
+                    Hyperparameter(name="momentum_decay", default=4e-3, low=1e-4, high=1e-1),
+                    _DECAY,
+                ),
                 pairs=_BETAS,
             ),
             _entry(
@@ -168,6 +198,64 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                     *_ADAM,
                     _searched("weight_decay", 1e-2, 1e-5, 1e0),
                     Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
+                ),
+                pairs=_BETAS,
+                raced=True,
+            ),
+            _entry(
+                "rprop", "Rprop", "sign",
+                "Steps that grow while a parameter's gradient keeps its sign and shrink where it changes.",
+                "O7; Riedmiller and Braun 1993; the ends of the space are ours",
+                rules.rprop, optim.Rprop,
+                (
+                    _searched("lr", 1e-2, 1e-6, 1e0),
+                    _searched("step_size_max", 50.0, 1e-4, 1e2),
+                    Hyperparameter(name="step_size_min", default=1e-6, low=1e-10, high=1e-2),
+                    Hyperparameter(name="etaminus", default=0.5, low=0.1, high=0.9, scale="linear"),
+                    Hyperparameter(name="etaplus", default=1.2, low=1.01, high=2.0, scale="linear"),
+                ),
+                pairs={"etas": ("etaminus", "etaplus"), "step_sizes": ("step_size_min", "step_size_max")},
+                scheduled=False,
+            ),
+            _entry(
+                "quickprop", "Quickprop", "curvature",
+                "A jump to the minimum of the parabola through the last two slopes of each parameter.",
+                "O8; Fahlman 1988; the ends of the space are ours",
+                rules.quickprop, optim.Quickprop,
+                (
+                    _searched("lr", 1e-2, 1e-5, 1e1),
+                    Hyperparameter(name="growth", default=1.75, low=1.05, high=3.0, scale="linear"),
+                    _DECAY,
+                ),
+            ),
+            _entry(
+                "schedule-free", "Schedule-Free AdamW", "averaging",
+                "AdamW that averages its iterates, which stands for a schedule; the mean is evaluated.",
+                f"Defazio et al. 2024; {_SPACES}",
+                rules.schedule_free_adamw, optim.ScheduleFreeAdamW,
+                (
+                    _searched("lr", 2.5e-3, 1e-5, 1e-1),
+                    _searched("beta1", 0.9, 0.5, 0.99, "complement"),
+                    _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
+                    Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
+                    _DECAY,
+                    Hyperparameter(name="warmup_steps", default=0.0, low=0.0, high=1e3, scale="linear"),
+                    Hyperparameter(name="r", default=0.0, low=0.0, high=2.0, scale="linear"),
+                    Hyperparameter(name="weight_lr_power", default=2.0, low=0.0, high=4.0, scale="linear"),
+                ),
+                pairs=_BETAS,
+                scheduled=False,
+            ),
+            _entry(
+                "lion", "Lion", "sign",
+                "The sign of a mean of gradient and momentum: every step has the same length.",
+                f"Chen et al. 2023; {_SPACES}",
+                rules.lion, optim.Lion,
+                (
+                    _searched("lr", 1e-4, 1e-6, 1e-2),
+                    _searched("beta1", 0.9, 0.5, 0.99, "complement"),
+                    _searched("beta2", 0.99, 0.9, 0.999, "complement"),
+                    _DECAY,
                 ),
                 pairs=_BETAS,
             ),

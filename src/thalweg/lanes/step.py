@@ -58,6 +58,8 @@ class Group:
         each = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs]
         self._hyper = {name: np.array([hyper[name] for hyper in each]) for name in each[0]}
         self._program, _ = runtimes.specialise(self._rule, self._hyper, self._options)
+        # The rule itself asks whether the rate is zero, or a step's scalars follow from the step before.
+        self._stepwise = "lr" in self._program.decisions or bool(self._program.scalar_states)
         self.rows = slice(begin, begin + len(runs))
         self.states: dict[str, list[Tensor]] = {}
         self._parameters: list[Tensor] = []
@@ -66,27 +68,57 @@ class Group:
         self._hoisted = range(0)  # the steps whose scalars are in
         self._scalars: Floats = np.empty((0, 0, 0))
 
-    def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]] | None = None) -> None:
-        """Point at the group's rows of these parameters; the states start anew unless given."""
+    def begin(self, parameters: Sequence[Tensor], factors: Floats) -> None:
+        """Bind with new states, which may depend on the first rates: the base times ``factors`` ``[K]``."""
+        own = [p.detach()[self.rows] for p in parameters]
+        hyper = self._rated(factors)
+        self.bind(parameters, runtimes.initial_states(self._rule, own, hyper, self._options, lanes=True))
+
+    def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]]) -> None:
+        """Point at the group's rows of these parameters, and at these states of theirs."""
         self._parameters = [p.detach()[self.rows] for p in parameters]
         self._cache = {}
-        if states is None:
-            states = runtimes.initial_states(
-                self._rule, self._parameters, self._hyper, self._options, lanes=True
-            )
-        self.states = states
+        # Numbers are the host's, wherever a checkpoint has put them.
+        held = {name: [number.cpu() for number in states[name]] for name in self._program.scalar_states}
+        self.states = states | held
+
+    @property
+    def shows_itself(self) -> bool:
+        """Whether the parameters themselves are what is evaluated."""
+        return self._rule.shown is None
+
+    def show(self, parameters: Sequence[Tensor]) -> None:
+        """Put what is to be evaluated into the group's rows of copies of the parameters."""
+        if self.shows_itself:
+            return
+        means = runtimes.shown(self._rule, self._parameters, self.states, self._hyper, lanes=True)
+        for p, mean in zip(parameters, means, strict=True):
+            p[self.rows] = mean
 
     def holds(self, row: int) -> bool:
         """Return whether a row of the stack is one of the group's."""
         return self.rows.start <= row < self.rows.stop
 
+    def _rated(self, factors: Floats) -> dict[str, Floats]:
+        """Return the hyperparameters with ``factors`` ``[K]`` of the stack on the rates."""
+        if "lr" not in self._hyper:
+            return self._hyper
+        return {**self._hyper, "lr": self._hyper["lr"] * factors[self.rows]}
+
     def update(self, grads: Sequence[Tensor], t: int, factors: Floats) -> None:
         """Apply the rule to the slice, as step ``t`` (from 1), with ``factors[t - 1]`` on its rates."""
-        if "lr" in self._program.decisions:  # the rule itself asks whether the rate is zero
-            hyper = {**self._hyper, "lr": self._hyper["lr"] * factors[t - 1, self.rows]}
+        if self._stepwise:
             given = [g[self.rows] for g in grads]
             runtimes.apply(
-                self._rule, self._parameters, given, self.states, hyper, self._options, t, lanes=True
+                self._rule,
+                self._parameters,
+                given,
+                self.states,
+                self._rated(factors[t - 1]),
+                self._options,
+                t,
+                lanes=True,
+                cache=self._cache,
             )
             return
         if t not in self._hoisted or factors is not self._table:
@@ -164,13 +196,13 @@ class Program:
         losses = self._losses(outputs, targets)
         grads = torch.autograd.grad(losses.sum(), self.stack.parameters, allow_unused=True)
         if self._used is None:
-            self._bind([index for index, g in enumerate(grads) if g is not None])
+            self._begin([index for index, g in enumerate(grads) if g is not None], factors[t - 1])
         given = [g.contiguous() for g in grads if g is not None]
         for group in self.groups:
             group.update(given, t, factors)
         return losses.detach()
 
-    def _bind(self, used: list[int]) -> None:
+    def _begin(self, used: list[int], factors: Floats) -> None:
         # A parameter that takes no part in the loss is left alone, as torch's optimizers leave it.
         if not used:
             raise ModelError(
@@ -178,7 +210,7 @@ class Program:
             )
         self._used = used
         for group in self.groups:
-            group.bind(self._updated)
+            group.begin(self._updated, factors)
 
     @property
     def _updated(self) -> list[Tensor]:
@@ -189,7 +221,16 @@ class Program:
     def predict(self, inputs: Tensor, step: int) -> Tensor:
         """Return the outputs ``[K, B, ...]`` in evaluation mode for inputs ``[K, B, ...]``."""
         self.draws.step = step
-        return self.forward(self.stack.tensors, inputs, draw=self.draws, training=False)
+        return self.forward(self._shown(), inputs, draw=self.draws, training=False)
+
+    def _shown(self) -> dict[str, Tensor]:
+        if self._used is None or all(group.shows_itself for group in self.groups):
+            return self.stack.tensors
+        names = [self.stack.trainable[index] for index in self._used]
+        copies = {name: self.stack.tensors[name].clone() for name in names}
+        for group in self.groups:
+            group.show(list(copies.values()))
+        return self.stack.tensors | copies
 
     @torch.no_grad()
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -208,7 +249,8 @@ class Program:
             own = [row - old.rows.start for row in rows if old.holds(row)]
             index = torch.tensor(own, device=self.device)
             states = {
-                name: [t.index_select(0, index) for t in tensors] for name, tensors in old.states.items()
+                name: [t.index_select(0, index.to(t.device)) for t in tensors]
+                for name, tensors in old.states.items()
             }
             new.bind(self._updated, states)
 

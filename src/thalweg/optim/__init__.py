@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from thalweg.optim.adaptive import Adagrad, Adam, AdamW, RMSprop
+from thalweg.optim.adaptive import Adagrad, Adam, AdamW, NAdam, RMSprop
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
+from thalweg.optim.quickprop import Quickprop
+from thalweg.optim.schedule_free import ScheduleFreeAdamW
+from thalweg.optim.sign import Lion, Rprop
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "Nesterov", "RMSprop", "RuleOptimizer", "from_rule"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Nesterov",
+    "Quickprop",
+    "RMSprop",
+    "Rprop",
+    "RuleOptimizer",
+    "ScheduleFreeAdamW",
+    "from_rule",
+]

@@ -1,4 +1,4 @@
-"""AdaGrad, RMSProp, Adam and AdamW (O4, O5, O6) as torch optimizers."""
+"""AdaGrad, RMSProp, Adam, AdamW and NAdam (O4, O5, O6) as torch optimizers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from thalweg import rules
-from thalweg.errors import OptionError
-from thalweg.optim.base import Params, RuleOptimizer, Settings, check_fraction, check_not_negative
+from thalweg.optim.base import (
+    Params,
+    RuleOptimizer,
+    Settings,
+    check_betas,
+    check_fraction,
+    check_not_negative,
+)
 
-__all__ = ["Adagrad", "Adam", "AdamW", "RMSprop"]
+__all__ = ["Adagrad", "Adam", "AdamW", "NAdam", "RMSprop"]
 
 
 class Adagrad(RuleOptimizer):
@@ -331,14 +337,89 @@ class AdamW(RuleOptimizer):
         return rules.adamw, *_adam_settings(group)
 
 
+class NAdam(RuleOptimizer):
+    """Adam with Nesterov's momentum, which is warmed up; ``torch.optim.NAdam``'s twin.
+
+    With ``u(t) = beta1 * (1 - 0.96 ** (t * momentum_decay) / 2)``, ``U' = U * u(t)`` and ``m'``, ``s'``,
+    ``sh`` of :class:`Adam`: ``x' = x - lr * (u(t+1) / (1 - U' * u(t+1)) * m' + (1 - u(t)) / (1 - U') * g) /
+    (sqrt(sh) + eps)``.
+
+    Args:
+        params: parameters, named parameters, or dictionaries of groups.
+        lr: learning rate, at least 0; a number or a tensor with one element.
+        betas: the two memories, each in [0, 1).
+        eps: at least 0.
+        weight_decay: at least 0; times the parameter, added to the gradient.
+        momentum_decay: at least 0, how fast the momentum warms up.
+        decoupled_weight_decay: decay as :class:`AdamW` does.
+        foreach, capturable: accepted and not used; the runtime chooses by itself, and a CUDA graph is
+            refused when the step meets one.
+        maximize: climb instead of descend.
+        differentiable: whether autograd goes through the step.
+
+    State: ``step``, ``mu_product``, ``exp_avg``, ``exp_avg_sq``. State dictionaries load from and into
+    torch's.
+
+    Raises:
+        OptionError: a value out of range.
+
+    Source: O6 (K speaks of Adam with Nesterov momentum), Dozat 2016; rule :data:`thalweg.rules.nadam`.
+    Deviations from torch: ``mu_product`` is float64; float32 state for float16 and bfloat16 parameters.
+
+    >>> import torch
+    >>> x = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = NAdam([x], lr=0.5)
+    >>> _ = optimizer.zero_grad(), (x**2).sum().backward(), optimizer.step()
+    >>> round(x.item(), 3)
+    0.472
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "momentum_decay": momentum_decay,
+                "decoupled_weight_decay": decoupled_weight_decay,
+                "maximize": maximize,
+                "foreach": foreach,
+                "capturable": capturable,
+                "differentiable": differentiable,
+            },
+        )
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        _check_adam("NAdam", group)
+        check_not_negative("NAdam", "momentum_decay", group["momentum_decay"])
+
+    def _settings(self, group: Mapping[str, Any]) -> Settings:
+        beta1, beta2 = group["betas"]
+        hyper = {"beta1": beta1, "beta2": beta2}
+        hyper |= {name: group[name] for name in ("lr", "eps", "weight_decay", "momentum_decay")}
+        return rules.nadam, hyper, {"decoupled": bool(group["decoupled_weight_decay"])}
+
+
 def _check_adam(owner: str, group: Mapping[str, Any]) -> None:
     for name in ("lr", "eps", "weight_decay"):
         check_not_negative(owner, name, group[name])
-    betas = group["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise OptionError(f"{owner}: betas is {betas!r}; give two numbers such as (0.9, 0.999)")
-    for i, beta in enumerate(betas):
-        check_fraction(owner, f"betas[{i}]", beta)
+    check_betas(owner, group["betas"])
 
 
 def _adam_settings(group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool | str]]:

@@ -6,6 +6,7 @@ import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
@@ -13,9 +14,19 @@ from torch import Tensor
 
 from thalweg import runtimes
 from thalweg.errors import OptionError
+from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.rules import Rule
 
-__all__ = ["Params", "RuleOptimizer", "Settings", "check_fraction", "check_not_negative", "check_number"]
+__all__ = [
+    "Params",
+    "RuleOptimizer",
+    "Settings",
+    "check_betas",
+    "check_fraction",
+    "check_not_negative",
+    "check_number",
+    "check_pair",
+]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
@@ -24,6 +35,7 @@ _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+_PAIRS = {"betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
 
 
 def check_not_negative(owner: str, name: str, value: object) -> None:
@@ -66,6 +78,29 @@ def check_number(owner: str, name: str, value: object) -> float:
         raise OptionError(f"{owner}: {name} is {value!r}; give a number") from None
 
 
+def check_pair(owner: str, name: str, value: object) -> tuple[Any, Any]:
+    """Return a pair as a tuple; refuse what isn't one.
+
+    >>> check_pair("Adam", "betas", 0.9)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Adam: betas is 0.9; give two numbers such as (0.9, 0.999)
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise OptionError(f"{owner}: {name} is {value!r}; give two numbers such as {_PAIRS[name]}")
+    return value[0], value[1]
+
+
+def check_betas(owner: str, value: object) -> None:
+    """Refuse what isn't a pair of numbers in [0, 1).
+
+    >>> check_betas("Adam", (0.9, 1.5))
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Adam: betas[1] is 1.5; give a number of at least 0 and below 1
+    """
+    for i, beta in enumerate(check_pair(owner, "betas", value)):
+        check_fraction(owner, f"betas[{i}]", beta)
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """A rule as a ``torch.optim.Optimizer``: what every optimizer of this package is made of.
 
@@ -83,7 +118,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Notes:
         - ``step`` of each parameter is a 0-dim tensor on the CPU, as torch keeps it. The counts of a
-          group lie side by side in one tensor, so that counting is one addition.
+          group lie side by side in one tensor, so that counting is one addition. A state that is one number
+          (``mu_product`` of NAdam) is kept likewise, in float64.
         - float16 and bfloat16 parameters have float32 state, and the arithmetic is float32; torch keeps
           both in the parameter's own type, in which a second moment stops following its average. Such
           a state loads from and into torch's.
@@ -108,7 +144,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _begin_here(self) -> None:
         """Set what neither checkpoints nor copies hold."""
-        self._ledgers: dict[int, _Ledger] = {}
+        self._ledgers: dict[int, Ledger] = {}
         self._noted: tuple[list[Tensor], list[dict[str, Any]]] = [], []
         if RuleOptimizer._uncompiled is None:
             # Not a decorator: that would import the compiler, which takes as long as torch itself.
@@ -123,6 +159,16 @@ class RuleOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         """Return the rule of a group, its hyperparameters and its options."""
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """Return what a closure is called within; a hook for optimizers that evaluate elsewhere."""
+        return nullcontext()
+
+    def _admit(self, group: Mapping[str, Any]) -> None:
+        """Raise OptionError if a group's gradients can't be used as they are; a hook."""
+
+    def _stepped(self) -> None:
+        """Be told that the gradients were used; a hook."""
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -142,7 +188,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._evaluating():
                 loss = closure()
         self._uncompiled(self)
         return loss
@@ -155,13 +201,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             for number, group in enumerate(self.param_groups):
                 self._step_group(number, group)
         self._noted = list(self.state), list(self.state.values())
+        self._stepped()
 
     def _is_as_noted(self) -> bool:
         # A person may replace any state. Comparing all by identity is faster than one look-up for each
         # parameter, whose hash is a Python function.
         params, entries = self._noted
         same = len(params) == len(self.state)
-        return same and _identical(params, self.state) and _identical(entries, self.state.values())
+        return same and identical(params, self.state) and identical(entries, self.state.values())
 
     def _step_group(self, number: int, group: dict[str, Any]) -> None:
         everyone = group["params"]
@@ -169,36 +216,51 @@ class RuleOptimizer(torch.optim.Optimizer):
         active = [i for i, g in enumerate(grads) if g is not None]
         if not active:
             return
-        params, grads = _picked(everyone, active), _picked(grads, active)
+        params, grads = picked(everyone, active), picked(grads, active)
         self._refuse(group, active, grads)
+        self._admit(group)
         ledger = self._ledger(number)
         rule, hyper, options = self._settings(group)
         numbers = {name: _plain(value) for name, value in hyper.items()}
         live = runtimes.live_states(rule, numbers, options)
         entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
         columns = {name: [entry[name] for entry in entries] for name in live}
-        for slot, (t, chosen) in enumerate(_batches(counts if rule.uses_step else counts[:1] * len(counts))):
-            batch, slopes = _picked(params, chosen), _picked(grads, chosen)
+        times = counts if rule.uses_step else counts[:1] * len(counts)
+        held = self._scalars(everyone, active, ledger, (rule, numbers, options))
+        for slot, ((t, *values), chosen) in enumerate(_batches(times, held)):
+            batch, slopes = picked(params, chosen), picked(grads, chosen)
             if self.defaults["differentiable"]:
                 for j in chosen:
                     entry = entries[j] if entries else {}
-                    _step_differentiably(params[j], entry, live, (rule, hyper, options), t, group["maximize"])
+                    known = dict(zip(held, values, strict=True))
+                    settings = rule, hyper, options
+                    after = _step_differentiably(
+                        params[j], entry, live, known, settings, t, group["maximize"]
+                    )
+                    for name, value in after.items():
+                        ledger.scalars[name].write([active[j]], value)
                 continue
-            states = {name: _picked(column, chosen) for name, column in columns.items()}
+            states = {name: picked(column, chosen) for name, column in columns.items()}
             if any(map(torch.is_complex, batch)):
                 batch, slopes = _real(batch), _real(slopes)
                 states = {name: _real(values) for name, values in states.items()}
+            states |= {
+                name: [torch.tensor(value, dtype=torch.float64)]
+                for name, value in zip(held, values, strict=True)
+            }
             cache = ledger.caches.setdefault(slot, {})
             runtimes.apply(
                 rule, batch, slopes, states, numbers, options, t, maximize=group["maximize"], cache=cache
             )
+            for name in held:
+                ledger.scalars[name].write(picked(active, chosen), states[name][0].item())
         if self.counts_steps:
-            ledger.count(active)
+            ledger.steps.add_one(active)
 
-    def _ledger(self, number: int) -> _Ledger:
+    def _ledger(self, number: int) -> Ledger:
         ledger = self._ledgers.get(number)
         if ledger is None:
-            ledger = self._ledgers[number] = _Ledger()
+            ledger = self._ledgers[number] = Ledger()
         return ledger
 
     def _refuse(self, group: Mapping[str, Any], active: list[int], grads: list[Tensor]) -> None:
@@ -229,19 +291,19 @@ class RuleOptimizer(torch.optim.Optimizer):
         self,
         params: list[Tensor],
         active: list[int],
-        ledger: _Ledger,
+        ledger: Ledger,
         live: tuple[str, ...],
         settings: Settings,
     ) -> tuple[list[dict[str, Any]], list[int]]:
         """Return state and step count of every active parameter; what is missing of the state is made."""
         if not live and not self.counts_steps:
             return [], [1] * len(active)
-        chosen = _picked(params, active)
-        if len(ledger.params) != len(chosen) or not _identical(ledger.params, chosen):
+        chosen = picked(params, active)
+        if len(ledger.params) != len(chosen) or not identical(ledger.params, chosen):
             ledger.params, ledger.entries = chosen, [self.state[p] for p in chosen]
         entries = ledger.entries
-        if self.counts_steps and not ledger.holds(active, entries):
-            ledger.adopt([self.state.get(p) for p in params], set(active))
+        if self.counts_steps and not ledger.steps.holds(active, entries):
+            ledger.steps.adopt([self.state.get(p) for p in params], active)
         fresh = {j for name in live for j, entry in enumerate(entries) if name not in entry}
         for j in fresh:
             _allocate(chosen[j], entries[j], live, settings)
@@ -249,8 +311,23 @@ class RuleOptimizer(torch.optim.Optimizer):
             return entries, [1 if j in fresh else 2 for j in range(len(entries))] if fresh else [2] * len(
                 active
             )
-        counts = ledger.counts.tolist()
-        return entries, [int(count) + 1 for count in _picked(counts, active)]
+        return entries, [int(count) + 1 for count in ledger.steps.read(active)]
+
+    def _scalars(
+        self, params: list[Tensor], active: list[int], ledger: Ledger, settings: Settings
+    ) -> dict[str, list[float]]:
+        """Return each live scalar state by name, for every active parameter."""
+        rule, numbers, _ = settings
+        if not rule.scalars:
+            return {}
+        held = {}
+        for name in runtimes.live_scalars(*settings):
+            initial = rule.initial.get(name, 0.0)
+            column = ledger.scalar(name, numbers[initial] if isinstance(initial, str) else initial)
+            if not column.holds(active, ledger.entries):
+                column.adopt([self.state.get(p) for p in params], active)
+            held[name] = column.read(active)
+        return held
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; options that it leaves out have the optimizer's defaults.
@@ -283,17 +360,21 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _take(self, given: Mapping[str, Any]) -> None:
         for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
             self._check(group)
-            states = self._settings(group)[0].states
+            rule = self._settings(group)[0]
+            states = rule.states
             for p, key in zip(group["params"], saved["params"], strict=True):
                 entry = self.state.get(p, {})
                 # Older versions of torch write None where there is no momentum buffer yet.
                 for name in [name for name, value in entry.items() if value is None]:
                     del entry[name]
                 for name, value in entry.items():
+                    original = given["state"][key][name]
+                    if name in rule.scalars:
+                        entry[name] = torch.tensor(float(original), dtype=torch.float64)
+                        continue
                     if not isinstance(value, Tensor):
                         continue
                     entry[name] = value.clone()
-                    original = given["state"][key][name]
                     if name in states and p.dtype in _LOW_PRECISION:
                         entry[name] = original.to(device=p.device, dtype=torch.float32, copy=True)
 
@@ -305,66 +386,22 @@ class RuleOptimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
 
 
-class _Ledger:
-    """The step counts of one group, side by side, and what the runtime keeps for it.
-
-    Each parameter's ``state["step"]`` is a view of one element: truthful, a tensor of its own for
-    whoever saves, copies or loads it, and counted for all by one addition.
-    """
-
-    def __init__(self) -> None:
-        self.counts = torch.zeros(0)
-        self.steps: tuple[Tensor, ...] = ()
-        self.caches: dict[int, dict[Any, Any]] = {}
-        # Those that had a gradient at the last step, and their states.
-        self.params: list[Tensor] = []
-        self.entries: list[dict[str, Any]] = []
-
-    def holds(self, active: list[int], entries: list[dict[str, Any]]) -> bool:
-        steps = self.steps
-        if not active or active[-1] >= len(steps):
-            return False
-        return _identical([entry.get("step") for entry in entries], _picked(steps, active))
-
-    def adopt(self, entries: list[dict[str, Any] | None], active: set[int]) -> None:
-        """Begin anew with whatever counts the parameters of the group have by now."""
-        counts = [float(entry.get("step", 0)) if entry else 0.0 for entry in entries]
-        wide = torch.get_default_dtype() == torch.float64
-        self.counts = torch.tensor(counts, dtype=torch.float64 if wide else torch.float32)
-        self.steps = self.counts.unbind()
-        for i, entry in enumerate(entries):
-            if entry is not None and (i in active or "step" in entry):
-                entry["step"] = self.steps[i]
-
-    def count(self, active: list[int]) -> None:
-        with torch.no_grad():
-            if len(active) == len(self.steps):
-                self.counts.add_(1)
-            else:
-                self.counts[active] += 1
-
-
-def _identical(first: Iterable[object], second: Iterable[object]) -> bool:
-    return all(map(operator.is_, first, second))
-
-
-def _picked(items: Sequence[_T], chosen: Sequence[int]) -> list[_T]:
-    return list(items) if len(chosen) == len(items) else [items[i] for i in chosen]
-
-
-def _batches(counts: list[int]) -> Iterable[tuple[int, Sequence[int]]]:
-    """Split positions into sets of equal step count; the usual case is one."""
-    if counts.count(counts[0]) == len(counts):
-        return [(counts[0], range(len(counts)))]
-    batches: dict[int, list[int]] = {}
-    for j, count in enumerate(counts):
-        batches.setdefault(count, []).append(j)
+def _batches(
+    counts: list[int], held: Mapping[str, list[float]]
+) -> Iterable[tuple[tuple[Any, ...], Sequence[int]]]:
+    """Split positions into sets of equal step count and scalar states; the usual case is one."""
+    keys = list(zip(counts, *held.values(), strict=True))
+    if keys.count(keys[0]) == len(keys):
+        return [(keys[0], range(len(keys)))]
+    batches: dict[tuple[Any, ...], list[int]] = {}
+    for j, key in enumerate(keys):
+        batches.setdefault(key, []).append(j)
     return batches.items()
 
 
 def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
     rule, numbers, options = settings
-    fresh = runtimes.initial_states(rule, _real([param.detach()]), numbers, options)
+    fresh = runtimes.initial_states(rule, _real([param]), numbers, options)
     for name in live:
         if name in entry:
             continue
@@ -373,8 +410,15 @@ def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], setti
 
 
 def _step_differentiably(
-    p: Tensor, row: dict[str, Any], live: tuple[str, ...], settings: Settings, t: int, maximize: bool
-) -> None:
+    p: Tensor,
+    row: dict[str, Any],
+    live: tuple[str, ...],
+    held: Mapping[str, float],
+    settings: Settings,
+    t: int,
+    maximize: bool,
+) -> dict[str, float]:
+    """Step one parameter through autograd; return the new scalar states, through which no gradient flows."""
     assert p.grad is not None
     rule, hyper, options = settings
     # The parameter is overwritten below; autograd may still need what it was.
@@ -382,7 +426,7 @@ def _step_differentiably(
     if p.dtype in _LOW_PRECISION:
         tensors = [tensor.float() for tensor in tensors]
     # A state that isn't live is handed through unread: any number will do.
-    states = [_real([row[name]])[0] if name in live else 0.0 for name in rule.states]
+    states = [_real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
     new = rule(*tensors, *states, **hyper, **options, **({"t": t} if rule.uses_step else {}))
     new = new if isinstance(new, tuple) else (new,)
     if p.is_complex():
@@ -391,6 +435,7 @@ def _step_differentiably(
         if name in live:
             row[name] = value
     p.copy_(new[0])
+    return {name: _plain(value) for name, value in zip(rule.states, new[1:], strict=True) if name in held}
 
 
 def _plain(value: Any) -> float:

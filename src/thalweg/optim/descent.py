@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from thalweg import rules
@@ -26,7 +28,11 @@ class SGD(RuleOptimizer):
     """Gradient descent, with momentum and Nesterov's form of it if wanted; ``torch.optim.SGD``'s twin.
 
     ``v' = momentum * v + (1 - dampening) * g`` (``v' = g`` where a velocity begins),
-    ``x' = x - lr * v'``; with ``nesterov`` ``x' = x - lr * (g + momentum * v')``.
+    ``x' = x - lr * v'``; with ``nesterov=True`` ``x' = x - lr * (g + momentum * v')``.
+
+    With ``nesterov="lookahead"`` the gradient is that of the look-ahead point ``x - lr * momentum * v``, and
+    decay's too: ``step(closure)`` calls the closure there; without a closure the gradient is computed
+    within ``with optimizer.look_ahead():``, backward pass included. The parameters themselves rest at ``x``.
 
     Args:
         params: parameters, named parameters, or dictionaries of groups.
@@ -34,8 +40,9 @@ class SGD(RuleOptimizer):
         momentum: at least 0; at 0 there is no velocity.
         dampening: what is taken from the gradient on its way into the velocity; 0 with ``nesterov``.
         weight_decay: at least 0; times the parameter, added to the gradient.
-        nesterov: the form without look-ahead, exact while momentum is constant; :class:`Nesterov` is
-            right for scheduled momentum too.
+        nesterov: True is the form without look-ahead, exact while rate and momentum are constant;
+            :class:`Nesterov` is right for scheduled momentum too. ``"lookahead"`` really looks ahead, which
+            torch can't.
         maximize: climb instead of descend.
         foreach, fused: accepted and not used; the runtime chooses by itself.
         differentiable: whether autograd goes through the step.
@@ -43,10 +50,10 @@ class SGD(RuleOptimizer):
     State: ``momentum_buffer``, where momentum isn't 0. State dictionaries load from and into torch's.
 
     Raises:
-        OptionError: a value out of range.
+        OptionError: a value out of range; a step with a gradient that wasn't computed ahead.
 
-    Source: O1, O2 (S 1), O3; rule :data:`thalweg.rules.sgd`. Deviation from torch: float32 state for
-    float16 and bfloat16 parameters.
+    Source: O1, O2 (S 1), O3; rules :data:`thalweg.rules.sgd`, :data:`~thalweg.rules.lookahead`. Deviation
+    from torch: float32 state for float16 and bfloat16 parameters.
 
     >>> import torch
     >>> x = torch.nn.Parameter(torch.tensor([1.0]))
@@ -58,6 +65,10 @@ class SGD(RuleOptimizer):
 
     counts_steps = False
 
+    # Whether the gradients are those of the look-ahead point; and whether the parameters are there now.
+    _looked = False
+    _ahead = False
+
     def __init__(
         self,
         params: Params,
@@ -65,7 +76,7 @@ class SGD(RuleOptimizer):
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float | Tensor = 0,
-        nesterov: bool = False,
+        nesterov: bool | Literal["lookahead"] = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -91,17 +102,78 @@ class SGD(RuleOptimizer):
         for name in ("lr", "momentum", "weight_decay"):
             check_not_negative("SGD", name, group[name])
         check_number("SGD", "dampening", group["dampening"])
-        if group["nesterov"] not in (True, False):
-            raise OptionError(f"SGD: nesterov is {group['nesterov']!r}; give True or False")
+        if group["nesterov"] not in (True, False, "lookahead"):
+            raise OptionError(f"SGD: nesterov is {group['nesterov']!r}; give True, False or 'lookahead'")
+        if group["nesterov"] == "lookahead" and group.get("differentiable"):
+            raise OptionError(
+                "SGD: nesterov='lookahead' moves the parameters for a while, through which autograd can't "
+                "differentiate; give nesterov=True or differentiable=False"
+            )
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise OptionError(
-                f"SGD: nesterov=True with momentum {group['momentum']} and dampening {group['dampening']}; "
-                f"give a momentum over 0 and no dampening"
+                f"SGD: nesterov={group['nesterov']!r} with momentum {group['momentum']} and dampening "
+                f"{group['dampening']}; give a momentum over 0 and no dampening"
             )
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "momentum", "dampening", "weight_decay")
+        if group["nesterov"] == "lookahead":
+            return rules.lookahead, {name: group[name] for name in names if name != "dampening"}, {}
         return rules.sgd, {name: group[name] for name in names}, {"nesterov": bool(group["nesterov"])}
+
+    @contextmanager
+    def look_ahead(self) -> Iterator[None]:
+        """Hold the parameters of groups with ``nesterov="lookahead"`` at their look-ahead points.
+
+        The gradients for the next step are computed within, backward pass included; on leaving the
+        parameters are where they were, to the bit. Within itself it does nothing.
+
+        >>> import torch
+        >>> x = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = SGD([x], lr=0.25, momentum=0.5, nesterov="lookahead")
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     with optimizer.look_ahead():
+        ...         (x**2).sum().backward()
+        ...     optimizer.step()
+        >>> x.item()
+        0.125
+        """
+        if self._ahead:
+            yield
+            return
+        homes: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for group in self.param_groups:
+                if group["nesterov"] != "lookahead":
+                    continue
+                reach = check_number("SGD", "lr", group["lr"]) * group["momentum"]
+                for p in group["params"]:
+                    velocity = self.state[p].get("momentum_buffer") if p in self.state else None
+                    if velocity is not None:
+                        homes.append((p, p.detach().clone()))
+                        p.sub_(velocity, alpha=reach)
+        self._ahead = self._looked = True
+        try:
+            yield
+        finally:
+            self._ahead = False
+            with torch.no_grad():
+                for p, home in homes:
+                    p.copy_(home)
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        return self.look_ahead()
+
+    def _admit(self, group: Mapping[str, Any]) -> None:
+        if group["nesterov"] == "lookahead" and not self._looked:
+            raise OptionError(
+                "SGD: nesterov='lookahead' needs the gradient of the look-ahead point; compute it within "
+                "`with optimizer.look_ahead():`, or give step a closure"
+            )
+
+    def _stepped(self) -> None:
+        self._looked = False
 
 
 _SPELLINGS: dict[str, Rule] = {

@@ -175,11 +175,12 @@ def first_wave(
     Args:
         entry: the optimizer.
         space: what is searched.
-        schedules: the options, at least one, the same for all optimizers.
+        schedules: the options, at least one, the same for all optimizers; where a schedule does nothing,
+            only the constant one is drawn.
         count: how many settings, at least 1.
         seed: of the pool.
     """
-    schedule = "constant" if "constant" in schedules else schedules[0]
+    schedule = _plain(schedules)
     defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters if hyper.name in space}
     default = Setting(optimizer=entry.name, hyperparameters=defaults, schedule=schedule)
     return [default, *_draws(entry, space, schedules, count - 1, seed, skip=0)]
@@ -264,6 +265,8 @@ def _draws(
     if count <= 0:
         return []
     ranges = _ranges(entry, space)
+    if not entry.scheduled:
+        schedules = [_plain(schedules)]
     sampler = qmc.Halton(len(ranges) + 1, scramble=True, **{_RNG: np.random.default_rng(seed)})
     return [
         Setting(
@@ -276,6 +279,10 @@ def _draws(
         )
         for point in sampler.random(skip + count)[skip:]
     ]
+
+
+def _plain(schedules: Sequence[str]) -> str:
+    return "constant" if "constant" in schedules else schedules[0]
 
 
 def _rounded(value: float, digits: int = 4) -> float:

@@ -203,7 +203,7 @@ def understand(options: Options) -> Setup:
 
 def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
     if given is None:
-        return {name: catalogue.get(name) for name in catalogue.names()}
+        return {name: entry for name in catalogue.names() if (entry := catalogue.get(name)).raced}
     entries: dict[str, Entry] = {}
     for spec in given:
         entry = catalogue.resolve(spec)

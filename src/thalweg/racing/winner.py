@@ -63,17 +63,23 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     model = models.script(recipe.model.spec, prepared.input_shape, prepared.outputs)
     if data is None or model is None:
         return None
-    optimizer = catalogue.resolve(recipe.optimizer.name).script(recipe.optimizer.hyperparameters)
+    entry = catalogue.resolve(recipe.optimizer.name)
+    optimizer = entry.script(recipe.optimizer.hyperparameters)
+    # It evaluates a mean of what it trains, and has to be told which of both is wanted.
+    averages = hasattr(entry.call.target, "eval")
 
     training = recipe.training
     total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
     plateau = recipe.schedule.name == "plateau"
     parts = [
         _section("data", _body(data)),
-        _section("loss and metric", _objective(loss, metric, prepared, built=model.startswith(_BUILT))),
+        _section(
+            "loss and metric",
+            _objective(loss, metric, prepared, built=model.startswith(_BUILT), averages=averages),
+        ),
         _section("model, with the run's initial weights", _model(model, recipe)),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
-        _section("training", _loop(recipe, plateau)),
+        _section("training", _loop(recipe, plateau, averages=averages)),
     ]
     code = "\n\n".join(parts)
     used = {line for line in (*data.splitlines(), *optimizer.imports) if _is_import(line)}
@@ -140,7 +146,7 @@ def _function(spec: str, what: str) -> str:
     return _spelled(spec) + ("()" if isinstance(thing, type) and issubclass(thing, nn.Module) else "")
 
 
-def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool) -> str:
+def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, averages: bool) -> str:
     custom = prepared.task.kind == "custom"
     several = custom and prepared.train.targets is not None and prepared.train.targets.ndim > 1
     predicted = "outputs" if several else "outputs[:, 0]"
@@ -184,6 +190,7 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool) -> st
         "@torch.no_grad()",
         "def evaluate(measure, x, y):",
         "    model.eval()",
+        *(["    optimizer.eval()"] if averages else []),
         "    return float(measure(torch.cat([model(part) for part in x.split(256)]), y))",
         "",
     ]
@@ -226,7 +233,8 @@ def _optimizer(optimizer: Script, recipe: Recipe, total: int) -> str:
     return "\n".join(lines)
 
 
-def _loop(recipe: Recipe, plateau: bool) -> str:
+def _loop(recipe: Recipe, plateau: bool, *, averages: bool) -> str:
+    ready = "\n    optimizer.train()" if averages else ""
     training = recipe.training
     rates = """
     for group, rate in zip(optimizer.param_groups, rates):
@@ -250,7 +258,7 @@ for step in range(total + 1):
         draws = np.random.Philox(key=[{training.seed}, step // steps]).random_raw(len(x_train))
         order = torch.from_numpy(np.argsort(draws, kind="stable"))
     batch = order[step % steps * batch_size :][:batch_size]{rates}
-    model.train()
+    model.train(){ready}
     optimizer.zero_grad()
     loss(model(x_train[batch]), y_train[batch]).backward()
     optimizer.step()

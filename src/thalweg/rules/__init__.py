@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from thalweg.rules.adaptive import adagrad, adam, adamw, rmsprop
-from thalweg.rules.descent import averaged_momentum, momentum, nesterov, sgd
+from thalweg.rules.adaptive import adagrad, adam, adamw, nadam, rmsprop
+from thalweg.rules.descent import averaged_momentum, lookahead, momentum, nesterov, sgd
 from thalweg.rules.program import Program
+from thalweg.rules.quickprop import quickprop
 from thalweg.rules.rule import Rule, as_rule, rule
+from thalweg.rules.schedule_free import schedule_free_adamw
+from thalweg.rules.sign import lion, rprop
 from thalweg.rules.trace import trace
 from thalweg.rules.vocabulary import abs, maximum, minimum, sign, sqrt, where
 
@@ -18,12 +21,18 @@ __all__ = [
     "adamw",
     "as_rule",
     "averaged_momentum",
+    "lion",
+    "lookahead",
     "maximum",
     "minimum",
     "momentum",
+    "nadam",
     "nesterov",
+    "quickprop",
     "rmsprop",
+    "rprop",
     "rule",
+    "schedule_free_adamw",
     "sgd",
     "sign",
     "sqrt",

@@ -1,4 +1,4 @@
-"""Rates of each parameter's own: AdaGrad, RMSProp, Adam, AdamW (O4, O5, O6)."""
+"""Rates of each parameter's own: AdaGrad, RMSProp, Adam, AdamW, NAdam (O4, O5, O6)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from thalweg.rules.rule import rule
 from thalweg.rules.vocabulary import maximum, sqrt
 
-__all__ = ["adagrad", "adam", "adamw", "rmsprop"]
+__all__ = ["adagrad", "adam", "adamw", "nadam", "rmsprop"]
 
 
 @rule(initial={"sum": "initial_accumulator_value"})
@@ -186,6 +186,62 @@ def adamw(
     return _adam(
         p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, lr, beta1, beta2, eps, amsgrad, bias_correction, t
     )
+
+
+@rule(initial={"mu_product": 1.0}, scalars=("mu_product",))
+def nadam(
+    p: Any,
+    g: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    mu_product: Any,
+    *,
+    lr: float = 2e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum_decay: float = 4e-3,
+    decoupled: bool = False,
+    t: int,
+) -> Any:
+    """NAdam: Adam with Nesterov's momentum, which is warmed up.
+
+    With ``u(t) = beta1 * (1 - 0.96 ** (t * momentum_decay) / 2)``, ``U' = U * u(t)`` and ``m'``, ``s'``,
+    ``sh`` of :data:`adam`: ``x' = x - lr * (u(t+1) / (1 - U' * u(t+1)) * m' + (1 - u(t)) / (1 - U') * g) /
+    (sqrt(sh) + eps)``.
+
+    Args:
+        p, g, exp_avg, exp_avg_sq: parameter, gradient, the averages.
+        mu_product: product of the momenta so far, one number.
+        lr: learning rate, at least 0.
+        beta1, beta2: in [0, 1), the memories.
+        eps: over 0.
+        weight_decay: at least 0.
+        momentum_decay: at least 0, how fast the momentum warms up.
+        decoupled: whether decay multiplies the parameter; otherwise it is added to the gradient.
+        t: step, from 1.
+
+    Source: O6 (K speaks of Adam with Nesterov momentum), Dozat 2016; spelled as ``torch.optim.NAdam``.
+
+    >>> new = nadam(1.0, 2.0, 0.0, 0.0, 1.0, lr=0.5, beta1=0.5, beta2=0.75, eps=0.0, momentum_decay=0.0, t=1)
+    >>> [round(x, 6) for x in new]
+    [0.433333, 1.0, 1.0, 0.25]
+    """
+    if weight_decay:
+        if decoupled:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
+    mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+    mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+    mu_product = mu_product * mu
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+    ahead = lr * mu_next / (1 - mu_product * mu_next) * exp_avg
+    step = ahead + lr * (1 - mu) / (1 - mu_product) * g
+    divisor = sqrt(exp_avg_sq) / sqrt(1 - beta2**t) + eps
+    return p - step / divisor, exp_avg, exp_avg_sq, mu_product
 
 
 def _adam(

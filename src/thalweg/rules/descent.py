@@ -7,7 +7,7 @@ from typing import Any
 from thalweg.rules.rule import rule
 from thalweg.rules.vocabulary import where
 
-__all__ = ["averaged_momentum", "momentum", "nesterov", "sgd"]
+__all__ = ["averaged_momentum", "lookahead", "momentum", "nesterov", "sgd"]
 
 
 @rule
@@ -129,3 +129,35 @@ def nesterov(
         g = g + weight_decay * p
     velocity = ahead - lr * g
     return p + (1 + momentum) * velocity - ahead, momentum * velocity
+
+
+@rule
+def lookahead(
+    p: Any,
+    g: Any,
+    momentum_buffer: Any,
+    *,
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Any:
+    """Nesterov's accelerated gradient, its gradient taken at the look-ahead point ``x - lr * momentum * v``.
+
+    ``v' = momentum * v + g``, ``x' = x - lr * v'``: as :data:`sgd`, but for where ``g`` and decay come from.
+
+    Args:
+        p, g, momentum_buffer: parameter, gradient at the look-ahead point, velocity.
+        lr: learning rate, at least 0.
+        momentum: in [0, 1), of the look-ahead before this step too.
+        weight_decay: times the look-ahead point, added to the gradient.
+
+    Source: O3 (K, S 2, C s134-140), Nesterov 1983; the rate outside, as in :data:`sgd`. While the rate is
+    constant its look-ahead points are those of :data:`nesterov`, whatever the momentum does.
+
+    >>> lookahead(1.0, 2.0, 0.5, lr=0.25, momentum=0.5)
+    (0.4375, 2.25)
+    """
+    if weight_decay:
+        g = g + weight_decay * (p - lr * momentum * momentum_buffer)
+    momentum_buffer = momentum * momentum_buffer + g
+    return p - lr * momentum_buffer, momentum_buffer

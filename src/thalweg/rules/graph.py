@@ -70,9 +70,9 @@ class Traced:
     """One value of a rule while it is traced.
 
     Attributes:
-        op: ``input``, ``hyper``, ``const``, an operation or a word.
+        op: ``input``, ``hyper``, ``scalar`` (a state that is one number), ``const``, an operation or a word.
         args: what it is computed from.
-        name: of an input or a hyperparameter.
+        name: of an input, a hyperparameter or a scalar state.
         number: of a constant.
         is_tensor: whether it depends on the parameter, the gradient or a state.
     """

@@ -54,7 +54,9 @@ class Program:
         name: of the rule.
         states: the live states: those that are read, or handed back changed.
         inputs: names of the first values: ``p``, ``g`` and the live states.
-        scalar_source: Python source of ``hoist(hyperparameters..., t)``.
+        scalar_states: the live states that are one number; they are no inputs.
+        scalar_source: Python source of ``hoist(hyperparameters..., t, scalar states...)``, which returns the
+            scalars and then the new scalar states.
         scalar_count: how many scalars are hoisted.
         instructions: the elementwise work, in order.
         outputs: number of the value of the new parameter, then of each live state.
@@ -65,6 +67,7 @@ class Program:
     name: str
     states: tuple[str, ...]
     inputs: tuple[str, ...]
+    scalar_states: tuple[str, ...]
     scalar_source: str
     scalar_count: int
     instructions: tuple[Instruction, ...]
@@ -93,25 +96,34 @@ class Program:
         object.__setattr__(self, "_releases", tuple(map(tuple, releases)))
 
     def scalars(self, hyper: Mapping[str, Any], t: Any) -> Floats:
-        """Compute the hoisted scalars on the host in float64.
+        """Return the first part of :meth:`hoist`.
+
+        >>> from thalweg.rules import sgd, trace
+        >>> trace(sgd, {}, frozenset(sgd.hyperparameters) - {"lr"}).scalars(sgd.hyperparameters, 1)
+        array([0.001])
+        """
+        return self.hoist(hyper, t)[0]
+
+    def hoist(self, hyper: Mapping[str, Any], t: Any) -> tuple[Floats, dict[str, Floats]]:
+        """Compute the hoisted scalars and the new scalar states, on the host in float64.
 
         Args:
-            hyper: every hyperparameter of the rule, a float or an array ``[K]``.
+            hyper: every hyperparameter of the rule and every live scalar state, a float or an array ``[K]``.
             t: the step count from 1, an int or an int array ``[K]``.
 
         Returns:
-            float64 ``[S]``, or ``[S, K]`` where anything given is an array.
+            float64 ``[S]``, or ``[S, K]`` where anything given is an array; each scalar state's new value,
+            ``[]`` or ``[K]``.
         """
         given = {name: np.asarray(value, dtype=np.float64)[()] for name, value in hyper.items()}
         with np.errstate(all="ignore"):
             values = self._hoist(**given, t=np.asarray(t, dtype=np.float64)[()])
         lanes = next((len(value) for value in given.values() if value.ndim), np.size(t) if np.ndim(t) else 0)
-        if not lanes:
-            return np.array(values, dtype=np.float64).reshape(self.scalar_count)
-        result = np.empty((self.scalar_count, lanes))
+        result: Floats = np.empty((len(values), lanes) if lanes else len(values))
         for row, value in enumerate(values):
             result[row] = value
-        return result
+        count = self.scalar_count
+        return result[:count], dict(zip(self.scalar_states, result[count:], strict=True))
 
     def evaluate(
         self, p: Tensor, g: Tensor, states: Mapping[str, Tensor], scalars: Floats | Sequence[Tensor]

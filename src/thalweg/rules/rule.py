@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, overload
@@ -27,8 +27,12 @@ class Rule:
         states: names of the states, in order.
         hyperparameters: name to default, numbers that may differ from step to step and lane to lane.
         options: name to default, ``bool`` or ``str``: static choices.
-        initial: state to its first value, a number or the name of a hyperparameter; 0 if left out.
+        initial: state to its first value, a number or the name of a hyperparameter, or of the parameter
+            itself; 0 if left out.
         uses_step: whether the function takes ``t``, the step count from 1.
+        parameter: what the function calls the parameter.
+        scalars: the states that are one number rather than one for each element.
+        shown: a rule that makes of the parameter what is to be evaluated and used; None: the parameter is.
     """
 
     name: str
@@ -38,6 +42,9 @@ class Rule:
     options: Mapping[str, bool | str]
     initial: Mapping[str, float | str]
     uses_step: bool
+    parameter: str = "p"
+    scalars: tuple[str, ...] = ()
+    shown: Rule | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -86,9 +93,16 @@ class Rule:
 @overload
 def rule(function: Callable[..., Any], /) -> Rule: ...
 @overload
-def rule(*, initial: Mapping[str, float | str]) -> Callable[[Callable[..., Any]], Rule]: ...
 def rule(
-    function: Callable[..., Any] | None = None, /, *, initial: Mapping[str, float | str] | None = None
+    *, initial: Mapping[str, float | str] = ..., scalars: Sequence[str] = ..., shown: Rule | None = ...
+) -> Callable[[Callable[..., Any]], Rule]: ...
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    initial: Mapping[str, float | str] | None = None,
+    scalars: Sequence[str] = (),
+    shown: Rule | None = None,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Make a rule of a function (decorator).
 
@@ -96,7 +110,13 @@ def rule(
         function: positional parameters are the parameter, the gradient and the states; keyword-only ones
             are hyperparameters (numeric default), options (``bool`` or ``str`` default) and ``t`` (no
             default), the step count from 1. It returns the new parameter and states, in order.
-        initial: state to its first value, a number or the name of a hyperparameter; others start at 0.
+        initial: state to its first value: a number, or the name of a hyperparameter or of the parameter
+            itself; others start at 0.
+        scalars: states that are one number, not one for each element: a product or a sum over the steps of
+            what depends on hyperparameters, the step and other such states alone. They are kept in float64
+            and computed once a step, as everything is that depends on scalars alone.
+        shown: a rule over some of the same states and hyperparameters, whose new parameter is what should
+            be evaluated and used, where that isn't the parameter itself (a mean, for instance).
 
     The function may ask ``if decay:`` of a hyperparameter, to leave out work and states while it is 0. Among
     lanes of which only some have a zero, all take the branch of the others: it must come to the same there.
@@ -114,8 +134,8 @@ def rule(
     (0.0, -1.0)
     """
     if function is None:
-        return lambda decorated: _read(decorated, initial or {})
-    return _read(function, initial or {})
+        return lambda decorated: _read(decorated, initial or {}, scalars, shown)
+    return _read(function, initial or {}, scalars, shown)
 
 
 def as_rule(function_or_rule: Callable[..., Any] | Rule) -> Rule:
@@ -147,7 +167,12 @@ def _load(module: str, qualname: str) -> Rule:
     return as_rule(found)
 
 
-def _read(function: Callable[..., Any], initial: Mapping[str, float | str]) -> Rule:
+def _read(
+    function: Callable[..., Any],
+    initial: Mapping[str, float | str],
+    scalars: Sequence[str] = (),
+    shown: Rule | None = None,
+) -> Rule:
     code = function.__code__
     place = f"{code.co_filename}, line {code.co_firstlineno}: rule {function.__name__}"
     positional: list[str] = []
@@ -185,10 +210,24 @@ def _read(function: Callable[..., Any], initial: Mapping[str, float | str]) -> R
     for state, value in initial.items():
         if state not in states:
             raise RuleError(f"{place}: initial names {state!r}, which is no state; {nearest(state, states)}")
-        if isinstance(value, str) and value not in hyperparameters:
+        if isinstance(value, str) and value not in hyperparameters and value != positional[0]:
             raise RuleError(
                 f"{place}: the initial value of {state} is {value!r}, which is no hyperparameter; "
                 f"{nearest(value, hyperparameters)}"
+            )
+        if value == positional[0] and state in scalars:
+            raise RuleError(
+                f"{place}: {state} is one number and can't begin as the parameter; give it a number"
+            )
+    for state in scalars:
+        if state not in states:
+            raise RuleError(f"{place}: scalars names {state!r}, which is no state; {nearest(state, states)}")
+    if shown is not None:
+        foreign = [*(set(shown.states) - set(states)), *(set(shown.hyperparameters) - set(hyperparameters))]
+        if foreign:
+            raise RuleError(
+                f"{place}: {shown.name}, which says what is shown, asks for {foreign[0]!r}, which this rule "
+                f"doesn't have; let it take states and hyperparameters of this rule alone"
             )
     made = Rule(
         name=function.__name__,
@@ -198,6 +237,9 @@ def _read(function: Callable[..., Any], initial: Mapping[str, float | str]) -> R
         options=MappingProxyType(options),
         initial=MappingProxyType(dict(initial)),
         uses_step=uses_step,
+        parameter=positional[0],
+        scalars=tuple(scalars),
+        shown=shown,
     )
     # help() on a rule shows what its author wrote, not what a rule is.
     object.__setattr__(made, "__doc__", function.__doc__)

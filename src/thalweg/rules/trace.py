@@ -76,7 +76,8 @@ def trace(
 
 def _trace(rule: Rule, options: Mapping[str, bool | str], zero: frozenset[str], maximize: bool) -> Program:
     tape = Tape(zero)
-    p, g, *states = (tape.value("input", name=name, tensor=True) for name in ("p", "g", *rule.states))
+    p, g = (tape.value("input", name=name, tensor=True) for name in ("p", "g"))
+    states = [_state(rule, tape, name) for name in rule.states]
     names = [*rule.hyperparameters, *(["t"] if rule.uses_step else [])]
     keywords: dict[str, Any] = {name: tape.value("hyper", name=name) for name in names}
     try:
@@ -88,7 +89,9 @@ def _trace(rule: Rule, options: Mapping[str, bool | str], zero: frozenset[str], 
     new_p, *new_states = _results(rule, tape, returned)
 
     live = _live(states, new_p, new_states)
-    kept = [i for i, state in enumerate(states) if id(state) in live or new_states[i] is not state]
+    needed = [i for i, state in enumerate(states) if id(state) in live or new_states[i] is not state]
+    kept = [i for i in needed if states[i].is_tensor]
+    held = [i for i in needed if not states[i].is_tensor]
     inputs = [p, g, *(states[i] for i in kept)]
     outputs = [new_p, *(new_states[i] for i in kept)]
     order = _tensor_order(outputs)
@@ -102,13 +105,23 @@ def _trace(rule: Rule, options: Mapping[str, bool | str], zero: frozenset[str], 
         name=rule.name,
         states=tuple(rule.states[i] for i in kept),
         inputs=tuple(value.name for value in inputs),
-        scalar_source=_scalar_source([*rule.hyperparameters, "t"], scalars),
+        scalar_states=tuple(rule.states[i] for i in held),
+        scalar_source=_scalar_source(
+            [*rule.hyperparameters, "t", *(rule.states[i] for i in held)],
+            [*scalars, *(new_states[i] for i in held)],
+        ),
         scalar_count=len(scalars),
         instructions=tuple(instructions),
         outputs=tuple(numbers[id(value)] for value in outputs),
         decisions=dict(tape.decisions),
         portable=all(instruction.op != "pow" for instruction in instructions),
     )
+
+
+def _state(rule: Rule, tape: Tape, name: str) -> Traced:
+    if name in rule.scalars:
+        return tape.value("scalar", name=name, tensor=False)
+    return tape.value("input", name=name, tensor=True)
 
 
 def _results(rule: Rule, tape: Tape, returned: Any) -> list[Traced]:
@@ -130,7 +143,15 @@ def _results(rule: Rule, tape: Tape, returned: Any) -> list[Traced]:
                 "return the new parameter and states",
                 place=(code, _last_return(rule)),
             )
-    return [tape.lift(result) for result in results]
+    lifted = [tape.lift(result) for result in results]
+    for name, result in zip(rule.states, lifted[1:], strict=True):
+        if name in rule.scalars and result.is_tensor:
+            raise blame(
+                f"{name} is one number, but is returned as something that differs from element to element",
+                "compute it from hyperparameters, t and other scalars, or take it out of scalars=",
+                place=(code, _last_return(rule)),
+            )
+    return lifted
 
 
 def _last_return(rule: Rule) -> int:
@@ -146,7 +167,7 @@ def _last_return(rule: Rule) -> int:
 def _live(states: list[Traced], new_p: Traced, new_states: list[Traced]) -> set[int]:
     # A state that only hands itself back is not thereby read.
     roots = [new_p, *(new for old, new in zip(states, new_states, strict=True) if new is not old)]
-    return {id(value) for value in _reached(roots) if value.op == "input"}
+    return {id(value) for value in _reached(roots) if value.op in ("input", "scalar")}
 
 
 def _reached(roots: list[Traced]) -> list[Traced]:
@@ -179,7 +200,7 @@ def _scalar_source(names: list[str], scalars: list[Traced]) -> str:
     lines = [f"def hoist({', '.join(names)}):"]
     spelled: dict[int, str] = {}
     for value in _reached(scalars):
-        if value.op == "hyper":
+        if value.op in ("hyper", "scalar"):
             spelled[id(value)] = value.name
         elif value.op == "const":
             spelled[id(value)] = _literal(value.number)

@@ -8,8 +8,20 @@ from thalweg.runtimes.choose import (
     describe,
     initial_states,
     launch,
+    live_scalars,
     live_states,
+    shown,
     specialise,
 )
 
-__all__ = ["apply", "available", "describe", "initial_states", "launch", "live_states", "specialise"]
+__all__ = [
+    "apply",
+    "available",
+    "describe",
+    "initial_states",
+    "launch",
+    "live_scalars",
+    "live_states",
+    "shown",
+    "specialise",
+]

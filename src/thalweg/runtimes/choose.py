@@ -17,7 +17,17 @@ from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager, gpu
 from thalweg.runtimes.tables import Plan, Taker
 
-__all__ = ["apply", "available", "describe", "initial_states", "launch", "live_states", "specialise"]
+__all__ = [
+    "apply",
+    "available",
+    "describe",
+    "initial_states",
+    "launch",
+    "live_scalars",
+    "live_states",
+    "shown",
+    "specialise",
+]
 
 Runtime = Literal["auto", "eager", "cpu", "gpu"]
 _RUNTIMES = ("auto", "eager", "cpu", "gpu")
@@ -63,7 +73,8 @@ def apply(
     Args:
         rule: the rule.
         params, grads: as many of both, of equal shapes: ``[...]``, or ``[K, ...]`` with lanes.
-        states: state to its tensors, for each of :func:`live_states`; others are left alone.
+        states: state to its tensors, for each of :func:`live_states`; for each of :func:`live_scalars` a list
+            of one float64 tensor, ``[]`` or ``[K]`` with lanes, for all parameters; others are left alone.
         hyper: hyperparameters: floats, or with lanes float64 arrays ``[K]``; others have their default.
         options: static options of the rule; others have their default.
         t: the step, from 1: an int, or with lanes an int array ``[K]``.
@@ -85,8 +96,11 @@ def apply(
     [tensor([0.5000, 0.5000])]
     """
     program, settled = specialise(rule, hyper, options, maximize=maximize)
-    scalars = program.scalars(settled, t)
+    held = {name: states[name][0] for name in program.scalar_states}
+    scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
     assert lanes or scalars.ndim == 1, "values for each lane, without lanes"
+    for name, value in after.items():
+        held[name].copy_(torch.from_numpy(np.asarray(value)))
     launch(program, params, grads, states, scalars, runtime=runtime, cache=cache)
 
 
@@ -138,6 +152,16 @@ def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool
     return specialise(rule, hyper, options)[0].states
 
 
+def live_scalars(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool | str]) -> tuple[str, ...]:
+    """Return the states of :func:`live_states`' kind that are one number rather than one for each element.
+
+    >>> from thalweg.rules import adam, nadam
+    >>> live_scalars(nadam, {}, {}), live_scalars(adam, {}, {})
+    (('mu_product',), ())
+    """
+    return specialise(rule, hyper, options)[0].scalar_states
+
+
 def initial_states(
     rule: Rule,
     params: Sequence[Tensor],
@@ -154,7 +178,8 @@ def initial_states(
         hyper, options, lanes: as for :func:`apply`.
 
     Returns:
-        State to a list of tensors shaped as the parameters, float64 for float64, float32 for all others.
+        State to a list of tensors shaped as the parameters, float64 for float64, float32 for all others; a
+        scalar state to a list of one float64 tensor, ``[]`` or ``[K]``.
 
     >>> from thalweg.rules import adagrad
     >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
@@ -162,12 +187,51 @@ def initial_states(
     """
     program, settled = specialise(rule, hyper, options)
     made: dict[str, list[Tensor]] = {}
-    for state in program.states:
+    for state in (*program.states, *program.scalar_states):
         initial = rule.initial.get(state, 0.0)
+        if initial == rule.parameter:
+            # What is part of a graph stays so: a differentiable step begins here.
+            held = [p.detach() if p.is_leaf else p for p in params]
+            made[state] = [p.to(compute_dtype(p.dtype), copy=True) for p in held]
+            continue
         value = np.asarray(settled[initial] if isinstance(initial, str) else initial, dtype=np.float64)
         assert lanes or not value.ndim, "values for each lane, without lanes"
-        made[state] = [_filled(p, value) for p in params]
+        if state in program.states:
+            made[state] = [_filled(p, value) for p in params]
+        else:
+            shape = params[0].shape[:1] if lanes else ()
+            made[state] = [torch.from_numpy(np.broadcast_to(value, shape).copy())]
     return made
+
+
+def shown(
+    rule: Rule,
+    params: Sequence[Tensor],
+    states: Mapping[str, list[Tensor]],
+    hyper: Mapping[str, Any],
+    *,
+    lanes: bool = False,
+) -> list[Tensor]:
+    """Return what of these parameters is to be evaluated and used: new tensors, if not they themselves.
+
+    Args:
+        rule: the rule that trains them.
+        params, states, hyper, lanes: as for :func:`apply`.
+
+    >>> from thalweg.rules import adam, schedule_free_adamw
+    >>> y, z = [torch.ones(1)], [torch.zeros(1)]
+    >>> shown(schedule_free_adamw, y, {"z": z}, {"beta1": 0.5}), shown(adam, y, {}, {}) == y
+    ([tensor([2.])], True)
+    """
+    view = rule.shown
+    if view is None or not params:
+        return list(params)
+    settled, _ = rule.settle(hyper, {})
+    copies = [p.detach().clone() for p in params]
+    given = {name: states[name] for name in view.states}
+    chosen = {name: settled[name] for name in view.hyperparameters}
+    apply(view, copies, list(params), given, chosen, {}, 1, lanes=lanes)
+    return copies
 
 
 def specialise(

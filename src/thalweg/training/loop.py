@@ -75,6 +75,8 @@ def run(
     entry = catalogue_entries[run.setting.optimizer]
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = entry.make(trainable, **run.setting.hyperparameters)
+    if _averages(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]
     rates = [group["lr"] for group in optimizer.param_groups]
     factors = Factors([run.setting.schedule], total)
     draws = RunDraws(run.seed, place)
@@ -133,10 +135,11 @@ def run(
                 if step > 0:
                     history.train(torch.stack(losses).double().cpu().numpy(), since)
                 draws.step = step
-                mean, score, _ = _score(model, prepared.validation, loss, metric, keyed, size)
                 test, reduced = None, None
-                if workload.score_test:
-                    _, test, reduced = _score(model, prepared.test, loss, metric, keyed, size)
+                with _shown(optimizer):
+                    mean, score, _ = _score(model, prepared.validation, loss, metric, keyed, size)
+                    if workload.score_test:
+                        _, test, reduced = _score(model, prepared.test, loss, metric, keyed, size)
                 history.evaluate(step, mean, score, test)
                 if step == total and history.active and reduced is not None and metric.per_example:
                     history.test_predictions = reduced.double().tolist()
@@ -186,6 +189,23 @@ def _keyed(model: nn.Module, draws: RunDraws) -> Surroundings:
         if not plain or isinstance(module, (_DropoutNd, nn.RReLU)) or getattr(module, "dropout", False):
             return lambda: Keyed(draws)
     return nullcontext
+
+
+def _averages(optimizer: torch.optim.Optimizer) -> bool:
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
+
+
+@contextmanager
+def _shown(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Hold the model at what its optimizer wants evaluated: some train at another point."""
+    if not _averages(optimizer):
+        yield
+        return
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
 
 
 @contextmanager
