@@ -86,7 +86,7 @@ def typed(*arguments: str) -> str:
 one = st.sampled_from(sorted(OPTIONS)).flatmap(lambda name: st.tuples(st.just(name), OPTIONS[name]))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.sampled_from(["iris", "t.csv"]), one)
 @example("iris", ("--out", "a" * 300))
 @example("iris", ("--data", "a" * 300))
@@ -98,14 +98,14 @@ def test_one_option(data: str, option: tuple[str, str]) -> None:
     typed("race", *(f"{name}={value}" for name, value in given.items()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(one, max_size=4))
 def test_several_options(options: list[tuple[str, str]]) -> None:
     given = dict([("--data", "iris"), *options])
     typed("race", *(f"{name}={value}" for name, value in given.items()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_any_words(arguments: list[str]) -> None:
     if not {"-h", "--help", "--version"} & set(arguments):
