@@ -107,14 +107,14 @@ def test_directions_of_lbfgs_are_conjugate(history: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_bfgs_has_the_exact_inverse_after_n_steps(seed: int) -> None:
-    from thalweg.secondorder.problem import FunctionProblem, Structure
+    from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
     from thalweg.secondorder.solution import Tally
     from thalweg.secondorder.solver import Limits, descend
 
     n = 6
     a, _, f = quadratic(spread(n, 60.0), seed)
     structure = Structure(start(n, seed), "test")
-    problem = FunctionProblem(f, structure, Tally())
+    problem = FunctionProblem(forward_of(f, structure, "test"), structure.space, Tally())
     limits = Limits(tolerance=0.0, max_iterations=n)
     found = descend(problem, structure.x, BFGS(), Exact(), limits=limits)
     assert len(found.traces[0]) == n + 1

@@ -1,6 +1,8 @@
 """Second-order methods: directions, searches, and what joins them."""
 
+from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt
 from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, SteepestDescent
+from thalweg.secondorder.least_squares import least_squares
 from thalweg.secondorder.minimize import METHODS, minimize
 from thalweg.secondorder.newton import Newton, NewtonCG, Normalized
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Values
@@ -16,7 +18,9 @@ __all__ = [
     "Counts",
     "Exact",
     "Fixed",
+    "GaussNewton",
     "HagerZhang",
+    "LevenbergMarquardt",
     "Newton",
     "NewtonCG",
     "Normalized",
@@ -26,5 +30,6 @@ __all__ = [
     "SteepestDescent",
     "StrongWolfe",
     "Values",
+    "least_squares",
     "minimize",
 ]

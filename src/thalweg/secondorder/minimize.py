@@ -11,13 +11,13 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, Direction, SteepestDescent
 from thalweg.secondorder.newton import Newton, NewtonCG
-from thalweg.secondorder.problem import FunctionProblem, Structure
-from thalweg.secondorder.searches import Backtracking, Search
+from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
+from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Search, Values
 from thalweg.secondorder.solution import Solution, Tally
 from thalweg.secondorder.solver import Callback, Found, Limits, descend
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
-__all__ = ["METHODS", "SEARCHES", "minimize"]
+__all__ = ["METHODS", "SEARCHES", "minimize", "named_search", "solution_of"]
 
 # Which search goes with which direction. Fletcher-Reeves keeps a poor direction for long unless c2 is below
 # one half; Polak-Ribiere and Hestenes-Stiefel may turn uphill, and go back to the gradient where they do.
@@ -35,7 +35,14 @@ METHODS: dict[str, tuple[Direction, Search]] = {
     "newton-cg": (NewtonCG(), StrongWolfe()),
 }
 
-SEARCHES = ("backtracking", "exact", "fixed", "hager-zhang", "strong-wolfe", "values")
+SEARCHES: dict[str, Callable[[], Search]] = {
+    "backtracking": Backtracking,
+    "exact": Exact,
+    "fixed": Fixed,
+    "hager-zhang": HagerZhang,
+    "strong-wolfe": StrongWolfe,
+    "values": Values,
+}
 
 
 def minimize(
@@ -99,16 +106,16 @@ def minimize(
     )
     structure = Structure(x0, "minimize", lanes)
     tally = Tally()
-    problem = FunctionProblem(fun, structure, tally)
+    problem = FunctionProblem(forward_of(fun, structure, "minimize"), structure.space, tally)
     found = descend(
         problem,
         structure.x,
         direction,
-        own if search is None else _search(search),
+        own if search is None else named_search(search),
         limits=limits,
         callback=callback,
     )
-    return _solution(found, structure, tally)
+    return solution_of(found, structure, tally)
 
 
 def _method(method: str | Direction) -> tuple[Direction, Search]:
@@ -132,25 +139,17 @@ def _method(method: str | Direction) -> tuple[Direction, Search]:
     return method, StrongWolfe()
 
 
-def _search(search: str | Search) -> Search:
-    from thalweg.secondorder.searches import Exact, Fixed, Values
-
-    made: dict[str, Callable[[], Search]] = {
-        "backtracking": Backtracking,
-        "exact": Exact,
-        "fixed": Fixed,
-        "hager-zhang": HagerZhang,
-        "strong-wolfe": StrongWolfe,
-        "values": Values,
-    }
+def named_search(search: str | Search) -> Search:
+    """Return the search of that name; a search is returned as it is."""
     if isinstance(search, Search):
         return search
-    if not isinstance(search, str) or search not in made:
-        raise OptionError(f"minimize: there is no search {search!r}; {nearest(str(search), made)}")
-    return made[search]()
+    if not isinstance(search, str) or search not in SEARCHES:
+        raise OptionError(f"minimize: there is no search {search!r}; {nearest(str(search), SEARCHES)}")
+    return SEARCHES[search]()
 
 
-def _solution(found: Found, structure: Structure, tally: Tally) -> Solution:
+def solution_of(found: Found, structure: Structure, tally: Tally) -> Solution:
+    """Return what a run found in the structure that was given."""
     if structure.space.lanes is None:
         return Solution(
             x=structure.pack(found.point.x),

@@ -14,7 +14,16 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.vectors import Scalar, Space, Vector
 
-__all__ = ["FunctionProblem", "HessianKind", "Point", "Problem", "Structure", "check_tensors"]
+__all__ = [
+    "FunctionProblem",
+    "HessianKind",
+    "Point",
+    "Problem",
+    "Structure",
+    "check_tensors",
+    "forward_of",
+    "gradient_of",
+]
 
 HessianKind: TypeAlias = Literal["exact", "finite-difference", "block"]
 
@@ -159,16 +168,20 @@ def _lanes(tensors: Sequence[Tensor], owner: str) -> int:
 
 
 class FunctionProblem(Problem):
-    """A function of a tensor, a list or a dictionary, differentiated by autograd.
+    """A function that autograd differentiates.
 
     Args:
-        function: to a scalar, or with lanes to ``[K]``, of which each depends on its own lane alone.
-        structure: how ``x`` is given to it.
+        forward: returns the tensors that stand for ``x``, which want gradients, and the value computed from
+            them: a scalar, or ``[K]`` of which each element depends on its own lane alone.
+        space: lanes or alone.
+        tally: where everything is counted.
     """
 
-    def __init__(self, function: Callable[[Any], Tensor], structure: Structure, tally: Tally) -> None:
-        super().__init__(structure.space, tally)
-        self._function, self._structure = function, structure
+    def __init__(
+        self, forward: Callable[[Vector], tuple[Vector, Tensor]], space: Space, tally: Tally
+    ) -> None:
+        super().__init__(space, tally)
+        self._forward = forward
         self._linear: tuple[Vector, Vector, Vector] | None = None
 
     def evaluate(self, x: Vector) -> Point:
@@ -176,13 +189,13 @@ class FunctionProblem(Problem):
         self.tally.evaluations += 1
         self.tally.gradients += 1
         leaves, value = self._forward(x)
-        return Point(x, value.detach(), _gradient(value.sum(), leaves))
+        return Point(x, value.detach(), gradient_of(value.sum(), leaves))
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
         leaves, gradient = self._gradient_graph(x)
         self.tally.products += 1
-        return _gradient(self.space.dot(gradient, [t.detach() for t in v]).sum(), leaves, retain=True)
+        return gradient_of(self.space.dot(gradient, [t.detach() for t in v]).sum(), leaves, retain=True)
 
     def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
         """Return the Hessian, row by row; with ``"block"`` the part of each tensor with itself (O13)."""
@@ -202,23 +215,11 @@ class FunctionProblem(Problem):
             inputs = [leaves[i] for i in block]
             rows = []
             for j in range(flat.shape[-1]):
-                row = _gradient(flat[..., j].sum(), inputs, retain=True)
+                row = gradient_of(flat[..., j].sum(), inputs, retain=True)
                 rows.append(self.space.ravel(row, owner))
                 self.tally.products += 1
             matrices.append(torch.stack(rows, dim=-2) if rows else flat.new_zeros((*flat.shape, 0)))
         return matrices
-
-    def _forward(self, x: Vector) -> tuple[Vector, Tensor]:
-        leaves = [t.detach().requires_grad_() for t in x]
-        with torch.enable_grad():
-            value = self._function(self._structure.pack(leaves))
-        expected = () if self.space.lanes is None else (self.space.lanes,)
-        if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise OptionError(
-                f"minimize: the function returned {got}; it has to return a tensor of shape {expected}"
-            )
-        return leaves, value
 
     def _gradient_graph(self, x: Vector) -> tuple[Vector, Vector]:
         if self._linear is None or self._linear[0] is not x:
@@ -237,7 +238,27 @@ class FunctionProblem(Problem):
         return self._linear[1], self._linear[2]
 
 
-def _gradient(value: Tensor, leaves: Vector, *, retain: bool = False) -> Vector:
+def forward_of(
+    function: Callable[[Any], Tensor], structure: Structure, owner: str, *, scalar: bool = True
+) -> Callable[[Vector], tuple[Vector, Tensor]]:
+    """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane."""
+    expected = () if structure.space.lanes is None else (structure.space.lanes,)
+
+    def forward(x: Vector) -> tuple[Vector, Tensor]:
+        leaves = [t.detach().requires_grad_() for t in x]
+        with torch.enable_grad():
+            value = function(structure.pack(leaves))
+        if not isinstance(value, Tensor) or (scalar and tuple(value.shape) != expected):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            wanted = f"a tensor of shape {expected}" if scalar else "a tensor"
+            raise OptionError(f"{owner}: the function returned {got}; it has to return {wanted}")
+        return leaves, value
+
+    return forward
+
+
+def gradient_of(value: Tensor, leaves: Vector, *, retain: bool = False) -> Vector:
+    """Return the gradient of a scalar; zeros for what it doesn't depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return list(
