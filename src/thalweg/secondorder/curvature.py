@@ -101,7 +101,7 @@ class CompositeProblem(Problem):
         self, forward: Callable[[Vector], tuple[Vector, Tensor]], loss: Loss | None, tally: Tally
     ) -> None:
         super().__init__(Space(), tally)
-        self._forward, self._loss = forward, loss
+        self._forward, self.loss = forward, loss
 
     def evaluate(self, x: Vector) -> Point:
         """Return value and gradient at ``x``."""
@@ -132,7 +132,7 @@ class CompositeProblem(Problem):
         flat = outputs.reshape(-1)
         j, passes = jacobian(flat, leaves, self.space)
         self.tally.products += passes
-        if self._loss is None:
+        if self.loss is None:
             return _Residuals(flat.detach(), j)
         z = outputs.detach().requires_grad_()
         with torch.enable_grad():
@@ -145,9 +145,9 @@ class CompositeProblem(Problem):
 
     def _value(self, outputs: Tensor) -> Tensor:
         with torch.enable_grad():
-            if self._loss is None:
+            if self.loss is None:
                 return (outputs * outputs).sum() / 2
-            value = self._loss(outputs)
+            value = self.loss(outputs)
         if not isinstance(value, Tensor) or value.ndim != 0:
             raise OptionError("least_squares: the loss has to return a scalar tensor")
         return value
