@@ -155,7 +155,8 @@ class NonlinearCG(_GradientOptimizer):
         lr: what the first step of a search is multiplied by.
         formula: of beta: ``"fletcher-reeves"``, ``"polak-ribiere"``, ``"polak-ribiere+"``,
             ``"hestenes-stiefel"``, ``"dai-yuan"`` or ``"hager-zhang"``.
-        reset: go back to the gradient every so many iterations; None: only where it has to be.
+        reset: go back to the gradient every so many iterations; None: only where successive gradients are
+            far from orthogonal (Powell), or the direction turns uphill.
         max_iter, max_eval, tolerance_grad, tolerance_change: as for :class:`LBFGS`.
         line_search_fn: as for :class:`LBFGS`, but there has to be one.
         sgd_steps: the first so many calls of ``step`` are plain gradient steps (N: a few iterations of
@@ -192,7 +193,11 @@ class NonlinearCG(_GradientOptimizer):
         checked_rate(self._name, settings["sgd_lr"])
         rate = checked_rate(self._name, settings["lr"])
         search = line_search(self._name, settings["line_search_fn"], rate, c2=0.1)
-        return directions.ConjugateGradient(formula=settings["formula"], reset=settings["reset"]), search
+        orthogonality = None if settings["formula"] == "hager-zhang" else 0.2
+        direction = directions.ConjugateGradient(
+            formula=settings["formula"], reset=settings["reset"], orthogonality=orthogonality
+        )
+        return direction, search
 
     def _advance(
         self,

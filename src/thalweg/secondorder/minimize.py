@@ -19,19 +19,22 @@ from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
 __all__ = ["METHODS", "SEARCHES", "minimize", "named_search", "solution_of"]
 
-# Which search goes with which direction. Fletcher-Reeves keeps a poor direction for long unless c2 is below
-# one half; Polak-Ribiere and Hestenes-Stiefel may turn uphill, and go back to the gradient where they do.
+# Which search goes with which direction. Conjugate directions need a minimum along the line that is nearly
+# exact, Fletcher-Reeves's at least c2 below one half; and all of them go back to the gradient where two
+# successive gradients are far from orthogonal (Powell), without which Fletcher-Reeves and Dai-Yuan can
+# take thousands of tiny steps. Quasi-Newton directions want few trials more than good ones.
+_CG = StrongWolfe(c2=0.1)
 METHODS: dict[str, tuple[Direction, Search]] = {
     "steepest-descent": (SteepestDescent(), StrongWolfe(c2=0.4)),
-    "cg-fr": (ConjugateGradient(formula="fletcher-reeves"), StrongWolfe(c2=0.1)),
-    "cg-pr": (ConjugateGradient(formula="polak-ribiere", orthogonality=0.2), StrongWolfe(c2=0.1)),
-    "cg-pr+": (ConjugateGradient(formula="polak-ribiere+"), StrongWolfe(c2=0.1)),
-    "cg-hs": (ConjugateGradient(formula="hestenes-stiefel", orthogonality=0.2), StrongWolfe(c2=0.1)),
-    "cg-dy": (ConjugateGradient(formula="dai-yuan"), StrongWolfe(c2=0.1)),
-    "cg-hz": (ConjugateGradient(formula="hager-zhang"), HagerZhang()),
+    "cg-fr": (ConjugateGradient(formula="fletcher-reeves", orthogonality=0.2), _CG),
+    "cg-pr": (ConjugateGradient(formula="polak-ribiere", orthogonality=0.2), _CG),
+    "cg-pr+": (ConjugateGradient(formula="polak-ribiere+", orthogonality=0.2), _CG),
+    "cg-hs": (ConjugateGradient(formula="hestenes-stiefel", orthogonality=0.2), _CG),
+    "cg-dy": (ConjugateGradient(formula="dai-yuan", orthogonality=0.2), _CG),
+    "cg-hz": (ConjugateGradient(formula="hager-zhang"), HagerZhang(sigma=0.1)),
     "bfgs": (BFGS(), StrongWolfe()),
     "lbfgs": (LBFGS(), StrongWolfe()),
-    "newton": (Newton(modified=True), Backtracking()),
+    "newton": (Newton(modified=True), StrongWolfe()),
     "newton-cg": (NewtonCG(), StrongWolfe()),
 }
 

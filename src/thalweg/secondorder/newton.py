@@ -11,8 +11,9 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction, State
 from thalweg.secondorder.problem import HessianKind, Point, Problem
-from thalweg.secondorder.searches import Backtracking, Fixed, Search
+from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.wolfe import StrongWolfe
 
 __all__ = ["Newton", "NewtonCG", "Normalized"]
 
@@ -40,7 +41,7 @@ class Newton(Direction):
     hessian: HessianKind = "exact"
     damping: float = 0.0
     modified: bool = False
-    floor: float = 1e-8
+    floor: float = 1e-15
 
     def __post_init__(self) -> None:
         known = ("exact", "finite-difference", "block")
@@ -52,8 +53,8 @@ class Newton(Direction):
             raise OptionError(f"Newton: floor is {self.floor}; give a number above 0 and at most 1")
 
     def usual_search(self) -> Search:
-        """Return what goes with it: the slides' whole step, or backtracking where it leads downhill."""
-        return Backtracking() if self.modified else Fixed()
+        """Return what goes with it: the slides' whole step, or a search where it leads downhill."""
+        return StrongWolfe() if self.modified else Fixed()
 
     def begin(self, space: Space, point: Point) -> State:
         """Return the empty state."""
