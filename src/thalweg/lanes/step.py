@@ -24,6 +24,8 @@ __all__ = ["Group", "Program", "group_key"]
 
 Floats = npt.NDArray[np.float64]
 
+_HOISTED = 64  # steps
+
 
 def group_key(run: Run, entry: Entry) -> tuple[Any, ...]:
     """Return what lanes must have in common to be updated by one call: rule, options, which values are 0.
@@ -54,17 +56,15 @@ class Group:
         assert entry.rule is not None
         self._rule, self._options = entry.rule, dict(entry.options)
         each = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs]
-        self._hyper: dict[str, Any] = {}
-        for name in each[0]:
-            values = [float(hyper[name]) for hyper in each]
-            # One number for all lanes has the same bits as an array of it, and is hoisted faster.
-            shared = name != "lr" and len(set(values)) == 1
-            self._hyper[name] = values[0] if shared else np.array(values)
-        self._base = self._hyper.get("lr")
+        self._hyper = {name: np.array([hyper[name] for hyper in each]) for name in each[0]}
+        self._program, _ = runtimes.specialise(self._rule, self._hyper, self._options)
         self.rows = slice(begin, begin + len(runs))
         self.states: dict[str, list[Tensor]] = {}
         self._parameters: list[Tensor] = []
         self._cache: dict[Any, Any] = {}
+        self._table: Floats | None = None
+        self._hoisted = range(0)  # the steps whose scalars are in
+        self._scalars: Floats = np.empty((0, 0, 0))
 
     def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]] | None = None) -> None:
         """Point at the group's rows of these parameters; the states start anew unless given."""
@@ -81,20 +81,34 @@ class Group:
         return self.rows.start <= row < self.rows.stop
 
     def update(self, grads: Sequence[Tensor], t: int, factors: Floats) -> None:
-        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors`` ``[K]`` on its rates."""
-        if self._base is not None:
-            self._hyper["lr"] = self._base * factors[self.rows]
-        runtimes.apply(
-            self._rule,
+        """Apply the rule to the slice, as step ``t`` (from 1), with ``factors[t - 1]`` on its rates."""
+        if "lr" in self._program.decisions:  # the rule itself asks whether the rate is zero
+            hyper = {**self._hyper, "lr": self._hyper["lr"] * factors[t - 1, self.rows]}
+            given = [g[self.rows] for g in grads]
+            runtimes.apply(
+                self._rule, self._parameters, given, self.states, hyper, self._options, t, lanes=True
+            )
+            return
+        if t not in self._hoisted or factors is not self._table:
+            self._hoist(t, factors)
+        runtimes.launch(
+            self._program,
             self._parameters,
             [g[self.rows] for g in grads],
             self.states,
-            self._hyper,
-            self._options,
-            t,
-            lanes=True,
+            self._scalars[t - self._hoisted.start],
             cache=self._cache,
         )
+
+    def _hoist(self, t: int, factors: Floats) -> None:
+        """Compute what depends on scalars alone for many steps at once: ``[steps, S, K]`` from step t on."""
+        self._table, self._hoisted = factors, range(t, min(t + _HOISTED, len(factors) + 1))
+        steps, lanes = len(self._hoisted), self.rows.stop - self.rows.start
+        hyper = {name: np.tile(values, steps) for name, values in self._hyper.items()}
+        if "lr" in hyper:
+            hyper["lr"] *= factors[t - 1 : t - 1 + steps, self.rows].reshape(-1)
+        scalars = self._program.scalars(hyper, np.repeat(np.array(self._hoisted), lanes))
+        self._scalars = scalars.reshape(len(scalars), steps, lanes).transpose(1, 0, 2).copy()
 
 
 class Program:
@@ -139,7 +153,8 @@ class Program:
             inputs: ``[K, B, ...]``.
             targets: ``[K, B, ...]``.
             t: number of the step, from 1.
-            factors: ``[K]``, what the schedules multiply the learning rates by.
+            factors: ``[steps, K]``, what the schedules multiply the learning rates by; read in blocks, so
+                give another array when they change.
 
         Returns:
             The losses ``[K]`` before the step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -193,15 +193,19 @@ def curves(pools: Sequence[PoolRecord]) -> list[Curve]:
 
 
 def compute(pools: Sequence[PoolRecord], plan: PlanInfo) -> ComputeInfo:
-    """Return the work that one optimizer's stages took, evaluations aside."""
-    whole = plan.steps * WORK_PER_STEP
+    """Return the work that one optimizer's stages took, evaluations aside; diverged runs end early."""
     tried = [one for pool in pools for one in pool.tried]
+
+    def work(outcomes: Iterable[Outcome]) -> float:
+        steps = (plan.steps if one.diverged_at is None else one.diverged_at for one in outcomes)
+        return WORK_PER_STEP * sum(steps)
+
     return ComputeInfo(
-        screen=whole * sum(one.eliminated_at is None for one in tried),
-        rerun=whole * sum(len(outcomes) for pool in pools for outcomes in pool.reruns.values()),
-        confirm=whole * sum(len(pool.confirmations) for pool in pools),
+        screen=work(one.outcome for one in tried if one.eliminated_at is None),
+        rerun=work(one for pool in pools for outcomes in pool.reruns.values() for one in outcomes),
+        confirm=work(one for pool in pools for one in pool.confirmations),
         eliminated=WORK_PER_STEP * sum(one.eliminated_at or 0 for one in tried),
-        audit=whole * sum(len(pool.audits) for pool in pools),
+        audit=WORK_PER_STEP * plan.steps * sum(len(pool.audits) for pool in pools),
     )
 
 

@@ -64,17 +64,24 @@ def _edges(winners: Mapping[str, Sequence[ReplicateWinner]]) -> list[Warning_]:
         for winner in won:
             for end in winner.edges.items():
                 counts[end] = counts.get(end, 0) + 1
-        found += [
+        often = {end: count for end, count in counts.items() if 2 * count >= len(won)}
+        if not often:
+            continue
+        where = listed(
+            [
+                f"{hyperparameter} at the {end} end of its space in {count} of {len(won)} splits"
+                for (hyperparameter, end), count in often.items()
+            ]
+        )
+        first = next(iter(often))[0]
+        found.append(
             Warning_(
                 code="edge",
                 optimizer=name,
-                text=f"{name} was best with {hyperparameter} at the {end} end of its space in {count} of "
-                f"{len(won)} splits, so better settings may lie beyond it: widen it with "
-                f"--space {name}.{hyperparameter}=LOW:HIGH",
+                text=f"{name} was best with {where}, so better settings may lie beyond: "
+                f"widen it with --space {name}.{first}=LOW:HIGH",
             )
-            for (hyperparameter, end), count in counts.items()
-            if 2 * count >= len(won)
-        ]
+        )
     return found
 
 

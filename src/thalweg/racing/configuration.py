@@ -13,6 +13,11 @@ from thalweg.racing.setup import Options
 __all__ = ["merged", "refuse_existing", "written"]
 
 _OBJECTS = "objects"
+# as the command spells them
+_OPTIONS = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(Options)} | {
+    "spaces": "--space",
+    "types": "--type",
+}
 
 
 def refuse_existing(path: Path) -> None:
@@ -25,16 +30,22 @@ def refuse_existing(path: Path) -> None:
         raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
 
 
-def written(options: Options) -> dict[str, Any]:
+def written(options: Options, command: str | None) -> dict[str, Any]:
     """Return the options as plain values; Python objects are named under ``objects``, not stored."""
     plain: dict[str, Any] = {}
     objects: list[str] = []
     for name, value in _given(options).items():
-        if _is_plain(value):
+        if _can_be_stored(name, value):
             plain[name] = _plain(value)
         else:
             objects.append(name)
-    return {"kind": "race", "version": 1, **plain, **({_OBJECTS: objects} if objects else {})}
+    return {
+        "kind": "race",
+        "version": 1,
+        **({"command": command} if command else {}),
+        **plain,
+        **({_OBJECTS: objects} if objects else {}),
+    }
 
 
 def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
@@ -56,7 +67,7 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
     objects = config.get(_OBJECTS, [])
     given = _given(asked)
     for name in objects:
-        if name not in given:
+        if name not in given or _can_be_stored(name, given[name]):
             raise OptionError(
                 f"the race in {path} was begun with a Python object as {name}; give the same one to resume"
             )
@@ -64,10 +75,11 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
     for name, value in given.items():
         if name in objects:
             continue
-        if not _is_plain(value) or name not in stored or stored[name] != _plain(value):
+        if not _can_be_stored(name, value) or name not in stored or stored[name] != _plain(value):
+            now = repr(value) if _can_be_stored(name, value) else f"a Python {type(value).__name__}"
             began = f"{stored[name]!r}" if name in stored else "its default"
             raise OptionError(
-                f"{name} is {value!r}, but the race in {path} was begun with {began}; "
+                f"{_OPTIONS[name]} is {now}, but the race in {path} was begun with {began}; "
                 "leave it out to resume, or begin another race with another --out"
             )
     return replace(Options(), **{name: _revived(name, value) for name, value in stored.items()})
@@ -82,6 +94,11 @@ def _given(options: Options) -> dict[str, Any]:
         for name, value in given.items()
         if not (_is_plain(value) and value == getattr(default, name)) and value is not None
     }
+
+
+def _can_be_stored(name: str, value: Any) -> bool:
+    """Data in a list is an object all the same: it belongs into no configuration."""
+    return isinstance(value, str | Path) if name in ("data", "model") else _is_plain(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from thalweg.entries import Run
 from thalweg.lanes.course import evaluation_points
@@ -20,20 +20,32 @@ class Halving:
 
     Successive halving with the pool as its bracket (Jamieson and Talwalkar 2016). Optimizers are never
     held against each other: a pool of slow starters keeps its best just as a pool of fast ones does.
-    Each decision is in the journal before anybody acts on it.
+    Runs that diverged have stopped by themselves and count on neither side. Each decision is in the journal
+    before anybody acts on it.
 
     Args:
         plan: its evaluation points decide where the rungs are.
         journal: where decisions are written.
         pools: optimizer to the runs of its pool.
+        spared: identities that run to the end in any case: the library defaults, which the default goal and
+            the comparison of defaults with tuned settings need.
     """
 
-    def __init__(self, plan: PlanInfo, journal: Journal, pools: Mapping[str, Sequence[Run]]) -> None:
+    def __init__(
+        self,
+        plan: PlanInfo,
+        journal: Journal,
+        pools: Mapping[str, Sequence[Run]],
+        *,
+        spared: Collection[str] = (),
+    ) -> None:
         self._plan = plan
         self._journal = journal
+        self._spared = frozenset(spared)
         self._pools = [[run.identity for run in runs] for runs in pools.values()]
         points = evaluation_points(plan.steps, plan.evaluations)
-        self.rungs = {next(point for point in points if point >= rung * plan.steps) for rung in _RUNGS}
+        rungs = {next(point for point in points if point >= rung * plan.steps) for rung in _RUNGS}
+        self.rungs = rungs - {plan.steps}
         self.stopped: dict[str, int] = {}
         for pool in self._pools:
             for step in sorted(self.rungs):
@@ -45,19 +57,21 @@ class Halving:
 
         Args:
             step: optimizer steps done.
-            validation: metric of every run still running; ``None`` for one that diverged.
+            validation: metric of the runs; ``None`` for one that diverged.
         """
         if step not in self.rungs:
             return set()
         stop: set[str] = set()
         for pool in self._pools:
-            running = [identity for identity in pool if identity in validation]
+            running = {
+                identity: value for identity in pool if (value := validation.get(identity)) is not None
+            }
             if not running:
                 continue
             worse = self._journal.once(
                 "eliminated",
                 self._key(pool, step),
-                functools.partial(self._worse_half, running, validation),
+                functools.partial(self._worse_half, running),
             )
             self._note(worse, step)
             stop.update(worse)
@@ -70,12 +84,6 @@ class Halving:
         for identity in identities:
             self.stopped.setdefault(identity, step)
 
-    def _worse_half(self, running: Sequence[str], validation: Mapping[str, float | None]) -> list[str]:
-        def place(identity: str) -> tuple[int, float]:
-            value = validation[identity]
-            if value is None:
-                return (1, 0.0)
-            return (0, -value if self._plan.higher_is_better else value)
-
-        in_order = sorted(running, key=place)
-        return in_order[max(1, (len(in_order) + 1) // 2) :]
+    def _worse_half(self, running: Mapping[str, float]) -> list[str]:
+        in_order = sorted(running, key=running.__getitem__, reverse=self._plan.higher_is_better)
+        return [each for each in in_order[(len(in_order) + 1) // 2 :] if each not in self._spared]

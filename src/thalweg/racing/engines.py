@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
@@ -24,6 +22,7 @@ from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
 from thalweg.training import loop
+from thalweg.training.cost import with_threads
 from thalweg.training.processes import run_many
 
 __all__ = ["Checkpoints", "Engine"]
@@ -58,7 +57,8 @@ class Checkpoints:
         drop_state(self._path(chunk))
 
     def _path(self, chunk: str) -> Path:
-        return self._folder / chunk.replace("/", "_").replace(":", "_")
+        # an optimizer's name may be a path, longer than a file's name may be
+        return self._folder / hashlib.blake2b(chunk.encode(), digest_size=12).hexdigest()
 
 
 class Engine:
@@ -161,7 +161,7 @@ class Engine:
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()
-            with _threads(self.info.threads):
+            with with_threads(self.info.threads):
                 outcomes = run_lanes(
                     runs,
                     factory=self._setup.factory,
@@ -316,13 +316,3 @@ def _history(run: Run, keeper: Checkpoints, workload: Workload) -> History:
     state = keeper.load(run.identity)
     assert state is not None, "a run that reached a rung has a state"
     return History.restore(run, workload, state["history"])
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -40,6 +40,7 @@ def build_results(
     records: Sequence[ReplicateRecord],
     *,
     begun: Mapping[str, Any],
+    test_looks: int,
     step_seconds: StepSeconds,
     seconds: float,
     seconds_by_stage: Mapping[str, float],
@@ -52,17 +53,18 @@ def build_results(
         engine: how.
         records: one a replicate.
         begun: the event with which the race began.
+        test_looks: how often this test data has been scored, this race included.
         step_seconds: optimizer to (low, median, high) seconds of a step run alone.
         seconds: of the whole race.
         seconds_by_stage: of its stages.
     """
     scores = assemble.final_scores(records, plan)
-    evidence = _weigh(setup, plan, scores, _resample(setup, plan, records))
+    evidence = _weigh(setup, plan, scores, resample=_resample(setup, plan, records))
     passes = f"{plan.epochs} {'pass' if plan.epochs == 1 else 'passes'} over the training split"
     judged = verdict.judge(evidence, margin=plan.margin, axis="work", budget=passes)
     elimination = assemble.elimination(records, plan)
     winners = {name: assemble.replicate_winners(assemble.pool_of(records, name)) for name in plan.optimizers}
-    by_clock, scores_by_clock = _at_equal_seconds(setup, plan, records, step_seconds)
+    by_clock, scores_by_clock = _at_equal_seconds(setup, plan, records, step_seconds, evidence)
     return Results(
         schema_version=SCHEMA_VERSION,
         thalweg=str(begun["thalweg"]),
@@ -89,9 +91,9 @@ def build_results(
             trials=plan.trials,
             epochs=plan.epochs,
             winners=winners,
-            test_looks=int(begun["looks"]),
+            test_looks=test_looks,
         ),
-        test_looks=int(begun["looks"]),
+        test_looks=test_looks,
         timing=Timing(
             started=str(begun["started"]),
             seconds=seconds,
@@ -117,7 +119,9 @@ def _weigh(
     setup: Setup,
     plan: PlanInfo,
     scores: npt.NDArray[np.float64],
-    resample: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None,
+    *,
+    resample: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None = None,
+    same_test_as: Evidence | None = None,
 ) -> Evidence:
     sizes = setup.data_info.split_sizes
     return verdict.weigh(
@@ -128,6 +132,7 @@ def _weigh(
         n_test=sizes["test"],
         resolution=1 / sizes["test"] if plan.metric in ("accuracy", "balanced-accuracy") else 0.0,
         resample=resample,
+        same_test_as=same_test_as,
         seed=plan.seed,
     )
 
@@ -160,17 +165,19 @@ def _resample(
 
 
 def _at_equal_seconds(
-    setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord], step_seconds: StepSeconds
+    setup: Setup,
+    plan: PlanInfo,
+    records: Sequence[ReplicateRecord],
+    step_seconds: StepSeconds,
+    at_equal_work: Evidence,
 ) -> tuple[AxisVerdict, npt.NDArray[np.float64]]:
     """The verdict when the optimizer with the fastest step has done all its steps, by steps run alone."""
     budget = plan.steps * min(step_seconds[name][1] for name in plan.optimizers)
     steps = {name: int(budget / step_seconds[name][1] + 1e-9) for name in plan.optimizers}
     scores = assemble.scores_at_steps(records, plan, steps)
     words = f"{budget:.3g} s of steps run alone: all {plan.steps} steps of the fastest"
-    return (
-        verdict.judge(_weigh(setup, plan, scores, None), margin=plan.margin, axis="seconds", budget=words),
-        scores,
-    )
+    evidence = _weigh(setup, plan, scores, same_test_as=at_equal_work)
+    return verdict.judge(evidence, margin=plan.margin, axis="seconds", budget=words), scores
 
 
 def _optimizer(
@@ -184,8 +191,8 @@ def _optimizer(
         title=setup.entries[name].title,
         runs=assemble.confirm_runs(pools, plan.goal, plan),
         mean=mean,
-        low=low,
-        high=high,
+        low=_within(setup, low),
+        high=_within(setup, high),
         default_validation=[trial.validation for trial in trials if trial.wave == 0],
         tuned_validation=[
             assemble.rerun_mean(pool, pool.winner) for pool in pools if pool.winner is not None
@@ -202,6 +209,12 @@ def _optimizer(
         compute=assemble.compute(pools, plan),
         work_per_step=assemble.WORK_PER_STEP,
     )
+
+
+def _within(setup: Setup, end: float | None) -> float | None:
+    """An interval from few splits reaches beyond what the metric can be; its ends don't."""
+    bounds = sorted((setup.metric.best, setup.metric.worst))
+    return None if end is None else min(max(end, bounds[0]), bounds[1])
 
 
 def _machine(device: str) -> MachineInfo:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from thalweg.runs import RunDirectory
+from thalweg.runs.files import plain
 
 __all__ = ["Journal"]
 
@@ -48,10 +49,11 @@ class Journal:
         Args:
             event: what kind of event this is, for whoever reads the file.
             key: unique within the race.
-            compute: returns plain JSON values (no NaN; ``None`` instead).
+            compute: returns what JSON can hold; NaN and infinity become ``None``.
         """
         if key not in self._known:
-            value = compute()
+            # as it will be read back, so that a resume goes on from the same value
+            value = plain(compute())
             self.directory.append({"event": event, "key": key, "value": value, "elapsed": self.elapsed})
             self._known[key] = value
         return self._known[key]

@@ -22,19 +22,29 @@ def ledger_path() -> Path:
     return Path(base) / "thalweg" / "test-looks.jsonl"
 
 
-def count_and_add(fingerprint: str) -> int:
-    """Note one more look at the test split of this data and return how many there have been.
+def count_and_add(fingerprint: str, race: str) -> int:
+    """Note that a race looks at the test split of this data and return how many have, this one included.
 
-    A folder that can't be written costs the memory of earlier looks, not the race: the answer is then 1.
+    A race that is there already isn't noted again. A folder that can't be written costs the memory of
+    earlier looks, not the race: the answer is then 1.
+
+    Args:
+        fingerprint: of the data.
+        race: name that no other race has.
     """
     path = ledger_path()
-    line = json.dumps({"data": fingerprint}) + "\n"
+    line = json.dumps({"data": fingerprint, "race": race}) + "\n"
+    same = json.dumps({"data": fingerprint})[:-1] + ","
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as file:
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
             file.seek(0)
-            before = sum(1 for known in file if known == line)
-            file.write(line)
+            lines = file.readlines()
+            known = [each for each in lines if each.startswith(same)]
+            if line in known:
+                return known.index(line) + 1
+            torn = bool(lines) and not lines[-1].endswith("\n")
+            file.write("\n" + line if torn else line)
     except (OSError, RuntimeError):
         return 1
-    return before + 1
+    return len(known) + 1

@@ -79,14 +79,22 @@ def check_goal(goal: float, metric: Metric) -> None:
     """Refuse a goal that no model can reach, or that every model reaches.
 
     Raises:
-        OptionError: the goal is beyond the metric's best value, or not a number.
+        OptionError: it lies beyond the metric's best value, at its worst, or isn't a finite number.
     """
-    beyond = goal > metric.best if metric.higher_is_better else goal < metric.best
-    if math.isnan(goal) or beyond:
-        side = "at most" if metric.higher_is_better else "at least"
+    better, beyond, worse = ("at most", goal > metric.best, goal <= metric.worst)
+    if not metric.higher_is_better:
+        better, beyond, worse = ("at least", goal < metric.best, goal >= metric.worst)
+    if not math.isfinite(goal):
+        raise OptionError(f"--goal is {goal:g}, but must be a value of {metric.name}; give a finite number")
+    if beyond:
         raise OptionError(
-            f"--goal {goal:g} can't be reached: {metric.name} is {side} {metric.best:g} by definition; "
+            f"--goal {goal:g} can't be reached: {metric.name} is {better} {metric.best:g} by definition; "
             f"give a goal on the reachable side of it"
+        )
+    if worse:
+        raise OptionError(
+            f"--goal {goal:g} is reached by every model: {metric.name} is never worse than {metric.worst:g}; "
+            f"give a better value"
         )
 
 
@@ -131,12 +139,20 @@ def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
     # a tenth is kept back: start-up, verdict and report take time too
     budget = 60 * plan.minutes * 0.9
     notes = [f"estimated time as asked: {spoken_seconds(seconds)}; the budget is {plan.minutes:g} min"]
+    asked = plan
     for name, least in (("trials", _FEWEST_TRIALS), ("splits", _FEWEST_SPLITS), ("epochs", 1)):
-        before = getattr(plan, name)
         while estimate_seconds(plan, cost) > budget and getattr(plan, name) > least:
             plan = _with(plan, name, getattr(plan, name) - 1)
-        if getattr(plan, name) != before:
-            notes.append(f"{name} reduced from {before} to {getattr(plan, name)} to fit")
+    # a split or an epoch less may leave room for trials again
+    while plan.trials < asked.trials:
+        more = _with(plan, "trials", plan.trials + 1)
+        if estimate_seconds(more, cost) > budget:
+            break
+        plan = more
+    for name in ("trials", "splits", "epochs"):
+        before, now = getattr(asked, name), getattr(plan, name)
+        if now != before:
+            notes.append(f"{name} reduced from {before} to {now} to fit")
     seconds = estimate_seconds(plan, cost)
     if seconds > budget:
         notes.append(

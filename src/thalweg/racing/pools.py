@@ -1,6 +1,6 @@
 """The settings that one optimizer tries in one replicate, and the space that they are drawn from.
 
-A pool begins with the library's defaults, goes on with quasi-random draws from the published space, and
+A pool begins with the library's defaults, goes on with quasi-random draws from the catalogue's space, and
 ends with a second wave (a quarter of the pool), drawn when the rest has been tried: beyond the end of the
 space at which the best setting so far lies, or, where it lies inside, from the same sequence as before.
 Draws are a pure function of the seed. A space is hyperparameter to ``(low, high)``; scale, default and

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from thalweg import __version__
-from thalweg.errors import DataError, Interrupted, RunDirectoryError
+from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
 from thalweg.racing.decide import choose_engine, step_seconds
@@ -53,13 +54,19 @@ def run_race(
             raise RunDirectoryError("--resume needs --out: name the run directory of the race to go on with")
         with RunDirectory.resume(out) as directory:
             options = configuration.merged(directory.config(), options, Path(out))
-            return _race(understand(options), directory, watcher, command), directory.path
+            return _race(understand(options), directory, watcher), directory.path
     if out is not None:
         configuration.refuse_existing(Path(out))
     setup = understand(options)
     path = Path(out) if out is not None else _default_path(setup.source.name)
-    with RunDirectory.create(path, configuration.written(options)) as directory:
-        return _race(setup, directory, watcher, command), directory.path
+    with RunDirectory.create(path, configuration.written(options, command)) as directory:
+        try:
+            return _race(setup, directory, watcher), directory.path
+        except UserError:
+            # such as lanes asked for with a model that can't be one, which shows when they are tried
+            if not any(event["event"] == "engine" for event in directory.events()):
+                directory.discard()
+            raise
 
 
 def _default_path(name: str) -> Path:
@@ -67,9 +74,9 @@ def _default_path(name: str) -> Path:
     return Path("runs") / f"race-{plain}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _race(setup: Setup, directory: RunDirectory, watcher: Watcher, command: str | None) -> Results:
+def _race(setup: Setup, directory: RunDirectory, watcher: Watcher) -> Results:
     journal = Journal(directory)
-    begun = journal.once("begun", "begun", lambda: _begin(setup, command))
+    begun = journal.once("begun", "begun", lambda: _begin(setup, directory))
     if begun["fingerprint"] != setup.source.fingerprint:
         raise DataError(
             f"{setup.source.spec} has changed since the race in {directory.path} began; "
@@ -85,13 +92,13 @@ def _race(setup: Setup, directory: RunDirectory, watcher: Watcher, command: str 
             ) from interrupted
 
 
-def _begin(setup: Setup, command: str | None) -> dict[str, Any]:
+def _begin(setup: Setup, directory: RunDirectory) -> dict[str, Any]:
     return {
         "thalweg": __version__,
-        "command": command or "thalweg.race(...) from Python",
+        "race": uuid.uuid4().hex,
+        "command": directory.config().get("command", "thalweg.race(...) from Python"),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": setup.source.fingerprint,
-        "looks": looks.count_and_add(setup.source.fingerprint),
     }
 
 
@@ -99,6 +106,7 @@ def _run(
     setup: Setup, journal: Journal, begun: dict[str, Any], watcher: Watcher, interruption: Interruption
 ) -> Results:
     info, cost = choose_engine(setup, journal)
+    looked = journal.once("looked", "looks", lambda: looks.count_and_add(begun["fingerprint"], begun["race"]))
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
     watcher.engine(info)
@@ -122,6 +130,7 @@ def _run(
         info,
         records,
         begun=begun,
+        test_looks=looked,
         step_seconds=seconds,
         seconds=journal.elapsed,
         seconds_by_stage=engine.seconds,
@@ -138,18 +147,20 @@ class _Meter:
     def __init__(self, plan: PlanInfo, watcher: Watcher, estimate: float) -> None:
         runs = plan.splits * len(plan.optimizers) * sum(planning.run_counts(plan).values())
         self._total = float(runs * plan.steps)
+        self._splits = plan.splits
         self._watcher = watcher
         self._estimate = estimate
         self._began = time.monotonic()
         self._done = 0.0
 
-    def advanced(self, stage: str, detail: str, steps: float) -> None:
+    def advanced(self, stage: str, key: str, steps: float) -> None:
         """Take in steps done; audits come on top of the plan and are never more than what was saved."""
+        replicate = int(key.partition("/")[0].removeprefix("r"))
         self._done = min(self._total, self._done + steps)
         self._watcher.progress(
             Progress(
                 stage=stage,
-                detail=detail,
+                detail=f"split {replicate + 1} of {self._splits}",
                 done=self._done,
                 total=self._total,
                 seconds_left=self._left(),

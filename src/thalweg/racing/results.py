@@ -124,7 +124,7 @@ class SettingInfo(_Record):
 class Trial(_Record):
     """One setting tried in the screening stage of one replicate.
 
-    ``wave`` 0 is the library default, 1 the published space, 2 the reserve (the extension when the
+    ``wave`` 0 is the library default, 1 the catalogue's space, 2 the reserve (the extension when the
     best was at an edge). ``edges`` names the hyperparameters within a twentieth of an end of the space.
     ``eliminated_at`` is the step at which it was stopped early, or ``None``.
     """

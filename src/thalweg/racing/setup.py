@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from thalweg.racing import pools
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 
 __all__ = [
-    "DEFAULT_MODEL",
     "DEFAULT_SCHEDULES",
     "DEFAULT_TRIALS",
     "RERUNS",
@@ -32,7 +32,6 @@ __all__ = [
 
 DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
 DEFAULT_TRIALS = 16
-DEFAULT_MODEL = "mlp:64"
 RERUNS = 3
 RERUN_SEEDS = 3
 
@@ -123,8 +122,8 @@ def understand(options: Options) -> Setup:
     if options.engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"--engine is {options.engine!r}, but must be auto, lanes or loop")
     for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
-        if value is not None and not value > 0:
-            raise OptionError(f"{name} is {value!r}, but must be a number above 0")
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise OptionError(f"{name} is {value!r}, but must be a finite number above 0")
     spaces = pools.spaces(entries, options.spaces or {})
     if options.data is None:
         raise OptionError("--data is missing; name a table, a folder or a built-in such as digits")
@@ -156,7 +155,7 @@ def understand(options: Options) -> Setup:
         planning.default_epochs(examples, batch_size) if options.epochs is None else options.epochs,
         least=1,
     )
-    spec = DEFAULT_MODEL if options.model is None else options.model
+    spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, seed)
     models.check(module, first, loss, metric)

@@ -135,7 +135,8 @@ def _screen(
         ]
         for name, drawn in settings.items()
     }
-    halving = Halving(plan, engine.journal, runs) if plan.eliminate else None
+    defaults = {pool[0].identity for pool in runs.values()} if wave == 1 else set()
+    halving = Halving(plan, engine.journal, runs, spared=defaults) if plan.eliminate else None
     outcomes = engine.run(
         f"r{r}/screen{wave}",
         [run for pool in runs.values() for run in pool],

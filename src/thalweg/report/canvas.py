@@ -12,7 +12,20 @@ from bokeh.plotting import figure
 
 from thalweg.report.numbers import shorten
 
-__all__ = ["DIVERGED_MARKER", "GRID", "INK", "Strip", "band", "canvas", "hover", "name_rows", "plain", "readable_logarithms", "row_height", "window"]
+__all__ = [
+    "DIVERGED_MARKER",
+    "GRID",
+    "INK",
+    "Strip",
+    "band",
+    "canvas",
+    "hover",
+    "name_rows",
+    "plain",
+    "readable_logarithms",
+    "row_height",
+    "window",
+]
 
 # Middle greys, legible on white and on black; a browser that knows the page's --bk- properties gets
 # the ink of its own colour scheme instead.
@@ -85,6 +98,9 @@ def hover(
     plot: figure, renderers: Sequence[object], tooltips: Sequence[tuple[str, str]], **options: object
 ) -> None:
     """Add a hover tool that is not shown in the toolbar."""
+    # crowded points would fill the screen with their tooltips; older releases of bokeh can't limit them
+    if "limit" in HoverTool.properties():
+        options = {"limit": 2, **options}
     plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(tooltips), visible=False, **options))
 
 

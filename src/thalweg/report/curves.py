@@ -108,7 +108,7 @@ def best_of_k(
     )
     plot.xaxis.ticker = FixedTicker(ticks=sorted({2**i for i in range(20) if 2**i <= most} | {most}))
     plot.xaxis.formatter = NumeralTickFormatter(format="0")
-    _draw(plot, lines, looks, "settings tried", "@x{0}", legend=True, alpha=0.07)
+    _draw(plot, lines, looks, "settings tried", "@x{0}", legend=True, alpha=0.055)
     return plot
 
 
@@ -181,7 +181,7 @@ def _draw(
     x_format: str,
     *,
     legend: bool,
-    alpha: float = 0.13,
+    alpha: float = 0.1,
 ) -> dict[str, list[Any]]:
     """Draw lines over bands, the best on top; return the renderers of each name."""
     log = plot.y_scale.__class__.__name__ == "LogScale"

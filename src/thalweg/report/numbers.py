@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from thalweg.racing.results import Results
 
-__all__ = ["MISSING", "ScoreFormat", "count", "duration", "general", "percent", "shorten", "time_unit"]
+__all__ = [
+    "MISSING",
+    "ScoreFormat",
+    "count",
+    "duration",
+    "finished",
+    "general",
+    "hyperparameter",
+    "percent",
+    "shorten",
+    "time_unit",
+]
 
 MISSING = "\u2013"
 _MINUS = "\u2212"
@@ -39,6 +50,17 @@ def general(value: float | bool | None, digits: int = 3) -> str:
     mantissa = _trim(mantissa)
     tens = f"10{str(exponent).translate(_SUPERSCRIPT)}"
     return _signs(tens if mantissa == "1" else f"{mantissa}{_TIMES}{tens}")
+
+
+def hyperparameter(value: float | bool | None) -> str:
+    """Write a hyperparameter; of one just below 1, such as a momentum, the distance to 1 is what counts.
+
+    >>> hyperparameter(0.99987), hyperparameter(0.9), hyperparameter(0.00321)
+    ('0.99987', '0.9', '0.00321')
+    """
+    if isinstance(value, float) and 0.9 < value < 1:
+        return general(value, math.ceil(-math.log10(1 - value)) + 1)
+    return general(value)
 
 
 def count(value: float | None) -> str:
@@ -85,6 +107,17 @@ def time_unit(seconds: float) -> tuple[str, float]:
     """
     # a thousandth less than a thousand is written as a thousand: take the next unit then
     return next(((u, s) for u, s in (("µs", 1e-6), ("ms", 1e-3)) if seconds < 999.5 * s), ("s", 1.0))
+
+
+def finished(text: str) -> str:
+    """End a sentence with a full stop; a first word that is plain lower case gets its capital.
+
+    >>> finished("nothing can be told apart"), finished("my_rule.py:rule is best.")
+    ('Nothing can be told apart.', 'my_rule.py:rule is best.')
+    """
+    first = text.split(" ", 1)[0]
+    begun = text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text
+    return begun if begun.endswith((".", "!", "?")) else begun + "."
 
 
 def shorten(text: str, length: int = 22) -> str:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from thalweg.errors import RunDirectoryError
 from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables
-from thalweg.report.numbers import ScoreFormat, count, duration, general, shorten
+from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity
 from thalweg.runs import RunDirectory, write_whole
@@ -161,6 +161,7 @@ def _page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"sentence": finished}
     environment.filters |= {"count": count, "general": general, "shorten": shorten, "duration": duration}
     style = Markup((texts / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, bokeh_version=bokeh.__version__, **values)

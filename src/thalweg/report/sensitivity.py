@@ -12,7 +12,7 @@ from bokeh.plotting import figure
 
 from thalweg.racing.results import OptimizerResult, Results, Trial
 from thalweg.report.canvas import DIVERGED_MARKER, GRID, INK, Strip, canvas, hover, window
-from thalweg.report.numbers import ScoreFormat, general
+from thalweg.report.numbers import ScoreFormat, general, hyperparameter
 from thalweg.report.palette import Look
 
 __all__ = ["RATE", "sensitivity"]
@@ -148,5 +148,5 @@ def _fate(trial: Trial, score: ScoreFormat) -> str:
 
 
 def _rest(trial: Trial) -> str:
-    parts = [f"{k} {general(v)}" for k, v in trial.setting.hyperparameters.items() if k != RATE]
+    parts = [f"{k} {hyperparameter(v)}" for k, v in trial.setting.hyperparameters.items() if k != RATE]
     return ", ".join([*parts, f"schedule {trial.setting.schedule}"])

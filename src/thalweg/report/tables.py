@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
-from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, percent
+from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, hyperparameter, percent
 
 __all__ = [
     "audits",
@@ -249,7 +249,7 @@ def spaces(results: Results) -> list[dict[str, Any]]:
             "name": name,
             "title": titles.get(name, name),
             "ranges": [
-                (hyper, f"{general(low)} to {general(high)}")
+                (hyper, f"{hyperparameter(low)} to {hyperparameter(high)}")
                 for hyper, (low, high) in results.plan.spaces.get(name, {}).items()
             ],
         }
@@ -362,7 +362,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def setting(info: SettingInfo, *, schedule: bool = False) -> str:
     """Write a setting on one line."""
-    parts = [f"{name} {general(value)}" for name, value in info.hyperparameters.items()]
+    parts = [f"{name} {hyperparameter(value)}" for name, value in info.hyperparameters.items()]
     return ", ".join(([*parts, info.schedule] if schedule else parts) or ["library defaults"])
 
 

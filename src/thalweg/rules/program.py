@@ -159,8 +159,11 @@ def scalar_tensors(scalars: Floats, p: Tensor) -> list[Tensor]:
 def _power(base: Any, exponent: Any) -> Any:
     # NumPy's pow has other bits for an array than for a number, and a lane must not depend on its company.
     if np.ndim(base) or np.ndim(exponent):
-        bases, exponents = np.broadcast_arrays(base, exponent)
-        return np.array([_power(b, e) for b, e in zip(bases.tolist(), exponents.tolist(), strict=True)])
+        bases, exponents = (part.tolist() for part in np.broadcast_arrays(base, exponent))
+        try:
+            return np.array(list(map(math.pow, bases, exponents)))
+        except (OverflowError, ValueError):
+            return np.array([_power(b, e) for b, e in zip(bases, exponents, strict=True)])
     try:
         return np.float64(math.pow(base, exponent))
     except OverflowError:

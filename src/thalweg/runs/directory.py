@@ -53,6 +53,7 @@ class RunDirectory:
         self.path = path
         self._lock = lock
         self._events: IO[bytes] | None = None
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
@@ -67,6 +68,7 @@ class RunDirectory:
         """
         path = Path(path)
         _refuse_existing(path)
+        made = [each for each in (path, *path.parents) if not each.exists()]
         draft: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +80,13 @@ class RunDirectory:
             write_whole(draft / "environment.json", as_json(environment()))
             draft.rename(path)
             sync_folder(path.parent)
-            return cls(path, _take_lock(path))
+            run = cls(path, _take_lock(path))
+            run._made = made
+            return run
         except OSError as problem:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
+            _remove_empty(made)
             _refuse_existing(path)
             raise RunDirectoryError(
                 f"the run directory {path} can't be made ({_reason(problem)}); give another --out"
@@ -240,6 +245,14 @@ class RunDirectory:
         """Remove every state under a name."""
         drop_state(self.path / "checkpoints" / name)
 
+    def discard(self) -> None:
+        """Take back what :meth:`create` made, the folders above it included, as if it had never been."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path not in self._made:
+            self.path.mkdir()
+        _remove_empty(self._made)
+
     def close(self) -> None:
         """Let another process write the directory."""
         if self._events is not None:
@@ -321,6 +334,12 @@ def _take_lock(path: Path) -> int:
             raise BlockingIOError from problem
     _held.add(path.resolve())
     return descriptor
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _umask() -> int:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from thalweg.runtimes.choose import apply, available, describe, initial_states, live_states
+from thalweg.runtimes.choose import (
+    apply,
+    available,
+    describe,
+    initial_states,
+    launch,
+    live_states,
+    specialise,
+)
 
-__all__ = ["apply", "available", "describe", "initial_states", "live_states"]
+__all__ = ["apply", "available", "describe", "initial_states", "launch", "live_states", "specialise"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.training import loop
-from thalweg.training.choose import Choice, choose
+from thalweg.training.choose import Choice
 from thalweg.training.cost import FORWARD, FORWARD_BACKWARD, measured_passes, step_seconds
 from thalweg.training.processes import portable, run_many
 
@@ -11,7 +11,6 @@ __all__ = [
     "FORWARD",
     "FORWARD_BACKWARD",
     "Choice",
-    "choose",
     "loop",
     "measured_passes",
     "portable",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from thalweg.lanes.randomness import Keyed, RunDraws
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
-from thalweg.training.cost import step_seconds
+from thalweg.training.cost import stepper, with_threads
 from thalweg.training.processes import portable
 
 __all__ = ["Choice", "choose"]
@@ -75,8 +77,8 @@ def choose(
         engine: ``"lanes"``, ``"loop"``, or ``"auto"`` for whichever is faster.
         processes: at most so many for the loop; default: one a core, on a CPU.
         most: the most lanes of a program.
-        seconds: length of each of about ten measurements; the fastest of each counts, since what else the
-            machine does only ever slows a step down.
+        seconds: length of each of about ten measurements of single steps, whose
+            medians count.
 
     Returns:
         The choice.
@@ -122,21 +124,22 @@ def choose(
             raise error(f"{why_not}; use the loop engine")
         return loop(why_not)
 
-    chunk, lane = trial.fastest(min(most, max(2, len(suited))), seconds)
-    entry = catalogue_entries[suited[0].setting.optimizer]
-    alone, _, _ = step_seconds(
-        entry,
-        suited[0].setting.hyperparameters,
-        factory=factory,
-        prepared=prepared,
-        workload=workload,
-        device=device,
-        seconds=seconds,
-        threads=loop_threads,
+    chunk, lane, threads = trial.fastest(min(most, max(2, len(suited))), seconds, threads)
+    setting = suited[0].setting
+    step = stepper(
+        catalogue_entries[setting.optimizer],
+        setting.hyperparameters,
+        factory,
+        prepared,
+        workload,
+        device,
     )
+    with with_threads(loop_threads):
+        alone = _step_seconds(step, seconds, torch.device(device))
     alone /= several
     numbers = (
-        f"a step of {chunk} lanes takes {_time(lane * chunk)}, {_time(lane)} a run, "
+        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'} takes "
+        f"{_time(lane * chunk)}, {_time(lane)} a run, "
         f"against {_time(alone)} a run in the loop"
     )
     numbers += f" of {several} processes" if several > 1 else ""
@@ -183,7 +186,7 @@ class _Trial:
         program = self._program(2)
         self.form = program.forward.form
         inputs, targets = self._batch(2)
-        first = float(program.step(inputs, targets, 1, torch.ones(2).numpy())[0])
+        first = float(program.step(inputs, targets, 1, np.ones((1, 2)))[0])
         alone = self._alone(program.runs[0].seed, inputs[0], targets[0])
         if abs(first - alone) > 1e-3 * max(1.0, abs(alone)):
             raise ModelError(f"its loss as a lane is {first:.6g}, but {alone:.6g} alone")
@@ -192,20 +195,27 @@ class _Trial:
         program.predict(inputs, 1)
         self.most = lanes_that_fit(needed, available_bytes(device))
 
-    def fastest(self, most: int, seconds: float) -> tuple[int, float]:
-        """The number of lanes with the least time a lane, and this time; more lanes win a near draw."""
+    def fastest(self, most: int, seconds: float, threads: int) -> tuple[int, float, int]:
+        """The number of lanes and of threads with the least time a lane, and this time.
+
+        More lanes win a near draw, and so does a single thread: small products gain nothing from more,
+        and lose much wherever something else wants the cores too.
+        """
         limit = min(most, self.most)
-        best: tuple[int, float] | None = None
-        for lanes in sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True):
-            time_a_lane = self._seconds(lanes, seconds) / lanes
-            if best is None or time_a_lane < 0.9 * best[1]:
-                best = lanes, time_a_lane
+        sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
+        best: tuple[int, float, int] | None = None
+        for count in sorted({1, threads}):
+            with with_threads(count):
+                for lanes in sizes:
+                    time_a_lane = self._seconds(lanes, seconds) / lanes
+                    if best is None or time_a_lane < 0.9 * best[1]:
+                        best = lanes, time_a_lane, count
         assert best is not None
         return best
 
     def _seconds(self, lanes: int, seconds: float) -> float:
         program, (inputs, targets) = self._program(lanes), self._batch(lanes)
-        factors, step = torch.ones(lanes).numpy(), 0
+        factors, step = np.broadcast_to(1.0, (10_000, lanes)), 0
 
         def advance() -> None:
             nonlocal step
@@ -253,7 +263,7 @@ def _step_seconds(step: Callable[[], None], seconds: float, device: torch.device
         began = now()
         step()
         times.append(now() - began)
-    return min(times)
+    return statistics.median(times)
 
 
 def _time(seconds: float) -> str:

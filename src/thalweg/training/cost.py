@@ -16,7 +16,7 @@ from thalweg.entries import Workload
 from thalweg.lanes.course import initial_module, orders, steps_an_epoch
 from thalweg.models import Factory
 
-__all__ = ["FORWARD", "FORWARD_BACKWARD", "measured_passes", "step_seconds"]
+__all__ = ["FORWARD", "FORWARD_BACKWARD", "measured_passes", "step_seconds", "stepper", "with_threads"]
 
 FORWARD = 1.0
 """Work of a forward pass over a batch: the unit."""
@@ -50,8 +50,8 @@ def step_seconds(
     Returns:
         The lowest, the median and the highest of the measurements.
     """
-    step = _stepper(entry, hyperparameters, factory, prepared, workload, device)
-    with _threads(threads):
+    step = stepper(entry, hyperparameters, factory, prepared, workload, device)
+    with with_threads(threads):
         times = _measure(step, repeats, seconds, torch.device(device))
     return min(times), statistics.median(times), max(times)
 
@@ -84,7 +84,7 @@ def measured_passes(
         loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
 
     place = torch.device(device)
-    with _threads(threads):
+    with with_threads(threads):
         ahead = statistics.median(_measure(forward, repeats, seconds, place))
         return statistics.median(_measure(both, repeats, seconds, place)) / ahead
 
@@ -108,7 +108,7 @@ def _parts(
     return model, loss, batch
 
 
-def _stepper(
+def stepper(
     entry: Entry,
     hyperparameters: Mapping[str, float | bool],
     factory: Factory,
@@ -116,6 +116,7 @@ def _stepper(
     workload: Workload,
     device: str,
 ) -> Callable[[], None]:
+    """Return a function that does one step of a run alone, as :func:`step_seconds` measures it."""
     model, loss, batch = _parts(factory, prepared, workload, device)
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **hyperparameters)
 
@@ -152,7 +153,8 @@ def _now(device: torch.device) -> float:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def with_threads(count: int) -> Iterator[None]:
+    """Set torch's threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

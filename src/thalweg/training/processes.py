@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,7 +135,7 @@ def _spread(
     reason = portable(**common)
     if reason is not None:
         raise OptionError(f"{reason}; use one process")
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     halt = context.Event()
     stopped = False
     with TemporaryDirectory(prefix="thalweg-") as folder:
@@ -157,7 +161,7 @@ def _collect(
 ) -> bool:
     """Hand every outcome on as it comes; return whether the work was stopped."""
     stopped = False
-    with _without_main():
+    with _without_main(), _signals_blocked():
         waiting = {pool.submit(_work, each) for each in runs}
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -169,6 +173,12 @@ def _collect(
                 outcome = future.result()
                 if outcome is not None:
                     ended(outcome)
+        except BrokenProcessPool:
+            # a signal to the whole process group ends the workers too; ours may be a moment behind theirs
+            time.sleep(0.2)
+            if stop is not None and stop():
+                return True
+            raise
         except BaseException:
             halt.set()
             for future in waiting:
@@ -177,14 +187,36 @@ def _collect(
     return stopped
 
 
+def _context() -> Any:
+    """A server that imports torch once and forks, where there can be one; else each worker imports it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # the last two take seconds, and the first optimizer and its first step import them
+    context.set_forkserver_preload([__name__, "torch._dynamo", "numba"])
+    return context
+
+
 _COMMON: dict[str, Any] = {}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _prepare(file: Path, threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with file.open("rb") as source:
         _COMMON.update(pickle.load(source), stop=halt.is_set)
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed parent would wait for ever, and write beside the one that resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(run: Run) -> Outcome | None:
@@ -192,6 +224,19 @@ def _work(run: Run) -> Outcome | None:
         return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
     except Interrupted:
         return None
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start processes that hear no signal before they are ready: a Ctrl-C would end them with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

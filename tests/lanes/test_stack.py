@@ -1,0 +1,90 @@
+"""Stacking modules, and refusing those that can't be stacked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from thalweg.errors import ModelError
+from thalweg.lanes.course import initial_module
+from thalweg.lanes.stack import Stack, refusal
+
+CPU = torch.device("cpu")
+
+
+def factory(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(shape[0], 3), nn.BatchNorm1d(3), nn.Linear(3, outputs))
+
+
+def test_rows_are_the_modules_of_their_seeds() -> None:
+    stack = Stack.build(factory, (4,), 2, [5, 9, 5], CPU)
+    for row, seed in enumerate((5, 9, 5)):
+        alone = initial_module(factory, (4,), 2, seed)
+        for name, tensor in alone.state_dict().items():
+            assert torch.equal(stack.tensors[name][row], tensor)
+    assert len(stack) == 3
+    assert stack.trainable == [name for name, _ in alone.named_parameters()]
+    assert all(p.requires_grad and p.is_contiguous() for p in stack.parameters)
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    Stack.build(factory, (4,), 2, [1, 2], CPU)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_kept_rows_keep_their_values_and_need_gradients() -> None:
+    stack = Stack.build(factory, (4,), 2, [1, 2, 3], CPU)
+    before = {name: tensor.detach().clone() for name, tensor in stack.tensors.items()}
+    stack.keep(torch.tensor([0, 2]))
+    for name, tensor in stack.tensors.items():
+        assert torch.equal(tensor, before[name][[0, 2]])
+        assert tensor.requires_grad == (name in stack.trainable)
+        assert tensor.is_leaf
+
+
+def test_tied_parameters_are_stacked_once_and_frozen_ones_get_no_gradient() -> None:
+    def tied(shape: tuple[int, ...], outputs: int) -> nn.Module:
+        module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, outputs))
+        module[1].weight = module[0].weight
+        module[2].weight.requires_grad_(False)
+        return module
+
+    stack = Stack.build(tied, (3,), 2, [1, 2], CPU)
+    assert set(stack.tensors) == {"0.weight", "0.bias", "1.bias", "2.weight", "2.bias"}
+    assert set(stack.trainable) == {"0.weight", "0.bias", "1.bias", "2.bias"}
+    assert not stack.tensors["2.weight"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), "no trainable parameters"),
+        (nn.LazyLinear(3), "lazy"),
+        (nn.LSTM(2, 3), "recurrent"),
+        (nn.Embedding(3, 2, sparse=True), "sparse"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), "several types"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_a_refusal_says_why(module: nn.Module, said: str) -> None:
+    assert said in (refusal(module) or "")
+    if not isinstance(module, nn.LazyLinear):
+        with pytest.raises(ModelError, match=said):
+            Stack.build(lambda shape, outputs: module, (2,), 2, [1], CPU)
+
+
+def test_another_structure_under_another_seed_is_refused() -> None:
+    def moody(shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return nn.Linear(2, 2 + torch.randint(0, 2**20, ()).item())
+
+    with pytest.raises(ModelError, match="another random seed"):
+        Stack.build(moody, (2,), 2, [1, 2], CPU)
+
+
+def test_a_factory_must_return_a_module() -> None:
+    with pytest.raises(ModelError, match="returned str"):
+        initial_module(lambda shape, outputs: "no", (2,), 2, 0)  # type: ignore[arg-type,return-value]
