@@ -2,11 +2,11 @@
 
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt
 from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, SteepestDescent
-from thalweg.secondorder.least_squares import least_squares
-from thalweg.secondorder.minimize import METHODS, minimize
+from thalweg.secondorder.minimizing import METHODS, minimize
 from thalweg.secondorder.newton import Newton, NewtonCG, Normalized
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Values
 from thalweg.secondorder.solution import Counts, Record, Solution, Status
+from thalweg.secondorder.squares import least_squares
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
 __all__ = [

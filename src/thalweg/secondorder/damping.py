@@ -46,7 +46,8 @@ class LevenbergMarquardt:
 
     The gain is the decrease of the function over that of the model. A step with a gain above 0 is taken, and
     mu is multiplied by ``max(1/3, 1 - (2 * gain - 1)^3)``; otherwise it is multiplied by 2, then 4, 8, ...,
-    and tried again from the same point. A value that isn't finite counts as no gain.
+    and tried again from the same point. A value that isn't finite counts as no gain. Where the model promises
+    no more than rounding, a step is taken if the gradient becomes smaller.
 
     Args:
         damping: the first mu, as a part of the largest element on G's diagonal; above 0.
@@ -139,10 +140,18 @@ def descend_damped(
         gain = (value - after) / predicted if predicted > 0 else -math.inf
         if after == -math.inf:
             status = Status.UNBOUNDED
-        elif math.isfinite(after) and gain > 0:
-            change, x, value = value - after, there, after
-            model = problem.model(x)
-            ((norm,),) = problem.fetch([model.gradient.abs().amax()])
+            break
+        noise = 10 * torch.finfo(space.dtype(x)).eps * abs(value)
+        # where values no longer differ beyond rounding, the gradient tells whether a step is one forward
+        level = abs(after - value) <= noise and 0 < predicted <= noise
+        following = problem.model(there) if level or (math.isfinite(after) and gain > 0) else None
+        if following is not None:
+            ((reached,),) = problem.fetch([following.gradient.abs().amax()])
+            if level and not reached < norm:
+                following = None
+        if following is not None:
+            gain = 1.0 if level else gain
+            change, x, value, norm, model = abs(value - after), there, after, reached, following
             scale = _scale(settings, model.diagonal, scale)
             used = mu
             mu, growth = mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0

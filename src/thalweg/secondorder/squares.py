@@ -10,7 +10,7 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
-from thalweg.secondorder.minimize import named_search, solution_of
+from thalweg.secondorder.minimizing import named_search, solution_of
 from thalweg.secondorder.problem import Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Search
 from thalweg.secondorder.solution import Solution, Tally
