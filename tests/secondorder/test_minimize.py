@@ -216,6 +216,57 @@ def test_a_small_change_ends_it_only_where_asked_for() -> None:
     assert abs(solution.trace[-1].value - solution.trace[-2].value) <= 1e-3
 
 
+# ---- counts and conditions, seen from outside
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_counts_are_what_was_called(method: str) -> None:
+    calls = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(x)
+        return rosenbrock(x)
+
+    counts = minimize(counted, HARD, method=method, max_iterations=30).counts
+    # a Hessian or the first product at a point evaluates the function once more, as a gradient with its graph
+    assert len(calls) == counts.gradients
+    assert counts.gradients - counts.evaluations == (
+        counts.hessians or min(counts.iterations, counts.products)
+    )
+    assert counts.round_trips == counts.evaluations + (counts.products if method == "newton-cg" else 0)
+    lanes = minimize(counted, lane_starts(), method=method, max_iterations=10, lanes=True).counts
+    assert lanes.round_trips <= lanes.evaluations + (lanes.products if method == "newton-cg" else 0)
+
+
+@pytest.mark.parametrize(
+    "method", ["bfgs", "lbfgs", "cg-fr", "cg-pr+", "cg-dy", "newton", "steepest-descent"]
+)
+def test_every_accepted_step_meets_the_strong_wolfe_conditions(method: str) -> None:
+    c2 = {"bfgs": 0.9, "lbfgs": 0.9, "newton": 0.9, "steepest-descent": 0.4}.get(method, 0.1)
+    points = [minimize(rosenbrock, HARD, method=method, max_iterations=k).x for k in range(15)]
+    for before, after in pairwise(points):
+        slopes, values = [], []
+        for point in (before, after):
+            x = point.clone().requires_grad_()
+            value = rosenbrock(x)
+            (gradient,) = torch.autograd.grad(value, x)
+            slopes.append(float(gradient @ (after - before)))
+            values.append(value.item())
+        assert slopes[0] < 0
+        assert abs(slopes[1]) <= c2 * abs(slopes[0]) * (1 + 1e-9)
+        assert values[1] <= values[0] + 1e-4 * slopes[0] + 1e-14
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_single_precision_arrives_as_far_as_it_goes(method: str) -> None:
+    solution = minimize(rosenbrock, HARD.float(), method=method, tolerance=1e-3)
+    assert solution.converged
+    torch.testing.assert_close(solution.x, torch.ones(2), rtol=0, atol=5e-3)
+    further = minimize(rosenbrock, HARD.float(), method=method, tolerance=0.0, max_iterations=200)
+    assert further.value <= 1e-6
+    assert further.status in (Status.SEARCH_FAILED, Status.CONVERGED, Status.ITERATION_LIMIT)
+
+
 # ---- robustness
 
 

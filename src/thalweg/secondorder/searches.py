@@ -83,11 +83,14 @@ class Search(ABC):
         first: what the usual first step is multiplied by; the first step itself where ``absolute``.
         absolute: whether the first step is ``first``, whatever the direction.
         exact: whether the first step is the exact one of a quadratic, from its curvature.
+        cautious: whether an absolute first step is multiplied by ``min(1, 1 / |g|_1)`` while nothing is known
+            of the curvature.
     """
 
     absolute: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     first: float = 1.0
+    cautious: bool = False
 
     @abstractmethod
     def course(self, start: Trial, first: float, noise: float) -> Course:
@@ -122,6 +125,7 @@ class Fixed(Search):
 
     def __post_init__(self) -> None:
         _check_positive(self, "step", self.step)
+        object.__setattr__(self, "first", self.step)
 
     def course(self, start: Trial, first: float, noise: float) -> Course:
         """Try ``first``, then halves of it."""

@@ -108,7 +108,8 @@ class Solution:
         value: of the function there; a tensor ``[K]`` for lanes.
         gradient_norm: largest magnitude in the gradient there; a tensor ``[K]`` for lanes.
         status: why it ended; for lanes the first that isn't convergence, or convergence.
-        counts: what it cost; for lanes all together, a round counted once for all of them.
+        counts: what it cost; for lanes iterations are those of all together, and everything else is counted
+            once for all of them, as it was computed.
         trace: every accepted step, the start first; for lanes those of the lane in ``lanes``.
         lanes: for lanes, what each of them found; otherwise empty.
     """

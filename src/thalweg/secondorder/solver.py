@@ -253,8 +253,8 @@ class _Descent:
         if search.exact:
             return torch.where(curvature > 0, -slope / curvature, cautious)
         if search.absolute:
-            whole = torch.full_like(slope, getattr(search, "step", 1.0))
-            if getattr(search, "cautious", False):
+            whole = torch.full_like(slope, search.first)
+            if search.cautious:
                 choice = [lane.fresh for lane in lanes]
                 return _pick(space, choice, whole * cautious, whole)
             return whole
