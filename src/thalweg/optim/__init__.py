@@ -9,16 +9,24 @@ from thalweg.optim.descent import SGD, Momentum, Nesterov
 from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
+from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG
+from thalweg.secondorder.matrix_faces import GaussNewton, LevenbergMarquardt, Newton
 
 __all__ = [
+    "BFGS",
+    "LBFGS",
     "SGD",
     "Adagrad",
     "Adam",
     "AdamW",
+    "GaussNewton",
+    "LevenbergMarquardt",
     "Lion",
     "Momentum",
     "NAdam",
     "Nesterov",
+    "Newton",
+    "NonlinearCG",
     "Quickprop",
     "RMSprop",
     "Rprop",
