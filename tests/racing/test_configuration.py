@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import OptionError, RunDirectoryError, UserError
@@ -109,6 +109,8 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
 plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text()
 
 
+# the first draw may wait for imports
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(list(PLAIN)), plain), st.dictionaries(st.sampled_from(list(PLAIN)), plain)
 )

@@ -169,7 +169,7 @@ def test_listed_values(surface: Surface) -> None:
     for point in points(surface):
         assert len(point.x) == surface.n
         found = surface(at(point)).item()
-        assert found == pytest.approx(point.value, rel=1e-12, abs=1e-20)
+        assert found == pytest.approx(point.value, rel=1e-12, abs=1e-18)
 
 
 def test_gradients_are_zero_at_listed_points(surface: Surface) -> None:
