@@ -138,7 +138,7 @@ CASES = {
 }
 
 
-NEEDS_THALWEG = {"table, own rule"}
+NEEDS_THALWEG = {"table, own rule", "digits, an optimizer that evaluates a mean"}
 
 
 @pytest.fixture

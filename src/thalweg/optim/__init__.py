@@ -6,17 +6,21 @@ from thalweg.optim.adaptive import Adagrad, Adam, AdamW, NAdam, RMSprop
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
+from thalweg.optim.muon import Muon
 from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
+from thalweg.optim.soap import SOAP
 
 __all__ = [
     "SGD",
+    "SOAP",
     "Adagrad",
     "Adam",
     "AdamW",
     "Lion",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
     "Quickprop",
