@@ -45,6 +45,7 @@ from thalweg.entries import Run, Setting, Workload
 from thalweg.objectives import Task
 from thalweg.streams import order
 from thalweg.training import choose, run_many
+from thalweg.training.cost import with_threads
 
 Work = Callable[[], object]
 FUSED = {
@@ -131,7 +132,7 @@ CASES = [
     Case("mlp 64-32-10", "mlp:32", (64,), 1077, 4),
     Case("mlp 64-32-10, four optimizers", "mlp:32", (64,), 1077, 4, optimizers=tuple(FUSED)),
     Case("mlp 784-64-10", "mlp:64", (784,), 2048, 1),
-    Case("cnn 16-32", "cnn:16,32", (1, 28, 28), 512, 2, settings=4),
+    Case("cnn 16-32", "cnn:16,32", (1, 28, 28), 512, 20, settings=4),
 ]
 
 
@@ -303,10 +304,14 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
     """Run one case."""
     given, runs = case.common(), case.runs()
     choice = choose.choose(runs, most=case.settings, **given)
-    if choice.kind == "lanes":
-        ours: Work = lambda: lanes.run(runs, chunk=choice.chunk, **given)  # noqa: E731
-    else:
-        ours = lambda: run_many(runs, threads=torch.get_num_threads(), **given)  # noqa: E731
+
+    def ours() -> None:
+        with with_threads(choice.threads):
+            if choice.kind == "lanes":
+                lanes.run(runs, chunk=choice.chunk, **given)
+            else:
+                run_many(runs, processes=choice.processes, threads=choice.threads, **given)
+
     pair = Pair(case)
     contenders = {
         "thalweg": ours,
@@ -324,7 +329,13 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
         "steps": case.steps,
         "batch": case.batch,
         "optimizers": list(case.optimizers),
-        "engine": {"kind": choice.kind, "forward": choice.forward, "chunk": choice.chunk},
+        "engine": {
+            "kind": choice.kind,
+            "forward": choice.forward,
+            "chunk": choice.chunk,
+            "processes": choice.processes,
+            "threads": choice.threads,
+        },
         "reason": choice.reason,
         "milliseconds_a_step_of_all": {
             name: spread([each * s for s in values]) for name, values in seconds.items()

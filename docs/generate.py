@@ -6,11 +6,12 @@ import inspect
 import json
 import re
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from thalweg import catalogue, schedules
+from thalweg import catalogue, schedules, surfaces, tasks
 from thalweg.catalogue import Entry
 from thalweg.cli.race import race
 from thalweg.racing import results
@@ -93,7 +94,44 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"options": options, "optimizers": optimizers, "schedules": shapes}
+def landscapes() -> str:
+    """Return a table of the surfaces, and of what is known of each."""
+    lines = ["| name | what it is | n | minima | beside them | source |", "|---|---|---|---|---|---|"]
+    for name in surfaces.names():
+        one = surfaces.get(name)
+        shown = f"{one.number}: " if one.number else ""
+        squares = f", m = {one.m}" if isinstance(one, surfaces.LeastSquares) else ""
+        counted = Counter(f"{point.value:.6g}" for point in one.minima)
+        minima = ", ".join(value if k == 1 else f"{value} ({k} times)" for value, k in counted.items())
+        beside = [f"{point.kind} {point.value:.6g}" for point in one.stationary]
+        beside += [f"at infinity {value:.6g}" for value in dict.fromkeys(p.value for p in one.limits)]
+        cells = (f"`{name}`", shown + one.summary, f"{one.n}{squares}", minima, ", ".join(beside), one.source)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def problems() -> str:
+    """Return a table of the tasks."""
+    lines = [
+        "| name | what it is | examples | parameters | residuals | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in tasks.names():
+        one = tasks.get(name)
+        count = sum(p.numel() for p in one.parameters())
+        residuals = "yes" if one.least_squares else ""
+        cells = (f"`{name}`", one.summary, str(one.examples), str(count), residuals, one.source)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "options": options,
+    "optimizers": optimizers,
+    "schedules": shapes,
+    "surfaces": landscapes,
+    "tasks": problems,
+}
 
 
 def pages() -> dict[Path, str]:

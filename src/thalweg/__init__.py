@@ -4,8 +4,8 @@
 >>> thalweg.schedules.build("cosine", total=100)(0)
 1.0
 
-``thalweg.race`` and the submodules are imported when they are first used, so that ``import thalweg``
-itself costs nothing.
+``thalweg.race``, ``thalweg.minimize``, ``thalweg.least_squares`` and the submodules are imported when they
+are first used, so that ``import thalweg`` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ if TYPE_CHECKING:
     from thalweg import runs as runs
     from thalweg import runtimes as runtimes
     from thalweg import schedules as schedules
+    from thalweg import secondorder as secondorder
     from thalweg import streams as streams
+    from thalweg import surfaces as surfaces
+    from thalweg import tasks as tasks
     from thalweg import training as training
     from thalweg import verbs as verbs
+    from thalweg.secondorder import least_squares as least_squares
+    from thalweg.secondorder import minimize as minimize
     from thalweg.verbs import race as race
 
 __all__ = [
@@ -42,6 +47,8 @@ __all__ = [
     "entries",
     "errors",
     "lanes",
+    "least_squares",
+    "minimize",
     "models",
     "objectives",
     "optim",
@@ -54,7 +61,10 @@ __all__ = [
     "runs",
     "runtimes",
     "schedules",
+    "secondorder",
     "streams",
+    "surfaces",
+    "tasks",
     "training",
     "verbs",
 ]
@@ -66,6 +76,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name == "race":
             return importlib.import_module("thalweg.verbs").race
+        if name in ("minimize", "least_squares"):
+            return getattr(importlib.import_module("thalweg.secondorder"), name)
         if name in __all__:
             return importlib.import_module(f"thalweg.{name}")
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")

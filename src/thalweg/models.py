@@ -133,7 +133,7 @@ def _find(spec: Spec) -> Factory:
     if rest and not rest[0].isdigit():
         return _own(load_object(spec, "model", ModelError), spec)
     near = nearest(family, ("linear", "mlp:128,64", "cnn:16,32"))
-    raise ModelError(f"there is no model {spec!r}; {near}, or write 'file.py:factory'")
+    raise ModelError(f"there is no model {spec!r}; {near} (your own: 'file.py:factory')")
 
 
 def default(input_shape: tuple[int, ...]) -> str:

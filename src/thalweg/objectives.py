@@ -207,7 +207,9 @@ def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Tas
     if spec not in _LOSSES:
         if ":" in spec:
             return Loss(spec, _find(spec, "loss"))
-        raise OptionError(f"there is no loss {spec!r}; {nearest(spec, _LOSSES)}, or write 'file.py:function'")
+        raise OptionError(
+            f"there is no loss {spec!r}; {nearest(spec, _LOSSES)} (your own: 'file.py:function')"
+        )
     kinds, functions = _LOSSES[spec]
     if task.kind not in kinds:
         raise OptionError(
@@ -387,7 +389,7 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
         if ":" in spec:
             return _own_metric(spec, _find(spec, "metric"), task)
         raise OptionError(
-            f"there is no metric {spec!r}; {nearest(spec, _METRICS)}, or write 'file.py:function'"
+            f"there is no metric {spec!r}; {nearest(spec, _METRICS)} (your own: 'file.py:function')"
         )
     if _METRICS[spec] != task.kind:
         fitting = names("metric", task)

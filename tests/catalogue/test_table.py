@@ -81,7 +81,7 @@ def test_names_and_order() -> None:
     assert all(catalogue.get(name).name == name for name in NAMES)
     with pytest.raises(RuleError, match=r"there is no optimizer 'adma'; did you mean 'adam'"):
         catalogue.get("adma")
-    with pytest.raises(RuleError, match=r"write 'file\.py:name'"):
+    with pytest.raises(RuleError, match=r"your own: 'file\.py:name'"):
         catalogue.resolve("lamb")
 
 

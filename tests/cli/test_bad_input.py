@@ -14,6 +14,23 @@ from thalweg.cli import app
 
 Files = Mapping[str, str | bytes]
 
+UNLIKE_ITSELF = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.body(x) * (2.0 if float(x.detach().sum()) > 0 else 1.0)
+
+
+def net(input_shape, outputs):
+    return Net()
+"""
+
 GOOD = "a,b,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 2]}\n" for i in range(60))
 IDX = struct.pack(">HBBIII", 0, 8, 3, 4, 2, 2) + bytes(16)
 LABELS = struct.pack(">HBBI", 0, 8, 1, 4) + bytes([0, 1, 0, 1])
@@ -238,6 +255,73 @@ def test_resume_without_a_race(refused: Refused) -> None:
     assert "out" in refused("--data", "iris", "--resume")
 
 
-@pytest.mark.parametrize("goal", ["1.5", "nan"])
+@pytest.mark.parametrize("goal", ["1.5", "nan", "inf", "0", "-1"])
 def test_a_goal_that_can_not_be_reached(goal: str, refused: Refused) -> None:
-    assert "--goal" in refused("--data", "iris", "--goal", goal)
+    said = refused("--data", "iris", f"--goal={goal}")
+    assert f"--goal {goal} " in said or f"--goal is {goal}," in said
+    assert "accuracy" in said
+
+
+def test_a_goal_below_the_least_error(refused: Refused) -> None:
+    said = refused("--data", "diabetes", "--goal=-3")
+    assert "rmse is at least 0 by definition" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--data", "nowhere.csv"),
+        ("--data", "iris", "--epochs", "0"),
+        ("--data", "iris", "--optimizers", ""),
+        ("--data", "iris", "--schedules", ""),
+        ("--data", "iris", "--goal", "2"),
+        # these two show only when lanes are tried
+        ("--data", "iris", "--optimizers", "torch.optim:RAdam", "--engine", "lanes"),
+        ("--data", "iris", "--model", "own.py:net", "--engine", "lanes"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_left_behind_where_no_directory_was_named(
+    options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "own.py").write_text(UNLIKE_ITSELF)
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["race", *options]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["own.py"]
+
+
+def test_a_resume_without_a_directory(refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["race", "--data", "iris", "--resume"]) == 2
+    assert "--resume needs --out" in capsys.readouterr().err
+
+
+def test_a_resume_of_what_is_no_race(refused: Refused) -> None:
+    said = refused("--resume", files={"out/results.json": "{}"})
+    assert "out is no run directory: it has no config.toml" in said
+
+
+def test_a_resume_with_another_option(refused: Refused) -> None:
+    config = 'kind = "race"\nversion = 1\ndata = "iris"\nbatch_size = 16\n'
+    files = {"out/config.toml": config, "out/events.jsonl": "", "out/.lock": ""}
+    said = refused("--batch-size", "32", "--resume", files=files)
+    assert "--batch-size is 32, but the race in out was begun with 16" in said
+
+
+def test_a_damaged_configuration(refused: Refused) -> None:
+    files = {"out/config.toml": "kind = race", "out/events.jsonl": "", "out/.lock": ""}
+    assert "config.toml can't be read" in refused("--resume", files=files)
+
+
+def test_damaged_events(refused: Refused) -> None:
+    files = {
+        "out/config.toml": 'kind = "race"\nversion = 1\n',
+        "out/events.jsonl": "{}\nno\n{}\n",
+        "out/.lock": "",
+    }
+    assert "line 2 of out/events.jsonl is damaged" in refused("--resume", files=files)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thalweg.errors import OptionError, RunDirectoryError, UserError
-from thalweg.racing.configuration import merged, refuse_existing, written
+from thalweg.racing.configuration import merged, written
 from thalweg.racing.setup import Options
+from thalweg.runs.directory import refuse_existing
 from thalweg.runs.files import as_toml
 
 HERE = Path("here")
@@ -100,7 +101,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refuse_existing(tmp_path / "empty")
     (tmp_path / "file").write_text("")
-    for taken in (tmp_path, tmp_path / "file"):
+    for taken in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(RunDirectoryError, match="--out"):
             refuse_existing(taken)
 

@@ -184,8 +184,8 @@ def test_unknown_names():
     p = [torch.zeros(2)]
     with pytest.raises(OptionError, match="no hyperparameter 'rate'"):
         runtimes.apply(rules.sgd, p, p, {}, {"rate": 1.0}, {}, 1)
-    with pytest.raises(OptionError, match="runtime is 'gpu'"):
-        runtimes.apply(rules.sgd, p, p, {}, {}, {}, 1, runtime="gpu")
+    with pytest.raises(OptionError, match="runtime is 'tpu'"):
+        runtimes.apply(rules.sgd, p, p, {}, {}, {}, 1, runtime="tpu")
 
 
 class TestWithoutNumba:
@@ -207,8 +207,8 @@ class TestWithoutNumba:
         assert "run eagerly, which is slower: Numba isn't installed (pip install" in record.message
 
     def test_what_is_available(self):
-        assert runtimes.available() == ("eager",)
-        assert runtimes.describe().startswith("no CPU kernels: Numba isn't installed; eager")
+        assert "cpu" not in runtimes.available()
+        assert runtimes.describe().startswith("no CPU kernels: Numba isn't installed; ")
 
     def test_asked_for_it_is_refused(self):
         with pytest.raises(OptionError, match="there are no CPU kernels: Numba isn't installed"):
@@ -245,5 +245,5 @@ def test_a_numba_that_was_told_not_to_compile(monkeypatch):
 
 @needs_numba
 def test_describe():
-    assert runtimes.available() == ("cpu", "eager")
+    assert runtimes.available()[-2:] == ("cpu", "eager")
     assert runtimes.describe().startswith("CPU kernels by Numba ")

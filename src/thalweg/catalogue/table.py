@@ -44,8 +44,8 @@ def get(name: str) -> Entry:
     """
     if name not in _TABLE:
         raise RuleError(
-            f"there is no optimizer {name!r}; {nearest(name, _TABLE)}; for your own write 'file.py:name' or "
-            f"'package.module:name'"
+            f"there is no optimizer {name!r}; {nearest(name, _TABLE)} "
+            f"(your own: 'file.py:name' or 'package.module:name')"
         )
     return _TABLE[name]
 

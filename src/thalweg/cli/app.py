@@ -20,7 +20,7 @@ from thalweg import __version__
 from thalweg.cli.list import list_
 from thalweg.cli.race import race
 from thalweg.cli.report import report
-from thalweg.errors import Interrupted, ThalwegError
+from thalweg.errors import Interrupted, OptionError, ThalwegError
 
 __all__ = ["app", "main", "run"]
 
@@ -64,6 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     arguments = list(arguments) or ["--help"]
     try:
+        _refuse_what_is_no_text(arguments)
         with _sigterm_as_sigint():
             code = typer.main.get_command(app).main(
                 args=arguments, prog_name="thalweg", standalone_mode=False, obj=arguments
@@ -82,6 +83,13 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Bytes that aren't UTF-8 reach us as lone surrogates, which no file of ours could hold."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise OptionError(f"{argument!a} isn't text in UTF-8; rename what it names")
 
 
 @contextlib.contextmanager

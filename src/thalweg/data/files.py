@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def check_file(path: Path) -> None:
     Raises:
         DataError: with the nearest names where there is none.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise DataError(f"{path} is a folder; write images:{path} or idx:{path}, or name a file in it")
     try:
         with path.open("rb") as file:
@@ -61,9 +62,9 @@ def check_folder(path: Path, spec: str) -> None:
     Raises:
         DataError: with the nearest names where there is none.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         raise DataError(f"{str(path)!r} in {spec!r} is a file, but a folder is needed")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(f"there is no folder {str(path)!r}{_near(path)}")
 
 
@@ -91,7 +92,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def _near(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"; there is no folder {str(path.parent)!r} either"
     hint = nearest(path.name, [other.name for other in path.parent.iterdir()])
     return f"; {hint}" if hint.startswith("did you") else f"; looked in {path.parent.absolute()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _kind(spec: str) -> tuple[str, str]:
         return "builtin", spec
     if colon and before and after:
         return "own", spec
-    if Path(spec).exists() or "." in spec or "/" in spec:
+    if os.path.exists(spec) or "." in spec or "/" in spec:
         check_file(Path(spec))
         if lower.endswith(".py"):
             raise DataError(f"{spec!r} names no function; write '{spec}:function'")

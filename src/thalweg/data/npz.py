@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.data.arrays import ArraySource, from_arrays
-from thalweg.data.files import check_file
+from thalweg.data.files import check_file, looks_like
 from thalweg.errors import DataError, nearest
 
 __all__ = ["read_npz"]
@@ -35,6 +35,15 @@ def read_npz(
         DataError: it can't be read, or its arrays can't be used.
     """
     check_file(path)
+    with path.open("rb") as file:
+        first = file.read(16)
+    if not first.startswith((b"PK", b"\x93NUMPY")):
+        looks = looks_like(first)
+        raise DataError(
+            f"{path} isn't the NumPy archive that its name says"
+            + (f" (it looks like {looks})" if looks else "")
+            + "; save the arrays with np.savez, or rename it"
+        )
     try:
         # Opened here, since NumPy leaves a file open that it can't read.
         with path.open("rb") as file:

@@ -11,18 +11,26 @@ from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
 from thalweg.optim.soap import SOAP
+from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG
+from thalweg.secondorder.matrix_faces import GaussNewton, LevenbergMarquardt, Newton
 
 __all__ = [
+    "BFGS",
+    "LBFGS",
     "SGD",
     "SOAP",
     "Adagrad",
     "Adam",
     "AdamW",
+    "GaussNewton",
+    "LevenbergMarquardt",
     "Lion",
     "Momentum",
     "Muon",
     "NAdam",
     "Nesterov",
+    "Newton",
+    "NonlinearCG",
     "Quickprop",
     "RMSprop",
     "Rprop",

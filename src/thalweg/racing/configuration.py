@@ -10,7 +10,7 @@ from typing import Any
 from thalweg.errors import OptionError, RunDirectoryError
 from thalweg.racing.setup import Options
 
-__all__ = ["merged", "refuse_existing", "written"]
+__all__ = ["merged", "written"]
 
 _OBJECTS = "objects"
 # as the command spells them
@@ -18,16 +18,6 @@ _OPTIONS = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(
     "spaces": "--space",
     "types": "--type",
 }
-
-
-def refuse_existing(path: Path) -> None:
-    """Refuse early, before data are read, a run directory that exists already."""
-    if path.is_dir() and any(path.iterdir()):
-        raise RunDirectoryError(
-            f"the run directory {path} exists already; give another --out, or --resume to go on with it"
-        )
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
 
 
 def written(options: Options, command: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
-from thalweg.runs.directory import RunDirectory
+from thalweg.runs.directory import RunDirectory, refuse_existing
 
 __all__ = ["run_race"]
 
@@ -56,7 +56,7 @@ def run_race(
             options = configuration.merged(directory.config(), options, Path(out))
             return _race(understand(options), directory, watcher), directory.path
     if out is not None:
-        configuration.refuse_existing(Path(out))
+        refuse_existing(Path(out))
     setup = understand(options)
     path = Path(out) if out is not None else _default_path(setup.source.name)
     with RunDirectory.create(path, configuration.written(options, command)) as directory:

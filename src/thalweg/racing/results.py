@@ -3,7 +3,8 @@
 The schema is made from these classes (``thalweg.racing.results.schema()``); the report, the recipe
 writer and anybody's own script read the file through :meth:`Results.read`. Numbers that do not
 exist (a diverged run's score, a goal never reached) are ``null``, never NaN or infinity.
-Everything under ``timing`` may differ between two runs of the same race; nothing else may.
+Everything under ``timing`` may differ between a race and the same race interrupted and resumed; nothing
+else may. Between two races begun separately the clock also decides ``engine``, and with a budget ``plan``.
 """
 
 from __future__ import annotations

@@ -221,18 +221,23 @@ def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:
         raise OptionError("--schedules is empty; name at least one, such as constant")
     for name in names:
         if name not in schedules.names():
-            raise OptionError(f"{name!r} is not a schedule; {nearest(name, schedules.names())}")
+            raise OptionError(f"there is no schedule {name!r}; {nearest(name, schedules.names())}")
     return tuple(dict.fromkeys(names))
 
 
 def _device(name: str) -> None:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         raise OptionError(
-            f"--device {name!r} can't be used here ({str(error).splitlines()[0]}); use cpu"
+            f"--device is {name!r}, but must be one that torch knows; use cpu, cuda, cuda:1 or mps"
         ) from error
+    try:
+        # read back, since a device such as meta holds no numbers
+        float(torch.zeros(1, device=device).sum())
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise OptionError(f"--device {name!r} can't be used on this machine ({said}); use cpu") from error
 
 
 def _data_info(source: Source, first: Prepared) -> DataInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,11 @@ def write(directory: Path) -> Path:
             report can't be written there.
     """
     directory = Path(directory)
-    if (directory / "results.json").exists():
+    if os.path.exists(directory / "results.json"):
         results = Results.read(directory / "results.json")
         recipe, script = _text(directory / "winner.toml"), _text(directory / "winner.py")
         html = render(results, recipe=recipe, script=script)
-    elif (directory / "events.jsonl").exists():
+    elif os.path.exists(directory / "events.jsonl"):
         html = render_unfinished(directory)
     else:
         raise RunDirectoryError(

@@ -30,7 +30,7 @@ from thalweg.runs.files import (
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "refuse_existing"]
 
 
 class RunDirectory:
@@ -67,8 +67,8 @@ class RunDirectory:
             RunDirectoryError: the directory exists, or can't be made.
         """
         path = Path(path)
-        _refuse_existing(path)
-        made = [each for each in (path, *path.parents) if not each.exists()]
+        refuse_existing(path)
+        made = [each for each in (path, *path.parents) if not os.path.exists(each)]
         draft: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class RunDirectory:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
             _remove_empty(made)
-            _refuse_existing(path)
+            refuse_existing(path)
             raise RunDirectoryError(
                 f"the run directory {path} can't be made ({_reason(problem)}); give another --out"
             ) from problem
@@ -101,11 +101,11 @@ class RunDirectory:
                 process is writing it.
         """
         path = Path(path)
-        if not path.exists():
+        if not os.path.exists(path):
             raise RunDirectoryError(
                 f"there is no run directory {path} to resume; leave out --resume to begin it"
             )
-        missing = [name for name in ("config.toml", "events.jsonl") if not (path / name).is_file()]
+        missing = [name for name in ("config.toml", "events.jsonl") if not os.path.isfile(path / name)]
         if missing:
             raise RunDirectoryError(f"{path} is no run directory: it has no {missing[0]}; give another --out")
         try:
@@ -145,7 +145,7 @@ class RunDirectory:
             RunDirectoryError: it is missing or isn't a run directory.
         """
         path = Path(path)
-        if not (path / "events.jsonl").is_file():
+        if not os.path.isfile(path / "events.jsonl"):
             raise RunDirectoryError(f"{path} is no run directory: it has no events.jsonl; give that of a run")
         return cls(path, None)
 
@@ -306,14 +306,25 @@ def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
     return events, sound
 
 
-def _refuse_existing(path: Path) -> None:
-    if path.is_dir():
-        if any(path.iterdir()):
+def refuse_existing(path: Path) -> None:
+    """Refuse a path where no new run directory can be: early, before anything takes time.
+
+    Raises:
+        RunDirectoryError: it holds something, or it or a folder above it is a file.
+    """
+    # os.path answers where a path as such is impossible, as one that is too long; Path raises
+    if os.path.isdir(path):
+        if os.listdir(path):
             raise RunDirectoryError(
                 f"the run directory {path} exists already; give another --out, or --resume to go on with it"
             )
-    elif path.exists() or path.is_symlink():
+    elif os.path.lexists(path):
         raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
+    for above in path.parents:
+        if os.path.exists(above) and not os.path.isdir(above):
+            raise RunDirectoryError(
+                f"the run directory {path} can't be made: {above} is a file; give another --out"
+            )
 
 
 # Record locks belong to the process: forked workers that outlive a kill don't hold them. Within one

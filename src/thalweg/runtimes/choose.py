@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ from thalweg.rules.matrix import MatrixRule
 from thalweg.rules.program import Program, compute_dtype
 from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
-from thalweg.runtimes import cpu, eager, matrix
+from thalweg.runtimes import cpu, eager, gpu, matrix
+from thalweg.runtimes.tables import Plan, Taker
 
 __all__ = [
     "apply",
@@ -28,24 +30,25 @@ __all__ = [
     "specialise",
 ]
 
-Runtime = Literal["auto", "eager", "cpu"]
-_RUNTIMES = ("auto", "eager", "cpu")
+Runtime = Literal["auto", "eager", "cpu", "gpu"]
+_RUNTIMES = ("auto", "eager", "cpu", "gpu")
 # An optimizer steps the same few sets of parameters again and again.
 _PLANS_KEPT = 16
 
 
 def available() -> tuple[str, ...]:
-    """Return the runtimes that work here, the fastest first.
+    """Return the runtimes that work here, the fastest first, each for the tensors that it takes.
 
     >>> "eager" in available()
     True
     """
-    return ("cpu", "eager") if cpu.usable() else ("eager",)
+    there = {"gpu": gpu.there() and gpu.usable(), "cpu": cpu.usable(), "eager": True}
+    return tuple(name for name, works in there.items() if works)
 
 
 def describe() -> str:
     """Say in one line what runs optimizer steps here."""
-    return f"{cpu.describe()}; eager torch operations for everything else"
+    return f"{cpu.describe()}; {gpu.describe()}; eager torch operations for everything else"
 
 
 def apply(
@@ -64,10 +67,10 @@ def apply(
 ) -> None:
     """Take one step of a rule, in place on parameters and states.
 
-    Dense contiguous float32 and float64 tensors on the CPU go to a compiled kernel, all at once; every
-    other tensor, and a rule with a general power, goes through torch operations. Both give the same bits.
-    Half precision is computed in float32. A :class:`~thalweg.rules.MatrixRule` always goes through torch
-    operations, one tensor after the other.
+    Dense contiguous float32 and float64 tensors on the CPU go to a compiled kernel, all at once, and those
+    on an NVIDIA GPU to another, of half precision too; every other tensor, and a rule with a general power,
+    goes through torch operations. All give the same bits. Half precision is computed in float32. A
+    :class:`~thalweg.rules.MatrixRule` always goes through torch operations, one tensor after the other.
 
     Args:
         rule: the rule.
@@ -78,7 +81,7 @@ def apply(
         options: static options of the rule; others have their default.
         t: the step, from 1: an int, or with lanes an int array ``[K]``.
         lanes: whether the first axis of every tensor is K replicas.
-        runtime: ``"auto"``, or one of :func:`available`; tensors that ``"cpu"`` can't take still go eagerly.
+        runtime: ``"auto"``, or one of :func:`available`; tensors that it can't take still go eagerly.
         maximize: climb instead of descend.
         cache: a dict of the caller's, for one list of parameters or few, where tables are kept from step
             to step. It holds tensors and addresses: it must not be copied or saved with its owner.
@@ -128,12 +131,17 @@ def launch(
         raise OptionError(f"runtime is {runtime!r}; {nearest(str(runtime), _RUNTIMES)}")
     if runtime == "cpu" and not cpu.usable():
         raise OptionError(f"runtime is 'cpu', but there are {cpu.describe()}; use 'auto' or install Numba")
+    if runtime == "gpu" and not (gpu.there() and gpu.usable()):
+        raise OptionError(f"runtime is 'gpu', but there are {gpu.describe()}; use 'auto'")
     columns = [params, grads, *(states[name] for name in program.states)]
     assert all(len(column) == len(params) for column in columns), "a tensor of each kind for each parameter"
-    if runtime == "eager" or not program.portable or torch.compiler.is_compiling() or not cpu.usable():
+    takers: list[Taker] = []
+    if program.portable and not torch.compiler.is_compiling():
+        takers = _takers(runtime, params)
+    if not takers:
         eager.step(program, params, grads, states, scalars)
         return
-    plan = _plan(program, columns, scalars.shape[1] if scalars.ndim == 2 else 1, cache)
+    plan = _plan(takers, program, columns, scalars.shape[1] if scalars.ndim == 2 else 1, cache)
     plan.launch(scalars)
     if plan.rest:
         rest = [[column[i] for i in plan.rest] for column in columns]
@@ -255,16 +263,36 @@ def _is_zero(value: Any) -> bool:
     return value == 0 if isinstance(value, float | int) else not np.any(value)
 
 
+def _takers(runtime: Runtime, params: list[Tensor]) -> list[Taker]:
+    # Asked whether it is usable, a runtime may log that it isn't: only where there is work for it.
+    if runtime != "auto":
+        return [] if runtime == "eager" else [cpu if runtime == "cpu" else gpu]
+    takers: list[Taker] = []
+    elsewhere = gpu.BUILT and any(map(_is_cuda, params))
+    if elsewhere and gpu.usable():
+        takers.append(gpu)
+    if not (elsewhere and all(map(_is_cuda, params))) and cpu.usable():
+        takers.append(cpu)
+    return takers
+
+
+_is_cuda = operator.attrgetter("is_cuda")
+
+
 def _plan(
-    program: Program, columns: list[list[Tensor]], lanes: int, cache: dict[Any, Any] | None
-) -> cpu.Plan:
+    takers: list[Taker],
+    program: Program,
+    columns: list[list[Tensor]],
+    lanes: int,
+    cache: dict[Any, Any] | None,
+) -> Plan:
     key = program, lanes, tuple(map(id, columns[0]))
     held = None if cache is None else cache.get(key)
     # The parameters are held beside the plan, so that their ids stay theirs.
-    if held is not None and held[0].fits(columns):
-        plan: cpu.Plan = held[0]
+    if held is not None and held[0].fits(takers, columns):
+        plan: Plan = held[0]
         return plan
-    plan = cpu.Plan(program, columns, lanes)
+    plan = Plan(takers, program, columns, lanes)
     if cache is not None:
         cache.pop(key, None)
         while len(cache) >= _PLANS_KEPT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import linecache
 import os
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from thalweg.rules.program import Program
 from thalweg.runtimes.printing import PYTHON, output_names, scalar_names, statements
 
-__all__ = ["cache_folder", "compiled", "kernel_source"]
+__all__ = ["cache_folder", "compiled", "from_folder", "in_memory", "kernel_source"]
 
 Kernel = Callable[..., None]
 
@@ -113,7 +114,7 @@ def kernel(table, chunks, scalars, counter):
         at = take(counter)
 """
 
-_VERSION = "1"
+_VERSION = "2"
 _compiled: dict[str, Kernel] = {}
 _lock = threading.Lock()
 
@@ -183,17 +184,25 @@ def compiled(program: Program, dtype: str) -> Kernel:
     with _lock:
         if source not in _compiled:
             try:
-                _compiled[source] = _from_folder(source, cache_folder())
+                module = from_folder(source, f"numba {numba.__version__}")
             except Exception:  # anything may be wrong with a folder; compiling needs none
-                _compiled[source] = _in_memory(kernel_source(program, dtype, cache=False))
+                module = in_memory(kernel_source(program, dtype, cache=False))
+            _compiled[source] = module.kernel
         return _compiled[source]
 
 
-def _from_folder(source: str, folder: Path) -> Kernel:
-    import numba
+def from_folder(source: str, compiler: str) -> Any:
+    """Import generated source from the cache folder, where it is written if need be.
 
-    tag = hashlib.blake2b(f"{_VERSION} {numba.__version__} {source}".encode(), digest_size=12).hexdigest()
-    path = folder / f"thalweg_kernel_{tag}.py"
+    Args:
+        source: all that the module needs.
+        compiler: what will compile it, with its version: part of the file's name.
+
+    Raises:
+        Exception: the folder can't be written, or something in it is damaged.
+    """
+    folder = cache_folder()
+    path = folder / f"{_name(source, compiler)}.py"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         whole = path.read_text(encoding="utf-8") == source
@@ -214,12 +223,19 @@ def _from_folder(source: str, folder: Path) -> Kernel:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    kernel: Kernel = module.kernel
-    return kernel
+    return module
 
 
-def _in_memory(source: str) -> Kernel:
-    module: Any = ModuleType("thalweg_kernel")
-    exec(compile(source, "<thalweg kernel>", "exec"), module.__dict__)
-    kernel: Kernel = module.kernel
-    return kernel
+def in_memory(source: str) -> Any:
+    """Make a module of generated source without a file; ``inspect`` finds its lines all the same."""
+    name = _name(source, "memory")
+    place = f"<{name}>"
+    linecache.cache[place] = len(source), None, source.splitlines(keepends=True), place
+    module = ModuleType(name)
+    exec(compile(source, place, "exec"), module.__dict__)
+    return module
+
+
+def _name(source: str, compiler: str) -> str:
+    tag = hashlib.blake2b(f"{_VERSION} {compiler} {source}".encode(), digest_size=12).hexdigest()
+    return f"thalweg_kernel_{tag}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from thalweg.rules.program import Program
 
-__all__ = ["PYTHON", "output_names", "scalar_names", "statements"]
+__all__ = ["PYTHON", "TRITON", "output_names", "scalar_names", "statements"]
 
 PYTHON: Mapping[str, str] = {
     "add": "{} + {}",
@@ -28,6 +28,24 @@ PYTHON: Mapping[str, str] = {
     "ne": "{} != {}",
 }
 """Python's own spelling. ``zero`` and ``one`` are constants of the compute type."""
+
+# Triton's own division and root are approximate in float32, and the exact ones exist for float32 alone. Its
+# unary minus is 0 - x, which loses the sign of a zero, as its minimum does.
+_TRITON_ANY: Mapping[str, str] = {
+    **{op: PYTHON[op] for op in ("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne")},
+    "neg": "{} * -1.0",
+    "abs": "tl.abs({})",
+    "sign": "tl.where({0} > 0.0, 1.0, tl.where({0} < 0.0, -1.0, {0}))",
+    "minimum": "tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
+    "maximum": "tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
+    "where": "tl.where({}, {}, {})",
+}
+
+TRITON: Mapping[str, Mapping[str, str]] = {
+    "float32": {**_TRITON_ANY, "div": "tl.div_rn({}, {})", "sqrt": "tl.sqrt_rn({})"},
+    "float64": {**_TRITON_ANY, "div": "{} / {}", "sqrt": "tl.sqrt({})"},
+}
+"""Triton's spelling on blocks, by compute type, where every operation is rounded once, to the nearest."""
 
 
 def statements(program: Program, dialect: Mapping[str, str]) -> list[str]:

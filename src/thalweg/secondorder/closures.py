@@ -1,0 +1,324 @@
+"""What torch optimizers with closures share: groups, state, and the closure as a function to minimize."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import OptionError, nearest
+from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
+from thalweg.secondorder.searches import Backtracking, Fixed, Search
+from thalweg.secondorder.solution import Status, Tally
+from thalweg.secondorder.solver import Limits, Memory, descend
+from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
+
+__all__ = [
+    "BackwardProblem",
+    "ClosureOptimizer",
+    "checked_rate",
+    "explaining",
+    "graph_forward",
+    "line_search",
+    "scalar",
+]
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Closure: TypeAlias = Callable[[], Any]
+LineSearch: TypeAlias = Literal["strong_wolfe", "hager_zhang", "backtracking"] | None
+
+_POOR = (Status.SEARCH_FAILED, Status.NOT_DESCENT, Status.NO_DIRECTION, Status.NOT_FINITE, Status.UNBOUNDED)
+
+
+class ClosureOptimizer(torch.optim.Optimizer):
+    """What the optimizers of this module share: groups, closures, state, and what is refused.
+
+    - ``step(closure)`` takes up to ``max_iter`` iterations on the function that the closure computes, which
+      has to be the same throughout: the same batch within a step, dropout with the same masks. Under DDP it
+      returns the loss reduced over the ranks, or they drift apart.
+    - All groups have the same options, since one step size goes with one direction over all parameters.
+    - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
+    - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
+      that iteration, and a warning says so.
+
+    Raises:
+        OptionError: an option out of range, groups whose options differ, parameters of another type than
+            float32 and float64 or on several devices, a step without a closure where there are gradients.
+    """
+
+    # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
+    calls_backward: ClassVar[bool] = True
+    status: Status | None = None
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        self._params()
+        self._check(self._settings())
+
+    @abstractmethod
+    def _check(self, settings: dict[str, Any]) -> None:
+        """Refuse options out of range."""
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the options that all groups share."""
+        first, *others = ({k: v for k, v in g.items() if k in self.defaults} for g in self.param_groups)
+        for other in others:
+            for key, value in other.items():
+                if value != first[key]:
+                    raise OptionError(
+                        f"{self._name}: groups differ in {key} ({first[key]} and {value}), but one step size "
+                        f"goes with one direction over all parameters; give all groups the same, or an "
+                        f"optimizer each"
+                    )
+        return first
+
+    def _params(self) -> list[Tensor]:
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if params:
+            check_tensors(params, self._name)
+        return params
+
+    def step(self, closure: Closure | None = None) -> Any:
+        """Take a step.
+
+        Args:
+            closure: computes anew what the class says; it is called several times.
+
+        Returns:
+            What the closure returned first; None where there is neither closure nor gradient.
+
+        Raises:
+            OptionError: there are gradients but no closure, or the closure returns something else.
+        """
+        if closure is None:
+            if all(p.grad is None for group in self.param_groups for p in group["params"]):
+                return None
+            raise OptionError(f"{self._name}: step needs a closure that computes the loss anew; give it one")
+        params = self._params()
+        if not params:
+            return None
+        settings = self._settings()
+        state = self.state[params[0]]
+        shapes = [tuple(p.shape) for p in params]
+        if state.get("shapes") != shapes:
+            state.clear()
+            state.update(shapes=shapes, n_iter=0, func_evals=0, memory=None)
+        first: list[Any] = []
+
+        def remembering() -> Any:
+            with torch.enable_grad():
+                found = closure()
+            first.append(found)
+            return found
+
+        tally = Tally()
+        before = [p.detach().clone() for p in params]
+        try:
+            x, loss = self._advance(settings, remembering, params, before, state, tally)
+        except BaseException:
+            _write(params, before)
+            raise
+        _write(params, x)
+        state["n_iter"] += tally.iterations
+        state["func_evals"] += tally.evaluations
+        if self.status in _POOR:
+            warnings.warn(f"{self._name}: {self.status}", stacklevel=2)
+        return first[0] if self.calls_backward else loss
+
+    @abstractmethod
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        """Return where the parameters go, and the loss before; set ``status`` and the memory in ``state``."""
+
+    def _descend(
+        self,
+        problem: Problem,
+        x: Vector,
+        state: dict[str, Any],
+        direction: Direction,
+        search: Search,
+        limits: Limits,
+    ) -> tuple[Vector, Any]:
+        kept = state["memory"]
+        memory = None if kept is None else Memory(kept["direction"], kept["expected"])
+        found = descend(problem, x, direction, search, limits=limits, memory=memory)
+        state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
+        self.status = found.statuses[0]
+        return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with the same options; what was learned about curvature is lost."""
+        super().add_param_group(param_group)
+        if hasattr(self, "defaults") and len(self.param_groups) > 1:
+            self._settings()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of this class; the tensors are copied, their types kept."""
+        super().load_state_dict(state_dict)
+        # torch casts a state to the type of its parameter, which for a scalar of mixed ones loses bits
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for p, key in zip(group["params"], saved["params"], strict=True):
+                if key in state_dict["state"]:
+                    entry = _copied(state_dict["state"][key], p.device)
+                    self.state[p] = _from_torch(entry, self._params()) if "old_dirs" in entry else entry
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "status": self.status}
+
+
+def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
+    """Return a state of torch.optim.LBFGS as ours; the pair that it hasn't finished is left out."""
+    space = Space()
+    like = [p.detach() for p in params]
+    pairs = [
+        (space.unravel(s, like), space.unravel(y, like), torch.as_tensor(inverse))
+        for y, s, inverse in zip(
+            entry["old_dirs"] or [], entry["old_stps"] or [], entry["ro"] or [], strict=True
+        )
+    ]
+    return {
+        "shapes": [tuple(p.shape) for p in params],
+        "n_iter": entry["n_iter"],
+        "func_evals": entry["func_evals"],
+        "memory": {"direction": {"pairs": pairs}, "expected": [None]},
+    }
+
+
+def _copied(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(inner, device) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(inner, device) for inner in value)
+    return copy.deepcopy(value)
+
+
+@torch.no_grad()
+def _write(params: list[Tensor], x: Vector) -> None:
+    for p, value in zip(params, x, strict=True):
+        p.copy_(value)
+
+
+class BackwardProblem(Problem):
+    """A closure that computes the loss and calls ``backward``."""
+
+    def __init__(self, closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> None:
+        super().__init__(Space(), tally)
+        self._closure, self._params, self._owner = closure, params, owner
+
+    def evaluate(self, x: Vector) -> Point:
+        """Put ``x`` into the parameters and call the closure."""
+        self.tally.evaluations += 1
+        self.tally.gradients += 1
+        _write(self._params, x)
+        value = scalar(self._closure(), x[0], self._owner)
+        grads = [p.grad for p in self._params]
+        if all(grad is None for grad in grads):
+            raise OptionError(
+                f"{self._owner}: the closure left no gradients; it has to call backward on the loss"
+            )
+        return Point(
+            x,
+            value,
+            [
+                torch.zeros_like(p) if grad is None else _dense(grad)
+                for p, grad in zip(self._params, grads, strict=True)
+            ],
+        )
+
+    def product(self, x: Vector, v: Vector) -> Vector:
+        """Return a product with the Hessian, from differences of gradients."""
+        return self.difference_product(x, v)
+
+    def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
+        """Return the Hessian from differences of gradients."""
+        return self.differences(x, kind)
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return grad.to_dense() if grad.is_sparse else grad.detach().clone()
+
+
+def scalar(loss: Any, like: Tensor, owner: str) -> Tensor:
+    """Return the loss that a closure returned as a 0-dim tensor without graph."""
+    if isinstance(loss, (int, float)):
+        return torch.tensor(float(loss), dtype=torch.float64, device=like.device)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise OptionError(f"{owner}: the closure returned {got}; it has to return the loss, one number")
+    return loss.detach().reshape(())
+
+
+def graph_forward(
+    closure: Closure, params: list[Tensor], owner: str
+) -> Callable[[Vector], tuple[Vector, Tensor]]:
+    """Return what evaluates a closure that returns its result with the graph, without ``backward``."""
+
+    def forward(x: Vector) -> tuple[Vector, Tensor]:
+        _write(params, x)
+        result = closure()
+        if not isinstance(result, Tensor):
+            raise OptionError(
+                f"{owner}: the closure returned {type(result).__name__}; it has to return a tensor with its "
+                f"graph, without calling backward"
+            )
+        return params, result
+
+    return forward
+
+
+def line_search(owner: str, name: str | None, lr: float, *, c2: float = 0.9) -> Search:
+    """Return the search of that name; None: fixed steps, the first of them cautious."""
+    if name is None:
+        return Fixed(step=lr, cautious=True)
+    made: dict[str, Callable[[], Search]] = {
+        "strong_wolfe": lambda: StrongWolfe(first=lr, c2=c2),
+        "hager_zhang": lambda: HagerZhang(first=lr),
+        "backtracking": lambda: Backtracking(first=lr),
+    }
+    if name not in made:
+        raise OptionError(f"{owner}: there is no line search {name!r}; {nearest(str(name), made)}, or None")
+    return made[name]()
+
+
+def checked_rate(owner: str, lr: Any) -> float:
+    """Return a learning rate, or a tensor of one element, as a float above 0."""
+    plain = float(lr)
+    if not 0 < plain < math.inf:
+        raise OptionError(f"{owner}: lr is {plain}; give a finite number above 0")
+    return plain
+
+
+@contextlib.contextmanager
+def explaining(owner: str) -> Iterator[None]:
+    """Put in words what autograd says where a closure has called ``backward`` on what it returns."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise OptionError(
+            f"{owner}: the closure has called backward, after which its graph is gone; return the result "
+            f"without calling it"
+        ) from error

@@ -1,0 +1,413 @@
+"""Which way: gradient, conjugate gradients and quasi-Newton directions, apart from how far.
+
+A direction is a frozen object of settings with functions of a state: :meth:`Direction.begin` makes it,
+:meth:`Direction.propose` reads it, :meth:`Direction.update` takes an accepted step up. The state is a plain
+dictionary of tensors, lists of tensors and numbers, so that it can be saved in the middle of a run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import OptionError, nearest
+from thalweg.secondorder.problem import Point, Problem
+from thalweg.secondorder.vectors import Scalar, Space, Vector
+
+__all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
+
+State: TypeAlias = dict[str, Any]
+Formula: TypeAlias = Literal[
+    "fletcher-reeves", "polak-ribiere", "polak-ribiere+", "hestenes-stiefel", "dai-yuan", "hager-zhang"
+]
+FORMULAS = (
+    "fletcher-reeves",
+    "polak-ribiere",
+    "polak-ribiere+",
+    "hestenes-stiefel",
+    "dai-yuan",
+    "hager-zhang",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that was accepted, in the lanes ``accepted``.
+
+    Attributes:
+        space: lanes or alone.
+        accepted: which lanes took it.
+        curved: which of them saw the slope rise along it, so that the pair (s, y) is worth keeping.
+        step: how far along ``direction``.
+        old, new: where it began and ended.
+    """
+
+    space: Space
+    accepted: Sequence[bool]
+    curved: Sequence[bool]
+    step: Scalar
+    direction: Vector
+    old: Point
+    new: Point
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The lanes that took it, or None for all."""
+        return self.space.mask(self.accepted, self.old.x)
+
+    @cached_property
+    def s(self) -> Vector:
+        """How the point changed."""
+        return self.space.scale(self.step, self.direction)
+
+    @cached_property
+    def y(self) -> Vector:
+        """How the gradient changed."""
+        return self.space.subtract(self.new.gradient, self.old.gradient)
+
+
+class Direction(ABC):
+    """Which way to go.
+
+    Attributes:
+        natural: whether a step of one is the natural length once something is known of the curvature.
+        remembers: whether there is a memory to forget where a direction doesn't lead downhill.
+    """
+
+    natural: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
+
+    @abstractmethod
+    def begin(self, space: Space, point: Point) -> State:
+        """Return the state before the first step."""
+
+    @abstractmethod
+    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+        """Return the direction at ``point``."""
+
+    def update(self, state: State, step: Step) -> State:
+        """Return the state after an accepted step; tensors of the old state may be overwritten."""
+        return state
+
+    def forget(self, state: State, lanes: Sequence[bool], space: Space) -> State:
+        """Return the state with the memory of these lanes lost."""
+        return state
+
+    def knows(self, state: State, lane: int) -> bool:
+        """Whether anything is known of the curvature in a lane."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteepestDescent(Direction):
+    """``d = -g`` (O15): with an exact search each direction is at right angles to the one before."""
+
+    def begin(self, space: Space, point: Point) -> State:
+        """Return the empty state."""
+        return {}
+
+    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+        """Return ``-g``."""
+        return problem.space.negate(point.gradient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradient(Direction):
+    """``d = -g + beta * d'``, with ``d'`` the direction before and beta 0 at the start (O11).
+
+    With ``y = g - g'``:
+
+    ================== =========================================================== ====================
+    formula            beta                                                        source
+    ================== =========================================================== ====================
+    fletcher-reeves    ``g'g / (g_'g_)`` (N 8.30)                                  1964
+    polak-ribiere      ``g'y / (g_'g_)`` (N 8.31)                                  1969
+    polak-ribiere+     ``max(0, polak-ribiere)``                                   Gilbert, Nocedal 1992
+    hestenes-stiefel   ``g'y / (d_'y)``                                            1952
+    dai-yuan           ``g'g / (d_'y)``                                            1999
+    hager-zhang        ``(y - 2 d_ |y|^2 / (d_'y))'g / (d_'y)``, at least          2005
+                       ``-1 / (|d_| min(0.01, |g_|))``
+    ================== =========================================================== ====================
+
+    where ``_`` marks what belongs to the step before. A beta whose denominator is zero is zero.
+
+    Args:
+        formula: one of the names above.
+        reset: go back to ``-g`` every so many steps (N Alg 8.9); None: never.
+        orthogonality: go back to ``-g`` where ``|g'g_| >= orthogonality * |g|^2`` (Powell, 1977);
+            None: never.
+    """
+
+    remembers: ClassVar[bool] = True
+    formula: Formula = "polak-ribiere+"
+    reset: int | None = None
+    orthogonality: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.formula not in FORMULAS:
+            raise OptionError(
+                f"ConjugateGradient: there is no formula {self.formula!r}; {nearest(self.formula, FORMULAS)}"
+            )
+        if self.reset is not None and self.reset < 1:
+            raise OptionError(
+                f"ConjugateGradient: reset is {self.reset}; give a number of steps of at least 1, or None"
+            )
+        if self.orthogonality is not None and not self.orthogonality > 0:
+            raise OptionError(
+                f"ConjugateGradient: orthogonality is {self.orthogonality}; give a number above 0, or None"
+            )
+
+    def begin(self, space: Space, point: Point) -> State:
+        """Return a state without a direction before."""
+        zero = [torch.zeros_like(g) for g in point.gradient]
+        return {"direction": zero, "gradient": zero, "count": [0] * (space.lanes or 1)}
+
+    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+        """Return ``-g + beta * d'``."""
+        space, g = problem.space, point.gradient
+        downhill = space.negate(g)
+        fresh = [count == 0 for count in state["count"]]
+        if all(fresh):
+            return downhill
+        beta = self._beta(space, g, state["gradient"], state["direction"])
+        if self.orthogonality is not None:
+            near = space.dot(g, state["gradient"]).abs() < self.orthogonality * space.dot(g, g)
+            beta = torch.where(near, beta, 0.0)
+        onwards = space.add(downhill, beta, state["direction"])
+        return space.where(space.mask(fresh, g), downhill, onwards) if any(fresh) else onwards
+
+    def _beta(self, space: Space, g: Vector, before: Vector, d: Vector) -> Scalar:
+        y = space.subtract(g, before)
+        if self.formula == "hager-zhang":
+            dy = space.dot(d, y)
+            bend = space.dot(y, g) - 2 * space.dot(y, y) * space.dot(d, g) / dy
+            least = -1 / (space.norm(d) * space.norm(before).clamp(max=0.01))
+            return torch.where(dy == 0, 0.0, torch.maximum(bend / dy, least))
+        above = space.dot(g, g) if self.formula in ("fletcher-reeves", "dai-yuan") else space.dot(g, y)
+        if self.formula in ("hestenes-stiefel", "dai-yuan"):
+            below = space.dot(d, y)
+        else:
+            below = space.dot(before, before)
+        beta = torch.where(below == 0, 0.0, above / below)
+        return beta.clamp(min=0.0) if self.formula == "polak-ribiere+" else beta
+
+    def update(self, state: State, step: Step) -> State:
+        """Remember the direction and the gradient where it began."""
+        space, mask = step.space, step.mask
+        counts = [count + taken for count, taken in zip(state["count"], step.accepted, strict=True)]
+        if self.reset is not None:
+            counts = [count % self.reset for count in counts]
+        return {
+            "direction": space.where(mask, step.direction, state["direction"]),
+            "gradient": space.where(mask, step.old.gradient, state["gradient"]),
+            "count": counts,
+        }
+
+    def forget(self, state: State, lanes: Sequence[bool], space: Space) -> State:
+        """Go back to ``-g`` in these lanes."""
+        counts = [0 if lost else count for count, lost in zip(state["count"], lanes, strict=True)]
+        return {**state, "count": counts}
+
+    def knows(self, state: State, lane: int) -> bool:
+        """Whether there is a direction before."""
+        return bool(state["count"][lane])
+
+
+Initial: TypeAlias = Literal["scaled", "identity"]
+
+
+def _check_initial(owner: str, initial: str) -> None:
+    if initial not in ("scaled", "identity"):
+        raise OptionError(f"{owner}: initial is {initial!r}; {nearest(initial, ['scaled', 'identity'])}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFGS(Direction):
+    """``d = -M g``, where M approximates the inverse Hessian from pairs ``s = x - x'``, ``y = g - g'`` (O12).
+
+    ``M = (I - r s y') M (I - r y s') + r s s'`` with ``r = 1 / s'y``, from the identity. The matrix is dense:
+    ``n * n`` numbers, for lanes ``[K, n, n]``. A pair without positive curvature leaves it as it is.
+
+    Args:
+        initial: ``"scaled"`` multiplies the identity by ``s'y / y'y`` before the first pair is taken up
+            (Nocedal and Wright, 6.20); ``"identity"`` leaves it.
+
+    Source: N (8.33) with its sign put right, ``-M g``; Nocedal and Wright, 6.17.
+    """
+
+    natural: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+    initial: Initial = "scaled"
+
+    def __post_init__(self) -> None:
+        _check_initial("BFGS", self.initial)
+
+    def begin(self, space: Space, point: Point) -> State:
+        """Return the identity."""
+        flat = space.ravel(point.gradient, "BFGS")
+        eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
+        matrix = eye.expand(*flat.shape, flat.shape[-1]).clone() if space.lanes else eye
+        return {"matrix": matrix, "count": [0] * (space.lanes or 1)}
+
+    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+        """Return ``-M g``."""
+        g = problem.space.ravel(point.gradient, "BFGS")
+        return problem.space.unravel(-(state["matrix"] @ g[..., None])[..., 0], point.gradient)
+
+    def update(self, state: State, step: Step) -> State:
+        """Take the pair up in the lanes where the slope rose."""
+        if not any(step.curved):
+            return state
+        space = step.space
+        s, y = space.ravel(step.s, "BFGS"), space.ravel(step.y, "BFGS")
+        matrix = state["matrix"]
+        sy = (s * y).sum(-1)
+        if self.initial == "scaled":
+            first = [count == 0 for count in state["count"]]
+            if any(first):
+                scaled = (sy / (y * y).sum(-1))[..., None, None] * matrix
+                matrix = space.choose(space.mask(first, step.old.x), scaled, matrix)
+        my = (matrix @ y[..., None])[..., 0]
+        sy = sy[..., None, None]
+        outer = s[..., :, None] * my[..., None, :]
+        stretch = (1 + (y * my).sum(-1)[..., None, None] / sy) / sy
+        updated = matrix - (outer + outer.mT) / sy + stretch * (s[..., :, None] * s[..., None, :])
+        return {
+            "matrix": space.choose(space.mask(step.curved, step.old.x), updated, state["matrix"]),
+            "count": [count + kept for count, kept in zip(state["count"], step.curved, strict=True)],
+        }
+
+    def forget(self, state: State, lanes: Sequence[bool], space: Space) -> State:
+        """Go back to the identity in these lanes."""
+        matrix = state["matrix"]
+        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
+        counts = [0 if lost else count for count, lost in zip(state["count"], lanes, strict=True)]
+        return {"matrix": space.choose(space.mask(lanes, [matrix]), eye, matrix), "count": counts}
+
+    def knows(self, state: State, lane: int) -> bool:
+        """Whether a pair was taken up."""
+        return bool(state["count"][lane])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(Direction):
+    """``d = -M g`` with M made anew from the last ``history`` pairs, through inner products alone (O12).
+
+    Args:
+        history: how many pairs are kept, at least 1.
+        initial: M before the pairs: ``s'y / y'y`` of the newest pair times the identity (``"scaled"``), or
+            the ``"identity"``.
+
+    Alone the pairs are a list; among lanes they lie in ``[K, history, ...]``, where each lane writes at its
+    own place. A pair without positive curvature is not kept.
+
+    Source: N; Nocedal, Updating quasi-Newton matrices with limited storage, 1980 (two loops).
+    """
+
+    natural: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+    history: int = 10
+    initial: Initial = "scaled"
+
+    def __post_init__(self) -> None:
+        if self.history < 1:
+            raise OptionError(f"LBFGS: history is {self.history}; give a number of pairs of at least 1")
+        _check_initial("LBFGS", self.initial)
+
+    def begin(self, space: Space, point: Point) -> State:
+        """Return a state without pairs."""
+        if space.lanes is None:
+            return {"pairs": []}
+        g, k = point.gradient, space.lanes
+        room = [p.new_zeros((k, self.history, *p.shape[1:])) for p in g]
+        ones = torch.ones(k, dtype=space.dtype(g), device=g[0].device)
+        inverse = torch.zeros(k, self.history, dtype=ones.dtype, device=ones.device)
+        return {
+            "s": room,
+            "y": [r.clone() for r in room],
+            "inverse": inverse,
+            "scale": ones,
+            "count": [0] * k,
+        }
+
+    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+        """Return ``-M g`` by the two loops."""
+        space = problem.space
+        d = space.negate(point.gradient)
+        pairs = self._pairs(state, space, point.gradient)
+        if not pairs:
+            return d
+        shares = []
+        for s, y, inverse in pairs:
+            share = inverse * space.dot(s, d)
+            d = space.add(d, -share, y)
+            shares.append(share)
+        if self.initial == "scaled":
+            d = space.scale(self._scale(state, space), d)
+        for (s, y, inverse), share in zip(reversed(pairs), reversed(shares), strict=True):
+            d = space.add(d, share - inverse * space.dot(y, d), s)
+        return d
+
+    def update(self, state: State, step: Step) -> State:
+        """Keep the pair in the lanes where the slope rose."""
+        if not any(step.curved):
+            return state
+        space, s, y = step.space, step.s, step.y
+        inverse = 1 / space.dot(s, y)
+        if space.lanes is None:
+            return {"pairs": [*state["pairs"], (s, y, inverse)][-self.history :]}
+        lanes = [lane for lane, kept in enumerate(step.curved) if kept]
+        rows = torch.tensor(lanes, device=inverse.device)
+        places = torch.tensor([state["count"][lane] % self.history for lane in lanes], device=inverse.device)
+        for room, new in ((state["s"], s), (state["y"], y)):
+            for kept, fresh in zip(room, new, strict=True):
+                kept[rows, places] = fresh[rows]
+        state["inverse"][rows, places] = inverse[rows]
+        state["scale"][rows] = (1 / (inverse * space.dot(y, y)))[rows]
+        counts = [count + kept for count, kept in zip(state["count"], step.curved, strict=True)]
+        return {**state, "count": counts}
+
+    def _pairs(self, state: State, space: Space, like: Vector) -> list[tuple[Vector, Vector, Scalar]]:
+        """Return the pairs, the newest first; lanes that have fewer get zeros, which do nothing."""
+        if space.lanes is None:
+            return list(reversed(state["pairs"]))
+        counts = state["count"]
+        rows = torch.arange(space.lanes, device=like[0].device)
+        pairs = []
+        for age in range(min(max(counts), self.history)):
+            places = [(count - 1 - age) % self.history for count in counts]
+            if len(set(places)) == 1:
+                chosen: Any = (slice(None), places[0])
+            else:
+                chosen = (rows, torch.tensor(places, device=like[0].device))
+            inverse = state["inverse"][chosen]
+            if min(counts) <= age:
+                missing = torch.tensor([count <= age for count in counts], device=like[0].device)
+                inverse = torch.where(missing, 0.0, inverse)
+            pairs.append(([r[chosen] for r in state["s"]], [r[chosen] for r in state["y"]], inverse))
+        return pairs
+
+    def _scale(self, state: State, space: Space) -> Scalar:
+        if space.lanes is None:
+            _, y, inverse = state["pairs"][-1]
+            return (inverse * space.dot(y, y)).reciprocal()  # type: ignore[no-any-return]
+        scale: Tensor = state["scale"]
+        return scale
+
+    def forget(self, state: State, lanes: Sequence[bool], space: Space) -> State:
+        """Drop the pairs of these lanes."""
+        if space.lanes is None:
+            return {"pairs": []}
+        mask = torch.tensor(list(lanes), device=state["scale"].device)
+        counts = [0 if lost else count for count, lost in zip(state["count"], lanes, strict=True)]
+        return {**state, "count": counts, "scale": torch.where(mask, 1.0, state["scale"])}
+
+    def knows(self, state: State, lane: int) -> bool:
+        """Whether there is a pair."""
+        return bool(state["pairs"] if "pairs" in state else state["count"][lane])

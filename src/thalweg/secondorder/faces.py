@@ -1,0 +1,220 @@
+"""Quasi-Newton methods and conjugate gradients as ``torch.optim.Optimizer``: closures that call backward."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.errors import OptionError
+from thalweg.secondorder import directions
+from thalweg.secondorder.closures import (
+    BackwardProblem,
+    Closure,
+    ClosureOptimizer,
+    LineSearch,
+    Params,
+    checked_rate,
+    line_search,
+)
+from thalweg.secondorder.directions import Direction, Formula
+from thalweg.secondorder.searches import Fixed, Search
+from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.solver import Limits, descend
+from thalweg.secondorder.vectors import Vector
+
+__all__ = ["BFGS", "LBFGS", "NonlinearCG"]
+
+
+def _limits(settings: Mapping[str, Any]) -> Limits:
+    return Limits(
+        tolerance=settings["tolerance_grad"],
+        tolerance_change=settings["tolerance_change"],
+        max_iterations=settings["max_iter"],
+        max_evaluations=settings["max_eval"],
+    )
+
+
+def _common(max_iter: int, max_eval: int | None, grad: float, change: float) -> dict[str, Any]:
+    return {
+        "max_iter": max_iter,
+        "max_eval": max_iter * 5 // 4 + 1 if max_eval is None else max_eval,
+        "tolerance_grad": grad,
+        "tolerance_change": change,
+    }
+
+
+class _GradientOptimizer(ClosureOptimizer):
+    """Those whose closure calls ``backward``."""
+
+    @abstractmethod
+    def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
+        """Return direction and search."""
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._pair(settings)
+        _limits(settings)
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        direction, search = self._pair(settings)
+        problem = BackwardProblem(closure, params, self._name, tally)
+        return self._descend(problem, x, state, direction, search, _limits(settings))
+
+
+class LBFGS(_GradientOptimizer):
+    """Limited-memory BFGS with torch's arguments (O12).
+
+    Args:
+        params: parameters, or groups that all have the same options.
+        lr: the step where there is no search; what the first step of a search is multiplied by otherwise.
+        max_iter: iterations in a step.
+        max_eval: calls of the closure in a step; None: ``max_iter * 5 // 4 + 1``.
+        tolerance_grad: end where no element of the gradient is larger.
+        tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
+        history_size: how many pairs are kept.
+        line_search_fn: ``"strong_wolfe"``, ``"hager_zhang"``, ``"backtracking"``, or None: fixed steps.
+
+    The closure clears gradients, computes the loss, calls ``backward`` and returns the loss.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    >>> optimizer = LBFGS([w], line_search_fn="strong_wolfe", max_iter=60, max_eval=100)
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = (1 - w[0]) ** 2 + 100 * (w[1] - w[0] ** 2) ** 2
+    ...     loss.backward()
+    ...     return loss
+    >>> _ = optimizer.step(closure)
+    >>> print([round(value, 4) for value in w.tolist()])
+    [1.0, 1.0]
+
+    Deviations from torch.optim.LBFGS: after the last iteration of a step the closure is called once more, so
+    that every pair of the history comes from one batch; a loss that isn't finite shortens the step; the
+    search is another, with fewer trips to the host.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: LineSearch = None,
+    ) -> None:
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
+        own = {"lr": lr, "history_size": history_size, "line_search_fn": line_search_fn}
+        super().__init__(params, {**common, **own})
+
+    def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
+        search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
+        return directions.LBFGS(history=settings["history_size"]), search
+
+
+class BFGS(_GradientOptimizer):
+    """BFGS with the whole inverse Hessian, for few parameters (O12).
+
+    Arguments as those of :class:`LBFGS`, without a history; the search is strong Wolfe unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        line_search_fn: LineSearch = "strong_wolfe",
+    ) -> None:
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
+        super().__init__(params, {**common, "lr": lr, "line_search_fn": line_search_fn})
+
+    def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
+        search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
+        return directions.BFGS(), search
+
+
+class NonlinearCG(_GradientOptimizer):
+    """Nonlinear conjugate gradients (O11).
+
+    Args:
+        params: parameters, or groups that all have the same options.
+        lr: what the first step of a search is multiplied by.
+        formula: of beta: ``"fletcher-reeves"``, ``"polak-ribiere"``, ``"polak-ribiere+"``,
+            ``"hestenes-stiefel"``, ``"dai-yuan"`` or ``"hager-zhang"``.
+        reset: go back to the gradient every so many iterations; None: only where successive gradients are
+            far from orthogonal (Powell), or the direction turns uphill.
+        max_iter, max_eval, tolerance_grad, tolerance_change: as for :class:`LBFGS`.
+        line_search_fn: as for :class:`LBFGS`, but there has to be one.
+        sgd_steps: the first so many calls of ``step`` are plain gradient steps (N: a few iterations of
+            stochastic gradient descent first).
+        sgd_lr: their learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        formula: Formula = "polak-ribiere+",
+        reset: int | None = None,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        line_search_fn: LineSearch = "strong_wolfe",
+        sgd_steps: int = 0,
+        sgd_lr: float = 0.01,
+    ) -> None:
+        common = _common(
+            max_iter, max_iter * 3 if max_eval is None else max_eval, tolerance_grad, tolerance_change
+        )
+        own = {"lr": lr, "formula": formula, "reset": reset, "line_search_fn": line_search_fn}
+        super().__init__(params, {**common, **own, "sgd_steps": sgd_steps, "sgd_lr": sgd_lr})
+
+    def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
+        if settings["line_search_fn"] is None:
+            raise OptionError(
+                f"{self._name}: line_search_fn is None, but conjugate directions need a search; "
+                f"give 'strong_wolfe'"
+            )
+        checked_rate(self._name, settings["sgd_lr"])
+        rate = checked_rate(self._name, settings["lr"])
+        search = line_search(self._name, settings["line_search_fn"], rate, c2=0.1)
+        orthogonality = None if settings["formula"] == "hager-zhang" else 0.2
+        direction = directions.ConjugateGradient(
+            formula=settings["formula"], reset=settings["reset"], orthogonality=orthogonality
+        )
+        return direction, search
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        taken = state.setdefault("sgd_steps", 0)
+        if taken >= settings["sgd_steps"]:
+            return super()._advance(settings, closure, params, x, state, tally)
+        state["sgd_steps"] = taken + 1
+        problem = BackwardProblem(closure, params, self._name, tally)
+        search = Fixed(step=settings["sgd_lr"])
+        limits = Limits(tolerance=0.0, max_iterations=1)
+        found = descend(problem, x, directions.SteepestDescent(), search, limits=limits)
+        self.status = found.statuses[0]
+        return found.point.x, None

@@ -1,0 +1,233 @@
+"""Newton, Gauss-Newton and Levenberg-Marquardt as ``torch.optim.Optimizer``: closures that return a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from thalweg.errors import OptionError
+from thalweg.secondorder import damping as damping_of
+from thalweg.secondorder import newton
+from thalweg.secondorder.closures import (
+    BackwardProblem,
+    Closure,
+    ClosureOptimizer,
+    LineSearch,
+    Params,
+    checked_rate,
+    explaining,
+    graph_forward,
+    line_search,
+    scalar,
+)
+from thalweg.secondorder.curvature import CompositeProblem
+from thalweg.secondorder.damping import descend_damped
+from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
+from thalweg.secondorder.searches import Fixed, Search
+from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.solver import Limits
+from thalweg.secondorder.vectors import Space, Vector
+
+__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton"]
+
+
+class Newton(ClosureOptimizer):
+    """Newton's method (O9, O13).
+
+    Args:
+        params: parameters, or groups that all have the same options.
+        lr: eta, below 2 on a convex quadratic; what a search begins with.
+        damping: alpha, added to the diagonal of the Hessian.
+        hessian: ``"exact"``, ``"finite-difference"``, or ``"block"`` (each tensor with itself alone).
+        modified: replace eigenvalues by their magnitudes, so that the direction leads downhill.
+        max_iter: iterations in a step.
+        line_search_fn: as for :class:`LBFGS`; None: the whole step, as on the slide.
+
+    The closure returns the loss **without** calling ``backward``, since the gradient is differentiated again;
+    for ``"finite-difference"`` it calls ``backward``, as elsewhere. ``step`` returns the loss before it.
+    """
+
+    calls_backward: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        damping: float = 0.0,
+        hessian: HessianKind = "exact",
+        modified: bool = False,
+        max_iter: int = 1,
+        tolerance_grad: float = 1e-9,
+        line_search_fn: LineSearch = None,
+    ) -> None:
+        own = {"lr": lr, "damping": damping, "hessian": hessian, "modified": modified}
+        more = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
+        super().__init__(params, {**own, **more})
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._parts(settings)
+
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, Limits]:
+        direction = newton.Newton(
+            hessian=settings["hessian"], damping=settings["damping"], modified=settings["modified"]
+        )
+        rate = checked_rate(self._name, settings["lr"])
+        name = settings["line_search_fn"]
+        search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
+        limits = Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
+        return direction, search, limits
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(settings)
+        if settings["hessian"] == "finite-difference":
+            problem: Problem = BackwardProblem(closure, params, self._name, tally)
+            return self._descend(problem, x, state, direction, search, limits)
+        forward = graph_forward(closure, params, self._name)
+
+        def of_loss(x: Vector) -> tuple[Vector, Tensor]:
+            leaves, value = forward(x)
+            scalar(value, value, self._name)
+            if value.requires_grad:
+                return leaves, value.reshape(())
+            raise OptionError(f"{self._name}: the loss that the closure returned depends on no parameter")
+
+        problem = FunctionProblem(of_loss, Space(), tally)
+        with explaining(self._name):
+            return self._descend(problem, x, state, direction, search, limits)
+
+
+class _CompositeOptimizer(ClosureOptimizer):
+    """Those whose closure returns residuals, or outputs and a convex loss of them."""
+
+    calls_backward: ClassVar[bool] = False
+
+    def _problem(self, closure: Closure, params: list[Tensor], tally: Tally) -> CompositeProblem:
+        def outputs() -> Any:
+            result = closure()
+            problem.loss = None
+            if isinstance(result, tuple) and len(result) == 2 and callable(result[1]):
+                result, problem.loss = result
+            if not isinstance(result, Tensor):
+                raise OptionError(
+                    f"{self._name}: the closure returned {type(result).__name__}; it has to return "
+                    f"residuals, or a pair of outputs and a convex loss of them"
+                )
+            return result
+
+        problem = CompositeProblem(graph_forward(outputs, params, self._name), None, tally)
+        return problem
+
+
+class GaussNewton(_CompositeOptimizer):
+    """Gauss-Newton, of residuals or of outputs under a convex loss (O10).
+
+    Args:
+        params: parameters, or groups that all have the same options.
+        lr: how much of the direction is taken; what a search begins with.
+        max_iter: iterations in a step.
+        tolerance_grad: end where no element of the gradient is larger.
+        line_search_fn: as for :class:`LBFGS`; None: the same part of every direction.
+
+    The closure returns residuals of any shape (the loss is half the sum of their squares), or a pair:
+    outputs, and a function from them to a scalar that is convex in them, such as cross-entropy against the
+    batch's labels. It doesn't call ``backward``. ``step`` returns the loss before the step.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_iter: int = 1,
+        tolerance_grad: float = 1e-9,
+        line_search_fn: LineSearch = "backtracking",
+    ) -> None:
+        own = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
+        super().__init__(params, {"lr": lr, **own})
+
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Search, Limits]:
+        rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
+        search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
+        return search, Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._parts(settings)
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        problem = self._problem(closure, params, tally)
+        search, limits = self._parts(settings)
+        with explaining(self._name):
+            return self._descend(problem, x, state, damping_of.GaussNewton(), search, limits)
+
+
+class LevenbergMarquardt(_CompositeOptimizer):
+    """Levenberg-Marquardt with adaptive damping, of residuals or of outputs under a convex loss (O10).
+
+    Args:
+        params: parameters, or groups that all have the same options.
+        damping: the first one, as a part of the largest element on the diagonal of the Gauss-Newton matrix.
+        scale: ``"identity"`` or ``"diagonal"``: what is added to the matrix, times the damping.
+        max_iter: accepted steps in a step.
+        max_eval: calls of the closure for a value in a step; None: no limit.
+        tolerance_grad: end where no element of the gradient is larger.
+
+    The closure is that of :class:`GaussNewton`. The damping carries over from step to step.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        damping: float = 1e-3,
+        scale: Literal["identity", "diagonal"] = "identity",
+        max_iter: int = 1,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-9,
+    ) -> None:
+        own = {"max_iter": max_iter, "max_eval": max_eval, "tolerance_grad": tolerance_grad}
+        super().__init__(params, {"damping": damping, "scale": scale, **own})
+
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[damping_of.LevenbergMarquardt, Limits]:
+        limits = Limits(
+            tolerance=settings["tolerance_grad"],
+            max_iterations=settings["max_iter"],
+            max_evaluations=settings["max_eval"],
+        )
+        return damping_of.LevenbergMarquardt(damping=settings["damping"], scale=settings["scale"]), limits
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._parts(settings)
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        problem = self._problem(closure, params, tally)
+        method, limits = self._parts(settings)
+        with explaining(self._name):
+            found = descend_damped(problem, x, method, limits=limits, memory=state["memory"])
+        state["memory"] = found.memory
+        self.status = found.status
+        return found.x, x[0].new_tensor(found.trace[0].value)

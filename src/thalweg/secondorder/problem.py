@@ -1,0 +1,266 @@
+"""A function to minimize, as solvers see it: values, gradients and curvature, all of them counted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import OptionError, nearest
+from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.vectors import Scalar, Space, Vector
+
+__all__ = [
+    "FunctionProblem",
+    "HessianKind",
+    "Point",
+    "Problem",
+    "Structure",
+    "check_tensors",
+    "forward_of",
+    "gradient_of",
+]
+
+HessianKind: TypeAlias = Literal["exact", "finite-difference", "block"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a minimization stands: the point, the value and the gradient there."""
+
+    x: Vector
+    value: Scalar
+    gradient: Vector
+
+
+class Problem(ABC):
+    """A function of a vector.
+
+    Args:
+        space: lanes or alone.
+        tally: where everything is counted.
+    """
+
+    def __init__(self, space: Space, tally: Tally) -> None:
+        self.space, self.tally = space, tally
+
+    @abstractmethod
+    def evaluate(self, x: Vector) -> Point:
+        """Return value and gradient at ``x``; one evaluation and one gradient."""
+
+    @abstractmethod
+    def product(self, x: Vector, v: Vector) -> Vector:
+        """Return the product of the Hessian at ``x`` with ``v``."""
+
+    @abstractmethod
+    def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
+        """Return the Hessian at ``x``: one matrix ``[..., n, n]``, or one for each tensor (``"block"``)."""
+
+    def fetch(self, scalars: Sequence[Scalar]) -> list[list[float]]:
+        """Bring scalars to the host in one trip; a row for each lane."""
+        self.tally.round_trips += 1
+        columns = torch.stack([s.to(torch.float64) for s in scalars], dim=-1)
+        rows: list[list[float]] = columns.reshape(-1, len(scalars)).tolist()
+        return rows
+
+    def differences(self, x: Vector, kind: HessianKind) -> list[Tensor]:
+        """Return a Hessian from central differences of gradients, made symmetric (O13)."""
+        blocks = [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
+        self.tally.hessians += 1
+        return [self._difference_block(x, block) for block in blocks]
+
+    def _difference_block(self, x: Vector, block: list[int]) -> Tensor:
+        part = [x[i] for i in block]
+        flat = self.space.ravel(part, "a finite-difference Hessian")
+        width = torch.finfo(flat.dtype).eps ** (1 / 3)
+        columns = []
+        for j in range(flat.shape[-1]):
+            h = width * flat[..., j].abs().clamp(min=1.0)
+            ends = []
+            for sign in (1.0, -1.0):
+                moved = flat.clone()
+                moved[..., j] += sign * h
+                there = list(x)
+                for i, tensor in zip(block, self.space.unravel(moved, part), strict=True):
+                    there[i] = tensor
+                gradient = self.evaluate(there).gradient
+                ends.append(self.space.ravel([gradient[i] for i in block], "a finite-difference Hessian"))
+            columns.append((ends[0] - ends[1]) / (2 * h)[..., None])
+        matrix = torch.stack(columns, dim=-1)
+        return (matrix + matrix.mT) / 2
+
+    def difference_product(self, x: Vector, v: Vector) -> Vector:
+        """Return a product of the Hessian from a central difference of gradients along ``v``."""
+        self.tally.products += 1
+        dtype = self.space.dtype(x)
+        size = self.space.norm_max(v).clamp(min=torch.finfo(dtype).tiny)
+        h = torch.finfo(dtype).eps ** (1 / 3) * self.space.norm_max(x).clamp(min=1.0) / size
+        ahead = self.evaluate(self.space.add(x, h, v)).gradient
+        behind = self.evaluate(self.space.add(x, -h, v)).gradient
+        return self.space.scale(0.5 / h, self.space.subtract(ahead, behind))
+
+
+class Structure:
+    """A tensor, a list or a dictionary of tensors, as a list and back.
+
+    Raises:
+        OptionError: something else, or tensors that can't be minimized over.
+    """
+
+    def __init__(self, x0: Any, owner: str, lanes: bool = False) -> None:
+        self._keys: list[Any] | None = None
+        self._kind: type = Tensor
+        if isinstance(x0, Tensor):
+            tensors = [x0]
+        elif isinstance(x0, dict):
+            self._kind, self._keys, tensors = dict, list(x0), list(x0.values())
+        elif isinstance(x0, (list, tuple)):
+            self._kind, tensors = type(x0) if type(x0) in (list, tuple) else list, list(x0)
+        else:
+            raise OptionError(
+                f"{owner}: x0 is a {type(x0).__name__}; give a tensor, or a list or dictionary of tensors"
+            )
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                raise OptionError(
+                    f"{owner}: x0 holds a {type(tensor).__name__}; give tensors of float32 or float64"
+                )
+        check_tensors(tensors, owner)
+        self.space = Space(_lanes(tensors, owner) if lanes else None)
+        self.x = [tensor.detach().clone() for tensor in tensors]
+
+    def pack(self, tensors: Sequence[Tensor]) -> Any:
+        """Return tensors in the structure that was given."""
+        if self._kind is dict:
+            assert self._keys is not None
+            return dict(zip(self._keys, tensors, strict=True))
+        return tensors[0] if self._kind is Tensor else self._kind(tensors)
+
+
+def check_tensors(tensors: Sequence[Tensor], owner: str) -> None:
+    """Refuse what can't be minimized over, with one sentence."""
+    if not any(tensor.numel() for tensor in tensors):
+        raise OptionError(f"{owner}: there is nothing to minimize over; give at least one element")
+    for tensor in tensors:
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise OptionError(
+                f"{owner}: a tensor is {str(tensor.dtype).removeprefix('torch.')}, in which curvature drowns "
+                f"in rounding or has no meaning; give float32 or float64"
+            )
+        if tensor.device != tensors[0].device:
+            raise OptionError(
+                f"{owner}: tensors are on {tensors[0].device} and {tensor.device}; bring them to one device"
+            )
+
+
+def _lanes(tensors: Sequence[Tensor], owner: str) -> int:
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    if len(sizes) != 1 or 0 in sizes:
+        raise OptionError(
+            f"{owner}: with lanes=True every tensor is [K, ...] with the same K of at least 1, but the "
+            f"shapes are {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}"
+        )
+    return int(next(iter(sizes)))
+
+
+class FunctionProblem(Problem):
+    """A function that autograd differentiates.
+
+    Args:
+        forward: returns the tensors that stand for ``x``, which want gradients, and the value computed from
+            them: a scalar, or ``[K]`` of which each element depends on its own lane alone.
+        space: lanes or alone.
+        tally: where everything is counted.
+    """
+
+    def __init__(
+        self, forward: Callable[[Vector], tuple[Vector, Tensor]], space: Space, tally: Tally
+    ) -> None:
+        super().__init__(space, tally)
+        self._forward = forward
+        self._linear: tuple[Vector, Vector, Vector] | None = None
+
+    def evaluate(self, x: Vector) -> Point:
+        """Return value and gradient at ``x``."""
+        self.tally.evaluations += 1
+        self.tally.gradients += 1
+        leaves, value = self._forward(x)
+        return Point(x, value.detach(), gradient_of(value.sum(), leaves))
+
+    def product(self, x: Vector, v: Vector) -> Vector:
+        """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
+        leaves, gradient = self._gradient_graph(x)
+        self.tally.products += 1
+        return gradient_of(self.space.dot(gradient, [t.detach() for t in v]).sum(), leaves, retain=True)
+
+    def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
+        """Return the Hessian, row by row; with ``"block"`` the part of each tensor with itself (O13)."""
+        if kind == "finite-difference":
+            return self.differences(x, "finite-difference")
+        if kind not in ("exact", "block"):
+            known = ["exact", "finite-difference", "block"]
+            raise OptionError(f"Newton: there is no Hessian called {kind!r}; {nearest(kind, known)}")
+        owner = "an exact Hessian"
+        self.space.ravel(x, owner)
+        leaves, gradient = self._gradient_graph(x)
+        self.tally.hessians += 1
+        blocks = [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
+        matrices = []
+        for block in blocks:
+            flat = self.space.ravel([gradient[i] for i in block], owner)
+            inputs = [leaves[i] for i in block]
+            rows = []
+            for j in range(flat.shape[-1]):
+                row = gradient_of(flat[..., j].sum(), inputs, retain=True)
+                rows.append(self.space.ravel(row, owner))
+                self.tally.products += 1
+            matrices.append(torch.stack(rows, dim=-2) if rows else flat.new_zeros((*flat.shape, 0)))
+        return matrices
+
+    def _gradient_graph(self, x: Vector) -> tuple[Vector, Vector]:
+        if self._linear is None or self._linear[0] is not x:
+            leaves, value = self._forward(x)
+            self.tally.gradients += 1
+            if not value.requires_grad:
+                gradient = [torch.zeros_like(leaf) for leaf in leaves]
+            else:
+                with torch.enable_grad():
+                    gradient = list(
+                        torch.autograd.grad(
+                            value.sum(), leaves, create_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                    )
+            self._linear = x, leaves, gradient
+        return self._linear[1], self._linear[2]
+
+
+def forward_of(
+    function: Callable[[Any], Tensor], structure: Structure, owner: str, *, scalar: bool = True
+) -> Callable[[Vector], tuple[Vector, Tensor]]:
+    """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane."""
+    expected = () if structure.space.lanes is None else (structure.space.lanes,)
+
+    def forward(x: Vector) -> tuple[Vector, Tensor]:
+        leaves = [t.detach().requires_grad_() for t in x]
+        with torch.enable_grad():
+            value = function(structure.pack(leaves))
+        if not isinstance(value, Tensor) or (scalar and tuple(value.shape) != expected):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            wanted = f"a tensor of shape {expected}" if scalar else "a tensor"
+            raise OptionError(f"{owner}: the function returned {got}; it has to return {wanted}")
+        return leaves, value
+
+    return forward
+
+
+def gradient_of(value: Tensor, leaves: Vector, *, retain: bool = False) -> Vector:
+    """Return the gradient of a scalar; zeros for what it doesn't depend on."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(
+        torch.autograd.grad(value, leaves, retain_graph=retain, allow_unused=True, materialize_grads=True)
+    )

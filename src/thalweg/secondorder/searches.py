@@ -1,0 +1,300 @@
+"""How far along a direction: searches, each with its own conditions, apart from directions.
+
+A search is a coroutine over numbers of the host: it yields the step that it wants to try, is sent the value
+and the slope there, and returns an :class:`Outcome`. It knows nothing of tensors or lanes; K lanes are K
+coroutines, of which each gets exactly the numbers that it would get alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, TypeAlias
+
+from thalweg.errors import OptionError
+
+__all__ = [
+    "Ask",
+    "Backtracking",
+    "Course",
+    "Exact",
+    "Fixed",
+    "Outcome",
+    "Result",
+    "Search",
+    "Trial",
+    "Values",
+    "cubic_minimum",
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was found at a step: value, slope along the direction, and (for exact steps) curvature."""
+
+    step: float
+    value: float
+    slope: float
+    curvature: float = math.nan
+
+    @property
+    def finite(self) -> bool:
+        """Whether value and slope are numbers."""
+        return math.isfinite(self.value) and math.isfinite(self.slope)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A step to try next; ``keep`` asks to remember the trial before, to which the search may go back."""
+
+    step: float
+    keep: bool = False
+
+
+class Result(Enum):
+    """How a search ended."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    NOT_DESCENT = "not a descent direction"
+    UNBOUNDED = "unbounded below"
+    NEGATIVE_CURVATURE = "negative curvature"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a search; ``trial`` is the accepted one, ``kept`` whether it is the one remembered."""
+
+    result: Result
+    trial: Trial | None = None
+    kept: bool = False
+
+
+Course: TypeAlias = Generator[Ask, Trial, Outcome]
+
+
+class Search(ABC):
+    """How far along a direction.
+
+    Attributes:
+        first: what the usual first step is multiplied by; the first step itself where ``absolute``.
+        absolute: whether the first step is ``first``, whatever the direction.
+        exact: whether the first step is the exact one of a quadratic, from its curvature.
+        cautious: whether an absolute first step is multiplied by ``min(1, 1 / |g|_1)`` while nothing is known
+            of the curvature.
+    """
+
+    absolute: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    first: float = 1.0
+    cautious: bool = False
+
+    @abstractmethod
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Search from ``start`` (step 0); the first step tried is ``first``.
+
+        Args:
+            start: value and slope at step 0, and the curvature where the search is exact.
+            first: the first step to try, above 0.
+            noise: by how much two equal values may differ through rounding.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Search):
+    """The same step always, ``eta * d``, accepted wherever value and slope are finite (O9, O16).
+
+    Condition: the value is finite. A trial that isn't is halved, up to ``halvings`` times. Whether the
+    direction leads downhill isn't asked: with Newton's direction this is the update of the slides, which
+    also goes to a saddle point, and diverges above 2.
+
+    Args:
+        step: eta, above 0.
+        cautious: while nothing is known of the curvature (first step of a quasi-Newton direction), take
+            ``step * min(1, 1 / |g|_1)``, as torch.optim.LBFGS does.
+        halvings: how often a trial that isn't finite is halved.
+    """
+
+    absolute: ClassVar[bool] = True
+    step: float = 1.0
+    cautious: bool = False
+    halvings: int = 60
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "step", self.step)
+        object.__setattr__(self, "first", self.step)
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Try ``first``, then halves of it."""
+        step = first
+        for _ in range(self.halvings + 1):
+            trial = yield Ask(step)
+            if trial.value == -math.inf:
+                return Outcome(Result.UNBOUNDED)
+            if trial.finite:
+                return Outcome(Result.ACCEPTED, trial)
+            step /= 2
+        return Outcome(Result.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values(Search):
+    """Several steps tried, of which the one with the smallest value is taken (O14).
+
+    Condition: no step tried has a smaller value, and it is smaller than the value at the start. Where none
+    is, all are multiplied by ``shrink`` and tried again, up to ``rounds`` times.
+
+    Args:
+        steps: multiples of the usual first step, each above 0.
+        shrink: in (0, 1).
+        rounds: at least 1.
+    """
+
+    steps: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1)
+    shrink: float = 0.02
+    rounds: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise OptionError("Values: there are no steps; give at least one number above 0")
+        for step in self.steps:
+            _check_positive(self, "a step", step)
+        _check_inside(self, "shrink", self.shrink, 0, 1)
+        _check_positive(self, "rounds", self.rounds)
+        object.__setattr__(self, "first", self.steps[0])
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Try all of them."""
+        if not start.slope < 0:
+            return Outcome(Result.NOT_DESCENT)
+        usual = first / self.steps[0]
+        for number in range(self.rounds):
+            best: Trial | None = None
+            trial: Trial | None = None
+            for factor in self.steps:
+                step = usual * factor * self.shrink**number if trial is not None or number else first
+                trial = yield Ask(step, keep=best is not None and trial is best)
+                if trial.value == -math.inf:
+                    return Outcome(Result.UNBOUNDED)
+                if trial.finite and trial.value < (start if best is None else best).value:
+                    best = trial
+            if best is not None:
+                return Outcome(Result.ACCEPTED, best, kept=best is not trial)
+        return Outcome(Result.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtracking(Search):
+    """Shorten the step until the value has decreased enough (Armijo, 1966; O14).
+
+    Condition: ``phi(a) <= phi(0) + c1 * a * phi'(0)``; where values no longer differ beyond rounding, its
+    derivative, ``0.9 * phi'(0) <= phi'(a) <= (2*c1 - 1) * phi'(0)`` (Hager and Zhang, 2005). Shorter steps
+    come from the cubic through what is known, kept within ``[0.1, 0.5]`` of the step before; a trial that
+    isn't finite is divided by ten.
+
+    Args:
+        c1: in (0, 1).
+        first: multiplies the usual first step.
+        trials: how many steps are tried at most.
+    """
+
+    c1: float = 1e-4
+    first: float = 1.0
+    trials: int = 60
+
+    def __post_init__(self) -> None:
+        _check_inside(self, "c1", self.c1, 0, 1)
+        _check_positive(self, "first", self.first)
+        _check_positive(self, "trials", self.trials)
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Try ``first``, then ever shorter steps."""
+        if not start.slope < 0:
+            return Outcome(Result.NOT_DESCENT)
+        step = first
+        for _ in range(self.trials):
+            trial = yield Ask(step)
+            if trial.value == -math.inf:
+                return Outcome(Result.UNBOUNDED)
+            if trial.finite and self._decreased(start, trial, noise):
+                return Outcome(Result.ACCEPTED, trial)
+            if not trial.finite:
+                step *= 0.1
+                continue
+            guess = cubic_minimum(start, trial)
+            step = 0.5 * step if math.isnan(guess) else min(max(guess, 0.1 * step), 0.5 * step)
+        return Outcome(Result.FAILED)
+
+    def _decreased(self, start: Trial, trial: Trial, noise: float) -> bool:
+        # a value that is equal meets the condition wherever what it asks for is below rounding
+        if trial.value < start.value and trial.value <= start.value + self.c1 * trial.step * start.slope:
+            return True
+        near = abs(trial.value - start.value) <= noise
+        # without the second bound any step would do that is short enough for values to stay equal
+        return near and 0.9 * start.slope <= trial.slope <= (2 * self.c1 - 1) * start.slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Search):
+    """The exact step of a quadratic, ``a = -g'd / d'Hd``, through one Hessian-vector product (O11).
+
+    Condition: the curvature ``d'Hd`` is positive, and the value isn't above that at the start (up to
+    rounding). Where it is above, the function is no quadratic, and the step is halved.
+
+    Args:
+        halvings: how often at most.
+    """
+
+    exact: ClassVar[bool] = True
+    halvings: int = 60
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Try the exact step."""
+        if not start.slope < 0:
+            return Outcome(Result.NOT_DESCENT)
+        trial = yield Ask(first)
+        if not start.curvature > 0:
+            return Outcome(Result.NEGATIVE_CURVATURE)
+        for _ in range(self.halvings):
+            if trial.value == -math.inf:
+                return Outcome(Result.UNBOUNDED)
+            if trial.finite and trial.value <= start.value + noise:
+                return Outcome(Result.ACCEPTED, trial)
+            trial = yield Ask(trial.step / 2)
+        return Outcome(Result.FAILED)
+
+
+def cubic_minimum(a: Trial, b: Trial) -> float:
+    """Return the minimizer of the cubic with the values and slopes of two trials; NaN where it has none.
+
+    >>> cubic_minimum(Trial(0.0, 1.0, -2.0), Trial(3.0, 4.0, 4.0))
+    1.0
+    """
+    width = b.step - a.step
+    if width == 0:
+        return math.nan
+    theta = 3 * (a.value - b.value) / width + a.slope + b.slope
+    scale = max(abs(theta), abs(a.slope), abs(b.slope))
+    if not 0 < scale < math.inf:
+        return math.nan
+    inside = (theta / scale) ** 2 - (a.slope / scale) * (b.slope / scale)
+    if inside < 0:
+        return math.nan
+    root = math.copysign(scale * math.sqrt(inside), width)
+    below = b.slope - a.slope + 2 * root
+    return b.step - width * ((b.slope + root - theta) / below) if below != 0 else math.nan
+
+
+def _check_positive(owner: object, name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise OptionError(f"{type(owner).__name__}: {name} is {value}; give a finite number above 0")
+
+
+def _check_inside(owner: object, name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise OptionError(
+            f"{type(owner).__name__}: {name} is {value}; give a number above {low} and below {high}"
+        )

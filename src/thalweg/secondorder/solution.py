@@ -1,0 +1,128 @@
+"""What a minimization found: the point, why it ended there, what it cost, and the way to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Counts", "Record", "Solution", "Status", "Tally"]
+
+
+class Status(Enum):
+    """Why a minimization ended; ``str`` of it is a sentence.
+
+    >>> print(Status.CONVERGED)
+    The gradient is within the tolerance.
+    >>> Status.CONVERGED.converged, Status.ITERATION_LIMIT.converged
+    (True, False)
+    """
+
+    CONVERGED = "The gradient is within the tolerance."
+    SMALL_CHANGE = "The last step changed the value by less than the tolerance."
+    ITERATION_LIMIT = "The limit of iterations was reached before the gradient was within the tolerance."
+    EVALUATION_LIMIT = "The limit of evaluations was reached before the gradient was within the tolerance."
+    STOPPED = "The callback asked to stop."
+    SEARCH_FAILED = "No step along the direction met the conditions of the search; the point was restored."
+    NOT_DESCENT = "The direction does not lead downhill, and the search needs one that does."
+    NO_DIRECTION = "The direction is not finite: the curvature is singular, or the gradient overflowed."
+    NEGATIVE_CURVATURE = "The curvature along the direction is not positive, so that no exact step exists."
+    UNBOUNDED = "The function falls without bound along the direction."
+    NOT_FINITE = "The function or its gradient is not finite at the start."
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met."""
+        return self in (Status.CONVERGED, Status.SMALL_CHANGE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a minimization cost.
+
+    Attributes:
+        iterations: accepted steps.
+        evaluations: evaluations of the function, the one at the start included.
+        gradients: gradients; those within products and Hessians have counts of their own.
+        products: products of a Hessian or a Jacobian with a vector, those that made a matrix included.
+        hessians: Hessian or Jacobian matrices.
+        round_trips: times that the host waited for numbers of the device.
+    """
+
+    iterations: int = 0
+    evaluations: int = 0
+    gradients: int = 0
+    products: int = 0
+    hessians: int = 0
+    round_trips: int = 0
+
+
+@dataclass
+class Tally:
+    """Counts while they grow."""
+
+    iterations: int = 0
+    evaluations: int = 0
+    gradients: int = 0
+    products: int = 0
+    hessians: int = 0
+    round_trips: int = 0
+
+    def counts(self) -> Counts:
+        """Return them as they are now."""
+        return Counts(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One accepted step; number 0 is the start.
+
+    Attributes:
+        iteration: number of the step.
+        value: of the function after it.
+        gradient_norm: largest magnitude in the gradient there.
+        step: how far along the direction (for Levenberg-Marquardt: the damping).
+        evaluations: of the function so far.
+        lane: which lane; None alone.
+    """
+
+    iteration: int
+    value: float
+    gradient_norm: float
+    step: float
+    evaluations: int
+    lane: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What a minimization found.
+
+    Attributes:
+        x: the point, in the structure that was given.
+        value: of the function there; a tensor ``[K]`` for lanes.
+        gradient_norm: largest magnitude in the gradient there; a tensor ``[K]`` for lanes.
+        status: why it ended; for lanes the first that isn't convergence, or convergence.
+        counts: what it cost; for lanes iterations are those of all together, and everything else is counted
+            once for all of them, as it was computed.
+        trace: every accepted step, the start first; for lanes those of the lane in ``lanes``.
+        lanes: for lanes, what each of them found; otherwise empty.
+    """
+
+    x: Any
+    value: float | Tensor
+    gradient_norm: float | Tensor
+    status: Status
+    counts: Counts
+    trace: tuple[Record, ...] = field(default=(), repr=False)
+    lanes: tuple[Solution, ...] = field(default=(), repr=False)
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance was met, in every lane."""
+        return all(lane.converged for lane in self.lanes) if self.lanes else self.status.converged

@@ -1,0 +1,99 @@
+"""``least_squares``: residuals, or outputs under a convex loss, to their minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.errors import OptionError, nearest
+from thalweg.secondorder.curvature import CompositeProblem
+from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
+from thalweg.secondorder.minimizing import named_search, solution_of
+from thalweg.secondorder.problem import Structure, forward_of
+from thalweg.secondorder.searches import Backtracking, Search
+from thalweg.secondorder.solution import Solution, Tally
+from thalweg.secondorder.solver import Callback, Limits, descend
+
+__all__ = ["least_squares"]
+
+_METHODS: dict[str, GaussNewton | LevenbergMarquardt] = {
+    "gauss-newton": GaussNewton(),
+    "levenberg-marquardt": LevenbergMarquardt(),
+}
+
+
+def least_squares(
+    residuals: Callable[[Any], Tensor],
+    x0: Any,
+    *,
+    method: str | GaussNewton | LevenbergMarquardt = "levenberg-marquardt",
+    loss: Callable[[Tensor], Tensor] | None = None,
+    search: str | Search | None = None,
+    tolerance: float = 1e-8,
+    tolerance_change: float = 0.0,
+    max_iterations: int = 500,
+    max_evaluations: int | None = None,
+    callback: Callback | None = None,
+) -> Solution:
+    """Minimize ``1/2 sum r(x)^2``, or ``loss(outputs(x))`` for a convex loss, by Gauss-Newton models.
+
+    Args:
+        residuals: takes what has the structure of ``x0``, returns residuals (or outputs) of any shape.
+        x0: where to start: a float32 or float64 tensor, or a list or dictionary of them; it is left alone.
+        method: ``"levenberg-marquardt"``, ``"gauss-newton"``, or such an object with settings of its own.
+        loss: from outputs to a scalar, convex in them, cross-entropy say; None: they are residuals.
+        search: how far along Gauss-Newton's direction; None: backtracking from the whole step.
+        tolerance: the largest magnitude in the gradient ``J'r`` at which it counts as zero.
+        tolerance_change: end where a step changes the value by less than this part of it; 0: never.
+        max_iterations: accepted steps.
+        max_evaluations: of the residuals; None: no limit.
+        callback: called with a ``Record`` after each accepted step; a true answer ends the run.
+
+    Returns:
+        A ``Solution``, whose ``value`` is half the sum of squares; in the trace of Levenberg-Marquardt
+        ``step`` is the damping.
+
+    Raises:
+        OptionError: an argument that can't be used, or sharded tensors, since the Jacobian is a matrix.
+
+    >>> import torch
+    >>> t = torch.linspace(0, 2, 9, dtype=torch.float64)
+    >>> y = 3 * torch.exp(-1.5 * t)
+    >>> found = least_squares(lambda p: p[0] * torch.exp(p[1] * t) - y, torch.ones(2, dtype=torch.float64))
+    >>> print(found.status, [round(v, 6) for v in found.x.tolist()])
+    The gradient is within the tolerance. [3.0, -1.5]
+
+    Source: INDEX O10; the generalized Gauss-Newton matrix after Schraudolph, 2002.
+    """
+    made = _METHODS.get(method) if isinstance(method, str) else method
+    if not isinstance(made, (GaussNewton, LevenbergMarquardt)):
+        raise OptionError(f"least_squares: there is no method {method!r}; {nearest(str(method), _METHODS)}")
+    if search is not None and isinstance(made, LevenbergMarquardt):
+        raise OptionError(
+            "least_squares: Levenberg-Marquardt takes no search, since its damping decides how far to go; "
+            "leave search out, or use method='gauss-newton'"
+        )
+    limits = Limits(
+        tolerance=tolerance,
+        tolerance_change=tolerance_change,
+        max_iterations=max_iterations,
+        max_evaluations=max_evaluations,
+    )
+    structure, tally = Structure(x0, "least_squares"), Tally()
+    forward = forward_of(residuals, structure, "least_squares", scalar=False)
+    problem = CompositeProblem(forward, loss, tally)
+    if isinstance(made, GaussNewton):
+        way = Backtracking() if search is None else named_search(search)
+        found = descend(problem, structure.x, made, way, limits=limits, callback=callback)
+        return solution_of(found, structure, tally)
+    ended = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
+    return Solution(
+        x=structure.pack(ended.x),
+        value=ended.value,
+        gradient_norm=ended.gradient_norm,
+        status=ended.status,
+        counts=tally.counts(),
+        trace=ended.trace,
+    )

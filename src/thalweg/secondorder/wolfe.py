@@ -1,0 +1,308 @@
+"""Searches for steps that meet the Wolfe conditions: strong, and approximate as Hager and Zhang have it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from thalweg.errors import OptionError
+from thalweg.secondorder.searches import Ask, Course, Outcome, Result, Search, Trial, cubic_minimum
+
+__all__ = ["HagerZhang", "StrongWolfe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrongWolfe(Search):
+    """Bracket, then zoom, until the strong Wolfe conditions hold (O14).
+
+    Conditions: ``phi(a) <= phi(0) + c1 * a * phi'(0)`` and ``|phi'(a)| <= c2 * |phi'(0)|``. Where values no
+    longer differ beyond rounding, the first is replaced by its derivative, ``phi'(a) <= (2*c1 - 1)*phi'(0)``
+    (Hager and Zhang, 2005), so that the search does not fail just before the minimum.
+
+    A trial that isn't finite ends the bracket: the search goes back to a tenth of the way. A step that grew
+    ``largest`` times, still falling as fast as at the start, is taken for a proof that the function has no
+    lower bound there.
+
+    Args:
+        c1: in (0, 1/2).
+        c2: in (c1, 1); Fletcher-Reeves needs it below 1/2.
+        first: multiplies the usual first step.
+        trials: how many steps are tried at most.
+        largest: above 1.
+
+    Source: Nocedal and Wright, Numerical Optimization, algorithms 3.5 and 3.6; cubic steps kept off its
+    ends, and the bracket halved where it shrinks too slowly.
+    """
+
+    c1: float = 1e-4
+    c2: float = 0.9
+    first: float = 1.0
+    trials: int = 40
+    largest: float = 1e12
+
+    def __post_init__(self) -> None:
+        if not 0 < self.c1 < 0.5:
+            raise OptionError(f"StrongWolfe: c1 is {self.c1}; give a number above 0 and below 1/2")
+        if not self.c1 < self.c2 < 1:
+            raise OptionError(f"StrongWolfe: c2 is {self.c2}; give a number above c1 = {self.c1} and below 1")
+        if not 0 < self.first < math.inf:
+            raise OptionError(f"StrongWolfe: first is {self.first}; give a finite number above 0")
+        if self.trials < 1:
+            raise OptionError(f"StrongWolfe: trials is {self.trials}; give at least 1")
+
+    def satisfied(self, start: Trial, trial: Trial, noise: float) -> bool:
+        """Whether a trial meets the conditions."""
+        if not trial.finite or abs(trial.slope) > -self.c2 * start.slope:
+            return False
+        return self._decreased(start, trial, noise)
+
+    def _decreased(self, start: Trial, trial: Trial, noise: float) -> bool:
+        if trial.value <= start.value + self.c1 * trial.step * start.slope:
+            return True
+        near = abs(trial.value - start.value) <= noise
+        return near and trial.slope <= (2 * self.c1 - 1) * start.slope
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Bracket a step that meets the conditions, then zoom."""
+        if not start.slope < 0:
+            return Outcome(Result.NOT_DESCENT)
+        low, step, left = start, first, self.trials
+        while left:
+            trial = yield Ask(step)
+            left -= 1
+            if trial.value == -math.inf:
+                return Outcome(Result.UNBOUNDED)
+            if self.satisfied(start, trial, noise):
+                return Outcome(Result.ACCEPTED, trial)
+            if (
+                not trial.finite
+                or not self._decreased(start, trial, noise)
+                or (low is not start and trial.value >= low.value + noise)
+            ):
+                return (yield from self._zoom(start, low, trial, left, noise))
+            if trial.slope >= 0:
+                return (yield from self._zoom(start, trial, low, left, noise))
+            if step >= self.largest * first:
+                return Outcome(Result.UNBOUNDED)
+            guess = cubic_minimum(low, trial)
+            # a cubic whose minimum lies behind says that the slope falls still faster ahead
+            low, step = trial, min(max(guess, 2 * step), 10 * step) if guess > step else 10 * step
+        return Outcome(Result.FAILED)
+
+    def _zoom(self, start: Trial, low: Trial, high: Trial, left: int, noise: float) -> Course:
+        """Shrink the bracket: ``low`` has the smallest value so far and its slope points to ``high``."""
+        before = older = math.inf
+        for _ in range(left):
+            width = high.step - low.step
+            if abs(width) <= 1e-16 * max(abs(high.step), abs(low.step)):
+                break
+            if not high.finite:
+                step = low.step + 0.1 * width
+            else:
+                step = cubic_minimum(low, high)
+                ends = sorted((low.step + 0.001 * width, high.step - 0.001 * width))
+                slow = abs(width) > 0.66 * older
+                if slow or not math.isfinite(step):
+                    step = low.step + 0.5 * width
+                step = min(max(step, ends[0]), ends[1])
+            before, older = abs(width), before
+            trial = yield Ask(step)
+            if trial.value == -math.inf:
+                return Outcome(Result.UNBOUNDED)
+            if self.satisfied(start, trial, noise):
+                return Outcome(Result.ACCEPTED, trial)
+            worse = trial.value > low.value + noise if low is not start else trial.value > start.value + noise
+            if not trial.finite or worse or not self._decreased(start, trial, noise):
+                # near the end of precision values say nothing, slopes still do
+                if trial.finite and abs(trial.value - low.value) <= noise and trial.slope * width < 0:
+                    low = trial
+                else:
+                    high = trial
+                continue
+            if trial.slope * width >= 0:
+                high = low
+            low = trial
+        return Outcome(Result.FAILED)
+
+
+_Bracket: TypeAlias = tuple[Trial, Trial]
+_Part: TypeAlias = Generator[Ask, Trial, _Bracket | Outcome]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HagerZhang(Search):
+    """Shrink a bracket by secant steps until the Wolfe or the approximate Wolfe conditions hold (O14).
+
+    Conditions: either ``phi(a) - phi(0) <= delta * a * phi'(0)`` and ``phi'(a) >= sigma * phi'(0)``, or
+    ``(2*delta - 1) * phi'(0) >= phi'(a) >= sigma * phi'(0)`` with ``phi(a) <= phi(0) + epsilon * |phi(0)|``.
+
+    Args:
+        delta: in (0, 1/2).
+        sigma: in [delta, 1).
+        epsilon: by how much the value may rise, relative to its magnitude; at least 0.
+        first: multiplies the usual first step.
+        theta: where an interval is divided, in (0, 1).
+        gamma: the part to which an interval has to shrink, in (0, 1).
+        rho: how fast the first bracket grows, above 1.
+        trials: how many steps are tried at most.
+        largest: how often the first step may grow before the function counts as unbounded.
+
+    Source: Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line
+    search, SIAM J. Optim. 16, 2005. A trial that isn't finite is treated as one whose value is too high.
+    """
+
+    delta: float = 0.1
+    sigma: float = 0.9
+    epsilon: float = 1e-6
+    first: float = 1.0
+    theta: float = 0.5
+    gamma: float = 0.66
+    rho: float = 5.0
+    trials: int = 60
+    largest: float = 1e12
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 0.5:
+            raise OptionError(f"HagerZhang: delta is {self.delta}; give a number above 0 and below 1/2")
+        if not self.delta <= self.sigma < 1:
+            raise OptionError(
+                f"HagerZhang: sigma is {self.sigma}; give at least delta = {self.delta} and less than 1"
+            )
+        if not 0 <= self.epsilon < math.inf:
+            raise OptionError(f"HagerZhang: epsilon is {self.epsilon}; give a finite number of at least 0")
+        for name, value in (("theta", self.theta), ("gamma", self.gamma)):
+            if not 0 < value < 1:
+                raise OptionError(f"HagerZhang: {name} is {value}; give a number above 0 and below 1")
+        if not 1 < self.rho < math.inf:
+            raise OptionError(f"HagerZhang: rho is {self.rho}; give a finite number above 1")
+        if not 0 < self.first < math.inf:
+            raise OptionError(f"HagerZhang: first is {self.first}; give a finite number above 0")
+
+    def satisfied(self, start: Trial, trial: Trial, noise: float) -> bool:
+        """Whether a trial meets the conditions."""
+        if not trial.finite or trial.slope < self.sigma * start.slope:
+            return False
+        if trial.value - start.value <= self.delta * trial.step * start.slope:
+            return True
+        return trial.slope <= (2 * self.delta - 1) * start.slope and trial.value <= self._ceiling(
+            start, noise
+        )
+
+    def _ceiling(self, start: Trial, noise: float) -> float:
+        return start.value + max(self.epsilon * abs(start.value), noise)
+
+    def course(self, start: Trial, first: float, noise: float) -> Course:
+        """Bracket, then alternate double secant steps and bisections."""
+        if not start.slope < 0:
+            return Outcome(Result.NOT_DESCENT)
+        return (yield from _HagerZhangCourse(self, start, noise).run(first))
+
+
+class _HagerZhangCourse:
+    """One search: the settings, its start, and how many trials are left."""
+
+    def __init__(self, settings: HagerZhang, start: Trial, noise: float) -> None:
+        self.settings, self.start, self.noise = settings, start, noise
+        self.left = settings.trials
+        self.ceiling = settings._ceiling(start, noise)
+
+    def _try(self, step: float) -> Generator[Ask, Trial, Trial | Outcome]:
+        if self.left == 0:
+            return Outcome(Result.FAILED)
+        self.left -= 1
+        trial = yield Ask(step)
+        if trial.value == -math.inf:
+            return Outcome(Result.UNBOUNDED)
+        if self.settings.satisfied(self.start, trial, self.noise):
+            return Outcome(Result.ACCEPTED, trial)
+        return trial
+
+    def run(self, first: float) -> Course:
+        bracket = yield from self._bracket(first)
+        while not isinstance(bracket, Outcome):
+            before = bracket[1].step - bracket[0].step
+            narrowed = yield from self._secants(*bracket)
+            if isinstance(narrowed, Outcome):
+                return narrowed
+            a, b = narrowed
+            if b.step - a.step <= 1e-16 * b.step:
+                return Outcome(Result.FAILED)
+            if b.step - a.step > self.settings.gamma * before:
+                middle = yield from self._try((a.step + b.step) / 2)
+                if isinstance(middle, Outcome):
+                    return middle
+                bracket = yield from self._update(a, b, middle)
+            else:
+                bracket = narrowed
+        return bracket
+
+    def _bracket(self, first: float) -> _Part:
+        settings, low, step = self.settings, self.start, first
+        while True:
+            trial = yield from self._try(step)
+            if isinstance(trial, Outcome):
+                return trial
+            if not trial.finite or (trial.slope < 0 and trial.value > self.ceiling):
+                return (yield from self._divide(low if not trial.finite else self.start, trial))
+            if trial.slope >= 0:
+                return low, trial
+            low = trial
+            if step >= settings.largest * first:
+                return Outcome(Result.UNBOUNDED)
+            step *= settings.rho
+
+    def _divide(self, low: Trial, high: Trial) -> _Part:
+        """Find a bracket whose upper end slopes upwards, where ``high`` is too high or not finite."""
+        theta = self.settings.theta
+        while high.step - low.step > 1e-16 * high.step:
+            part = theta if high.finite else 0.1
+            trial = yield from self._try((1 - part) * low.step + part * high.step)
+            if isinstance(trial, Outcome):
+                return trial
+            if trial.finite and trial.slope >= 0:
+                return low, trial
+            if trial.finite and trial.value <= self.ceiling:
+                low = trial
+            else:
+                high = trial
+        return Outcome(Result.FAILED)
+
+    def _update(self, a: Trial, b: Trial, c: Trial) -> _Part:
+        if not a.step < c.step < b.step:
+            return a, b
+        if c.finite and c.slope >= 0:
+            return a, c
+        if c.finite and c.value <= self.ceiling:
+            return c, b
+        return (yield from self._divide(a, c))
+
+    def _secants(self, a: Trial, b: Trial) -> _Part:
+        step = _secant(a, b)
+        if not a.step < step < b.step:
+            return a, b
+        c = yield from self._try(step)
+        if isinstance(c, Outcome):
+            return c
+        narrowed = yield from self._update(a, b, c)
+        if isinstance(narrowed, Outcome):
+            return narrowed
+        low, high = narrowed
+        if c is high:
+            step = _secant(b, high)
+        elif c is low:
+            step = _secant(a, low)
+        else:
+            return narrowed
+        if not low.step < step < high.step:
+            return narrowed
+        again = yield from self._try(step)
+        if isinstance(again, Outcome):
+            return again
+        return (yield from self._update(low, high, again))
+
+
+def _secant(a: Trial, b: Trial) -> float:
+    below = b.slope - a.slope
+    return (a.step * b.slope - b.step * a.slope) / below if below != 0 else math.nan

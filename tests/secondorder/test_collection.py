@@ -1,0 +1,117 @@
+"""The collection of More, Garbow and Hillstrom: methods arrive at what is listed, or say honestly not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from thalweg import surfaces
+from thalweg.secondorder import METHODS, Solution, Status, least_squares, minimize
+from thalweg.surfaces import LeastSquares
+
+NAMES = surfaces.names("more-garbow-hillstrom")
+ROBUST = ("bfgs", "cg-pr+", "lbfgs", "newton", "newton-cg")
+OTHERS = sorted({*METHODS, "levenberg-marquardt", "gauss-newton"} - set(ROBUST))
+# What of these isn't reached, and why: the curvature of Meyer's function ranges over 15 orders of magnitude,
+# which the inner and outer conjugate gradients can't resolve; Broyden's banded one has a local minimum beside
+# those listed.
+UNREACHED = {("cg-pr+", "meyer"), ("newton-cg", "meyer"), ("cg-pr+", "broyden-banded")}
+HONEST = (Status.ITERATION_LIMIT, Status.EVALUATION_LIMIT, Status.SEARCH_FAILED)
+
+
+def solve(method: str, surface: LeastSquares, evaluations: int) -> Solution:
+    if method in METHODS:
+        return minimize(surface, surface.initial(), method=method, max_evaluations=evaluations)
+    return least_squares(surface.residuals, surface.initial(), method=method, max_evaluations=evaluations)
+
+
+def value_of(method: str, solution: Solution) -> float:
+    assert isinstance(solution.value, float)
+    return solution.value if method in METHODS else 2 * solution.value
+
+
+def is_listed(value: float, surface: LeastSquares) -> bool:
+    known = [point.value for point in (*surface.minima, *surface.stationary, *surface.limits)]
+    return any(abs(value - one) <= 1e-5 * max(1.0, abs(one)) for one in known)
+
+
+def check(method: str, name: str, solution: Solution, surface: LeastSquares) -> None:
+    """A solution says the truth about itself."""
+    x = solution.x.clone().requires_grad_()
+    value = surface(x)
+    (gradient,) = torch.autograd.grad(value, x)
+    share = 1.0 if method in METHODS else 0.5
+    assert share * value.item() == pytest.approx(solution.value, rel=1e-12, abs=1e-300)
+    norm = share * float(gradient.abs().max())
+    assert norm == pytest.approx(solution.gradient_norm, rel=1e-6, abs=1e-9 * (1 + norm))
+    assert solution.value <= solution.trace[0].value
+    if solution.converged:
+        assert solution.gradient_norm <= 1e-6
+    else:
+        assert solution.status in HONEST, (method, name, solution.status)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ROBUST)
+def test_the_robust_methods_arrive(method: str, name: str) -> None:
+    surface = surfaces.get(name)
+    assert isinstance(surface, LeastSquares)
+    solution = solve(method, surface, 1500)
+    check(method, name, solution, surface)
+    if (method, name) not in UNREACHED:
+        assert is_listed(value_of(method, solution), surface), solution
+        # nearer than 1e-6 the gradient of Meyer's function is rounding
+        assert solution.converged or name == "meyer"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", OTHERS)
+def test_the_others_arrive_or_say_honestly_not(method: str, name: str) -> None:
+    surface = surfaces.get(name)
+    assert isinstance(surface, LeastSquares)
+    solution = solve(method, surface, 150)
+    check(method, name, solution, surface)
+    if solution.converged:
+        assert is_listed(value_of(method, solution), surface) or name == "broyden-banded"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_levenberg_marquardt_as_scipys(name: str) -> None:
+    """From the same start, nothing that scipy's finds is missed by more than another minimum's distance."""
+    surface = surfaces.get(name)
+    assert isinstance(surface, LeastSquares)
+    ours = least_squares(surface.residuals, surface.initial())
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        found: np.ndarray = surface.residuals(torch.from_numpy(x)).numpy()
+        return found
+
+    theirs = scipy.optimize.least_squares(residuals, np.array(surface.start), method="trf", xtol=1e-12)
+    assert isinstance(ours.value, float)
+    assert is_listed(2 * ours.value, surface) or 2 * ours.value <= 2 * float(theirs.cost) * (1 + 1e-6)
+
+
+def test_lbfgs_needs_no_more_evaluations_than_scipys_over_the_collection() -> None:
+    ours, theirs = [], []
+    for name in NAMES:
+        surface = surfaces.get(name)
+        solution = minimize(surface, surface.initial(), tolerance=1e-5)
+
+        def both(x: np.ndarray, surface: surfaces.Surface = surface) -> tuple[float, np.ndarray]:
+            t = torch.tensor(x, requires_grad=True)
+            value = surface(t)
+            value.backward()
+            assert t.grad is not None
+            return value.item(), t.grad.numpy()
+
+        options = {"gtol": 1e-5, "ftol": 1e-15, "maxfun": 3000, "maxiter": 3000}
+        found = scipy.optimize.minimize(
+            both, np.array(surface.start), jac=True, method="L-BFGS-B", options=options
+        )
+        if solution.converged and np.abs(found.jac).max() <= 1e-5:
+            ours.append(solution.counts.evaluations)
+            theirs.append(int(found.nfev))
+    assert len(ours) >= 30
+    assert np.log(ours).mean() <= np.log(theirs).mean() + 0.1

@@ -1,0 +1,275 @@
+"""Gauss-Newton and Levenberg-Marquardt against their formulas, scipy, and Newton's method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from thalweg.errors import OptionError
+from thalweg.secondorder import (
+    Fixed,
+    GaussNewton,
+    LevenbergMarquardt,
+    Newton,
+    Status,
+    least_squares,
+    minimize,
+)
+
+METHODS = ["gauss-newton", "levenberg-marquardt"]
+
+
+def valley(x: Tensor) -> Tensor:
+    return torch.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
+
+
+def curve(p: Any) -> Any:
+    t = np.linspace(0, 3, 20)
+    y = 2 * np.exp(-1.3 * t) + 0.5 + 0.05 * np.sin(17 * t)
+    if isinstance(p, Tensor):
+        return p[0] * torch.exp(p[1] * torch.from_numpy(t)) + p[2] - torch.from_numpy(y)
+    return p[0] * np.exp(p[1] * t) + p[2] - y
+
+
+def helical(x: Tensor) -> Tensor:
+    angle = torch.atan2(x[1], x[0]) / (2 * math.pi)
+    return torch.stack([10 * (x[2] - 10 * angle), 10 * ((x[0] ** 2 + x[1] ** 2).sqrt() - 1), x[2]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_linear_problem_is_solved_at_once(method: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = torch.from_numpy(rng.standard_normal((9, 4))), torch.from_numpy(rng.standard_normal(9))
+    solution = least_squares(lambda x: a @ x - b, torch.zeros(4, dtype=torch.float64), method=method)
+    assert solution.converged
+    torch.testing.assert_close(solution.x, torch.linalg.lstsq(a, b[:, None]).solution[:, 0])
+    assert solution.value == pytest.approx(float(((a @ solution.x - b) ** 2).sum() / 2))
+    if method == "gauss-newton":
+        assert solution.counts.iterations == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("residuals", "x0"),
+    [(valley, [-1.2, 1.0]), (curve, [1.0, -0.3, 0.0]), (helical, [-1.0, 0.2, 0.1])],
+    ids=["rosenbrock", "curve", "helical"],
+)
+def test_as_scipy_finds_it(method: str, residuals: Callable[[Any], Tensor], x0: list[float]) -> None:
+    start = torch.tensor(x0, dtype=torch.float64)
+    solution = least_squares(residuals, start, method=method)
+    found = scipy.optimize.least_squares(
+        lambda x: residuals(torch.from_numpy(x)).numpy(), np.array(x0), method="lm", xtol=1e-14, ftol=1e-14
+    )
+    assert solution.converged
+    torch.testing.assert_close(solution.x, torch.from_numpy(found.x), rtol=0, atol=1e-6)
+    assert solution.value == pytest.approx(float(found.cost), abs=1e-12)
+    assert solution.counts.evaluations <= 3 * int(found.nfev)
+
+
+def test_each_step_of_gauss_newton_is_its_formula() -> None:
+    x = torch.tensor([1.0, -0.3, 0.0], dtype=torch.float64)
+    for steps in range(1, 4):
+        mine = least_squares(curve, x, method="gauss-newton", search=Fixed(step=0.5), max_iterations=steps).x
+        theirs = x
+        for _ in range(steps):
+            j = torch.autograd.functional.jacobian(curve, theirs)
+            assert isinstance(j, Tensor)
+            theirs = theirs - 0.5 * torch.linalg.solve(j.T @ j, j.T @ curve(theirs))
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("scale", ["identity", "diagonal"])
+def test_each_step_of_levenberg_marquardt_is_its_formula(scale: str) -> None:
+    settings = LevenbergMarquardt(damping=0.1, scale=scale)  # type: ignore[arg-type]
+    x = torch.tensor([1.0, -0.3, 0.0], dtype=torch.float64)
+    solution = least_squares(curve, x, method=settings)
+    mu, growth, d, trail = None, 2.0, None, []
+    while len(trail) < len(solution.trace) - 1:
+        j = torch.autograd.functional.jacobian(curve, x)
+        assert isinstance(j, Tensor)
+        r, g = curve(x), j.T @ j
+        if scale == "identity":
+            d = torch.ones(3, dtype=torch.float64)
+        else:
+            d = g.diagonal() if d is None else torch.maximum(d, g.diagonal())
+        if mu is None:
+            mu = 0.1 * (float(g.diagonal().max()) if scale == "identity" else 1.0)
+        step = -torch.linalg.solve(g + mu * torch.diag(d), j.T @ r)
+        predicted = float(r @ r - (r + j @ step) @ (r + j @ step)) / 2
+        gain = float(r @ r - curve(x + step) @ curve(x + step)) / 2 / predicted
+        if gain > 0:
+            trail.append((mu, x := x + step))
+            mu, growth = mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+        else:
+            mu, growth = mu * growth, growth * 2
+    # towards the end gains are quotients of rounding
+    for record, (used, point) in list(zip(solution.trace[1:], trail, strict=True))[:6]:
+        assert record.step == pytest.approx(used, rel=1e-6)
+        assert record.value == pytest.approx(float(curve(point) @ curve(point)) / 2, rel=1e-9)
+    torch.testing.assert_close(solution.x, x, rtol=0, atol=1e-7)
+
+
+def test_damping_adapts_both_ways() -> None:
+    solution = least_squares(valley, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    dampings = [record.step for record in solution.trace[1:]]
+    assert any(b > a for a, b in pairwise(dampings))
+    assert dampings[-1] < dampings[0] * 1e-2
+    values = [record.value for record in solution.trace]
+    assert all(b < a for a, b in pairwise(values))
+
+
+def classes() -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(3)
+    return torch.from_numpy(rng.standard_normal((15, 3))), torch.from_numpy(rng.integers(0, 4, 15))
+
+
+def test_generalized_gauss_newton_is_newton_for_linear_outputs_under_cross_entropy() -> None:
+    inputs, labels = classes()
+
+    def loss(z: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(z[:, :4], labels) + 0.01 * (z**2).sum()
+
+    x0 = torch.zeros(3, 4, dtype=torch.float64)
+    mine = least_squares(
+        lambda w: inputs @ w, x0, loss=loss, method=GaussNewton(), search=Fixed(step=0.8), max_iterations=4
+    )
+    theirs = minimize(
+        lambda w: loss(inputs @ w), x0, method=Newton(), search=Fixed(step=0.8), max_iterations=4
+    )
+    torch.testing.assert_close(mine.x, theirs.x)
+    damped = least_squares(lambda w: inputs @ w, x0, loss=loss)
+    assert damped.converged
+    best = minimize(lambda w: loss(inputs @ w), x0, tolerance=1e-9)
+    torch.testing.assert_close(damped.x, best.x, rtol=0, atol=1e-6)
+
+
+def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
+    """J'HJ from the definitions, with H of the whole loss."""
+    from thalweg.secondorder.curvature import CompositeProblem
+    from thalweg.secondorder.problem import Structure, forward_of
+    from thalweg.secondorder.solution import Tally
+
+    inputs, labels = classes()
+
+    def outputs(p: list[Tensor]) -> Tensor:
+        return torch.tanh(inputs @ p[0]) @ p[1]
+
+    def loss(z: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(z, labels)
+
+    rng = np.random.default_rng(4)
+    x = [torch.from_numpy(rng.standard_normal(shape)) for shape in ((3, 2), (2, 4))]
+    structure = Structure(x, "test")
+    tally = Tally()
+    problem = CompositeProblem(forward_of(outputs, structure, "test", scalar=False), loss, tally)
+    model = problem.model(x)
+
+    def flat(v: Tensor) -> Tensor:
+        return outputs([v[:6].reshape(3, 2), v[6:].reshape(2, 4)]).reshape(-1)
+
+    v = torch.cat([t.reshape(-1) for t in x])
+    j = torch.autograd.functional.jacobian(flat, v)
+    h = torch.autograd.functional.hessian(lambda z: loss(z.reshape(15, 4)), flat(v))
+    assert isinstance(j, Tensor)
+    assert isinstance(h, Tensor)
+    g = j.T @ h @ j
+    d = torch.from_numpy(rng.standard_normal(14))
+    torch.testing.assert_close(model.bend(d), d @ g @ d)
+    torch.testing.assert_close(model.diagonal, g.diagonal())
+    gradient = torch.autograd.functional.jacobian(lambda u: loss(flat(u).reshape(15, 4)), v)
+    torch.testing.assert_close(model.gradient, gradient)
+    damping = torch.rand(14, dtype=torch.float64) + 0.1
+    torch.testing.assert_close(
+        model.damped(damping), -torch.linalg.solve(g + torch.diag(damping), model.gradient)
+    )
+    assert tally.products == 14
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
+def test_jacobian_by_rows_and_by_columns(shape: tuple[int, int]) -> None:
+    from thalweg.secondorder.curvature import jacobian
+    from thalweg.secondorder.vectors import Space
+
+    m, n = shape
+    a = torch.from_numpy(np.random.default_rng(5).standard_normal(shape))
+    leaves = [torch.ones(n - 1, dtype=torch.float64), torch.ones((), dtype=torch.float64)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    x = torch.cat([leaves[0], leaves[1].reshape(1)])
+    j, passes = jacobian((a @ x) ** 2, leaves, Space())
+    torch.testing.assert_close(j, 2 * (a @ torch.ones(n, dtype=torch.float64))[:, None] * a)
+    assert passes == min(m, n)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_jacobian_without_full_rank(method: str) -> None:
+    solution = least_squares(
+        lambda x: (x[0] + x[1] - 3).reshape(1), torch.zeros(3, dtype=torch.float64), method=method
+    )
+    assert solution.converged
+    torch.testing.assert_close(solution.x, torch.tensor([1.5, 1.5, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_shortens_the_step(method: str) -> None:
+    solution = least_squares(
+        lambda x: torch.cat([x.log(), 0.1 * (x - 1)]),
+        torch.full((2,), 20.0, dtype=torch.float64),
+        method=method,
+    )
+    assert solution.converged
+    torch.testing.assert_close(solution.x, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_statuses_and_counts() -> None:
+    x0 = torch.tensor([-1.2, 1.0], dtype=torch.float64)
+    for method in METHODS:
+        assert least_squares(valley, x0, method=method, max_iterations=2).status is Status.ITERATION_LIMIT
+        limited = least_squares(valley, x0, method=method, max_evaluations=3)
+        assert limited.status is Status.EVALUATION_LIMIT
+        assert limited.counts.evaluations == 3
+        start = least_squares(lambda x: x.log(), -x0.abs(), method=method)
+        assert start.status is Status.NOT_FINITE
+        stopped = least_squares(valley, x0, method=method, callback=lambda record: record.iteration == 2)
+        assert stopped.status is Status.STOPPED
+        assert stopped.counts.iterations == 2
+        full = least_squares(valley, x0, method=method)
+        assert full.counts.round_trips <= full.counts.evaluations + full.counts.hessians
+
+
+def test_what_never_decreases_is_a_failed_search() -> None:
+    class Lie(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return -gradient
+
+    x0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    for method in METHODS:
+        solution = least_squares(lambda x: Lie.apply(x), x0, method=method)  # type: ignore[no-untyped-call]
+        assert solution.status is Status.SEARCH_FAILED
+        assert torch.equal(solution.x, x0)
+
+
+def test_refusals() -> None:
+    x0 = torch.ones(2)
+    with pytest.raises(OptionError, match="did you mean 'gauss-newton'"):
+        least_squares(valley, x0, method="gaus-newton")
+    with pytest.raises(OptionError, match="takes no search"):
+        least_squares(valley, x0, search="backtracking")
+    with pytest.raises(OptionError, match="damping is 0"):
+        LevenbergMarquardt(damping=0)
+    with pytest.raises(OptionError, match="scale is 'diag'"):
+        LevenbergMarquardt(scale="diag")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="scalar tensor"):
+        least_squares(valley, x0, loss=lambda z: z)
