@@ -30,9 +30,17 @@ CLASSES = {
     "quickprop": optim.Quickprop,
     "schedule-free": optim.ScheduleFreeAdamW,
     "lion": optim.Lion,
+    "muon": optim.Muon,
+    "soap": optim.SOAP,
 }
 NAMES = tuple(CLASSES)
 RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+# What must be 0, or is a whole number, which no search space has.
+UNLISTED = {
+    "nesterov": {"dampening"},
+    "muon": {"ns_steps"},
+    "soap": {"precondition_frequency", "max_precondition_dim"},
+}
 FAMILIES = ("descent", "adaptive", "sign", "curvature", "matrix", "averaging")
 every_entry = pytest.mark.parametrize("entry", [catalogue.get(name) for name in NAMES], ids=NAMES)
 
@@ -114,7 +122,7 @@ def test_defaults_are_those_of_class_rule_and_torch(entry: Entry) -> None:
     for name, default in listed.items():
         assert default == own.get(name, in_class[name]), name
         assert default == own.get(name, entry.rule.hyperparameters[name]), name
-    assert set(in_class) - set(listed) == ({"dampening"} if entry.name == "nesterov" else set())
+    assert set(in_class) - set(listed) == UNLISTED.get(entry.name, set())
     assert set(entry.options) == set(entry.rule.options)
 
 
@@ -159,7 +167,8 @@ def test_class_rule_lanes_and_torch_script_are_one_optimizer(entry: Entry, which
             return [self.weight]
 
     script = entry.script(values)
-    in_torch = hasattr(torch.optim, CLASSES[entry.name].__name__)
+    # torch's Muon refuses what is no matrix.
+    in_torch = hasattr(torch.optim, CLASSES[entry.name].__name__) and entry.name != "muon"
     assert script.imports == (() if in_torch else ("import thalweg.optim",))
     assert script.expression.startswith("torch.optim." if in_torch else "thalweg.optim.")
     plain = eval(script.expression, {"torch": torch, "thalweg": thalweg, "model": Model()})

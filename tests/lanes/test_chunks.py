@@ -82,9 +82,9 @@ def test_every_optimizer_does_the_same_in_a_lane_as_in_the_loop(factory: Any) ->
     plain = factory is mlp
     names = [n for n in catalogue.names() if plain or catalogue.get(n).family not in ("sign", "curvature")]
     chosen = runs(2, names=names, rates=(0.01, 0.003), seeds=(1, 2), schedules=("cosine", "one-cycle"))
-    tolerance = 1e-9 if plain else 1e-6
     for lane, alone in zip(*both(chosen, factory), strict=True):
-        assert_alike(lane, alone, tolerance)
+        matrix = catalogue.get(lane.identity.partition("/")[0]).family == "matrix"
+        assert_alike(lane, alone, 1e-9 if plain and not matrix else 1e-6)
         assert len(lane.test_predictions) == 33
         assert lane.validation[0] != lane.validation[-1]
 

@@ -37,8 +37,12 @@ CLASSES: dict[str, Callable[..., RuleOptimizer]] = {
     "Rprop-back": lambda p, **o: optim.Rprop(p, **{"lr": 0.05, "step_sizes": None, "overshoot": "back", **o}),
     "Lion": lambda p, **o: optim.Lion(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
     "Quickprop": lambda p, **o: optim.Quickprop(p, **{"lr": 0.05, "weight_decay": 0.1, **o}),
+    "Muon": lambda p, **o: optim.Muon(p, **{"lr": 0.05, "others": "adamw", "precision": "parameter", **o}),
+    "SOAP": lambda p, **o: optim.SOAP(p, **{"lr": 0.05, "precondition_frequency": 2, **o}),
     "own": lambda p, **o: optim.from_rule(forgetful)(p, **o),
 }
+# Rules over whole matrices can't be differentiated, and have no complex parameters.
+ELEMENTWISE = {name: make for name, make in CLASSES.items() if name not in ("Muon", "SOAP")}
 every_class = pytest.mark.parametrize("make", CLASSES.values(), ids=CLASSES.keys())
 COUNTING = {name: make for name, make in CLASSES.items() if name != "SGD"}
 
@@ -360,7 +364,7 @@ def test_named_parameters_keep_their_names(make: Any) -> None:
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
-@every_class
+@pytest.mark.parametrize("make", ELEMENTWISE.values(), ids=ELEMENTWISE.keys())
 def test_differentiable_steps_give_the_same_numbers_and_right_gradients(make: Any) -> None:
     start = torch.tensor([0.5, -1.2], dtype=torch.float64, requires_grad=True)
     pull = torch.tensor([1.5, 0.7], dtype=torch.float64, requires_grad=True)
@@ -474,6 +478,17 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("NAdam", {"momentum_decay": -1}, r"NAdam: momentum_decay is -1"),
     ("ScheduleFreeAdamW", {"betas": (0.0, 0.9)}, r"betas\[0\] is 0\.0; give a number over 0"),
     ("ScheduleFreeAdamW", {"warmup_steps": -1}, r"warmup_steps is -1"),
+    ("Muon", {"ns_steps": 2.5}, r"ns_steps is 2\.5; give a whole number from 1 to 99"),
+    ("Muon", {"ns_coefficients": (1, 2)}, r"ns_coefficients is \(1, 2\); give three numbers"),
+    ("Muon", {"adjust_lr_fn": "orignal"}, r"adjust_lr_fn is 'orignal'; did you mean 'original'"),
+    ("Muon", {"momentum": 1.0}, r"Muon: momentum is 1\.0"),
+    ("Muon", {"others": "sgd"}, r"others is 'sgd'"),
+    ("SOAP", {"shampoo_beta": 1.0}, r"SOAP: shampoo_beta is 1\.0"),
+    (
+        "SOAP",
+        {"precondition_frequency": 0},
+        r"precondition_frequency is 0; give a whole number of at least 1",
+    ),
     ("Rprop", {"etas": (1.2, 0.5)}, r"Rprop: etas is \(1\.2, 0\.5\); give a factor between 0 and 1"),
     ("Rprop", {"etas": 0.5}, r"Rprop: etas is 0\.5; give two numbers such as \(0\.5, 1\.2\)"),
     ("Rprop", {"step_sizes": (1.0, 0.1)}, r"step_sizes is \(1\.0, 0\.1\); give a floor"),
@@ -494,7 +509,7 @@ def test_values_out_of_range(name: str, options: dict[str, Any], said: str) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(OptionError, match=said):
         made([{"params": parameters(), **options}])
-    optimizer = made(parameters())
+    optimizer = made(parameters(), **({"others": "adamw"} if name == "Muon" else {}))
     with pytest.raises(OptionError, match=said):
         optimizer.add_param_group({"params": parameters(), **options})
     assert len(optimizer.param_groups) == 1

@@ -262,3 +262,20 @@ def test_checkpoints_of_older_torch() -> None:
     train(mine, b, range(4, 9))
     close(a, b)
     close(mine.state_dict()["state"], adam.state_dict()["state"])
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_lion_equals_another_implementation(decoupled: bool, foreach: bool) -> None:
+    package = pytest.importorskip("pytorch_optimizer")
+    options: dict[str, Any] = {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1}
+    a, b = parameters(), parameters()
+    ours = optim.Lion(a, decoupled_weight_decay=decoupled, **options)
+    theirs = package.Lion(b, weight_decouple=decoupled, foreach=foreach, **options)
+    for step in range(40):
+        for optimizer, params in ((ours, a), (theirs, b)):
+            set_gradients(params, step)
+            optimizer.step()
+        close(a, b)
+    for p, q in zip(a, b, strict=True):
+        close(ours.state[p]["exp_avg"], theirs.state[q]["exp_avg"])

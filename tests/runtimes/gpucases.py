@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from thalweg import rules
-from thalweg.rules import Rule, as_rule, maximum, minimum, sign, sqrt, trace, where
+from thalweg.rules import MatrixRule, Rule, as_rule, maximum, minimum, sign, sqrt, trace, where
+from thalweg.rules.sign import OVERSHOOTS
 
 
 def whole_vocabulary(p, g, s, r, *, lr=0.1, decay=0.0, t):
@@ -27,7 +28,8 @@ def nothing_to_hoist(p, g):
 
 
 OWN = [as_rule(function) for function in (whole_vocabulary, numbers_alone, nothing_to_hoist)]
-RULES = [rule for rule in vars(rules).values() if isinstance(rule, Rule)] + OWN
+KNOWN = [rule for rule in vars(rules).values() if isinstance(rule, Rule)]
+RULES = [rule for rule in KNOWN if not isinstance(rule, MatrixRule)] + OWN
 
 
 def cases():
@@ -37,6 +39,8 @@ def cases():
         flips = [{}] + [{name: not value} for name, value in rule.options.items() if isinstance(value, bool)]
         if len(flips) > 2:
             flips.append({name: True for flip in flips for name in flip})
+        if rule is rules.rprop:
+            flips += [{"overshoot": word} for word in OVERSHOOTS[1:]]
         zeros = {name: 0.1 for name, value in rule.hyperparameters.items() if value == 0}
         for options in flips:
             for hyper in ({}, zeros):

@@ -14,7 +14,7 @@ from thalweg.catalogue.table import get
 from thalweg.errors import RuleError
 from thalweg.optim.custom import from_rule
 from thalweg.plugins import is_file_spec, load_object
-from thalweg.rules import Rule, as_rule, trace
+from thalweg.rules import MatrixRule, Rule, as_rule, trace
 
 __all__ = ["resolve"]
 
@@ -58,7 +58,10 @@ def resolve(spec: object) -> Entry:
 
 
 def _of_rule(spec: str, rule: Rule) -> Entry:
-    trace(rule, rule.options, frozenset(name for name, value in rule.hyperparameters.items() if not value))
+    if not isinstance(rule, MatrixRule):
+        trace(
+            rule, rule.options, frozenset(name for name, value in rule.hyperparameters.items() if not value)
+        )
     imports, name = _imports(spec)
     return Entry(
         name=spec,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -64,10 +64,11 @@ def _entry(
     *,
     raced: bool = False,
     scheduled: bool = True,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Entry:
     listed = tuple(hyperparameters)
     # A script needs thalweg only where torch lacks the class.
-    home = "torch" if hasattr(torch.optim, target.__name__) else "thalweg"
+    home = "torch" if fixed is None and hasattr(torch.optim, target.__name__) else "thalweg"
     return Entry(
         name=name,
         title=title,
@@ -81,7 +82,7 @@ def _entry(
             target=target,
             spelling=f"{home}.optim.{target.__name__}",
             imports=() if home == "torch" else ("import thalweg.optim",),
-            fixed=MappingProxyType(dict(options)),
+            fixed=MappingProxyType(dict(options if fixed is None else fixed)),
             pairs=pairs,
             always=tuple(hyper.name for hyper in listed if hyper.searched),
         ),
@@ -256,6 +257,39 @@ _TABLE: Mapping[str, Entry] = MappingProxyType(
                     _searched("beta1", 0.9, 0.5, 0.99, "complement"),
                     _searched("beta2", 0.99, 0.9, 0.999, "complement"),
                     _DECAY,
+                ),
+                pairs=_BETAS,
+            ),
+            _entry(
+                "muon", "Muon", "matrix",
+                "Momentum whose matrices are made orthogonal; AdamW for vectors, at the same rate.",
+                f"Jordan et al. 2024; Liu et al. 2025; {_SPACES}",
+                rules.muon_adamw, optim.Muon,
+                (
+                    _searched("lr", 1e-3, 1e-5, 1e-1),
+                    _searched("momentum", 0.95, 0.5, 0.99, "complement"),
+                    _searched("weight_decay", 0.1, 1e-4, 1e0),
+                    Hyperparameter(name="eps", default=1e-7, low=1e-10, high=1e-4),
+                    Hyperparameter(name="beta1", default=0.9, low=0.5, high=0.99, scale="complement"),
+                    Hyperparameter(name="beta2", default=0.999, low=0.9, high=0.9999, scale="complement"),
+                    Hyperparameter(name="adamw_eps", default=1e-8, low=1e-10, high=1e-2),
+                    Hyperparameter(name="adamw_ratio", default=1.0, low=1e-2, high=1e2),
+                ),
+                {"adjust_lr_fn": "match_rms_adamw", "precision": "parameter"},
+                {"adamw_betas": ("beta1", "beta2")},
+                fixed={"adjust_lr_fn": "match_rms_adamw", "precision": "parameter", "others": "adamw"},
+            ),
+            _entry(
+                "soap", "SOAP", "matrix",
+                "Adam in the slowly turning coordinates in which a matrix's gradients are uncorrelated.",
+                f"Vyas et al. 2024; {_SPACES}",
+                rules.soap, optim.SOAP,
+                (
+                    _searched("lr", 3e-3, 1e-5, 1e-1),
+                    _searched("beta1", 0.95, 0.5, 0.99, "complement"),
+                    _searched("beta2", 0.95, 0.9, 0.9999, "complement"),
+                    _searched("weight_decay", 1e-2, 1e-5, 1e0),
+                    Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
                 ),
                 pairs=_BETAS,
             ),

@@ -19,6 +19,8 @@ from thalweg.lanes.forward import Forward, lane_losses
 from thalweg.lanes.randomness import LaneDraws
 from thalweg.lanes.stack import Stack
 from thalweg.objectives import Loss
+from thalweg.rules import MatrixRule
+from thalweg.rules import Program as Ahead
 
 __all__ = ["Group", "Program", "group_key"]
 
@@ -57,9 +59,12 @@ class Group:
         self._rule, self._options = entry.rule, dict(entry.options)
         each = [entry.rule_hyperparameters(run.setting.hyperparameters) for run in runs]
         self._hyper = {name: np.array([hyper[name] for hyper in each]) for name in each[0]}
-        self._program, _ = runtimes.specialise(self._rule, self._hyper, self._options)
+        self._program: Ahead | None = None  # of a matrix rule there is none
+        if not isinstance(self._rule, MatrixRule):
+            self._program, _ = runtimes.specialise(self._rule, self._hyper, self._options)
         # The rule itself asks whether the rate is zero, or a step's scalars follow from the step before.
-        self._stepwise = "lr" in self._program.decisions or bool(self._program.scalar_states)
+        program = self._program
+        self._stepwise = program is None or "lr" in program.decisions or bool(program.scalar_states)
         self.rows = slice(begin, begin + len(runs))
         self.states: dict[str, list[Tensor]] = {}
         self._parameters: list[Tensor] = []
@@ -79,8 +84,8 @@ class Group:
         self._parameters = [p.detach()[self.rows] for p in parameters]
         self._cache = {}
         # Numbers are the host's, wherever a checkpoint has put them.
-        held = {name: [number.cpu() for number in states[name]] for name in self._program.scalar_states}
-        self.states = states | held
+        numbers = () if self._program is None else self._program.scalar_states
+        self.states = states | {name: [number.cpu() for number in states[name]] for name in numbers}
 
     @property
     def shows_itself(self) -> bool:
@@ -121,6 +126,7 @@ class Group:
                 cache=self._cache,
             )
             return
+        assert self._program is not None
         if t not in self._hoisted or factors is not self._table:
             self._hoist(t, factors)
         runtimes.launch(
@@ -134,6 +140,7 @@ class Group:
 
     def _hoist(self, t: int, factors: Floats) -> None:
         """Compute what depends on scalars alone for many steps at once: ``[steps, S, K]`` from step t on."""
+        assert self._program is not None
         self._table, self._hoisted = factors, range(t, min(t + _HOISTED, len(factors) + 1))
         steps, lanes = len(self._hoisted), self.rows.stop - self.rows.start
         hyper = {name: np.tile(values, steps) for name, values in self._hyper.items()}

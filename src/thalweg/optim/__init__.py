@@ -6,9 +6,11 @@ from thalweg.optim.adaptive import Adagrad, Adam, AdamW, NAdam, RMSprop
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.custom import from_rule
 from thalweg.optim.descent import SGD, Momentum, Nesterov
+from thalweg.optim.muon import Muon
 from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
+from thalweg.optim.soap import SOAP
 from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG
 from thalweg.secondorder.matrix_faces import GaussNewton, LevenbergMarquardt, Newton
 
@@ -16,6 +18,7 @@ __all__ = [
     "BFGS",
     "LBFGS",
     "SGD",
+    "SOAP",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -23,6 +26,7 @@ __all__ = [
     "LevenbergMarquardt",
     "Lion",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
     "Newton",

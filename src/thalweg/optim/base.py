@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim.ledger import Ledger, identical, picked
-from thalweg.rules import Rule
+from thalweg.rules import MatrixRule, Rule
 
 __all__ = [
     "Params",
@@ -26,6 +26,7 @@ __all__ = [
     "check_not_negative",
     "check_number",
     "check_pair",
+    "check_whole",
 ]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
-_PAIRS = {"betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
+_PAIRS = {"betas": (0.9, 0.999), "adamw_betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
 
 
 def check_not_negative(owner: str, name: str, value: object) -> None:
@@ -90,15 +91,28 @@ def check_pair(owner: str, name: str, value: object) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def check_betas(owner: str, value: object) -> None:
+def check_betas(owner: str, value: object, name: str = "betas") -> None:
     """Refuse what isn't a pair of numbers in [0, 1).
 
     >>> check_betas("Adam", (0.9, 1.5))
     Traceback (most recent call last):
     thalweg.errors.OptionError: Adam: betas[1] is 1.5; give a number of at least 0 and below 1
     """
-    for i, beta in enumerate(check_pair(owner, "betas", value)):
-        check_fraction(owner, f"betas[{i}]", beta)
+    for i, beta in enumerate(check_pair(owner, name, value)):
+        check_fraction(owner, f"{name}[{i}]", beta)
+
+
+def check_whole(owner: str, name: str, value: object, *, most: float = math.inf) -> None:
+    """Refuse what isn't a whole number of at least 1, and at most ``most``.
+
+    >>> check_whole("Muon", "ns_steps", 0, most=99)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: Muon: ns_steps is 0; give a whole number from 1 to 99
+    """
+    number = check_number(owner, name, value)
+    if not 1 <= number <= most or number != round(number):
+        reach = "of at least 1" if most == math.inf else f"from 1 to {most:g}"
+        raise OptionError(f"{owner}: {name} is {value}; give a whole number {reach}")
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -221,6 +235,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._admit(group)
         ledger = self._ledger(number)
         rule, hyper, options = self._settings(group)
+        if isinstance(rule, MatrixRule):
+            self._refuse_matrix(params)
         numbers = {name: _plain(value) for name, value in hyper.items()}
         live = runtimes.live_states(rule, numbers, options)
         entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
@@ -276,6 +292,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise OptionError(
                 f"{type(self).__name__}: the step can't be captured into a CUDA graph, since its scalars are "
                 f"computed on the host; leave it out of the graph, or use the class of torch.optim"
+            )
+
+    def _refuse_matrix(self, params: list[Tensor]) -> None:
+        refused = "complex parameters" if any(map(torch.is_complex, params)) else ""
+        refused = "differentiable=True" if self.defaults["differentiable"] else refused
+        if refused:
+            raise OptionError(
+                f"{type(self).__name__} is a rule over whole matrices, which can't do with {refused}; "
+                f"choose an elementwise optimizer such as Adam"
             )
 
     def _begin(self) -> None:

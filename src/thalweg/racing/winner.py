@@ -67,6 +67,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     optimizer = entry.script(recipe.optimizer.hyperparameters)
     # It evaluates a mean of what it trains, and has to be told which of both is wanted.
     averages = hasattr(entry.call.target, "eval")
+    borrows = any("thalweg" in line for line in optimizer.imports)
 
     training = recipe.training
     total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
@@ -86,7 +87,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     for name, line in _IMPORTS.items():
         if re.search(rf"\b{name}[.(]", code):
             used.add(line)
-    heading = f'"""{_summary(recipe, source, total)}"""'
+    heading = f'"""{_summary(recipe, source, total, borrows=borrows)}"""'
     return f"{heading}\n\n{_sorted_imports(used)}\n\n{code}\n"
 
 
@@ -104,11 +105,12 @@ _IMPORTS = {
 _BUILT = "nn.Sequential("
 
 
-def _summary(recipe: Recipe, source: Source, total: int) -> str:
+def _summary(recipe: Recipe, source: Source, total: int, *, borrows: bool) -> str:
+    needed = "needs its optimizer alone" if borrows else "doesn't need it"
     words = (
         f"{recipe.model.spec} on {source.name} by {recipe.optimizer.name}, {total} steps of "
         f"{recipe.training.batch_size} examples. Prints the validation {recipe.objective.metric or 'metric'} "
-        "at each evaluation and the test score after the last step. Written by thalweg race; doesn't need it."
+        f"at each evaluation and the test score after the last step. Written by thalweg race; {needed}."
     )
     return "\n".join(textwrap.wrap(words.replace("\\", "/").replace('"', "'"), 100))
 

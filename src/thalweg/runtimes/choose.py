@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
+from thalweg.rules.matrix import MatrixRule
 from thalweg.rules.program import Program, compute_dtype
 from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
-from thalweg.runtimes import cpu, eager, gpu
+from thalweg.runtimes import cpu, eager, gpu, matrix
 from thalweg.runtimes.tables import Plan, Taker
 
 __all__ = [
@@ -68,7 +69,8 @@ def apply(
 
     Dense contiguous float32 and float64 tensors on the CPU go to a compiled kernel, all at once, and those
     on an NVIDIA GPU to another, of half precision too; every other tensor, and a rule with a general power,
-    goes through torch operations. All give the same bits. Half precision is computed in float32.
+    goes through torch operations. All give the same bits. Half precision is computed in float32. A
+    :class:`~thalweg.rules.MatrixRule` always goes through torch operations, one tensor after the other.
 
     Args:
         rule: the rule.
@@ -95,6 +97,10 @@ def apply(
     >>> p
     [tensor([0.5000, 0.5000])]
     """
+    if isinstance(rule, MatrixRule):
+        numbers, chosen = rule.settle(hyper, options)
+        matrix.step(rule, params, grads, states, numbers, chosen, t, lanes=lanes, maximize=maximize)
+        return
     program, settled = specialise(rule, hyper, options, maximize=maximize)
     held = {name: states[name][0] for name in program.scalar_states}
     scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
@@ -149,6 +155,8 @@ def live_states(rule: Rule, hyper: Mapping[str, Any], options: Mapping[str, bool
     >>> live_states(sgd, {"momentum": 0.9}, {}), live_states(sgd, {}, {})
     (('momentum_buffer',), ())
     """
+    if isinstance(rule, MatrixRule):
+        return rule.states
     return specialise(rule, hyper, options)[0].states
 
 
@@ -185,6 +193,9 @@ def initial_states(
     >>> initial_states(adagrad, [torch.zeros(2)], {"initial_accumulator_value": 0.5}, {})
     {'sum': [tensor([0.5000, 0.5000])]}
     """
+    if isinstance(rule, MatrixRule):
+        numbers, chosen = rule.settle(hyper, options)
+        return matrix.initial_states(rule, params, numbers, chosen, lanes=lanes)
     program, settled = specialise(rule, hyper, options)
     made: dict[str, list[Tensor]] = {}
     for state in (*program.states, *program.scalar_states):
