@@ -22,6 +22,7 @@ from thalweg.racing.results import (
     SettingInfo,
     Trial,
 )
+from thalweg.training.cost import FORWARD_BACKWARD
 
 __all__ = [
     "WORK_PER_STEP",
@@ -40,7 +41,7 @@ __all__ = [
     "trials",
 ]
 
-WORK_PER_STEP = 3.0
+WORK_PER_STEP = FORWARD_BACKWARD
 """A step of a first-order method is one forward (1) and one backward (2) pass over its batch."""
 
 
