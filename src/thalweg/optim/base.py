@@ -362,6 +362,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             self._check({**self.defaults, **param_group})
+            decay = param_group.get("weight_decay")
+            if decay and "weight_decay" not in self.defaults:
+                raise OptionError(
+                    f"{type(self).__name__}: a group sets weight_decay to {decay}, but the rule has none; "
+                    f"leave it out, or add the penalty to the loss"
+                )
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

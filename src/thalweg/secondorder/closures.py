@@ -61,8 +61,6 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
-        self._params()
-        self._check(self._settings())
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:
@@ -168,9 +166,27 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with the same options; what was learned about curvature is lost."""
+        if isinstance(param_group, dict):
+            self._refuse_unheeded(param_group)
         super().add_param_group(param_group)
-        if hasattr(self, "defaults") and len(self.param_groups) > 1:
-            self._settings()
+        try:
+            self._params()
+            self._check(self._settings())
+        except OptionError:
+            del self.param_groups[-1]
+            raise
+
+    def _refuse_unheeded(self, group: dict[str, Any]) -> None:
+        """Refuse what a group asks for in vain."""
+        remedies = {
+            "maximize": "let the closure compute the negative of what should grow",
+            "weight_decay": "add the penalty to what the closure computes",
+        }
+        for name, remedy in remedies.items():
+            if group.get(name) and name not in self.defaults:
+                raise OptionError(
+                    f"{self._name}: a group sets {name} to {group[name]}, which it doesn't have; {remedy}"
+                )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class; the tensors are copied, their types kept."""
