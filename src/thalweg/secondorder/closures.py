@@ -17,7 +17,7 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
-from thalweg.secondorder.solution import Status, Tally
+from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
 from thalweg.secondorder.solver import Limits, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
@@ -49,6 +49,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
     - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
       that iteration, and a warning says so.
+    - ``evaluations`` and ``passes`` say what all steps so far have cost.
 
     Raises:
         OptionError: an option out of range, groups whose options differ, parameters of another type than
@@ -83,6 +84,34 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     )
         return first
 
+    @property
+    def evaluations(self) -> int:
+        """How often all steps so far have called the closure for a value; 0 before the first."""
+        return int(self._kept().get("func_evals", 0))
+
+    @property
+    def passes(self) -> float:
+        """What all steps so far have cost, in forward passes (:class:`Counts`); 0 before the first."""
+        return float(self._kept().get("passes", 0.0))
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the state, wherever it lies: what is frozen may have changed since the last step."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if self.state.get(p):
+                    return dict(self.state[p])
+        return {}
+
+    def _begun(self, params: list[Tensor]) -> dict[str, Any]:
+        """Return the state, to be changed; what was learned is lost where the parameters are others now."""
+        kept, shapes = self._kept(), [tuple(p.shape) for p in params]
+        if params[0] not in self.state or kept.get("shapes") != shapes:
+            counts = {"n_iter": 0, "func_evals": 0, "passes": 0.0}
+            self.state.clear()
+            self.state[params[0]] = {**counts, **kept, "shapes": shapes, "memory": None}
+        state: dict[str, Any] = self.state[params[0]]
+        return state
+
     def _params(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if params:
@@ -109,11 +138,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         if not params:
             return None
         settings = self._settings()
-        state = self.state[params[0]]
-        shapes = [tuple(p.shape) for p in params]
-        if state.get("shapes") != shapes:
-            state.clear()
-            state.update(shapes=shapes, n_iter=0, func_evals=0, memory=None)
+        state = self._begun(params)
         first: list[Any] = []
 
         def remembering() -> Any:
@@ -132,6 +157,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         _write(params, x)
         state["n_iter"] += tally.iterations
         state["func_evals"] += tally.evaluations
+        state["passes"] += tally.passes
         if self.status in _POOR:
             warnings.warn(f"{self._name}: {self.status}", stacklevel=2)
         return first[0] if self.calls_backward else loss
@@ -216,6 +242,7 @@ def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
         "shapes": [tuple(p.shape) for p in params],
         "n_iter": entry["n_iter"],
         "func_evals": entry["func_evals"],
+        "passes": (FORWARD + BACKWARD) * entry["func_evals"],
         "memory": {"direction": {"pairs": pairs}, "expected": [None]},
     }
 
@@ -247,6 +274,7 @@ class BackwardProblem(Problem):
         """Put ``x`` into the parameters and call the closure."""
         self.tally.evaluations += 1
         self.tally.gradients += 1
+        self.tally.passes += FORWARD + BACKWARD
         _write(self._params, x)
         value = scalar(self._closure(), x[0], self._owner)
         grads = [p.grad for p in self._params]

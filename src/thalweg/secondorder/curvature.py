@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError
 from thalweg.secondorder.problem import HessianKind, Point, Problem, gradient_of
-from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.solution import BACKWARD, FORWARD, TANGENT, Tally
 from thalweg.secondorder.vectors import Space, Vector
 
 __all__ = ["CompositeProblem", "GaussNewtonModel", "gradient_of_graph", "jacobian"]
@@ -107,6 +107,7 @@ class CompositeProblem(Problem):
         """Return value and gradient at ``x``."""
         self.tally.evaluations += 1
         self.tally.gradients += 1
+        self.tally.passes += FORWARD + BACKWARD
         leaves, outputs = self._forward(x)
         value = self._value(outputs)
         return Point(x, value.detach(), gradient_of(value, leaves))
@@ -114,6 +115,7 @@ class CompositeProblem(Problem):
     def value(self, x: Vector) -> Tensor:
         """Return the value alone; one evaluation, no gradient."""
         self.tally.evaluations += 1
+        self.tally.passes += FORWARD
         return self._value(self._forward(x)[1]).detach()
 
     def product(self, x: Vector, v: Vector) -> Vector:
@@ -132,6 +134,8 @@ class CompositeProblem(Problem):
         flat = outputs.reshape(-1)
         j, passes = jacobian(flat, leaves, self.space)
         self.tally.products += passes
+        self.tally.passes += FORWARD + (BACKWARD if passes == flat.numel() else TANGENT) * passes
+        self.tally.passes += 0.0 if passes == flat.numel() else BACKWARD
         if self.loss is None:
             return _Residuals(flat.detach(), j)
         z = outputs.detach().requires_grad_()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD, Tally
 from thalweg.secondorder.vectors import Scalar, Space, Vector
 
 __all__ = [
@@ -188,6 +188,9 @@ class FunctionProblem(Problem):
         """Return value and gradient at ``x``."""
         self.tally.evaluations += 1
         self.tally.gradients += 1
+        self.tally.passes += FORWARD + BACKWARD
+        # a closure computes on its parameters, which are overwritten now: the graph is of no more use
+        self._linear = None
         leaves, value = self._forward(x)
         return Point(x, value.detach(), gradient_of(value.sum(), leaves))
 
@@ -195,6 +198,7 @@ class FunctionProblem(Problem):
         """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
         leaves, gradient = self._gradient_graph(x)
         self.tally.products += 1
+        self.tally.passes += CURVED
         return gradient_of(self.space.dot(gradient, [t.detach() for t in v]).sum(), leaves, retain=True)
 
     def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
@@ -218,6 +222,7 @@ class FunctionProblem(Problem):
                 row = gradient_of(flat[..., j].sum(), inputs, retain=True)
                 rows.append(self.space.ravel(row, owner))
                 self.tally.products += 1
+                self.tally.passes += CURVED
             matrices.append(torch.stack(rows, dim=-2) if rows else flat.new_zeros((*flat.shape, 0)))
         return matrices
 
@@ -225,6 +230,7 @@ class FunctionProblem(Problem):
         if self._linear is None or self._linear[0] is not x:
             leaves, value = self._forward(x)
             self.tally.gradients += 1
+            self.tally.passes += FORWARD + BACKWARD
             if not value.requires_grad:
                 gradient = [torch.zeros_like(leaf) for leaf in leaves]
             else:
