@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from thalweg import catalogue, optim
 from thalweg.catalogue import Call, Entry, Hyperparameter
+from thalweg.catalogue.entry import Needs
 from thalweg.errors import UserError
 
 
@@ -34,13 +35,14 @@ class Subject:
         return self.entry.name
 
     @property
-    def needs(self) -> str:
+    def needs(self) -> Needs:
         """What a step needs: a "gradient", a "closure" that calls backward, a "graph" or "outputs"."""
-        return getattr(self.entry, "needs", "gradient")
+        return self.entry.needs
 
     @property
     def numbers(self) -> list[str]:
-        return [hyper.name for hyper in self.entry.hyperparameters]
+        """The hyperparameters of the optimizer itself."""
+        return [hyper.name for hyper in self.entry.hyperparameters if not hyper.of_run]
 
     def make(self, params: Any, **settings: Any) -> Optimizer:
         return self.entry.make(params, **{**self.settings, **settings})
@@ -93,11 +95,11 @@ class Problem(nn.Module):
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
-        self.inner, self.bias = nn.Parameter(draw(4, 3)), nn.Parameter(draw(4))
-        self.outer, self.scale = nn.Parameter(draw(2, 4)), nn.Parameter(draw())
+        self.inner, self.bias = nn.Parameter(draw(3, 2)), nn.Parameter(draw(3))
+        self.outer, self.scale = nn.Parameter(draw(2, 3)), nn.Parameter(draw())
         self.empty, self.late = nn.Parameter(draw(0, 4)), nn.Parameter(draw(2))
         self.frozen = nn.Parameter(draw(2), requires_grad=False)
-        self.x, self.y = draw(3, 6, 3), draw(3, 6, 2)
+        self.x, self.y = draw(3, 6, 2), draw(3, 6, 2)
 
     def forward(self, x: Tensor, late: bool = True) -> Tensor:
         hidden = torch.tanh(x @ self.inner.T + self.bias)
@@ -106,7 +108,7 @@ class Problem(nn.Module):
 
     def residuals(self, step: int, net: Callable[..., Tensor] | None = None) -> Tensor:
         batch = step % 3
-        return (net or self)(self.x[batch], step >= 2) - self.y[batch]
+        return (self if net is None else net)(self.x[batch], step >= 2) - self.y[batch]
 
     @property
     def params(self) -> list[nn.Parameter]:
@@ -146,7 +148,12 @@ def close(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-11) ->
         torch.testing.assert_close(one.detach(), other.detach(), rtol=tolerance, atol=tolerance)
 
 
-def _variant(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **fixed: Any) -> Subject:
+def _variant(
+    name: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    needs: Needs | None = None,
+    **fixed: Any,
+) -> Subject:
     """A row of the catalogue with options that the table doesn't spell."""
     entry = catalogue.get(name)
     settled = {part for argument in fixed for part in entry.call.pairs.get(argument, ())}
@@ -156,6 +163,7 @@ def _variant(name: str, settings: Mapping[str, Any] = MappingProxyType({}), **fi
         hyperparameters=tuple(hyper for hyper in entry.hyperparameters if hyper.name not in settled),
         call=replace(entry.call, fixed={**entry.call.fixed, **fixed}),
         rule=None,
+        needs=needs or entry.needs,
     )
     return Subject(changed, {**_settings(changed), **settings})
 
@@ -178,11 +186,11 @@ def _spelled(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
-    listed = {hyper.name for hyper in entry.hyperparameters}
-    if getattr(entry, "needs", "gradient") == "gradient":
+    if entry.needs == "gradient":
         return {"lr": 0.02}
-    # a network's Hessian and its Gauss-Newton matrix are singular
-    return {"damping": 0.1} if "damping" in listed else {}
+    # a few iterations; damping, since a network's Hessian and its Gauss-Newton matrix are singular
+    few = {"max_iter": 2, "damping": 0.1}
+    return {hyper.name: few[hyper.name] for hyper in entry.hyperparameters if hyper.name in few}
 
 
 CATALOGUE = [Subject(entry, _settings(entry)) for entry in map(catalogue.get, catalogue.names())]
@@ -197,36 +205,27 @@ VARIANTS = [
     _class(optim.Momentum),
     _class(optim.Momentum, spelling="average"),
     _class(optim.Nesterov),
+    _variant("lbfgs", line_search_fn=None),
+    _variant("lbfgs", line_search_fn="hager_zhang"),
+    _variant("cg-pr+", {"sgd_steps": 2}),
+    _variant("newton", modified=False, line_search_fn=None),
+    _variant("newton", hessian="block"),
+    _variant("newton", {"max_iter": 1}, needs="closure", hessian="finite-difference"),
 ]
 
 
-def _stand_in(needs: str, target: type[Optimizer], damping: bool = False, **fixed: Any) -> Subject:
-    lr = Hyperparameter(name="lr", default=1.0, low=1e-2, high=1.0)
-    alpha = Hyperparameter(name="damping", default=0.0, low=1e-3, high=1.0)
-    listed = ((lr,) if target is not optim.LevenbergMarquardt else ()) + ((alpha,) if damping else ())
-    entry = replace(
-        catalogue.get("sgd"),
-        name=_spelled(target.__name__, fixed),
-        hyperparameters=listed,
-        rule=None,
-        call=Call(target=target, spelling="", fixed=fixed),
-    )
-    object.__setattr__(entry, "needs", needs)
+def _stand_in(needs: Needs, target: type[Optimizer], *numbers: Hyperparameter) -> Subject:
+    newton = catalogue.get("newton")
+    call = replace(newton.call, target=target, fixed={}, always=())
+    entry = replace(newton, name=target.__name__, hyperparameters=numbers, needs=needs, call=call)
     return Subject(entry, _settings(entry))
 
 
+_RATE = Hyperparameter(name="lr", default=1.0, low=1e-2, high=1.0)
+_DAMPING = Hyperparameter(name="damping", default=1e-3, low=1e-6, high=1.0)
 STAND_INS = [
-    _stand_in("closure", optim.LBFGS, max_iter=3, line_search_fn="strong_wolfe"),
-    _stand_in("closure", optim.LBFGS, max_iter=3),
-    _stand_in("closure", optim.LBFGS, max_iter=3, line_search_fn="hager_zhang"),
-    _stand_in("closure", optim.BFGS, max_iter=3),
-    _stand_in("closure", optim.NonlinearCG, max_iter=3),
-    _stand_in("closure", optim.NonlinearCG, max_iter=3, sgd_steps=2),
-    _stand_in("closure", optim.Newton, damping=True, hessian="finite-difference"),
-    _stand_in("graph", optim.Newton, damping=True),
-    _stand_in("graph", optim.Newton, hessian="block", modified=True, line_search_fn="backtracking"),
-    _stand_in("outputs", optim.GaussNewton),
-    _stand_in("outputs", optim.LevenbergMarquardt, damping=True),
+    _stand_in("outputs", optim.GaussNewton, _RATE),
+    _stand_in("outputs", optim.LevenbergMarquardt, _DAMPING),
 ]
 SUBJECTS = CATALOGUE + VARIANTS + STAND_INS
 every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
@@ -275,16 +274,35 @@ REFUSALS = (
         r"a group sets weight_decay to 0\.1",
     ),
     Refusal("a rate", without("lr"), "damping stands for it", r"has no number 'lr' to drive"),
+    Refusal(
+        "sharded",
+        lambda subject: subject.entry.dense or subject.needs == "outputs",
+        "a matrix of all parameters has rows on every process",
+        r"the parameters are sharded over processes",
+    ),
+    Refusal(
+        "sharded",
+        of_family("matrix"),
+        "the rules need whole matrices",
+        r"is sharded over processes, and its rule needs whole matrices",
+    ),
     Refusal("lanes", searches, "its lanes are those of minimize", r"can't run in lanes"),
     Refusal(
         "low precision",
         searches,
         "differences of gradients and losses are lost in half precision",
-        r"bfloat16",
+        r"a tensor is b?float16, in which curvature drowns",
     ),
+    Refusal("nothing", searches, "there is no direction", r"there is nothing to minimize over"),
     Refusal("complex", searches, "directions are real", r"complex64"),
     Refusal("complex", of_family("matrix"), "the rules are those of real matrices", r"complex parameters"),
     Refusal("sparse", first_order, "rules need every element", r"is sparse, .* sparse=False"),
+    Refusal(
+        "compiled",
+        lambda subject: subject.needs in ("graph", "outputs"),
+        "compiled graphs are differentiated once",
+        r"a compiled model .* can't be differentiated twice",
+    ),
     Refusal("gradient scaler", searches, "a scaler unscales one gradient, not a function", r"GradScaler"),
 )
 

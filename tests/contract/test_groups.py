@@ -20,6 +20,7 @@ from contract.subjects import (
     train,
     trees_equal,
 )
+from thalweg import catalogue
 from thalweg.errors import OptionError
 from thalweg.schedules import Driver, Linear
 
@@ -34,7 +35,8 @@ SETTLED = {
     ("rprop", "step_size_max"): "the ceiling is far away",
     ("rprop", "step_size_min"): "the floor is far away",
     ("muon", "eps"): "no momentum is that small",
-    ("levenberg-marquardt", "damping"): "it is the first one; later ones follow from how steps went",
+    **{(name, "sgd_lr"): "no gradient steps come first" for name in catalogue.names() if name[:3] == "cg-"},
+    ("LevenbergMarquardt", "damping"): "it is the first one; later ones follow from how steps went",
 }
 
 
@@ -83,7 +85,9 @@ def test_a_group_added_later_begins_anew(subject: Subject) -> None:
         assert trees_equal(grown.inner, fresh.inner)
     else:
         # what was learned about curvature holds for other parameters
-        two = subject.make([p for p in fresh.params if p is not fresh.inner] + [fresh.inner])
+        others = [p for p in fresh.params if p is not fresh.inner]
+        begun = {"sgd_steps": 0} if "sgd_steps" in subject.numbers else {}
+        two = subject.make([*others, fresh.inner], **begun)
         train(subject, one, grown, range(3, 7))
         train(subject, two, fresh, range(3, 7))
         assert trees_equal(grown.params, fresh.params)
@@ -185,25 +189,27 @@ NUMBERS = [(subject, number) for subject in SUBJECTS for number in subject.numbe
 def test_every_number_follows_its_schedule(subject: Subject, number: str) -> None:
     """As if a fresh optimizer with that step's value had taken over the state; and unlike without schedule."""
     hyper = next(h for h in subject.entry.hyperparameters if h.name == number)
-    base = subject.settings.get(number, hyper.default) or hyper.high / 2
+    base = 4 if hyper.whole else subject.settings.get(number, hyper.default) or hyper.high / 2
+    # some have to stay whole, some over 1
+    fall = Linear(total=4 if hyper.whole else 8 if hyper.low < 1 else 40)
     driven, handed, steady = Problem(), Problem(), Problem()
     optimizer = subject.make(driven.params, **{number: base})
-    total = 8 if hyper.low < 1 else 40  # some have to stay over 1
-    driver = Driver(optimizer, {subject.key(number): Linear(total=total)})
+    driver = Driver(optimizer, {subject.key(number): fall})
     state: dict[str, Any] = {}
     for step in range(4):
         train(subject, optimizer, driven, range(step, step + 1))
         driver.step()
-        fresh = subject.make(handed.params, **{number: base * (1 - step / total)})
+        fresh = subject.make(handed.params, **{number: base})
         if state:
-            fresh.load_state_dict({**state, "param_groups": fresh.state_dict()["param_groups"]})
+            fresh.load_state_dict({"state": state, "param_groups": fresh.state_dict()["param_groups"]})
+        Driver(fresh, {subject.key(number): lambda _, now=step: float(fall(now))})  # type: ignore[misc]
         train(subject, fresh, handed, range(step, step + 1))
-        state = copy.deepcopy(fresh.state_dict())
-        close(driven.params, handed.params)
+        state = copy.deepcopy(fresh.state_dict()["state"])
+        assert trees_equal(driven.params, handed.params)
     constant = subject.make(steady.params, **{number: base})
     train(subject, constant, steady, range(4))
     same = trees_equal(driven.params, steady.params)
-    assert same == ((subject.name.partition(":")[0], number) in SETTLED)
+    assert same == ((subject.name, number) in SETTLED)
 
 
 @every_subject

@@ -59,6 +59,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
     calls_backward: ClassVar[bool] = True
     status: Status | None = None
+    # Told so, torch's gradient scalers leave everything to step, which can then say that it can't.
+    _step_supports_amp_scaling: ClassVar[bool] = True
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -112,6 +114,12 @@ class ClosureOptimizer(torch.optim.Optimizer):
         state: dict[str, Any] = self.state[params[0]]
         return state
 
+    def _is_without_slope(self) -> bool:
+        """Say whether gradients are missing or zero, with which torch's checkpoints try a step."""
+        given = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        filled = [_dense(grad) for grad in given if grad.numel()]
+        return not filled or float(Space().norm_max(filled)) == 0.0
+
     def _params(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if params:
@@ -128,10 +136,17 @@ class ClosureOptimizer(torch.optim.Optimizer):
             What the closure returned first; None where there is neither closure nor gradient.
 
         Raises:
-            OptionError: there are gradients but no closure, or the closure returns something else.
+            OptionError: there are gradients but no closure, the closure returns something else, or a
+                ``GradScaler`` calls.
         """
+        if hasattr(self, "found_inf"):
+            del self.grad_scale, self.found_inf
+            raise OptionError(
+                f"{self._name}: a GradScaler unscales one gradient, but a step computes several and compares "
+                f"losses; call step(closure) without it, and use bfloat16 autocast, which needs no scaling"
+            )
         if closure is None:
-            if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            if self._is_without_slope():
                 return None
             raise OptionError(f"{self._name}: step needs a closure that computes the loss anew; give it one")
         params = self._params()
@@ -150,7 +165,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
         tally = Tally()
         before = [p.detach().clone() for p in params]
         try:
-            x, loss = self._advance(settings, remembering, params, before, state, tally)
+            # what a step differentiates has to have a graph, whatever surrounds the call
+            with torch.enable_grad():
+                x, loss = self._advance(settings, remembering, params, before, state, tally)
         except BaseException:
             _write(params, before)
             raise
@@ -356,10 +373,15 @@ def checked_rate(owner: str, lr: Any) -> float:
 
 @contextlib.contextmanager
 def explaining(owner: str) -> Iterator[None]:
-    """Put in words what autograd says where a closure has called ``backward`` on what it returns."""
+    """Put in words what autograd says of a graph that can't be differentiated (again)."""
     try:
         yield
     except RuntimeError as error:
+        if any(words in str(error) for words in ("double backward", "donated buffers")):
+            raise OptionError(
+                f"{owner}: a compiled model (torch.compile, its backends with aot_autograd) can't be "
+                f"differentiated twice; call the model itself in the closure"
+            ) from error
         if "second time" not in str(error):
             raise
         raise OptionError(

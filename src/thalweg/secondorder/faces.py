@@ -120,7 +120,8 @@ class LBFGS(_GradientOptimizer):
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
-        return directions.LBFGS(history=settings["history_size"]), search
+        # a schedule makes numbers of any kind of it
+        return directions.LBFGS(history=round(settings["history_size"])), search
 
 
 class BFGS(_GradientOptimizer):
