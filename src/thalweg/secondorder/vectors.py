@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from thalweg.errors import OptionError
 
@@ -144,7 +144,7 @@ class Space:
     def _reduced(self, p: Tensor, reduction: str) -> Tensor:
         if isinstance(p, DTensor):
             # a shard can't always be flattened, but a sum over all of it needs no shape
-            whole: Tensor = getattr(p, reduction)().full_tensor()
+            whole: Tensor = p.sum().full_tensor() if reduction == "sum" else _largest(p)
             return whole
         reduced: Tensor = getattr(self._rows(p), reduction)(-1)
         return reduced
@@ -155,3 +155,13 @@ class Space:
     @staticmethod
     def _beside(s: Tensor, like: Tensor) -> Tensor:
         return s if s.ndim == 0 else s.reshape(s.shape + (1,) * (like.ndim - s.ndim))
+
+
+def _largest(magnitudes: DTensor) -> Tensor:
+    """Return the largest element; a process may have none of them, for which torch knows no maximum."""
+    own = magnitudes.to_local()
+    top = own.amax() if own.numel() else own.new_zeros(())
+    places = [Shard(0) if place.is_shard() else place for place in magnitudes.placements]
+    tops = DTensor.from_local(top.reshape(1), magnitudes.device_mesh, places, run_check=False)
+    largest: Tensor = tops.full_tensor().amax()
+    return largest
