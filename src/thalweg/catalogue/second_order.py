@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from thalweg import optim
 from thalweg.catalogue.entry import Call, Entry, Hyperparameter, Needs
 
-__all__ = ["SECOND_ORDER"]
+__all__ = ["OF_RUN", "SECOND_ORDER"]
 
 
 def _factor(default: float) -> Hyperparameter:
@@ -30,6 +30,9 @@ def _factor(default: float) -> Hyperparameter:
 _GROWTH = Hyperparameter(
     name="batch_growth", default=1.0, low=1.0, high=16.0, searched=True, least=1.0, of_run=True
 )
+OF_RUN = (_factor(8.0), _GROWTH)
+"""What the runs of an optimizer that evaluates as often as it likes have of their own: their batches."""
+
 _RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1)
 
 
@@ -77,7 +80,7 @@ def _entry(
 
 
 _ITERATIONS = _whole("max_iter", 20, 1, 32, searched=True)
-_OF_A_BATCH = (_ITERATIONS, _factor(8.0), _GROWTH, _RATE)
+_OF_A_BATCH = (_ITERATIONS, *OF_RUN, _RATE)
 
 
 def _conjugate(name: str, title: str, formula: str, spelled: str, source: str) -> Entry:
@@ -151,7 +154,7 @@ SECOND_ORDER: tuple[Entry, ...] = (
         (
             Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True),
             _whole("max_iter", 1, 1, 8, searched=True),
-            _factor(8.0), _GROWTH, _RATE,
+            *OF_RUN, _RATE,
         ),
         {"modified": True, "line_search_fn": "strong_wolfe"},
         dense=True,
