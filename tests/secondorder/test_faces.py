@@ -33,7 +33,9 @@ GRAPH: list[tuple[str, dict[str, Any]]] = [
     ("Newton", {"damping": 0.1}),
     ("Newton", {"hessian": "block", "modified": True, "line_search_fn": "backtracking"}),
     ("GaussNewton", {"lr": 0.5}),
+    ("GaussNewton", {"solver": "cg", "max_products": 5}),
     ("LevenbergMarquardt", {"scale": "diagonal"}),
+    ("LevenbergMarquardt", {"solver": "cg", "max_products": 4, "max_eval": 3}),
 ]
 
 
@@ -341,6 +343,12 @@ def test_a_scheduler_moves_the_rate() -> None:
         (lambda p: faces.NonlinearCG(p, formula="pr"), "no formula 'pr'"),
         (lambda p: matrix_faces.Newton(p, damping=-1), "damping is -1"),
         (lambda p: matrix_faces.LevenbergMarquardt(p, damping=0), "damping is 0"),
+        (
+            lambda p: matrix_faces.LevenbergMarquardt(p, scale="diagonal", solver="cg"),
+            "no matrix that has one",
+        ),
+        (lambda p: matrix_faces.GaussNewton(p, solver="cgs"), "did you mean 'cg'"),
+        (lambda p: matrix_faces.GaussNewton(p, solver="cg", max_products=0), "max_products is 0"),
         (lambda p: faces.BFGS([nn.Parameter(torch.ones(2, dtype=torch.float16))]), "float16"),
         (lambda p: faces.BFGS([nn.Parameter(torch.ones(2, dtype=torch.complex64))]), "complex64"),
     ],

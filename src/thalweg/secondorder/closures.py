@@ -18,7 +18,7 @@ from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
-from thalweg.secondorder.solver import Limits, Memory, descend
+from thalweg.secondorder.solver import Found, Limits, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
@@ -185,9 +185,16 @@ class ClosureOptimizer(torch.optim.Optimizer):
         search: Search,
         limits: Limits,
     ) -> tuple[Vector, Any]:
+        return self._remembering(
+            lambda memory: descend(problem, x, direction, search, limits=limits, memory=memory), state, x
+        )
+
+    def _remembering(
+        self, run: Callable[[Memory | None], Found], state: dict[str, Any], x: Vector
+    ) -> tuple[Vector, Any]:
+        """Hand a run what the last one left, and keep what it leaves."""
         kept = state["memory"]
-        memory = None if kept is None else Memory(kept["direction"], kept["expected"])
-        found = descend(problem, x, direction, search, limits=limits, memory=memory)
+        found = run(None if kept is None else Memory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
         self.status = found.statuses[0]
         return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
