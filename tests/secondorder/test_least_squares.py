@@ -200,7 +200,7 @@ def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_jacobian_by_rows_and_by_columns(shape: tuple[int, int]) -> None:
-    from thalweg.secondorder.curvature import jacobian
+    from thalweg.secondorder.models import jacobian
     from thalweg.secondorder.vectors import Space
 
     m, n = shape

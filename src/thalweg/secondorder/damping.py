@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.curvature import CompositeProblem, DenseModel, GaussNewtonModel, Inner
+from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.directions import Direction, State
+from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
 from thalweg.secondorder.problem import Point, Problem
 from thalweg.secondorder.solution import Counts, Record, Status
 from thalweg.secondorder.solver import Callback, Found, Limits, Memory

@@ -22,9 +22,10 @@ from thalweg.secondorder.closures import (
     line_search,
     scalar,
 )
-from thalweg.secondorder.curvature import CompositeProblem, SolverName
+from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally

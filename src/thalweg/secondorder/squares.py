@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.curvature import CompositeProblem, SolverName
+from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
 from thalweg.secondorder.minimizing import named_search, solution_of
+from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Search
 from thalweg.secondorder.solution import Solution, Tally
