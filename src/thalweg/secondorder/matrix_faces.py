@@ -32,7 +32,7 @@ from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import Found, Limits, Memory
 from thalweg.secondorder.vectors import Space, Vector
 
-__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton"]
+__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
 
 
 class Newton(ClosureOptimizer):
@@ -94,18 +94,97 @@ class Newton(ClosureOptimizer):
         if settings["hessian"] == "finite-difference":
             problem: Problem = BackwardProblem(closure, params, self._name, tally)
             return self._descend(problem, x, state, direction, search, limits)
-        forward = graph_forward(closure, params, self._name)
-
-        def of_loss(x: Vector) -> tuple[Vector, Tensor]:
-            leaves, value = forward(x)
-            scalar(value, value, self._name)
-            if value.requires_grad:
-                return leaves, value.reshape(())
-            raise OptionError(f"{self._name}: the loss that the closure returned depends on no parameter")
-
-        problem = FunctionProblem(of_loss, Space(), tally)
         with explaining(self._name):
-            return self._descend(problem, x, state, direction, search, limits)
+            return self._descend(
+                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
+            )
+
+
+def _loss_problem(closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> FunctionProblem:
+    """Return a closure that returns the loss with its graph as a function."""
+    forward = graph_forward(closure, params, owner)
+
+    def of_loss(x: Vector) -> tuple[Vector, Tensor]:
+        leaves, value = forward(x)
+        scalar(value, value, owner)
+        if value.requires_grad:
+            return leaves, value.reshape(())
+        raise OptionError(f"{owner}: the loss that the closure returned depends on no parameter")
+
+    return FunctionProblem(of_loss, Space(), tally)
+
+
+class NewtonCG(ClosureOptimizer):
+    """Newton's method by conjugate gradients, without a matrix, using negative curvature (O9, O13).
+
+    Args:
+        params: parameters, or groups that all have the same options; sharded ones too.
+        lr: what a search begins with, or the part of the direction that is taken without one.
+        max_products: products with the Hessian in one iteration, at least 1; None: twice as many as there are
+            elements, which the accuracy asked for seldom needs.
+        max_iter: iterations in a step.
+        max_eval: calls of the closure for a gradient in a step; None: no limit.
+        tolerance_grad: end where no element of the gradient is larger.
+        tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
+        line_search_fn: as for :class:`LBFGS`; None: the whole direction times ``lr``.
+
+    The closure returns the loss **without** calling ``backward``. ``step`` returns the loss before it.
+    Nothing is carried from step to step but the length of the first try, so each may have its own batch.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([0.1, 0.1], dtype=torch.float64))
+    >>> optimizer = NewtonCG([w], max_products=2)
+    >>> for _ in range(8):
+    ...     _ = optimizer.step(lambda: w[0] ** 2 - w[1] ** 2 / 2 + w[1] ** 4 / 4)
+    >>> print([round(abs(value), 6) for value in w.tolist()])
+    [0.0, 1.0]
+    """
+
+    calls_backward: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_products: int | None = None,
+        max_iter: int = 1,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-9,
+        tolerance_change: float = 0.0,
+        line_search_fn: LineSearch = "strong_wolfe",
+    ) -> None:
+        own = {"lr": lr, "max_products": max_products, "line_search_fn": line_search_fn}
+        limits = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
+        super().__init__(params, {**own, "max_iter": max_iter, "max_eval": max_eval, **limits})
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._parts(settings)
+
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, Limits]:
+        rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
+        search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
+        limits = Limits(
+            tolerance=settings["tolerance_grad"],
+            tolerance_change=settings["tolerance_change"],
+            max_iterations=settings["max_iter"],
+            max_evaluations=settings["max_eval"],
+        )
+        return newton.NewtonCG(max_products=settings["max_products"]), search, limits
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(settings)
+        with explaining(self._name):
+            return self._descend(
+                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
+            )
 
 
 def _inner(settings: Mapping[str, Any]) -> dict[str, Any]:
