@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from thalweg.errors import OptionError
 from thalweg.secondorder import least_squares, minimize
 from thalweg.secondorder.faces import LBFGS
+from thalweg.secondorder.matrix_faces import GaussNewton, NewtonCG
 
 METHODS = ("lbfgs", "cg-fr", "cg-pr+", "cg-hz", "newton-cg", "steepest-descent")
 
@@ -59,6 +60,8 @@ def by_face(tensors: list[Tensor]) -> list[Tensor]:
 
     for _ in range(2):
         optimizer.step(closure)
+    for other in (NewtonCG(params), GaussNewton(params, solver="cg")):
+        other.step(lambda other=other: function(params) if isinstance(other, NewtonCG) else outputs(params))
     return whole([p.detach() for p in params])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,8 +30,8 @@ def trail(count: int) -> tuple[Tensor, list[Tensor], list[float]]:
 
 def test_directions_are_at_right_angles() -> None:
     _, points, _ = trail(7)
-    steps = [after - before for before, after in zip(points, points[1:], strict=False)]
-    for one, other in zip(steps, steps[1:], strict=False):
+    steps = [after - before for before, after in pairwise(points)]
+    for one, other in pairwise(steps):
         assert float(one @ other) == pytest.approx(0, abs=1e-8 * float(one.norm() * other.norm()))
     # two directions for ever, one after the other
     for one, other in zip(steps, steps[2:], strict=False):
@@ -38,7 +40,7 @@ def test_directions_are_at_right_angles() -> None:
 
 def test_the_rate_is_that_of_kantorovich() -> None:
     _, _, values = trail(7)
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in pairwise(values):
         assert after / before == pytest.approx((9 / 11) ** 2, rel=1e-6)
 
 

@@ -24,7 +24,8 @@ class _Products(GaussNewtonModel):
     """``G = J'HJ`` by products alone, solved by conjugate gradients.
 
     What is kept is the image of d among the outputs, so that the residual is made anew from it in each
-    iteration, as in CGLS: it doesn't drift away from d where the system is badly conditioned.
+    iteration, as in CGLS: it doesn't drift away from d where the system is badly conditioned. An iteration
+    takes one product and one trip to the host.
     """
 
     def __init__(self, problem: CompositeProblem, point: Point, inner: Inner) -> None:
@@ -55,7 +56,8 @@ class _Products(GaussNewtonModel):
         slope = problem.slope(x)
         count = self._inner.max_products
         if count is None:
-            count = 2 * sum(p.numel() for p in g) // (space.lanes or 1)
+            # in exact arithmetic the rank is enough, which neither elements nor outputs exceed
+            count = 2 * min(sum(p.numel() for p in g), slope.numel()) // (space.lanes or 1)
         d = [torch.zeros_like(p) for p in g]
         image, force, r = torch.zeros_like(slope), torch.zeros_like(slope), g
         if near is not None and count > 1:

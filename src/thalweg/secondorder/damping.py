@@ -34,7 +34,8 @@ class GaussNewton(Inner, Direction):
         solver: ``"dense"``, or ``"cg"``: conjugate gradients on products ``J'(H(Jv))`` from zero, which in
             exact arithmetic go to the shortest minimizer too; ended before, they have left out the directions
             of little curvature.
-        max_products: of ``"cg"`` in one direction; None: twice as many as there are elements.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
         accuracy: of ``"cg"``: what part of the gradient may be left.
 
     Source: N, C s95; the generalized matrix after Schraudolph, 2002; by products: Martens, Deep learning via
@@ -69,7 +70,8 @@ class LevenbergMarquardt(Inner):
             Moré), which makes the method independent of the units of the parameters; not with ``"cg"``.
         solver: ``"dense"``, or ``"cg"``: conjugate gradients on products ``J'(H(Jv))``, from the best
             multiple of the direction before.
-        max_products: of ``"cg"`` in one direction; None: twice as many as there are elements.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
         accuracy: of ``"cg"``: what part of the gradient may be left.
 
     Source: Levenberg 1944, Marquardt 1963; the change of mu after Nielsen, Damping parameter in Marquardt's

@@ -224,7 +224,8 @@ class GaussNewton(_CompositeOptimizer):
         line_search_fn: as for :class:`LBFGS`; None: the same part of every direction.
         solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
             nets of any size and sharded parameters.
-        max_products: of ``"cg"`` in one iteration; None: twice as many as there are elements.
+        max_products: of ``"cg"`` in one iteration; None: twice the number of elements or
+            outputs, whichever are fewer.
         accuracy: of ``"cg"``: what part of the gradient may be left.
 
     The closure returns residuals of any shape (the loss is half the sum of their squares), or a pair:

@@ -25,7 +25,8 @@ class Inner:
     Args:
         solver: ``"dense"``: through the Jacobian as a matrix, ``m * n`` numbers; ``"cg"``: by conjugate
             gradients on products ``J'(H(Jv))``, which need no more memory than a gradient does.
-        max_products: of one solution by ``"cg"``, at least 1; None: twice as many as there are elements.
+        max_products: of one solution by ``"cg"``, at least 1; None: twice the number of elements or
+            outputs, whichever are fewer.
         accuracy: ``"cg"`` ends where the residual of the system is below this part of ``|g|``; in (0, 1).
     """
 

@@ -60,7 +60,8 @@ def least_squares(
         callback: called with a ``Record`` after each accepted step; a true answer ends the run (or the lane).
         solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
             many parameters, or sharded ones. A method that is an object has its own.
-        max_products: of ``"cg"`` in one direction; None: twice as many as there are elements.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
         lanes: solve K independent problems at once.
 
     Returns:
