@@ -100,7 +100,23 @@ def test_too_few_test_examples_in_a_fixed_test_set() -> None:
     found = told(right.mean(axis=-1), ["adam", "sgd"], evidence=evidence)
     text = found["too-few-test-examples"].text
     # two classifiers that err on a tenth each, apart, differ with variance 0.18 an example
-    assert 10_000 < int(text.split("about ")[1].split(" ")[0]) < 40_000
+    assert 10_000 < int(text.split("about ")[1].split(",")[0]) < 40_000
+
+
+def test_two_splits_are_too_few_to_say_how_many_are_needed() -> None:
+    random = np.random.default_rng(0)
+    right = (random.random((2, 2, 1, 100)) < 0.9).astype(float)
+    evidence = weigh(
+        ["adam", "sgd"],
+        right.mean(axis=-1),
+        higher_is_better=True,
+        n_train=1000,
+        n_test=100,
+        resample=lambda weights: (right @ weights / weights.sum()).ravel(),
+    )
+    found = told(right.mean(axis=-1), ["adam", "sgd"], evidence=evidence, margin=0.005)
+    assert "too-few-test-examples" not in found
+    assert "2 splits are too few to say" in found["too-few-splits"].text
 
 
 def test_looks_at_the_test_data() -> None:

@@ -67,6 +67,7 @@ def _of_rule(spec: str, rule: Rule) -> Entry:
         name=spec,
         title=rule.name,
         family="rule",
+        formula="",
         summary=_first_sentence(rule.function, f"The rule {rule.name}."),
         source=spec,
         hyperparameters=tuple(
@@ -111,6 +112,7 @@ def _of_class(spec: str, found: type) -> Entry:
         name=spec,
         title=found.__name__,
         family="class",
+        formula="",
         summary=_first_sentence(found, f"The optimizer class {found.__name__}."),
         source=spec,
         hyperparameters=tuple(hyperparameters),

@@ -15,6 +15,8 @@ from thalweg.racing.wording import listed, spoken_difference
 
 __all__ = ["warnings"]
 
+_SPLITS_TO_JUDGE_BY = 3
+
 
 def warnings(
     evidence: Evidence,
@@ -141,6 +143,15 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
     count = f"{len(undecided)} of {len(verdict.pairs)} pairs are" if len(verdict.pairs) > 1 else "the pair is"
     start = f"{count} undecided at a margin of {spoken_difference(margin, metric)}"
     needed = statistics.replicates_needed(sd, margin, ratio=ratio)
+    if needed is None and replicates < _SPLITS_TO_JUDGE_BY:
+        # one or two differences say next to nothing about their spread, nor then about what is needed
+        return [
+            Warning_(
+                code="too-few-splits",
+                text=f"{start}: {replicates} splits are too few to say how many would settle it; take at "
+                f"least 5 (--splits)",
+            )
+        ]
     if needed is not None:
         return [
             Warning_(
@@ -149,9 +160,10 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
                 f"(--splits) would show that two equal optimizers are equal",
             )
         ]
-    allowed = (margin / (stats.t.isf(0.05, dof) + stats.t.isf(0.1, dof))) ** 2
-    examples = math.ceil(evidence.n_test * variance / allowed)
-    alike = "" if evidence.fixed_test else ", with as much more to train on,"
+    # with as many splits as one likes, what is left is the noise of the test examples
+    allowed = (margin / (stats.norm.isf(0.05) + stats.norm.isf(0.1))) ** 2
+    examples = math.ceil(evidence.n_test * ratio * sd**2 / allowed)
+    alike = ", with more splits too," if evidence.fixed_test else ", with as much more to train on,"
     return [
         Warning_(
             code="too-few-test-examples",

@@ -23,7 +23,7 @@ from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
 from thalweg.training import loop
 from thalweg.training.cost import with_threads
-from thalweg.training.processes import run_many
+from thalweg.training.processes import Workers, run_many
 
 __all__ = ["Checkpoints", "Engine"]
 
@@ -69,6 +69,7 @@ class Engine:
         journal: where outcomes are kept, chunk by chunk in lanes, run by run in the loop.
         info: the choice of engine that this race follows.
         plan: how long runs are.
+        workers: the processes for runs that aren't lanes.
         stop: asked often; ``True`` saves and raises :class:`~thalweg.errors.Interrupted`.
         advanced: told (stage, what, steps of runs done since it was told last).
     """
@@ -80,6 +81,7 @@ class Engine:
         info: EngineInfo,
         plan: PlanInfo,
         *,
+        workers: Workers,
         stop: Callable[[], bool],
         advanced: Callable[[str, str, float], None],
     ) -> None:
@@ -89,6 +91,7 @@ class Engine:
         self._setup = setup
         self._checkpoints = journal.directory.path / "checkpoints"
         self._plan = plan
+        self._workers = workers
         self._stop = stop
         self._advanced = advanced
 
@@ -230,8 +233,7 @@ class Engine:
 
             run_many(
                 pending,
-                processes=self.info.processes,
-                threads=self.info.threads,
+                workers=self._workers,
                 watch=watch,
                 checkpoint=Checkpoints(self._checkpoints),
                 stop=self._stop,

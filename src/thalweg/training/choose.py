@@ -40,8 +40,9 @@ class Choice:
         forward: form of the forward pass: ``"batched"``, ``"vmap"``, or ``"module"`` in the loop.
         reason: a sentence.
         chunk: runs that are one program; 1 in the loop.
-        processes: runs at a time in processes of their own; 1 in lanes.
-        threads: torch threads of a process.
+        processes: runs at a time in processes of their own; in lanes, those that can't be one.
+        threads: torch threads of lanes; of each process in the loop.
+        loop_threads: torch threads of each process, in lanes too.
         lane_seconds: a step of ``chunk`` lanes, divided by ``chunk``; ``None`` where it wasn't measured.
         loop_seconds: a step of a run alone, divided by ``processes``; likewise.
     """
@@ -52,6 +53,7 @@ class Choice:
     chunk: int
     processes: int
     threads: int
+    loop_threads: int
     lane_seconds: float | None = None
     loop_seconds: float | None = None
 
@@ -106,6 +108,7 @@ def choose(
             chunk=1,
             processes=several,
             threads=loop_threads,
+            loop_threads=loop_threads,
             lane_seconds=lane,
             loop_seconds=alone,
         )
@@ -150,8 +153,9 @@ def choose(
         forward=trial.form,
         reason=f"lanes {'were asked for' if engine == 'lanes' else 'pay'}: {numbers}",
         chunk=chunk,
-        processes=1,
+        processes=several,
         threads=threads,
+        loop_threads=loop_threads,
         lane_seconds=lane,
         loop_seconds=alone,
     )
@@ -250,7 +254,7 @@ class _Trial:
             return float(self._loss(model.train()(inputs), targets))
 
 
-def _step_seconds(step: Callable[[], None], seconds: float, device: torch.device) -> float:
+def _step_seconds(step: Callable[[], object], seconds: float, device: torch.device) -> float:
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -28,7 +28,7 @@ from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.models import Factory
 from thalweg.training import loop
 
-__all__ = ["portable", "run_many"]
+__all__ = ["Workers", "portable", "run_many"]
 
 
 def run_many(
@@ -41,6 +41,7 @@ def run_many(
     device: str = "cpu",
     processes: int = 1,
     threads: int = 1,
+    workers: Workers | None = None,
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
     stop: Callable[[], bool] | None = None,
@@ -51,6 +52,7 @@ def run_many(
         processes: at most this many at a time. Above 1, everything given must be :func:`portable`.
         threads: torch threads of each run; together with the machine they decide the last bits, the number
             of processes doesn't.
+        workers: kept from call to call, in place of ``processes`` and ``threads``.
         watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
             process also of every evaluation.
         checkpoint: as for :func:`run`; processes get a copy each.
@@ -86,6 +88,8 @@ def run_many(
                 )
             )
 
+    if workers is not None:
+        processes, threads = workers.processes, workers.threads
     if processes <= 1 or len(runs) <= 1:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -94,8 +98,11 @@ def run_many(
                 ended(loop.run(each, watch=watch, stop=stop, **common))
         finally:
             torch.set_num_threads(before)
+    elif workers is not None:
+        workers.spread(runs, common, ended, stop)
     else:
-        _spread(runs, common, min(processes, len(runs)), threads, ended, stop)
+        with Workers(min(processes, len(runs)), threads) as own:
+            own.spread(runs, common, ended, stop)
     return [found[each.identity] for each in runs]
 
 
@@ -124,37 +131,90 @@ class _Skeleton(pickle.Pickler):
         return (int, ()) if isinstance(thing, torch.Tensor) else NotImplemented
 
 
-def _spread(
-    runs: Sequence[Run],
-    common: dict[str, Any],
-    processes: int,
-    threads: int,
-    ended: Callable[[Outcome], None],
-    stop: Callable[[], bool] | None,
-) -> None:
-    reason = portable(**common)
-    if reason is not None:
-        raise OptionError(f"{reason}; use one process")
-    context = _context()
-    halt = context.Event()
-    stopped = False
-    with TemporaryDirectory(prefix="thalweg-") as folder:
-        # By file, since tensors sent directly would need as much shared memory, which containers lack.
-        file = Path(folder) / "common"
-        with file.open("wb") as out:
-            pickle.dump(common, out)
-        pool = ProcessPoolExecutor(
-            processes, mp_context=context, initializer=_prepare, initargs=(file, threads, halt)
+class Workers:
+    """Processes that train runs, started with the first and kept until closed: each takes a second to start.
+
+    Args:
+        processes: how many.
+        threads: torch threads of each.
+    """
+
+    def __init__(self, processes: int, threads: int = 1) -> None:
+        self.processes, self.threads = processes, threads
+        self._pool: ProcessPoolExecutor | None = None
+        self._halt: Any = None
+        self._folder: TemporaryDirectory[str] | None = None
+        self._sent: Prepared | None = None
+        self._data: Path | None = None
+        self._files = 0
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._pool, self._folder, self._sent, self._data = None, None, None, None
+
+    def spread(
+        self,
+        runs: Sequence[Run],
+        common: Mapping[str, Any],
+        ended: Callable[[Outcome], None],
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        """Train runs, several at a time; the arguments are those of :func:`run_many`."""
+        reason = portable(**common)
+        if reason is not None:
+            raise OptionError(f"{reason}; use one process")
+        if self._pool is None:
+            self._start()
+        assert self._pool is not None
+        assert self._folder is not None
+        folder = Path(self._folder.name)
+        rest = dict(common)
+        prepared = rest.pop("prepared")
+        # By file, since tensors sent directly would need as much shared memory, which containers lack; and
+        # the data apart, since several calls have the same.
+        if self._data is None or prepared is not self._sent:
+            for old in folder.iterdir():
+                old.unlink()
+            self._data, self._sent = self._written(folder, prepared), prepared
+        task = self._data, self._written(folder, rest)
+        try:
+            stopped = _collect(self._pool, [(*task, run) for run in runs], self._halt, ended, stop)
+        except BaseException:
+            self.close()
+            raise
+        if stopped:
+            self.close()
+            raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def _start(self) -> None:
+        context = _context()
+        self._halt = context.Event()
+        self._folder = TemporaryDirectory(prefix="thalweg-")
+        self._pool = ProcessPoolExecutor(
+            self.processes, mp_context=context, initializer=_prepare, initargs=(self.threads, self._halt)
         )
-        with pool:
-            stopped = _collect(pool, runs, halt, ended, stop)
-    if stopped:
-        raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def _written(self, folder: Path, thing: Any) -> Path:
+        self._files += 1
+        file = folder / str(self._files)
+        with file.open("wb") as out:
+            pickle.dump(thing, out)
+        return file
 
 
 def _collect(
     pool: ProcessPoolExecutor,
-    runs: Sequence[Run],
+    tasks: Sequence[tuple[Path, Path, Run]],
     halt: Any,
     ended: Callable[[Outcome], None],
     stop: Callable[[], bool] | None,
@@ -162,7 +222,7 @@ def _collect(
     """Hand every outcome on as it comes; return whether the work was stopped."""
     stopped = False
     with _without_main(), _signals_blocked():
-        waiting = {pool.submit(_work, each) for each in runs}
+        waiting = {pool.submit(_work, *task) for task in tasks}
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         if not stopped and stop is not None and stop():
@@ -197,18 +257,18 @@ def _context() -> Any:
     return context
 
 
-_COMMON: dict[str, Any] = {}
+_LOADED: dict[Path, Any] = {}
+_HALT: list[Any] = []
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _prepare(file: Path, threads: int, halt: Any) -> None:
+def _prepare(threads: int, halt: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    with file.open("rb") as source:
-        _COMMON.update(pickle.load(source), stop=halt.is_set)
+    _HALT.append(halt)
 
 
 def _end_with_parent() -> None:
@@ -219,11 +279,23 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(run: Run) -> Outcome | None:
+def _work(data: Path, common: Path, run: Run) -> Outcome | None:
+    (halt,) = _HALT
+    for old in set(_LOADED) - {data, common}:
+        del _LOADED[old]
     try:
-        return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
+        if halt.is_set():
+            return None
+        return loop.run(run, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
     except Interrupted:
         return None
+
+
+def _loaded(file: Path) -> Any:
+    if file not in _LOADED:
+        with file.open("rb") as source:
+            _LOADED[file] = pickle.load(source)
+    return _LOADED[file]
 
 
 @contextmanager
