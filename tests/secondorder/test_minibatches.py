@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -201,3 +202,60 @@ def test_a_batch_where_nothing_helps_leaves_the_damping() -> None:
     assert optimizer.state[w]["memory"]["direction"]["mu"] == mu
     optimizer.step(lambda: w - 1)
     assert float((w.detach() - 1).abs().max()) < float((before - 1).abs().max())
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "NewtonCG", "LevenbergMarquardt"])
+def test_statistics_of_batch_norm_move_once_a_step(name: str) -> None:
+    """Untracked they are those of trial points, some of them far away."""
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 4, dtype=torch.float64), torch.randn(40, 2, dtype=torch.float64)
+    first = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 2)).double()
+    found: dict[bool, list[Tensor]] = {}
+    reached: dict[bool, list[Tensor]] = {}
+    for tracked in (True, False):
+        net = copy.deepcopy(first)
+        optimizer = make(name, net.parameters(), max_iter=3)
+        if tracked:
+            optimizer.track(net)
+            # what is copied is tracked too
+            net, optimizer = copy.deepcopy((net, optimizer))
+
+        def closure(net: nn.Module = net, optimizer: ClosureOptimizer = optimizer) -> Any:
+            if name == "LevenbergMarquardt":
+                return net(x) - y
+            loss = ((net(x) - y) ** 2).mean()
+            if optimizer.calls_backward:
+                optimizer.zero_grad()
+                loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        found[tracked] = [b.clone() for b in net.buffers()]
+        reached[tracked] = [p.detach() for p in net.parameters()]
+    once = copy.deepcopy(first)
+    once(x)
+    assert all(torch.equal(a, b) for a, b in zip(found[True], once.buffers(), strict=True))
+    assert int(found[False][-1]) > 1
+    assert all(torch.equal(a, b) for a, b in zip(reached[True], reached[False], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(reached[True][2:4], first.parameters(), strict=False))
+
+
+def test_statistics_are_settled_where_a_closure_fails() -> None:
+    net = nn.BatchNorm1d(2).double()
+    x = torch.randn(6, 2, dtype=torch.float64)
+    optimizer = faces.LBFGS(net.parameters(), line_search_fn="strong_wolfe")
+    optimizer.track(net)
+    calls: list[int] = []
+
+    def closure() -> Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("a batch is gone")
+        optimizer.zero_grad()
+        loss = ((net(x) - 2) ** 4).mean()
+        loss.backward()
+        return loss
+
+    with pytest.raises(KeyError, match="a batch is gone"):
+        optimizer.step(closure)
+    assert int(net.num_batches_tracked) == 1
