@@ -159,4 +159,52 @@ SECOND_ORDER: tuple[Entry, ...] = (
         {"modified": True, "line_search_fn": "strong_wolfe"},
         dense=True,
     ),
+    _entry(
+        "newton-cg", "Newton-CG", "newton",
+        "Newton's direction without a matrix, by conjugate gradients that go along negative curvature too.",
+        "H d = -g by conjugate gradients, at most max_products of them;  p = p + a * d, a by a line search",
+        "O9, O13; Dembo and Steihaug 1983",
+        optim.NewtonCG, "graph",
+        (
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN, _RATE,
+        ),
+    ),
+    _entry(
+        "gauss-newton", "Gauss-Newton", "newton",
+        "Newton's direction with what the loss bends by, and not the network.",
+        "J'HJ d = -g by conjugate gradients, H that of the loss in the outputs;  p = p + a * d, a by halving",
+        "O10; Gauss 1809, Schraudolph 2002, Martens 2010",
+        optim.GaussNewton, "outputs",
+        (
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN, _RATE,
+        ),
+        {"solver": "cg"},
+    ),
+    _entry(
+        "levenberg-marquardt", "Levenberg-Marquardt", "newton",
+        "Gauss-Newton, diagonally loaded, with a damping that follows how well it predicts.",
+        "(J'HJ + mu * I) d = -g by conjugate gradients;  p = p + d where that gains;  mu falls with the gain "
+        "over what was predicted, and grows where there is none",
+        "O10; Levenberg 1944, Marquardt 1963, Martens 2010",
+        optim.LevenbergMarquardt, "outputs",
+        (
+            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True),
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN,
+        ),
+        {"solver": "cg"},
+    ),
+    _entry(
+        "steepest-descent", "Steepest descent", "descent",
+        "The gradient's direction with a line search: it zig-zags where contours are long.",
+        "p = p - a * g, a by a line search",
+        "O14, O15; Cauchy 1847",
+        optim.SteepestDescent, "closure",
+        _OF_A_BATCH,
+    ),
 )  # fmt: skip

@@ -295,6 +295,7 @@ def _by_work(recipe: Recipe, entry: Entry) -> str:
     training = recipe.training
     of_run = entry.of_run(recipe.optimizer.hyperparameters)
     before, taken = "passes = 0", "passes"
+    tracking = "\noptimizer.track(model)" if hasattr(entry.call.target, "track") else ""
     if entry.needs != "closure":
         before, taken = "before_step = optimizer.passes", "(optimizer.passes - before_step)"
     return f"""
@@ -311,7 +312,7 @@ def show(point):
 
 def closure():{_CLOSURES[entry.needs]}
 
-
+{tracking}
 clock, epoch, position = 0.0, 0, 0
 show(0)
 while True:
