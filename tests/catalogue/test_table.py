@@ -34,7 +34,21 @@ CLASSES = {
     "soap": optim.SOAP,
 }
 NAMES = tuple(CLASSES)
-SECOND = ("lbfgs", "bfgs", "cg-fr", "cg-pr", "cg-pr+", "cg-hs", "cg-dy", "cg-hz", "newton")
+SECOND = (
+    "lbfgs",
+    "bfgs",
+    "cg-fr",
+    "cg-pr",
+    "cg-pr+",
+    "cg-hs",
+    "cg-dy",
+    "cg-hz",
+    "newton",
+    "newton-cg",
+    "gauss-newton",
+    "levenberg-marquardt",
+    "steepest-descent",
+)
 RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 # What must be 0, or is a whole number, which no search space has.
 UNLISTED = {

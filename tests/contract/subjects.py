@@ -284,7 +284,7 @@ REFUSALS = (
         "sharded",
         of_family("matrix"),
         "the rules need whole matrices",
-        r"is sharded over processes, and its rule needs whole matrices",
+        r"can't do with parameters sharded over processes",
     ),
     Refusal("lanes", searches, "its lanes are those of minimize", r"can't run in lanes"),
     Refusal(
@@ -295,7 +295,7 @@ REFUSALS = (
     ),
     Refusal("nothing", searches, "there is no direction", r"there is nothing to minimize over"),
     Refusal("complex", searches, "directions are real", r"complex64"),
-    Refusal("complex", of_family("matrix"), "the rules are those of real matrices", r"complex parameters"),
+    Refusal("complex", of_family("matrix"), "the rules are those of real matrices", r"can't do with complex"),
     Refusal("sparse", first_order, "rules need every element", r"is sparse, .* sparse=False"),
     Refusal(
         "compiled",

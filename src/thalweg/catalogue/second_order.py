@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from thalweg import optim
 from thalweg.catalogue.entry import Call, Entry, Hyperparameter, Needs
 
-__all__ = ["SECOND_ORDER"]
+__all__ = ["OF_RUN", "SECOND_ORDER"]
 
 
 def _factor(default: float) -> Hyperparameter:
@@ -30,6 +30,9 @@ def _factor(default: float) -> Hyperparameter:
 _GROWTH = Hyperparameter(
     name="batch_growth", default=1.0, low=1.0, high=16.0, searched=True, least=1.0, of_run=True
 )
+OF_RUN = (_factor(8.0), _GROWTH)
+"""What the runs of an optimizer that evaluates as often as it likes have of their own: their batches."""
+
 _RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1)
 
 
@@ -77,7 +80,7 @@ def _entry(
 
 
 _ITERATIONS = _whole("max_iter", 20, 1, 32, searched=True)
-_OF_A_BATCH = (_ITERATIONS, _factor(8.0), _GROWTH, _RATE)
+_OF_A_BATCH = (_ITERATIONS, *OF_RUN, _RATE)
 
 
 def _conjugate(name: str, title: str, formula: str, spelled: str, source: str) -> Entry:
@@ -151,9 +154,57 @@ SECOND_ORDER: tuple[Entry, ...] = (
         (
             Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True),
             _whole("max_iter", 1, 1, 8, searched=True),
-            _factor(8.0), _GROWTH, _RATE,
+            *OF_RUN, _RATE,
         ),
         {"modified": True, "line_search_fn": "strong_wolfe"},
         dense=True,
+    ),
+    _entry(
+        "newton-cg", "Newton-CG", "newton",
+        "Newton's direction without a matrix, by conjugate gradients that go along negative curvature too.",
+        "H d = -g by conjugate gradients, at most max_products of them;  p = p + a * d, a by a line search",
+        "O9, O13; Dembo and Steihaug 1983",
+        optim.NewtonCG, "graph",
+        (
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN, _RATE,
+        ),
+    ),
+    _entry(
+        "gauss-newton", "Gauss-Newton", "newton",
+        "Newton's direction with what the loss bends by, and not the network.",
+        "J'HJ d = -g by conjugate gradients, H that of the loss in the outputs;  p = p + a * d, a by halving",
+        "O10; Gauss 1809, Schraudolph 2002, Martens 2010",
+        optim.GaussNewton, "outputs",
+        (
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN, _RATE,
+        ),
+        {"solver": "cg"},
+    ),
+    _entry(
+        "levenberg-marquardt", "Levenberg-Marquardt", "newton",
+        "Gauss-Newton, diagonally loaded, with a damping that follows how well it predicts.",
+        "(J'HJ + mu * I) d = -g by conjugate gradients;  p = p + d where that gains;  mu falls with the gain "
+        "over what was predicted, and grows where there is none",
+        "O10; Levenberg 1944, Marquardt 1963, Martens 2010",
+        optim.LevenbergMarquardt, "outputs",
+        (
+            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True),
+            _whole("max_products", 10, 1, 50, searched=True),
+            _whole("max_iter", 1, 1, 8, searched=True),
+            *OF_RUN,
+        ),
+        {"solver": "cg"},
+    ),
+    _entry(
+        "steepest-descent", "Steepest descent", "descent",
+        "The gradient's direction with a line search: it zig-zags where contours are long.",
+        "p = p - a * g, a by a line search",
+        "O14, O15; Cauchy 1847",
+        optim.SteepestDescent, "closure",
+        _OF_A_BATCH,
     ),
 )  # fmt: skip

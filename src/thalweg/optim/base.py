@@ -16,6 +16,7 @@ from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.rules import MatrixRule, Rule
+from thalweg.runtimes.tables import PLAIN
 
 __all__ = [
     "Params",
@@ -257,6 +258,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                         ledger.scalars[name].write([active[j]], value)
                 continue
             states = {name: picked(column, chosen) for name, column in columns.items()}
+            if not PLAIN.issuperset(map(type, batch)):
+                slopes = [_placed(g, p) for p, g in zip(batch, slopes, strict=True)]
+                batch, slopes = _own(batch), _own(slopes)
+                states = {name: _own(values) for name, values in states.items()}
             if any(map(torch.is_complex, batch)):
                 batch, slopes = _real(batch), _real(slopes)
                 states = {name: _real(values) for name, values in states.items()}
@@ -296,6 +301,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _refuse_matrix(self, params: list[Tensor]) -> None:
         refused = "complex parameters" if any(map(torch.is_complex, params)) else ""
+        refused = "parameters sharded over processes" if any(map(_is_sharded, params)) else refused
         refused = "differentiable=True" if self.defaults["differentiable"] else refused
         if refused:
             raise OptionError(
@@ -475,6 +481,23 @@ def _plain(value: Any) -> float:
 
 def _real(tensors: list[Tensor]) -> list[Tensor]:
     return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+
+
+def _is_sharded(p: Tensor) -> bool:
+    return any(not place.is_replicate() for place in getattr(p, "placements", ()))
+
+
+def _placed(grad: Tensor, p: Tensor) -> Tensor:
+    """Return a gradient spread over processes as its parameter is."""
+    places = getattr(p, "placements", None)
+    if places is None or getattr(grad, "placements", None) in (None, places):
+        return grad
+    return grad.redistribute(p.device_mesh, places)  # type: ignore[no-any-return, attr-defined]
+
+
+def _own(tensors: list[Tensor]) -> list[Tensor]:
+    """Return what this process has of tensors that are spread over several: what is elementwise needs no more."""
+    return [x.to_local() if hasattr(x, "to_local") else x for x in tensors]
 
 
 def _parameter(group: Mapping[str, Any], i: int) -> str:

@@ -38,7 +38,8 @@ ALL = "all"
 """In place of names: every optimizer of the catalogue that can take a step within a run."""
 RERUNS = 3
 RERUN_SEEDS = 3
-_DENSE_MOST = 10_000
+# Parameters for which a matrix of them all still pays in a race, and for which it can be had at all.
+_DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,12 +218,14 @@ def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
     if given is None:
         return {name: entry for name in catalogue.names() if (entry := catalogue.get(name)).raced}
     entries: dict[str, Entry] = {}
-    for spec in given:
-        for one in catalogue.names() if spec == ALL else [spec]:
-            entry = catalogue.resolve(one)
-            if entry.name in entries:
-                raise OptionError(f"--optimizers names {entry.name!r} twice; name each optimizer once")
-            entries[entry.name] = entry
+    named = [spec for spec in given if not isinstance(spec, str) or spec != ALL]
+    every = catalogue.names() if len(named) < len(given) else ()
+    # what is named beside "all" is named with intent, not twice
+    for spec in [*(name for name in every if name not in named), *named]:
+        entry = catalogue.resolve(spec)
+        if entry.name in entries:
+            raise OptionError(f"--optimizers names {entry.name!r} twice; name each optimizer once")
+        entries[entry.name] = entry
     if not entries:
         raise OptionError("--optimizers is empty; name at least one, such as adam")
     return entries
@@ -235,18 +238,20 @@ def _fitting(
     kept, left_out = dict(entries), {}
     for name, entry in entries.items():
         needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
+        named = given is None or ALL not in given or name in given
+        most = _DENSE_MOST if named else _DENSE_PAYS
         reason = None
-        if entry.dense and parameters > _DENSE_MOST:
+        if entry.dense and parameters > most:
             reason = (
-                f"it keeps a number for each two of the model's {parameters:,} parameters, which is sensible "
-                f"up to {_DENSE_MOST:,}"
+                f"it keeps a number for each two of the model's {parameters:,} parameters, which pays up to "
+                f"some {most:,}"
             )
         elif needed > there:
             reason = (
                 f"one step takes {needed:,.0f} forward passes over a batch with {parameters:,} parameters, "
                 f"and a whole run has {there:,.0f}"
             )
-        if reason is not None and (given is None or ALL not in given or name in given):
+        if reason is not None and named:
             raise OptionError(f"{name} can't race here: {reason}; take a smaller model, or leave it out")
         if reason is not None:
             del kept[name]

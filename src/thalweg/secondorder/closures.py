@@ -18,7 +18,7 @@ from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
-from thalweg.secondorder.solver import Limits, Memory, descend
+from thalweg.secondorder.solver import Found, Limits, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
@@ -50,6 +50,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
       that iteration, and a warning says so.
     - ``evaluations`` and ``passes`` say what all steps so far have cost.
+    - A search tries points far away, and with batch norm each forward pass there moves running statistics:
+      ``track(net)`` keeps buffers as the first call in a step leaves them, at the point that it begins from.
 
     Raises:
         OptionError: an option out of range, groups whose options differ, parameters of another type than
@@ -61,9 +63,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
     status: Status | None = None
     # Told so, torch's gradient scalers leave everything to step, which can then say that it can't.
     _step_supports_amp_scaling: ClassVar[bool] = True
-
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
+    _tracked: torch.nn.Module | None = None
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:
@@ -85,6 +85,27 @@ class ClosureOptimizer(torch.optim.Optimizer):
                         f"optimizer each"
                     )
         return first
+
+    def track(self, module: torch.nn.Module | None) -> None:
+        """Let the buffers of a module, batch norm's running statistics, move once a step as in SGD.
+
+        After each step they are as the first call of the closure left them. None: leave buffers alone again.
+
+        >>> import torch
+        >>> from thalweg.optim import LBFGS
+        >>> net, x = torch.nn.BatchNorm1d(2), torch.randn(8, 2)
+        >>> optimizer = LBFGS(net.parameters(), max_iter=5)
+        >>> optimizer.track(net)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (net(x) - 1).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> _ = optimizer.step(closure)
+        >>> int(net.num_batches_tracked)
+        1
+        """
+        self._tracked = module
 
     @property
     def evaluations(self) -> int:
@@ -155,10 +176,14 @@ class ClosureOptimizer(torch.optim.Optimizer):
         settings = self._settings()
         state = self._begun(params)
         first: list[Any] = []
+        buffers = [] if self._tracked is None else list(self._tracked.buffers())
+        settled: list[Tensor] = []
 
         def remembering() -> Any:
             with torch.enable_grad():
                 found = closure()
+            if not first:
+                settled.extend(buffer.detach().clone() for buffer in buffers)
             first.append(found)
             return found
 
@@ -171,6 +196,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
         except BaseException:
             _write(params, before)
             raise
+        finally:
+            if first:
+                _write(buffers, settled)
         _write(params, x)
         state["n_iter"] += tally.iterations
         state["func_evals"] += tally.evaluations
@@ -200,9 +228,16 @@ class ClosureOptimizer(torch.optim.Optimizer):
         search: Search,
         limits: Limits,
     ) -> tuple[Vector, Any]:
+        return self._remembering(
+            lambda memory: descend(problem, x, direction, search, limits=limits, memory=memory), state, x
+        )
+
+    def _remembering(
+        self, run: Callable[[Memory | None], Found], state: dict[str, Any], x: Vector
+    ) -> tuple[Vector, Any]:
+        """Hand a run what the last one left, and keep what it leaves."""
         kept = state["memory"]
-        memory = None if kept is None else Memory(kept["direction"], kept["expected"])
-        found = descend(problem, x, direction, search, limits=limits, memory=memory)
+        found = run(None if kept is None else Memory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
         self.status = found.statuses[0]
         return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
@@ -242,7 +277,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     self.state[p] = _from_torch(entry, self._params()) if "old_dirs" in entry else entry
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "status": self.status}
+        return {**super().__getstate__(), "status": self.status, "_tracked": self._tracked}
 
 
 def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
@@ -286,9 +321,18 @@ class BackwardProblem(Problem):
     def __init__(self, closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> None:
         super().__init__(Space(), tally)
         self._closure, self._params, self._owner = closure, params, owner
+        self._ahead: Point | None = None
+
+    def ahead(self, x: Vector) -> Point:
+        """Evaluate at ``x``, which is asked for again before long."""
+        self._ahead = self.evaluate(x)
+        return self._ahead
 
     def evaluate(self, x: Vector) -> Point:
         """Put ``x`` into the parameters and call the closure."""
+        if self._ahead is not None and self._ahead.x is x:
+            found, self._ahead = self._ahead, None
+            return found
         self.tally.evaluations += 1
         self.tally.gradients += 1
         self.tally.passes += FORWARD + BACKWARD

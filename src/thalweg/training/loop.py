@@ -193,7 +193,7 @@ def run(
             draws.step = updates
             before = None if entry.needs == "gradient" else _copied(model.state_dict())
             value, work = take_step(inputs, targets)
-            reached = clock + work / FORWARD_BACKWARD * (len(indices) / size if before else 1.0)
+            reached = clock + work / FORWARD_BACKWARD * (len(indices) / size)
             passed = [point for point in points if clock < point < reached]
             if passed and before is not None:
                 after = _copied(model.state_dict())

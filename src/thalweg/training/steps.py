@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from thalweg.catalogue import Entry
 from thalweg.lanes.course import orders
 from thalweg.objectives import Loss
+from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 
 __all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "stepping"]
@@ -41,6 +42,9 @@ def stepping(
         loss: from outputs and targets to a scalar.
         surroundings: of every forward pass; a step on one batch draws the same numbers in all of them.
     """
+    if isinstance(optimizer, ClosureOptimizer):
+        # trial points leave batch norm's running statistics alone
+        optimizer.track(model)
 
     def loss_of(inputs: Any, targets: Tensor) -> Tensor:
         with surroundings():
