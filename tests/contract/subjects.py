@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from thalweg import catalogue, optim
-from thalweg.catalogue import Call, Entry, Hyperparameter
+from thalweg.catalogue import Call, Entry
 from thalweg.catalogue.entry import Needs
 from thalweg.errors import UserError
 
@@ -43,6 +43,12 @@ class Subject:
     def numbers(self) -> list[str]:
         """The hyperparameters of the optimizer itself."""
         return [hyper.name for hyper in self.entry.hyperparameters if not hyper.of_run]
+
+    @property
+    def number(self) -> str:
+        """One of them that needn't be whole."""
+        whole = {hyper.name for hyper in self.entry.hyperparameters if hyper.whole}
+        return next(name for name in self.numbers if name not in whole)
 
     def make(self, params: Any, **settings: Any) -> Optimizer:
         return self.entry.make(params, **{**self.settings, **settings})
@@ -156,7 +162,7 @@ def _variant(
 ) -> Subject:
     """A row of the catalogue with options that the table doesn't spell."""
     entry = catalogue.get(name)
-    settled = {part for argument in fixed for part in entry.call.pairs.get(argument, ())}
+    settled = set(fixed) | {part for argument in fixed for part in entry.call.pairs.get(argument, ())}
     changed = replace(
         entry,
         name=_spelled(name, settings | fixed),
@@ -211,23 +217,12 @@ VARIANTS = [
     _variant("newton", modified=False, line_search_fn=None),
     _variant("newton", hessian="block"),
     _variant("newton", {"max_iter": 1}, needs="closure", hessian="finite-difference"),
+    _variant("gauss-newton", solver="dense", max_products=None),
+    _variant("levenberg-marquardt", solver="dense", max_products=None, scale="diagonal"),
 ]
 
 
-def _stand_in(needs: Needs, target: type[Optimizer], *numbers: Hyperparameter) -> Subject:
-    newton = catalogue.get("newton")
-    call = replace(newton.call, target=target, fixed={}, always=())
-    entry = replace(newton, name=target.__name__, hyperparameters=numbers, needs=needs, call=call)
-    return Subject(entry, _settings(entry))
-
-
-_RATE = Hyperparameter(name="lr", default=1.0, low=1e-2, high=1.0)
-_DAMPING = Hyperparameter(name="damping", default=1e-3, low=1e-6, high=1.0)
-STAND_INS = [
-    _stand_in("outputs", optim.GaussNewton, _RATE),
-    _stand_in("outputs", optim.LevenbergMarquardt, _DAMPING),
-]
-SUBJECTS = CATALOGUE + VARIANTS + STAND_INS
+SUBJECTS = CATALOGUE + VARIANTS
 every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
 every_row = pytest.mark.parametrize("subject", CATALOGUE, ids=[subject.name for subject in CATALOGUE])
 
@@ -276,7 +271,7 @@ REFUSALS = (
     Refusal("a rate", without("lr"), "damping stands for it", r"has no number 'lr' to drive"),
     Refusal(
         "sharded",
-        lambda subject: subject.entry.dense or subject.needs == "outputs",
+        lambda subject: subject.entry.dense or subject.entry.call.fixed.get("solver") == "dense",
         "a matrix of all parameters has rows on every process",
         r"the parameters are sharded over processes",
     ),

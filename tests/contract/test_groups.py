@@ -36,7 +36,11 @@ SETTLED = {
     ("rprop", "step_size_min"): "the floor is far away",
     ("muon", "eps"): "no momentum is that small",
     **{(name, "sgd_lr"): "no gradient steps come first" for name in catalogue.names() if name[:3] == "cg-"},
-    ("LevenbergMarquardt", "damping"): "it is the first one; later ones follow from how steps went",
+    **{
+        (subject.name, "damping"): "it is the first one; later ones follow from how steps went"
+        for subject in SUBJECTS
+        if subject.name.startswith("levenberg-marquardt")
+    },
 }
 
 
@@ -53,7 +57,7 @@ def test_groups_that_agree_are_one_group(subject: Subject) -> None:
 
 @every_subject
 def test_each_group_has_numbers_of_its_own(subject: Subject) -> None:
-    number = subject.numbers[0]
+    number = subject.number
     together, apart = Problem(), Problem()
     with promised(subject, "groups of their own"):
         slow = {number: 0.005}
@@ -100,7 +104,7 @@ def test_a_group_that_is_refused_is_not_there(subject: Subject) -> None:
     one, two = subject.make(tried.params), subject.make(untried.params)
     more = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     with pytest.raises(OptionError):
-        one.add_param_group({"params": [more], subject.numbers[0]: -1.0})
+        one.add_param_group({"params": [more], subject.number: -1.0})
     assert len(one.param_groups) == 1
     train(subject, one, tried, range(2))
     train(subject, two, untried, range(2))

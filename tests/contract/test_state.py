@@ -32,7 +32,7 @@ from thalweg.schedules import Cosine, Driver
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_a_state_taken_in_the_middle_continues_bit_for_bit(subject: Subject, dtype: torch.dtype) -> None:
     """Through a file that holds no code, before some parameters had gradients, under a schedule."""
-    number = "lr" if "lr" in subject.numbers else subject.numbers[0]
+    number = subject.number
     for taken in (1, 3):
         first, second = Problem(dtype), Problem(dtype)
         begun = subject.make(first.params)
@@ -95,9 +95,8 @@ def test_loading_copies_what_it_loads(subject: Subject) -> None:
 
 @every_subject
 def test_a_checkpoints_numbers_win(subject: Subject) -> None:
-    number = subject.numbers[0]
-    whole = subject.entry.hyperparameters[0].whole
-    one = subject.make(Problem().params, **{number: 3 if whole else 0.015625})
+    number = subject.number
+    one = subject.make(Problem().params, **{number: 0.015625})
     two = subject.make(Problem().params)
     two.load_state_dict(one.state_dict())
     assert two.param_groups[0][number] == one.param_groups[0][number] != subject.settings.get(number)

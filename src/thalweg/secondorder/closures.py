@@ -8,7 +8,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ __all__ = [
     "graph_forward",
     "line_search",
     "scalar",
+    "whole",
 ]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -413,6 +414,15 @@ def checked_rate(owner: str, lr: Any) -> float:
     if not 0 < plain < math.inf:
         raise OptionError(f"{owner}: lr is {plain}; give a finite number above 0")
     return plain
+
+
+@overload
+def whole(number: float) -> int: ...
+@overload
+def whole(number: None) -> None: ...
+def whole(number: float | None) -> int | None:
+    """Return the nearest whole number: a schedule makes any number of one that was whole."""
+    return None if number is None else round(number)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from thalweg.secondorder.closures import (
     Params,
     checked_rate,
     line_search,
+    whole,
 )
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.searches import Fixed, Search
@@ -127,8 +128,7 @@ class LBFGS(_GradientOptimizer):
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
-        # a schedule makes numbers of any kind of it
-        return directions.LBFGS(history=round(settings["history_size"])), search
+        return directions.LBFGS(history=whole(settings["history_size"])), search
 
 
 class BFGS(_GradientOptimizer):
@@ -248,7 +248,8 @@ class NonlinearCG(_GradientOptimizer):
                     before = space.add(x, -last["step"], memory.state["direction"])
                     memory.state["gradient"] = problem.evaluate(before).gradient
             found = descend(problem, x, direction, search, limits=limits, memory=memory)
-            step = found.traces[0][-1].step if found.traces[0][-1].iteration else state["last"]["step"]
+            moved = found.traces[0][-1]
+            step = moved.step if moved.iteration else state.get("last", {"step": 0.0})["step"]
             state["last"] = {"value": found.values[0], "norm": found.gradient_norms[0], "step": step}
             return found
 
