@@ -115,7 +115,7 @@ def test_every_one_goes_down_within_the_budget(name: str) -> None:
     )
     assert len(train) == len(validation) == len(got.steps)
     # what fits the training split to the end no longer fits the other; what takes few steps has hardly begun
-    assert min(train[-1] / train[0], min(validation) / validation[0]) < 0.8
+    assert min(train[-1] / train[0], min(validation) / validation[0]) < 0.85
     assert got.updates
 
 
