@@ -163,6 +163,13 @@ class History:
         """Whether the run goes on."""
         return self.diverged_at is None and self.stopped_at is None
 
+    def begin(self, loss: float) -> None:
+        """Take in the training loss at the first step, before it; later calls do nothing."""
+        if self.initial_loss is None:
+            self.initial_loss = loss
+            if math.isfinite(loss):
+                self.train_loss[0] = loss
+
     def train(self, losses: npt.NDArray[np.float64], ends: Sequence[int]) -> None:
         """Take in the training losses ``[n]`` of the steps that ended at ``ends``.
 
@@ -174,10 +181,8 @@ class History:
             self.train_loss.append(self.train_loss[-1])
             return
         first = self.initial_loss is None
-        if self.initial_loss is None:
-            self.initial_loss = float(losses[0])
-            if math.isfinite(self.initial_loss):
-                self.train_loss[0] = self.initial_loss
+        self.begin(float(losses[0]))
+        assert self.initial_loss is not None
         with np.errstate(invalid="ignore"):
             good = np.isfinite(losses) & (losses <= self.loss_bound * abs(self.initial_loss))
         good[0] |= first and math.isfinite(self.initial_loss)

@@ -196,6 +196,8 @@ def run(
             reached = clock + work / FORWARD_BACKWARD * (len(indices) / size)
             passed = [point for point in points if clock < point < reached]
             if passed and before is not None:
+                if updates == 0:
+                    history.begin(float(value))
                 after = _copied(model.state_dict())
                 model.load_state_dict(before)
                 evaluate(passed)

@@ -96,7 +96,7 @@ def stepping(
 def _quietly(optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Any:
     """A step that finds no way down on its batch says so each time; the next batch is another function."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=__name__)
+        warnings.filterwarnings("ignore", f"{type(optimizer).__name__}: ", UserWarning)
         return optimizer.step(closure)
 
 
