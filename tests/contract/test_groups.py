@@ -191,7 +191,7 @@ NUMBERS = [(subject, number) for subject in SUBJECTS for number in subject.numbe
 
 @pytest.mark.parametrize(("subject", "number"), NUMBERS, ids=[f"{s.name}-{n}" for s, n in NUMBERS])
 def test_every_number_follows_its_schedule(subject: Subject, number: str) -> None:
-    """As if a fresh optimizer with that step's value had taken over the state; and unlike without schedule."""
+    """As if a fresh optimizer with that step's value had taken over; and not as without a schedule."""
     hyper = next(h for h in subject.entry.hyperparameters if h.name == number)
     base = 4 if hyper.whole else subject.settings.get(number, hyper.default) or hyper.high / 2
     # some have to stay whole, some over 1

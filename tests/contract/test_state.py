@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from contract.subjects import (
-    CATALOGUE,
+    SUBJECTS,
     Problem,
     Subject,
     close,
@@ -150,35 +150,41 @@ def test_torchs_helper_for_checkpoints_gets_and_sets_the_state(subject: Subject)
 
 
 # Classes that torch has under the same name, but which don't do the same, and why.
-OTHERWISE = {"muon": "torch's takes matrices alone; the rest is AdamW's here"}
+OTHERWISE = {
+    "muon": "torch's takes matrices alone; the rest is AdamW's here",
+    "lbfgs": "torch's search is another; without a search the steps are the same",
+    "lbfgs:line_search_fn=hager_zhang": "torch has no such search",
+    "rprop:overshoot=back:step_sizes=None": "torch neither goes back nor does without limits",
+}
 TWINS = [
     subject
-    for subject in CATALOGUE
+    for subject in SUBJECTS
     if hasattr(torch.optim, subject.entry.call.target.__name__) and subject.name not in OTHERWISE
 ]
 
 
 @pytest.mark.parametrize("subject", TWINS, ids=[subject.name for subject in TWINS])
 def test_states_go_to_torchs_class_and_back(subject: Subject) -> None:
+    """From ours to torch's to ours, beside ours alone, with options that are those of the state."""
     theirs = getattr(torch.optim, subject.entry.call.target.__name__)
-    makers: Any = [subject.make, lambda params: theirs(params, lr=0.5)]
-    for first, second in (makers, makers[::-1]):
-        a, b = Problem(), Problem()
-        begun = first(a.params)
-        # what both have, from ours; torch's begins with it too
-        begun.load_state_dict(subject.make(Problem().params).state_dict())
-        train(subject, begun, a, range(2, 5))
-        b.load_state_dict(a.state_dict())
-        went_on = second(b.params)
-        went_on.load_state_dict(copy.deepcopy(begun.state_dict()))
-        train(subject, begun, a, range(5, 9))
-        train(subject, went_on, b, range(5, 9))
-        close(a.params, b.params, 1e-5 if subject.needs != "gradient" else 1e-11)
-        assert went_on.param_groups[0]["lr"] == begun.param_groups[0]["lr"]
+    travelled, stayed = Problem(), Problem()
+    ours = subject.make(stayed.params)
+    optimizer: Any = subject.make(travelled.params)
+    for step, other in ((2, None), (5, theirs), (8, subject.make), (11, theirs)):
+        if other is not None:
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = other(travelled.params, lr=0.5)
+            optimizer.load_state_dict(state)
+        for now in range(step, step + 3):
+            # one batch, since torch's LBFGS takes a change of batch for one of gradients
+            batch = now % 3 if subject.needs == "gradient" else 0
+            subject.step(optimizer, lambda batch=batch: travelled.residuals(batch))  # type: ignore[misc]
+            subject.step(ours, lambda batch=batch: stayed.residuals(batch))  # type: ignore[misc]
+        close(travelled.params, stayed.params, 1e-6)
+        assert optimizer.param_groups[0]["lr"] == ours.param_groups[0]["lr"]
 
 
 def test_what_torch_does_otherwise_it_refuses_itself() -> None:
-    for name in OTHERWISE:
-        with pytest.raises(ValueError, match="2D"):
-            torch.optim.Muon([nn.Parameter(torch.ones(2))])
-        assert name == "muon"
+    assert set(OTHERWISE) <= {subject.name for subject in SUBJECTS}
+    with pytest.raises(ValueError, match="2D"):
+        torch.optim.Muon([nn.Parameter(torch.ones(2))])

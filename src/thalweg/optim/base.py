@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim.ledger import Ledger, identical, picked
+from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
 from thalweg.runtimes.tables import PLAIN
 
@@ -259,12 +260,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                 continue
             states = {name: picked(column, chosen) for name, column in columns.items()}
             if not PLAIN.issuperset(map(type, batch)):
-                slopes = [_placed(g, p) for p, g in zip(batch, slopes, strict=True)]
-                batch, slopes = _own(batch), _own(slopes)
-                states = {name: _own(values) for name, values in states.items()}
+                slopes = own([placed(g, p) for p, g in zip(batch, slopes, strict=True)])
+                states = {name: own(values) for name, values in states.items()}
+                batch = own(batch)
             if any(map(torch.is_complex, batch)):
-                batch, slopes = _real(batch), _real(slopes)
-                states = {name: _real(values) for name, values in states.items()}
+                batch, slopes = real(batch), real(slopes)
+                states = {name: real(values) for name, values in states.items()}
             states |= {
                 name: [torch.tensor(value, dtype=torch.float64)]
                 for name, value in zip(held, values, strict=True)
@@ -301,7 +302,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _refuse_matrix(self, params: list[Tensor]) -> None:
         refused = "complex parameters" if any(map(torch.is_complex, params)) else ""
-        refused = "parameters sharded over processes" if any(map(_is_sharded, params)) else refused
+        refused = "parameters sharded over processes" if any(map(is_sharded, params)) else refused
         refused = "differentiable=True" if self.defaults["differentiable"] else refused
         if refused:
             raise OptionError(
@@ -438,7 +439,7 @@ def _batches(
 
 def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
     rule, numbers, options = settings
-    fresh = runtimes.initial_states(rule, _real([param]), numbers, options)
+    fresh = runtimes.initial_states(rule, real([param]), numbers, options)
     for name in live:
         if name in entry:
             continue
@@ -459,11 +460,11 @@ def _step_differentiably(
     assert p.grad is not None
     rule, hyper, options = settings
     # The parameter is overwritten below; autograd may still need what it was.
-    tensors = _real([p.clone(), -p.grad if maximize else p.grad])
+    tensors = real([p.clone(), -p.grad if maximize else p.grad])
     if p.dtype in _LOW_PRECISION:
         tensors = [tensor.float() for tensor in tensors]
     # A state that isn't live is handed through unread: any number will do.
-    states = [_real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
+    states = [real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
     new = rule(*tensors, *states, **hyper, **options, **({"t": t} if rule.uses_step else {}))
     new = new if isinstance(new, tuple) else (new,)
     if p.is_complex():
@@ -477,27 +478,6 @@ def _step_differentiably(
 
 def _plain(value: Any) -> float:
     return value.item() if isinstance(value, Tensor) else float(value)
-
-
-def _real(tensors: list[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
-
-
-def _is_sharded(p: Tensor) -> bool:
-    return any(not place.is_replicate() for place in getattr(p, "placements", ()))
-
-
-def _placed(grad: Tensor, p: Tensor) -> Tensor:
-    """Return a gradient spread over processes as its parameter is."""
-    places = getattr(p, "placements", None)
-    if places is None or getattr(grad, "placements", None) in (None, places):
-        return grad
-    return grad.redistribute(p.device_mesh, places)  # type: ignore[no-any-return, attr-defined]
-
-
-def _own(tensors: list[Tensor]) -> list[Tensor]:
-    """Return what this process has of tensors that are spread over several: what is elementwise needs no more."""
-    return [x.to_local() if hasattr(x, "to_local") else x for x in tensors]
 
 
 def _parameter(group: Mapping[str, Any], i: int) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.exchange import as_torchs, from_torchs
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
@@ -61,6 +62,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
     calls_backward: ClassVar[bool] = True
+    # Whether torch has a class of this name, whose states go both ways.
+    torchs_state: ClassVar[bool] = False
     status: Status | None = None
     # Told so, torch's gradient scalers leave everything to step, which can then say that it can't.
     _step_supports_amp_scaling: ClassVar[bool] = True
@@ -162,7 +165,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
                 ``GradScaler`` calls.
         """
         if hasattr(self, "found_inf"):
-            del self.grad_scale, self.found_inf
+            for name in ("grad_scale", "found_inf"):
+                delattr(self, name)
             raise OptionError(
                 f"{self._name}: a GradScaler unscales one gradient, but a step computes several and compares "
                 f"losses; call step(closure) without it, and use bfloat16 autocast, which needs no scaling"
@@ -267,37 +271,34 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     f"{self._name}: a group sets {name} to {group[name]}, which it doesn't have; {remedy}"
                 )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; where torch has the class, as torch keeps it."""
+        found = super().state_dict()
+        if self.torchs_state and found["state"]:
+            (entry,) = found["state"].values()
+            found["state"] = {0: as_torchs(entry, self._everything())}
+        return found
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class; the tensors are copied, their types kept."""
+        """Load a state of this class, or of torch's; the tensors are copied, their types kept."""
         super().load_state_dict(state_dict)
         # torch casts a state to the type of its parameter, which for a scalar of mixed ones loses bits
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for p, key in zip(group["params"], saved["params"], strict=True):
-                if key in state_dict["state"]:
-                    entry = _copied(state_dict["state"][key], p.device)
-                    self.state[p] = _from_torch(entry, self._params()) if "old_dirs" in entry else entry
+                entry = state_dict["state"].get(key)
+                if entry is not None and "old_dirs" in entry:
+                    # torch's first parameter may be a frozen one
+                    self.state.clear()
+                    of_torch = from_torchs(_copied(entry, p.device), self._everything())
+                    self.state[self._params()[0]] = of_torch
+                elif entry is not None:
+                    self.state[p] = _copied(entry, p.device)
+
+    def _everything(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "status": self.status, "_tracked": self._tracked}
-
-
-def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
-    """Return a state of torch.optim.LBFGS as ours; the pair that it hasn't finished is left out."""
-    space = Space()
-    like = [p.detach() for p in params]
-    pairs = [
-        (space.unravel(s, like), space.unravel(y, like), torch.as_tensor(inverse))
-        for y, s, inverse in zip(
-            entry["old_dirs"] or [], entry["old_stps"] or [], entry["ro"] or [], strict=True
-        )
-    ]
-    return {
-        "shapes": [tuple(p.shape) for p in params],
-        "n_iter": entry["n_iter"],
-        "func_evals": entry["func_evals"],
-        "passes": (FORWARD + BACKWARD) * entry["func_evals"],
-        "memory": {"direction": {"pairs": pairs}, "expected": [None]},
-    }
 
 
 def _copied(value: Any, device: torch.device) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -109,6 +109,8 @@ class LBFGS(_GradientOptimizer):
     that every pair of the history comes from one batch; a loss that isn't finite shortens the step; the
     search is another, with fewer trips to the host.
     """
+
+    torchs_state: ClassVar[bool] = True
 
     def __init__(
         self,

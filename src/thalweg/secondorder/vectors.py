@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -144,8 +144,7 @@ class Space:
     def _reduced(self, p: Tensor, reduction: str) -> Tensor:
         if isinstance(p, DTensor):
             # a shard can't always be flattened, but a sum over all of it needs no shape
-            whole: Tensor = p.sum().full_tensor() if reduction == "sum" else _largest(p)
-            return whole
+            return _total(p) if reduction == "sum" else _largest(p)
         reduced: Tensor = getattr(self._rows(p), reduction)(-1)
         return reduced
 
@@ -155,6 +154,11 @@ class Space:
     @staticmethod
     def _beside(s: Tensor, like: Tensor) -> Tensor:
         return s if s.ndim == 0 else s.reshape(s.shape + (1,) * (like.ndim - s.ndim))
+
+
+def _total(terms: DTensor) -> Tensor:
+    total: Any = terms.sum()
+    return total.full_tensor()  # type: ignore[no-any-return]
 
 
 def _largest(magnitudes: DTensor) -> Tensor:
