@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from contract.subjects import SUBJECTS, Problem, Subject, half_square
+from contract.subjects import CATALOGUE, Problem, Subject, half_square
 from thalweg.errors import UserError
 
 Found = dict[str, dict[str, Any]]
@@ -43,7 +43,7 @@ def whole(tensors: list[Any]) -> list[Tensor]:
 
 
 def spread_out(subject: Subject, place: Place) -> list[Tensor]:
-    """Six steps on parameters where ``place`` puts them, from a saved state in the middle."""
+    """Four steps on parameters where ``place`` puts them, from a saved state in the middle."""
     params = [nn.Parameter(place(t)) for t in starts()]
 
     def residuals() -> Tensor:
@@ -52,12 +52,12 @@ def spread_out(subject: Subject, place: Place) -> list[Tensor]:
         return together**3 / 5 + together - torch.linspace(0, 1, 20, dtype=torch.float64)
 
     optimizer = subject.make(params)
-    for _ in range(3):
+    for _ in range(2):
         subject.step(optimizer, residuals)
     state = copy.deepcopy(optimizer.state_dict())
     optimizer = subject.make(params)
     optimizer.load_state_dict(state)
-    for _ in range(3):
+    for _ in range(2):
         subject.step(optimizer, residuals)
     if hasattr(optimizer, "eval"):
         optimizer.eval()
@@ -65,7 +65,7 @@ def spread_out(subject: Subject, place: Place) -> list[Tensor]:
 
 
 def split_up(subject: Subject, rank: int, ranks: int) -> list[Tensor]:
-    """Five steps, for which each process computes the gradient of its part of the batch."""
+    """Four steps, for which each process computes the gradient of its part of the batch."""
     problem = Problem()
     net = DistributedDataParallel(problem) if ranks > 1 else problem
     size = problem.x.shape[1] // ranks
@@ -77,7 +77,7 @@ def split_up(subject: Subject, rank: int, ranks: int) -> list[Tensor]:
         batch = step % 3
         return ranks * half_square(net(problem.x[batch, part]) - problem.y[batch, part])
 
-    for step in range(5):
+    for step in range(4):
 
         def closure(step: int = step) -> Tensor:
             optimizer.zero_grad()
@@ -113,7 +113,7 @@ def work(rank: int, port: int, folder: str) -> None:
         rank=rank,
         world_size=2,
         # whoever goes ways of its own is found out, not waited for
-        timeout=timedelta(seconds=10),
+        timeout=timedelta(seconds=60),
     )
     torch.set_num_threads(1)
     try:
@@ -123,8 +123,7 @@ def work(rank: int, port: int, folder: str) -> None:
             return distribute_tensor(t, mesh, [Shard(0) if t.ndim else Replicate()])
 
         found: Found = {"spread out": {}, "split up": {}}
-        for subject in SUBJECTS:
-            print(rank, subject.name, flush=True)
+        for subject in CATALOGUE:
             found["spread out"][subject.name] = said_or_done(lambda s=subject: spread_out(s, place))
             found["split up"][subject.name] = said_or_done(lambda s=subject: split_up(s, rank, 2))
         torch.save(found, Path(folder) / f"{rank}.pt")

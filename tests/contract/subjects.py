@@ -194,8 +194,8 @@ def _spelled(name: str, settings: Mapping[str, Any]) -> str:
 def _settings(entry: Entry) -> dict[str, Any]:
     if entry.needs == "gradient":
         return {"lr": 0.02}
-    # a few iterations; damping, since a network's Hessian and its Gauss-Newton matrix are singular
-    few = {"max_iter": 2, "damping": 0.1}
+    # few iterations; damping, since a network's Hessian and its Gauss-Newton matrix are singular
+    few = {"max_iter": 1 if entry.dense else 2, "damping": 0.1}
     return {hyper.name: few[hyper.name] for hyper in entry.hyperparameters if hyper.name in few}
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from contract.processes import Found, split_up, spread_out, two_processes
-from contract.subjects import Subject, close, every_subject, promised, trees_equal
+from contract.subjects import Subject, close, every_row, promised, trees_equal
 from thalweg.errors import OptionError
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -18,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
     return two_processes(tmp_path_factory.mktemp("processes"))
 
 
-@every_subject
+@every_row
 def test_sharded_parameters_take_the_steps_of_whole_ones(
     subject: Subject, found: tuple[Found, Found]
 ) -> None:
@@ -35,7 +35,7 @@ def test_sharded_parameters_take_the_steps_of_whole_ones(
             close(ours, alone, 1e-8)
 
 
-@every_subject
+@every_row
 def test_a_batch_split_over_processes_is_the_whole_batch(
     subject: Subject, found: tuple[Found, Found]
 ) -> None:

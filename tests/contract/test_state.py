@@ -29,18 +29,17 @@ from thalweg.schedules import Cosine, Driver
 
 
 @every_subject
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_state_taken_in_the_middle_continues_bit_for_bit(subject: Subject, dtype: torch.dtype) -> None:
+def test_a_state_taken_in_the_middle_continues_bit_for_bit(subject: Subject) -> None:
     """Through a file that holds no code, before some parameters had gradients, under a schedule."""
     number = subject.number
-    for taken in (1, 3):
+    for taken, dtype in ((1, torch.float32), (3, torch.float64)):
         first, second = Problem(dtype), Problem(dtype)
         begun = subject.make(first.params)
         driver = Driver(begun, {number: Cosine(total=10)})
         driven(subject, begun, driver, first, range(taken))
         file = io.BytesIO()
         torch.save([first.state_dict(), begun.state_dict(), driver.state_dict()], file)
-        driven(subject, begun, driver, first, range(taken, 6))
+        driven(subject, begun, driver, first, range(taken, 5))
 
         file.seek(0)
         model, state, steps = torch.load(file, weights_only=True)
@@ -50,7 +49,7 @@ def test_a_state_taken_in_the_middle_continues_bit_for_bit(subject: Subject, dty
         resumed.load_state_dict(state)
         driver.load_state_dict(steps)
         assert trees_equal(resumed.state_dict()["state"], state["state"])
-        driven(subject, resumed, driver, second, range(taken, 6))
+        driven(subject, resumed, driver, second, range(taken, 5))
         assert trees_equal(first.params, second.params)
         assert trees_equal(begun.state_dict()["state"], resumed.state_dict()["state"])
 
@@ -73,9 +72,9 @@ def test_copies_go_ways_of_their_own(subject: Subject) -> None:
     ]
     for other, copied in twins:
         assert type(copied) is type(optimizer)
-        train(subject, copied, other, range(3, 6))
+        train(subject, copied, other, range(3, 5))
     assert trees_equal(optimizer.state_dict(), before)
-    train(subject, optimizer, problem, range(3, 6))
+    train(subject, optimizer, problem, range(3, 5))
     for other, copied in twins:
         assert trees_equal(other.params, problem.params)
         assert trees_equal(copied.state_dict(), optimizer.state_dict())
