@@ -60,6 +60,11 @@ class Subject:
                 return f"{pair}.{parts.index(number)}"
         return number
 
+    @property
+    def torchs(self) -> Any:
+        """torch's class of the same name, or None."""
+        return getattr(torch.optim, getattr(self.entry.call.target, "__name__", ""), None)
+
     def closure(self, optimizer: Optimizer, residuals: Callable[[], Tensor]) -> Callable[[], Any]:
         """What this optimizer's step is called with, for half the sum of squares of residuals."""
         if self.needs == "outputs":
@@ -200,7 +205,23 @@ def _settings(entry: Entry) -> dict[str, Any]:
 
 
 CATALOGUE = [Subject(entry, _settings(entry)) for entry in map(catalogue.get, catalogue.names())]
+
+
+def forgetful(p: Any, g: Any, trail: Any, *, lr: float = 0.05, t: int) -> Any:
+    """Somebody's own rule: a mean of all gradients."""
+    trail = trail * (1 - 1 / t) + g / t
+    return p - lr * trail, trail
+
+
+def _own() -> Subject:
+    sgd = catalogue.get("sgd")
+    call = Call(target=optim.from_rule(forgetful), spelling="")
+    entry = replace(sgd, name="own", hyperparameters=sgd.hyperparameters[:1], call=call, rule=None)
+    return Subject(entry, _settings(entry))
+
+
 VARIANTS = [
+    _own(),
     _variant("momentum", {"dampening": 0.3}),
     _variant("rmsprop", {"momentum": 0.5}, centered=True),
     _variant("adam", amsgrad=True),

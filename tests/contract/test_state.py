@@ -155,21 +155,16 @@ OTHERWISE = {
     "lbfgs:line_search_fn=hager_zhang": "torch has no such search",
     "rprop:overshoot=back:step_sizes=None": "torch neither goes back nor does without limits",
 }
-TWINS = [
-    subject
-    for subject in SUBJECTS
-    if hasattr(torch.optim, subject.entry.call.target.__name__) and subject.name not in OTHERWISE
-]
+TWINS = [subject for subject in SUBJECTS if subject.torchs is not None and subject.name not in OTHERWISE]
 
 
 @pytest.mark.parametrize("subject", TWINS, ids=[subject.name for subject in TWINS])
 def test_states_go_to_torchs_class_and_back(subject: Subject) -> None:
     """From ours to torch's to ours, beside ours alone, with options that are those of the state."""
-    theirs = getattr(torch.optim, subject.entry.call.target.__name__)
     travelled, stayed = Problem(), Problem()
     ours = subject.make(stayed.params)
     optimizer: Any = subject.make(travelled.params)
-    for step, other in ((2, None), (5, theirs), (8, subject.make), (11, theirs)):
+    for step, other in ((2, None), (5, subject.torchs), (8, subject.make), (11, subject.torchs)):
         if other is not None:
             state = copy.deepcopy(optimizer.state_dict())
             optimizer = other(travelled.params, lr=0.5)

@@ -143,6 +143,8 @@ class RuleOptimizer(torch.optim.Optimizer):
           on: parameters are overwritten in place, states are replaced, gradients flow to the gradient,
           to the parameter before the step and to hyperparameters that are tensors.
         - A tensor learning rate is read once a step; on an accelerator that waits for the device.
+        - Of parameters sharded over processes (DTensor, FSDP2) an elementwise rule steps what each process
+          has, by the same kernels; a rule over whole matrices refuses them.
         - A CUDA graph can't hold the step, since scalars are computed on the host: capturing is refused.
         - Loading a state copies it; torch's classes go on sharing tensors with what was loaded.
     """
@@ -365,7 +367,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group; options that it leaves out have the optimizer's defaults.
 
         Raises:
-            OptionError: an option is out of range.
+            OptionError: an option is out of range, or a weight decay that the rule doesn't have, which
+                torch's Rprop would leave unheeded.
         """
         if isinstance(param_group, dict):
             self._check({**self.defaults, **param_group})

@@ -46,7 +46,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     - ``step(closure)`` takes up to ``max_iter`` iterations on the function that the closure computes, which
       has to be the same throughout: the same batch within a step, dropout with the same masks. Under DDP it
-      returns the loss reduced over the ranks, or they drift apart.
+      returns the loss reduced over the ranks, or they drift apart; where it doesn't call backward, DDP
+      averages nothing, and every rank has to compute the whole batch, on the module itself.
     - All groups have the same options, since one step size goes with one direction over all parameters.
     - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
@@ -411,7 +412,10 @@ def line_search(owner: str, name: str | None, lr: float, *, c2: float = 0.9) -> 
 
 def checked_rate(owner: str, lr: Any) -> float:
     """Return a learning rate, or a tensor of one element, as a float above 0."""
-    plain = float(lr)
+    try:
+        plain = float(lr)
+    except (TypeError, ValueError):
+        raise OptionError(f"{owner}: lr is {lr!r}; give a finite number above 0") from None
     if not 0 < plain < math.inf:
         raise OptionError(f"{owner}: lr is {plain}; give a finite number above 0")
     return plain
