@@ -69,7 +69,7 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
         *(f"R{n}" for n in range(1, 6)),
         *(f"I{n}" for n in range(1, 10)),
     ]
-    expected += ["D1", "D2", "D3", "A4", "A5", "A7", "A8"]
+    expected += ["D1", "D2", "D3", "A4", "A5", "A7", "A8", "A1", "A2", "A3", "R8", "R9"]
     assert list(rows) == ["E1", "E2", *expected]
     for identity, places in rows.items():
         named = re.findall(r"`([\w.]+):(\w+)`", places)
