@@ -3,9 +3,9 @@
     python -m benchmarks.averaging --json benchmarks/results/averaging.json
 
 What is timed is ``Average.update()`` as a training loop calls it, its reading of the model included, against
-``torch._foreach_lerp_`` over lists of the same tensors, made beforehand: where tensors lie in memory can count
-for more than what is measured here. Torch's own ``AveragedModel`` has tensors of its own. In each round every
-contender takes one block of updates, in an order drawn anew; ratios are computed within a round.
+``torch._foreach_lerp_`` over lists of the same tensors, made beforehand: where tensors lie in memory can
+count for more than what is measured here. Torch's own ``AveragedModel`` has tensors of its own. In each round
+every contender takes one block of updates, in an order drawn anew; ratios are computed within a round.
 """
 
 from __future__ import annotations

@@ -77,7 +77,9 @@ class Outcome:
 
     Attributes:
         identity: of the run.
-        steps: optimizer steps done at each evaluation, ``0`` first, the last step last.
+        steps: steps done at each evaluation, ``0`` first, the last step last. A step is a forward and
+            backward pass over one batch of the workload: of first-order methods one step of the optimizer,
+            of others as much work.
         train_loss: mean training-mode loss over the steps since the evaluation before
             (the first: the loss of the first batch before any step).
         validation_loss: mean loss on the validation split in evaluation mode.
@@ -86,6 +88,7 @@ class Outcome:
         diverged_at: the step at which the run diverged, or ``None``. After it the lists hold ``None``.
         test_predictions: for each test example the one number its metric needs
             (``Metric.reduce``) after the last step; empty unless asked for.
+        updates: how many steps the optimizer took, where these aren't the steps counted above.
     """
 
     identity: str
@@ -96,6 +99,7 @@ class Outcome:
     test: list[float | None] = field(default_factory=list)
     diverged_at: int | None = None
     test_predictions: list[float] = field(default_factory=list)
+    updates: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""

@@ -59,7 +59,8 @@ def race(
         types: column to ``"number"`` or ``"category"``, where the inferred type is wrong.
         loss: name, ``"file.py:function"`` or function; the task's usual one without it.
         metric: likewise: what validation chooses by and the verdict is about.
-        optimizers: names of the catalogue, ``"file.py:rule"``, ``"torch.optim:RAdam"``; all by default.
+        optimizers: names of the catalogue, ``"all"`` for all of them, ``"file.py:rule"``,
+            ``"torch.optim:RAdam"``; by default the seven basic first-order ones.
         spaces: ``{"adam.lr": (1e-4, 1e-1)}`` changes a search space.
         schedules: names of the schedules that every pool may draw; constant, cosine and linear by default.
         trials: settings in each optimizer's pool, in each replicate; 16 by default.

@@ -34,6 +34,21 @@ CLASSES = {
     "soap": optim.SOAP,
 }
 NAMES = tuple(CLASSES)
+SECOND = (
+    "lbfgs",
+    "bfgs",
+    "cg-fr",
+    "cg-pr",
+    "cg-pr+",
+    "cg-hs",
+    "cg-dy",
+    "cg-hz",
+    "newton",
+    "newton-cg",
+    "gauss-newton",
+    "levenberg-marquardt",
+    "steepest-descent",
+)
 RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 # What must be 0, or is a whole number, which no search space has.
 UNLISTED = {
@@ -76,7 +91,7 @@ def start() -> torch.nn.Parameter:
 
 
 def test_names_and_order() -> None:
-    assert catalogue.names() == NAMES
+    assert catalogue.names() == NAMES + SECOND
     assert tuple(name for name in NAMES if catalogue.get(name).raced) == RACED
     assert all(catalogue.get(name).name == name for name in NAMES)
     with pytest.raises(RuleError, match=r"there is no optimizer 'adma'; did you mean 'adam'"):

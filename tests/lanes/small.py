@@ -16,7 +16,7 @@ from thalweg.objectives import Task
 
 
 def entries() -> dict[str, Entry]:
-    return {name: catalogue.get(name) for name in catalogue.names()}
+    return {name: entry for name in catalogue.names() if (entry := catalogue.get(name)).rule}
 
 
 def prepared(kind: str = "classes", dtype: torch.dtype = torch.float32, rows: int = 150) -> Prepared:

@@ -365,13 +365,16 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
         chunk=1,
         processes=1,
         threads=1,
+        loop_threads=1,
+        lane_processes=1,
         device="cpu",
         promise="bits",
     )
     begun: Mapping[str, Any] = {"thalweg": "0", "command": "", "started": "2026-01-01T00:00:00+00:00"}
     return finish.build_results(
         setup, plan, engine_info, records, begun=begun, test_looks=1,
-        step_seconds=dict.fromkeys(plan.optimizers, (1.0, 1.0, 1.0)), seconds=1.0, seconds_by_stage={},
+        step_seconds=dict.fromkeys(plan.optimizers, (1.0, 1.0, 1.0)), forward_backward=3.0,
+        seconds=1.0, seconds_by_stage={},
     )  # fmt: skip
 
 

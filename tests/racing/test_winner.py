@@ -52,6 +52,25 @@ CASES = {
         "optimizer": ("adam", {"lr": 0.01}),
         "schedule": "cosine",
     },
+    "digits, lbfgs": {
+        "data": "digits",
+        "model": "linear",
+        "optimizer": ("lbfgs", {"batch_factor": 3.5, "batch_growth": 2.0, "max_iter": 3}),
+        "schedule": "constant",
+    },
+    "iris, newton": {
+        "data": "iris",
+        "model": "linear",
+        "epochs": 40,
+        "optimizer": ("newton", {"damping": 0.1, "batch_factor": 2.0}),
+        "schedule": "constant",
+    },
+    "digits, torch's LBFGS": {
+        "data": "digits",
+        "model": "linear",
+        "optimizer": ("torch.optim:LBFGS", {"lr": 0.5, "max_iter": 4}),
+        "schedule": "constant",
+    },
     "digits, cnn": {
         "data": "digits",
         "model": "cnn:4",
@@ -138,7 +157,12 @@ CASES = {
 }
 
 
-NEEDS_THALWEG = {"table, own rule", "digits, an optimizer that evaluates a mean"}
+NEEDS_THALWEG = {
+    "table, own rule",
+    "digits, an optimizer that evaluates a mean",
+    "digits, lbfgs",
+    "iris, newton",
+}
 
 
 @pytest.fixture

@@ -192,6 +192,7 @@ def make(
                             passes=None if reached is None else reached / 36,
                             work=None if reached is None else 3.0 * reached,
                         ),
+                        updates=None,
                     )
                 )
                 curves.append(
@@ -338,6 +339,7 @@ def make(
             seed=seed,
             eliminate=eliminate,
             minutes=None,
+            left_out={},
         ),
         engine=EngineInfo(
             kind="lanes",
@@ -346,6 +348,8 @@ def make(
             chunk=64,
             processes=1,
             threads=2,
+            loop_threads=1,
+            lane_processes=1,
             device="cpu",
             promise="bit for bit on the same machine, engine, chunk and threads",
         ),
@@ -383,6 +387,7 @@ def make(
             seconds=142.6,
             seconds_by_stage={"prepare": 1.2, "screen": 96.0, "rerun": 22.4, "confirm": 18.0, "verdict": 5.0},
             step_seconds=step,
+            forward_backward=2.87,
             seconds_to_goal={
                 o.name: [None if r.goal.steps is None else r.goal.steps * step[o.name][1] for r in o.runs]
                 for o in optimizers

@@ -8,12 +8,27 @@ import scipy.optimize
 import torch
 
 from thalweg import surfaces
-from thalweg.secondorder import METHODS, Solution, Status, least_squares, minimize
+from thalweg.secondorder import (
+    METHODS,
+    GaussNewton,
+    LevenbergMarquardt,
+    Solution,
+    Status,
+    least_squares,
+    minimize,
+)
 from thalweg.surfaces import LeastSquares
 
 NAMES = surfaces.names("more-garbow-hillstrom")
 ROBUST = ("bfgs", "cg-pr+", "lbfgs", "newton", "newton-cg")
-OTHERS = sorted({*METHODS, "levenberg-marquardt", "gauss-newton"} - set(ROBUST))
+LEAST_SQUARES: dict[str, GaussNewton | LevenbergMarquardt] = {
+    "gauss-newton": GaussNewton(),
+    "gauss-newton by products": GaussNewton(solver="cg"),
+    "levenberg-marquardt": LevenbergMarquardt(),
+    "levenberg-marquardt by products": LevenbergMarquardt(solver="cg"),
+    "levenberg-marquardt scaled": LevenbergMarquardt(scale="diagonal"),
+}
+OTHERS = sorted(set(METHODS) - set(ROBUST))
 # What of these isn't reached, and why: the curvature of Meyer's function ranges over 15 orders of magnitude,
 # which the inner and outer conjugate gradients can't resolve; Broyden's banded one has a local minimum beside
 # those listed.
@@ -24,7 +39,13 @@ HONEST = (Status.ITERATION_LIMIT, Status.EVALUATION_LIMIT, Status.SEARCH_FAILED)
 def solve(method: str, surface: LeastSquares, evaluations: int) -> Solution:
     if method in METHODS:
         return minimize(surface, surface.initial(), method=method, max_evaluations=evaluations)
-    return least_squares(surface.residuals, surface.initial(), method=method, max_evaluations=evaluations)
+    return least_squares(
+        surface.residuals,
+        surface.initial(),
+        method=LEAST_SQUARES[method],
+        tolerance=1e-6,
+        max_evaluations=evaluations,
+    )
 
 
 def value_of(method: str, solution: Solution) -> float:
@@ -77,20 +98,40 @@ def test_the_others_arrive_or_say_honestly_not(method: str, name: str) -> None:
         assert is_listed(value_of(method, solution), surface) or name == "broyden-banded"
 
 
+# Where these end at the limit of 400 evaluations. Undamped, Gauss-Newton's direction is at nearly right
+# angles to the gradient where the Jacobian all but lacks rank. By products, what an inexact solution leaves
+# out matters where curvatures range over 15 orders of magnitude (Meyer). On Brown and Dennis's, whose
+# residuals stay large, every Gauss-Newton model converges slowly.
+STALLED = {
+    "gauss-newton": {"freudenstein-roth", "jennrich-sampson", "brown-dennis", "biggs-exp6", "chebyquad"},
+    "gauss-newton by products": {"jennrich-sampson", "meyer", "brown-dennis"},
+    "levenberg-marquardt": set[str](),
+    "levenberg-marquardt by products": {"meyer"},
+    "levenberg-marquardt scaled": {"brown-dennis"},
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_levenberg_marquardt_as_scipys(name: str) -> None:
-    """From the same start, nothing that scipy's finds is missed by more than another minimum's distance."""
+@pytest.mark.parametrize("method", LEAST_SQUARES)
+def test_least_squares_as_scipys(method: str, name: str) -> None:
+    """Each arrives where something is listed, or no higher than scipy's from the same start."""
     surface = surfaces.get(name)
     assert isinstance(surface, LeastSquares)
-    ours = least_squares(surface.residuals, surface.initial())
+    ours = solve(method, surface, 400)
+    check(method, name, ours, surface)
 
     def residuals(x: np.ndarray) -> np.ndarray:
         found: np.ndarray = surface.residuals(torch.from_numpy(x)).numpy()
         return found
 
     theirs = scipy.optimize.least_squares(residuals, np.array(surface.start), method="trf", xtol=1e-12)
-    assert isinstance(ours.value, float)
-    assert is_listed(2 * ours.value, surface) or 2 * ours.value <= 2 * float(theirs.cost) * (1 + 1e-6)
+    value = value_of(method, ours)
+    if name in STALLED[method]:
+        assert not ours.converged or is_listed(value, surface)
+        assert value < 2 * ours.trace[0].value
+    else:
+        assert is_listed(value, surface) or value <= 2 * float(theirs.cost) * (1 + 1e-6)
+        assert ours.converged or name == "meyer"
 
 
 def test_lbfgs_needs_no_more_evaluations_than_scipys_over_the_collection() -> None:

@@ -27,13 +27,19 @@ GRADIENT: list[tuple[str, dict[str, Any]]] = [
     ("BFGS", {"max_iter": 3}),
     ("NonlinearCG", {"max_iter": 3}),
     ("NonlinearCG", {"max_iter": 3, "formula": "hestenes-stiefel", "reset": 5, "sgd_steps": 2}),
+    ("NonlinearCG", {"max_iter": 1, "formula": "fletcher-reeves"}),
+    ("SteepestDescent", {"max_iter": 3}),
     ("Newton", {"hessian": "finite-difference", "damping": 0.1}),
 ]
 GRAPH: list[tuple[str, dict[str, Any]]] = [
     ("Newton", {"damping": 0.1}),
     ("Newton", {"hessian": "block", "modified": True, "line_search_fn": "backtracking"}),
+    ("NewtonCG", {"max_products": 5}),
+    ("NewtonCG", {"max_iter": 3, "line_search_fn": "backtracking"}),
     ("GaussNewton", {"lr": 0.5}),
+    ("GaussNewton", {"solver": "cg", "max_products": 5}),
     ("LevenbergMarquardt", {"scale": "diagonal"}),
+    ("LevenbergMarquardt", {"solver": "cg", "max_products": 4, "max_eval": 3}),
 ]
 
 
@@ -63,7 +69,7 @@ def closure_for(name: str, options: dict[str, Any], net: nn.Module) -> Callable[
 
     if name in ("GaussNewton", "LevenbergMarquardt"):
         return lambda: net(x) - y
-    if name == "Newton" and options.get("hessian") != "finite-difference":
+    if name in ("Newton", "NewtonCG") and options.get("hessian") != "finite-difference":
         return lambda: ((net(x) - y) ** 2).mean()
     return with_backward
 
@@ -339,8 +345,16 @@ def test_a_scheduler_moves_the_rate() -> None:
         (lambda p: faces.LBFGS(p, line_search_fn="strong_wolf"), "did you mean 'strong_wolfe'"),
         (lambda p: faces.NonlinearCG(p, line_search_fn=None), "need a search"),
         (lambda p: faces.NonlinearCG(p, formula="pr"), "no formula 'pr'"),
+        (lambda p: faces.SteepestDescent(p, line_search_fn=None), "use SGD"),
+        (lambda p: matrix_faces.NewtonCG(p, max_products=0), "max_products is 0"),
         (lambda p: matrix_faces.Newton(p, damping=-1), "damping is -1"),
         (lambda p: matrix_faces.LevenbergMarquardt(p, damping=0), "damping is 0"),
+        (
+            lambda p: matrix_faces.LevenbergMarquardt(p, scale="diagonal", solver="cg"),
+            "no matrix that has one",
+        ),
+        (lambda p: matrix_faces.GaussNewton(p, solver="cgs"), "did you mean 'cg'"),
+        (lambda p: matrix_faces.GaussNewton(p, solver="cg", max_products=0), "max_products is 0"),
         (lambda p: faces.BFGS([nn.Parameter(torch.ones(2, dtype=torch.float16))]), "float16"),
         (lambda p: faces.BFGS([nn.Parameter(torch.ones(2, dtype=torch.complex64))]), "complex64"),
     ],
@@ -364,6 +378,7 @@ def test_closures_that_return_the_wrong_thing_are_refused() -> None:
         (faces.BFGS([w]), lambda: w**2, r"returned \(2,\)"),
         (matrix_faces.Newton([w]), backward, "has called backward"),
         (matrix_faces.Newton([w]), lambda: 3.0, "returned float"),
+        (matrix_faces.NewtonCG([w]), backward, "has called backward"),
         (matrix_faces.GaussNewton([w]), lambda: 3.0, "returned float"),
         (matrix_faces.Newton([w]), lambda: torch.tensor(1.0), "depends on no parameter"),
     ]

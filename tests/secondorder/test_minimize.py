@@ -142,7 +142,7 @@ def test_x0_is_left_alone_and_grad_mode_does_not_matter() -> None:
 def test_converged_at_the_start_costs_one_evaluation() -> None:
     solution = minimize(rosenbrock, torch.ones(4, dtype=torch.float64))
     assert solution.status is Status.CONVERGED
-    assert dataclasses.astuple(solution.counts) == (0, 1, 1, 0, 0, 1)
+    assert dataclasses.astuple(solution.counts) == (0, 1, 1, 0, 0, 1, 3.0)
     assert [record.iteration for record in solution.trace] == [0]
 
 

@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from thalweg.errors import OptionError
-from thalweg.secondorder import minimize
+from thalweg.secondorder import least_squares, minimize
 from thalweg.secondorder.faces import LBFGS
+from thalweg.secondorder.matrix_faces import GaussNewton, NewtonCG
 
 METHODS = ("lbfgs", "cg-fr", "cg-pr+", "cg-hz", "newton-cg", "steepest-descent")
 
@@ -38,6 +39,15 @@ def whole(tensors: list[Tensor]) -> list[Tensor]:
     return [t.full_tensor() if isinstance(t, DTensor) else t for t in tensors]
 
 
+def outputs(p: list[Tensor]) -> Tensor:
+    whole = [t.full_tensor() if isinstance(t, DTensor) else t for t in p]
+    return torch.cat([(whole[0] ** 2 - 0.5).reshape(-1), whole[0] @ whole[1], whole[1] - 1])
+
+
+def by_products(tensors: list[Tensor], method: str) -> list[Tensor]:
+    return whole(least_squares(outputs, tensors, method=method, solver="cg", max_iterations=4).x)
+
+
 def by_face(tensors: list[Tensor]) -> list[Tensor]:
     params = [nn.Parameter(t) for t in tensors]
     optimizer = LBFGS(params, line_search_fn="strong_wolfe", max_iter=3)
@@ -50,12 +60,15 @@ def by_face(tensors: list[Tensor]) -> list[Tensor]:
 
     for _ in range(2):
         optimizer.step(closure)
+    for other in (NewtonCG(params), GaussNewton(params, solver="cg")):
+        other.step(lambda other=other: function(params) if isinstance(other, NewtonCG) else outputs(params))
     return whole([p.detach() for p in params])
 
 
 def everything(tensors: list[Tensor]) -> dict[str, list[Tensor]]:
     found = {m: whole(minimize(function, tensors, method=m, max_iterations=5).x) for m in METHODS}
-    return {**found, "face": by_face(tensors)}
+    models = {m: by_products(tensors, m) for m in ("gauss-newton", "levenberg-marquardt")}
+    return {**found, **models, "face": by_face(tensors)}
 
 
 def work(rank: int, port: int, folder: str) -> None:
@@ -71,6 +84,10 @@ def work(rank: int, port: int, folder: str) -> None:
                 minimize(function, tensors, method=method)
             except OptionError as error:
                 refusals.append(str(error))
+        try:
+            least_squares(outputs, tensors)
+        except OptionError as error:
+            refusals.append(str(error))
         if rank == 1:
             torch.save((found, refusals), Path(folder) / "found.pt")
     finally:
@@ -87,5 +104,5 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     for name, alone in everything(starts()).items():
         for mine, theirs in zip(found[name], alone, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12, msg=name)
-    assert len(refusals) == 2
+    assert len(refusals) == 3
     assert all("sharded over processes" in refusal for refusal in refusals)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from torch.optim import Optimizer
 
 from thalweg.errors import OptionError, nearest
 from thalweg.rules import Rule
 
-__all__ = ["Call", "Entry", "Hyperparameter", "Script"]
+__all__ = ["Call", "Entry", "Hyperparameter", "Needs", "Script"]
+
+Needs: TypeAlias = Literal["gradient", "closure", "graph", "outputs"]
+"""What a step has to be given.
+
+- ``"gradient"``: gradients in ``.grad``, as the first-order methods want them.
+- ``"closure"``: a function that computes the loss anew, calls ``backward`` and returns it.
+- ``"graph"``: one that returns the loss with its graph and doesn't call ``backward``.
+- ``"outputs"``: one that returns outputs and a convex loss of them (or residuals).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,11 @@ class Hyperparameter:
         low, high: the ends of the search range, as values.
         scale: ``"log"``; ``"linear"``; or ``"complement"``: 1 - x on a log scale.
         searched: whether a race searches it unless told otherwise.
+        whole: whether only whole numbers make sense.
+        least: the smallest value that makes sense, where that isn't plain from scale and range.
+        of_run: whether it belongs to the run rather than to the optimizer: ``batch_factor``, how many of
+            the race's batches are one batch of this run, and ``batch_growth``, by how much that has grown
+            when the run ends.
     """
 
     name: str
@@ -32,6 +46,9 @@ class Hyperparameter:
     high: float
     scale: Literal["log", "linear", "complement"] = "log"
     searched: bool = False
+    whole: bool = False
+    least: float | None = None
+    of_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +88,10 @@ class Entry:
         name: in races, recipes and on the command line.
         title: for people.
         family: ``"descent"``, ``"adaptive"``, ``"sign"``, ``"curvature"``, ``"matrix"``, ``"averaging"``,
-            ``"rule"`` (a person's own) or ``"class"``.
+            ``"conjugate"``, ``"secant"``, ``"newton"``, ``"rule"`` (a person's own) or ``"class"``.
         summary: one sentence.
+        formula: what a step does, in plain arithmetic with the names of the hyperparameters; p are the
+            parameters, g the gradient.
         source: IDs of the list of sources, and papers.
         hyperparameters: every number that may be set.
         rule: what lanes run; None for a class without a rule of ours.
@@ -80,6 +99,8 @@ class Entry:
         call: how the optimizer is built.
         raced: whether a race takes it unless told otherwise.
         scheduled: whether a schedule of the learning rate does anything; if not, a race draws none.
+        needs: what a step has to be given.
+        dense: whether a step works with a matrix of all parameters, ``[n, n]``.
 
     >>> import torch
     >>> from thalweg.catalogue import get
@@ -97,6 +118,7 @@ class Entry:
     title: str
     family: str
     summary: str
+    formula: str
     source: str
     hyperparameters: tuple[Hyperparameter, ...]
     rule: Rule | None
@@ -104,13 +126,15 @@ class Entry:
     call: Call
     raced: bool = False
     scheduled: bool = True
+    needs: Needs = "gradient"
+    dense: bool = False
 
     def make(self, params: Any, **hyperparameters: Any) -> Optimizer:
         """Build the torch optimizer.
 
         Args:
             params: parameters, named parameters, or dictionaries of groups.
-            hyperparameters: by flat name; those left out have their default.
+            hyperparameters: by flat name; those left out have their default, those of the run are left to it.
 
         Raises:
             OptionError: a name that this optimizer doesn't have, or a value out of range.
@@ -139,6 +163,11 @@ class Entry:
             imports=self.call.imports, expression=f"{self.call.spelling}(model.parameters(){spelled})"
         )
 
+    def of_run(self, hyperparameters: Mapping[str, Any]) -> dict[str, float]:
+        """Return the hyperparameters that belong to the run, defaults filled in."""
+        values = self._values(hyperparameters)
+        return {hyper.name: float(values[hyper.name]) for hyper in self.hyperparameters if hyper.of_run}
+
     def __reduce__(self) -> tuple[Any, ...]:
         # An entry is its name: other processes look it up, so that rules from files travel too.
         from thalweg.catalogue.own import resolve
@@ -152,8 +181,20 @@ class Entry:
                 raise OptionError(f"{self.name} has no hyperparameter {name!r}; {nearest(name, defaults)}")
         return {**defaults, **given}
 
+    def _whole(self, name: str, value: Any) -> int:
+        if value != int(value):
+            raise OptionError(
+                f"{self.name}: {name} is {value}, but must be a whole number; give {round(value)}"
+            )
+        return int(value)
+
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         values = self._values(given)
+        for hyper in self.hyperparameters:
+            if hyper.of_run:
+                del values[hyper.name]
+            elif hyper.whole:
+                values[hyper.name] = self._whole(hyper.name, values[hyper.name])
         wanted = {name for name in values if name in given or name in self.call.always}
         paired = {part: pair for pair, parts in self.call.pairs.items() for part in parts}
         arguments: dict[str, Any] = {}

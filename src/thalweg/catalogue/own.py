@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
 
 from thalweg.catalogue.entry import Call, Entry, Hyperparameter
+from thalweg.catalogue.second_order import OF_RUN
 from thalweg.catalogue.table import get
 from thalweg.errors import RuleError
 from thalweg.optim.custom import from_rule
@@ -24,7 +26,8 @@ def resolve(spec: object) -> Entry:
 
     A rule, or a plain function of a rule's form, runs in lanes, and its ``lr`` is searched over 1e-4 to 1,
     or over two decades either way of its default where that lies outside. Of an optimizer class ``lr``
-    is searched over two decades either way of its default. All else keeps its default unless given a
+    is searched over two decades either way of its default, and, where its step needs a closure, the size
+    of its batches too. All else keeps its default unless given a
     range. Both are tried once, so that what can't be raced is refused here.
 
     Args:
@@ -32,7 +35,7 @@ def resolve(spec: object) -> Entry:
 
     Raises:
         RuleError: nothing of that name; the file raises; neither rule nor optimizer class; a rule that
-            can't be traced; a class that needs arguments or a closure, or can't take a step.
+            can't be traced; a class that needs arguments, or can't take a step.
 
     >>> resolve("torch.optim:RAdam").hyperparameters[0].high
     0.1
@@ -67,6 +70,7 @@ def _of_rule(spec: str, rule: Rule) -> Entry:
         name=spec,
         title=rule.name,
         family="rule",
+        formula="",
         summary=_first_sentence(rule.function, f"The rule {rule.name}."),
         source=spec,
         hyperparameters=tuple(
@@ -105,36 +109,47 @@ def _of_class(spec: str, found: type) -> Entry:
             pairs[name] = ("beta1", "beta2")
             hyperparameters += [_guessed(f"beta{i}", float(beta)) for i, beta in enumerate(default, 1)]
         elif isinstance(default, int | float) and not isinstance(default, bool):
-            hyperparameters.append(_guessed(name, float(default)))
+            hyperparameters.append(
+                replace(_guessed(name, float(default)), whole=isinstance(default, int) and name != "lr")
+            )
     imports, name = _imports(spec)
+    closure = inspect.signature(found.step).parameters.get("closure")
+    wants_closure = closure is not None and closure.default is closure.empty
     entry = Entry(
         name=spec,
         title=found.__name__,
         family="class",
+        formula="",
         summary=_first_sentence(found, f"The optimizer class {found.__name__}."),
         source=spec,
-        hyperparameters=tuple(hyperparameters),
+        hyperparameters=(*hyperparameters, *(OF_RUN if wants_closure else ())),
         rule=None,
         options={},
         call=Call(target=found, spelling=name, imports=imports, pairs=pairs, always=always),
+        needs="closure" if wants_closure else "gradient",
     )
-    _try(entry, found)
+    _try(entry)
     return entry
 
 
-def _try(entry: Entry, found: type[Optimizer]) -> None:
+def _try(entry: Entry) -> None:
     """Take two steps on a matrix and a vector."""
-    closure = inspect.signature(found.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise RuleError(
-            f"{entry.name} evaluates the loss as often as it likes (its step needs a closure), which a race "
-            f"can't count; name an optimizer that takes gradients as they are"
-        )
     params = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
     with torch.random.fork_rng(devices=[]):
         try:
             optimizer = entry.make(params)
+
+            def closure() -> torch.Tensor:
+                optimizer.zero_grad()
+                value = sum((p * p).sum() for p in params)
+                assert isinstance(value, torch.Tensor)
+                value.backward()  # type: ignore[no-untyped-call]
+                return value
+
             for _ in range(2):
+                if entry.needs == "closure":
+                    optimizer.step(closure)  # type: ignore[arg-type]
+                    continue
                 for p in params:
                     p.grad = torch.full_like(p, 0.1)
                 optimizer.step()

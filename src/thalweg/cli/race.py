@@ -73,8 +73,8 @@ def race(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Names, file.py:my_rule, file.py:Class or torch.optim:Class.",
-            show_default="all there are",
+            help="Names, all, file.py:my_rule, file.py:Class or torch.optim:Class.",
+            show_default="the seven basic first-order ones",
             rich_help_panel=_FIELD,
         ),
     ] = None,

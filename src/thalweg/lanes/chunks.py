@@ -358,7 +358,7 @@ class _Chunk:
         if self.step > 0:
             losses = self._losses[: self.step - since].double().cpu().numpy()
             for number, row in first.items():
-                self.histories[number].train(losses[:, row], since)
+                self.histories[number].train(losses[:, row], range(since + 1, self.step + 1))
         loss, score, _ = self._score(self.prepared.validation)
         test_score, reduced = None, None
         if self.workload.score_test:

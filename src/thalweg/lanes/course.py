@@ -156,25 +156,38 @@ class History:
     initial_loss: float | None = None
     diverged_at: int | None = None
     stopped_at: int | None = None
+    updates: int | None = None
 
     @property
     def active(self) -> bool:
         """Whether the run goes on."""
         return self.diverged_at is None and self.stopped_at is None
 
-    def train(self, losses: npt.NDArray[np.float64], since: int) -> None:
-        """Take in the training losses ``[n]`` of steps ``since + 1 .. since + n``."""
+    def begin(self, loss: float) -> None:
+        """Take in the training loss at the first step, before it; later calls do nothing."""
+        if self.initial_loss is None:
+            self.initial_loss = loss
+            if math.isfinite(loss):
+                self.train_loss[0] = loss
+
+    def train(self, losses: npt.NDArray[np.float64], ends: Sequence[int]) -> None:
+        """Take in the training losses ``[n]`` of the steps that ended at ``ends``.
+
+        Without any (a long step is still under way) the last mean stands.
+        """
         if not self.active:
             return
-        if self.initial_loss is None:
-            self.initial_loss = float(losses[0])
-            if math.isfinite(self.initial_loss):
-                self.train_loss[0] = self.initial_loss
+        if not len(losses):
+            self.train_loss.append(self.train_loss[-1])
+            return
+        first = self.initial_loss is None
+        self.begin(float(losses[0]))
+        assert self.initial_loss is not None
         with np.errstate(invalid="ignore"):
             good = np.isfinite(losses) & (losses <= self.loss_bound * abs(self.initial_loss))
-        good[0] |= since == 0 and math.isfinite(self.initial_loss)
+        good[0] |= first and math.isfinite(self.initial_loss)
         if not good.all():
-            self.diverged_at = since + 1 + int(np.argmin(good))
+            self.diverged_at = int(ends[int(np.argmin(good))])
             self.train_loss.append(None)
         else:
             # fsum rounds once: the mean doesn't depend on how many lanes' losses lie side by side.
@@ -212,11 +225,12 @@ class History:
             test=list(self.test),
             diverged_at=self.diverged_at,
             test_predictions=list(self.test_predictions),
+            updates=self.updates,
         )
 
     def state(self) -> dict[str, Any]:
         """Return everything but the run, as plain values."""
-        names = (*_LISTS, "initial_loss", "diverged_at", "stopped_at")
+        names = (*_LISTS, "initial_loss", "diverged_at", "stopped_at", "updates")
         return {name: getattr(self, name) for name in names}
 
     @classmethod

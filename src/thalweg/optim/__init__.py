@@ -11,8 +11,8 @@ from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
 from thalweg.optim.soap import SOAP
-from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG
-from thalweg.secondorder.matrix_faces import GaussNewton, LevenbergMarquardt, Newton
+from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG, SteepestDescent
+from thalweg.secondorder.matrix_faces import GaussNewton, LevenbergMarquardt, Newton, NewtonCG
 
 __all__ = [
     "BFGS",
@@ -30,11 +30,13 @@ __all__ = [
     "NAdam",
     "Nesterov",
     "Newton",
+    "NewtonCG",
     "NonlinearCG",
     "Quickprop",
     "RMSprop",
     "Rprop",
     "RuleOptimizer",
     "ScheduleFreeAdamW",
+    "SteepestDescent",
     "from_rule",
 ]

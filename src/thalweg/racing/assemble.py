@@ -22,7 +22,7 @@ from thalweg.racing.results import (
     SettingInfo,
     Trial,
 )
-from thalweg.training.cost import FORWARD_BACKWARD
+from thalweg.training.steps import FORWARD_BACKWARD
 
 __all__ = [
     "WORK_PER_STEP",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 WORK_PER_STEP = FORWARD_BACKWARD
-"""A step of a first-order method is one forward (1) and one backward (2) pass over its batch."""
+"""A step of the plan is one forward (1) and one backward (2) pass over its batch."""
 
 
 def pool_of(records: Sequence[ReplicateRecord], optimizer: str) -> list[PoolRecord]:
@@ -96,6 +96,7 @@ def confirm_runs(pools: Sequence[PoolRecord], goal: float | None, plan: PlanInfo
             validation=final(outcome),
             diverged_at=outcome.diverged_at,
             goal=goal_info(outcome, goal, plan),
+            updates=outcome.updates,
         )
         for pool in pools
         for outcome, seed in zip(pool.confirmations, pool.confirm_seeds, strict=True)

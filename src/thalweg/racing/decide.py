@@ -10,6 +10,7 @@ from typing import Any
 from thalweg.entries import Run
 from thalweg.lanes import promise
 from thalweg.racing import assemble, pools
+from thalweg.racing import plan as planning
 from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord
@@ -17,10 +18,13 @@ from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.training import cost
 from thalweg.training.choose import choose
+from thalweg.training.steps import FORWARD_BACKWARD
 
-__all__ = ["choose_engine", "step_seconds"]
+__all__ = ["choose_engine", "forward_backward", "step_seconds"]
 
 _ROUNDS = 5
+# seconds of a race; those that are shorter are over before processes would have started
+_WORTH_PROCESSES = 10.0
 _PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
@@ -54,6 +58,26 @@ def _measure(setup: Setup) -> dict[str, Any]:
         device=device,
         engine=setup.options.engine,
     )
+    alone = choice.loop_seconds
+    if alone is None:
+        first = next(iter(setup.entries))
+        alone = _alone(setup, first, {})[1] / choice.processes
+    seconds = {}
+    for name, entry in setup.entries.items():
+        if entry.needs != "gradient":
+            seconds[name] = _alone(setup, name, {})[1] / choice.processes
+        elif choice.kind == "lanes" and choice.lane_seconds is not None and entry.rule:
+            seconds[name] = choice.lane_seconds
+        else:
+            seconds[name] = alone
+    passes = len(setup.first.validation) / plan.batch_size
+    measured = Cost(
+        step_seconds=seconds,
+        evaluation_seconds=passes * min(seconds.values()) / FORWARD_BACKWARD,
+    )
+    beside = choice.lane_processes
+    if beside > 1 and planning.estimate_seconds(plan, measured) < _WORTH_PROCESSES:
+        beside = 1
     info = EngineInfo(
         kind=choice.kind,
         forward=choice.forward,
@@ -61,23 +85,10 @@ def _measure(setup: Setup) -> dict[str, Any]:
         chunk=choice.chunk,
         processes=choice.processes,
         threads=choice.threads,
+        loop_threads=choice.loop_threads,
+        lane_processes=beside,
         device=device,
         promise=promise(choice.forward, device) if choice.kind == "lanes" else _PROMISE_OF_THE_LOOP,
-    )
-    alone = choice.loop_seconds
-    if alone is None:
-        first = next(iter(setup.entries))
-        alone = _alone(setup, first, {})[1] / choice.processes
-    seconds = {
-        name: choice.lane_seconds
-        if choice.lane_seconds is not None and choice.kind == "lanes" and entry.rule
-        else alone
-        for name, entry in setup.entries.items()
-    }
-    passes = len(setup.first.validation) / plan.batch_size
-    measured = Cost(
-        step_seconds=seconds,
-        evaluation_seconds=passes * min(seconds.values()) * cost.FORWARD / cost.FORWARD_BACKWARD,
     )
     return {"info": info.model_dump(), "cost": asdict(measured)}
 
@@ -101,6 +112,19 @@ def step_seconds(
 
     measured = journal.once("step seconds", "step seconds", measure)
     return {name: (low, median, high) for name, (low, median, high) in measured.items()}
+
+
+def forward_backward(setup: Setup, journal: Journal) -> float:
+    """Measure forward with backward in forward passes, which work counts as 3."""
+
+    def measure() -> float:
+        workload = setup.workload(setup.plan)
+        device = setup.options.device
+        return cost.measured_passes(
+            factory=setup.factory, prepared=setup.first, workload=workload, device=device, seconds=0.03
+        )
+
+    return float(journal.once("forward backward", "forward backward", measure))
 
 
 def _alone(

@@ -42,6 +42,7 @@ def build_results(
     begun: Mapping[str, Any],
     test_looks: int,
     step_seconds: StepSeconds,
+    forward_backward: float,
     seconds: float,
     seconds_by_stage: Mapping[str, float],
 ) -> Results:
@@ -55,6 +56,7 @@ def build_results(
         begun: the event with which the race began.
         test_looks: how often this test data has been scored, this race included.
         step_seconds: optimizer to (low, median, high) seconds of a step run alone.
+        forward_backward: forward with backward in forward passes, as measured.
         seconds: of the whole race.
         seconds_by_stage: of its stages.
     """
@@ -99,6 +101,7 @@ def build_results(
             seconds=seconds,
             seconds_by_stage=dict(seconds_by_stage),
             step_seconds=dict(step_seconds),
+            forward_backward=forward_backward,
             seconds_to_goal={
                 name: [
                     None if run.goal.steps is None else run.goal.steps * step_seconds[name][1]

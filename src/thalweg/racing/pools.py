@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import qmc
 
-from thalweg.catalogue.entry import Entry
+from thalweg.catalogue.entry import Entry, Hyperparameter
 from thalweg.entries import Setting
 from thalweg.errors import OptionError, nearest
 
@@ -40,13 +40,15 @@ class Range:
     Attributes:
         low, high: the ends, ``low < high``.
         scale: ``"log"``; ``"linear"``; or ``"complement"``, which is 1 - x on a log scale (momentum, betas).
-        least: the smallest legal value of a linear one, where there is one.
+        least: the smallest legal value, where there is one.
+        whole: only whole numbers.
     """
 
     low: float
     high: float
     scale: Scale
     least: float = -math.inf
+    whole: bool = False
 
     def place(self, value: float) -> float:
         """Return where a value lies on the search scale: 0 at the low end, 1 at the high end.
@@ -68,7 +70,8 @@ class Range:
         if self.scale == "complement":
             # the digits that matter are those of 1 - x; the outer rounding only clears float dust
             return self._inside(round(1.0 - _rounded(math.exp(-at), 3), 12))
-        return self._inside(_rounded(math.exp(at) if self.scale == "log" else at))
+        found = math.exp(at) if self.scale == "log" else at
+        return self._inside(float(round(found)) if self.whole else _rounded(found))
 
     def beyond(self, end: Literal["low", "high"]) -> float:
         """Return how far this end may be moved out: a decade, on a linear scale the range's own width.
@@ -83,7 +86,7 @@ class Range:
         sign = -1.0 if end == "low" else 1.0
         start = self.low if end == "low" else self.high
         if self.scale == "log":
-            return _rounded(start * 10.0**sign)
+            return max(self.least, _rounded(start * 10.0**sign))
         if self.scale == "complement":
             return round(max(0.0, 1.0 - _rounded((1.0 - start) * 10.0**-sign)), 12)
         return max(self.least, _rounded(start + sign * (self.high - self.low)))
@@ -159,9 +162,11 @@ def _check(
             f"the search space of {key} goes from {low:g} to {high:g}, but {name} must be at least 0 and "
             f"under 1; give ends in that range, such as 0.8:0.999"
         )
-    if scale == "linear" and low < 0 <= known[name].low:
+    least = _least(known[name])
+    if low < least:
         raise OptionError(
-            f"the search space of {key} starts at {low:g}, but {name} can't be negative; start at 0"
+            f"the search space of {key} starts at {low:g}, but {name} can't be "
+            f"{f'less than {least:g}' if least else 'negative'}; start at {least:g}"
         )
 
 
@@ -251,11 +256,18 @@ def _ranges(entry: Entry, space: Space) -> dict[str, Range]:
             low=space[hyper.name][0],
             high=space[hyper.name][1],
             scale=hyper.scale,
-            least=0.0 if hyper.low >= 0 else -math.inf,
+            least=_least(hyper),
+            whole=hyper.whole,
         )
         for hyper in entry.hyperparameters
         if hyper.name in space
     }
+
+
+def _least(hyper: Hyperparameter) -> float:
+    if hyper.least is not None:
+        return hyper.least
+    return 0.0 if hyper.scale == "linear" and hyper.low >= 0 else -math.inf
 
 
 def _draws(

@@ -12,7 +12,7 @@ from thalweg import __version__
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
-from thalweg.racing.decide import choose_engine, step_seconds
+from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
 from thalweg.racing.engines import Engine
 from thalweg.racing.interrupt import Interruption
 from thalweg.racing.journal import Journal
@@ -21,6 +21,7 @@ from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
 from thalweg.runs.directory import RunDirectory, refuse_existing
+from thalweg.training.processes import Workers
 
 __all__ = ["run_race"]
 
@@ -110,18 +111,23 @@ def _run(
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
     watcher.engine(info)
+    for name, reason in plan.left_out.items():
+        watcher.note(f"{name} is left out: {reason}")
     for note in notes:
         watcher.note(note)
 
     meter = _Meter(plan, watcher, planning.estimate_seconds(plan, cost))
-    engine = Engine(setup, journal, info, plan, stop=interruption.asked, advanced=meter.advanced)
     records: list[ReplicateRecord] = []
-    for number in range(plan.splits):
 
-        def told(record: ReplicateRecord) -> None:
-            watcher.leaderboard(standing.leaderboard([*records, record], plan))
+    def told(record: ReplicateRecord) -> None:
+        watcher.leaderboard(standing.leaderboard([*records, record], plan))
 
-        records.append(stages.replicate(number, setup, plan, engine, told=told))
+    with Workers(info.processes, info.loop_threads) as workers:
+        engine = Engine(
+            setup, journal, info, plan, workers=workers, stop=interruption.asked, advanced=meter.advanced
+        )
+        for number in range(plan.splits):
+            records.append(stages.replicate(number, setup, plan, engine, told=told))
     seconds = step_seconds(setup, plan, records, journal)
     goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
     results = finish.build_results(
@@ -132,6 +138,7 @@ def _run(
         begun=begun,
         test_looks=looked,
         step_seconds=seconds,
+        forward_backward=forward_backward(setup, journal),
         seconds=journal.elapsed,
         seconds_by_stage=engine.seconds,
     )

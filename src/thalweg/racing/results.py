@@ -99,6 +99,7 @@ class PlanInfo(_Record):
     seed: int
     eliminate: bool
     minutes: float | None
+    left_out: dict[str, str]
 
 
 class EngineInfo(_Record):
@@ -110,6 +111,8 @@ class EngineInfo(_Record):
     chunk: int
     processes: int
     threads: int
+    loop_threads: int
+    lane_processes: int
     device: str
     promise: str
 
@@ -163,7 +166,10 @@ class GoalInfo(_Record):
 
 
 class ConfirmRun(_Record):
-    """One confirmation run: its score on the test split after the last step."""
+    """One confirmation run: its score on the test split after the last step.
+
+    ``updates`` is how many steps its optimizer took, where a step isn't one forward and backward pass.
+    """
 
     identity: str
     replicate: int
@@ -172,6 +178,7 @@ class ConfirmRun(_Record):
     validation: float | None
     diverged_at: int | None
     goal: GoalInfo
+    updates: int | None
 
 
 class Curve(_Record):
@@ -312,7 +319,9 @@ class Timing(_Record):
         started: ISO 8601, UTC.
         seconds: of the whole race.
         seconds_by_stage: stage name to seconds.
-        step_seconds: optimizer to (low, median, high) seconds of one step run alone, not batched.
+        step_seconds: optimizer to (low, median, high) seconds of one step run alone, not batched; where an
+            optimizer's steps take more than a forward and a backward pass, of as much work.
+        forward_backward: forward with backward in forward passes, as measured here; work counts 3.
         seconds_to_goal: optimizer to one value a confirmation run, in the order of ``runs``.
         scores_at_equal_seconds: likewise, the test score when the fastest optimizer's budget was over.
         verdict: the verdict on the ``seconds`` axis.
@@ -322,6 +331,7 @@ class Timing(_Record):
     seconds: float
     seconds_by_stage: dict[str, float]
     step_seconds: dict[str, tuple[float, float, float]]
+    forward_backward: float
     seconds_to_goal: dict[str, list[float | None]]
     scores_at_equal_seconds: dict[str, list[float | None]]
     verdict: AxisVerdict | None

@@ -19,8 +19,10 @@ from thalweg.objectives import Loss, Metric
 from thalweg.racing import plan as planning
 from thalweg.racing import pools
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
+from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
+    "ALL",
     "DEFAULT_SCHEDULES",
     "DEFAULT_TRIALS",
     "RERUNS",
@@ -32,8 +34,12 @@ __all__ = [
 
 DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
 DEFAULT_TRIALS = 16
+ALL = "all"
+"""In place of names: every optimizer of the catalogue that can take a step within a run."""
 RERUNS = 3
 RERUN_SEEDS = 3
+# Parameters for which a matrix of them all still pays in a race, and for which it can be had at all.
+_DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +116,7 @@ def understand(options: Options) -> Setup:
     Raises:
         UserError: anything that can't be used, one sentence each.
     """
-    entries = _entries(options.optimizers)
+    asked = _entries(options.optimizers)
     names = _schedules(options.schedules)
     trials = planning.whole_number(
         "--trials", DEFAULT_TRIALS if options.trials is None else options.trials, least=1
@@ -124,7 +130,7 @@ def understand(options: Options) -> Setup:
     for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise OptionError(f"{name} is {value!r}, but must be a finite number above 0")
-    spaces = pools.spaces(entries, options.spaces or {})
+    pools.spaces(asked, options.spaces or {})
     if options.data is None:
         raise OptionError("--data is missing; name a table, a folder or a built-in such as digits")
     source = data.load(
@@ -160,10 +166,16 @@ def understand(options: Options) -> Setup:
     module = initial_module(factory, first.input_shape, first.outputs, seed)
     models.check(module, first, loss, metric)
     steps = epochs * (examples // batch_size)
+    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    entries, left_out = _fitting(asked, options.optimizers, parameters, steps)
     plan = PlanInfo(
         optimizers=list(entries),
         schedules=list(names),
-        spaces=spaces,
+        spaces={
+            name: space
+            for name, space in pools.spaces(asked, options.spaces or {}).items()
+            if name in entries
+        },
         trials=trials,
         splits=splits,
         reruns=RERUNS,
@@ -182,6 +194,7 @@ def understand(options: Options) -> Setup:
         seed=seed,
         eliminate=options.eliminate,
         minutes=options.minutes,
+        left_out=left_out,
     )
     return Setup(
         options=options,
@@ -194,7 +207,7 @@ def understand(options: Options) -> Setup:
         data_info=_data_info(source, first),
         model_info=ModelInfo(
             spec=spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__),
-            parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+            parameters=parameters,
             text=str(module),
         ),
         plan=plan,
@@ -205,7 +218,10 @@ def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
     if given is None:
         return {name: entry for name in catalogue.names() if (entry := catalogue.get(name)).raced}
     entries: dict[str, Entry] = {}
-    for spec in given:
+    named = [spec for spec in given if not isinstance(spec, str) or spec != ALL]
+    every = catalogue.names() if len(named) < len(given) else ()
+    # what is named beside "all" is named with intent, not twice
+    for spec in [*(name for name in every if name not in named), *named]:
         entry = catalogue.resolve(spec)
         if entry.name in entries:
             raise OptionError(f"--optimizers names {entry.name!r} twice; name each optimizer once")
@@ -213,6 +229,34 @@ def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
     if not entries:
         raise OptionError("--optimizers is empty; name at least one, such as adam")
     return entries
+
+
+def _fitting(
+    entries: Mapping[str, Entry], given: Sequence[Any] | None, parameters: int, steps: int
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Leave out what can't take one step of this model within a run; refuse it where it was named."""
+    kept, left_out = dict(entries), {}
+    for name, entry in entries.items():
+        needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
+        named = given is None or ALL not in given or name in given
+        most = _DENSE_MOST if named else _DENSE_PAYS
+        reason = None
+        if entry.dense and parameters > most:
+            reason = (
+                f"it keeps a number for each two of the model's {parameters:,} parameters, which pays up to "
+                f"some {most:,}"
+            )
+        elif needed > there:
+            reason = (
+                f"one step takes {needed:,.0f} forward passes over a batch with {parameters:,} parameters, "
+                f"and a whole run has {there:,.0f}"
+            )
+        if reason is not None and named:
+            raise OptionError(f"{name} can't race here: {reason}; take a smaller model, or leave it out")
+        if reason is not None:
+            del kept[name]
+            left_out[name] = reason
+    return kept, left_out
 
 
 def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:

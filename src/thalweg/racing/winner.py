@@ -9,6 +9,7 @@ import textwrap
 from torch import nn
 
 from thalweg import catalogue, models, objectives, schedules
+from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
@@ -80,7 +81,12 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
         ),
         _section("model, with the run's initial weights", _model(model, recipe)),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
-        _section("training", _loop(recipe, plateau, averages=averages)),
+        _section(
+            "training",
+            _loop(recipe, plateau, averages=averages)
+            if entry.needs == "gradient"
+            else _by_work(recipe, entry),
+        ),
     ]
     code = "\n\n".join(parts)
     used = {line for line in (*data.splitlines(), *optimizer.imports) if _is_import(line)}
@@ -92,6 +98,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
 
 
 _IMPORTS = {
+    "copy": "import copy",
     "math": "import math",
     "runpy": "import runpy",
     "importlib": "import importlib",
@@ -264,5 +271,75 @@ for step in range(total + 1):
     optimizer.zero_grad()
     loss(model(x_train[batch]), y_train[batch]).backward()
     optimizer.step()
+print("test", evaluate(metric, x_test, y_test))
+"""
+
+
+_CLOSURES = {
+    "closure": """
+    global passes
+    passes += 3
+    optimizer.zero_grad()
+    value = loss(model(x_train[batch]), y_train[batch])
+    value.backward()
+    return value""",
+    "graph": """
+    return loss(model(x_train[batch]), y_train[batch])""",
+    "outputs": """
+    return model(x_train[batch]), lambda outputs: loss(outputs, y_train[batch])""",
+}
+
+
+def _by_work(recipe: Recipe, entry: Entry) -> str:
+    """A loop whose clock is work: what a step takes isn't known beforehand; nothing beyond the end counts."""
+    training = recipe.training
+    of_run = entry.of_run(recipe.optimizer.hyperparameters)
+    before, taken = "passes = 0", "passes"
+    tracking = "\noptimizer.track(model)" if hasattr(entry.call.target, "track") else ""
+    if entry.needs != "closure":
+        before, taken = "before_step = optimizer.passes", "(optimizer.passes - before_step)"
+    return f"""
+batch_size, epochs, evaluations = {training.batch_size}, {training.epochs}, {training.evaluations}
+factor, growth = {of_run["batch_factor"]!r}, {of_run["batch_growth"]!r}
+# The clock counts work: one is a forward and backward pass (3 forward passes) over batch_size examples.
+total = len(x_train) // batch_size * epochs
+points = sorted({{round(total * i / evaluations) for i in range(evaluations + 1)}})
+
+
+def show(point):
+    print("step", point, "validation", evaluate(metric, x_validation, y_validation))
+
+
+def closure():{_CLOSURES[entry.needs]}
+
+{tracking}
+clock, epoch, position = 0.0, 0, 0
+show(0)
+while True:
+    size = min(len(x_train), max(1, round(batch_size * factor * growth ** (clock / total))))
+    if position + size > len(x_train):
+        epoch, position = epoch + 1, 0
+    draws = np.random.Philox(key=[{training.seed}, epoch]).random_raw(len(x_train))
+    batch = torch.from_numpy(np.argsort(draws, kind="stable"))[position : position + size]
+    position += size
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    {before}
+    optimizer.step(closure)
+    reached = clock + {taken} / 3 * (size / batch_size)
+    after = copy.deepcopy(model.state_dict())
+    # At a point that the step went past stands what was there before it.
+    model.load_state_dict(before)
+    for point in points:
+        if clock < point < reached:
+            show(point)
+    if reached > total:
+        break
+    model.load_state_dict(after)
+    clock = reached
+    if clock in points:
+        show(int(clock))
+    if clock == total:
+        break
 print("test", evaluate(metric, x_test, y_test))
 """

@@ -103,6 +103,8 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
         facts=tables.facts(results, score),
         leaderboard=tables.leaderboard(results, order, score),
         cost=tables.cost(results, order, score),
+        long_steps=tables.has_long_steps(results),
+        forward_backward=general(results.timing.forward_backward, 3),
         matrices=[
             (axis, tables.matrix(axis, order, score))
             for axis in (results.verdict.work, results.timing.verdict)

@@ -17,6 +17,7 @@ __all__ = [
     "cost",
     "eliminated",
     "facts",
+    "has_long_steps",
     "leaderboard",
     "matrix",
     "ranked",
@@ -74,6 +75,17 @@ def leaderboard(
     return rows
 
 
+def _work_per_step(optimizer: OptimizerResult, results: Results) -> float:
+    """What one step of the optimizer took: all its work, where a step is more than a step of the plan."""
+    steps = [results.plan.steps / run.updates for run in optimizer.runs if run.updates]
+    return optimizer.work_per_step * (statistics.median(steps) if steps else 1.0)
+
+
+def has_long_steps(results: Results) -> bool:
+    """Whether an optimizer's own steps aren't the steps of the plan."""
+    return any(run.updates is not None for optimizer in results.optimizers for run in optimizer.runs)
+
+
 def cost(results: Results, order: Sequence[OptimizerResult], score: ScoreFormat) -> list[dict[str, Any]]:
     """Return a row an optimizer: what a step costs and what the goal cost, on both axes."""
     rows = []
@@ -85,7 +97,7 @@ def cost(results: Results, order: Sequence[OptimizerResult], score: ScoreFormat)
         rows.append(
             {
                 "name": optimizer.name,
-                "work_per_step": general(optimizer.work_per_step),
+                "work_per_step": general(_work_per_step(optimizer, results), 3),
                 "step": duration(times[1]) if times else MISSING,
                 "step_range": f"{duration(times[0])} to {duration(times[2])}" if times else MISSING,
                 "reached": f"{sum(r.goal.steps is not None for r in runs)} of {len(runs)}",
@@ -332,6 +344,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("elimination", "on, inside each pool" if plan.eliminate else "off"),
                 ("time budget", "none" if plan.minutes is None else f"{general(plan.minutes)} min"),
                 ("seed", str(plan.seed)),
+                *((f"left out: {name}", reason) for name, reason in plan.left_out.items()),
             ],
         ),
         (
@@ -340,7 +353,8 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("engine", f"{engine.kind} ({engine.forward})"),
                 ("why", engine.reason),
                 ("runs at once", count(engine.chunk)),
-                ("processes, threads", f"{engine.processes}, {engine.threads}"),
+                ("threads", count(engine.threads)),
+                ("processes of the loop", f"{engine.processes}, with {_many(engine.loop_threads, 'thread')}"),
                 ("device", engine.device),
                 ("promise", engine.promise),
             ],

@@ -17,8 +17,8 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
-from thalweg.secondorder.solution import Status, Tally
-from thalweg.secondorder.solver import Limits, Memory, descend
+from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
+from thalweg.secondorder.solver import Found, Limits, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
@@ -49,6 +49,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
     - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
       that iteration, and a warning says so.
+    - ``evaluations`` and ``passes`` say what all steps so far have cost.
+    - A search tries points far away, and with batch norm each forward pass there moves running statistics:
+      ``track(net)`` keeps buffers as the first call in a step leaves them, at the point that it begins from.
 
     Raises:
         OptionError: an option out of range, groups whose options differ, parameters of another type than
@@ -58,6 +61,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
     calls_backward: ClassVar[bool] = True
     status: Status | None = None
+    _tracked: torch.nn.Module | None = None
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -85,6 +89,55 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     )
         return first
 
+    def track(self, module: torch.nn.Module | None) -> None:
+        """Let the buffers of a module, batch norm's running statistics, move once a step as in SGD.
+
+        After each step they are as the first call of the closure left them. None: leave buffers alone again.
+
+        >>> import torch
+        >>> from thalweg.optim import LBFGS
+        >>> net, x = torch.nn.BatchNorm1d(2), torch.randn(8, 2)
+        >>> optimizer = LBFGS(net.parameters(), max_iter=5)
+        >>> optimizer.track(net)
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (net(x) - 1).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> _ = optimizer.step(closure)
+        >>> int(net.num_batches_tracked)
+        1
+        """
+        self._tracked = module
+
+    @property
+    def evaluations(self) -> int:
+        """How often all steps so far have called the closure for a value; 0 before the first."""
+        return int(self._kept().get("func_evals", 0))
+
+    @property
+    def passes(self) -> float:
+        """What all steps so far have cost, in forward passes (:class:`Counts`); 0 before the first."""
+        return float(self._kept().get("passes", 0.0))
+
+    def _kept(self) -> dict[str, Any]:
+        """Return the state, wherever it lies: what is frozen may have changed since the last step."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if self.state.get(p):
+                    return dict(self.state[p])
+        return {}
+
+    def _begun(self, params: list[Tensor]) -> dict[str, Any]:
+        """Return the state, to be changed; what was learned is lost where the parameters are others now."""
+        kept, shapes = self._kept(), [tuple(p.shape) for p in params]
+        if params[0] not in self.state or kept.get("shapes") != shapes:
+            counts = {"n_iter": 0, "func_evals": 0, "passes": 0.0}
+            self.state.clear()
+            self.state[params[0]] = {**counts, **kept, "shapes": shapes, "memory": None}
+        state: dict[str, Any] = self.state[params[0]]
+        return state
+
     def _params(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if params:
@@ -111,16 +164,16 @@ class ClosureOptimizer(torch.optim.Optimizer):
         if not params:
             return None
         settings = self._settings()
-        state = self.state[params[0]]
-        shapes = [tuple(p.shape) for p in params]
-        if state.get("shapes") != shapes:
-            state.clear()
-            state.update(shapes=shapes, n_iter=0, func_evals=0, memory=None)
+        state = self._begun(params)
         first: list[Any] = []
+        buffers = [] if self._tracked is None else list(self._tracked.buffers())
+        settled: list[Tensor] = []
 
         def remembering() -> Any:
             with torch.enable_grad():
                 found = closure()
+            if not first:
+                settled.extend(buffer.detach().clone() for buffer in buffers)
             first.append(found)
             return found
 
@@ -131,9 +184,13 @@ class ClosureOptimizer(torch.optim.Optimizer):
         except BaseException:
             _write(params, before)
             raise
+        finally:
+            if first:
+                _write(buffers, settled)
         _write(params, x)
         state["n_iter"] += tally.iterations
         state["func_evals"] += tally.evaluations
+        state["passes"] += tally.passes
         if self.status in _POOR:
             warnings.warn(f"{self._name}: {self.status}", stacklevel=2)
         return first[0] if self.calls_backward else loss
@@ -159,9 +216,16 @@ class ClosureOptimizer(torch.optim.Optimizer):
         search: Search,
         limits: Limits,
     ) -> tuple[Vector, Any]:
+        return self._remembering(
+            lambda memory: descend(problem, x, direction, search, limits=limits, memory=memory), state, x
+        )
+
+    def _remembering(
+        self, run: Callable[[Memory | None], Found], state: dict[str, Any], x: Vector
+    ) -> tuple[Vector, Any]:
+        """Hand a run what the last one left, and keep what it leaves."""
         kept = state["memory"]
-        memory = None if kept is None else Memory(kept["direction"], kept["expected"])
-        found = descend(problem, x, direction, search, limits=limits, memory=memory)
+        found = run(None if kept is None else Memory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
         self.status = found.statuses[0]
         return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
@@ -183,7 +247,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     self.state[p] = _from_torch(entry, self._params()) if "old_dirs" in entry else entry
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "status": self.status}
+        return {**super().__getstate__(), "status": self.status, "_tracked": self._tracked}
 
 
 def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
@@ -200,6 +264,7 @@ def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
         "shapes": [tuple(p.shape) for p in params],
         "n_iter": entry["n_iter"],
         "func_evals": entry["func_evals"],
+        "passes": (FORWARD + BACKWARD) * entry["func_evals"],
         "memory": {"direction": {"pairs": pairs}, "expected": [None]},
     }
 
@@ -226,11 +291,21 @@ class BackwardProblem(Problem):
     def __init__(self, closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> None:
         super().__init__(Space(), tally)
         self._closure, self._params, self._owner = closure, params, owner
+        self._ahead: Point | None = None
+
+    def ahead(self, x: Vector) -> Point:
+        """Evaluate at ``x``, which is asked for again before long."""
+        self._ahead = self.evaluate(x)
+        return self._ahead
 
     def evaluate(self, x: Vector) -> Point:
         """Put ``x`` into the parameters and call the closure."""
+        if self._ahead is not None and self._ahead.x is x:
+            found, self._ahead = self._ahead, None
+            return found
         self.tally.evaluations += 1
         self.tally.gradients += 1
+        self.tally.passes += FORWARD + BACKWARD
         _write(self._params, x)
         value = scalar(self._closure(), x[0], self._owner)
         grads = [p.grad for p in self._params]

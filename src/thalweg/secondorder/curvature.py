@@ -1,120 +1,156 @@
-"""Gauss-Newton models: what residuals, or outputs and a convex loss, say about curvature (O10)."""
+"""Residuals, or outputs and a convex loss, as a function to minimize: its Gauss-Newton models (O10)."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError
-from thalweg.secondorder.problem import HessianKind, Point, Problem, gradient_of
-from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.models import GaussNewtonModel, Inner, Outputs, Residuals, jacobian
+from thalweg.secondorder.problem import HessianKind, Point, Problem, gradient_of, graph_of, pull_many
+from thalweg.secondorder.solution import BACKWARD, FORWARD, TANGENT, Tally
+from thalweg.secondorder.vectors import Scalar, Space, Vector
 
-__all__ = ["CompositeProblem", "GaussNewtonModel", "gradient_of_graph", "jacobian"]
+__all__ = ["CompositeProblem"]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class GaussNewtonModel(ABC):
-    """The quadratic ``g'd + 1/2 d'Gd`` that stands for the function around a point.
+class _Products(GaussNewtonModel):
+    """``G = J'HJ`` by products alone, solved by conjugate gradients.
 
-    Attributes:
-        gradient: g, flat: ``[n]``.
-        diagonal: of G: ``[n]``.
+    What is kept is the image of d among the outputs, so that the residual is made anew from it in each
+    iteration, as in CGLS: it doesn't drift away from d where the system is badly conditioned. An iteration
+    takes one product and one trip to the host.
     """
 
-    gradient: Tensor
-    diagonal: Tensor
+    def __init__(self, problem: CompositeProblem, point: Point, inner: Inner) -> None:
+        self._problem, self._point, self._inner = problem, point, inner
 
-    @abstractmethod
-    def damped(self, damping: Tensor) -> Tensor:
-        """Return ``-(G + diag(damping))^-1 g``; damping is ``[n]`` and above 0."""
+    def size(self) -> Scalar:
+        """Return the Rayleigh quotient ``g'Gg / g'g``; one product."""
+        g = self._point.gradient
+        return self.bend(g) / self._problem.space.dot(g, g)
 
-    @abstractmethod
-    def undamped(self) -> Tensor:
-        """Return the shortest d that minimizes the quadratic: ``-G^+ g``."""
+    def bend(self, d: Vector) -> Scalar:
+        """Return ``d'Gd``; one product."""
+        image = self._problem.push(self._point.x, d)
+        return self._problem.space.dot([image], [self._problem.bent(self._point.x, image)])
 
-    @abstractmethod
-    def bend(self, d: Tensor) -> Tensor:
-        """Return ``d'Gd``."""
+    def undamped(self) -> Vector:
+        """Return what conjugate gradients find from zero, which in exact arithmetic is the shortest."""
+        return self._solve(None, None)[0]
+
+    def damped(self, mu: Scalar, scale: Tensor | None, near: Vector | None) -> tuple[Vector, Scalar]:
+        """Solve it to the accuracy asked for, from the best multiple of ``near``."""
+        assert scale is None
+        return self._solve(mu, near)
+
+    def _solve(self, mu: Scalar | None, near: Vector | None) -> tuple[Vector, Scalar]:
+        problem, x, g = self._problem, self._point.x, self._point.gradient
+        space = problem.space
+        slope = problem.slope(x)
+        count = self._inner.max_products
+        if count is None:
+            # in exact arithmetic the rank is enough, which neither elements nor outputs exceed
+            count = 2 * min(sum(p.numel() for p in g), slope.numel()) // (space.lanes or 1)
+        d = [torch.zeros_like(p) for p in g]
+        image, force, r = torch.zeros_like(slope), torch.zeros_like(slope), g
+        if near is not None and count > 1:
+            count -= 1
+            usable = torch.isfinite(space.norm(near))
+            near = space.where(usable, near, d)
+            image, force, bend = self._along(near, mu)
+            share = -space.dot(g, near) / bend
+            share = torch.where((bend > 0) & torch.isfinite(share), share, 0.0)
+            d = space.scale(share, near)
+            (image,), (force,) = space.scale(share, [image]), space.scale(share, [force])
+            r = self._residual(d, slope + force, mu)
+        rr = space.dot(r, r)
+        goal = self._inner.accuracy**2 * space.dot(g, g)
+        active = rr > goal
+        p = space.negate(r)
+        for left in reversed(range(count)):
+            along, pushed, bend = self._along(p, mu)
+            share = rr / bend
+            active = active & (bend > 0) & torch.isfinite(share)
+            share = torch.where(active, share, 0.0)
+            d = space.where(active, space.add(d, share, p), d)
+            (image,) = space.where(active, space.add([image], share, [along]), [image])
+            (force,) = space.where(active, space.add([force], share, [pushed]), [force])
+            if left == 0:
+                break
+            r = self._residual(d, slope + force, mu)
+            following = space.dot(r, r)
+            active = active & (following > goal)
+            if not any(row[0] for row in problem.fetch([active])):
+                break
+            p = space.where(active, space.add(space.negate(r), following / rr, p), p)
+            rr = torch.where(active, following, rr)
+        return d, -space.dot(g, d) - space.dot([image], [force]) / 2
+
+    def _along(self, p: Vector, mu: Scalar | None) -> tuple[Tensor, Tensor, Scalar]:
+        """Return ``Jp``, ``HJp`` and ``p'(G + mu)p``; half a product."""
+        problem, space = self._problem, self._problem.space
+        image = problem.push(self._point.x, p)
+        force = problem.bent(self._point.x, image)
+        bend = space.dot([image], [force])
+        return image, force, bend if mu is None else bend + mu * space.dot(p, p)
+
+    def _residual(self, d: Vector, force: Tensor, mu: Scalar | None) -> Vector:
+        """Return the gradient of the damped quadratic at d; the other half."""
+        back = self._problem.pull(self._point.x, force)
+        return back if mu is None else self._problem.space.add(back, mu, d)
 
 
-class _Residuals(GaussNewtonModel):
-    """``G = J'J`` and ``g = J'r``, solved through J itself, whose condition number is the root of G's."""
+@dataclass
+class _Graph:
+    """What was computed at ``x``, as long as its graph can be differentiated."""
 
-    def __init__(self, r: Tensor, j: Tensor) -> None:
-        self._r, self._j = r, j
-        self.gradient = j.mT @ r
-        self.diagonal = (j * j).sum(0)
-
-    def damped(self, damping: Tensor) -> Tensor:
-        stacked = torch.cat([self._j, torch.diag(damping.sqrt())])
-        right = torch.cat([-self._r, torch.zeros_like(damping)])
-        q, r = torch.linalg.qr(stacked)
-        found: Tensor = torch.linalg.solve_triangular(r, (q.mT @ right)[:, None], upper=True)[:, 0]
-        return found
-
-    def undamped(self) -> Tensor:
-        shortest: Tensor = torch.linalg.pinv(self._j) @ self._r
-        return -shortest
-
-    def bend(self, d: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vecdot(self._j @ d, self._j @ d)
-        return found
-
-
-class _Outputs(GaussNewtonModel):
-    """``G = J'HJ`` with H the Hessian of a convex loss with respect to the outputs."""
-
-    def __init__(self, g: Tensor, matrix: Tensor) -> None:
-        self.gradient, self._matrix = g, matrix
-        self.diagonal = matrix.diagonal().clone()
-
-    def damped(self, damping: Tensor) -> Tensor:
-        factor, info = torch.linalg.cholesky_ex(self._matrix + torch.diag(damping))
-        d = torch.cholesky_solve(-self.gradient[:, None], factor)[:, 0]
-        return torch.where(info == 0, d, torch.nan)
-
-    def undamped(self) -> Tensor:
-        shortest: Tensor = torch.linalg.pinv(self._matrix, hermitian=True) @ self.gradient
-        return -shortest
-
-    def bend(self, d: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vecdot(d, self._matrix @ d)
-        return found
+    x: Vector
+    leaves: Vector
+    outputs: Tensor
+    u: Tensor | None = None
+    back: Vector | None = None
+    z: Tensor | None = None
+    slope: Tensor | None = None
 
 
 class CompositeProblem(Problem):
     """Half the sum of squared residuals, or a convex loss of outputs.
 
     Args:
-        forward: returns the tensors that stand for ``x``, and residuals or outputs of any shape.
-        loss: from outputs to a scalar, convex in them; None: they are residuals, ``1/2 sum r^2``.
+        forward: returns the tensors that stand for ``x``, and residuals or outputs of any shape; with lanes
+            they are ``[K, ...]``, of which each depends on its own lane of ``x`` alone.
+        loss: from outputs to a scalar (with lanes ``[K]``), convex in them; None: they are residuals,
+            ``1/2 sum r^2``.
         tally: where everything is counted.
+        space: lanes or alone.
     """
 
     def __init__(
-        self, forward: Callable[[Vector], tuple[Vector, Tensor]], loss: Loss | None, tally: Tally
+        self,
+        forward: Callable[[Vector], tuple[Vector, Tensor]],
+        loss: Loss | None,
+        tally: Tally,
+        space: Space | None = None,
     ) -> None:
-        super().__init__(Space(), tally)
+        super().__init__(Space() if space is None else space, tally)
         self._forward, self.loss = forward, loss
+        self._graph: _Graph | None = None
 
     def evaluate(self, x: Vector) -> Point:
         """Return value and gradient at ``x``."""
         self.tally.evaluations += 1
         self.tally.gradients += 1
-        leaves, outputs = self._forward(x)
-        value = self._value(outputs)
-        return Point(x, value.detach(), gradient_of(value, leaves))
-
-    def value(self, x: Vector) -> Tensor:
-        """Return the value alone; one evaluation, no gradient."""
-        self.tally.evaluations += 1
-        return self._value(self._forward(x)[1]).detach()
+        graph = self._at(x)
+        self.tally.passes += BACKWARD
+        value = self._value(graph.outputs)
+        return Point(x, value.detach(), gradient_of(value.sum(), graph.leaves, retain=True))
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, from differences of gradients."""
@@ -124,65 +160,90 @@ class CompositeProblem(Problem):
         """Return the Hessian from differences of gradients."""
         return self.differences(x, kind)
 
-    def model(self, x: Vector) -> GaussNewtonModel:
-        """Return the Gauss-Newton model around ``x``; one Jacobian."""
+    def model(self, point: Point, inner: Inner) -> GaussNewtonModel:
+        """Return the Gauss-Newton model around a point; for a dense one, one Jacobian."""
+        if inner.solver == "cg":
+            return _Products(self, point, inner)
+        space = self.space
+        space.ravel(point.x, "a Jacobian")
         self.tally.hessians += 1
-        self.space.ravel(x, "a Jacobian")
-        leaves, outputs = self._forward(x)
-        flat = outputs.reshape(-1)
-        j, passes = jacobian(flat, leaves, self.space)
+        graph = self._at(point.x)
+        flat = self._flat(graph.outputs)
+        j, passes, columns = jacobian(flat, graph.leaves, space)
         self.tally.products += passes
+        self.tally.passes += (BACKWARD + TANGENT * passes) if columns else BACKWARD * passes
         if self.loss is None:
-            return _Residuals(flat.detach(), j)
-        z = outputs.detach().requires_grad_()
-        with torch.enable_grad():
-            slope = gradient_of_graph(self._value(z), z).reshape(-1)
+            return Residuals(space, point.gradient, flat.detach(), j)
+        z, slope = self._slope(graph)
         # H J column by column on the loss alone: right for any loss, whether or not examples are apart
-        columns = [gradient_of(slope @ column, [z], retain=True)[0].reshape(-1) for column in j.unbind(-1)]
-        hj = torch.stack(columns, dim=-1)
+        width = j.shape[-1]
+        if slope.requires_grad:
+            shaped = j.movedim(-1, 0).reshape(width, *z.shape)
+            (hj,) = pull_many(slope, [z], width, lambda i, k: shaped[i:k])
+            hj = hj.reshape(width, *flat.shape).movedim(0, -1)
+        else:
+            hj = torch.zeros_like(j)
         matrix = j.mT @ hj
-        return _Outputs(j.mT @ slope.detach(), (matrix + matrix.mT) / 2)
+        return Outputs(space, point.gradient, (matrix + matrix.mT) / 2)
+
+    def push(self, x: Vector, v: Vector) -> Tensor:
+        """Return ``Jv`` by differentiating ``u -> J'u``, which is linear in u; half a product."""
+        graph = self._at(x)
+        self.tally.products += 1
+        self.tally.passes += TANGENT
+        if graph.u is None:
+            self.tally.passes += BACKWARD
+            graph.u = torch.zeros_like(graph.outputs, requires_grad=True)
+            graph.back = graph_of(graph.outputs, graph.leaves, graph.u)
+        assert graph.back is not None
+        with torch.enable_grad():
+            inner = self.space.dot(graph.back, [t.detach() for t in v])
+        return gradient_of(inner.sum(), [graph.u], retain=True)[0]
+
+    def pull(self, x: Vector, u: Tensor) -> Vector:
+        """Return ``J'u``; the other half."""
+        graph = self._at(x)
+        self.tally.passes += BACKWARD
+        return gradient_of(graph.outputs, graph.leaves, u, retain=True)
+
+    def slope(self, x: Vector) -> Tensor:
+        """Return the gradient of the loss with respect to the outputs: the residuals themselves."""
+        graph = self._at(x)
+        return graph.outputs.detach() if self.loss is None else self._slope(graph)[1].detach()
+
+    def bent(self, x: Vector, q: Tensor) -> Tensor:
+        """Return ``Hq``, with H the Hessian of the loss with respect to the outputs."""
+        if self.loss is None:
+            return q
+        z, slope = self._slope(self._at(x))
+        return gradient_of(slope, [z], q, retain=True)[0]
+
+    def _at(self, x: Vector) -> _Graph:
+        """Return what is computed at ``x``; a closure computes on its parameters, so only the last holds."""
+        if self._graph is None or self._graph.x is not x:
+            self._graph = None
+            self.tally.passes += FORWARD
+            self._graph = _Graph(x, *self._forward(x))
+        return self._graph
+
+    def _slope(self, graph: _Graph) -> tuple[Tensor, Tensor]:
+        if graph.z is None or graph.slope is None:
+            graph.z = graph.outputs.detach().requires_grad_()
+            with torch.enable_grad():
+                (graph.slope,) = graph_of(self._value(graph.z).sum(), [graph.z])
+        return graph.z, graph.slope
 
     def _value(self, outputs: Tensor) -> Tensor:
+        expected = () if self.space.lanes is None else (self.space.lanes,)
         with torch.enable_grad():
             if self.loss is None:
-                return (outputs * outputs).sum() / 2
+                return self.space.dot([outputs], [outputs]) / 2
             value = self.loss(outputs)
-        if not isinstance(value, Tensor) or value.ndim != 0:
-            raise OptionError("least_squares: the loss has to return a scalar tensor")
+        if not isinstance(value, Tensor) or tuple(value.shape) != expected:
+            what = f"a tensor of shape {expected}" if expected else "a scalar tensor"
+            raise OptionError(f"least_squares: the loss has to return {what}")
         return value
 
-
-def gradient_of_graph(value: Tensor, z: Tensor) -> Tensor:
-    """Return a gradient that can be differentiated again."""
-    if not value.requires_grad:
-        return torch.zeros_like(z)
-    (gradient,) = torch.autograd.grad(
-        value, [z], create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return gradient
-
-
-def jacobian(outputs: Tensor, leaves: Vector, space: Space) -> tuple[Tensor, int]:
-    """Return the Jacobian ``[m, n]`` of flat outputs, and how many passes it took: the smaller of m and n.
-
-    Rows come from one backward pass each; columns from differentiating ``u -> J'u``, which is linear in u.
-
-    Args:
-        outputs: ``[m]``, computed from ``leaves``.
-        leaves: n elements together.
-        space: alone.
-    """
-    m, n = outputs.numel(), sum(leaf.numel() for leaf in leaves)
-    if not outputs.requires_grad:
-        return outputs.new_zeros((m, n)), 0
-    if m <= n:
-        rows = [space.ravel(gradient_of(outputs[i], leaves, retain=True), "a Jacobian") for i in range(m)]
-        return (torch.stack(rows) if rows else outputs.new_zeros((0, n))), m
-    u = torch.zeros_like(outputs, requires_grad=True)
-    back = torch.autograd.grad(
-        outputs, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    flat = space.ravel(list(back), "a Jacobian")
-    columns = [gradient_of(flat[i], [u], retain=True)[0] for i in range(n)]
-    return torch.stack(columns, dim=-1), n
+    def _flat(self, outputs: Tensor) -> Tensor:
+        lanes = self.space.lanes
+        return outputs.reshape(-1) if lanes is None else outputs.reshape(lanes, outputs.numel() // lanes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -12,20 +12,34 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.directions import Direction, State
+from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
 from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.solution import Record, Status
-from thalweg.secondorder.solver import Callback, Limits
-from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.solution import Counts, Record, Status
+from thalweg.secondorder.solver import Callback, Found, Limits, Memory
+from thalweg.secondorder.vectors import Scalar, Space, Vector
 
-__all__ = ["Damped", "GaussNewton", "LevenbergMarquardt", "descend_damped"]
+__all__ = ["GaussNewton", "LevenbergMarquardt", "descend_damped"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussNewton(Direction):
+class GaussNewton(Inner, Direction):
     """``d = -G^+ g`` with ``G = J'J`` of the residuals, or ``J'HJ`` under a convex loss (O10).
 
     The pseudo-inverse gives the shortest minimizer where the Jacobian lacks rank. G is positive
-    semidefinite, so that d never leads uphill.
+    semidefinite, so that d never leads uphill; but near points where J loses rank it is long and at nearly
+    right angles to the gradient, and the method can take hundreds of tiny steps, where Levenberg-Marquardt
+    doesn't.
+
+    Args:
+        solver: ``"dense"``, or ``"cg"``: conjugate gradients on products ``J'(H(Jv))`` from zero, which in
+            exact arithmetic go to the shortest minimizer too; ended before, they have left out the directions
+            of little curvature.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
+        accuracy: of ``"cg"``: what part of the gradient may be left.
+
+    Source: N, C s95; the generalized matrix after Schraudolph, 2002; by products: Martens, Deep learning via
+    Hessian-free optimization, 2010.
     """
 
     natural: ClassVar[bool] = True
@@ -37,11 +51,11 @@ class GaussNewton(Direction):
     def propose(self, state: State, point: Point, problem: Problem) -> Vector:
         """Return the direction at ``point``."""
         assert isinstance(problem, CompositeProblem)
-        return problem.space.unravel(problem.model(point.x).undamped(), point.gradient)
+        return problem.model(point, self).undamped()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevenbergMarquardt:
+class LevenbergMarquardt(Inner):
     """``d = -(G + mu * D)^-1 g`` with a damping mu that follows how well the model predicts (O10).
 
     The gain is the decrease of the function over that of the model. A step with a gain above 0 is taken, and
@@ -50,35 +64,66 @@ class LevenbergMarquardt:
     no more than rounding, a step is taken if the gradient becomes smaller.
 
     Args:
-        damping: the first mu, as a part of the largest element on G's diagonal; above 0.
+        damping: the first mu, as a part of the largest element on G's diagonal (with ``"cg"``, which knows no
+            diagonal, of ``g'Gg / g'g``); above 0.
         scale: D is the ``"identity"`` (N 8.28, C s95), or the largest ``"diagonal"`` of G so far (Marquardt,
-            Moré), which makes the method independent of the units of the parameters.
+            Moré), which makes the method independent of the units of the parameters; not with ``"cg"``.
+        solver: ``"dense"``, or ``"cg"``: conjugate gradients on products ``J'(H(Jv))``, from the best
+            multiple of the direction before.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
+        accuracy: of ``"cg"``: what part of the gradient may be left.
 
     Source: Levenberg 1944, Marquardt 1963; the change of mu after Nielsen, Damping parameter in Marquardt's
-    method, 1999.
+    method, 1999; by products and from the direction before: Martens, Deep learning via Hessian-free
+    optimization, 2010.
     """
 
     damping: float = 1e-3
     scale: Literal["identity", "diagonal"] = "identity"
+    # what damping leaves out needs no accuracy
+    accuracy: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.damping < math.inf:
             raise OptionError(f"LevenbergMarquardt: damping is {self.damping}; give a finite number above 0")
         if self.scale not in ("identity", "diagonal"):
             known = ["identity", "diagonal"]
             raise OptionError(f"LevenbergMarquardt: scale is {self.scale!r}; {nearest(self.scale, known)}")
+        if self.scale == "diagonal" and self.solver == "cg":
+            raise OptionError(
+                "LevenbergMarquardt: scale is 'diagonal', but solver='cg' makes no matrix that has one; "
+                "give scale='identity', or solver='dense'"
+            )
 
 
-@dataclass(frozen=True)
-class Damped:
-    """How a run ended; ``memory`` is what the next one needs."""
+@dataclass
+class _Lane:
+    """One lane as the host sees it; ``trusted`` is the damping of its last accepted step."""
 
-    x: Vector
+    number: int | None
     value: float
-    gradient_norm: float
-    status: Status
-    trace: tuple[Record, ...]
-    memory: State
+    norm: float
+    mu: float = math.nan
+    trusted: float = math.nan
+    growth: float = 2.0
+    iterations: int = 0
+    evaluations: int = 1
+    status: Status | None = None
+    trace: list[Record] = field(default_factory=list)
+
+    def note(self, step: float) -> Record:
+        record = Record(
+            iteration=self.iterations,
+            value=self.value,
+            gradient_norm=self.norm,
+            step=step,
+            evaluations=self.evaluations,
+            lane=self.number,
+        )
+        self.trace.append(record)
+        return record
 
 
 def descend_damped(
@@ -88,94 +133,160 @@ def descend_damped(
     *,
     limits: Limits,
     callback: Callback | None = None,
-    memory: State | None = None,
-) -> Damped:
+    memory: Memory | None = None,
+) -> Found:
     """Minimize by Levenberg-Marquardt from ``x``, whose tensors are left alone.
+
+    A round solves and evaluates once, for all lanes, and brings their numbers to the host in one trip.
 
     Args:
         problem: residuals, or outputs and a loss.
         x: where to start.
         settings: the damping.
         limits: when to end.
-        callback: called with a ``Record`` after each accepted step; a true answer ends the run.
-        memory: damping and scale that an earlier run ended with.
+        callback: called with a ``Record`` after each accepted step; a true answer ends the lane.
+        memory: what an earlier run handed on, of another batch perhaps: damping, scale, the last direction.
     """
-    space, tally = problem.space, problem.tally
-    started = tally.evaluations
-    model = problem.model(x)
-    (value, norm, largest), *_ = problem.fetch(
-        [problem.value(x), model.gradient.abs().amax(), model.diagonal.amax()]
-    )
-    scale = _scale(settings, model.diagonal, None if memory is None else memory["scale"])
-    mu = memory["mu"] if memory is not None else settings.damping * (largest if largest > 0 else 1.0)
-    if memory is None and settings.scale == "diagonal":
-        mu = settings.damping
-    growth = memory["growth"] if memory is not None else 2.0
-    trace: list[Record] = []
-    iterations = 0
+    return _Damped(problem, settings, limits, callback).run(x, {} if memory is None else memory.state)
 
-    def note(step: float) -> Record:
-        evaluations = tally.evaluations - started
-        trace.append(
-            Record(iteration=iterations, value=value, gradient_norm=norm, step=step, evaluations=evaluations)
+
+class _Damped:
+    def __init__(
+        self,
+        problem: CompositeProblem,
+        settings: LevenbergMarquardt,
+        limits: Limits,
+        callback: Callback | None,
+    ) -> None:
+        self.problem, self.space = problem, problem.space
+        self.settings, self.limits, self.callback = settings, limits, callback
+
+    def run(self, x: Vector, kept: State) -> Found:
+        problem, space = self.problem, self.space
+        kind = torch.finfo(space.dtype(x))
+        self.eps, self.tiny = kind.eps, kind.tiny
+        point = problem.evaluate(x)
+        rows = problem.fetch([point.value, space.norm_max(point.gradient)])
+        lanes = [
+            _Lane(None if space.lanes is None else k, value, norm) for k, (value, norm) in enumerate(rows)
+        ]
+        for lane, mu_before in zip(lanes, kept.get("mu", [math.nan] * len(lanes)), strict=True):
+            lane.mu = lane.trusted = mu_before
+            self._begin(lane)
+        mu = space.scalar(kept["mu"], x) if "mu" in kept else None
+        scale: Tensor | None = kept.get("scale")
+        near: Vector | None = kept.get("direction")
+        model: GaussNewtonModel | None = None
+        while any(lane.status is None for lane in lanes):
+            if model is None:
+                model = problem.model(point, self.settings)
+                scale = self._scale(model, scale)
+                mu = self._first(model) if mu is None else mu
+            assert mu is not None
+            near, promise = model.damped(mu, scale, near)
+            mask = space.mask([lane.status is None for lane in lanes], x)
+            there = space.where(mask, space.add(point.x, 1.0, near), point.x)
+            trial = problem.evaluate(there)
+            rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, mu])
+            taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
+            mu = space.scalar([lane.mu for lane in lanes], x)
+            if any(taken):
+                mask = space.mask(taken, x)
+                point = Point(
+                    space.where(mask, trial.x, point.x),
+                    space.choose(mask, trial.value, point.value),
+                    space.where(mask, trial.gradient, point.gradient),
+                )
+                model = None
+        state: State = {} if mu is None else {"mu": [lane.trusted for lane in lanes]}
+        state |= {} if scale is None else {"scale": scale}
+        state |= {} if near is None or self.settings.solver == "dense" else {"direction": near}
+        return Found(
+            point,
+            [lane.value for lane in lanes],
+            [lane.norm for lane in lanes],
+            [lane.status for lane in lanes if lane.status is not None],
+            [tuple(lane.trace) for lane in lanes],
+            [
+                Counts(iterations=lane.iterations, evaluations=lane.evaluations, gradients=lane.evaluations)
+                for lane in lanes
+            ],
+            Memory(state, [None] * len(lanes)),
         )
-        return trace[-1]
 
-    note(0.0)
-    status = Status.CONVERGED if norm <= limits.tolerance else None
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        status = Status.NOT_FINITE
-    while status is None:
-        if iterations >= limits.max_iterations:
-            status = Status.ITERATION_LIMIT
-            break
-        if limits.max_evaluations is not None and tally.evaluations - started >= limits.max_evaluations:
-            status = Status.EVALUATION_LIMIT
-            break
-        d = model.damped(mu * scale)
-        # by what the model says that the value will fall: -(g'd + d'Gd / 2)
-        promise = -(model.gradient @ d) - model.bend(d) / 2
-        there = space.add(x, 1.0, space.unravel(d, x))
-        (after, predicted), *_ = problem.fetch([problem.value(there), promise])
-        gain = (value - after) / predicted if predicted > 0 else -math.inf
-        if after == -math.inf:
-            status = Status.UNBOUNDED
-            break
-        noise = 10 * torch.finfo(space.dtype(x)).eps * abs(value)
-        # where values no longer differ beyond rounding, the gradient tells whether a step is one forward
-        level = abs(after - value) <= noise and 0 < predicted <= noise
-        following = problem.model(there) if level or (math.isfinite(after) and gain > 0) else None
-        if following is not None:
-            ((reached,),) = problem.fetch([following.gradient.abs().amax()])
-            if level and not reached < norm:
-                following = None
-        if following is not None:
-            gain = 1.0 if level else gain
-            change, x, value, norm, model = abs(value - after), there, after, reached, following
-            scale = _scale(settings, model.diagonal, scale)
-            used = mu
-            mu, growth = mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
-            iterations += 1
-            tally.iterations += 1
-            record = note(used)
-            stopped = callback is not None and callback(record)
-            if norm <= limits.tolerance:
-                status = Status.CONVERGED
-            elif stopped:
-                status = Status.STOPPED
-            elif limits.tolerance_change > 0 and change <= limits.tolerance_change * max(1.0, abs(value)):
-                status = Status.SMALL_CHANGE
+    def _begin(self, lane: _Lane) -> None:
+        lane.note(0.0)
+        if not (math.isfinite(lane.value) and math.isfinite(lane.norm)):
+            lane.status = Status.NOT_FINITE
+        elif lane.norm <= self.limits.tolerance:
+            lane.status = Status.CONVERGED
         else:
-            mu, growth = mu * growth, growth * 2
-            if not mu < 1e50:
-                status = Status.SEARCH_FAILED
-    return Damped(x, value, norm, status, tuple(trace), {"mu": mu, "growth": growth, "scale": scale})
+            lane.status = self._limit(lane)
 
+    def _limit(self, lane: _Lane) -> Status | None:
+        if lane.iterations >= self.limits.max_iterations:
+            return Status.ITERATION_LIMIT
+        if self.limits.max_evaluations is not None and lane.evaluations >= self.limits.max_evaluations:
+            return Status.EVALUATION_LIMIT
+        return None
 
-def _scale(settings: LevenbergMarquardt, diagonal: Tensor, before: Tensor | None) -> Tensor:
-    if settings.scale == "identity":
-        return torch.ones_like(diagonal)
-    if before is not None:
-        return torch.maximum(diagonal, before)
-    # a parameter that nothing depends on yet is damped like the others
-    return torch.where(diagonal > 0, diagonal, 1.0)
+    def _first(self, model: GaussNewtonModel) -> Scalar:
+        """Return the first damping, computed where the tensors are."""
+        size = model.size()
+        if self.settings.scale == "diagonal":
+            return torch.full_like(size, self.settings.damping)
+        return self.settings.damping * torch.where(size > 0, size, 1.0)
+
+    def _scale(self, model: GaussNewtonModel, before: Tensor | None) -> Tensor | None:
+        if self.settings.scale == "identity":
+            return None
+        assert isinstance(model, DenseModel)
+        if before is not None:
+            return torch.maximum(model.diagonal, before)
+        # a parameter that nothing depends on yet is damped like the others
+        return torch.where(model.diagonal > 0, model.diagonal, 1.0)
+
+    def _judge(self, lane: _Lane, row: list[float]) -> bool:
+        """Whether a lane takes the step; its damping follows."""
+        if lane.status is not None:
+            return False
+        value, norm, promise, lane.mu = row
+        lane.evaluations += 1
+        if math.isnan(lane.trusted):
+            lane.trusted = lane.mu
+        if value == -math.inf:
+            lane.status = Status.UNBOUNDED
+            return False
+        gain = (lane.value - value) / promise if promise > 0 else -math.inf
+        # where values no longer differ beyond rounding, the gradient tells whether a step is one forward
+        noise = 10 * self.eps * abs(lane.value)
+        level = abs(value - lane.value) <= noise and 0 < promise <= noise
+        finite = math.isfinite(value) and math.isfinite(norm)
+        taken = norm < lane.norm if level else finite and gain > 0
+        if taken:
+            self._arrive(lane, value, norm, 1.0 if level else gain)
+        else:
+            lane.mu, lane.growth = lane.mu * lane.growth, lane.growth * 2
+            if not lane.mu < 1e50:
+                lane.status = Status.SEARCH_FAILED
+        if lane.status is None:
+            lane.status = self._limit(lane)
+        return taken
+
+    def _arrive(self, lane: _Lane, value: float, norm: float, gain: float) -> None:
+        used, change = lane.mu, abs(lane.value - value)
+        # below the smallest number of the type it would be zero, and grow no more
+        lane.mu = lane.trusted = max(used * max(1 / 3, 1 - (2 * gain - 1) ** 3), self.tiny)
+        lane.growth, lane.value, lane.norm = 2.0, value, norm
+        lane.iterations += 1
+        self.problem.tally.iterations += 1
+        record = lane.note(used)
+        stopped = self.callback is not None and self.callback(record)
+        if norm <= self.limits.tolerance:
+            lane.status = Status.CONVERGED
+        elif stopped:
+            lane.status = Status.STOPPED
+        elif self.limits.tolerance_change > 0 and change <= self.limits.tolerance_change * max(
+            1.0, abs(value)
+        ):
+            lane.status = Status.SMALL_CHANGE

@@ -1,4 +1,4 @@
-"""Quasi-Newton methods and conjugate gradients as ``torch.optim.Optimizer``: closures that call backward."""
+"""Steepest descent, conjugate and quasi-Newton methods as torch optimizers: closures that call backward."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from thalweg.secondorder.closures import (
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Limits, descend
+from thalweg.secondorder.solver import Found, Limits, Memory, descend
 from thalweg.secondorder.vectors import Vector
 
-__all__ = ["BFGS", "LBFGS", "NonlinearCG"]
+__all__ = ["BFGS", "LBFGS", "NonlinearCG", "SteepestDescent"]
 
 
 def _limits(settings: Mapping[str, Any]) -> Limits:
@@ -37,10 +37,14 @@ def _limits(settings: Mapping[str, Any]) -> Limits:
     )
 
 
-def _common(max_iter: int, max_eval: int | None, grad: float, change: float) -> dict[str, Any]:
+def _common(
+    max_iter: int, max_eval: int | None, grad: float, change: float, *, searching: bool = True
+) -> dict[str, Any]:
+    # enough for a search that has begun to come to its end, also where an iteration is all there is
+    usual = max_iter * 5 // 4 + 1 + (25 if searching else 0)
     return {
         "max_iter": max_iter,
-        "max_eval": max_iter * 5 // 4 + 1 if max_eval is None else max_eval,
+        "max_eval": usual if max_eval is None else max_eval,
         "tolerance_grad": grad,
         "tolerance_change": change,
     }
@@ -78,13 +82,15 @@ class LBFGS(_GradientOptimizer):
         params: parameters, or groups that all have the same options.
         lr: the step where there is no search; what the first step of a search is multiplied by otherwise.
         max_iter: iterations in a step.
-        max_eval: calls of the closure in a step; None: ``max_iter * 5 // 4 + 1``.
+        max_eval: calls of the closure in a step; None: ``max_iter * 5 // 4 + 1``, and 25 more with a search,
+            which could otherwise be cut off.
         tolerance_grad: end where no element of the gradient is larger.
         tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
         history_size: how many pairs are kept.
         line_search_fn: ``"strong_wolfe"``, ``"hager_zhang"``, ``"backtracking"``, or None: fixed steps.
 
-    The closure clears gradients, computes the loss, calls ``backward`` and returns the loss.
+    The closure clears gradients, computes the loss, calls ``backward`` and returns the loss. It may be
+    another batch's in each ``step``: pairs of older batches stay, and say what they saw of the curvature.
 
     >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
@@ -114,7 +120,8 @@ class LBFGS(_GradientOptimizer):
         history_size: int = 100,
         line_search_fn: LineSearch = None,
     ) -> None:
-        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
+        searching = line_search_fn is not None
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change, searching=searching)
         own = {"lr": lr, "history_size": history_size, "line_search_fn": line_search_fn}
         super().__init__(params, {**common, **own})
 
@@ -127,6 +134,7 @@ class BFGS(_GradientOptimizer):
     """BFGS with the whole inverse Hessian, for few parameters (O12).
 
     Arguments as those of :class:`LBFGS`, without a history; the search is strong Wolfe unless told otherwise.
+    The matrix stays from step to step, whatever the batch; each pair in it comes from one.
     """
 
     def __init__(
@@ -157,11 +165,17 @@ class NonlinearCG(_GradientOptimizer):
             ``"hestenes-stiefel"``, ``"dai-yuan"`` or ``"hager-zhang"``.
         reset: go back to the gradient every so many iterations; None: only where successive gradients are
             far from orthogonal (Powell), or the direction turns uphill.
-        max_iter, max_eval, tolerance_grad, tolerance_change: as for :class:`LBFGS`.
+        max_iter, tolerance_grad, tolerance_change: as for :class:`LBFGS`.
+        max_eval: calls of the closure in a step; None: ``max_iter * 3 + 25``.
         line_search_fn: as for :class:`LBFGS`, but there has to be one.
         sgd_steps: the first so many calls of ``step`` are plain gradient steps (N: a few iterations of
             stochastic gradient descent first).
         sgd_lr: their learning rate.
+
+    The direction before stays from step to step, so that ``max_iter=1`` is the algorithm too. beta compares
+    two gradients: where a step's batch is another than the one before (the loss at the same point is
+    another), the earlier one is computed anew, of this batch at the point before, for one more call of the
+    closure. With a reset, or once in many iterations, this costs next to nothing (N Alg 8.9 leaves it open).
     """
 
     def __init__(
@@ -178,9 +192,8 @@ class NonlinearCG(_GradientOptimizer):
         sgd_steps: int = 0,
         sgd_lr: float = 0.01,
     ) -> None:
-        common = _common(
-            max_iter, max_iter * 3 if max_eval is None else max_eval, tolerance_grad, tolerance_change
-        )
+        usual = max_iter * 3 + 25
+        common = _common(max_iter, usual if max_eval is None else max_eval, tolerance_grad, tolerance_change)
         own = {"lr": lr, "formula": formula, "reset": reset, "line_search_fn": line_search_fn}
         super().__init__(params, {**common, **own, "sgd_steps": sgd_steps, "sgd_lr": sgd_lr})
 
@@ -209,12 +222,64 @@ class NonlinearCG(_GradientOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         taken = state.setdefault("sgd_steps", 0)
-        if taken >= settings["sgd_steps"]:
-            return super()._advance(settings, closure, params, x, state, tally)
-        state["sgd_steps"] = taken + 1
         problem = BackwardProblem(closure, params, self._name, tally)
+        if taken >= settings["sgd_steps"]:
+            return self._conjugate(settings, problem, x, state)
+        state["sgd_steps"] = taken + 1
         search = Fixed(step=settings["sgd_lr"])
         limits = Limits(tolerance=0.0, max_iterations=1)
         found = descend(problem, x, directions.SteepestDescent(), search, limits=limits)
         self.status = found.statuses[0]
         return found.point.x, None
+
+    def _conjugate(
+        self, settings: dict[str, Any], problem: BackwardProblem, x: Vector, state: dict[str, Any]
+    ) -> tuple[Vector, Any]:
+        direction, search = self._pair(settings)
+        space = problem.space
+        limits = _limits(settings)
+
+        def run(memory: Memory | None) -> Found:
+            if memory is not None and any(memory.state["count"]):
+                now, last = problem.ahead(x), state["last"]
+                ((value, norm),) = problem.fetch([now.value, space.norm_max(now.gradient)])
+                if (value, norm) != (last["value"], last["norm"]):
+                    before = space.add(x, -last["step"], memory.state["direction"])
+                    memory.state["gradient"] = problem.evaluate(before).gradient
+            found = descend(problem, x, direction, search, limits=limits, memory=memory)
+            step = found.traces[0][-1].step if found.traces[0][-1].iteration else state["last"]["step"]
+            state["last"] = {"value": found.values[0], "norm": found.gradient_norms[0], "step": step}
+            return found
+
+        return self._remembering(run, state, x)
+
+
+class SteepestDescent(_GradientOptimizer):
+    """Steepest descent with a line search (O15).
+
+    Arguments as those of :class:`BFGS`, but there has to be a search. With an exact one each direction would
+    be at right angles to the one before, whence the zig-zag of N fig 8.6: what other directions are to be
+    compared with. The first step of a search supposes that the loss falls as much as the last time.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        line_search_fn: LineSearch = "strong_wolfe",
+    ) -> None:
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
+        super().__init__(params, {**common, "lr": lr, "line_search_fn": line_search_fn})
+
+    def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
+        name, rate = settings["line_search_fn"], checked_rate(self._name, settings["lr"])
+        if name is None:
+            raise OptionError(
+                f"{self._name}: line_search_fn is None; give 'strong_wolfe', or use SGD for steps "
+                f"of a fixed rate"
+            )
+        return directions.SteepestDescent(), line_search(self._name, name, rate, c2=0.4)

@@ -25,13 +25,14 @@ from thalweg.secondorder.closures import (
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Limits
+from thalweg.secondorder.solver import Found, Limits, Memory
 from thalweg.secondorder.vectors import Space, Vector
 
-__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton"]
+__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
 
 
 class Newton(ClosureOptimizer):
@@ -93,18 +94,101 @@ class Newton(ClosureOptimizer):
         if settings["hessian"] == "finite-difference":
             problem: Problem = BackwardProblem(closure, params, self._name, tally)
             return self._descend(problem, x, state, direction, search, limits)
-        forward = graph_forward(closure, params, self._name)
-
-        def of_loss(x: Vector) -> tuple[Vector, Tensor]:
-            leaves, value = forward(x)
-            scalar(value, value, self._name)
-            if value.requires_grad:
-                return leaves, value.reshape(())
-            raise OptionError(f"{self._name}: the loss that the closure returned depends on no parameter")
-
-        problem = FunctionProblem(of_loss, Space(), tally)
         with explaining(self._name):
-            return self._descend(problem, x, state, direction, search, limits)
+            return self._descend(
+                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
+            )
+
+
+def _loss_problem(closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> FunctionProblem:
+    """Return a closure that returns the loss with its graph as a function."""
+    forward = graph_forward(closure, params, owner)
+
+    def of_loss(x: Vector) -> tuple[Vector, Tensor]:
+        leaves, value = forward(x)
+        scalar(value, value, owner)
+        if value.requires_grad:
+            return leaves, value.reshape(())
+        raise OptionError(f"{owner}: the loss that the closure returned depends on no parameter")
+
+    return FunctionProblem(of_loss, Space(), tally)
+
+
+class NewtonCG(ClosureOptimizer):
+    """Newton's method by conjugate gradients, without a matrix, using negative curvature (O9, O13).
+
+    Args:
+        params: parameters, or groups that all have the same options; sharded ones too.
+        lr: what a search begins with, or the part of the direction that is taken without one.
+        max_products: products with the Hessian in one iteration, at least 1; None: twice as many as there are
+            elements, which the accuracy asked for seldom needs.
+        max_iter: iterations in a step.
+        max_eval: calls of the closure for a gradient in a step; None: no limit.
+        tolerance_grad: end where no element of the gradient is larger.
+        tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
+        line_search_fn: as for :class:`LBFGS`; None: the whole direction times ``lr``.
+
+    The closure returns the loss **without** calling ``backward``. ``step`` returns the loss before it.
+    Nothing is carried from step to step but the length of the first try, so each may have its own batch.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([0.1, 0.1], dtype=torch.float64))
+    >>> optimizer = NewtonCG([w], max_products=2)
+    >>> for _ in range(8):
+    ...     _ = optimizer.step(lambda: w[0] ** 2 - w[1] ** 2 / 2 + w[1] ** 4 / 4)
+    >>> print([round(abs(value), 6) for value in w.tolist()])
+    [0.0, 1.0]
+    """
+
+    calls_backward: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1,
+        max_products: int | None = None,
+        max_iter: int = 1,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-9,
+        tolerance_change: float = 0.0,
+        line_search_fn: LineSearch = "strong_wolfe",
+    ) -> None:
+        own = {"lr": lr, "max_products": max_products, "line_search_fn": line_search_fn}
+        limits = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
+        super().__init__(params, {**own, "max_iter": max_iter, "max_eval": max_eval, **limits})
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        self._parts(settings)
+
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, Limits]:
+        rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
+        search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
+        limits = Limits(
+            tolerance=settings["tolerance_grad"],
+            tolerance_change=settings["tolerance_change"],
+            max_iterations=settings["max_iter"],
+            max_evaluations=settings["max_eval"],
+        )
+        return newton.NewtonCG(max_products=settings["max_products"]), search, limits
+
+    def _advance(
+        self,
+        settings: dict[str, Any],
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+    ) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(settings)
+        with explaining(self._name):
+            return self._descend(
+                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
+            )
+
+
+def _inner(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("solver", "max_products", "accuracy")}
 
 
 class _CompositeOptimizer(ClosureOptimizer):
@@ -138,6 +222,11 @@ class GaussNewton(_CompositeOptimizer):
         max_iter: iterations in a step.
         tolerance_grad: end where no element of the gradient is larger.
         line_search_fn: as for :class:`LBFGS`; None: the same part of every direction.
+        solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
+            nets of any size and sharded parameters.
+        max_products: of ``"cg"`` in one iteration; None: twice the number of elements or
+            outputs, whichever are fewer.
+        accuracy: of ``"cg"``: what part of the gradient may be left.
 
     The closure returns residuals of any shape (the loss is half the sum of their squares), or a pair:
     outputs, and a function from them to a scalar that is convex in them, such as cross-entropy against the
@@ -151,14 +240,23 @@ class GaussNewton(_CompositeOptimizer):
         max_iter: int = 1,
         tolerance_grad: float = 1e-9,
         line_search_fn: LineSearch = "backtracking",
+        solver: SolverName = "dense",
+        max_products: int | None = None,
+        accuracy: float = 0.01,
     ) -> None:
         own = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
-        super().__init__(params, {"lr": lr, **own})
+        inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
+        super().__init__(params, {"lr": lr, **own, **inner})
 
-    def _parts(self, settings: Mapping[str, Any]) -> tuple[Search, Limits]:
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[damping_of.GaussNewton, Search, Limits]:
         rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        return search, Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
+        direction = damping_of.GaussNewton(**_inner(settings))
+        return (
+            direction,
+            search,
+            Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"]),
+        )
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
@@ -173,9 +271,9 @@ class GaussNewton(_CompositeOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         problem = self._problem(closure, params, tally)
-        search, limits = self._parts(settings)
+        direction, search, limits = self._parts(settings)
         with explaining(self._name):
-            return self._descend(problem, x, state, damping_of.GaussNewton(), search, limits)
+            return self._descend(problem, x, state, direction, search, limits)
 
 
 class LevenbergMarquardt(_CompositeOptimizer):
@@ -188,8 +286,11 @@ class LevenbergMarquardt(_CompositeOptimizer):
         max_iter: accepted steps in a step.
         max_eval: calls of the closure for a value in a step; None: no limit.
         tolerance_grad: end where no element of the gradient is larger.
+        solver, max_products, accuracy: as for :class:`GaussNewton`; ``"cg"`` needs ``scale="identity"``.
 
-    The closure is that of :class:`GaussNewton`. The damping carries over from step to step.
+    The closure is that of :class:`GaussNewton`. From step to step the damping carries over, which says how
+    far models of this function are to be trusted, whatever the batch; and with ``"cg"`` the last direction,
+    where the next solution begins. Where a step finds nothing, the damping is as before it.
     """
 
     def __init__(
@@ -200,9 +301,13 @@ class LevenbergMarquardt(_CompositeOptimizer):
         max_iter: int = 1,
         max_eval: int | None = None,
         tolerance_grad: float = 1e-9,
+        solver: SolverName = "dense",
+        max_products: int | None = None,
+        accuracy: float = 0.1,
     ) -> None:
         own = {"max_iter": max_iter, "max_eval": max_eval, "tolerance_grad": tolerance_grad}
-        super().__init__(params, {"damping": damping, "scale": scale, **own})
+        inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
+        super().__init__(params, {"damping": damping, "scale": scale, **own, **inner})
 
     def _parts(self, settings: Mapping[str, Any]) -> tuple[damping_of.LevenbergMarquardt, Limits]:
         limits = Limits(
@@ -210,7 +315,10 @@ class LevenbergMarquardt(_CompositeOptimizer):
             max_iterations=settings["max_iter"],
             max_evaluations=settings["max_eval"],
         )
-        return damping_of.LevenbergMarquardt(damping=settings["damping"], scale=settings["scale"]), limits
+        method = damping_of.LevenbergMarquardt(
+            damping=settings["damping"], scale=settings["scale"], **_inner(settings)
+        )
+        return method, limits
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
@@ -226,8 +334,9 @@ class LevenbergMarquardt(_CompositeOptimizer):
     ) -> tuple[Vector, Any]:
         problem = self._problem(closure, params, tally)
         method, limits = self._parts(settings)
+
+        def run(memory: Memory | None) -> Found:
+            return descend_damped(problem, x, method, limits=limits, memory=memory)
+
         with explaining(self._name):
-            found = descend_damped(problem, x, method, limits=limits, memory=state["memory"])
-        state["memory"] = found.memory
-        self.status = found.status
-        return found.x, x[0].new_tensor(found.trace[0].value)
+            return self._remembering(run, state, x)

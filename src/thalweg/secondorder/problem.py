@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD, Tally
 from thalweg.secondorder.vectors import Scalar, Space, Vector
 
 __all__ = [
@@ -23,9 +24,14 @@ __all__ = [
     "check_tensors",
     "forward_of",
     "gradient_of",
+    "graph_of",
+    "pull_many",
+    "pull_rows",
 ]
 
 HessianKind: TypeAlias = Literal["exact", "finite-difference", "block"]
+# How many passes are computed at once: enough for the overhead of one to vanish, few enough for memory.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,9 @@ class FunctionProblem(Problem):
         """Return value and gradient at ``x``."""
         self.tally.evaluations += 1
         self.tally.gradients += 1
+        self.tally.passes += FORWARD + BACKWARD
+        # a closure computes on its parameters, which are overwritten now: the graph is of no more use
+        self._linear = None
         leaves, value = self._forward(x)
         return Point(x, value.detach(), gradient_of(value.sum(), leaves))
 
@@ -195,7 +204,10 @@ class FunctionProblem(Problem):
         """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
         leaves, gradient = self._gradient_graph(x)
         self.tally.products += 1
-        return gradient_of(self.space.dot(gradient, [t.detach() for t in v]).sum(), leaves, retain=True)
+        self.tally.passes += CURVED
+        with torch.enable_grad():
+            inner = self.space.dot(gradient, [t.detach() for t in v]).sum()
+        return gradient_of(inner, leaves, retain=True)
 
     def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
         """Return the Hessian, row by row; with ``"block"`` the part of each tensor with itself (O13)."""
@@ -211,30 +223,20 @@ class FunctionProblem(Problem):
         blocks = [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
         matrices = []
         for block in blocks:
-            flat = self.space.ravel([gradient[i] for i in block], owner)
-            inputs = [leaves[i] for i in block]
-            rows = []
-            for j in range(flat.shape[-1]):
-                row = gradient_of(flat[..., j].sum(), inputs, retain=True)
-                rows.append(self.space.ravel(row, owner))
-                self.tally.products += 1
-            matrices.append(torch.stack(rows, dim=-2) if rows else flat.new_zeros((*flat.shape, 0)))
+            with torch.enable_grad():
+                flat = self.space.ravel([gradient[i] for i in block], owner)
+            self.tally.products += flat.shape[-1]
+            self.tally.passes += CURVED * flat.shape[-1]
+            matrices.append(pull_rows(flat, [leaves[i] for i in block], self.space))
         return matrices
 
     def _gradient_graph(self, x: Vector) -> tuple[Vector, Vector]:
         if self._linear is None or self._linear[0] is not x:
             leaves, value = self._forward(x)
             self.tally.gradients += 1
-            if not value.requires_grad:
-                gradient = [torch.zeros_like(leaf) for leaf in leaves]
-            else:
-                with torch.enable_grad():
-                    gradient = list(
-                        torch.autograd.grad(
-                            value.sum(), leaves, create_graph=True, allow_unused=True, materialize_grads=True
-                        )
-                    )
-            self._linear = x, leaves, gradient
+            self.tally.passes += FORWARD + BACKWARD
+            with torch.enable_grad():
+                self._linear = x, leaves, graph_of(value.sum(), leaves)
         return self._linear[1], self._linear[2]
 
 
@@ -252,15 +254,95 @@ def forward_of(
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             wanted = f"a tensor of shape {expected}" if scalar else "a tensor"
             raise OptionError(f"{owner}: the function returned {got}; it has to return {wanted}")
+        if tuple(value.shape[:1]) != expected and not scalar and expected:
+            raise OptionError(
+                f"{owner}: the function returned {tuple(value.shape)}; with lanes=True it has to return "
+                f"[{expected[0]}, ...], of which each part depends on its own lane alone"
+            )
         return leaves, value
 
     return forward
 
 
-def gradient_of(value: Tensor, leaves: Vector, *, retain: bool = False) -> Vector:
-    """Return the gradient of a scalar; zeros for what it doesn't depend on."""
+def gradient_of(value: Tensor, leaves: Vector, u: Tensor | None = None, *, retain: bool = False) -> Vector:
+    """Return the gradient of a scalar, or ``J'u`` of any tensor; zeros for what it doesn't depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     return list(
-        torch.autograd.grad(value, leaves, retain_graph=retain, allow_unused=True, materialize_grads=True)
+        torch.autograd.grad(value, leaves, u, retain_graph=retain, allow_unused=True, materialize_grads=True)
     )
+
+
+def graph_of(value: Tensor, leaves: Vector, u: Tensor | None = None) -> Vector:
+    """Return a gradient as :func:`gradient_of` does, but one that can be differentiated again."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return list(
+        torch.autograd.grad(value, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True)
+    )
+
+
+def pull_rows(outputs: Tensor, inputs: Vector, space: Space) -> Tensor:
+    """Return the Jacobian, ``[..., m, n]``, of ``[..., m]`` with respect to tensors of n elements together.
+
+    A row is one pass back, which serves all lanes where each lane of ``outputs`` depends on its own alone.
+    """
+    m = outputs.shape[-1]
+
+    def units(begin: int, end: int) -> Tensor:
+        rows = outputs.new_zeros((end - begin, *outputs.shape))
+        rows[range(end - begin), ..., range(begin, end)] = 1
+        return rows
+
+    found = pull_many(outputs, inputs, m, units)
+    lead = (m,) if space.lanes is None else (m, space.lanes)
+    flat = [
+        rows.reshape(*lead, leaf.numel() // (space.lanes or 1))
+        for rows, leaf in zip(found, inputs, strict=True)
+    ]
+    return torch.cat(flat, dim=-1).movedim(0, -2)
+
+
+def pull_many(
+    outputs: Tensor, inputs: Vector, count: int, vectors: Callable[[int, int], Tensor]
+) -> list[Tensor]:
+    """Return ``J'u`` for many u: for each input ``[count, *input.shape]``.
+
+    Several are computed in one batched backward pass; where that isn't possible (an operation without a
+    batching rule, not enough memory) one after the other.
+
+    Args:
+        outputs: with a graph, which is kept.
+        inputs: that ``outputs`` was computed from.
+        count: how many u there are.
+        vectors: from ``begin, end`` to these of them, ``[end - begin, *outputs.shape]``.
+    """
+    parts: list[list[Tensor]] = []
+    batched = True
+    for begin in range(0, count, _AT_ONCE):
+        chunk = vectors(begin, min(begin + _AT_ONCE, count))
+        if batched:
+            try:
+                found = _pull_batched(outputs, inputs, chunk)
+            except RuntimeError:
+                batched = False
+        if not batched:
+            each = [gradient_of(outputs, inputs, u, retain=True) for u in chunk]
+            found = [torch.stack(rows) for rows in zip(*each, strict=True)]
+        parts.append(found)
+    if not parts:
+        return [leaf.new_zeros((0, *leaf.shape)) for leaf in inputs]
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
+def _pull_batched(outputs: Tensor, inputs: Vector, chunk: Tensor) -> list[Tensor]:
+    with warnings.catch_warnings():
+        # where an operation is batched by a loop, that is slower than it could be but right
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        found = torch.autograd.grad(
+            outputs, inputs, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    return [
+        leaf.new_zeros((len(chunk), *leaf.shape)) if rows is None else rows
+        for rows, leaf in zip(found, inputs, strict=True)
+    ]

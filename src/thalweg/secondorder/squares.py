@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
 from thalweg.secondorder.minimizing import named_search, solution_of
+from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Search
 from thalweg.secondorder.solution import Solution, Tally
@@ -36,27 +38,38 @@ def least_squares(
     max_iterations: int = 500,
     max_evaluations: int | None = None,
     callback: Callback | None = None,
+    solver: SolverName = "dense",
+    max_products: int | None = None,
+    lanes: bool = False,
 ) -> Solution:
     """Minimize ``1/2 sum r(x)^2``, or ``loss(outputs(x))`` for a convex loss, by Gauss-Newton models.
 
     Args:
         residuals: takes what has the structure of ``x0``, returns residuals (or outputs) of any shape.
+            With ``lanes`` they are ``[K, ...]``, of which each part depends on its own lane of ``x0`` alone.
         x0: where to start: a float32 or float64 tensor, or a list or dictionary of them; it is left alone.
+            With ``lanes`` every tensor is ``[K, ...]``.
         method: ``"levenberg-marquardt"``, ``"gauss-newton"``, or such an object with settings of its own.
-        loss: from outputs to a scalar, convex in them, cross-entropy say; None: they are residuals.
+        loss: from outputs to a scalar, convex in them, cross-entropy say; with ``lanes`` to ``[K]``; None:
+            they are residuals.
         search: how far along Gauss-Newton's direction; None: backtracking from the whole step.
         tolerance: the largest magnitude in the gradient ``J'r`` at which it counts as zero.
         tolerance_change: end where a step changes the value by less than this part of it; 0: never.
         max_iterations: accepted steps.
-        max_evaluations: of the residuals; None: no limit.
-        callback: called with a ``Record`` after each accepted step; a true answer ends the run.
+        max_evaluations: of the residuals, for each lane; None: no limit.
+        callback: called with a ``Record`` after each accepted step; a true answer ends the run (or the lane).
+        solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
+            many parameters, or sharded ones. A method that is an object has its own.
+        max_products: of ``"cg"`` in one direction; None: twice the number of elements or
+            outputs, whichever are fewer.
+        lanes: solve K independent problems at once.
 
     Returns:
         A ``Solution``, whose ``value`` is half the sum of squares; in the trace of Levenberg-Marquardt
         ``step`` is the damping.
 
     Raises:
-        OptionError: an argument that can't be used, or sharded tensors, since the Jacobian is a matrix.
+        OptionError: an argument that can't be used, or sharded tensors under ``solver="dense"``.
 
     >>> import torch
     >>> t = torch.linspace(0, 2, 9, dtype=torch.float64)
@@ -65,11 +78,27 @@ def least_squares(
     >>> print(found.status, [round(v, 6) for v in found.x.tolist()])
     The gradient is within the tolerance. [3.0, -1.5]
 
+    Two curves side by side:
+
+    >>> ys = torch.stack([y, 2 * torch.exp(-0.5 * t)])
+    >>> def both(p):
+    ...     return p[:, :1] * torch.exp(p[:, 1:] * t) - ys
+    >>> found = least_squares(both, torch.ones(2, 2, dtype=torch.float64), lanes=True)
+    >>> found.converged, [round(v, 6) for v in found.x.flatten().tolist()]
+    (True, [3.0, -1.5, 2.0, -0.5])
+
     Source: INDEX O10; the generalized Gauss-Newton matrix after Schraudolph, 2002.
     """
     made = _METHODS.get(method) if isinstance(method, str) else method
     if not isinstance(made, (GaussNewton, LevenbergMarquardt)):
         raise OptionError(f"least_squares: there is no method {method!r}; {nearest(str(method), _METHODS)}")
+    if isinstance(method, str):
+        made = replace(made, solver=solver, max_products=max_products)
+    elif solver != "dense" or max_products is not None:
+        raise OptionError(
+            "least_squares: the method is an object, which has a solver and max_products of its own; "
+            f"give them to it: {type(method).__name__}(solver='cg')"
+        )
     if search is not None and isinstance(made, LevenbergMarquardt):
         raise OptionError(
             "least_squares: Levenberg-Marquardt takes no search, since its damping decides how far to go; "
@@ -81,19 +110,12 @@ def least_squares(
         max_iterations=max_iterations,
         max_evaluations=max_evaluations,
     )
-    structure, tally = Structure(x0, "least_squares"), Tally()
+    structure, tally = Structure(x0, "least_squares", lanes), Tally()
     forward = forward_of(residuals, structure, "least_squares", scalar=False)
-    problem = CompositeProblem(forward, loss, tally)
+    problem = CompositeProblem(forward, loss, tally, structure.space)
     if isinstance(made, GaussNewton):
         way = Backtracking() if search is None else named_search(search)
         found = descend(problem, structure.x, made, way, limits=limits, callback=callback)
-        return solution_of(found, structure, tally)
-    ended = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
-    return Solution(
-        x=structure.pack(ended.x),
-        value=ended.value,
-        gradient_norm=ended.gradient_norm,
-        status=ended.status,
-        counts=tally.counts(),
-        trace=ended.trace,
-    )
+    else:
+        found = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
+    return solution_of(found, structure, tally)

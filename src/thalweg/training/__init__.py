@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from thalweg.training import loop
 from thalweg.training.choose import Choice
-from thalweg.training.cost import FORWARD, FORWARD_BACKWARD, measured_passes, step_seconds
+from thalweg.training.cost import measured_passes, step_seconds
 from thalweg.training.processes import portable, run_many
+from thalweg.training.steps import FORWARD_BACKWARD
 
 __all__ = [
-    "FORWARD",
     "FORWARD_BACKWARD",
     "Choice",
     "loop",

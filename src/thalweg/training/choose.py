@@ -30,6 +30,9 @@ from thalweg.training.processes import portable
 
 __all__ = ["Choice", "choose"]
 
+# of what so many processes would do if each were alone
+_SHARED = 0.85
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -40,9 +43,12 @@ class Choice:
         forward: form of the forward pass: ``"batched"``, ``"vmap"``, or ``"module"`` in the loop.
         reason: a sentence.
         chunk: runs that are one program; 1 in the loop.
-        processes: runs at a time in processes of their own; 1 in lanes.
-        threads: torch threads of a process.
-        lane_seconds: a step of ``chunk`` lanes, divided by ``chunk``; ``None`` where it wasn't measured.
+        processes: runs at a time in processes of their own; in lanes, those that can't be one.
+        threads: torch threads of lanes; of each process in the loop.
+        loop_threads: torch threads of each process, in lanes too.
+        lane_processes: programs of lanes at a time, in processes of their own where there are several.
+        lane_seconds: a step of ``chunk`` lanes, divided by ``chunk`` and by the processes; ``None`` where it
+            wasn't measured.
         loop_seconds: a step of a run alone, divided by ``processes``; likewise.
     """
 
@@ -52,6 +58,8 @@ class Choice:
     chunk: int
     processes: int
     threads: int
+    loop_threads: int
+    lane_processes: int = 1
     lane_seconds: float | None = None
     loop_seconds: float | None = None
 
@@ -106,6 +114,7 @@ def choose(
             chunk=1,
             processes=several,
             threads=loop_threads,
+            loop_threads=loop_threads,
             lane_seconds=lane,
             loop_seconds=alone,
         )
@@ -124,7 +133,7 @@ def choose(
             raise error(f"{why_not}; use the loop engine")
         return loop(why_not)
 
-    chunk, lane, threads = trial.fastest(min(most, max(2, len(suited))), seconds, threads)
+    chunk, lane, threads, beside = trial.fastest(min(most, max(2, len(suited))), seconds, threads, several)
     setting = suited[0].setting
     step = stepper(
         catalogue_entries[setting.optimizer],
@@ -137,9 +146,10 @@ def choose(
     with with_threads(loop_threads):
         alone = _step_seconds(step, seconds, torch.device(device))
     alone /= several
+    spread = f" in each of {beside} processes" if beside > 1 else ""
     numbers = (
-        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'} takes "
-        f"{_time(lane * chunk)}, {_time(lane)} a run, "
+        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'}{spread} takes "
+        f"{_time(lane * chunk * beside)}, {_time(lane)} a run, "
         f"against {_time(alone)} a run in the loop"
     )
     numbers += f" of {several} processes" if several > 1 else ""
@@ -150,8 +160,10 @@ def choose(
         forward=trial.form,
         reason=f"lanes {'were asked for' if engine == 'lanes' else 'pay'}: {numbers}",
         chunk=chunk,
-        processes=1,
+        processes=several,
         threads=threads,
+        loop_threads=loop_threads,
+        lane_processes=beside,
         lane_seconds=lane,
         loop_seconds=alone,
     )
@@ -195,21 +207,25 @@ class _Trial:
         program.predict(inputs, 1)
         self.most = lanes_that_fit(needed, available_bytes(device))
 
-    def fastest(self, most: int, seconds: float, threads: int) -> tuple[int, float, int]:
-        """The number of lanes and of threads with the least time a lane, and this time.
+    def fastest(self, most: int, seconds: float, threads: int, processes: int) -> tuple[int, float, int, int]:
+        """The number of lanes, threads and processes with the least time a lane, and this time.
 
         More lanes win a near draw, and so does a single thread: small products gain nothing from more,
-        and lose much wherever something else wants the cores too.
+        and lose much wherever something else wants the cores too. Processes with a thread each are
+        counted with what they commonly lose to each other.
         """
-        limit = min(most, self.most)
-        sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
-        best: tuple[int, float, int] | None = None
+        best: tuple[int, float, int, int] | None = None
         for count in sorted({1, threads}):
+            beside = processes if count == 1 else 1
+            limit = min(most, self.most // beside)
+            sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
             with with_threads(count):
                 for lanes in sizes:
                     time_a_lane = self._seconds(lanes, seconds) / lanes
+                    if beside > 1:
+                        time_a_lane /= _SHARED * beside
                     if best is None or time_a_lane < 0.9 * best[1]:
-                        best = lanes, time_a_lane, count
+                        best = lanes, time_a_lane, count, beside
         assert best is not None
         return best
 
@@ -250,7 +266,7 @@ class _Trial:
             return float(self._loss(model.train()(inputs), targets))
 
 
-def _step_seconds(step: Callable[[], None], seconds: float, device: torch.device) -> float:
+def _step_seconds(step: Callable[[], object], seconds: float, device: torch.device) -> float:
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -13,16 +13,11 @@ from thalweg import objectives
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Workload
-from thalweg.lanes.course import initial_module, orders, steps_an_epoch
+from thalweg.lanes.course import initial_module
 from thalweg.models import Factory
+from thalweg.training.steps import FORWARD_BACKWARD, Batches, stepping
 
-__all__ = ["FORWARD", "FORWARD_BACKWARD", "measured_passes", "step_seconds", "stepper", "with_threads"]
-
-FORWARD = 1.0
-"""Work of a forward pass over a batch: the unit."""
-
-FORWARD_BACKWARD = 3.0
-"""Work of a forward with a backward pass: two matrix products more for each one forward."""
+__all__ = ["measured_passes", "step_seconds", "stepper", "with_threads"]
 
 
 def step_seconds(
@@ -39,6 +34,9 @@ def step_seconds(
 ) -> tuple[float, float, float]:
     """Measure the wall-clock seconds of a step of one run alone: batch, forward, backward, optimizer.
 
+    A step is the plan's: a forward and backward pass over one batch of the workload. Of an optimizer whose
+    steps take more, what as much work takes.
+
     Args:
         entry: the optimizer.
         hyperparameters: by flat name.
@@ -51,7 +49,7 @@ def step_seconds(
         The lowest, the median and the highest of the measurements.
     """
     step = stepper(entry, hyperparameters, factory, prepared, workload, device)
-    with with_threads(threads):
+    with with_threads(threads), torch.random.fork_rng(devices=[]):
         times = _measure(step, repeats, seconds, torch.device(device))
     return min(times), statistics.median(times), max(times)
 
@@ -66,25 +64,27 @@ def measured_passes(
     seconds: float = 0.1,
     threads: int = 1,
 ) -> float:
-    """Measure the work of forward with backward in forward passes, which :data:`FORWARD_BACKWARD` supposes.
+    """Measure the work of forward with backward in forward passes, which work counts as 3.
 
     Returns:
         The ratio of medians; the forward pass is taken without recording for a backward one.
     """
     model, loss, batch = _parts(factory, prepared, workload, device)
 
-    def forward() -> None:
+    def forward() -> float:
         inputs, targets = batch()
         with torch.no_grad():
             loss(model(inputs), targets)
+        return 1.0
 
-    def both() -> None:
+    def both() -> float:
         inputs, targets = batch()
         model.zero_grad()
         loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        return 1.0
 
     place = torch.device(device)
-    with with_threads(threads):
+    with with_threads(threads), torch.random.fork_rng(devices=[]):
         ahead = statistics.median(_measure(forward, repeats, seconds, place))
         return statistics.median(_measure(both, repeats, seconds, place)) / ahead
 
@@ -94,18 +94,8 @@ def _parts(
 ) -> tuple[torch.nn.Module, objectives.Loss, Callable[[], tuple[object, torch.Tensor]]]:
     model = initial_module(factory, prepared.input_shape, prepared.outputs, 0).to(device).train()
     loss = objectives.loss(workload.loss, prepared.task)
-    size = workload.batch_size
-    order = orders(len(prepared.train), [0], 0)[0]
-    batches = steps_an_epoch(len(prepared.train), size)
-    position = 0
-
-    def batch() -> tuple[object, torch.Tensor]:
-        nonlocal position
-        begin = position % batches * size
-        position += 1
-        return prepared.train.batch(order[begin : begin + size])
-
-    return model, loss, batch
+    batches = Batches(len(prepared.train), seed=0, size=workload.batch_size)
+    return model, loss, lambda: prepared.train.batch(batches.take(0.0))
 
 
 def stepper(
@@ -115,34 +105,40 @@ def stepper(
     prepared: Prepared,
     workload: Workload,
     device: str,
-) -> Callable[[], None]:
-    """Return a function that does one step of a run alone, as :func:`step_seconds` measures it."""
-    model, loss, batch = _parts(factory, prepared, workload, device)
-    optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **hyperparameters)
+) -> Callable[[], float]:
+    """Return a function that does one step of a run alone, as :func:`step_seconds` measures it.
 
-    def step() -> None:
-        inputs, targets = batch()
-        optimizer.zero_grad()
-        loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    It returns how many steps of the plan that was.
+    """
+    model, loss, _ = _parts(factory, prepared, workload, device)
+    optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **hyperparameters)
+    take_step = stepping(entry, optimizer, model, loss)
+    factor = entry.of_run(hyperparameters).get("batch_factor", 1.0)
+    batches = Batches(len(prepared.train), seed=0, size=workload.batch_size, factor=factor)
+
+    def step() -> float:
+        indices = batches.take(0.0)
+        _, work = take_step(*prepared.train.batch(indices))
+        return work / FORWARD_BACKWARD * len(indices) / workload.batch_size
 
     return step
 
 
-def _measure(step: Callable[[], None], repeats: int, seconds: float, device: torch.device) -> list[float]:
-    """Seconds a call, ``repeats`` times over as many calls as fill ``seconds``, after a few for warmth."""
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(3):
-            step()
+def _measure(step: Callable[[], float], repeats: int, seconds: float, device: torch.device) -> list[float]:
+    """Seconds a step of the plan, ``repeats`` times over as many as fill ``seconds``, after a few."""
+    for _ in range(4):
         began = _now(device)
         step()
-        calls = max(3, min(10_000, int(seconds / max(_now(device) - began, 1e-9))))
-        times = []
-        for _ in range(repeats):
-            began = _now(device)
-            for _ in range(calls):
-                step()
-            times.append((_now(device) - began) / calls)
+        lasted = max(_now(device) - began, 1e-9)
+        if lasted > seconds:
+            break
+    calls = max(1 if lasted > seconds / 3 else 3, min(10_000, int(seconds / lasted)))
+    times = []
+    for _ in range(repeats):
+        began, done = _now(device), 0.0
+        for _ in range(calls):
+            done += step()
+        times.append((_now(device) - began) / done)
     return times
 
 

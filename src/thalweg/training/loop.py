@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -18,14 +20,13 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
 from thalweg.lanes.chunks import Keeper, Progress
-from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, orders, steps_an_epoch
+from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
 from thalweg.models import Factory
 from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
+from thalweg.training.steps import FORWARD_BACKWARD, Batches, Surroundings, stepping
 
 __all__ = ["run"]
-
-Surroundings = Callable[[], AbstractContextManager[Any]]
 
 
 def run(
@@ -42,6 +43,10 @@ def run(
     stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train one run.
+
+    The clock counts work, in steps of the plan: forward and backward over ``workload.batch_size`` examples.
+    A first-order step is one; a second-order step takes what it takes, and has no say beyond the end: at an
+    evaluation, and after the last, stands what had been reached within the work up to there.
 
     Args:
         run: setting and seed.
@@ -67,9 +72,8 @@ def run(
     loss = objectives.loss(workload.loss, prepared.task)
     metric = objectives.metric(workload.metric, prepared.task)
     size = workload.batch_size
-    epoch_steps = steps_an_epoch(len(prepared.train), size)
-    total = epoch_steps * workload.epochs
-    points = set(evaluation_points(total, workload.evaluations))
+    total = steps_an_epoch(len(prepared.train), size) * workload.epochs
+    points = evaluation_points(total, workload.evaluations)
 
     model = initial_module(factory, prepared.input_shape, prepared.outputs, run.seed).to(place)
     entry = catalogue_entries[run.setting.optimizer]
@@ -77,14 +81,23 @@ def run(
     optimizer = entry.make(trainable, **run.setting.hyperparameters)
     if _averages(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [group.get("lr") for group in optimizer.param_groups]
     factors = Factors([run.setting.schedule], total)
     draws = RunDraws(run.seed, place)
+    keyed = _keyed(model, draws)
+    take_step = stepping(entry, optimizer, model, loss, keyed)
+    of_run = entry.of_run(run.setting.hyperparameters)
+    batches = Batches(
+        len(prepared.train),
+        seed=run.seed,
+        size=size,
+        factor=of_run.get("batch_factor", 1.0),
+        growth=of_run.get("batch_growth", 1.0),
+    )
     history = History.start(run, workload)
     losses: list[Tensor] = []
-    keyed = _keyed(model, draws)
-    saved, step, since = time.monotonic(), 0, 0
-    epoch = -1
+    ends: list[int] = []
+    saved, clock, updates = time.monotonic(), 0.0, 0
 
     with _own_generator(run.seed):
         state = None if checkpoint is None else checkpoint.load(run.identity)
@@ -92,11 +105,12 @@ def run(
             history = History.restore(run, workload, state["history"])
             if state["model"] is None:
                 return history.outcome()
-            step, losses = state["step"], list(state["losses"])
-            since = history.steps[-1]
+            clock, updates = state["step"], state["updates"]
+            losses, ends = list(state["losses"]), list(state["ends"])
+            batches.load(state["batches"])
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-            factors.load(state["plateaus"], step)
+            factors.load(state["plateaus"], history.steps[-1])
             torch.set_rng_state(state["generator"])
         table = factors.at([0])
 
@@ -105,9 +119,12 @@ def run(
                 checkpoint.save(
                     run.identity,
                     {
-                        "step": step,
+                        "step": clock,
+                        "updates": updates,
                         "history": history.state(),
                         "losses": losses,
+                        "ends": ends,
+                        "batches": batches.state(),
                         "plateaus": factors.state(),
                         "model": None if finished else model.state_dict(),
                         "optimizer": None if finished else optimizer.state_dict(),
@@ -115,7 +132,7 @@ def run(
                     },
                 )
 
-        def tell(validation: Mapping[str, float | None], finished: Sequence[Outcome] = ()) -> None:
+        def tell(step: int, validation: Mapping[str, float | None], finished: Sequence[Outcome] = ()) -> None:
             if watch is not None:
                 going = int(history.active and not finished)
                 watch(
@@ -130,24 +147,35 @@ def run(
                     )
                 )
 
-        while True:
-            if step in points and (not history.steps or step > history.steps[-1]):
-                if step > 0:
-                    history.train(torch.stack(losses).double().cpu().numpy(), since)
-                draws.step = step
-                test, reduced = None, None
-                with _shown(optimizer):
-                    mean, score, _ = _score(model, prepared.validation, loss, metric, keyed, size)
-                    if workload.score_test:
-                        _, test, reduced = _score(model, prepared.test, loss, metric, keyed, size)
-                history.evaluate(step, mean, score, test)
-                if step == total and history.active and reduced is not None and metric.per_example:
+        def evaluate(passed: Sequence[int]) -> None:
+            """Score the model as it is; it stands for all these points."""
+            nonlocal table
+            draws.step = updates
+            test, reduced = None, None
+            with _shown(optimizer):
+                mean, score, _ = _score(model, prepared.validation, loss, metric, keyed, size)
+                if workload.score_test:
+                    _, test, reduced = _score(model, prepared.test, loss, metric, keyed, size)
+            for point in passed:
+                if point > 0:
+                    history.train(torch.stack(losses).double().cpu().numpy() if losses else _NONE, ends)
+                    losses.clear()
+                    ends.clear()
+                history.evaluate(point, mean, score, test)
+                if point == total and history.active and reduced is not None and metric.per_example:
                     history.test_predictions = reduced.double().tolist()
-                if factors.observe(0, step, history.validation_loss[-1]):
+                if factors.observe(0, point, history.validation_loss[-1]):
                     table = factors.at([0])
-                since, losses = step, []
-                tell({run.identity: history.validation[-1]})
-                if step == total or not history.active:
+                tell(point, {run.identity: history.validation[-1]})
+                if not history.active:
+                    break
+
+        while True:
+            # what a step costs isn't known beforehand: a point may have been passed, or just been reached
+            here = [point for point in points if point == clock and point not in history.steps[-1:]]
+            if here:
+                evaluate(here)
+                if clock == total or not history.active:
                     break
                 if time.monotonic() - saved >= checkpoint_seconds:
                     save()
@@ -156,30 +184,45 @@ def run(
                 save()
                 raise Interrupted("stopped on request; everything up to the last step is saved")
 
-            if step // epoch_steps != epoch:
-                epoch = step // epoch_steps
-                order = orders(len(prepared.train), [run.seed], epoch)[0]
-            position = step % epoch_steps
-            inputs, targets = prepared.train.batch(order[position * size : (position + 1) * size])
+            indices = batches.take(clock / total)
+            inputs, targets = prepared.train.batch(indices)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * float(table[step, 0])
+                if rate is not None:
+                    group["lr"] = rate * float(table[int(clock), 0])
             model.train()
-            optimizer.zero_grad()
-            draws.step = step
-            with keyed():
-                value = loss(model(inputs), targets)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(value.detach())
-            step += 1
+            draws.step = updates
+            before = None if entry.needs == "gradient" else _copied(model.state_dict())
+            value, work = take_step(inputs, targets)
+            reached = clock + work / FORWARD_BACKWARD * (len(indices) / size)
+            passed = [point for point in points if clock < point < reached]
+            if passed and before is not None:
+                if updates == 0:
+                    history.begin(float(value))
+                after = _copied(model.state_dict())
+                model.load_state_dict(before)
+                evaluate(passed)
+                if reached > total or not history.active:
+                    break
+                model.load_state_dict(after)
+            losses.append(value)
+            ends.append(math.ceil(reached))
+            clock, updates = reached, updates + 1
 
-        for point in sorted(points):
-            if point > step:
+        for point in points:
+            if point > history.steps[-1]:
                 history.skip(point)
+        history.updates = None if entry.needs == "gradient" else updates
         save(finished=True)
     outcome = history.outcome()
-    tell({}, [outcome])
+    tell(total, {}, [outcome])
     return outcome
+
+
+_NONE = np.empty(0)
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def _keyed(model: nn.Module, draws: RunDraws) -> Surroundings:

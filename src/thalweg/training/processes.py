@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,10 +25,11 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted, OptionError
 from thalweg.lanes.chunks import Keeper, Progress
+from thalweg.lanes.chunks import run as run_lanes
 from thalweg.models import Factory
 from thalweg.training import loop
 
-__all__ = ["portable", "run_many"]
+__all__ = ["Workers", "portable", "run_chunks", "run_many"]
 
 
 def run_many(
@@ -41,6 +42,7 @@ def run_many(
     device: str = "cpu",
     processes: int = 1,
     threads: int = 1,
+    workers: Workers | None = None,
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
     stop: Callable[[], bool] | None = None,
@@ -51,6 +53,7 @@ def run_many(
         processes: at most this many at a time. Above 1, everything given must be :func:`portable`.
         threads: torch threads of each run; together with the machine they decide the last bits, the number
             of processes doesn't.
+        workers: kept from call to call, in place of ``processes`` and ``threads``.
         watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
             process also of every evaluation.
         checkpoint: as for :func:`run`; processes get a copy each.
@@ -86,6 +89,8 @@ def run_many(
                 )
             )
 
+    if workers is not None:
+        processes, threads = workers.processes, workers.threads
     if processes <= 1 or len(runs) <= 1:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -95,8 +100,52 @@ def run_many(
         finally:
             torch.set_num_threads(before)
     else:
-        _spread(runs, common, min(processes, len(runs)), threads, ended, stop)
+        jobs = [[each] for each in runs]
+
+        def each_ended(_: int, outcomes: Sequence[Outcome]) -> None:
+            ended(outcomes[0])
+
+        with nullcontext(workers) if workers else Workers(min(processes, len(runs)), threads) as there:
+            there.spread(_alone, jobs, common, each_ended, stop)
     return [found[each.identity] for each in runs]
+
+
+def run_chunks(
+    chunks: Sequence[Sequence[Run]],
+    *,
+    workers: Workers,
+    factory: Factory,
+    prepared: Prepared,
+    workload: Workload,
+    catalogue_entries: Mapping[str, Entry],
+    ended: Callable[[int, Sequence[Outcome]], None],
+    advanced: Callable[[float], None] | None = None,
+    device: str = "cpu",
+    checkpoint: Keeper | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Train chunks of lanes, several at a time, each a program in a process of its own.
+
+    Args:
+        chunks: runs that are one program each.
+        workers: the processes.
+        factory, prepared, workload, catalogue_entries, device, checkpoint, stop: as for :func:`run_many`.
+        ended: told a chunk's number and outcomes as they come.
+        advanced: told how many steps of runs have been done since it was told last.
+
+    Raises:
+        Interrupted: ``stop`` returned ``True``.
+        OptionError: something can't be sent to the processes.
+    """
+    common = {
+        "factory": factory,
+        "prepared": prepared,
+        "workload": workload,
+        "catalogue_entries": catalogue_entries,
+        "device": device,
+        "checkpoint": checkpoint,
+    }
+    workers.spread(_together, chunks, common, ended, stop, advanced)
 
 
 def portable(**things: Any) -> str | None:
@@ -124,55 +173,136 @@ class _Skeleton(pickle.Pickler):
         return (int, ()) if isinstance(thing, torch.Tensor) else NotImplemented
 
 
-def _spread(
-    runs: Sequence[Run],
-    common: dict[str, Any],
-    processes: int,
-    threads: int,
-    ended: Callable[[Outcome], None],
-    stop: Callable[[], bool] | None,
-) -> None:
-    reason = portable(**common)
-    if reason is not None:
-        raise OptionError(f"{reason}; use one process")
-    context = _context()
-    halt = context.Event()
-    stopped = False
-    with TemporaryDirectory(prefix="thalweg-") as folder:
-        # By file, since tensors sent directly would need as much shared memory, which containers lack.
-        file = Path(folder) / "common"
-        with file.open("wb") as out:
-            pickle.dump(common, out)
-        pool = ProcessPoolExecutor(
-            processes, mp_context=context, initializer=_prepare, initargs=(file, threads, halt)
+_Train: TypeAlias = Callable[..., list[Outcome]]
+
+
+class Workers:
+    """Processes that train runs, started with the first and kept until closed: each takes a second to start.
+
+    Args:
+        processes: how many.
+        threads: torch threads of each.
+    """
+
+    def __init__(self, processes: int, threads: int = 1) -> None:
+        self.processes, self.threads = processes, threads
+        self._pool: ProcessPoolExecutor | None = None
+        self._halt: Any = None
+        self._done: Any = ()
+        self._folder: TemporaryDirectory[str] | None = None
+        self._sent: Prepared | None = None
+        self._data: Path | None = None
+        self._files = 0
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._pool, self._folder, self._sent, self._data = None, None, None, None
+
+    def spread(
+        self,
+        train: _Train,
+        jobs: Sequence[Sequence[Run]],
+        common: Mapping[str, Any],
+        ended: Callable[[int, Sequence[Outcome]], None],
+        stop: Callable[[], bool] | None,
+        advanced: Callable[[float], None] | None = None,
+    ) -> None:
+        """Do several jobs at a time: ``train`` with the runs of one, and ``common``, in some process."""
+        reason = portable(**common)
+        if reason is not None:
+            raise OptionError(f"{reason}; use one process")
+        if self._pool is None:
+            self._start()
+        assert self._pool is not None
+        assert self._folder is not None
+        folder = Path(self._folder.name)
+        rest = dict(common)
+        prepared = rest.pop("prepared")
+        # By file, since tensors sent directly would need as much shared memory, which containers lack; and
+        # the data apart, since several calls have the same.
+        if self._data is None or prepared is not self._sent:
+            for old in folder.iterdir():
+                old.unlink()
+            self._data, self._sent = self._written(folder, prepared), prepared
+        task = self._data, self._written(folder, rest)
+        try:
+            tasks = [(train, *task, runs) for runs in jobs]
+            stopped = _collect(self._pool, tasks, self._halt, ended, stop, self._told(advanced))
+        except BaseException:
+            self.close()
+            raise
+        if stopped:
+            self.close()
+            raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def _told(self, advanced: Callable[[float], None] | None) -> Callable[[], None]:
+        """Hand on what the processes have done since this was called last."""
+        before = sum(self._done)
+
+        def tell() -> None:
+            nonlocal before
+            now = sum(self._done)
+            if advanced is not None and now > before:
+                advanced(now - before)
+            before = now
+
+        return tell
+
+    def _start(self) -> None:
+        context = _context()
+        self._halt = context.Event()
+        # steps of runs done by each process, which takes the next place when it starts
+        self._done, places = context.Array("d", self.processes, lock=False), context.Value("i", 0)
+        self._folder = TemporaryDirectory(prefix="thalweg-")
+        self._pool = ProcessPoolExecutor(
+            self.processes,
+            mp_context=context,
+            initializer=_prepare,
+            initargs=(self.threads, self._halt, self._done, places),
         )
-        with pool:
-            stopped = _collect(pool, runs, halt, ended, stop)
-    if stopped:
-        raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def _written(self, folder: Path, thing: Any) -> Path:
+        self._files += 1
+        file = folder / str(self._files)
+        with file.open("wb") as out:
+            pickle.dump(thing, out)
+        return file
 
 
 def _collect(
     pool: ProcessPoolExecutor,
-    runs: Sequence[Run],
+    tasks: Sequence[tuple[Any, ...]],
     halt: Any,
-    ended: Callable[[Outcome], None],
+    ended: Callable[[int, Sequence[Outcome]], None],
     stop: Callable[[], bool] | None,
+    tell: Callable[[], None],
 ) -> bool:
-    """Hand every outcome on as it comes; return whether the work was stopped."""
+    """Hand every job's outcomes on as they come; return whether the work was stopped."""
     stopped = False
     with _without_main(), _signals_blocked():
-        waiting = {pool.submit(_work, each) for each in runs}
+        numbers = {pool.submit(_work, *task): number for number, task in enumerate(tasks)}
+    waiting = set(numbers)
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         if not stopped and stop is not None and stop():
             stopped = True
             halt.set()
+        tell()
         try:
             for future in done:
-                outcome = future.result()
-                if outcome is not None:
-                    ended(outcome)
+                outcomes = future.result()
+                if outcomes is not None:
+                    ended(numbers[future], outcomes)
         except BrokenProcessPool:
             # a signal to the whole process group ends the workers too; ours may be a moment behind theirs
             time.sleep(0.2)
@@ -197,18 +327,23 @@ def _context() -> Any:
     return context
 
 
-_COMMON: dict[str, Any] = {}
+_LOADED: dict[Path, Any] = {}
+_HALT: list[Any] = []
+_DONE: list[tuple[Any, int]] = []
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _prepare(file: Path, threads: int, halt: Any) -> None:
+def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    with file.open("rb") as source:
-        _COMMON.update(pickle.load(source), stop=halt.is_set)
+    with places.get_lock():
+        place, places.value = places.value, places.value + 1
+    _HALT.append(halt)
+    # one that takes the place of a process that died has none: who dies ends the race
+    _DONE.append((done, place % len(done)))
 
 
 def _end_with_parent() -> None:
@@ -219,11 +354,37 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(run: Run) -> Outcome | None:
+def _work(train: _Train, data: Path, common: Path, runs: Sequence[Run]) -> list[Outcome] | None:
+    (halt,) = _HALT
+    for old in set(_LOADED) - {data, common}:
+        del _LOADED[old]
     try:
-        return None if _COMMON["stop"]() else loop.run(run, **_COMMON)
+        if halt.is_set():
+            return None
+        return train(runs, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
     except Interrupted:
         return None
+
+
+def _alone(runs: Sequence[Run], **common: Any) -> list[Outcome]:
+    return [loop.run(each, **common) for each in runs]
+
+
+def _together(runs: Sequence[Run], **common: Any) -> list[Outcome]:
+    ((done, place),) = _DONE
+    begun = done[place]
+
+    def watch(progress: Progress) -> None:
+        done[place] = begun + float(progress.step * len(runs))
+
+    return run_lanes(runs, chunk=len(runs), watch=watch, **common)
+
+
+def _loaded(file: Path) -> Any:
+    if file not in _LOADED:
+        with file.open("rb") as source:
+            _LOADED[file] = pickle.load(source)
+    return _LOADED[file]
 
 
 @contextmanager

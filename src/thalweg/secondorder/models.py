@@ -1,0 +1,203 @@
+"""Gauss-Newton models as matrices, what all models have in common, and Jacobians (O10)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import OptionError, nearest
+from thalweg.secondorder.problem import graph_of, pull_rows
+from thalweg.secondorder.vectors import Scalar, Space, Vector
+
+__all__ = ["DenseModel", "GaussNewtonModel", "Inner", "Outputs", "Residuals", "SolverName", "jacobian"]
+
+SolverName: TypeAlias = Literal["dense", "cg"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """How the linear system of a Gauss-Newton model is solved.
+
+    Args:
+        solver: ``"dense"``: through the Jacobian as a matrix, ``m * n`` numbers; ``"cg"``: by conjugate
+            gradients on products ``J'(H(Jv))``, which need no more memory than a gradient does.
+        max_products: of one solution by ``"cg"``, at least 1; None: twice the number of elements or
+            outputs, whichever are fewer.
+        accuracy: ``"cg"`` ends where the residual of the system is below this part of ``|g|``; in (0, 1).
+    """
+
+    solver: SolverName = "dense"
+    max_products: int | None = None
+    accuracy: float = 0.01
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        if self.solver not in ("dense", "cg"):
+            raise OptionError(
+                f"{owner}: there is no solver {self.solver!r}; {nearest(self.solver, ['dense', 'cg'])}"
+            )
+        if self.max_products is not None and self.max_products < 1:
+            raise OptionError(
+                f"{owner}: max_products is {self.max_products}; give a number of at least 1, or None"
+            )
+        if self.max_products is not None and self.solver == "dense":
+            raise OptionError(
+                f"{owner}: max_products is {self.max_products}, but solver='dense' makes no products; "
+                f"leave it out, or give solver='cg'"
+            )
+        if not 0 < self.accuracy < 1:
+            raise OptionError(f"{owner}: accuracy is {self.accuracy}; give a number above 0 and below 1")
+
+
+class GaussNewtonModel(ABC):
+    """The quadratic ``g'd + 1/2 d'Gd`` that stands for the function around a point."""
+
+    @abstractmethod
+    def size(self) -> Scalar:
+        """Return a curvature that is typical of the largest: what a first damping is measured by."""
+
+    @abstractmethod
+    def damped(self, mu: Scalar, scale: Tensor | None, near: Vector | None) -> tuple[Vector, Scalar]:
+        """Return ``d = -(G + mu * D)^-1 g``, and how much the model promises that the value will fall.
+
+        Args:
+            mu: above 0.
+            scale: the diagonal of D, ``[..., n]``; None: the identity.
+            near: a direction that d may resemble.
+        """
+
+    @abstractmethod
+    def undamped(self) -> Vector:
+        """Return the shortest d that minimizes the quadratic: ``-G^+ g``."""
+
+    @abstractmethod
+    def bend(self, d: Vector) -> Scalar:
+        """Return ``d'Gd``."""
+
+
+class DenseModel(GaussNewtonModel):
+    """A model that has a matrix.
+
+    Attributes:
+        diagonal: of G: ``[..., n]``.
+    """
+
+    diagonal: Tensor
+
+    def __init__(self, space: Space, gradient: Vector) -> None:
+        self._space, self._like = space, gradient
+        self._g = space.ravel(gradient, "a Jacobian")
+
+    @abstractmethod
+    def _damped(self, damping: Tensor) -> Tensor:
+        """Return ``-(G + diag(damping))^-1 g``."""
+
+    @abstractmethod
+    def _undamped(self) -> Tensor:
+        """Return ``-G^+ g`` where everything is finite."""
+
+    @abstractmethod
+    def _bend(self, d: Tensor) -> Tensor:
+        """Return ``d'Gd``."""
+
+    def size(self) -> Scalar:
+        """Return the largest element of the diagonal."""
+        return self.diagonal.amax(-1)
+
+    def damped(self, mu: Scalar, scale: Tensor | None, near: Vector | None) -> tuple[Vector, Scalar]:
+        """Solve it at once."""
+        ones = torch.ones_like(self._g)
+        d = self._damped(mu[..., None] * (ones if scale is None else scale))
+        promise = -torch.linalg.vecdot(self._g, d) - self._bend(d) / 2
+        return self._space.unravel(d, self._like), promise
+
+    def undamped(self) -> Vector:
+        """Solve it at once; NaN where the model isn't finite."""
+        return self._space.unravel(self._undamped(), self._like)
+
+    def bend(self, d: Vector) -> Scalar:
+        """Return ``d'Gd``."""
+        return self._bend(self._space.ravel(d, "a Jacobian"))
+
+
+class Residuals(DenseModel):
+    """``G = J'J`` and ``g = J'r``, solved through J itself, whose condition number is the root of G's."""
+
+    def __init__(self, space: Space, gradient: Vector, r: Tensor, j: Tensor) -> None:
+        super().__init__(space, gradient)
+        self._r, self._j = r, j
+        self.diagonal = (j * j).sum(-2)
+
+    def _damped(self, damping: Tensor) -> Tensor:
+        stacked = torch.cat([self._j, torch.diag_embed(damping.sqrt())], dim=-2)
+        right = torch.cat([-self._r, torch.zeros_like(damping)], dim=-1)
+        q, r = torch.linalg.qr(stacked)
+        found: Tensor = torch.linalg.solve_triangular(r, q.mT @ right[..., None], upper=True)[..., 0]
+        return found
+
+    def _undamped(self) -> Tensor:
+        matrix, usable = _usable(self._j)
+        shortest: Tensor = (torch.linalg.pinv(matrix) @ self._r[..., None])[..., 0]
+        return torch.where(usable, -shortest, torch.nan)
+
+    def _bend(self, d: Tensor) -> Tensor:
+        along = (self._j @ d[..., None])[..., 0]
+        found: Tensor = torch.linalg.vecdot(along, along)
+        return found
+
+
+class Outputs(DenseModel):
+    """``G = J'HJ`` with H the Hessian of a convex loss with respect to the outputs."""
+
+    def __init__(self, space: Space, gradient: Vector, matrix: Tensor) -> None:
+        super().__init__(space, gradient)
+        self._matrix = matrix
+        self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).clone()
+
+    def _damped(self, damping: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(self._matrix + torch.diag_embed(damping))
+        d = torch.cholesky_solve(-self._g[..., None], factor)[..., 0]
+        return torch.where((info == 0)[..., None], d, torch.nan)
+
+    def _undamped(self) -> Tensor:
+        matrix, usable = _usable(self._matrix)
+        shortest: Tensor = (torch.linalg.pinv(matrix, hermitian=True) @ self._g[..., None])[..., 0]
+        return torch.where(usable, -shortest, torch.nan)
+
+    def _bend(self, d: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vecdot(d, (self._matrix @ d[..., None])[..., 0])
+        return found
+
+
+def _usable(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the matrix with zeros in the lanes where it isn't finite, and which lanes are."""
+    usable = torch.isfinite(matrix).all(-1).all(-1)
+    return torch.where(usable[..., None, None], matrix, 0.0), usable[..., None]
+
+
+def jacobian(outputs: Tensor, leaves: Vector, space: Space) -> tuple[Tensor, int, bool]:
+    """Return the Jacobian ``[..., m, n]``, how many passes it took, and whether they gave its columns.
+
+    Rows come from one backward pass each; where n is smaller, columns from differentiating ``u -> J'u``,
+    which is linear in u. Many passes are computed at once. A pass serves all lanes, since each output
+    depends on its own lane alone.
+
+    Args:
+        outputs: flat, ``[m]`` or ``[K, m]``, computed from ``leaves``.
+        leaves: n elements together, in each lane.
+        space: lanes or alone.
+    """
+    lanes = space.lanes or 1
+    m, n = outputs.shape[-1], sum(leaf.numel() for leaf in leaves) // lanes
+    if not outputs.requires_grad:
+        return outputs.new_zeros((*outputs.shape, n)), 0, False
+    if m <= n:
+        return pull_rows(outputs, leaves, space), m, False
+    u = torch.zeros_like(outputs, requires_grad=True)
+    with torch.enable_grad():
+        flat = space.ravel(graph_of(outputs, leaves, u), "a Jacobian")
+    return pull_rows(flat, [u], space).mT, n, True
