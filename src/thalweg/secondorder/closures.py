@@ -197,7 +197,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         before = [p.detach().clone() for p in params]
         try:
             # what a step differentiates has to have a graph, whatever surrounds the call
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 x, loss = self._advance(settings, remembering, params, before, state, tally)
         except BaseException:
             _write(params, before)
