@@ -87,7 +87,8 @@ def apply(
         runtime: ``"auto"``, or one of :func:`available`; tensors that it can't take still go eagerly.
         maximize: climb instead of descend.
         cache: a dict of the caller's, for one list of parameters or few, where tables are kept from step
-            to step, and scalars for the next steps while settings stay the same. It holds tensors and addresses: it must not be copied or saved with its owner.
+            to step, and scalars for the next steps while settings stay the same. It holds tensors and
+            addresses: it must not be copied or saved with its owner.
 
     Raises:
         OptionError: a name that the rule doesn't have, a runtime that isn't available.

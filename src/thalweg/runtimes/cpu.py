@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch

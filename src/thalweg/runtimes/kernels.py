@@ -1,8 +1,8 @@
 """CPU kernels: Python source made from a program, compiled by Numba, kept in the user's cache folder.
 
-A kernel is a C function of one address, that of its job: a counter, and where the chunks, the tensors' addresses
-and the scalars are. Any number of threads may run it on the same job at once: each takes the next chunk from the
-counter, so a thread that comes late, or never, does no harm.
+A kernel is a C function of one address, that of its job: a counter, and where the chunks, the tensors'
+addresses and the scalars are. Any number of threads may run it on the same job at once: each takes the next
+chunk from the counter, so a thread that comes late, or never, does no harm.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Kernel(Protocol):
     address: int
     ctypes: Callable[..., None]
     cache_hits: int
+
 
 # Everything a kernel needs stands in its own file: the file's name is a hash of all of it, so a cached
 # kernel can't be stale. Each column of the table is an alias scope of its own, since the compiler could
@@ -184,9 +185,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def kernel_source(program: Program, dtype: str, *, cache: bool = True) -> str:

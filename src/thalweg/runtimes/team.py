@@ -1,9 +1,9 @@
 """Threads that run a job's kernel beside the caller, and the one call that a step makes.
 
-Threads of our own, since an OpenMP pool doesn't survive a fork and takes one caller at a time. A thread sleeps
-on a lock of the interpreter's in compiled code and never comes back to Python: waking it, sharing out the work
-and waiting for it need neither the interpreter nor its lock, whose code and data a step that swept through memory
-has driven far from the processor.
+Threads of our own, since an OpenMP pool doesn't survive a fork and takes one caller at a time. A thread
+sleeps on a lock of the interpreter's in compiled code and never comes back to Python: waking it, sharing out
+the work and waiting for it need neither the interpreter nor its global lock, whose code and data a step that
+swept through memory has driven far from the processor.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from thalweg.runtimes.tables import Integers
 
 __all__ = ["run"]
 
-# What a thread and its callers share: the job that waits for it, and whether it is done (each with a cache line
-# of its own); two locks, one that it sleeps on, and one that a caller sleeps on who waits for it; and the
+# What a thread and its callers share: the job that waits for it, and whether it is done (each with a cache
+# line of its own); two locks, one that it sleeps on, and one that a caller sleeps on who waits for it; and the
 # interpreter's functions for locks, which need no more than that.
 _BOX = {"job": 0, "done": 16, "wake": 32, "finished": 33, "acquire": 34, "release": 35}
 _BOX_WORDS = 48
@@ -136,7 +136,7 @@ class _Worker:
         self._box = box = np.zeros(_BOX_WORDS, dtype=np.int64)
         self.address = box.ctypes.data
         for name, function in (("acquire", acquire), ("release", api.PyThread_release_lock)):
-            box[_BOX[name]] = ctypes.cast(function, ctypes.c_void_p).value
+            box[_BOX[name]] = ctypes.cast(function, ctypes.c_void_p).value or 0
         for name in ("wake", "finished"):
             lock = allocate()
             acquire(lock, 1)
