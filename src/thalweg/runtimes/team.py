@@ -21,8 +21,8 @@ from thalweg.runtimes.tables import Integers
 __all__ = ["run"]
 
 # What a thread and its callers share: the job that waits for it, and whether it is done (each with a cache
-# line of its own); two locks, one that it sleeps on, and one that a caller sleeps on who waits for it; and the
-# interpreter's functions for locks, which need no more than that.
+# line of its own); two locks, one that it sleeps on, and one that a caller sleeps on who waits for it; and
+# the interpreter's functions for locks, which need no more than that.
 _BOX = {"job": 0, "done": 16, "wake": 32, "finished": 33, "acquire": 34, "release": 35}
 _BOX_WORDS = 48
 # Looks at "done" before going to sleep: about a tenth of a millisecond, more than a chunk takes and less than
