@@ -242,7 +242,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if isinstance(rule, MatrixRule):
             self._refuse_matrix(params)
         numbers = {name: _plain(value) for name, value in hyper.items()}
-        live = runtimes.live_states(rule, numbers, options)
+        live = ledger.live(rule, numbers, options)
         entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
         columns = {name: [entry[name] for entry in entries] for name in live}
         times = counts if rule.uses_step else counts[:1] * len(counts)
