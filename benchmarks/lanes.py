@@ -46,6 +46,7 @@ from thalweg.objectives import Task
 from thalweg.streams import order
 from thalweg.training import choose, run_many
 from thalweg.training.cost import with_threads
+from thalweg.training.processes import Workers
 
 Work = Callable[[], object]
 FUSED = {
@@ -310,8 +311,10 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
             if choice.kind == "lanes":
                 lanes.run(runs, chunk=choice.chunk, **given)
             else:
-                run_many(runs, processes=choice.processes, threads=choice.threads, **given)
+                run_many(runs, workers=workers, **given)
 
+    # as a race keeps them; the first run, for warmth, starts them
+    workers = Workers(choice.processes, choice.loop_threads)
     pair = Pair(case)
     contenders = {
         "thalweg": ours,
@@ -321,6 +324,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
     }
     seconds = interleave(contenders, rounds)
     pair.close()
+    workers.close()
     each = 1e3 / case.steps
     others = [name for name in contenders if name != "thalweg"]
     return {

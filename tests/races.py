@@ -35,11 +35,14 @@ def options(**changes: Any) -> Options:
 
 
 @contextmanager
-def engine(kind: str = "lanes", *, processes: int = 1, chunk: int = 64) -> Iterator[None]:
+def engine(
+    kind: str = "lanes", *, processes: int = 1, chunk: int = 64, lane_processes: int = 1
+) -> Iterator[None]:
     """Leave the choice of an engine, and the seconds of a step, to nobody's clock."""
     info = {
         "kind": kind, "forward": "batched", "reason": "asked for by a test", "chunk": chunk,
-        "processes": processes, "threads": 1, "loop_threads": 1, "device": "cpu", "promise": "bits",
+        "processes": processes, "threads": 1, "loop_threads": 1, "lane_processes": lane_processes,
+        "device": "cpu", "promise": "bits",
     }  # fmt: skip
 
     def choose(setup: Setup, journal: Journal) -> tuple[EngineInfo, Cost]:

@@ -111,6 +111,18 @@ def test_a_race_in_two_processes_ends_alike(tmp_path: Path, undisturbed: Any) ->
     ends_alike(out, {**alone, "engine": {**alone["engine"], "processes": 2}})
 
 
+def test_lanes_in_two_processes_end_alike(tmp_path: Path, undisturbed: Any) -> None:
+    """Other chunks, other company, a closure's runs beside them: the same scores as in one process."""
+    out = tmp_path / "out"
+    asked = {"optimizers": ["sgd", "adam", "steepest-descent"], "trials": 3, "confirm": 1}
+    engine = {"kind": "lanes", "processes": 2, "lane_processes": 2}
+    # the second chunk of the first split's reruns is under way
+    assert race(out, moment=Moment("written", 7), **asked, engine=engine) == -9
+    assert race(out, resume=True, **asked, engine=engine) == 0
+    alone = undisturbed({**asked, "engine": {"kind": "lanes"}})
+    ends_alike(out, {**alone, "engine": {**alone["engine"], "processes": 2, "lane_processes": 2}})
+
+
 # What a resume refuses ---------------------------------------------------------------------------------
 
 

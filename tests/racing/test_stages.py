@@ -366,6 +366,7 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
         processes=1,
         threads=1,
         loop_threads=1,
+        lane_processes=1,
         device="cpu",
         promise="bits",
     )

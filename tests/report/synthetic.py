@@ -349,6 +349,7 @@ def make(
             processes=1,
             threads=2,
             loop_threads=1,
+            lane_processes=1,
             device="cpu",
             promise="bit for bit on the same machine, engine, chunk and threads",
         ),

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from lanes.small import entries, prepared, runs, workload
-from thalweg import models
+from thalweg import lanes, models
+from thalweg.entries import Outcome
 from thalweg.errors import Interrupted, OptionError
 from thalweg.training import portable, run_many
+from thalweg.training.processes import Workers, run_chunks
 
 
 def common() -> dict[str, Any]:
@@ -29,6 +31,39 @@ def test_two_processes_give_the_outcomes_of_one_in_order() -> None:
     two = run_many(chosen, processes=2, watch=lambda progress: ended.extend(progress.finished), **common())
     assert two == one
     assert sorted(outcome.identity for outcome in ended) == sorted(run.identity for run in chosen)
+
+
+def test_workers_are_kept_and_take_chunks_of_lanes_too() -> None:
+    chosen, given, steps = runs(2, names=["sgd", "adam"]), common(), []
+    found: dict[int, list[Outcome]] = {}
+    with Workers(2) as workers:
+        loops = run_many(chosen, workers=workers, **given)
+        again = run_many(chosen[:2], workers=workers, **{**given, "workload": workload(epochs=1)})
+        run_chunks(
+            [chosen[:2], chosen[2:], chosen[1:3]],
+            workers=workers,
+            ended=lambda number, outcomes: found.update({number: list(outcomes)}),
+            advanced=steps.append,
+            **given,
+        )
+    assert loops == run_many(chosen, **given)
+    assert [one.steps[-1] for one in again] == [12, 12]
+    alone = lanes.run(chosen, chunk=2, **given)
+    for ours, theirs in zip([*found[0], *found[1], *found[2]], [*alone, *alone[1:3]], strict=True):
+        assert ours.identity == theirs.identity
+        assert ours.validation_loss == pytest.approx(theirs.validation_loss, rel=1e-4)
+    assert 0 < sum(steps) <= 6 * 36
+
+
+def test_chunks_that_are_stopped_are_an_interruption() -> None:
+    with Workers(2) as workers, pytest.raises(Interrupted):
+        run_chunks(
+            [runs(1)[:1], runs(1)[1:2]],
+            workers=workers,
+            ended=lambda number, outcomes: None,
+            stop=lambda: True,
+            **common(),
+        )
 
 
 def test_threads_are_as_before_afterwards() -> None:

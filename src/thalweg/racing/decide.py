@@ -10,6 +10,7 @@ from typing import Any
 from thalweg.entries import Run
 from thalweg.lanes import promise
 from thalweg.racing import assemble, pools
+from thalweg.racing import plan as planning
 from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord
@@ -22,6 +23,8 @@ from thalweg.training.steps import FORWARD_BACKWARD
 __all__ = ["choose_engine", "forward_backward", "step_seconds"]
 
 _ROUNDS = 5
+# seconds of a race; those that are shorter are over before processes would have started
+_WORTH_PROCESSES = 10.0
 _PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
@@ -55,17 +58,6 @@ def _measure(setup: Setup) -> dict[str, Any]:
         device=device,
         engine=setup.options.engine,
     )
-    info = EngineInfo(
-        kind=choice.kind,
-        forward=choice.forward,
-        reason=choice.reason,
-        chunk=choice.chunk,
-        processes=choice.processes,
-        threads=choice.threads,
-        loop_threads=choice.loop_threads,
-        device=device,
-        promise=promise(choice.forward, device) if choice.kind == "lanes" else _PROMISE_OF_THE_LOOP,
-    )
     alone = choice.loop_seconds
     if alone is None:
         first = next(iter(setup.entries))
@@ -82,6 +74,21 @@ def _measure(setup: Setup) -> dict[str, Any]:
     measured = Cost(
         step_seconds=seconds,
         evaluation_seconds=passes * min(seconds.values()) / FORWARD_BACKWARD,
+    )
+    beside = choice.lane_processes
+    if beside > 1 and planning.estimate_seconds(plan, measured) < _WORTH_PROCESSES:
+        beside = 1
+    info = EngineInfo(
+        kind=choice.kind,
+        forward=choice.forward,
+        reason=choice.reason,
+        chunk=choice.chunk,
+        processes=choice.processes,
+        threads=choice.threads,
+        loop_threads=choice.loop_threads,
+        lane_processes=beside,
+        device=device,
+        promise=promise(choice.forward, device) if choice.kind == "lanes" else _PROMISE_OF_THE_LOOP,
     )
     return {"info": info.model_dump(), "cost": asdict(measured)}
 

@@ -23,7 +23,7 @@ from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
 from thalweg.training import loop
 from thalweg.training.cost import with_threads
-from thalweg.training.processes import Workers, run_many
+from thalweg.training.processes import Workers, run_chunks, run_many
 
 __all__ = ["Checkpoints", "Engine"]
 
@@ -126,8 +126,16 @@ class Engine:
             )
             (lanes if by_lanes else alone).append(run)
         found: dict[str, Outcome] = {}
-        for number, chunk in enumerate(self._chunks(lanes, whole_pools=halving is not None)):
-            found |= self._lanes(f"{key}/chunk{number}", chunk, prepared, workload, stage, halving)
+        chunks = {
+            f"{key}/chunk{number}": chunk
+            for number, chunk in enumerate(self._chunks(lanes, whole_pools=halving is not None))
+        }
+        pending = {name: chunk for name, chunk in chunks.items() if name not in self.journal}
+        if halving is None and self.info.lane_processes > 1 and len(pending) > 1:
+            self._spread(pending, prepared, workload, stage)
+        for name, chunk in chunks.items():
+            known = name in self.journal and name not in pending
+            found |= self._lanes(name, chunk, prepared, workload, stage, halving, told=not known)
         if alone:
             found |= self._alone(key, alone, prepared, workload, stage, halving)
         return found
@@ -135,7 +143,8 @@ class Engine:
     def _chunks(self, runs: Sequence[Run], *, whole_pools: bool) -> list[list[Run]]:
         """Divide runs into programs; whole pools where they are held against each other while running."""
         if not whole_pools:
-            return plan_chunks(runs, self._setup.entries, self.info.chunk)
+            share = -(-len(runs) // self.info.lane_processes)
+            return plan_chunks(runs, self._setup.entries, max(1, min(self.info.chunk, share)))
         chunks: list[list[Run]] = []
         for name in dict.fromkeys(run.setting.optimizer for run in runs):
             pool = [run for run in runs if run.setting.optimizer == name]
@@ -153,14 +162,17 @@ class Engine:
         workload: Workload,
         stage: str,
         halving: Halving | None,
+        *,
+        told: bool,
     ) -> dict[str, Outcome]:
-        told = 0.0
+        """One program in this process, or from the journal; ``told``: its progress has been or will be."""
+        seen = 0.0
 
         def watch(progress: LaneProgress) -> None:
-            nonlocal told
+            nonlocal seen
             done = float(progress.step * len(runs))
-            self._advanced(stage, key, done - told)
-            told = done
+            self._advanced(stage, key, done - seen)
+            seen = done
 
         def compute() -> dict[str, Any]:
             began = time.monotonic()
@@ -184,9 +196,37 @@ class Engine:
         value = self.journal.once("runs", key, compute)
         if not known:
             Checkpoints(self._checkpoints).clear()
-        else:
+        elif not told:
             self._advanced(stage, key, float(len(runs) * self._steps(value)))
         return self._read(value, stage)
+
+    def _spread(
+        self, chunks: Mapping[str, Sequence[Run]], prepared: Prepared, workload: Workload, stage: str
+    ) -> None:
+        """Several programs side by side, each in a process of its own; their outcomes go into the journal."""
+        names = list(chunks)
+        began = time.monotonic()
+
+        def ended(number: int, outcomes: Sequence[Outcome]) -> None:
+            nonlocal began
+            value = self._written(outcomes, began)
+            self.journal.once("runs", names[number], lambda: value)
+            began = time.monotonic()
+
+        run_chunks(
+            list(chunks.values()),
+            workers=self._workers,
+            factory=self._setup.factory,
+            prepared=prepared,
+            workload=workload,
+            catalogue_entries=self._setup.entries,
+            device=self._setup.options.device,
+            ended=ended,
+            advanced=lambda steps: self._advanced(stage, names[0], steps),
+            checkpoint=Checkpoints(self._checkpoints),
+            stop=self._stop,
+        )
+        Checkpoints(self._checkpoints).clear()
 
     def _alone(
         self,

@@ -112,6 +112,7 @@ class EngineInfo(_Record):
     processes: int
     threads: int
     loop_threads: int
+    lane_processes: int
     device: str
     promise: str
 

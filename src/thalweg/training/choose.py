@@ -21,14 +21,17 @@ from thalweg.errors import ModelError, OptionError
 from thalweg.lanes.course import initial_module
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
-from thalweg.lanes.randomness import Keyed, RunDraws
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
+from thalweg.randomness import Keyed, RunDraws
 from thalweg.training.cost import stepper, with_threads
 from thalweg.training.processes import portable
 
 __all__ = ["Choice", "choose"]
+
+# of what so many processes would do if each were alone
+_SHARED = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,9 @@ class Choice:
         processes: runs at a time in processes of their own; in lanes, those that can't be one.
         threads: torch threads of lanes; of each process in the loop.
         loop_threads: torch threads of each process, in lanes too.
-        lane_seconds: a step of ``chunk`` lanes, divided by ``chunk``; ``None`` where it wasn't measured.
+        lane_processes: programs of lanes at a time, in processes of their own where there are several.
+        lane_seconds: a step of ``chunk`` lanes, divided by ``chunk`` and by the processes; ``None`` where it
+            wasn't measured.
         loop_seconds: a step of a run alone, divided by ``processes``; likewise.
     """
 
@@ -54,6 +59,7 @@ class Choice:
     processes: int
     threads: int
     loop_threads: int
+    lane_processes: int = 1
     lane_seconds: float | None = None
     loop_seconds: float | None = None
 
@@ -127,7 +133,7 @@ def choose(
             raise error(f"{why_not}; use the loop engine")
         return loop(why_not)
 
-    chunk, lane, threads = trial.fastest(min(most, max(2, len(suited))), seconds, threads)
+    chunk, lane, threads, beside = trial.fastest(min(most, max(2, len(suited))), seconds, threads, several)
     setting = suited[0].setting
     step = stepper(
         catalogue_entries[setting.optimizer],
@@ -140,9 +146,10 @@ def choose(
     with with_threads(loop_threads):
         alone = _step_seconds(step, seconds, torch.device(device))
     alone /= several
+    spread = f" in each of {beside} processes" if beside > 1 else ""
     numbers = (
-        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'} takes "
-        f"{_time(lane * chunk)}, {_time(lane)} a run, "
+        f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'}{spread} takes "
+        f"{_time(lane * chunk * beside)}, {_time(lane)} a run, "
         f"against {_time(alone)} a run in the loop"
     )
     numbers += f" of {several} processes" if several > 1 else ""
@@ -156,6 +163,7 @@ def choose(
         processes=several,
         threads=threads,
         loop_threads=loop_threads,
+        lane_processes=beside,
         lane_seconds=lane,
         loop_seconds=alone,
     )
@@ -199,21 +207,25 @@ class _Trial:
         program.predict(inputs, 1)
         self.most = lanes_that_fit(needed, available_bytes(device))
 
-    def fastest(self, most: int, seconds: float, threads: int) -> tuple[int, float, int]:
-        """The number of lanes and of threads with the least time a lane, and this time.
+    def fastest(self, most: int, seconds: float, threads: int, processes: int) -> tuple[int, float, int, int]:
+        """The number of lanes, threads and processes with the least time a lane, and this time.
 
         More lanes win a near draw, and so does a single thread: small products gain nothing from more,
-        and lose much wherever something else wants the cores too.
+        and lose much wherever something else wants the cores too. Processes with a thread each are
+        counted with what they commonly lose to each other.
         """
-        limit = min(most, self.most)
-        sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
-        best: tuple[int, float, int] | None = None
+        best: tuple[int, float, int, int] | None = None
         for count in sorted({1, threads}):
+            beside = processes if count == 1 else 1
+            limit = min(most, self.most // beside)
+            sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
             with with_threads(count):
                 for lanes in sizes:
                     time_a_lane = self._seconds(lanes, seconds) / lanes
+                    if beside > 1:
+                        time_a_lane /= _SHARED * beside
                     if best is None or time_a_lane < 0.9 * best[1]:
-                        best = lanes, time_a_lane, count
+                        best = lanes, time_a_lane, count, beside
         assert best is not None
         return best
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,10 +25,11 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted, OptionError
 from thalweg.lanes.chunks import Keeper, Progress
+from thalweg.lanes.chunks import run as run_lanes
 from thalweg.models import Factory
 from thalweg.training import loop
 
-__all__ = ["Workers", "portable", "run_many"]
+__all__ = ["Workers", "portable", "run_chunks", "run_many"]
 
 
 def run_many(
@@ -98,12 +99,53 @@ def run_many(
                 ended(loop.run(each, watch=watch, stop=stop, **common))
         finally:
             torch.set_num_threads(before)
-    elif workers is not None:
-        workers.spread(runs, common, ended, stop)
     else:
-        with Workers(min(processes, len(runs)), threads) as own:
-            own.spread(runs, common, ended, stop)
+        jobs = [[each] for each in runs]
+
+        def each_ended(_: int, outcomes: Sequence[Outcome]) -> None:
+            ended(outcomes[0])
+
+        with nullcontext(workers) if workers else Workers(min(processes, len(runs)), threads) as there:
+            there.spread(_alone, jobs, common, each_ended, stop)
     return [found[each.identity] for each in runs]
+
+
+def run_chunks(
+    chunks: Sequence[Sequence[Run]],
+    *,
+    workers: Workers,
+    factory: Factory,
+    prepared: Prepared,
+    workload: Workload,
+    catalogue_entries: Mapping[str, Entry],
+    ended: Callable[[int, Sequence[Outcome]], None],
+    advanced: Callable[[float], None] | None = None,
+    device: str = "cpu",
+    checkpoint: Keeper | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Train chunks of lanes, several at a time, each a program in a process of its own.
+
+    Args:
+        chunks: runs that are one program each.
+        workers: the processes.
+        factory, prepared, workload, catalogue_entries, device, checkpoint, stop: as for :func:`run_many`.
+        ended: told a chunk's number and outcomes as they come.
+        advanced: told how many steps of runs have been done since it was told last.
+
+    Raises:
+        Interrupted: ``stop`` returned ``True``.
+        OptionError: something can't be sent to the processes.
+    """
+    common = {
+        "factory": factory,
+        "prepared": prepared,
+        "workload": workload,
+        "catalogue_entries": catalogue_entries,
+        "device": device,
+        "checkpoint": checkpoint,
+    }
+    workers.spread(_together, chunks, common, ended, stop, advanced)
 
 
 def portable(**things: Any) -> str | None:
@@ -131,6 +173,9 @@ class _Skeleton(pickle.Pickler):
         return (int, ()) if isinstance(thing, torch.Tensor) else NotImplemented
 
 
+_Train: TypeAlias = Callable[..., list[Outcome]]
+
+
 class Workers:
     """Processes that train runs, started with the first and kept until closed: each takes a second to start.
 
@@ -143,6 +188,7 @@ class Workers:
         self.processes, self.threads = processes, threads
         self._pool: ProcessPoolExecutor | None = None
         self._halt: Any = None
+        self._done: Any = ()
         self._folder: TemporaryDirectory[str] | None = None
         self._sent: Prepared | None = None
         self._data: Path | None = None
@@ -164,12 +210,14 @@ class Workers:
 
     def spread(
         self,
-        runs: Sequence[Run],
+        train: _Train,
+        jobs: Sequence[Sequence[Run]],
         common: Mapping[str, Any],
-        ended: Callable[[Outcome], None],
+        ended: Callable[[int, Sequence[Outcome]], None],
         stop: Callable[[], bool] | None,
+        advanced: Callable[[float], None] | None = None,
     ) -> None:
-        """Train runs, several at a time; the arguments are those of :func:`run_many`."""
+        """Do several jobs at a time: ``train`` with the runs of one, and ``common``, in some process."""
         reason = portable(**common)
         if reason is not None:
             raise OptionError(f"{reason}; use one process")
@@ -188,7 +236,8 @@ class Workers:
             self._data, self._sent = self._written(folder, prepared), prepared
         task = self._data, self._written(folder, rest)
         try:
-            stopped = _collect(self._pool, [(*task, run) for run in runs], self._halt, ended, stop)
+            tasks = [(train, *task, runs) for runs in jobs]
+            stopped = _collect(self._pool, tasks, self._halt, ended, stop, self._told(advanced))
         except BaseException:
             self.close()
             raise
@@ -196,12 +245,30 @@ class Workers:
             self.close()
             raise Interrupted("stopped on request; everything up to the last step is saved")
 
+    def _told(self, advanced: Callable[[float], None] | None) -> Callable[[], None]:
+        """Hand on what the processes have done since this was called last."""
+        before = sum(self._done)
+
+        def tell() -> None:
+            nonlocal before
+            now = sum(self._done)
+            if advanced is not None and now > before:
+                advanced(now - before)
+            before = now
+
+        return tell
+
     def _start(self) -> None:
         context = _context()
         self._halt = context.Event()
+        # steps of runs done by each process, which takes the next place when it starts
+        self._done, places = context.Array("d", self.processes, lock=False), context.Value("i", 0)
         self._folder = TemporaryDirectory(prefix="thalweg-")
         self._pool = ProcessPoolExecutor(
-            self.processes, mp_context=context, initializer=_prepare, initargs=(self.threads, self._halt)
+            self.processes,
+            mp_context=context,
+            initializer=_prepare,
+            initargs=(self.threads, self._halt, self._done, places),
         )
 
     def _written(self, folder: Path, thing: Any) -> Path:
@@ -214,25 +281,28 @@ class Workers:
 
 def _collect(
     pool: ProcessPoolExecutor,
-    tasks: Sequence[tuple[Path, Path, Run]],
+    tasks: Sequence[tuple[Any, ...]],
     halt: Any,
-    ended: Callable[[Outcome], None],
+    ended: Callable[[int, Sequence[Outcome]], None],
     stop: Callable[[], bool] | None,
+    tell: Callable[[], None],
 ) -> bool:
-    """Hand every outcome on as it comes; return whether the work was stopped."""
+    """Hand every job's outcomes on as they come; return whether the work was stopped."""
     stopped = False
     with _without_main(), _signals_blocked():
-        waiting = {pool.submit(_work, *task) for task in tasks}
+        numbers = {pool.submit(_work, *task): number for number, task in enumerate(tasks)}
+    waiting = set(numbers)
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         if not stopped and stop is not None and stop():
             stopped = True
             halt.set()
+        tell()
         try:
             for future in done:
-                outcome = future.result()
-                if outcome is not None:
-                    ended(outcome)
+                outcomes = future.result()
+                if outcomes is not None:
+                    ended(numbers[future], outcomes)
         except BrokenProcessPool:
             # a signal to the whole process group ends the workers too; ours may be a moment behind theirs
             time.sleep(0.2)
@@ -259,16 +329,21 @@ def _context() -> Any:
 
 _LOADED: dict[Path, Any] = {}
 _HALT: list[Any] = []
+_DONE: list[tuple[Any, int]] = []
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _prepare(threads: int, halt: Any) -> None:
+def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    with places.get_lock():
+        place, places.value = places.value, places.value + 1
     _HALT.append(halt)
+    # one that takes the place of a process that died has none: who dies ends the race
+    _DONE.append((done, place % len(done)))
 
 
 def _end_with_parent() -> None:
@@ -279,16 +354,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(data: Path, common: Path, run: Run) -> Outcome | None:
+def _work(train: _Train, data: Path, common: Path, runs: Sequence[Run]) -> list[Outcome] | None:
     (halt,) = _HALT
     for old in set(_LOADED) - {data, common}:
         del _LOADED[old]
     try:
         if halt.is_set():
             return None
-        return loop.run(run, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
+        return train(runs, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
     except Interrupted:
         return None
+
+
+def _alone(runs: Sequence[Run], **common: Any) -> list[Outcome]:
+    return [loop.run(each, **common) for each in runs]
+
+
+def _together(runs: Sequence[Run], **common: Any) -> list[Outcome]:
+    ((done, place),) = _DONE
+    begun = done[place]
+
+    def watch(progress: Progress) -> None:
+        done[place] = begun + float(progress.step * len(runs))
+
+    return run_lanes(runs, chunk=len(runs), watch=watch, **common)
 
 
 def _loaded(file: Path) -> Any:
