@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.rules.program import Floats, Program
 from thalweg.runtimes import team
-from thalweg.runtimes.kernels import JOB, Kernel, cache_folder, compiled
+from thalweg.runtimes.kernels import JOB, SLOT, Kernel, cache_folder, compiled
 from thalweg.runtimes.tables import Group, chunks, plain
 
 __all__ = ["CHUNK", "describe", "give_up", "group", "kind", "usable"]
@@ -88,20 +88,30 @@ class _Group(Group):
         super().__init__(columns)
         self._kernel = kernel
         self._scalars = np.zeros((scalars, lanes))
-        elements = sum(self.sizes)
+        self._elements = elements = sum(self.sizes)
         self._chunks = chunks(self.sizes, lanes, min(max(elements // _CHUNKS, CHUNK[0]), CHUNK[1]))
-        self._most_helpers = len(self._chunks) - 1 if elements > _SERIAL else 0
-        self._job = np.zeros(JOB["boxes"] + self._most_helpers, dtype=np.int64)
+        self._ends = np.cumsum(self._chunks[:, 3] - self._chunks[:, 2])
+        self._most_threads = len(self._chunks) if elements > _SERIAL else 1
+        self._threads = 0
+        self._divide(1)
+
+    def _divide(self, threads: int) -> None:
+        """Make the job anew for a number of threads, with as many elements for each."""
+        shares = np.arange(1, threads) / threads
+        bounds = [0, *np.searchsorted(self._ends, self._elements * shares), len(self._chunks)]
+        self._job = np.zeros(JOB["slots"] + SLOT["words"] * threads, dtype=np.int64)
         for name, value in {
-            "kernel": kernel.address,
+            "kernel": self._kernel.address,
             "chunks": self._chunks.ctypes.data,
-            "chunk_count": len(self._chunks),
             "table": self.table.ctypes.data,
             "scalars": self._scalars.ctypes.data,
-            "lanes": lanes,
+            "lanes": self._scalars.shape[1],
+            "slot_count": threads,
         }.items():
             self._job[JOB[name]] = value
-        self._address = self._job.ctypes.data
+        slots = self._job[JOB["slots"] :].reshape(threads, SLOT["words"])
+        slots[:, SLOT["begin"]], slots[:, SLOT["end"]] = bounds[:-1], bounds[1:]
+        self._threads, self._address = threads, self._job.ctypes.data
 
     def reaches(self, grads: Sequence[Tensor]) -> bool:
         return all(map(_is_cpu, grads))
@@ -111,12 +121,14 @@ class _Group(Group):
 
     def launch(self, scalars: Floats) -> None:
         self._scalars[...] = scalars.reshape(self._scalars.shape)
-        helpers = min(torch.get_num_threads() - 1, self._most_helpers)
-        if helpers > 0:
-            team.run(self._job, helpers)
+        threads = max(1, min(torch.get_num_threads(), self._most_threads))
+        if threads != self._threads:
+            self._divide(threads)
+        if threads > 1:
+            team.run(self._job)
         else:
-            self._job[JOB["counter"]] = 0
-            self._kernel.ctypes(self._address)
+            self._job[JOB["slots"] + SLOT["counter"]] = 0
+            self._kernel.ctypes(self._address, 0)
         torch.autograd.graph.increment_version(self.params)
 
 

@@ -1,8 +1,10 @@
 """CPU kernels: Python source made from a program, compiled by Numba, kept in the user's cache folder.
 
-A kernel is a C function of one address, that of its job: a counter, and where the chunks, the tensors'
-addresses and the scalars are. Any number of threads may run it on the same job at once: each takes the next
-chunk from the counter, so a thread that comes late, or never, does no harm.
+A kernel is a C function of the address of its job and the number of a slot. The job says where the chunks,
+the tensors' addresses and the scalars are, and gives each slot a range of chunks of its own, with a counter.
+Any number of threads may run it on the same job at once, each in a slot: it takes chunks of its own range,
+then of the others', so a thread that comes late, or never, does no harm; and what a thread had in its caches
+at one step it finds there at the next.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from thalweg.runtimes.printing import PYTHON, output_names, scalar_names, statem
 
 __all__ = [
     "JOB",
+    "SLOT",
     "Kernel",
     "cache_folder",
     "compiled",
@@ -34,18 +37,19 @@ __all__ = [
 ]
 
 JOB: dict[str, int] = {
-    # The counter has a cache line of its own: all threads write to it, and read the rest.
-    "counter": 0,
-    "kernel": 16,
-    "chunks": 17,
-    "chunk_count": 18,
-    "table": 19,
-    "scalars": 20,
-    "lanes": 21,
-    # The rest: whoever helps.
-    "boxes": 22,
+    "kernel": 0,
+    "chunks": 1,
+    "table": 2,
+    "scalars": 3,
+    "lanes": 4,
+    "slot_count": 5,
+    # The rest, from here on: the slots.
+    "slots": 16,
 }
 """Where in a job, int64 words, each thing stands: counts, and addresses of contiguous arrays."""
+
+SLOT: dict[str, int] = {"counter": 0, "begin": 1, "end": 2, "box": 3, "words": 16}
+"""Where in a slot each thing stands, and how long one is: to a thread's counter no other is near."""
 
 
 class Kernel(Protocol):
@@ -140,23 +144,26 @@ zero = SCALAR(0)
 one = SCALAR(1)
 
 
-@cfunc(types.void(types.int64), cache={cache}, error_model="numpy")
-def kernel(job):
+@cfunc(types.void(types.int64, types.int64), cache={cache}, error_model="numpy")
+def kernel(job, slot):
     chunks = integer(job, {chunks})
-    count = integer(job, {chunk_count})
     table = integer(job, {table})
     scalars = integer(job, {scalars})
     lanes = integer(job, {lanes})
-    at = take(job)
-    while at < count:
-        row = integer(chunks, 4 * at)
-        lane = integer(chunks, 4 * at + 1)
-        start = integer(chunks, 4 * at + 2)
-        stop = integer(chunks, 4 * at + 3)
+    slots = integer(job, {slot_count})
+    for turn in range(slots):
+        place = job + 8 * ({slots} + {words} * ((slot + turn) % slots))
+        end = integer(place, {end})
+        at = take(place)
+        while at < end:
+            row = integer(chunks, 4 * at)
+            lane = integer(chunks, 4 * at + 1)
+            start = integer(chunks, 4 * at + 2)
+            stop = integer(chunks, 4 * at + 3)
 {prologue}
-        for i in range(start, stop):
+            for i in range(start, stop):
 {body}
-        at = take(job)
+            at = take(place)
 """
 
 _VERSION = "3"
@@ -213,9 +220,10 @@ def kernel_source(program: Program, dtype: str, *, cache: bool = True) -> str:
         columns=columns,
         cache=cache,
         accessors="\n".join(accessors),
-        prologue="\n".join(" " * 8 + line for line in prologue),
-        body="\n".join(" " * 12 + line for line in body),
+        prologue="\n".join(" " * 12 + line for line in prologue),
+        body="\n".join(" " * 16 + line for line in body),
         **JOB,
+        **SLOT,
     )
 
 

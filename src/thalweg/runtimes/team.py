@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.runtimes.kernels import JOB, compiled_source
+from thalweg.runtimes.kernels import JOB, SLOT, compiled_source
 from thalweg.runtimes.tables import Integers
 
 __all__ = ["run"]
 
-# What a thread and its callers share: the job that waits for it, and whether it is done (each with a cache
-# line of its own); two locks, one that it sleeps on, and one that a caller sleeps on who waits for it; and
-# the interpreter's functions for locks, which need no more than that.
-_BOX = {"job": 0, "done": 16, "wake": 32, "finished": 33, "acquire": 34, "release": 35}
+# What a thread and its callers share: the job that waits for it with its slot there, and whether it is done
+# (each with a cache line of its own); two locks, one that it sleeps on, and one that a caller sleeps on who
+# waits for it; and the interpreter's functions for locks, which need no more than that.
+_BOX = {"job": 0, "slot": 1, "done": 16, "wake": 32, "finished": 33, "acquire": 34, "release": 35}
 _BOX_WORDS = 48
 # Looks at "done" before going to sleep: about a tenth of a millisecond, more than a chunk takes and less than
 # is lost with a thread that must be woken.
@@ -68,13 +68,23 @@ def exchange(typing, address, index, value):
 
 
 @intrinsic
-def call(typing, function, job):
+def call(typing, function, argument):
     def code(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
         return context.get_dummy_value()
 
     return types.void(I64, I64), code
+
+
+@intrinsic
+def work(typing, kernel, job, slot):
+    def code(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64), ir.IntType(64)])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(I64, I64, I64), code
 
 
 @intrinsic
@@ -90,15 +100,18 @@ def wait(typing, function, lock):
 
 @cfunc(types.void(I64, I64), cache={cache})
 def conduct(job, count):
-    write(job, {counter}, 0)
-    for k in range(count):
-        box = read(job, {boxes} + k)
+    for k in range(read(job, {slot_count})):
+        slot = job + 8 * ({slots} + {words} * k)
+        write(slot, {counter}, read(slot, {begin}))
+    for k in range(1, count + 1):
+        box = read(job, {slots} + {words} * k + {box})
         write(box, {done}, 0)
+        write(box, {slot}, k)
         write(box, {job}, job)
         call(read(box, {release}), read(box, {wake}))
-    call(read(job, {kernel}), job)
-    for k in range(count):
-        box = read(job, {boxes} + k)
+    work(read(job, {kernel}), job, 0)
+    for k in range(1, count + 1):
+        box = read(job, {slots} + {words} * k + {box})
         if exchange(box, {job}, 0) == 0:
             patience = {patience}
             while patience > 0 and read(box, {done}) == 0:
@@ -113,15 +126,15 @@ def serve(box):
         wait(read(box, {acquire}), read(box, {wake}))
         job = exchange(box, {job}, 0)
         if job > 0:
-            call(read(job, {kernel}), job)
+            work(read(job, {kernel}), job, read(box, {slot}))
             write(box, {done}, 1)
             call(read(box, {release}), read(box, {finished}))
 """
 
 
 def _program() -> Any:
-    slots = {**JOB, **_BOX, "patience": _PATIENCE}
-    return compiled_source(_SOURCE.format(cache=True, **slots), _SOURCE.format(cache=False, **slots))
+    places = {**JOB, **SLOT, **_BOX, "patience": _PATIENCE}
+    return compiled_source(_SOURCE.format(cache=True, **places), _SOURCE.format(cache=False, **places))
 
 
 class _Worker:
@@ -187,21 +200,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def run(job: Integers, helpers: int) -> None:
+def run(job: Integers) -> None:
     """Run a job's kernel in this thread, and in others beside it as far as there are idle ones.
 
     Args:
-        job: laid out as :data:`~thalweg.runtimes.kernels.JOB` says, with room for as many boxes as helpers.
-        helpers: how many other threads at most, at least 1.
+        job: laid out as :data:`~thalweg.runtimes.kernels.JOB` says, with a slot for each thread.
     """
     global _team
     team = _team
     if team is None:
         team = _team = _Team()
-    workers = team.take(helpers)
+    workers = team.take(int(job[JOB["slot_count"]]) - 1)
     try:
-        for k, worker in enumerate(workers, JOB["boxes"]):
-            job[k] = worker.address
+        for k, worker in enumerate(workers, 1):
+            job[JOB["slots"] + SLOT["words"] * k + SLOT["box"]] = worker.address
         team.program.conduct.ctypes(job.ctypes.data, len(workers))
     finally:
-        team.idle += workers
+        team.idle += reversed(workers)  # so that each has the same slot the next time
