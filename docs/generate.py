@@ -108,8 +108,7 @@ def _optimizer(entry: Entry) -> str:
     lines = [
         f"### {entry.title}",
         "",
-        f"`{entry.name}`, of the family `{entry.family}`; "
-        f"the class `thalweg.optim.{entry.call.target.__name__}`.",
+        f"`{entry.name}`, family `{entry.family}`, class `thalweg.optim.{entry.call.target.__name__}`.",
         entry.summary,
         "",
         formula,

@@ -189,7 +189,7 @@ def _by_rate(entry: Entry, scene: Scene, rates: Sequence[float]) -> Walk:
             if hasattr(optimizer, "eval"):
                 optimizer.train()
             left[~(scene.surface(points[-1]) <= CLOSE) | ~alive] = count
-        if count - int(left.min()) >= _STAYING:
+        if count - int(left.min()) >= _STAYING or not alive.any():
             break
     values = scene.surface(torch.stack(points))
     best = min(range(len(rates)), key=lambda i: (not alive[i], int(left[i]), float(values[-1, i])))

@@ -51,8 +51,17 @@ def test_json_of_optimizers_has_every_field(capsys: pytest.CaptureFixture[str]) 
     for row in json.loads(printed):
         entry = catalogue.get(row["name"])
         assert set(row) == {field.name for field in fields(entry)}
-        named = ("title", "family", "summary", "formula", "source", "needs", "dense", "raced", "scheduled")
-        for field in named:
+        for field in (
+            "title",
+            "family",
+            "summary",
+            "formula",
+            "source",
+            "needs",
+            "dense",
+            "raced",
+            "scheduled",
+        ):
             assert row[field] == getattr(entry, field)
             assert row[field] != ""
         assert [one["name"] for one in row["hyperparameters"]] == [one.name for one in entry.hyperparameters]

@@ -51,7 +51,7 @@ def _entries(kind: _Kind) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as JSON has them; a class or function as where it is imported."""
+    """Dataclasses, mappings and sequences as JSON has them; classes and functions by where they live."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
