@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.vectors import Scalar, Space, Vector
+from thalweg.secondorder.vectors import Scalar, Space, Vector, is_sharded
 
 __all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
 
@@ -339,8 +339,10 @@ class LBFGS(Direction):
     def propose(self, state: State, point: Point, problem: Problem) -> Vector:
         """Return ``-M g`` by the two loops."""
         space = problem.space
-        d = space.negate(point.gradient)
         pairs = self._pairs(state, space, point.gradient)
+        if space.lanes is None and len(point.gradient) == 1 and not is_sharded(point.gradient):
+            return [self._two_loops(point.gradient[0], pairs)]
+        d = space.negate(point.gradient)
         if not pairs:
             return d
         shares = []
@@ -353,6 +355,21 @@ class LBFGS(Direction):
         for (s, y, inverse), share in zip(reversed(pairs), reversed(shares), strict=True):
             d = space.add(d, share - inverse * space.dot(y, d), s)
         return d
+
+    def _two_loops(self, g: Tensor, pairs: list[tuple[Vector, Vector, Scalar]]) -> Tensor:
+        """Do the same for one tensor alone, in as few operations as there can be: they are what takes time."""
+        d, shares = -g.reshape(-1), []
+        flat = [(s[0].reshape(-1), y[0].reshape(-1), inverse) for s, y, inverse in pairs]
+        for s, y, inverse in flat:
+            share = torch.dot(s, d) * inverse
+            d = torch.addcmul(d, share, y, value=-1)
+            shares.append(share)
+        if flat and self.initial == "scaled":
+            _, y, inverse = flat[0]
+            d = d / (inverse * torch.dot(y, y))
+        for (s, y, inverse), share in zip(reversed(flat), reversed(shares), strict=True):
+            d = torch.addcmul(d, torch.addcmul(share, inverse, torch.dot(y, d), value=-1), s)
+        return d.view_as(g)
 
     def update(self, state: State, step: Step) -> State:
         """Keep the pair in the lanes where the slope rose."""

@@ -249,23 +249,22 @@ class _Descent:
     def _first(self, d: Vector, point: Point, slope: Scalar, curvature: Scalar) -> Scalar:
         """Return the first step to try, computed where the tensors are."""
         search, lanes, space = self.search, self.lanes, self.space
-        cautious = (1 / space.norm_1(point.gradient)).clamp(max=1.0)
         if search.exact:
-            return torch.where(curvature > 0, -slope / curvature, cautious)
-        if search.absolute:
+            return torch.where(curvature > 0, -slope / curvature, self._cautious(point))
+        if search.absolute or self.direction.natural:
             whole = torch.full_like(slope, search.first)
-            if search.cautious:
-                choice = [lane.fresh for lane in lanes]
-                return _pick(space, choice, whole * cautious, whole)
-            return whole
-        if self.direction.natural:
-            usual = _pick(space, [lane.fresh for lane in lanes], cautious, torch.ones_like(slope))
-        else:
-            drops = [lane.expected for lane in lanes]
-            expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
-            usual = expected / slope
-            usual = torch.where((usual > 0) & torch.isfinite(usual), usual, cautious)
+            fresh = [lane.fresh for lane in lanes]
+            if not any(fresh) or (search.absolute and not search.cautious):
+                return whole
+            return _pick(space, fresh, whole * self._cautious(point), whole)
+        drops = [lane.expected for lane in lanes]
+        expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
+        usual = expected / slope
+        usual = torch.where((usual > 0) & torch.isfinite(usual), usual, self._cautious(point))
         return search.first * usual
+
+    def _cautious(self, point: Point) -> Scalar:
+        return (1 / self.space.norm_1(point.gradient)).clamp(max=1.0)
 
     def _steps(self, begins: list[bool], first: Scalar, like: Vector) -> Scalar:
         lanes = self.lanes

@@ -248,10 +248,11 @@ class _HagerZhangCourse:
                 return (yield from self._divide(low if not trial.finite else self.start, trial))
             if trial.slope >= 0:
                 return low, trial
-            low = trial
             if step >= settings.largest * first:
                 return Outcome(Result.UNBOUNDED)
-            step *= settings.rho
+            # a secant whose root lies behind says that the slope falls still faster ahead
+            guess = _secant(low, trial)
+            low, step = trial, min(guess, settings.rho * step) if guess > step else settings.rho * step
 
     def _divide(self, low: Trial, high: Trial) -> _Part:
         """Find a bracket whose upper end slopes upwards, where ``high`` is too high or not finite."""
