@@ -2,15 +2,16 @@
 
     python -m benchmarks.minimize --json benchmarks/results/minimize.json
 
-Each problem is solved from its standard start and from seeded perturbations of it. A first pass counts: the
-function is wrapped so that autograd itself counts evaluations, gradients and Hessian products, the same for
-all, up to a limit; whoever returned a point is judged by the gradient that we compute there. A second pass times,
-without the wrapper, the solves that succeeded: a few rounds, in an order drawn anew.
+Each problem is solved from its standard start and from seeded perturbations of it. A first pass counts:
+the function is wrapped so that autograd itself counts evaluations, gradients and Hessian products, the
+same for all, up to a limit; whoever returned a point is judged by the gradient that we compute there. A
+second pass times, without the wrapper, the solves that succeeded: a few rounds, in an order drawn anew.
+For optimistix the function stays torch's, which its compiled steps call; compiling isn't timed.
 
-The cost of a solve is its evaluations and, for those who use curvature, its Hessian products (a Hessian counts n).
-A performance profile (Dolan and More, 2002) is the share of problems that a solver solved at no more than tau times
-the cost of the best in its family; the area under it, over log2(tau) from 0 to 4, is 1 for who is always best. Problems
-that nobody in the family solved are left out.
+The cost of a solve is its evaluations and, for those who use curvature, its Hessian products (a Hessian
+counts n). A performance profile (Dolan and More, 2002) is the share of problems that a solver solved at
+no more than tau times the cost of the best in its family; the area under it, over log2(tau) from 0 to 4,
+is 1 for who is always best. Problems that nobody in the family solved are left out.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
 import torch
-from torch import Tensor
-
 from benchmarks.minimizers import FAMILIES, Function, Solver, absent, solvers
 from benchmarks.step_kernels import processor
+from torch import Tensor
+
 from thalweg import streams, surfaces, tasks
 
 RATIOS = (1.0, 1.5, 2.0, 4.0, 8.0)
@@ -366,7 +368,9 @@ def main() -> None:
         if not arguments.problems or instance.problem in arguments.problems
     ]
     begin = time.perf_counter()
-    table = run(contenders, problems, arguments.rounds, longest_seconds=0.5)
+    # scipy's L-BFGS-B lets BLAS start threads of its own on vectors of ten elements
+    with threadpoolctl.threadpool_limits(arguments.threads):
+        table = run(contenders, problems, arguments.rounds, longest_seconds=0.3)
     made = profiles(table)
     print(tables(made))
     for line in missed(table):

@@ -1,9 +1,9 @@
 """What `benchmarks.minimize` compares: each solver as a function of the same kind, stopped by the same rule.
 
 A solver takes a function of one float64 vector ``[n]``, a start, the tolerance, a limit of evaluations and
-``stop``, and returns the point that it ended at. Where it can end by itself as soon as the largest magnitude in
-the gradient is within the tolerance, it does, and every other rule of its own is switched off; where it can't,
-it asks ``stop`` after each iteration. Histories hold ten pairs everywhere.
+``stop``, and returns the point that it ended at. Where it can end by itself as soon as the largest magnitude
+in the gradient is within the tolerance, it does, and every other rule of its own is switched off; where it
+can't, it asks ``stop`` after each iteration. Histories hold ten pairs everywhere.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def pytorch_minimize(method: str) -> Solver:
 def torchzero(*names: str) -> Solver:
     """Return a chain of torchzero's modules, as its documentation puts them together.
 
-    Its Hessians are asked for row by row: gradients in batches of one can't be looked at while they are counted.
+    Its Hessians are asked for row by row, since its batches of one gradient can't be counted.
     """
     import torchzero as tz
 

@@ -203,6 +203,7 @@ class _Descent:
     def _loop(self, point: Point) -> None:
         problem, space, lanes = self.problem, self.space, self.lanes
         self._point = point
+        noise = 10 * torch.finfo(space.dtype(point.x)).eps
         d = [torch.zeros_like(g) for g in point.gradient]
         slope = first = curvature = torch.zeros_like(point.value)
         kept: Vector | None = None
@@ -234,7 +235,7 @@ class _Descent:
                 ]
             )
             outcomes = [
-                self._advance(lane, begin, row, self._noise(lane, point))
+                self._advance(lane, begin, row, noise * abs(lane.value))
                 for lane, begin, row in zip(lanes, begins, rows, strict=True)
             ]
             keeps = [lane.status is None and lane.search is not None and lane.keep for lane in lanes]
@@ -242,9 +243,6 @@ class _Descent:
                 mask = space.mask(keeps, point.x)
                 kept = trial.gradient if kept is None else space.where(mask, trial.gradient, kept)
             self._move(outcomes, rows, d, step, trial, kept)
-
-    def _noise(self, lane: _Lane, point: Point) -> float:
-        return 10 * torch.finfo(self.space.dtype(point.x)).eps * abs(lane.value)
 
     def _first(self, d: Vector, point: Point, slope: Scalar, curvature: Scalar) -> Scalar:
         """Return the first step to try, computed where the tensors are."""
