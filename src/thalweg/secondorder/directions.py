@@ -274,10 +274,11 @@ class BFGS(Direction):
                 scaled = (sy / (y * y).sum(-1))[..., None, None] * matrix
                 matrix = space.choose(space.mask(first, step.old.x), scaled, matrix)
         my = (matrix @ y[..., None])[..., 0]
-        sy = sy[..., None, None]
-        outer = s[..., :, None] * my[..., None, :]
-        stretch = (1 + (y * my).sum(-1)[..., None, None] / sy) / sy
-        updated = matrix - (outer + outer.mT) / sy + stretch * (s[..., :, None] * s[..., None, :])
+        # both terms of rank one and the one of rank two are s u' + u s'
+        sy, ymy = sy[..., None], (y * my).sum(-1)[..., None]
+        u = ((1 + ymy / sy) / 2 * s - my) / sy
+        half = s[..., :, None] * u[..., None, :]
+        updated = matrix + half + half.mT
         return {
             "matrix": space.choose(space.mask(step.curved, step.old.x), updated, state["matrix"]),
             "count": [count + kept for count, kept in zip(state["count"], step.curved, strict=True)],
@@ -347,10 +348,10 @@ class LBFGS(Direction):
 
     def _alone(self, pairs: list[tuple[Vector, Vector, Scalar]], g: Vector, space: Space) -> Vector:
         """Two loops, in as few operations as can be: on small problems their number is what takes time."""
-        plain = len(g) == 1 and not is_sharded(g)
+        flat = len(g) == 1 and g[0].ndim == 1 and not is_sharded(g)
 
         def dot(a: Vector, b: Vector) -> Scalar:
-            return torch.dot(a[0].reshape(-1), b[0].reshape(-1)) if plain else space.dot(a, b)
+            return torch.dot(a[0], b[0]) if flat else space.dot(a, b)
 
         d, shares = space.negate(g), []
         for s, y, inverse in reversed(pairs):

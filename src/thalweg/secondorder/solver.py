@@ -224,16 +224,10 @@ class _Descent:
             step = self._steps(begins, first, point.x)
             trial_x = space.add(point.x, step, d)
             trial = problem.evaluate(trial_x)
-            rows = problem.fetch(
-                [
-                    trial.value,
-                    space.dot(trial.gradient, d),
-                    space.norm_max(trial.gradient),
-                    slope,
-                    step,
-                    curvature,
-                ]
-            )
+            seen = [trial.value, space.dot(trial.gradient, d), space.norm_max(trial.gradient)]
+            if any(begins):
+                seen += [slope, step, curvature] if self.search.exact else [slope, step]
+            rows = problem.fetch(seen)
             outcomes = [
                 self._advance(lane, begin, row, noise * abs(lane.value))
                 for lane, begin, row in zip(lanes, begins, rows, strict=True)
@@ -276,9 +270,11 @@ class _Descent:
         if lane.status is not None:
             return None
         lane.evaluations += 1
-        value, slope, _, start_slope, step, curvature = row
+        (value, slope, _), step = row[:3], lane.step
         lane.keep = False
         if begin:
+            start_slope, step = row[3:5]
+            curvature = row[5] if self.search.exact else math.nan
             if not math.isfinite(start_slope):
                 self._without_direction(lane)
                 return None
