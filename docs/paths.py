@@ -154,7 +154,7 @@ def _by_search(entry: Entry, scene: Scene) -> Walk:
     step = stepping(entry, optimizer, walkers, _squares)  # type: ignore[arg-type]
     points, value = [scene.surface.initial()], math.inf
     while len(walkers.seen) < BUDGET and value > CLOSE:
-        step(None, torch.empty(0))
+        step(None, torch.empty(0), math.inf)
         points.append(walkers.where()[0].detach().clone())
         value = float(scene.surface(points[-1]))
         if torch.equal(points[-1], points[-2]):
@@ -175,7 +175,7 @@ def _by_rate(entry: Entry, scene: Scene, rates: Sequence[float]) -> Walk:
     # the last step after which each was not there
     left = torch.zeros(len(rates), dtype=torch.int64)
     for count in range(1, BUDGET + 1):
-        step(None, torch.empty(0))
+        step(None, torch.empty(0), math.inf)
         with torch.no_grad():
             here = walkers.where()
             alive &= ((here >= low) & (here <= high)).all(-1)
