@@ -14,7 +14,7 @@ def test_all_are_all_that_can_take_a_step() -> None:
     plan = understand(options(optimizers=["all"], epochs=20)).plan
     assert plan.optimizers == list(catalogue.names())
     assert plan.left_out == {}
-    assert plan.spaces["lbfgs"] == {"max_iter": (1, 32), "batch_factor": (1, 64), "batch_growth": (1, 16)}
+    assert plan.spaces["lbfgs"] == {"max_iter": (1, 32), "batch_factor": (4, 64), "batch_growth": (1, 16)}
 
 
 def test_who_can_not_is_left_out_by_name() -> None:

@@ -26,6 +26,7 @@ from thalweg.secondorder import (
     Status,
     SteepestDescent,
     StrongWolfe,
+    least_squares,
     minimize,
 )
 
@@ -478,3 +479,19 @@ def test_fixed_steps_that_diverge_do_not_pass_for_anything_else() -> None:
     solution = minimize(f, start(2), method=SteepestDescent(), search=Fixed(step=0.03), max_iterations=100)
     assert solution.status is Status.ITERATION_LIMIT
     assert solution.gradient_norm > 1e10
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off_they_are_on_within(around: Any) -> None:
+    """A zero gradient would pass for convergence."""
+    for method in QUICK:
+        with around():
+            inside = minimize(rosenbrock, HARD.clone(), method=method)
+        outside = minimize(rosenbrock, HARD.clone(), method=method)
+        assert inside.counts == outside.counts
+        assert torch.equal(inside.x, outside.x)
+    for solver in ("dense", "cg"):
+        for method in ("gauss-newton", "levenberg-marquardt"):
+            with around():
+                found = least_squares(lambda x: x**2 - 2, HARD.clone(), method=method, solver=solver)
+            torch.testing.assert_close(found.x.abs(), torch.full_like(HARD, 2**0.5))

@@ -339,6 +339,8 @@ class LBFGS(Direction):
     def propose(self, state: State, point: Point, problem: Problem) -> Vector:
         """Return ``-M g`` by the two loops."""
         space = problem.space
+        if "unfinished" in state:
+            self._finish(state, space, point.gradient)
         d = space.negate(point.gradient)
         pairs = self._pairs(state, space, point.gradient)
         if not pairs:
@@ -372,6 +374,14 @@ class LBFGS(Direction):
         state["scale"][rows] = (1 / (inverse * space.dot(y, y)))[rows]
         counts = [count + kept for count, kept in zip(state["count"], step.curved, strict=True)]
         return {**state, "count": counts}
+
+    def _finish(self, state: State, space: Space, gradient: Vector) -> None:
+        """Add the pair of a state of torch.optim.LBFGS whose change of gradient ends here."""
+        s, before = state.pop("unfinished")
+        y = space.subtract(gradient, before)
+        bend = space.dot(s, y)
+        if float(bend) > 1e-10:
+            state["pairs"] = [*state["pairs"], (s, y, 1 / bend)][-self.history :]
 
     def _pairs(self, state: State, space: Space, like: Vector) -> list[tuple[Vector, Vector, Scalar]]:
         """Return the pairs, the newest first; lanes that have fewer get zeros, which do nothing."""
@@ -410,4 +420,4 @@ class LBFGS(Direction):
 
     def knows(self, state: State, lane: int) -> bool:
         """Whether there is a pair."""
-        return bool(state["pairs"] if "pairs" in state else state["count"][lane])
+        return bool(state["pairs"] or "unfinished" in state if "pairs" in state else state["count"][lane])

@@ -107,17 +107,19 @@ def minimize(
         max_iterations=max_iterations,
         max_evaluations=max_evaluations,
     )
-    structure = Structure(x0, "minimize", lanes)
-    tally = Tally()
-    problem = FunctionProblem(forward_of(fun, structure, "minimize"), structure.space, tally)
-    found = descend(
-        problem,
-        structure.x,
-        direction,
-        own if search is None else named_search(search),
-        limits=limits,
-        callback=callback,
-    )
+    # whatever surrounds the call: without graphs every gradient would count as zero
+    with torch.inference_mode(False), torch.enable_grad():
+        structure = Structure(x0, "minimize", lanes)
+        tally = Tally()
+        problem = FunctionProblem(forward_of(fun, structure, "minimize"), structure.space, tally)
+        found = descend(
+            problem,
+            structure.x,
+            direction,
+            own if search is None else named_search(search),
+            limits=limits,
+            callback=callback,
+        )
     return solution_of(found, structure, tally)
 
 

@@ -192,8 +192,9 @@ def run(
             model.train()
             draws.step = updates
             before = None if entry.needs == "gradient" else _copied(model.state_dict())
-            value, work = take_step(inputs, targets)
-            reached = clock + work / FORWARD_BACKWARD * (len(indices) / size)
+            share = len(indices) / size
+            value, work = take_step(inputs, targets, (total - clock) / share * FORWARD_BACKWARD)
+            reached = clock + work / FORWARD_BACKWARD * share
             passed = [point for point in points if clock < point < reached]
             if passed and before is not None:
                 if updates == 0:
