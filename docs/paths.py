@@ -32,7 +32,7 @@ CLOSE = 1e-4
 RATES = tuple(round(digit * 10.0**power, 10) for power in range(-4, 1) for digit in (1, 2, 5))
 """The learning rates tried."""
 
-_STAYING, _FEW = 50, 60
+_STAYING, _FEW, _ROOM = 50, 60, 1e9
 _SIDE, _GAP, _EDGE, _TOP, _BOTTOM = 236, 20, 14, 60, 74
 _TENTHS = 10 * _SIDE
 # light at the bottom of a valley, so that a path stands out where it ends
@@ -154,7 +154,7 @@ def _by_search(entry: Entry, scene: Scene) -> Walk:
     step = stepping(entry, optimizer, walkers, _squares)  # type: ignore[arg-type]
     points, value = [scene.surface.initial()], math.inf
     while len(walkers.seen) < BUDGET and value > CLOSE:
-        step(None, torch.empty(0), math.inf)
+        step(None, torch.empty(0), _ROOM)
         points.append(walkers.where()[0].detach().clone())
         value = float(scene.surface(points[-1]))
         if torch.equal(points[-1], points[-2]):
@@ -175,7 +175,7 @@ def _by_rate(entry: Entry, scene: Scene, rates: Sequence[float]) -> Walk:
     # the last step after which each was not there
     left = torch.zeros(len(rates), dtype=torch.int64)
     for count in range(1, BUDGET + 1):
-        step(None, torch.empty(0), math.inf)
+        step(None, torch.empty(0), _ROOM)
         with torch.no_grad():
             here = walkers.where()
             alive &= ((here >= low) & (here <= high)).all(-1)
