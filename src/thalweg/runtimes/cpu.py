@@ -91,7 +91,6 @@ class _Group(Group):
         self._elements = elements = sum(self.sizes)
         self._chunks = chunks(self.sizes, lanes, min(max(elements // _CHUNKS, CHUNK[0]), CHUNK[1]))
         self._ends = np.cumsum(self._chunks[:, 3] - self._chunks[:, 2])
-        self._most_threads = len(self._chunks) if elements > _SERIAL else 1
         self._threads = 0
         self._divide(1)
 
@@ -121,7 +120,7 @@ class _Group(Group):
 
     def launch(self, scalars: Floats) -> None:
         self._scalars[...] = scalars.reshape(self._scalars.shape)
-        threads = max(1, min(torch.get_num_threads(), self._most_threads))
+        threads = torch.get_num_threads() if self._elements > _SERIAL else 1
         if threads != self._threads:
             self._divide(threads)
         if threads > 1:

@@ -43,10 +43,11 @@ JOB: dict[str, int] = {
     "scalars": 3,
     "lanes": 4,
     "slot_count": 5,
+    "thread_number": 6,
     # The rest, from here on: the slots.
     "slots": 16,
 }
-"""Where in a job, int64 words, each thing stands: counts, and addresses of contiguous arrays."""
+"""Where in a job, int64 words, each thing stands: counts, addresses of contiguous arrays and of functions."""
 
 SLOT: dict[str, int] = {"counter": 0, "begin": 1, "end": 2, "box": 3, "words": 16}
 """Where in a slot each thing stands, and how long one is: to a thread's counter no other is near."""

@@ -1,19 +1,24 @@
-"""Threads that run a job's kernel beside the caller, and the one call that a step makes.
+"""Threads that share a job's work with the caller, and the one call that a step makes.
 
-Threads of our own, since an OpenMP pool doesn't survive a fork and takes one caller at a time. A thread
-sleeps on a lock of the interpreter's in compiled code and never comes back to Python: waking it, sharing out
-the work and waiting for it need neither the interpreter nor its global lock, whose code and data a step that
-swept through memory has driven far from the processor.
+Where torch's own threads are GNU OpenMP's, a job runs on those: after a backward pass they wait for the
+next parallel operation, wide awake, and any other thread would have to fight for a core with them. Where
+there are none, as on macOS, or where they are dead, as in a forked child, threads of our own do it. Such a
+thread sleeps on a lock of the interpreter's in compiled code and never comes back to Python: waking it,
+sharing out work and waiting for it need neither the interpreter nor its global lock, whose code and data a
+step that swept through memory has driven far from the processor.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from thalweg.runtimes.kernels import JOB, SLOT, compiled_source
 from thalweg.runtimes.tables import Integers
@@ -31,7 +36,7 @@ _PATIENCE = 100_000
 
 _SOURCE = """\
 from llvmlite import ir
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 I64 = types.int64
@@ -98,11 +103,51 @@ def wait(typing, function, lock):
     return types.void(I64, I64), code
 
 
-@cfunc(types.void(I64, I64), cache={cache})
-def conduct(job, count):
+@intrinsic
+def ask(typing, function):
+    def code(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        answer = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+        return builder.zext(answer, ir.IntType(64))
+
+    return I64(I64), code
+
+
+@intrinsic
+def parallel(typing, function, task, argument, threads):
+    def code(context, builder, signature, args):
+        word, half = ir.IntType(64), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [word, word, half, half])
+        number = builder.trunc(args[3], half)
+        builder.call(
+            builder.inttoptr(args[0], kind.as_pointer()), [args[1], args[2], number, ir.Constant(half, 0)]
+        )
+        return context.get_dummy_value()
+
+    return types.void(I64, I64, I64, I64), code
+
+
+@njit(types.void(I64), cache={cache})
+def begin(job):
     for k in range(read(job, {slot_count})):
         slot = job + 8 * ({slots} + {words} * k)
         write(slot, {counter}, read(slot, {begin}))
+
+
+@cfunc(types.void(I64), cache={cache})
+def share(job):
+    work(read(job, {kernel}), job, ask(read(job, {thread_number})) % read(job, {slot_count}))
+
+
+@cfunc(types.void(I64, I64, I64), cache={cache})
+def conduct_openmp(job, fork_and_join, task):
+    begin(job)
+    parallel(fork_and_join, task, job, read(job, {slot_count}))
+
+
+@cfunc(types.void(I64, I64), cache={cache})
+def conduct(job, count):
+    begin(job)
     for k in range(1, count + 1):
         box = read(job, {slots} + {words} * k + {box})
         write(box, {done}, 0)
@@ -186,14 +231,49 @@ class _Team:
                 taken.append(worker)
         return taken
 
+    def run(self, job: Integers) -> None:
+        workers = self.take(int(job[JOB["slot_count"]]) - 1)
+        try:
+            for k, worker in enumerate(workers, 1):
+                job[JOB["slots"] + SLOT["words"] * k + SLOT["box"]] = worker.address
+            self.program.conduct.ctypes(job.ctypes.data, len(workers))
+        finally:
+            self.idle += reversed(workers)  # so that each has the same slot the next time
 
-_team: _Team | None = None
+
+class _OpenMP:
+    """Torch's threads, by the functions with which a compiler would use them."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        self.fork_and_join, self.thread_number = (
+            ctypes.cast(function, ctypes.c_void_p).value or 0
+            for function in (library.GOMP_parallel, library.omp_get_thread_num)
+        )
+        self.program = _program()
+
+    def run(self, job: Integers) -> None:
+        job[JOB["thread_number"]] = self.thread_number
+        self.program.conduct_openmp.ctypes(job.ctypes.data, self.fork_and_join, self.program.share.address)
+
+
+def _openmp() -> _OpenMP | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return _OpenMP()
+    except (AttributeError, OSError):  # torch was built without
+        return None
+
+
+_threads: _OpenMP | _Team | None = None
+_forked = False
 
 
 def _forget() -> None:
-    # A child that was forked has none of its parent's threads.
-    global _team
-    _team = None
+    # A child that was forked has none of its parent's threads, and OpenMP doesn't know.
+    global _threads, _forked
+    _threads, _forked = None, True
 
 
 if hasattr(os, "register_at_fork"):
@@ -206,14 +286,8 @@ def run(job: Integers) -> None:
     Args:
         job: laid out as :data:`~thalweg.runtimes.kernels.JOB` says, with a slot for each thread.
     """
-    global _team
-    team = _team
-    if team is None:
-        team = _team = _Team()
-    workers = team.take(int(job[JOB["slot_count"]]) - 1)
-    try:
-        for k, worker in enumerate(workers, 1):
-            job[JOB["slots"] + SLOT["words"] * k + SLOT["box"]] = worker.address
-        team.program.conduct.ctypes(job.ctypes.data, len(workers))
-    finally:
-        team.idle += reversed(workers)  # so that each has the same slot the next time
+    global _threads
+    threads = _threads
+    if threads is None:
+        threads = _threads = (None if _forked else _openmp()) or _Team()
+    threads.run(job)

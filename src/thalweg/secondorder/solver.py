@@ -203,7 +203,9 @@ class _Descent:
     def _loop(self, point: Point) -> None:
         problem, space, lanes = self.problem, self.space, self.lanes
         self._point = point
-        noise = 10 * torch.finfo(space.dtype(point.x)).eps
+        # A sum of squares of differences has lost digits before it is summed, so that its noise is far above
+        # eps. Hager and Zhang (2005) take values for equal that differ by one part in a million.
+        noise = torch.finfo(space.dtype(point.x)).eps ** (2 / 3)
         d = [torch.zeros_like(g) for g in point.gradient]
         slope = first = curvature = torch.zeros_like(point.value)
         kept: Vector | None = None
