@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument(
         "--json",
         type=Path,
-        help="file to write; what stands in it of others, with the same machine and versions, stays",
+        help="file to write; other results of this machine and these versions stay in it",
     )
     parser.add_argument("--placements", type=int, default=5, help="times contenders are built (default 5)")
     parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds a placement (default 8)")
