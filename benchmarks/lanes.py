@@ -46,7 +46,7 @@ from thalweg.objectives import Task
 from thalweg.streams import order
 from thalweg.training import choose, run_many
 from thalweg.training.cost import with_threads
-from thalweg.training.processes import Workers
+from thalweg.training.processes import Workers, run_chunks
 
 Work = Callable[[], object]
 FUSED = {
@@ -308,7 +308,10 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
 
     def ours() -> None:
         with with_threads(choice.threads):
-            if choice.kind == "lanes":
+            if choice.kind == "lanes" and choice.lane_processes > 1:
+                chunks = lanes.plan(runs, given["catalogue_entries"], -(-len(runs) // choice.lane_processes))
+                run_chunks(chunks, workers=workers, ended=lambda number, outcomes: None, **given)
+            elif choice.kind == "lanes":
                 lanes.run(runs, chunk=choice.chunk, **given)
             else:
                 run_many(runs, workers=workers, **given)
@@ -339,6 +342,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
             "chunk": choice.chunk,
             "processes": choice.processes,
             "threads": choice.threads,
+            "lane_processes": choice.lane_processes,
         },
         "reason": choice.reason,
         "milliseconds_a_step_of_all": {
