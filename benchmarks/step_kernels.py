@@ -158,8 +158,8 @@ def makers(name: str, shapes: list[tuple[int, ...]]) -> dict[str, Callable[[], S
     }
 
 
-class TooLongError(Exception):
-    """The compilation took longer than it may."""
+class TooLongError(BaseException):
+    """The compilation took longer than it may. No Exception, of which the compiler swallows some."""
 
 
 def compiled(name: str, shapes: list[tuple[int, ...]], most: float) -> tuple[Step | None, dict[str, Any]]:
@@ -180,12 +180,12 @@ def compiled(name: str, shapes: list[tuple[int, ...]], most: float) -> tuple[Ste
     torch._inductor.config.force_disable_caches = True  # a step that was compiled yesterday tells nothing
     step = torch.compile(contender(theirs, shapes, {**arguments, "foreach": True}))
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, most)
+    signal.setitimer(signal.ITIMER_REAL, most, 1.0)
     begin = time.perf_counter()
     try:
         for _ in range(3):  # the first step, and one whose state is there already
             step()
-    except Exception as error:  # inductor wraps whatever goes wrong while it compiles
+    except (Exception, TooLongError) as error:  # inductor wraps whatever goes wrong while it compiles
         signal.setitimer(signal.ITIMER_REAL, 0)
         torch._dynamo.reset()
         seconds = time.perf_counter() - begin
