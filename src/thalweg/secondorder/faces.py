@@ -209,9 +209,8 @@ class NonlinearCG(_GradientOptimizer):
         checked_rate(self._name, settings["sgd_lr"])
         rate = checked_rate(self._name, settings["lr"])
         search = line_search(self._name, settings["line_search_fn"], rate, c2=0.1)
-        orthogonality = None if settings["formula"] == "hager-zhang" else 0.2
         direction = directions.ConjugateGradient(
-            formula=settings["formula"], reset=settings["reset"], orthogonality=orthogonality
+            formula=settings["formula"], reset=settings["reset"], orthogonality=0.2
         )
         return direction, search
 
