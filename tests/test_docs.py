@@ -64,7 +64,13 @@ def test_every_field_of_results_is_explained(name: str) -> None:
 def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
     text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1] for row in re.findall(r"^\| \*\*(\w+)\*\* \|([^|]*)\|", text, re.MULTILINE)}
-    assert list(rows) == ["E1", "E2", *(f"O{n}" for n in range(1, 17)), *(f"R{n}" for n in range(1, 6))]
+    expected = [
+        *(f"O{n}" for n in range(1, 17)),
+        *(f"R{n}" for n in range(1, 6)),
+        *(f"I{n}" for n in range(1, 10)),
+    ]
+    expected += ["D1", "D2", "D3", "A4", "A5", "A7", "A8", "A1", "A2", "A3", "R8", "R9"]
+    assert list(rows) == ["E1", "E2", *expected]
     for identity, places in rows.items():
         named = re.findall(r"`([\w.]+):(\w+)`", places)
         assert named, f"{identity} names no code"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thalweg.lanes.batched import Batched, aligned, known_layers
 from thalweg.lanes.forward import forward_of
-from thalweg.lanes.randomness import LaneDraws, Site, keep_mask
+from thalweg.randomness import LaneDraws, Site, keep_mask
 
 LANES, BATCH, WIDTH = 3, 6, 4
 

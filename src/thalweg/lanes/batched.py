@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg.lanes.randomness import Draw, Site, keep_mask
+from thalweg.randomness import Draw, Site, keep_mask
 
 __all__ = ["Batched", "aligned", "known_layers", "missing_elements"]
 

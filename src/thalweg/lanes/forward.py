@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thalweg.lanes.batched import Batched, missing_elements
-from thalweg.lanes.randomness import Draw, Keyed, Recorder, Site
 from thalweg.objectives import Loss
+from thalweg.randomness import Draw, Keyed, Recorder, Site
 
 __all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses"]
 

@@ -16,9 +16,9 @@ from thalweg.catalogue import Entry
 from thalweg.entries import Run
 from thalweg.errors import ModelError, RuleError
 from thalweg.lanes.forward import Forward, lane_losses
-from thalweg.lanes.randomness import LaneDraws
 from thalweg.lanes.stack import Stack
 from thalweg.objectives import Loss
+from thalweg.randomness import LaneDraws
 from thalweg.rules import MatrixRule
 from thalweg.rules import Program as Ahead
 

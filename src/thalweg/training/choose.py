@@ -21,10 +21,10 @@ from thalweg.errors import ModelError, OptionError
 from thalweg.lanes.course import initial_module
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
-from thalweg.lanes.randomness import Keyed, RunDraws
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
+from thalweg.randomness import Keyed, RunDraws
 from thalweg.training.cost import stepper, with_threads
 from thalweg.training.processes import portable
 

@@ -21,8 +21,8 @@ from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
-from thalweg.lanes.randomness import Keyed, RunDraws
 from thalweg.models import Factory
+from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
 from thalweg.training.steps import FORWARD_BACKWARD, Batches, Surroundings, stepping
 

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from thalweg import streams
 from thalweg.lanes.forward import Vmapped
-from thalweg.lanes.randomness import Keyed, LaneDraws, Recorder, RunDraws, Site, keep_mask
+from thalweg.randomness import Keyed, LaneDraws, Recorder, RunDraws, Site, keep_mask
 
 CPU = torch.device("cpu")
 X = torch.full((40, 50), 2.0)

@@ -1,0 +1,127 @@
+"""Averaging a hundred million parameters: thalweg's update against one plain foreach lerp.
+
+    python -m benchmarks.averaging --json benchmarks/results/averaging.json
+
+What is timed is ``Average.update()`` as a training loop calls it, its reading of the model included, against
+``torch._foreach_lerp_`` over lists that were made beforehand, and against torch's own ``AveragedModel``. Each
+contender has a model and averages of its own. In each round every contender takes one block of updates, in
+an order drawn anew; ratios are computed within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.step_kernels import interleave, processor, spread, tensor_sets
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from thalweg.averaging import Average, Exponential
+
+DECAY = 0.999
+SETS: dict[str, list[tuple[int, ...]]] = {
+    "24 of 2048x2048": [(2048, 2048)] * 24,
+    "1600 of 250x250": [(250, 250)] * 1600,
+    "106 convolution-like": tensor_sets()["106 convolution-like"],
+}
+
+
+def module(shapes: list[tuple[int, ...]]) -> nn.Module:
+    """Return a module with parameters of these shapes, each in a part of its own as in real models."""
+    parts = [nn.ParameterDict({"weight": nn.Parameter(torch.ones(shape))}) for shape in shapes]
+    return nn.ModuleList(parts)
+
+
+def thalwegs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+    """Return ``update`` of our average."""
+    average = Average(module(shapes), Exponential(decay=DECAY, warmup="none"))
+    average.update()
+    return average.update
+
+
+def plain(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+    """Return one foreach lerp over lists made beforehand."""
+    values = [parameter.detach() for parameter in module(shapes).parameters()]
+    averages = [value.clone() for value in values]
+
+    def run() -> None:
+        torch._foreach_lerp_(averages, values, 1 - DECAY)
+
+    return run
+
+
+def torchs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+    """Return ``update_parameters`` of torch's averaged model."""
+    model = module(shapes)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+    averaged.update_parameters(model)
+    return lambda: averaged.update_parameters(model)
+
+
+CONTENDERS = {"thalweg": thalwegs, "lerp": plain, "AveragedModel": torchs}
+
+
+def main() -> None:
+    """Run the comparison and write what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--rounds", type=int, default=41, help="rounds of interleaved blocks (default 41)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    results: dict[str, Any] = {
+        "command": f"python -m benchmarks.averaging {' '.join(sys.argv[1:])}".strip(),
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "load_before": os.getloadavg()[0],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "thalweg": version("thalweg"),
+        },
+        "sets": {},
+    }
+    for label in arguments.sets:
+        shapes = SETS[label]
+        seconds = interleave({name: make(shapes) for name, make in CONTENDERS.items()}, arguments.rounds)
+        ratios = {
+            peer: spread([a / b for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
+            for peer in ("lerp", "AveragedModel")
+        }
+        results["sets"][label] = {
+            "elements": sum(math.prod(shape) for shape in shapes),
+            "milliseconds": {name: spread([1e3 * s for s in values]) for name, values in seconds.items()},
+            "times_as_long_as": ratios,
+        }
+        times = "  ".join(
+            f"{k} {v['median']:8.3f}" for k, v in results["sets"][label]["milliseconds"].items()
+        )
+        said = "  ".join(f"{k} {r['median']:.3f} ({r['p10']:.3f}-{r['p90']:.3f})" for k, r in ratios.items())
+        print(f"{label:21s} ms: {times}  | times as long as {said}", flush=True)
+    results["machine"]["load_after"] = os.getloadavg()[0]
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
