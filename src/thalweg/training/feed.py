@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -163,13 +164,16 @@ class LoaderFeed:
 
     def inputs(self, count: int | None) -> Iterator[Any]:
         """Return the inputs of an epoch of its own."""
+        for inputs, _ in itertools.islice(self.pairs(), count):
+            yield inputs
+
+    def pairs(self) -> Iterator[tuple[Any, Tensor]]:
+        """Return the batches of an epoch of its own, always the same ones."""
         with self._seeded("statistics"):
             batches = iter(self._loader)
             first = next(batches, None)
-        number = 0
-        while first is not None and (count is None or number < count):
-            yield _pair(first, self._device)[0]
-            number += 1
+        while first is not None:
+            yield _pair(first, self._device)
             first = next(batches, None)
 
     def targets(self) -> None:
