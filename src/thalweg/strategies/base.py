@@ -38,7 +38,7 @@ __all__ = ["Scene", "Scores", "Settings", "Strategy", "in_order", "require_measu
 class Settings(BaseModel):
     """What a strategy is set to: frozen, keyword-only, and the table that a recipe has for it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 _S = TypeVar("_S", bound=Settings)
