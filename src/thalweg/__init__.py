@@ -4,8 +4,8 @@
 >>> thalweg.schedules.build("cosine", total=100)(0)
 1.0
 
-``thalweg.race``, ``thalweg.fit``, ``thalweg.minimize``, ``thalweg.least_squares`` and the submodules are
-imported when they are first used, so that ``import thalweg`` itself costs nothing.
+``thalweg.race``, ``thalweg.train``, ``thalweg.fit``, the other verbs and the submodules are imported when
+they are first used, so that ``import thalweg`` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
     from thalweg.training.fitting import fit as fit
+    from thalweg.verbs import predict as predict
     from thalweg.verbs import race as race
+    from thalweg.verbs import train as train
 
 __all__ = [
     "__version__",
@@ -56,6 +58,7 @@ __all__ = [
     "objectives",
     "optim",
     "plugins",
+    "predict",
     "race",
     "racing",
     "recipe",
@@ -69,6 +72,7 @@ __all__ = [
     "streams",
     "surfaces",
     "tasks",
+    "train",
     "training",
     "verbs",
 ]
@@ -78,8 +82,8 @@ __version__ = "0.1.0"
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name == "race":
-            return importlib.import_module("thalweg.verbs").race
+        if name in ("race", "train", "predict"):
+            return getattr(importlib.import_module("thalweg.verbs"), name)
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
         if name in ("minimize", "least_squares"):

@@ -199,6 +199,15 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, text.encode())
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the directory whole, or leave what was there.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, content)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write plain values as JSON, whole; NaN and infinity become null.
 

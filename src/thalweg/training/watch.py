@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from thalweg.training.results import TrainResults
 
 __all__ = ["Evaluation", "Progress", "Silent", "Watcher"]
 
@@ -40,6 +43,9 @@ class Watcher:
 
     def evaluated(self, evaluation: Evaluation, best: Evaluation | None) -> None:
         """An evaluation was made; ``best`` is the best one on validation so far."""
+
+    def finished(self, results: TrainResults, report: Path) -> None:
+        """A recipe was carried out, and the report is written."""
 
 
 class Silent(Watcher):
