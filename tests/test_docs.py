@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from thalweg.racing import results
+from thalweg.strategies.table import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 RECORDS = {
@@ -67,12 +68,22 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
     expected = [
         *(f"O{n}" for n in range(1, 17)),
         *(f"R{n}" for n in range(1, 6)),
+        "R7",
         *(f"I{n}" for n in range(1, 10)),
     ]
     expected += ["D1", "D2", "D3", "A4", "A5", "A7", "A8", "A1", "A2", "A3", "R8", "R9"]
-    assert list(rows) == ["E1", "E2", *expected]
+    assert list(rows) == [*(f"E{n}" for n in range(1, 5)), *expected]
     for identity, places in rows.items():
         named = re.findall(r"`([\w.]+):(\w+)`", places)
         assert named, f"{identity} names no code"
         for module, name in named:
             assert hasattr(importlib.import_module(f"thalweg.{module}"), name), f"{identity}: {module}:{name}"
+
+
+def test_every_strategy_has_a_card_with_its_settings() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(r"^### ([a-z-]+)\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL))
+    assert list(cards) == list(STRATEGIES)
+    for name, (_, settings) in STRATEGIES.items():
+        missing = [field for field in settings.model_fields if f"`{field}`" not in cards[name]]
+        assert not missing, f"{name} has settings that its card doesn't tell of"

@@ -118,8 +118,8 @@ def _child(out: Path, strategies: str, data: str, resume: bool, dies_at: int | N
         Path.replace = replaced  # type: ignore[method-assign]
     try:
         train(out, strategies, data, resume=resume)
-    except Interrupted:
-        os._exit(130)
+    except Interrupted as interrupted:
+        os._exit(130 if "everything is saved, and --resume goes on" in str(interrupted) else 1)
     os._exit(0)
 
 

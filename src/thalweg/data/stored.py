@@ -104,8 +104,8 @@ class TablePreparation(_Stored):
             if strange:
                 count = int(filled.is_in(strange).sum())
                 notes.append(
-                    f"{count} rows of {called} have values in column {name!r} that training never saw "
-                    f"({_names(strange)}): they count as none of the known ones"
+                    f"{count} {'row' if count == 1 else 'rows'} of {called} with values in column {name!r} that "
+                    f"training never saw ({_names(strange)}): they count as none of the known ones"
                 )
             values = np.array(filled.to_list(), dtype=object)[:, None]
             parts.append((values == np.array(levels, dtype=object)[None]).astype(np.float64))

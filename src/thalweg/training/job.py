@@ -113,7 +113,7 @@ class Job:
         self._notes: list[str] = []
         self._spent = 0.0
         self._began = self._saved = self._told = time.monotonic()
-        self._first_clock = 0.0
+        self._pace: tuple[float, float] | None = None
         self._interruption = Interruption()
         self.begun = False
 
@@ -131,7 +131,6 @@ class Job:
                     training.begin()
                 self.begun = True
                 self._began = self._saved = time.monotonic()
-                self._first_clock = training.clock
                 if self._directory is None:
                     advance(training, self._points, self)
                 else:
@@ -329,10 +328,14 @@ class Job:
         self._watcher.evaluated(evaluation, self._best)
 
     def _left(self, now: float) -> float | None:
-        done = self._training.clock - self._first_clock
-        if done <= 0:
+        clock = self._training.clock
+        if self._pace is None:
+            # the first steps wait for what is compiled and read for the first time
+            self._pace = now, clock
+        since, first = self._pace
+        if clock <= first:
             return None
-        return (now - self._began) / done * (self._training.total - self._training.clock)
+        return (now - since) / (clock - first) * (self._training.total - clock)
 
 
 def _finite(value: float | None) -> float | None:
