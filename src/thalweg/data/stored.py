@@ -103,8 +103,9 @@ class TablePreparation(_Stored):
             strange = sorted(set(filled.to_list()) - set(levels))
             if strange:
                 count = int(filled.is_in(strange).sum())
+                rows = "row" if count == 1 else "rows"
                 notes.append(
-                    f"{count} {'row' if count == 1 else 'rows'} of {called} with values in column {name!r} that "
+                    f"{count} {rows} of {called} with values in column {name!r} that "
                     f"training never saw ({_names(strange)}): they count as none of the known ones"
                 )
             values = np.array(filled.to_list(), dtype=object)[:, None]

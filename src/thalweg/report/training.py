@@ -71,7 +71,8 @@ def read(directory: Path) -> TrainingPage:
     if carried is None:
         given = config.get("strategies", {})
     name = directory.resolve().name
-    title = name if carried is None else f"{carried.model.spec} on {carried.data.spec}"
+    source = "" if carried is None else carried.data.spec.rpartition("/")[2]
+    title = name if carried is None else f"{carried.model.spec} on {source}"
     last = int(curve[-1]["step"]) if curve else 0
     return TrainingPage(
         title=title,

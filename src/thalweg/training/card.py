@@ -12,10 +12,11 @@ def card(results: TrainResults, stored: Stored) -> str:
     task, data, recipe = stored.task, results.data, results.recipe
     what = f"predicts {task['target']!r}" if task.get("target") else "predicts"
     if task["kind"] == "classification":
-        what += f" one of {len(task['classes'])} classes ({', '.join(task['classes'][:10])})"
+        comma = "," if task.get("target") else ""
+        what += f"{comma} one of {len(task['classes'])} classes ({', '.join(task['classes'][:10])})"
         what += " and more" if len(task["classes"]) > 10 else ""
     elif task["kind"] == "regression":
-        what += " a number"
+        what += ", a number" if task.get("target") else " a number"
     scores = "\n".join(
         f"| {split} | {_number(results.result.get(split))} | {_number(results.result.get(f'{split}_loss'))} |"
         for split in ("validation", "test")
