@@ -3,9 +3,9 @@
     python -m benchmarks.averaging --json benchmarks/results/averaging.json
 
 What is timed is ``Average.update()`` as a training loop calls it, its reading of the model included, against
-``torch._foreach_lerp_`` over lists that were made beforehand, and against torch's own ``AveragedModel``. Each
-contender has a model and averages of its own. In each round every contender takes one block of updates, in
-an order drawn anew; ratios are computed within a round.
+``torch._foreach_lerp_`` over lists of the same tensors, made beforehand: where tensors lie in memory can
+count for more than what is measured here. Torch's own ``AveragedModel`` has tensors of its own. In each round
+every contender takes one block of updates, in an order drawn anew; ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -42,22 +42,18 @@ def module(shapes: list[tuple[int, ...]]) -> nn.Module:
     return nn.ModuleList(parts)
 
 
-def thalwegs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
-    """Return ``update`` of our average."""
-    average = Average(module(shapes), Exponential(decay=DECAY, warmup="none"))
+def thalwegs(shapes: list[tuple[int, ...]]) -> dict[str, Callable[[], None]]:
+    """Return ``update`` of our average, and one foreach lerp over lists of the same tensors."""
+    model = module(shapes)
+    average = Average(model, Exponential(decay=DECAY, warmup="none"))
     average.update()
-    return average.update
+    values = [parameter.detach() for parameter in model.parameters()]
+    averages = list(average.state_dict()["averages"].values())
 
-
-def plain(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
-    """Return one foreach lerp over lists made beforehand."""
-    values = [parameter.detach() for parameter in module(shapes).parameters()]
-    averages = [value.clone() for value in values]
-
-    def run() -> None:
+    def plain() -> None:
         torch._foreach_lerp_(averages, values, 1 - DECAY)
 
-    return run
+    return {"thalweg": average.update, "lerp": plain}
 
 
 def torchs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
@@ -66,9 +62,6 @@ def torchs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     averaged.update_parameters(model)
     return lambda: averaged.update_parameters(model)
-
-
-CONTENDERS = {"thalweg": thalwegs, "lerp": plain, "AveragedModel": torchs}
 
 
 def main() -> None:
@@ -102,7 +95,7 @@ def main() -> None:
     }
     for label in arguments.sets:
         shapes = SETS[label]
-        seconds = interleave({name: make(shapes) for name, make in CONTENDERS.items()}, arguments.rounds)
+        seconds = interleave({**thalwegs(shapes), "AveragedModel": torchs(shapes)}, arguments.rounds)
         ratios = {
             peer: spread([a / b for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
             for peer in ("lerp", "AveragedModel")

@@ -155,7 +155,8 @@ def show(label: str, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    names = [entry[0] for entry in OPTIMIZERS]
+    entries = [entry for entry in OPTIMIZERS if entry[2] is not None]  # those that torch has too
+    names = [entry[0] for entry in entries]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -189,7 +190,7 @@ def main() -> None:
     }
     for label in arguments.sets:
         results["sets"][label] = []
-        for entry in OPTIMIZERS:
+        for entry in entries:
             if entry[0] in arguments.optimizers:
                 result = compare(entry, SETS[label], arguments.rounds)
                 results["sets"][label].append(result)

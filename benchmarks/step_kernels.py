@@ -1,26 +1,34 @@
-"""One optimizer step: thalweg against torch's for-loop, foreach and fused, side by side in one run.
+"""One optimizer step: thalweg against torch, torchzero and pytorch_optimizer, side by side in one run.
 
     python -m benchmarks.step_kernels --json benchmarks/results/step_kernels.json
+    python -m benchmarks.step_kernels --quick --optimizers rprop nadam --sets "six 2048x2048"
 
 What is timed is ``optimizer.step()`` as a user calls it, Python included, with parameters, gradients and
 states of each contender's own. In each round every contender takes one block of steps, in an order drawn
 anew; a ratio is computed within a round, so that a machine that grows slower does so for all of them.
-The triad ``a += s * b`` is torch's, in place, over as many elements in one tensor, in the same rounds.
+Where in memory tensors lie makes up to a fifth of a difference to the same code, so all contenders are built
+anew, in another order, every few rounds: a placement. The compiled step stays where it is, since building it
+takes a minute; it counts as failed if it takes longer than ``--compile-seconds``. The triad ``a += s * b`` is
+torch's, in place, over as many elements in one tensor, in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import platform
 import random
+import shutil
+import signal
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +36,21 @@ import torch
 
 from thalweg import optim, runtimes
 
+Step = Callable[[], None]
+
 MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
 # name, our class, torch's, arguments, bytes a float32 element: 4 for each column read or written.
 OPTIMIZERS: list[tuple[str, Any, Any, dict[str, Any], int]] = [
+    ("sgd", optim.SGD, torch.optim.SGD, {"lr": 1e-3}, 12),
     ("sgd-momentum", optim.SGD, torch.optim.SGD, MOMENTUM, 20),
     ("adagrad", optim.Adagrad, torch.optim.Adagrad, {}, 20),
     ("rmsprop", optim.RMSprop, torch.optim.RMSprop, {}, 20),
     ("adam", optim.Adam, torch.optim.Adam, {}, 28),
     ("adamw", optim.AdamW, torch.optim.AdamW, {}, 28),
+    ("nadam", optim.NAdam, torch.optim.NAdam, {}, 28),
+    ("rprop", optim.Rprop, torch.optim.Rprop, {}, 28),
+    ("lion", optim.Lion, None, {}, 20),
+    ("quickprop", optim.Quickprop, None, {}, 28),
 ]
 TRIAD_BYTES = 12
 PEERS: dict[str, dict[str, bool]] = {
@@ -43,8 +58,52 @@ PEERS: dict[str, dict[str, bool]] = {
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
+COMPILED = "compiled"
 # A block lasts about this long: long against the clock, short against what else the machine does.
 BLOCK_SECONDS = 0.02
+# How many times as fast as torch's best without compilation; and no slower than its fused step.
+GOALS = {"rprop": 8.0, "nadam": 4.0, "rmsprop": 3.0}
+NOT_SLOWER_THAN_FUSED = {"sgd", "sgd-momentum", "adagrad", "adam", "adamw"}
+BANDWIDTH_GOAL = 0.8
+
+
+def torchzero_modules(name: str) -> list[Any] | None:
+    """Return what makes torchzero take the same steps as torch (or our Lion), if it can."""
+    if importlib.util.find_spec("torchzero") is None:
+        return None
+    from torchzero import m
+
+    made: dict[str, Callable[[], list[Any]]] = {
+        "sgd": lambda: [m.LR(1e-3)],
+        # Beginning as torch does ("update") would let the rate scale its buffer.
+        "sgd-momentum": lambda: [m.HeavyBall(0.9, ema_init="zeros"), m.LR(1e-3)],
+        "adagrad": lambda: [m.Adagrad(), m.LR(1e-2)],
+        "rmsprop": lambda: [m.RMSprop(), m.LR(1e-2)],
+        "adam": lambda: [m.Adam(), m.LR(1e-3)],
+        "adamw": lambda: [m.Adam(), m.WeightDecay(1e-2), m.LR(1e-3)],
+        "rprop": lambda: [m.Rprop(backtrack=False, alpha=1e-2)],
+        "lion": lambda: [m.Lion(), m.LR(1e-4)],
+    }
+    return made[name]() if name in made else None
+
+
+def torchzero(params: list[torch.nn.Parameter], name: str) -> Any:
+    """Return torchzero's optimizer, or raise TypeError where it has none."""
+    modules = torchzero_modules(name)
+    if modules is None:
+        raise TypeError(name)
+    from torchzero import Optimizer
+
+    return Optimizer(params, *modules)
+
+
+def pytorch_optimizer(params: list[torch.nn.Parameter], name: str, **how: bool) -> Any:
+    """Return pytorch_optimizer's, or raise TypeError: it has Lion; its others are torch's own classes."""
+    if name != "lion" or importlib.util.find_spec("pytorch_optimizer") is None:
+        raise TypeError(name)
+    from pytorch_optimizer import Lion
+
+    return Lion(params, **how)
 
 
 def tensor_sets() -> dict[str, list[tuple[int, ...]]]:
@@ -67,16 +126,76 @@ def tensor_sets() -> dict[str, list[tuple[int, ...]]]:
     }
 
 
-def contender(
-    make: Callable[..., Any], shapes: list[tuple[int, ...]], arguments: dict[str, Any]
-) -> Callable[[], None]:
+def contender(make: Callable[..., Any], shapes: list[tuple[int, ...]], arguments: dict[str, Any]) -> Step:
     """Return ``step`` of an optimizer over parameters of its own that have gradients."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator)
-    step: Callable[[], None] = make(params, **arguments).step
+    step: Step = make(params, **arguments).step
     return step
+
+
+def makers(name: str, shapes: list[tuple[int, ...]]) -> dict[str, Callable[[], Step]]:
+    """Return what builds each contender of an optimizer; those that can't be have been left out."""
+    _, ours, theirs, arguments, _ = next(entry for entry in OPTIMIZERS if entry[0] == name)
+    every: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {"thalweg": (ours, arguments)}
+    if theirs is not None:
+        every |= {peer: (theirs, {**arguments, **how}) for peer, how in PEERS.items()}
+    every["torchzero"] = torchzero, {"name": name}
+    for peer, how in list(PEERS.items())[:2]:
+        every[f"pytorch_optimizer, {peer}"] = pytorch_optimizer, {"name": name, **how}
+    possible = {}
+    for key, (make, given) in every.items():
+        try:
+            contender(make, [(1,)], given)()
+        except (RuntimeError, TypeError):
+            continue  # there is no such implementation of this optimizer
+        possible[key] = make, given
+    return {
+        key: lambda make=make, given=given: contender(make, shapes, given)  # type: ignore[misc]
+        for key, (make, given) in possible.items()
+    }
+
+
+class TooLongError(Exception):
+    """The compilation took longer than it may."""
+
+
+def compiled(name: str, shapes: list[tuple[int, ...]], most: float) -> tuple[Step | None, dict[str, Any]]:
+    """Return torch's step as torch.compile makes it, and how long that took or why there is none."""
+    _, _, theirs, arguments, _ = next(entry for entry in OPTIMIZERS if entry[0] == name)
+    if most <= 0 or theirs is None:
+        return None, {}
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None:
+        return None, {"failed": "there is no C++ compiler on this machine"}
+    import torch._dynamo
+    import torch._inductor.config
+
+    def stop(*_: Any) -> None:
+        raise TooLongError
+
+    torch._dynamo.reset()
+    torch._inductor.config.force_disable_caches = True  # a step that was compiled yesterday tells nothing
+    step = torch.compile(contender(theirs, shapes, {**arguments, "foreach": True}))
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, most)
+    begin = time.perf_counter()
+    try:
+        for _ in range(3):  # the first step, and one whose state is there already
+            step()
+    except Exception as error:  # inductor wraps whatever goes wrong while it compiles
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        torch._dynamo.reset()
+        seconds = time.perf_counter() - begin
+        if seconds >= most:
+            return None, {"failed": f"it took longer than {most:g} s to compile"}
+        return None, {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return step, {"seconds": time.perf_counter() - begin, "compiler": Path(compiler).name}
 
 
 def triad(elements: int) -> Callable[[], None]:
@@ -97,20 +216,26 @@ def block(step: Callable[[], None], steps: int) -> float:
     return (time.perf_counter() - begin) / steps
 
 
-def interleave(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Time every contender once a round, in an order drawn for the round."""
-    lengths = {}
-    for name, step in steps.items():
-        block(step, 3)
-        lengths[name] = max(1, math.ceil(BLOCK_SECONDS / block(step, 2)))
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    for number in range(rounds):
-        random.Random(number).shuffle(order)
-        for name in order:
-            # The step before the block brings back what the others drove from the caches.
-            steps[name]()
-            seconds[name].append(block(steps[name], lengths[name]))
+def interleave(
+    build: dict[str, Callable[[], Step]], fixed: dict[str, Step], placements: int, rounds: int
+) -> dict[str, list[float]]:
+    """Time every contender once a round, in an order drawn anew; build them anew for each placement."""
+    seconds: dict[str, list[float]] = {name: [] for name in (*build, *fixed)}
+    lengths: dict[str, int] = {}
+    draws = random.Random(0)
+    for _ in range(placements):
+        steps: dict[str, Step] = {}
+        for name in draws.sample(list(build), len(build)):
+            steps[name] = build[name]()
+            block(steps[name], 2)  # states are where they are from the first step on
+        steps |= fixed
+        for name in steps.keys() - lengths.keys():
+            lengths[name] = max(1, math.ceil(BLOCK_SECONDS / block(steps[name], 2)))
+        for _ in range(rounds):
+            for name in draws.sample(list(steps), len(steps)):
+                # The step before the block brings back what the others drove from the caches.
+                steps[name]()
+                seconds[name].append(block(steps[name], lengths[name]))
     return seconds
 
 
@@ -120,21 +245,21 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "p10": cuts[0], "p90": cuts[-1]}
 
 
-def compare(name: str, shapes: list[tuple[int, ...]], rounds: int) -> dict[str, Any]:
+def compare(
+    name: str, shapes: list[tuple[int, ...]], placements: int, rounds: int, compile_seconds: float
+) -> dict[str, Any]:
     """Time one optimizer on one set of tensors."""
-    _, ours, theirs, arguments, width = next(entry for entry in OPTIMIZERS if entry[0] == name)
+    width = next(entry[4] for entry in OPTIMIZERS if entry[0] == name)
     elements = sum(math.prod(shape) for shape in shapes)
-    steps = {"thalweg": contender(ours, shapes, arguments)}
-    for peer, how in PEERS.items():
-        try:
-            steps[peer] = contender(theirs, shapes, {**arguments, **how})
-        except (RuntimeError, TypeError):
-            continue  # torch has no such implementation of this optimizer
-    steps["triad"] = triad(elements)
-    seconds = interleave(steps, rounds)
+    build = makers(name, shapes)
+    build["triad"] = lambda: triad(elements)
+    step, compilation = compiled(name, shapes, compile_seconds)
+    fixed = {} if step is None else {COMPILED: step}
+    seconds = interleave(build, fixed, placements, rounds)
 
-    peers = [peer for peer in PEERS if peer in seconds]
-    best = min(peers, key=lambda peer: statistics.median(seconds[peer]))
+    peers = [key for key in seconds if key not in ("thalweg", "triad")]
+    of_torch = [peer for peer in PEERS if peer in seconds]
+    best = min(of_torch, key=lambda peer: statistics.median(seconds[peer]), default=None)
     rates = {
         "thalweg": [width * elements / s / 1e9 for s in seconds["thalweg"]],
         "triad": [TRIAD_BYTES * elements / s / 1e9 for s in seconds["triad"]],
@@ -145,8 +270,11 @@ def compare(name: str, shapes: list[tuple[int, ...]], rounds: int) -> dict[str, 
         "elements": elements,
         "bytes_per_element": width,
         "triad_bytes_per_element": TRIAD_BYTES,
+        "rounds": len(seconds["thalweg"]),
         "milliseconds": {key: spread([1e3 * s for s in values]) for key, values in seconds.items()},
+        "least_milliseconds": {key: 1e3 * min(values) for key, values in seconds.items()},
         "best_of_torch": best,
+        "compilation": compilation,
         "times_faster_than": {
             peer: spread([b / a for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
             for peer in peers
@@ -154,6 +282,23 @@ def compare(name: str, shapes: list[tuple[int, ...]], rounds: int) -> dict[str, 
         "gigabytes_per_second": {key: spread(values) for key, values in rates.items()},
         "of_triad_bandwidth": spread([a / b for a, b in zip(rates["thalweg"], rates["triad"], strict=True)]),
     }
+
+
+def goals(label: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each goal that a comparison can tell of, what came out, and whether it was reached."""
+    name, best, ratios = result["optimizer"], result["best_of_torch"], result["times_faster_than"]
+    asked = []
+    if name in GOALS:
+        asked.append((f"at least {GOALS[name]:g} times as fast as torch's best", ratios[best], GOALS[name]))
+    if name in NOT_SLOWER_THAN_FUSED:
+        asked.append(("no slower than fused", ratios["fused"], 1.0))
+    if tensor_sets()[label][0][0] >= 2048:
+        goal = f"at least {BANDWIDTH_GOAL:.0%} of the triad's bandwidth"
+        asked.append((goal, result["of_triad_bandwidth"], BANDWIDTH_GOAL))
+    return [
+        {"goal": goal, "came_out": came_out, "reached": came_out["median"] >= least}
+        for goal, came_out, least in asked
+    ]
 
 
 def processor() -> str:
@@ -166,17 +311,36 @@ def processor() -> str:
 
 
 def show(label: str, result: dict[str, Any]) -> None:
-    """Print one line."""
-    times = "  ".join(f"{k} {v['median']:7.3f}" for k, v in result["milliseconds"].items())
-    best = result["best_of_torch"]
-    ratio = result["times_faster_than"][best]
+    """Print one comparison."""
     share = result["of_triad_bandwidth"]
     print(
-        f"{label:21s} {result['optimizer']:13s} ms: {times}  | against {best} "
-        f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})  | of triad "
-        f"{share['median']:.0%} ({share['p10']:.0%}-{share['p90']:.0%})",
-        flush=True,
+        f"{label}, {result['optimizer']}: {result['milliseconds']['thalweg']['median']:.3f} ms, of triad "
+        f"{share['median']:.0%} ({share['p10']:.0%}-{share['p90']:.0%})"
     )
+    for peer, ratio in result["times_faster_than"].items():
+        note = ", torch's best" if peer == result["best_of_torch"] else ""
+        if peer == COMPILED:
+            note = f", compiled in {result['compilation']['seconds']:.0f} s"
+        print(
+            f"    {ratio['median']:6.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f}) times as fast as {peer}, "
+            f"{result['milliseconds'][peer]['median']:.3f} ms{note}"
+        )
+    if "failed" in result["compilation"]:
+        print(f"    not compiled: {result['compilation']['failed']}")
+    for goal in result["goals"]:
+        print(f"    {'reached' if goal['reached'] else 'MISSED'}: {goal['goal']}")
+    sys.stdout.flush()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what takes part."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numba", "numpy", "torchzero", "pytorch_optimizer", "thalweg"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def main() -> None:
@@ -186,43 +350,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--rounds", type=int, default=41, help="rounds of interleaved blocks (default 41)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file to write; other results of this machine and these versions stay in it",
+    )
+    parser.add_argument("--placements", type=int, default=5, help="times contenders are built (default 5)")
+    parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds a placement (default 8)")
+    parser.add_argument("--quick", action="store_true", help="2 placements of 3 rounds, nothing compiled")
+    parser.add_argument(
+        "--compile-seconds",
+        type=float,
+        default=180.0,
+        help="longest that torch.compile may take for one step; 0: leave it out (default 180)",
+    )
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="threads for all contenders"
     )
     parser.add_argument("--sets", nargs="+", choices=list(sets), default=list(sets))
     parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.placements, arguments.rounds, arguments.compile_seconds = 2, 3, 0.0
 
+    warnings.simplefilter("ignore")  # of the peers, which are as they are
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {
-        "command": f"python -m benchmarks.step_kernels {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numba", "numpy", "thalweg")},
-        },
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": versions(),
         "runtime": runtimes.available()[0],
         "sets": {},
     }
+    if arguments.json and arguments.json.exists():
+        earlier = json.loads(arguments.json.read_text(encoding="utf-8"))
+        if all(earlier.get(key) == results[key] for key in ("machine", "versions", "runtime")):
+            results = earlier
     for label in arguments.sets:
-        results["sets"][label] = []
         for name in arguments.optimizers:
-            result = compare(name, sets[label], arguments.rounds)
-            results["sets"][label].append(result)
+            load = os.getloadavg()[0]
+            result = compare(
+                name, sets[label], arguments.placements, arguments.rounds, arguments.compile_seconds
+            )
+            result |= {
+                "goals": goals(label, result),
+                "command": f"python -m benchmarks.step_kernels {' '.join(sys.argv[1:])}".strip(),
+                "placements": arguments.placements,
+                "threads": arguments.threads,
+                "load": [load, os.getloadavg()[0]],
+            }
             show(label, result)
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            kept = [other for other in results["sets"].get(label, []) if other["optimizer"] != name]
+            results["sets"][label] = sorted(
+                [*kept, result], key=lambda entry: names.index(entry["optimizer"])
+            )
+            if arguments.json:
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

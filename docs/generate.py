@@ -13,11 +13,29 @@ from typing import Any
 
 from thalweg import catalogue, schedules, surfaces, tasks
 from thalweg.catalogue import Entry
+from thalweg.catalogue.entry import Needs
 from thalweg.cli.race import race
 from thalweg.racing import results
 
 ROOT = Path(__file__).parent.parent
 _SCALES = {"log": "log", "linear": "linear", "complement": "log of 1 - x"}
+_FAMILIES = {
+    "descent": "gradient descent",
+    "adaptive": "a rate for each parameter",
+    "sign": "signs of gradients",
+    "curvature": "a parabola for each parameter",
+    "averaging": "averages of iterates",
+    "matrix": "matrices as wholes",
+    "conjugate": "conjugate gradients",
+    "secant": "quasi-Newton",
+    "newton": "Newton and Gauss-Newton",
+}
+_NEEDS: Mapping[Needs, str] = {
+    "gradient": "Needs [gradients](#gradients).",
+    "closure": "Needs [a closure](#closures) that calls `backward`.",
+    "graph": "Needs [a closure](#closures) that returns the loss with its graph.",
+    "outputs": "Needs [a closure](#closures) that returns outputs and a convex loss of them, or residuals.",
+}
 
 
 def schema() -> str:
@@ -54,29 +72,59 @@ def _cell(text: str) -> str:
     return text.replace("|", r"\|")
 
 
+def families() -> str:
+    """Return a table of contents of the optimizers, family by family."""
+    lines = ["| family | optimizers |", "|---|---|"]
+    for family, entries in _families().items():
+        links = ", ".join(f"[{entry.title}](#{_anchor(entry.title)})" for entry in entries)
+        lines.append(f"| `{family}`: {_FAMILIES[family]} | {links} |")
+    return "\n".join(lines) + "\n"
+
+
 def optimizers() -> str:
-    """Return a section for each optimizer of the catalogue."""
-    return "\n".join(_optimizer(catalogue.get(name)) for name in catalogue.names())
+    """Return a section for each optimizer of the catalogue, family by family."""
+    return "\n".join(_optimizer(entry) for entries in _families().values() for entry in entries)
+
+
+def _families() -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {family: [] for family in _FAMILIES}
+    for name in catalogue.names():
+        entry = catalogue.get(name)
+        found[entry.family].append(entry)
+    return found
+
+
+def _anchor(title: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _optimizer(entry: Entry) -> str:
+    # a line each, and in spans, which wrap where a block would have to be scrolled
+    formula = "<br>\n".join(f"`{line.strip()}`" for line in entry.formula.split(";  "))
+    needs = _NEEDS[entry.needs] + (
+        " It works with a matrix of all parameters, so it is for few of them." if entry.dense else ""
+    )
     lines = [
-        f"## {entry.title}",
+        f"### {entry.title}",
         "",
-        f"`{entry.name}`: {entry.summary} Source: {entry.source}.",
+        f"`{entry.name}`, family `{entry.family}`, class `thalweg.optim.{entry.call.target.__name__}`.",
+        entry.summary,
+        "",
+        formula,
+        "",
+        needs,
+        "",
+        f"![Paths of {entry.title} on three surfaces](images/paths/{entry.name}.svg)",
         "",
         "| hyperparameter | default | searched | scale |",
         "|---|---|---|---|",
     ]
     for one in entry.hyperparameters:
         searched = f"{one.low:g} to {one.high:g}" if one.searched else "no"
-        scale = (
-            {"log": "log", "linear": "linear", "complement": "log of 1 - x"}[one.scale]
-            if one.searched
-            else ""
-        )
+        scale = _SCALES[one.scale] if one.searched else ""
         lines.append(f"| `{one.name}` | {one.default:g} | {searched} | {scale} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", f"Source: {entry.source}.", ""])
 
 
 def shapes() -> str:
@@ -127,6 +175,7 @@ def problems() -> str:
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "options": options,
+    "families": families,
     "optimizers": optimizers,
     "schedules": shapes,
     "surfaces": landscapes,

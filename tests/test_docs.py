@@ -5,16 +5,23 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
+import numpy as np
 import pytest
+import torch
 from pydantic import BaseModel
 
+from thalweg import catalogue
 from thalweg.racing import results
 from thalweg.strategies.table import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
 RECORDS = {
     name: record
     for name in results.__all__
@@ -22,14 +29,26 @@ RECORDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+def script(name: str) -> ModuleType:
+    """Return a script of the docs as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    return script("generate")
+
+
+@pytest.fixture(scope="module")
+def paths() -> ModuleType:
+    return script("paths")
 
 
 def test_generated_parts_are_up_to_date(generate: ModuleType) -> None:
@@ -39,6 +58,107 @@ def test_generated_parts_are_up_to_date(generate: ModuleType) -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     assert not stale, "run: make docs"
+
+
+def optimizers() -> dict[str, str]:
+    """Return title to text of the sections of optimizers."""
+    text = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    parts = re.split(r"^### ", text.split("\n## The optimizers\n")[1].split("\n## ")[0], flags=re.MULTILINE)
+    return dict(part.split("\n", 1) for part in parts[1:])
+
+
+def test_every_optimizer_has_a_section_and_nothing_else_has() -> None:
+    assert sorted(optimizers()) == sorted(catalogue.get(name).title for name in catalogue.names())
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_section_says_everything(name: str) -> None:
+    entry = catalogue.get(name)
+    section = optimizers()[entry.title]
+    for said in (f"`{name}`", f"`{entry.family}`", entry.summary, entry.source, f"(images/paths/{name}.svg)"):
+        assert said in section
+    spans = re.findall(r"^`(.+)`(?:<br>)?$", section, re.MULTILINE)
+    assert ";  ".join(spans) == entry.formula
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (no|\S+ to \S+) \|", section, re.MULTILINE)
+    assert [row[0] for row in rows] == [one.name for one in entry.hyperparameters]
+    for row, one in zip(rows, entry.hyperparameters, strict=True):
+        assert float(row[1]) == pytest.approx(one.default, rel=1e-5)
+        assert (row[2] != "no") == one.searched
+
+
+def test_the_table_of_contents_leads_to_headings() -> None:
+    text = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert links <= headings
+    assert len(links) > len(catalogue.names())
+
+
+def panels(name: str) -> dict[str, Element]:
+    """Return the panels of an optimizer's picture: what they say of themselves, by surface."""
+    tree = ElementTree.parse(ROOT / "docs" / "images" / "paths" / f"{name}.svg")
+    return {panel.attrib["id"]: panel for panel in tree.getroot().findall(f"{SVG}svg")}
+
+
+def test_every_picture_is_an_optimizers() -> None:
+    files = (ROOT / "docs" / "images" / "paths").iterdir()
+    assert sorted(path.name for path in files) == sorted(f"{name}.svg" for name in catalogue.names())
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_picture_shows_the_path_that_is_taken(name: str, paths: ModuleType) -> None:
+    # Not byte by byte: another processor may round differently, and contours and long paths with it.
+    entry, shown = catalogue.get(name), panels(name)
+    root = ElementTree.parse(paths.FOLDER / f"{name}.svg").getroot()
+    texts = [text.text or "" for text in root.iter(f"{SVG}text")]
+    assert texts[0] == root.findtext(f"{SVG}title", "").removesuffix(" on three surfaces") == entry.title
+    assert (paths.FOLDER / f"{name}.svg").stat().st_size < 40_000
+    assert list(shown) == [scene.name for scene in paths.scenes()]
+    for scene in paths.scenes():
+        panel = shown[scene.name]
+        assert ("data-lr" in panel.attrib) == (entry.needs == "gradient")
+        rates = (float(panel.get("data-lr", "nan")),)
+        walk = paths.walk(entry, scene, rates)
+        (left, right), _ = scene.surface.bounds
+        end = [float(number) for number in panel.attrib["data-end"].split()]
+        assert walk.points[-1] == pytest.approx(end, abs=0.02 * (right - left))
+        assert walk.steps == pytest.approx(int(panel.attrib["data-steps"]), rel=0.1, abs=1)
+        assert any(f": {panel.attrib['data-steps']} step" in text for text in texts)
+        (line,) = (path for path in panel.findall(f"{SVG}path") if path.get("class") == "path")
+        start, moves = re.fullmatch(r"M(-?\d+ -?\d+)l(.*)", line.attrib["d"]).groups()  # type: ignore[union-attr]
+        numbers = np.array([int(number) for number in f"{start} {moves}".split()]).reshape(-1, 2)
+        assert len(numbers) == int(panel.attrib["data-steps"]) + 1
+        drawn = numbers.sum(0) / (10 * 236) * (right - left)
+        assert drawn[0] + left == pytest.approx(end[0], abs=0.01 * (right - left))
+
+
+@pytest.mark.parametrize("name", ["sgd", "rprop"])
+def test_the_rate_of_a_picture_is_the_best(name: str, paths: ModuleType) -> None:
+    scene = paths.scenes()[0]
+    stated = float(panels(name)[scene.name].attrib["data-lr"])
+    assert stated in paths.RATES
+
+    def rank(rate: float) -> tuple[bool, float]:
+        walk = paths.walk(catalogue.get(name), scene, (rate,))
+        return not walk.arrived, walk.steps if walk.arrived else walk.value
+
+    assert min(paths.RATES, key=rank) == stated
+
+
+def test_a_path_ends_where_it_arrives_for_good(paths: ModuleType) -> None:
+    bowl = paths.scenes()[0]
+    walk = paths.walk(catalogue.get("sgd"), bowl, (0.01,))
+    matrix = torch.tensor(bowl.surface.matrix)
+    x = bowl.surface.initial()
+    for count in range(walk.steps + 1):
+        assert walk.points[count].tolist() == pytest.approx(x.tolist(), rel=1e-9)
+        value = float(bowl.surface(x))
+        assert (value <= paths.CLOSE) == (count == walk.steps) or not walk.arrived
+        x = x - 0.01 * (matrix @ x)
+    assert walk.value == pytest.approx(value)
 
 
 def sections() -> dict[str, list[str]]:
@@ -65,14 +185,15 @@ def test_every_field_of_results_is_explained(name: str) -> None:
 def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
     text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1] for row in re.findall(r"^\| \*\*(\w+)\*\* \|([^|]*)\|", text, re.MULTILINE)}
-    expected = [
-        *(f"O{n}" for n in range(1, 17)),
-        *(f"R{n}" for n in range(1, 6)),
-        "R7",
-        *(f"I{n}" for n in range(1, 10)),
-    ]
-    expected += ["D1", "D2", "D3", "A4", "A5", "A7", "A8", "A1", "A2", "A3", "R8", "R9"]
-    assert list(rows) == [*(f"E{n}" for n in range(1, 5)), *expected]
+    numbers = {
+        "E": (1, 2, 3, 4),
+        "O": range(1, 17),
+        "R": (1, 2, 3, 4, 5, 7, 8, 9),
+        "I": range(1, 10),
+        "D": (1, 2, 3),
+        "A": (1, 2, 3, 4, 5, 7, 8),
+    }
+    assert list(rows) == [f"{family}{number}" for family, each in numbers.items() for number in each]
     for identity, places in rows.items():
         named = re.findall(r"`([\w.]+):(\w+)`", places)
         assert named, f"{identity} names no code"

@@ -155,8 +155,10 @@ def test_our_own_mistakes_keep_their_traceback(fake_race: Any) -> None:
         app.run(["race"])
 
 
-def test_sigterm_is_ctrl_c(fake_race: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN], ids=["heard", "ignored"])
+def test_sigterm_is_ctrl_c(fake_race: Any, monkeypatch: pytest.MonkeyPatch, interrupt: Any) -> None:
+    before, of_interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, interrupt)
 
     def race(*_arguments: Any, **_options: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -166,7 +168,10 @@ def test_sigterm_is_ctrl_c(fake_race: Any, monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError("the signal should have come")
 
     monkeypatch.setattr(sys.modules["thalweg.verbs"], "race", race)
-    assert app.run(["race"]) == 130
+    try:
+        assert app.run(["race"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, of_interrupt)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

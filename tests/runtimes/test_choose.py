@@ -107,7 +107,7 @@ def test_plans_follow_tensors_that_move(eagerly):
     step([p], [torch.ones(4)], cache, 4, states)
     assert eagerly == [(4,)]
     torch.testing.assert_close(p.detach(), before - 0.25 * 3.0)
-    assert len(cache) == 1
+    assert sum(isinstance(key, tuple) for key in cache) == 1  # plans; scalars are kept under a name
 
 
 @needs_numba
@@ -247,3 +247,28 @@ def test_a_numba_that_was_told_not_to_compile(monkeypatch):
 def test_describe():
     assert runtimes.available()[-2:] == ("cpu", "eager")
     assert runtimes.describe().startswith("CPU kernels by Numba ")
+
+
+def test_scalars_hoisted_ahead_are_those_of_each_step():
+    """Steps on, back and far ahead, and a schedule: a cache makes no difference to any bit."""
+    generator = torch.Generator().manual_seed(0)
+    kept, plain = ([torch.ones(7)] for _ in range(2))
+    states, plain_states = (runtimes.initial_states(rules.adam, kept, {}, {}) for _ in range(2))
+    cache = {}
+    rates = [0.1] * 40 + [0.1 / t for t in range(1, 6)] + [0.2] * 3
+    steps = [*range(1, 38), 3, 4, 500, *range(501, 509)]
+    for rate, t in zip(rates, steps, strict=True):
+        g = [torch.randn(7, generator=generator)]
+        runtimes.apply(rules.adam, kept, g, states, {"lr": rate}, {}, t, cache=cache)
+        runtimes.apply(rules.adam, plain, g, plain_states, {"lr": rate}, {}, t, runtime="eager")
+        assert torch.equal(kept[0], plain[0])
+
+
+def test_a_negative_zero_is_a_setting_of_its_own():
+    rule = rules.as_rule(lambda p, g, *, lr=0.1: lr * g)
+    p, g, cache = [torch.ones(1)], [torch.ones(1)], {}
+    signs = []
+    for lr in (0.0, -0.0, 0.0):
+        runtimes.apply(rule, p, g, {}, {"lr": lr}, {}, 1, cache=cache)
+        signs.append(torch.signbit(p[0]).item())
+    assert signs == [False, True, False]

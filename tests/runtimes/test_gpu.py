@@ -207,7 +207,7 @@ class TestPlans:
             x -= 0.25 * v
         assert p.tolist() == [x] * 8
         assert len(launches) == 5
-        assert len(cache) == 1
+        assert sum(isinstance(key, tuple) for key in cache) == 1  # plans; scalars are kept under a name
 
     def test_scalars_follow_the_step(self, interpreter):
         p, cache = torch.zeros(4), {}

@@ -51,7 +51,7 @@ def test_source_and_machine_code_are_kept(folder, monkeypatch):
     monkeypatch.setattr(kernels, "_compiled", {})
     assert descend() == [0.5] * 5
     assert files(folder) == [".nbc", ".nbi", ".py"]
-    assert next(iter(kernels._compiled.values())).stats.cache_hits
+    assert next(iter(kernels._compiled.values())).kernel.cache_hits
 
 
 def test_a_changed_rule_is_another_file(folder):
@@ -92,7 +92,7 @@ def test_a_full_disk(folder, monkeypatch):
 def test_kernels_are_vectorised(folder):
     program = rules.trace(rules.rmsprop, {"centered": True}, frozenset({"weight_decay"}))
     kernel = kernels.compiled(program, "float32")
-    (assembly,) = kernel.inspect_asm().values()
+    assembly = kernel._library.get_asm_str()
     packed = ("sqrtps", "fsqrt\tv", "fsqrt.4s")
     assert any(word in assembly for word in packed)
     assert "vfmadd" not in assembly
@@ -117,14 +117,14 @@ from thalweg import rules, runtimes
 from thalweg.runtimes import kernels
 p = torch.ones(5)
 runtimes.apply(rules.sgd, [p], [torch.full((5,), 2.0)], {}, {"lr": 0.25}, {}, 1, runtime="cpu")
-(kernel,) = kernels._compiled.values()
-print(p[0].item(), sum(kernel.stats.cache_hits.values()))
+(module,) = kernels._compiled.values()
+print(p[0].item(), module.kernel.cache_hits)
 """
 
 
 def test_the_second_process_compiles_nothing(folder):
     assert descend() == [0.5] * 5
-    assert not next(iter(kernels._compiled.values())).stats.cache_hits
+    assert not next(iter(kernels._compiled.values())).kernel.cache_hits
     assert run_python(SECOND) == ["0.5", "1"]
 
 
@@ -150,6 +150,70 @@ print(*first, os.waitstatus_to_exitcode(status), *step(2))
 
 def test_a_forked_child_steps():
     assert run_python(FORKED) == ["-0.5", "0", "-1.0"]
+
+
+FORKED_WHILE_COMPILING = """
+import os, signal, threading
+import torch
+from numba.core.compiler_lock import global_compiler_lock
+from thalweg import rules, runtimes
+from thalweg.runtimes import kernels
+torch.set_num_threads(1)
+def step(rule):
+    p = torch.ones(5)
+    runtimes.apply(rule, [p], [torch.full((5,), 2.0)], {}, {"lr": 0.25}, {}, 1, runtime="cpu")
+    return p.tolist()
+step(rules.sgd)
+compiling, forking = threading.Event(), threading.Event()
+def compile():
+    with kernels._lock, global_compiler_lock:  # what a compilation holds
+        compiling.set()
+        forking.wait()
+        forking.clear()
+        forking.wait(0.5)  # nobody sets it: long enough for a fork that doesn't wait
+thread = threading.Thread(target=compile)
+thread.start()
+compiling.wait()
+os.register_at_fork(before=forking.set)  # called before the package's own
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if step(rules.as_rule(lambda p, g, *, lr=1.0: p + lr * g)) == [1.5] * 5 else 1)
+_, status = os.waitpid(child, 0)
+thread.join()
+print(os.waitstatus_to_exitcode(status), *step(rules.as_rule(lambda p, g, *, lr=1.0: p - 2 * lr * g))[:1])
+"""
+
+
+def test_a_fork_waits_for_a_compilation_in_another_thread(folder):
+    assert run_python(FORKED_WHILE_COMPILING) == ["0", "0.0"]
+
+
+FORKED_WHILE_STEPPING = """
+import os, signal
+import numpy as np, torch
+from thalweg import rules, runtimes
+from thalweg.runtimes import team
+torch.set_num_threads(2)
+p, g = (torch.from_numpy(np.full(500_000, x, dtype=np.float32)) for x in (0, 1))
+def step():
+    runtimes.apply(rules.sgd, [p], [g], {}, {"lr": 0.5}, {}, 1, runtime="cpu")
+    return np.unique(p.numpy()).tolist()
+team._threads = team._Team()
+step()
+(helper,) = team._threads.take(1)  # as a step in another thread would
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    right = step() == [-1.0]
+    os._exit(0 if right and helper not in team._threads.everyone and team._threads.idle else 1)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), *step())
+"""
+
+
+def test_a_fork_while_another_thread_steps(folder):
+    assert run_python(FORKED_WHILE_STEPPING) == ["0", "-1.0"]
 
 
 EXITING = """

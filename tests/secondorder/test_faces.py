@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import io
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -18,7 +16,7 @@ from thalweg.errors import OptionError
 from thalweg.secondorder import Status, faces, matrix_faces
 from thalweg.secondorder.closures import ClosureOptimizer
 
-from .functions import quadratic, rosenbrock, spread, start
+from .functions import quadratic, spread, start
 
 GRADIENT: list[tuple[str, dict[str, Any]]] = [
     ("LBFGS", {"max_iter": 4, "lr": 0.5}),
@@ -95,43 +93,6 @@ def test_it_lowers_the_loss_and_returns_it(name: str, options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("name", "options"), GRADIENT + GRAPH, ids=lambda v: v if isinstance(v, str) else "")
-def test_a_state_taken_in_the_middle_continues_bit_for_bit(name: str, options: dict[str, Any]) -> None:
-    net = model()
-    optimizer = make(name, net.parameters(), **options)
-    for _ in range(3):
-        optimizer.step(closure_for(name, options, net))
-    file = io.BytesIO()
-    torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    copied = copy.deepcopy((net, optimizer))
-    for _ in range(3):
-        optimizer.step(closure_for(name, options, net))
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    other = model()
-    other.load_state_dict(saved["net"])
-    fresh = make(name, other.parameters(), **options)
-    fresh.load_state_dict(saved["optimizer"])
-    for _ in range(3):
-        fresh.step(closure_for(name, options, other))
-        copied[1].step(closure_for(name, options, copied[0]))
-    assert torch.equal(flat(net), flat(other))
-    assert torch.equal(flat(net), flat(copied[0]))
-
-
-@pytest.mark.parametrize(("name", "options"), GRADIENT + GRAPH, ids=lambda v: v if isinstance(v, str) else "")
-def test_a_step_without_closure_does_nothing_without_gradients(name: str, options: dict[str, Any]) -> None:
-    net = model()
-    optimizer = make(name, net.parameters(), **options)
-    before = flat(net)
-    assert optimizer.step() is None
-    assert torch.equal(flat(net), before)
-    assert optimizer.state_dict()["state"] == {}
-    ((net(data()[0])) ** 2).sum().backward()
-    with pytest.raises(OptionError, match="needs a closure"):
-        optimizer.step()
-
-
-@pytest.mark.parametrize(("name", "options"), GRADIENT + GRAPH, ids=lambda v: v if isinstance(v, str) else "")
 def test_frozen_unused_scalar_and_empty_parameters(name: str, options: dict[str, Any]) -> None:
     tensors = {
         "frozen": nn.Parameter(torch.ones(2).double(), requires_grad=False),
@@ -184,20 +145,6 @@ def test_lbfgs_with_fixed_steps_takes_torchs(history: int) -> None:
         second = theirs.step(closure_for("LBFGS", {}, nets[1]))  # type: ignore[no-untyped-call]
         torch.testing.assert_close(first, second)
         torch.testing.assert_close(flat(nets[0]), flat(nets[1]), rtol=1e-8, atol=1e-10)
-
-
-def test_a_state_of_torchs_lbfgs_loads() -> None:
-    net = model()
-    theirs = torch.optim.LBFGS(net.parameters(), lr=0.3, max_iter=5)
-    theirs.step(closure_for("LBFGS", {}, net))  # type: ignore[no-untyped-call]
-    ours = faces.LBFGS(net.parameters())
-    ours.load_state_dict(theirs.state_dict())
-    assert ours.param_groups[0]["lr"] == 0.3
-    state = ours.state[next(net.parameters())]
-    assert len(state["memory"]["direction"]["pairs"]) == 4
-    assert state["n_iter"] == 5
-    before = ours.step(closure_for("LBFGS", {}, net)).item()
-    assert closure_for("LBFGS", {}, net)().item() < before
 
 
 def test_newton_is_the_slides_update() -> None:
@@ -283,26 +230,6 @@ def test_nan_on_the_way_shortens_the_step() -> None:
         for _ in range(3):
             optimizer.step(closure)
         torch.testing.assert_close(w.detach(), torch.full((2,), 1 / 3).double(), rtol=0, atol=1e-5)
-
-
-def test_an_error_in_the_closure_leaves_the_parameters() -> None:
-    w = nn.Parameter(torch.tensor([1.0, 2.0]))
-    calls = []
-
-    def closure() -> Tensor:
-        calls.append(w.tolist())
-        if len(calls) == 3:
-            raise KeyError("a batch is gone")
-        w.grad = None
-        loss = rosenbrock(w)
-        loss.backward()
-        return loss
-
-    optimizer = faces.LBFGS([w], line_search_fn="strong_wolfe")
-    with pytest.raises(KeyError, match="a batch is gone"):
-        optimizer.step(closure)
-    assert calls[-1] != [1.0, 2.0]
-    assert w.tolist() == [1.0, 2.0]
 
 
 def test_groups_have_to_agree() -> None:

@@ -26,8 +26,13 @@ from thalweg.secondorder import (
     Status,
     SteepestDescent,
     StrongWolfe,
+    least_squares,
     minimize,
 )
+from thalweg.secondorder.directions import Step
+from thalweg.secondorder.problem import FunctionProblem, Point
+from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.vectors import Space
 
 from .functions import logistic, quadratic, rosenbrock, saddle, spread, start
 
@@ -428,6 +433,55 @@ def test_one_lane_per_history_place() -> None:
             assert mine.value == pytest.approx(theirs.value, rel=1e-6)
 
 
+def test_pairs_of_lanes_make_the_direction_that_each_makes_alone() -> None:
+    """Unequal numbers of pairs, places written over, memories lost, two tensors a lane."""
+    rng = np.random.default_rng(3)
+    k, shapes = 4, [(2,), (3, 1)]
+
+    def draw() -> list[Tensor]:
+        return [torch.from_numpy(rng.standard_normal((k, *shape))) for shape in shapes]
+
+    def problem(space: Space) -> FunctionProblem:
+        return FunctionProblem(lambda x: (x, x[0].sum()), space, Tally())
+
+    for initial in ("scaled", "identity"):
+        direction = LBFGS(history=3, initial=initial)  # type: ignore[arg-type]
+        lanes, alone = Space(lanes=k), Space()
+        values = torch.zeros(k, dtype=torch.float64)
+        old = Point(draw(), values, draw())
+        state = direction.begin(lanes, old)
+        states = [direction.begin(alone, old) for _ in range(k)]
+        for number in range(9):
+            s, g = draw(), draw()
+            # a gradient that rises along the step
+            new = Point(
+                lanes.add(old.x, 1.0, s),
+                values,
+                [p + 2 * q + 0.1 * r for p, q, r in zip(old.gradient, s, g, strict=True)],
+            )
+            curved = [bool(lane == 0 or rng.random() < 0.6) for lane in range(k)]
+            ones = torch.ones(k, dtype=torch.float64)
+            state = direction.update(state, Step(lanes, [True] * k, curved, ones, s, old, new))
+            for lane in range(k):
+                points = [
+                    Point([t[lane] for t in p.x], values[0], [t[lane] for t in p.gradient])
+                    for p in (old, new)
+                ]
+                step = Step(alone, [True], [curved[lane]], ones[0], [t[lane] for t in s], *points)
+                states[lane] = direction.update(states[lane], step)
+            if number == 5:
+                state = direction.forget(state, [False, True, False, True], lanes)
+                for lane in (1, 3):
+                    states[lane] = direction.forget(states[lane], [True], alone)
+            old = new
+            together = direction.propose(state, old, problem(lanes))
+            for lane in range(k):
+                here = Point([t[lane] for t in old.x], values[0], [t[lane] for t in old.gradient])
+                mine = direction.propose(states[lane], here, problem(alone))
+                for a, b in zip(together, mine, strict=True):
+                    torch.testing.assert_close(a[lane], b, rtol=1e-9, atol=1e-10)
+
+
 # ---- refusals
 
 
@@ -478,3 +532,19 @@ def test_fixed_steps_that_diverge_do_not_pass_for_anything_else() -> None:
     solution = minimize(f, start(2), method=SteepestDescent(), search=Fixed(step=0.03), max_iterations=100)
     assert solution.status is Status.ITERATION_LIMIT
     assert solution.gradient_norm > 1e10
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off_they_are_on_within(around: Any) -> None:
+    """A zero gradient would pass for convergence."""
+    for method in QUICK:
+        with around():
+            inside = minimize(rosenbrock, HARD.clone(), method=method)
+        outside = minimize(rosenbrock, HARD.clone(), method=method)
+        assert inside.counts == outside.counts
+        assert torch.equal(inside.x, outside.x)
+    for solver in ("dense", "cg"):
+        for method in ("gauss-newton", "levenberg-marquardt"):
+            with around():
+                found = least_squares(lambda x: x**2 - 2, HARD.clone(), method=method, solver=solver)
+            torch.testing.assert_close(found.x.abs(), torch.full_like(HARD, 2**0.5))

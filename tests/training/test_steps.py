@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def test_the_loop_by_hand() -> None:
     torch.manual_seed(streams.seed32(77, "initial"))
     model = mlp((1, 4, 4), 3)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
+    most = optimizer.param_groups[0]["max_eval"]
     clock, epoch, position = 0.0, 0, 0
     states, ends, losses = [{k: v.clone() for k, v in model.state_dict().items()}], [0.0], []
     while True:
@@ -80,6 +82,7 @@ def test_the_loop_by_hand() -> None:
             called.append(value.item())
             return value
 
+        optimizer.param_groups[0]["max_eval"] = max(1, min(most, int((total - clock) / (count / size))))
         optimizer.step(closure)
         clock += len(called) * count / size
         if clock > total:
@@ -143,13 +146,18 @@ def test_a_run_taken_up_again_and_again_is_the_same(name: str) -> None:
 
 
 def test_a_step_that_the_budget_has_no_room_for_does_not_count() -> None:
-    given = common("lbfgs")
-    got = loop.run(run_of("lbfgs", batch_factor=64.0, max_iter=32), **given)
-    short = loop.run(run_of("lbfgs", batch_factor=64.0, max_iter=2), **given)
-    # one step over all examples for up to 32 iterations is more than the whole run has
+    given = common("newton-cg")
+    got = loop.run(run_of("newton-cg", batch_factor=64.0, max_iter=8, max_products=50), **given)
+    # one step over all examples for up to 8 iterations is more than the whole run has
     assert (got.updates, len(set(got.validation_loss))) == (0, 1)
-    assert short.updates
     assert got.train_loss[1:] == got.train_loss[:-1]
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "cg-pr", TORCH])
+def test_a_last_step_ends_where_the_budget_does(name: str) -> None:
+    got = loop.run(run_of(name, batch_factor=64.0, max_iter=30), **common(name))
+    assert got.updates
+    assert got.validation_loss[-1] != got.validation_loss[0]
 
 
 def test_random_layers_draw_the_same_within_a_step() -> None:
@@ -179,7 +187,7 @@ def test_work_of_a_step(name: str) -> None:
     step = stepping(entry.needs, optimizer, model, named_loss("mse", prepared("number").task))
     inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = nn.functional.mse_loss(model(inputs)[:, 0], inputs[:, 0]).item()
-    value, work = step(inputs, inputs[:, 0])
+    value, work = step(inputs, inputs[:, 0], math.inf)
     assert value.item() == pytest.approx(before)
     assert work >= least_work(entry, 10)
     assert work == (3.0 if name == "sgd" else optimizer.passes)

@@ -134,10 +134,12 @@ def update(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) 
     kept: list[Tensor] = []
     seen: list[Tensor] = []
     for average, value in zip(averages, values, strict=True):
-        average, value = _local(average), _local(value)
-        if average.is_floating_point() or average.is_complex():
+        if isinstance(average, DTensor):
+            average, value = average.to_local(), _local(value)
+        dtype = average.dtype
+        if dtype.is_floating_point or dtype.is_complex:
             kept.append(average)
-            seen.append(value if value.dtype == average.dtype else value.to(average.dtype))
+            seen.append(value if value.dtype is dtype else value.to(dtype))
         else:
             average.copy_(value)
     if kept:
@@ -217,12 +219,16 @@ class Average:
         form = _form(self.model)
         if form != self._known:
             self._slots, self._known = _slots(self.model), form
-        if self.count and list(self._slots) != list(self._averages):
+        values: list[Any] = [held.get(own) for held, own in self._slots.values()]
+        gone = any(value is None for value in values)
+        if gone:
+            self._slots = _slots(self.model)
+        if gone or (self.count and list(self._slots) != list(self._averages)):
             raise ModelError(
                 f"{_odd(self._slots, self._averages)!r} isn't among what was averaged, or isn't there any "
                 "more: the model must keep its tensors"
             )
-        return [held[own] for held, own in self._slots.values()]
+        return values
 
     def _latest(self) -> frozenset[str]:
         return frozenset(name for name, _ in self.model.named_buffers())
@@ -313,7 +319,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 _Slot = tuple[dict[str, Any], str]
-_Form = tuple[list[nn.Module], int]
+_Form = tuple[list[nn.Module | None], int]
 
 
 def _slots(model: nn.Module) -> dict[str, _Slot]:
@@ -331,15 +337,12 @@ def _slots(model: nn.Module) -> dict[str, _Slot]:
 
 def _form(model: nn.Module) -> _Form:
     """The model's parts and how many tensors they hold: quick to find, and another where parts are."""
-    parts, seen, stack, count = [], set(), [model], 0
-    while stack:
-        module = stack.pop()
-        if module not in seen:
-            seen.add(module)
-            parts.append(module)
-            stack += [child for child in module._modules.values() if child is not None]
-            for held in (module._parameters, module._buffers):
-                count += sum(tensor is not None for tensor in held.values())
+    parts: list[nn.Module | None] = [model]
+    count = 0
+    for module in parts:  # grows meanwhile
+        if module is not None:
+            parts += module._modules.values()
+            count += len(module._parameters) + len(module._buffers)
     return parts, count
 
 

@@ -2,7 +2,8 @@
 
 A step works on one batch, which stays the same within the step (N, on conjugate gradients over minibatches),
 for up to ``max_iter`` iterations; the next step takes the next batch. How large batches are belongs to each
-pool: ``batch_factor`` times the race's batch, growing to ``batch_growth`` times that by the end (E3).
+pool: ``batch_factor`` times the race's batch, growing to ``batch_growth`` times that by the end (E3). Batches
+begin larger than a first-order method's, since curvature magnifies what a small one is wrong by (K).
 Gauss-Newton and Levenberg-Marquardt are raced without matrices. The ends of all ranges are this project's
 own; iterations on a batch after Le et al., On optimization methods for deep learning, 2011.
 """
@@ -23,14 +24,14 @@ __all__ = ["OF_RUN", "SECOND_ORDER"]
 
 def _factor(default: float) -> Hyperparameter:
     return Hyperparameter(
-        name="batch_factor", default=default, low=1.0, high=64.0, searched=True, least=1.0, of_run=True
+        name="batch_factor", default=default, low=4.0, high=64.0, searched=True, least=1.0, of_run=True
     )
 
 
 _GROWTH = Hyperparameter(
     name="batch_growth", default=1.0, low=1.0, high=16.0, searched=True, least=1.0, of_run=True
 )
-OF_RUN = (_factor(8.0), _GROWTH)
+OF_RUN = (_factor(16.0), _GROWTH)
 """What the runs of an optimizer that evaluates as often as it likes have of their own: their batches."""
 
 _RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1)

@@ -101,7 +101,8 @@ def _sigterm_as_sigint() -> Iterator[None]:
     """A request to end is treated as Ctrl-C, by whoever handles Ctrl-C at that moment."""
 
     def hand_on(_number: int, _frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
+        # not by way of SIGINT, which a process in the background of a script ignores
+        raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, hand_on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import FunctionType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -50,7 +51,7 @@ def _entries(kind: _Kind) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as JSON has them; a rule or another object by its name."""
+    """Dataclasses, mappings and sequences as JSON has them; classes and functions by where they live."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -59,4 +60,5 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    return getattr(value, "__name__", str(value))
+    assert isinstance(value, type | FunctionType), f"no JSON for {value!r}"
+    return f"{value.__module__}.{value.__qualname__}"

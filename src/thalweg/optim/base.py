@@ -15,7 +15,9 @@ from torch import Tensor
 from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim.ledger import Ledger, identical, picked
+from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
+from thalweg.runtimes.tables import PLAIN
 
 __all__ = [
     "Params",
@@ -141,6 +143,8 @@ class RuleOptimizer(torch.optim.Optimizer):
           on: parameters are overwritten in place, states are replaced, gradients flow to the gradient,
           to the parameter before the step and to hyperparameters that are tensors.
         - A tensor learning rate is read once a step; on an accelerator that waits for the device.
+        - Of parameters sharded over processes (DTensor, FSDP2) an elementwise rule steps what each process
+          has, by the same kernels; a rule over whole matrices refuses them.
         - A CUDA graph can't hold the step, since scalars are computed on the host: capturing is refused.
         - Loading a state copies it; torch's classes go on sharing tensors with what was loaded.
     """
@@ -238,7 +242,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if isinstance(rule, MatrixRule):
             self._refuse_matrix(params)
         numbers = {name: _plain(value) for name, value in hyper.items()}
-        live = runtimes.live_states(rule, numbers, options)
+        live = ledger.live(rule, numbers, options)
         entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
         columns = {name: [entry[name] for entry in entries] for name in live}
         times = counts if rule.uses_step else counts[:1] * len(counts)
@@ -257,9 +261,13 @@ class RuleOptimizer(torch.optim.Optimizer):
                         ledger.scalars[name].write([active[j]], value)
                 continue
             states = {name: picked(column, chosen) for name, column in columns.items()}
+            if not PLAIN.issuperset(map(type, batch)):
+                slopes = own([placed(g, p) for p, g in zip(batch, slopes, strict=True)])
+                states = {name: own(values) for name, values in states.items()}
+                batch = own(batch)
             if any(map(torch.is_complex, batch)):
-                batch, slopes = _real(batch), _real(slopes)
-                states = {name: _real(values) for name, values in states.items()}
+                batch, slopes = real(batch), real(slopes)
+                states = {name: real(values) for name, values in states.items()}
             states |= {
                 name: [torch.tensor(value, dtype=torch.float64)]
                 for name, value in zip(held, values, strict=True)
@@ -296,6 +304,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _refuse_matrix(self, params: list[Tensor]) -> None:
         refused = "complex parameters" if any(map(torch.is_complex, params)) else ""
+        refused = "parameters sharded over processes" if any(map(is_sharded, params)) else refused
         refused = "differentiable=True" if self.defaults["differentiable"] else refused
         if refused:
             raise OptionError(
@@ -358,10 +367,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group; options that it leaves out have the optimizer's defaults.
 
         Raises:
-            OptionError: an option is out of range.
+            OptionError: an option is out of range, or a weight decay that the rule doesn't have, which
+                torch's Rprop would leave unheeded.
         """
         if isinstance(param_group, dict):
             self._check({**self.defaults, **param_group})
+            decay = param_group.get("weight_decay")
+            if decay and "weight_decay" not in self.defaults:
+                raise OptionError(
+                    f"{type(self).__name__}: a group sets weight_decay to {decay}, but the rule has none; "
+                    f"leave it out, or add the penalty to the loss"
+                )
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -426,7 +442,7 @@ def _batches(
 
 def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
     rule, numbers, options = settings
-    fresh = runtimes.initial_states(rule, _real([param]), numbers, options)
+    fresh = runtimes.initial_states(rule, real([param]), numbers, options)
     for name in live:
         if name in entry:
             continue
@@ -447,11 +463,11 @@ def _step_differentiably(
     assert p.grad is not None
     rule, hyper, options = settings
     # The parameter is overwritten below; autograd may still need what it was.
-    tensors = _real([p.clone(), -p.grad if maximize else p.grad])
+    tensors = real([p.clone(), -p.grad if maximize else p.grad])
     if p.dtype in _LOW_PRECISION:
         tensors = [tensor.float() for tensor in tensors]
     # A state that isn't live is handed through unread: any number will do.
-    states = [_real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
+    states = [real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
     new = rule(*tensors, *states, **hyper, **options, **({"t": t} if rule.uses_step else {}))
     new = new if isinstance(new, tuple) else (new,)
     if p.is_complex():
@@ -465,10 +481,6 @@ def _step_differentiably(
 
 def _plain(value: Any) -> float:
     return value.item() if isinstance(value, Tensor) else float(value)
-
-
-def _real(tensors: list[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
 
 
 def _parameter(group: Mapping[str, Any], i: int) -> str:

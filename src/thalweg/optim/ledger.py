@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from thalweg import runtimes
+from thalweg.rules import Rule
 
 __all__ = ["Column", "Ledger", "identical", "picked"]
 
@@ -38,7 +42,7 @@ class Column:
 
     def __init__(self, name: str, dtype: torch.dtype | None = None, initial: float = 0.0) -> None:
         self._name, self._dtype, self._initial = name, dtype, initial
-        self._values = torch.zeros(0)
+        self._values = np.zeros(0)
         self._views: tuple[Tensor, ...] = ()
 
     def holds(self, active: Sequence[int], entries: Sequence[dict[str, Any]]) -> bool:
@@ -54,8 +58,11 @@ class Column:
             float(entry.get(self._name, self._initial)) if entry else self._initial for entry in entries
         ]
         wide = torch.get_default_dtype() == torch.float64
-        self._values = torch.tensor(values, dtype=self._dtype or (torch.float64 if wide else torch.float32))
-        self._views = self._values.unbind()
+        dtype = self._dtype or (torch.float64 if wide else torch.float32)
+        column = torch.tensor(values, dtype=dtype, device="cpu")
+        # The same memory, in which NumPy counts sooner than torch.
+        self._values = column.numpy()
+        self._views = column.unbind()
         chosen = set(active)
         for i, entry in enumerate(entries):
             if entry is not None and (i in chosen or self._name in entry):
@@ -68,19 +75,17 @@ class Column:
 
     def add_one(self, active: list[int]) -> None:
         """Count."""
-        with torch.no_grad():
-            if len(active) == len(self._views):
-                self._values.add_(1)
-            else:
-                self._values[active] += 1
+        if len(active) == len(self._views):
+            self._values += 1
+        else:
+            self._values[active] += 1
 
     def write(self, active: list[int], value: float) -> None:
         """Set the numbers at these positions."""
-        with torch.no_grad():
-            if len(active) == len(self._views):
-                self._values.fill_(value)
-            else:
-                self._values[active] = value
+        if len(active) == len(self._views):
+            self._values.fill(value)
+        else:
+            self._values[active] = value
 
 
 class Ledger:
@@ -99,6 +104,18 @@ class Ledger:
         self.caches: dict[int, dict[Any, Any]] = {}
         self.params: list[Tensor] = []
         self.entries: list[dict[str, Any]] = []
+        self._settings: tuple[Any, ...] = ()
+        self._live: tuple[str, ...] = ()
+
+    def live(
+        self, rule: Rule, numbers: Mapping[str, float], options: Mapping[str, bool | str]
+    ) -> tuple[str, ...]:
+        """Return the states that a step with these settings needs."""
+        settings = rule, numbers, options
+        if settings != self._settings:
+            self._live = runtimes.live_states(*settings)
+            self._settings = settings
+        return self._live
 
     def scalar(self, name: str, initial: float) -> Column:
         """Return the column of a state that is one number, in float64."""

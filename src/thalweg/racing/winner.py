@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import textwrap
@@ -295,6 +296,12 @@ def _by_work(recipe: Recipe, entry: Entry) -> str:
     training = recipe.training
     of_run = entry.of_run(recipe.optimizer.hyperparameters)
     before, taken = "passes = 0", "passes"
+    most = room = ""
+    if entry.needs == "closure" and "max_eval" in inspect.signature(entry.call.target).parameters:
+        most = "\nmost = [group['max_eval'] for group in optimizer.param_groups]"
+        room = """
+    for group, own in zip(optimizer.param_groups, most):
+        group["max_eval"] = int(max(1, min(own, (total - clock) / (size / batch_size) * 3 // 3)))"""
     tracking = "\noptimizer.track(model)" if hasattr(entry.call.target, "track") else ""
     if entry.needs != "closure":
         before, taken = "before_step = optimizer.passes", "(optimizer.passes - before_step)"
@@ -312,7 +319,7 @@ def show(point):
 
 def closure():{_CLOSURES[entry.needs]}
 
-{tracking}
+{tracking}{most}
 clock, epoch, position = 0.0, 0, 0
 show(0)
 while True:
@@ -323,7 +330,7 @@ while True:
     batch = torch.from_numpy(np.argsort(draws, kind="stable"))[position : position + size]
     position += size
     model.train()
-    before = copy.deepcopy(model.state_dict())
+    before = copy.deepcopy(model.state_dict()){room}
     {before}
     optimizer.step(closure)
     reached = clock + {taken} / 3 * (size / batch_size)

@@ -63,7 +63,7 @@ def learning_curves(
         ends = _curve_window(lines, log=log)
         plot = canvas(
             height=max(400, 90 + 21 * min(len(lines), 40)) if main else 300,
-            x="optimizer step",
+            x="step",
             y=plain(label),
             y_axis_type="log" if log else "linear",
             x_range=(0, results.plan.steps * 1.01),
@@ -122,7 +122,7 @@ def goal_profiles(
         "seconds": dict(results.timing.seconds_to_goal),
     }
     labels = {
-        "steps": "optimizer steps",
+        "steps": "steps",
         "work": "work (a forward pass is 1)",
     }
     figures = {}

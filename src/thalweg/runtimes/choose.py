@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.rules.matrix import MatrixRule
-from thalweg.rules.program import Program, compute_dtype
+from thalweg.rules.program import Floats, Program, compute_dtype
 from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager, gpu, matrix
@@ -32,8 +33,10 @@ __all__ = [
 
 Runtime = Literal["auto", "eager", "cpu", "gpu"]
 _RUNTIMES = ("auto", "eager", "cpu", "gpu")
-# An optimizer steps the same few sets of parameters again and again.
+# An optimizer steps the same few sets of parameters again and again. (Scalars count as one.)
 _PLANS_KEPT = 16
+_AHEAD = "scalars"
+_STEPS_AHEAD = 32
 
 
 def available() -> tuple[str, ...]:
@@ -84,7 +87,8 @@ def apply(
         runtime: ``"auto"``, or one of :func:`available`; tensors that it can't take still go eagerly.
         maximize: climb instead of descend.
         cache: a dict of the caller's, for one list of parameters or few, where tables are kept from step
-            to step. It holds tensors and addresses: it must not be copied or saved with its owner.
+            to step, and scalars for the next steps while settings stay the same. It holds tensors and
+            addresses: it must not be copied or saved with its owner.
 
     Raises:
         OptionError: a name that the rule doesn't have, a runtime that isn't available.
@@ -101,6 +105,10 @@ def apply(
         numbers, chosen = rule.settle(hyper, options)
         matrix.step(rule, params, grads, states, numbers, chosen, t, lanes=lanes, maximize=maximize)
         return
+    if cache is not None and not lanes and not rule.scalars and _are_floats(hyper):
+        program, scalars = _hoisted(rule, hyper, options, t, maximize, cache)
+        launch(program, params, grads, states, scalars, runtime=runtime, cache=cache)
+        return
     program, settled = specialise(rule, hyper, options, maximize=maximize)
     held = {name: states[name][0] for name in program.scalar_states}
     scalars, after = program.hoist(settled | {name: x.cpu().numpy() for name, x in held.items()}, t)
@@ -115,7 +123,7 @@ def launch(
     params: list[Tensor],
     grads: list[Tensor],
     states: dict[str, list[Tensor]],
-    scalars: np.ndarray[Any, np.dtype[np.float64]],
+    scalars: Floats,
     *,
     runtime: Runtime = "auto",
     cache: dict[Any, Any] | None = None,
@@ -261,6 +269,34 @@ def specialise(
 
 def _is_zero(value: Any) -> bool:
     return value == 0 if isinstance(value, float | int) else not np.any(value)
+
+
+def _are_floats(hyper: Mapping[str, Any]) -> bool:
+    return set(map(type, hyper.values())) <= {float}
+
+
+def _hoisted(
+    rule: Rule,
+    hyper: Mapping[str, float],
+    options: Mapping[str, bool | str],
+    t: int,
+    maximize: bool,
+    cache: dict[Any, Any],
+) -> tuple[Program, Floats]:
+    # After a step that swept through memory all this code is far from the processor, and takes five times
+    # as long as when it is near: it runs once in many steps. As bits, -0.0 isn't 0.0, and nan is nan.
+    settings = rule, [*hyper], array("d", hyper.values()).tobytes(), dict(options), maximize
+    if not rule.uses_step:
+        t = 1
+    held: tuple[Any, Program, int, Floats] | None = cache.get(_AHEAD)
+    again = held is not None and held[0] == settings
+    if held is None or not again or not held[2] <= t < held[2] + len(held[3]):
+        program, settled = specialise(rule, hyper, options, maximize=maximize)
+        # A schedule changes the settings at every step: only those that stayed will stay.
+        steps = np.arange(t, t + (_STEPS_AHEAD if again else 1))
+        scalars = np.ascontiguousarray(program.scalars(settled, steps).T)
+        cache[_AHEAD] = held = settings, program, t, scalars
+    return held[1], held[3][t - held[2]]
 
 
 def _takers(runtime: Runtime, params: list[Tensor]) -> list[Taker]:

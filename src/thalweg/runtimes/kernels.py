@@ -1,7 +1,10 @@
 """CPU kernels: Python source made from a program, compiled by Numba, kept in the user's cache folder.
 
-A kernel walks over a table of chunks. Any number of threads may run it on the same table at once: each
-takes the next chunk from a shared counter, so a thread that comes late, or never, does no harm.
+A kernel is a C function of the address of its job and the number of a slot. The job says where the chunks,
+the tensors' addresses and the scalars are, and gives each slot a range of chunks of its own, with a counter.
+Any number of threads may run it on the same job at once, each in a slot: it takes chunks of its own range,
+then of the others', so a thread that comes late, or never, does no harm; and what a thread had in its caches
+at one step it finds there at the next.
 """
 
 from __future__ import annotations
@@ -16,14 +19,47 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from thalweg.rules.program import Program
 from thalweg.runtimes.printing import PYTHON, output_names, scalar_names, statements
 
-__all__ = ["cache_folder", "compiled", "from_folder", "in_memory", "kernel_source"]
+__all__ = [
+    "JOB",
+    "SLOT",
+    "Kernel",
+    "cache_folder",
+    "compiled",
+    "compiled_source",
+    "from_folder",
+    "in_memory",
+    "kernel_source",
+]
 
-Kernel = Callable[..., None]
+JOB: dict[str, int] = {
+    "kernel": 0,
+    "chunks": 1,
+    "table": 2,
+    "scalars": 3,
+    "lanes": 4,
+    "slot_count": 5,
+    "thread_number": 6,
+    # The rest, from here on: the slots.
+    "slots": 16,
+}
+"""Where in a job, int64 words, each thing stands: counts, addresses of contiguous arrays and of functions."""
+
+SLOT: dict[str, int] = {"counter": 0, "begin": 1, "end": 2, "box": 3, "words": 16}
+"""Where in a slot each thing stands, and how long one is: to a thread's counter no other is near."""
+
+
+class Kernel(Protocol):
+    """A function that Numba compiled for callers from C."""
+
+    address: int
+    ctypes: Callable[..., None]
+    cache_hits: int
+
 
 # Everything a kernel needs stands in its own file: the file's name is a hash of all of it, so a cached
 # kernel can't be stale. Each column of the table is an alias scope of its own, since the compiler could
@@ -32,7 +68,7 @@ _TEMPLATE = """\
 from math import sqrt
 
 from llvmlite import ir
-from numba import njit, types
+from numba import cfunc, types
 from numba.extending import intrinsic
 
 SCALAR = types.{dtype}
@@ -80,6 +116,18 @@ def storer(column):
     return store
 
 
+def word(kind):
+    @intrinsic
+    def load(typing, address, index):
+        def code(context, builder, signature, args):
+            pointer = builder.inttoptr(args[0], context.get_value_type(kind).as_pointer())
+            return builder.load(builder.gep(pointer, [args[1]]))
+
+        return kind(types.int64, types.int64), code
+
+    return load
+
+
 @intrinsic
 def take(typing, counter):
     def code(context, builder, signature, args):
@@ -91,41 +139,61 @@ def take(typing, counter):
 
 
 {accessors}
+integer = word(types.int64)
+number = word(types.float64)
 zero = SCALAR(0)
 one = SCALAR(1)
 
 
-@njit(
-    types.void(types.int64[:, ::1], types.int64[:, ::1], SCALAR[:, ::1], types.int64),
-    nogil=True,
-    cache={cache},
-    error_model="numpy",
-)
-def kernel(table, chunks, scalars, counter):
-    at = take(counter)
-    while at < chunks.shape[0]:
-        row = chunks[at, 0]
-        lane = chunks[at, 1]
-        start = chunks[at, 2]
-        stop = chunks[at, 3]
+@cfunc(types.void(types.int64, types.int64), cache={cache}, error_model="numpy")
+def kernel(job, slot):
+    chunks = integer(job, {chunks})
+    table = integer(job, {table})
+    scalars = integer(job, {scalars})
+    lanes = integer(job, {lanes})
+    slots = integer(job, {slot_count})
+    for turn in range(slots):
+        place = job + 8 * ({slots} + {words} * ((slot + turn) % slots))
+        end = integer(place, {end})
+        at = take(place)
+        while at < end:
+            row = integer(chunks, 4 * at)
+            lane = integer(chunks, 4 * at + 1)
+            start = integer(chunks, 4 * at + 2)
+            stop = integer(chunks, 4 * at + 3)
 {prologue}
-        for i in range(start, stop):
+            for i in range(start, stop):
 {body}
-        at = take(counter)
+            at = take(place)
 """
 
-_VERSION = "2"
-_compiled: dict[str, Kernel] = {}
-_lock = threading.Lock()
+_VERSION = "3"
+_compiled: dict[str, Any] = {}
+_lock = threading.RLock()
+# How long a fork waits for a compilation in another thread. It may wait for the forking thread in turn, that
+# of an import for instance, so not for ever; longer than any compilation takes.
+_FORK_SECONDS = 30.0
+_held_for_fork = False
 
 
-def _fresh_lock() -> None:
+# Numba has a lock of its own, which nobody frees in a child: only between two compilations may one be made.
+def _before_fork() -> None:
+    global _held_for_fork
+    _held_for_fork = _lock.acquire(timeout=_FORK_SECONDS)
+
+
+def _after_fork() -> None:
+    if _held_for_fork:
+        _lock.release()
+
+
+def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fresh_lock)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def kernel_source(program: Program, dtype: str, *, cache: bool = True) -> str:
@@ -140,8 +208,11 @@ def kernel_source(program: Program, dtype: str, *, cache: bool = True) -> str:
     written = [k for k in range(columns) if k != 1]
     accessors = [f"load{k} = loader({k})" for k in range(columns)]
     accessors += [f"store{k} = storer({k})" for k in written]
-    prologue = [f"a{k} = table[row, {k}]" for k in range(columns)]
-    prologue += [f"{name} = scalars[{s}, lane]" for s, name in enumerate(scalar_names(program))]
+    prologue = [f"a{k} = integer(table, row * COLUMNS + {k})" for k in range(columns)]
+    prologue += [
+        f"{name} = SCALAR(number(scalars, {s} * lanes + lane))"
+        for s, name in enumerate(scalar_names(program))
+    ]
     body = [f"x{k} = load{k}(a{k}, i)" for k in range(columns)]
     body += statements(program, PYTHON)
     body += [f"store{k}(a{k}, i, {name})" for k, name in zip(written, output_names(program), strict=True)]
@@ -150,8 +221,10 @@ def kernel_source(program: Program, dtype: str, *, cache: bool = True) -> str:
         columns=columns,
         cache=cache,
         accessors="\n".join(accessors),
-        prologue="\n".join(" " * 8 + line for line in prologue),
-        body="\n".join(" " * 12 + line for line in body),
+        prologue="\n".join(" " * 12 + line for line in prologue),
+        body="\n".join(" " * 16 + line for line in body),
+        **JOB,
+        **SLOT,
     )
 
 
@@ -176,19 +249,33 @@ def compiled(program: Program, dtype: str) -> Kernel:
     Raises:
         Exception: Numba is broken, or was told not to compile.
     """
+    kept, unkept = (kernel_source(program, dtype, cache=cache) for cache in (True, False))
+    kernel: Kernel = compiled_source(kept, unkept).kernel
+    return kernel
+
+
+def compiled_source(kept: str, unkept: str) -> Any:
+    """Return the module of a source: from memory, from the cache folder, or newly compiled.
+
+    Args:
+        kept: source whose functions Numba keeps beside its file.
+        unkept: the same without that, for where there can be no file.
+
+    Raises:
+        Exception: Numba is broken, or was told not to compile.
+    """
     import numba
 
     if getattr(numba.config, "DISABLE_JIT", False):
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
-    source = kernel_source(program, dtype)
     with _lock:
-        if source not in _compiled:
+        if kept not in _compiled:
             try:
-                module = from_folder(source, f"numba {numba.__version__}")
+                module = from_folder(kept, f"numba {numba.__version__}")
             except Exception:  # anything may be wrong with a folder; compiling needs none
-                module = in_memory(kernel_source(program, dtype, cache=False))
-            _compiled[source] = module.kernel
-        return _compiled[source]
+                module = in_memory(unkept)
+            _compiled[kept] = module
+        return _compiled[kept]
 
 
 def from_folder(source: str, compiler: str) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thalweg.rules.program import Floats, Program
 
-__all__ = ["PLAIN", "Group", "Plan", "Taker", "chunks", "plain"]
+__all__ = ["PLAIN", "Group", "Integers", "Plan", "Taker", "chunks", "plain"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -8,13 +8,14 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.exchange import as_torchs, from_torchs
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
@@ -30,6 +31,7 @@ __all__ = [
     "graph_forward",
     "line_search",
     "scalar",
+    "whole",
 ]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -44,7 +46,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     - ``step(closure)`` takes up to ``max_iter`` iterations on the function that the closure computes, which
       has to be the same throughout: the same batch within a step, dropout with the same masks. Under DDP it
-      returns the loss reduced over the ranks, or they drift apart.
+      returns the loss reduced over the ranks, or they drift apart; where it doesn't call backward, DDP
+      averages nothing, and every rank has to compute the whole batch, on the module itself.
     - All groups have the same options, since one step size goes with one direction over all parameters.
     - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
@@ -60,13 +63,12 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
     calls_backward: ClassVar[bool] = True
+    # Whether torch has a class of this name, whose states go both ways.
+    torchs_state: ClassVar[bool] = False
     status: Status | None = None
+    # Told so, torch's gradient scalers leave everything to step, which can then say that it can't.
+    _step_supports_amp_scaling: ClassVar[bool] = True
     _tracked: torch.nn.Module | None = None
-
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
-        self._params()
-        self._check(self._settings())
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:
@@ -138,6 +140,12 @@ class ClosureOptimizer(torch.optim.Optimizer):
         state: dict[str, Any] = self.state[params[0]]
         return state
 
+    def _is_without_slope(self) -> bool:
+        """Say whether gradients are missing or zero, with which torch's checkpoints try a step."""
+        given = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        filled = [_dense(grad) for grad in given if grad.numel()]
+        return not filled or float(Space().norm_max(filled)) == 0.0
+
     def _params(self) -> list[Tensor]:
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         if params:
@@ -154,10 +162,18 @@ class ClosureOptimizer(torch.optim.Optimizer):
             What the closure returned first; None where there is neither closure nor gradient.
 
         Raises:
-            OptionError: there are gradients but no closure, or the closure returns something else.
+            OptionError: there are gradients but no closure, the closure returns something else, or a
+                ``GradScaler`` calls.
         """
+        if hasattr(self, "found_inf"):
+            for name in ("grad_scale", "found_inf"):
+                delattr(self, name)
+            raise OptionError(
+                f"{self._name}: a GradScaler unscales one gradient, but a step computes several and compares "
+                f"losses; call step(closure) without it, and use bfloat16 autocast, which needs no scaling"
+            )
         if closure is None:
-            if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            if self._is_without_slope():
                 return None
             raise OptionError(f"{self._name}: step needs a closure that computes the loss anew; give it one")
         params = self._params()
@@ -180,7 +196,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
         tally = Tally()
         before = [p.detach().clone() for p in params]
         try:
-            x, loss = self._advance(settings, remembering, params, before, state, tally)
+            # what a step differentiates has to have a graph, whatever surrounds the call
+            with torch.inference_mode(False), torch.enable_grad():
+                x, loss = self._advance(settings, remembering, params, before, state, tally)
         except BaseException:
             _write(params, before)
             raise
@@ -232,41 +250,56 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with the same options; what was learned about curvature is lost."""
+        if isinstance(param_group, dict):
+            self._refuse_unheeded(param_group)
         super().add_param_group(param_group)
-        if hasattr(self, "defaults") and len(self.param_groups) > 1:
-            self._settings()
+        try:
+            self._params()
+            self._check(self._settings())
+        except OptionError:
+            del self.param_groups[-1]
+            raise
+
+    def _refuse_unheeded(self, group: dict[str, Any]) -> None:
+        """Refuse what a group asks for in vain."""
+        remedies = {
+            "maximize": "let the closure compute the negative of what should grow",
+            "weight_decay": "add the penalty to what the closure computes",
+        }
+        for name, remedy in remedies.items():
+            if group.get(name) and name not in self.defaults:
+                raise OptionError(
+                    f"{self._name}: a group sets {name} to {group[name]}, which it doesn't have; {remedy}"
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; where torch has the class, as torch keeps it."""
+        found = super().state_dict()
+        if self.torchs_state and found["state"]:
+            (entry,) = found["state"].values()
+            found["state"] = {0: as_torchs(entry, self._everything())}
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class; the tensors are copied, their types kept."""
+        """Load a state of this class, or of torch's; the tensors are copied, their types kept."""
         super().load_state_dict(state_dict)
         # torch casts a state to the type of its parameter, which for a scalar of mixed ones loses bits
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for p, key in zip(group["params"], saved["params"], strict=True):
-                if key in state_dict["state"]:
-                    entry = _copied(state_dict["state"][key], p.device)
-                    self.state[p] = _from_torch(entry, self._params()) if "old_dirs" in entry else entry
+                entry = state_dict["state"].get(key)
+                if entry is not None and "old_dirs" in entry:
+                    # torch's first parameter may be a frozen one
+                    self.state.clear()
+                    of_torch = from_torchs(_copied(entry, p.device), self._everything())
+                    self.state[self._params()[0]] = of_torch
+                elif entry is not None:
+                    self.state[p] = _copied(entry, p.device)
+
+    def _everything(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "status": self.status, "_tracked": self._tracked}
-
-
-def _from_torch(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
-    """Return a state of torch.optim.LBFGS as ours; the pair that it hasn't finished is left out."""
-    space = Space()
-    like = [p.detach() for p in params]
-    pairs = [
-        (space.unravel(s, like), space.unravel(y, like), torch.as_tensor(inverse))
-        for y, s, inverse in zip(
-            entry["old_dirs"] or [], entry["old_stps"] or [], entry["ro"] or [], strict=True
-        )
-    ]
-    return {
-        "shapes": [tuple(p.shape) for p in params],
-        "n_iter": entry["n_iter"],
-        "func_evals": entry["func_evals"],
-        "passes": (FORWARD + BACKWARD) * entry["func_evals"],
-        "memory": {"direction": {"pairs": pairs}, "expected": [None]},
-    }
 
 
 def _copied(value: Any, device: torch.device) -> Any:
@@ -379,18 +412,35 @@ def line_search(owner: str, name: str | None, lr: float, *, c2: float = 0.9) -> 
 
 def checked_rate(owner: str, lr: Any) -> float:
     """Return a learning rate, or a tensor of one element, as a float above 0."""
-    plain = float(lr)
+    try:
+        plain = float(lr)
+    except (TypeError, ValueError):
+        raise OptionError(f"{owner}: lr is {lr!r}; give a finite number above 0") from None
     if not 0 < plain < math.inf:
         raise OptionError(f"{owner}: lr is {plain}; give a finite number above 0")
     return plain
 
 
+@overload
+def whole(number: float) -> int: ...
+@overload
+def whole(number: None) -> None: ...
+def whole(number: float | None) -> int | None:
+    """Return the nearest whole number: a schedule makes any number of one that was whole."""
+    return None if number is None else round(number)
+
+
 @contextlib.contextmanager
 def explaining(owner: str) -> Iterator[None]:
-    """Put in words what autograd says where a closure has called ``backward`` on what it returns."""
+    """Put in words what autograd says of a graph that can't be differentiated (again)."""
     try:
         yield
     except RuntimeError as error:
+        if any(words in str(error) for words in ("double backward", "donated buffers")):
+            raise OptionError(
+                f"{owner}: a compiled model (torch.compile, its backends with aot_autograd) can't be "
+                f"differentiated twice; call the model itself in the closure"
+            ) from error
         if "second time" not in str(error):
             raise
         raise OptionError(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.vectors import Scalar, Space, Vector
+from thalweg.secondorder.vectors import Scalar, Space, Vector, is_sharded
 
 __all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
 
@@ -274,10 +274,11 @@ class BFGS(Direction):
                 scaled = (sy / (y * y).sum(-1))[..., None, None] * matrix
                 matrix = space.choose(space.mask(first, step.old.x), scaled, matrix)
         my = (matrix @ y[..., None])[..., 0]
-        sy = sy[..., None, None]
-        outer = s[..., :, None] * my[..., None, :]
-        stretch = (1 + (y * my).sum(-1)[..., None, None] / sy) / sy
-        updated = matrix - (outer + outer.mT) / sy + stretch * (s[..., :, None] * s[..., None, :])
+        # both terms of rank one and the one of rank two are s u' + u s'
+        sy, ymy = sy[..., None], (y * my).sum(-1)[..., None]
+        u = ((1 + ymy / sy) / 2 * s - my) / sy
+        half = s[..., :, None] * u[..., None, :]
+        updated = matrix + half + half.mT
         return {
             "matrix": space.choose(space.mask(step.curved, step.old.x), updated, state["matrix"]),
             "count": [count + kept for count, kept in zip(state["count"], step.curved, strict=True)],
@@ -304,10 +305,14 @@ class LBFGS(Direction):
         initial: M before the pairs: ``s'y / y'y`` of the newest pair times the identity (``"scaled"``), or
             the ``"identity"``.
 
-    Alone the pairs are a list; among lanes they lie in ``[K, history, ...]``, where each lane writes at its
-    own place. A pair without positive curvature is not kept.
+    Alone the pairs are a list, over which two loops run. Among lanes they lie in ``[K, history, ...]``,
+    where each lane writes at its own place, and the two loops are two triangular systems, for all lanes and
+    pairs at once: with R the upper triangle of ``S Y'`` in order of age, D its diagonal and c the scale of
+    the identity, ``r = c (g - Y' R^-1 S g)`` and ``M g = r + S' R^-T (D R^-1 S g - Y r)``. A pair without
+    positive curvature is not kept.
 
-    Source: N; Nocedal, Updating quasi-Newton matrices with limited storage, 1980 (two loops).
+    Source: N; Nocedal, Updating quasi-Newton matrices with limited storage, 1980 (two loops); Byrd, Nocedal
+    and Schnabel, Representations of quasi-Newton matrices, 1994 (the triangle).
     """
 
     natural: ClassVar[bool] = True
@@ -327,87 +332,131 @@ class LBFGS(Direction):
         g, k = point.gradient, space.lanes
         room = [p.new_zeros((k, self.history, *p.shape[1:])) for p in g]
         ones = torch.ones(k, dtype=space.dtype(g), device=g[0].device)
-        inverse = torch.zeros(k, self.history, dtype=ones.dtype, device=ones.device)
         return {
             "s": room,
             "y": [r.clone() for r in room],
-            "inverse": inverse,
+            "products": ones.new_zeros(k, self.history, self.history),
             "scale": ones,
             "count": [0] * k,
         }
 
     def propose(self, state: State, point: Point, problem: Problem) -> Vector:
-        """Return ``-M g`` by the two loops."""
-        space = problem.space
-        d = space.negate(point.gradient)
-        pairs = self._pairs(state, space, point.gradient)
-        if not pairs:
-            return d
-        shares = []
-        for s, y, inverse in pairs:
-            share = inverse * space.dot(s, d)
-            d = space.add(d, -share, y)
+        """Return ``-M g``."""
+        if "unfinished" in state:
+            self._finish(state, problem.space, point.gradient)
+        if problem.space.lanes is None:
+            return self._alone(state["pairs"], point.gradient, problem.space)
+        return self._among_lanes(state, point.gradient, problem.space)
+
+    def _alone(self, pairs: list[tuple[Vector, Vector, Scalar]], g: Vector, space: Space) -> Vector:
+        """Two loops, in as few operations as can be: on small problems their number is what takes time."""
+        flat = len(g) == 1 and g[0].ndim == 1 and not is_sharded(g)
+
+        def dot(a: Vector, b: Vector) -> Scalar:
+            return torch.dot(a[0], b[0]) if flat else space.dot(a, b)
+
+        d, shares = space.negate(g), []
+        for s, y, inverse in reversed(pairs):
+            share = dot(s, d) * inverse
+            d = [torch.addcmul(p, share, q, value=-1) for p, q in zip(d, y, strict=True)]
             shares.append(share)
-        if self.initial == "scaled":
-            d = space.scale(self._scale(state, space), d)
-        for (s, y, inverse), share in zip(reversed(pairs), reversed(shares), strict=True):
-            d = space.add(d, share - inverse * space.dot(y, d), s)
+        if pairs and self.initial == "scaled":
+            _, y, inverse = pairs[-1]
+            d = space.scale(1 / (inverse * dot(y, y)), d)
+        for (s, y, inverse), share in zip(pairs, reversed(shares), strict=True):
+            share = torch.addcmul(share, inverse, dot(y, d), value=-1)
+            d = [torch.addcmul(p, share, q) for p, q in zip(d, s, strict=True)]
         return d
+
+    def _among_lanes(self, state: State, g: Vector, space: Space) -> Vector:
+        used = min(max(state["count"]), self.history)
+        if used == 0:
+            return space.negate(g)
+        s, y = ([room[:, :used] for room in state[name]] for name in ("s", "y"))
+        products = state["products"][:, :used, :used]
+        order = back = None
+        if max(state["count"]) > used:
+            # places from the oldest pair to the newest, and back
+            begins = (torch.tensor(state["count"], device=g[0].device) - used).clamp(min=0)[:, None]
+            ages = torch.arange(used, device=g[0].device)
+            order, back = (begins + ages) % used, (ages - begins) % used
+            products = products.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
+        r = products.triu()
+        diagonal = r.diagonal(dim1=1, dim2=2)
+        # a place without a pair holds zeros, and with a one here it does nothing
+        r = r + torch.diag_embed((diagonal == 0).to(r.dtype))
+        a = torch.linalg.solve_triangular(r, _inner(s, g, order)[..., None], upper=True)[..., 0]
+        rest = space.subtract(g, _combined(y, a, back))
+        if self.initial == "scaled":
+            rest = space.scale(state["scale"], rest)
+        b = (diagonal * a - _inner(y, rest, order))[..., None]
+        b = torch.linalg.solve_triangular(r.mT, b, upper=False)[..., 0]
+        return space.negate(space.add(rest, 1.0, _combined(s, b, back)))
 
     def update(self, state: State, step: Step) -> State:
         """Keep the pair in the lanes where the slope rose."""
         if not any(step.curved):
             return state
         space, s, y = step.space, step.s, step.y
-        inverse = 1 / space.dot(s, y)
         if space.lanes is None:
-            return {"pairs": [*state["pairs"], (s, y, inverse)][-self.history :]}
+            return {"pairs": [*state["pairs"], (s, y, 1 / space.dot(s, y))][-self.history :]}
+        device = s[0].device
         lanes = [lane for lane, kept in enumerate(step.curved) if kept]
-        rows = torch.tensor(lanes, device=inverse.device)
-        places = torch.tensor([state["count"][lane] % self.history for lane in lanes], device=inverse.device)
+        rows = torch.tensor(lanes, device=device)
+        places = torch.tensor([state["count"][lane] % self.history for lane in lanes], device=device)
         for room, new in ((state["s"], s), (state["y"], y)):
             for kept, fresh in zip(room, new, strict=True):
                 kept[rows, places] = fresh[rows]
-        state["inverse"][rows, places] = inverse[rows]
-        state["scale"][rows] = (1 / (inverse * space.dot(y, y)))[rows]
+        products = state["products"]
+        products[rows, places] = _inner(state["y"], s)[rows]
+        products[rows, :, places] = _inner(state["s"], y)[rows]
+        state["scale"][rows] = (space.dot(s, y) / space.dot(y, y))[rows]
         counts = [count + kept for count, kept in zip(state["count"], step.curved, strict=True)]
         return {**state, "count": counts}
 
-    def _pairs(self, state: State, space: Space, like: Vector) -> list[tuple[Vector, Vector, Scalar]]:
-        """Return the pairs, the newest first; lanes that have fewer get zeros, which do nothing."""
-        if space.lanes is None:
-            return list(reversed(state["pairs"]))
-        counts = state["count"]
-        rows = torch.arange(space.lanes, device=like[0].device)
-        pairs = []
-        for age in range(min(max(counts), self.history)):
-            places = [(count - 1 - age) % self.history for count in counts]
-            if len(set(places)) == 1:
-                chosen: Any = (slice(None), places[0])
-            else:
-                chosen = (rows, torch.tensor(places, device=like[0].device))
-            inverse = state["inverse"][chosen]
-            if min(counts) <= age:
-                missing = torch.tensor([count <= age for count in counts], device=like[0].device)
-                inverse = torch.where(missing, 0.0, inverse)
-            pairs.append(([r[chosen] for r in state["s"]], [r[chosen] for r in state["y"]], inverse))
-        return pairs
-
-    def _scale(self, state: State, space: Space) -> Scalar:
-        if space.lanes is None:
-            _, y, inverse = state["pairs"][-1]
-            return (inverse * space.dot(y, y)).reciprocal()  # type: ignore[no-any-return]
-        scale: Tensor = state["scale"]
-        return scale
+    def _finish(self, state: State, space: Space, gradient: Vector) -> None:
+        """Add the pair of a state of torch.optim.LBFGS whose change of gradient ends here."""
+        s, before = state.pop("unfinished")
+        y = space.subtract(gradient, before)
+        bend = space.dot(s, y)
+        if float(bend) > 1e-10:
+            state["pairs"] = [*state["pairs"], (s, y, 1 / bend)][-self.history :]
 
     def forget(self, state: State, lanes: Sequence[bool], space: Space) -> State:
         """Drop the pairs of these lanes."""
         if space.lanes is None:
             return {"pairs": []}
-        mask = torch.tensor(list(lanes), device=state["scale"].device)
-        counts = [0 if lost else count for count, lost in zip(state["count"], lanes, strict=True)]
-        return {**state, "count": counts, "scale": torch.where(mask, 1.0, state["scale"])}
+        lost = torch.tensor(list(lanes), device=state["scale"].device)
+        for tensor in (*state["s"], *state["y"], state["products"]):
+            tensor[lost] = 0
+        counts = [0 if gone else count for count, gone in zip(state["count"], lanes, strict=True)]
+        return {**state, "count": counts, "scale": torch.where(lost, 1.0, state["scale"])}
 
     def knows(self, state: State, lane: int) -> bool:
         """Whether there is a pair."""
-        return bool(state["pairs"] if "pairs" in state else state["count"][lane])
+        return bool(state["pairs"] or "unfinished" in state if "pairs" in state else state["count"][lane])
+
+
+def _inner(rooms: list[Tensor], v: Vector, order: Tensor | None = None) -> Tensor:
+    """Return inner products of what lies at each place with v, ``[K, places]``, in the given order."""
+    parts = []
+    for room, p in zip(rooms, v, strict=True):
+        k, places = room.shape[:2]
+        size = p.numel() // k
+        parts.append((room.reshape(k, places, size) @ p.reshape(k, size, 1))[..., 0])
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total if order is None else total.take_along_dim(order, 1)
+
+
+def _combined(rooms: list[Tensor], shares: Tensor, back: Tensor | None) -> Vector:
+    """Return the sum of what lies at each place, times its share ``[K, places]``, brought back to places."""
+    if back is not None:
+        shares = shares.take_along_dim(back, 1)
+    made = []
+    for room in rooms:
+        k, places = room.shape[:2]
+        flat = room.reshape(k, places, room[0, 0].numel())
+        made.append((shares.to(room.dtype)[:, None, :] @ flat).reshape(k, *room.shape[2:]))
+    return made

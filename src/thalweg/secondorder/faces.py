@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from thalweg.secondorder.closures import (
     Params,
     checked_rate,
     line_search,
+    whole,
 )
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.searches import Fixed, Search
@@ -109,6 +110,8 @@ class LBFGS(_GradientOptimizer):
     search is another, with fewer trips to the host.
     """
 
+    torchs_state: ClassVar[bool] = True
+
     def __init__(
         self,
         params: Params,
@@ -127,7 +130,7 @@ class LBFGS(_GradientOptimizer):
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
-        return directions.LBFGS(history=settings["history_size"]), search
+        return directions.LBFGS(history=whole(settings["history_size"])), search
 
 
 class BFGS(_GradientOptimizer):
@@ -247,7 +250,8 @@ class NonlinearCG(_GradientOptimizer):
                     before = space.add(x, -last["step"], memory.state["direction"])
                     memory.state["gradient"] = problem.evaluate(before).gradient
             found = descend(problem, x, direction, search, limits=limits, memory=memory)
-            step = found.traces[0][-1].step if found.traces[0][-1].iteration else state["last"]["step"]
+            moved = found.traces[0][-1]
+            step = moved.step if moved.iteration else state.get("last", {"step": 0.0})["step"]
             state["last"] = {"value": found.values[0], "norm": found.gradient_norms[0], "step": step}
             return found
 

@@ -21,6 +21,7 @@ from thalweg.secondorder.closures import (
     graph_forward,
     line_search,
     scalar,
+    whole,
 )
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import descend_damped
@@ -169,7 +170,7 @@ class NewtonCG(ClosureOptimizer):
             max_iterations=settings["max_iter"],
             max_evaluations=settings["max_eval"],
         )
-        return newton.NewtonCG(max_products=settings["max_products"]), search, limits
+        return newton.NewtonCG(max_products=whole(settings["max_products"])), search, limits
 
     def _advance(
         self,
@@ -188,7 +189,8 @@ class NewtonCG(ClosureOptimizer):
 
 
 def _inner(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("solver", "max_products", "accuracy")}
+    kept = {name: settings[name] for name in ("solver", "accuracy")}
+    return {**kept, "max_products": whole(settings["max_products"])}
 
 
 class _CompositeOptimizer(ClosureOptimizer):

@@ -129,8 +129,9 @@ class Residuals(DenseModel):
 
     def __init__(self, space: Space, gradient: Vector, r: Tensor, j: Tensor) -> None:
         super().__init__(space, gradient)
-        self._r, self._j = r, j
-        self.diagonal = (j * j).sum(-2)
+        # what the outputs are computed in may be wider or narrower than what they are computed from
+        self._r, self._j = r.to(self._g.dtype), j.to(self._g.dtype)
+        self.diagonal = (self._j * self._j).sum(-2)
 
     def _damped(self, damping: Tensor) -> Tensor:
         stacked = torch.cat([self._j, torch.diag_embed(damping.sqrt())], dim=-2)
@@ -155,8 +156,8 @@ class Outputs(DenseModel):
 
     def __init__(self, space: Space, gradient: Vector, matrix: Tensor) -> None:
         super().__init__(space, gradient)
-        self._matrix = matrix
-        self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).clone()
+        self._matrix = matrix.to(self._g.dtype)
+        self.diagonal = self._matrix.diagonal(dim1=-2, dim2=-1).clone()
 
     def _damped(self, damping: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(self._matrix + torch.diag_embed(damping))

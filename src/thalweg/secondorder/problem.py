@@ -268,18 +268,25 @@ def gradient_of(value: Tensor, leaves: Vector, u: Tensor | None = None, *, retai
     """Return the gradient of a scalar, or ``J'u`` of any tensor; zeros for what it doesn't depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    return list(
-        torch.autograd.grad(value, leaves, u, retain_graph=retain, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, leaves, u, retain_graph=retain, allow_unused=True, materialize_grads=True
     )
+    return list(map(_dense, found))
 
 
 def graph_of(value: Tensor, leaves: Vector, u: Tensor | None = None) -> Vector:
     """Return a gradient as :func:`gradient_of` does, but one that can be differentiated again."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    return list(
-        torch.autograd.grad(value, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True
     )
+    return list(map(_dense, found))
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Fill the gradient of an embedding with ``sparse=True``, whose other rows count as zero."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def pull_rows(outputs: Tensor, inputs: Vector, space: Space) -> Tensor:

@@ -203,6 +203,9 @@ class _Descent:
     def _loop(self, point: Point) -> None:
         problem, space, lanes = self.problem, self.space, self.lanes
         self._point = point
+        # A sum of squares of differences has lost digits before it is summed, so that its noise is far above
+        # eps. Hager and Zhang (2005) take values for equal that differ by one part in a million.
+        noise = torch.finfo(space.dtype(point.x)).eps ** (2 / 3)
         d = [torch.zeros_like(g) for g in point.gradient]
         slope = first = curvature = torch.zeros_like(point.value)
         kept: Vector | None = None
@@ -223,18 +226,12 @@ class _Descent:
             step = self._steps(begins, first, point.x)
             trial_x = space.add(point.x, step, d)
             trial = problem.evaluate(trial_x)
-            rows = problem.fetch(
-                [
-                    trial.value,
-                    space.dot(trial.gradient, d),
-                    space.norm_max(trial.gradient),
-                    slope,
-                    step,
-                    curvature,
-                ]
-            )
+            seen = [trial.value, space.dot(trial.gradient, d), space.norm_max(trial.gradient)]
+            if any(begins):
+                seen += [slope, step, curvature] if self.search.exact else [slope, step]
+            rows = problem.fetch(seen)
             outcomes = [
-                self._advance(lane, begin, row, self._noise(lane, point))
+                self._advance(lane, begin, row, noise * abs(lane.value))
                 for lane, begin, row in zip(lanes, begins, rows, strict=True)
             ]
             keeps = [lane.status is None and lane.search is not None and lane.keep for lane in lanes]
@@ -243,29 +240,25 @@ class _Descent:
                 kept = trial.gradient if kept is None else space.where(mask, trial.gradient, kept)
             self._move(outcomes, rows, d, step, trial, kept)
 
-    def _noise(self, lane: _Lane, point: Point) -> float:
-        return 10 * torch.finfo(self.space.dtype(point.x)).eps * abs(lane.value)
-
     def _first(self, d: Vector, point: Point, slope: Scalar, curvature: Scalar) -> Scalar:
         """Return the first step to try, computed where the tensors are."""
         search, lanes, space = self.search, self.lanes, self.space
-        cautious = (1 / space.norm_1(point.gradient)).clamp(max=1.0)
         if search.exact:
-            return torch.where(curvature > 0, -slope / curvature, cautious)
-        if search.absolute:
+            return torch.where(curvature > 0, -slope / curvature, self._cautious(point))
+        if search.absolute or self.direction.natural:
             whole = torch.full_like(slope, search.first)
-            if search.cautious:
-                choice = [lane.fresh for lane in lanes]
-                return _pick(space, choice, whole * cautious, whole)
-            return whole
-        if self.direction.natural:
-            usual = _pick(space, [lane.fresh for lane in lanes], cautious, torch.ones_like(slope))
-        else:
-            drops = [lane.expected for lane in lanes]
-            expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
-            usual = expected / slope
-            usual = torch.where((usual > 0) & torch.isfinite(usual), usual, cautious)
+            fresh = [lane.fresh for lane in lanes]
+            if not any(fresh) or (search.absolute and not search.cautious):
+                return whole
+            return _pick(space, fresh, whole * self._cautious(point), whole)
+        drops = [lane.expected for lane in lanes]
+        expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
+        usual = expected / slope
+        usual = torch.where((usual > 0) & torch.isfinite(usual), usual, self._cautious(point))
         return search.first * usual
+
+    def _cautious(self, point: Point) -> Scalar:
+        return (1 / self.space.norm_1(point.gradient)).clamp(max=1.0)
 
     def _steps(self, begins: list[bool], first: Scalar, like: Vector) -> Scalar:
         lanes = self.lanes
@@ -279,9 +272,11 @@ class _Descent:
         if lane.status is not None:
             return None
         lane.evaluations += 1
-        value, slope, _, start_slope, step, curvature = row
+        (value, slope, _), step = row[:3], lane.step
         lane.keep = False
         if begin:
+            start_slope, step = row[3:5]
+            curvature = row[5] if self.search.exact else math.nan
             if not math.isfinite(start_slope):
                 self._without_direction(lane)
                 return None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
@@ -110,12 +111,14 @@ def least_squares(
         max_iterations=max_iterations,
         max_evaluations=max_evaluations,
     )
-    structure, tally = Structure(x0, "least_squares", lanes), Tally()
-    forward = forward_of(residuals, structure, "least_squares", scalar=False)
-    problem = CompositeProblem(forward, loss, tally, structure.space)
-    if isinstance(made, GaussNewton):
-        way = Backtracking() if search is None else named_search(search)
-        found = descend(problem, structure.x, made, way, limits=limits, callback=callback)
-    else:
-        found = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
+    # whatever surrounds the call: without graphs every gradient would count as zero
+    with torch.inference_mode(False), torch.enable_grad():
+        structure, tally = Structure(x0, "least_squares", lanes), Tally()
+        forward = forward_of(residuals, structure, "least_squares", scalar=False)
+        problem = CompositeProblem(forward, loss, tally, structure.space)
+        if isinstance(made, GaussNewton):
+            way = Backtracking() if search is None else named_search(search)
+            found = descend(problem, structure.x, made, way, limits=limits, callback=callback)
+        else:
+            found = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
     return solution_of(found, structure, tally)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from thalweg.errors import OptionError
 
@@ -144,8 +144,7 @@ class Space:
     def _reduced(self, p: Tensor, reduction: str) -> Tensor:
         if isinstance(p, DTensor):
             # a shard can't always be flattened, but a sum over all of it needs no shape
-            whole: Tensor = getattr(p, reduction)().full_tensor()
-            return whole
+            return _total(p) if reduction == "sum" else _largest(p)
         reduced: Tensor = getattr(self._rows(p), reduction)(-1)
         return reduced
 
@@ -155,3 +154,18 @@ class Space:
     @staticmethod
     def _beside(s: Tensor, like: Tensor) -> Tensor:
         return s if s.ndim == 0 else s.reshape(s.shape + (1,) * (like.ndim - s.ndim))
+
+
+def _total(terms: DTensor) -> Tensor:
+    total: Any = terms.sum()
+    return total.full_tensor()  # type: ignore[no-any-return]
+
+
+def _largest(magnitudes: DTensor) -> Tensor:
+    """Return the largest element; a process may have none of them, for which torch knows no maximum."""
+    own = magnitudes.to_local()
+    top = own.amax() if own.numel() else own.new_zeros(())
+    places = [Shard(0) if place.is_shard() else place for place in magnitudes.placements]
+    tops = DTensor.from_local(top.reshape(1), magnitudes.device_mesh, places, run_check=False)
+    largest: Tensor = tops.full_tensor().amax()
+    return largest

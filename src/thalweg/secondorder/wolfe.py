@@ -85,7 +85,7 @@ class StrongWolfe(Search):
             if trial.slope >= 0:
                 return (yield from self._zoom(start, trial, low, left, noise))
             if step >= self.largest * first:
-                return Outcome(Result.UNBOUNDED)
+                return Outcome(_endless(start, trial))
             guess = cubic_minimum(low, trial)
             # a cubic whose minimum lies behind says that the slope falls still faster ahead
             low, step = trial, min(max(guess, 2 * step), 10 * step) if guess > step else 10 * step
@@ -145,12 +145,15 @@ class HagerZhang(Search):
         first: multiplies the usual first step.
         theta: where an interval is divided, in (0, 1).
         gamma: the part to which an interval has to shrink, in (0, 1).
-        rho: how fast the first bracket grows, above 1.
+        rho: how fast the first bracket grows at most, above 1.
         trials: how many steps are tried at most.
         largest: how often the first step may grow before the function counts as unbounded.
 
     Source: Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line
-    search, SIAM J. Optim. 16, 2005. A trial that isn't finite is treated as one whose value is too high.
+    search, SIAM J. Optim. 16, 2005. A trial that isn't finite is treated as one whose value is too high. The
+    first bracket grows to where the secant through the last two slopes is zero, where that is less than
+    ``rho`` times the step: a quadratic's minimum is then the second trial, for which their code starts with a
+    short step of its own (QuadStep).
     """
 
     delta: float = 0.1
@@ -248,10 +251,11 @@ class _HagerZhangCourse:
                 return (yield from self._divide(low if not trial.finite else self.start, trial))
             if trial.slope >= 0:
                 return low, trial
-            low = trial
             if step >= settings.largest * first:
-                return Outcome(Result.UNBOUNDED)
-            step *= settings.rho
+                return Outcome(_endless(self.start, trial))
+            # a secant whose root lies behind says that the slope falls still faster ahead
+            guess = _secant(low, trial)
+            low, step = trial, min(guess, settings.rho * step) if guess > step else settings.rho * step
 
     def _divide(self, low: Trial, high: Trial) -> _Part:
         """Find a bracket whose upper end slopes upwards, where ``high`` is too high or not finite."""
@@ -301,6 +305,11 @@ class _HagerZhangCourse:
         if isinstance(again, Outcome):
             return again
         return (yield from self._update(low, high, again))
+
+
+def _endless(start: Trial, trial: Trial) -> Result:
+    """Say what a slope means that never rises: nothing, where the value doesn't fall."""
+    return Result.UNBOUNDED if trial.value < start.value else Result.FAILED
 
 
 def _secant(a: Trial, b: Trial) -> float:

@@ -27,6 +27,7 @@ __all__ = ["Observer", "Rates", "Training", "advance", "copied"]
 
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
+_ENDLESS = 1e18
 
 
 class Rates:
@@ -162,7 +163,10 @@ class Training:
             draws.step = self.updates
         for before in self._before:
             before(self)
-        self.loss, work = self._take(inputs, targets)
+        room = _ENDLESS
+        if self.counts_work:
+            room = (self.total - self.clock) / weight * FORWARD_BACKWARD
+        self.loss, work = self._take(inputs, targets, room)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
 
     def done(self, clock: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +119,7 @@ def stepper(
 
     def step() -> float:
         indices = batches.take(0.0)
-        _, work = take_step(*prepared.train.batch(indices))
+        _, work = take_step(*prepared.train.batch(indices), math.inf)
         return work / FORWARD_BACKWARD * len(indices) / workload.batch_size
 
     return step

@@ -24,8 +24,11 @@ FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
 
 Surroundings: TypeAlias = Callable[[], AbstractContextManager[Any]]
-Step: TypeAlias = Callable[[Any, Tensor], tuple[Tensor, float]]
-"""From a batch to the loss on it before the step, and the work in forward passes over the batch."""
+Step: TypeAlias = Callable[[Any, Tensor, float], tuple[Tensor, float]]
+"""From a batch, and the work there is room for, to the loss before the step and its work.
+
+Work is in forward passes over the batch. Who can be told to end a step early is; others may go beyond.
+"""
 
 
 def stepping(
@@ -69,6 +72,8 @@ def stepping(
         with surroundings():
             return loss(model(inputs), targets)
 
+    most = [group.get("max_eval") for group in optimizer.param_groups]
+
     def gradients(inputs: Any, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
         if parts == 1:
@@ -84,14 +89,17 @@ def stepping(
             total = total.to(value.device) + value.detach()
         return total
 
-    def by_gradient(inputs: Any, targets: Tensor) -> tuple[Tensor, float]:
+    def by_gradient(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
         value = gradients(inputs, targets)
         if proceed is None or proceed(value):
             optimizer.step()
         return value, FORWARD_BACKWARD
 
-    def by_closure(inputs: Any, targets: Tensor) -> tuple[Tensor, float]:
+    def by_closure(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
         values: list[Tensor] = []
+        for group, own in zip(optimizer.param_groups, most, strict=True):
+            if own is not None:
+                group["max_eval"] = int(max(1, min(own, room // FORWARD_BACKWARD)))
 
         def closure() -> Tensor:
             value = carried.all_reduce(gradients(inputs, targets))
@@ -101,12 +109,12 @@ def stepping(
         _quietly(optimizer, closure)
         return values[0], FORWARD_BACKWARD * len(values)
 
-    def by_graph(inputs: Any, targets: Tensor) -> tuple[Tensor, float]:
+    def by_graph(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
         before = optimizer.passes  # type: ignore[attr-defined]
         value = _quietly(optimizer, lambda: loss_of(inputs, targets))
         return value, optimizer.passes - before  # type: ignore[attr-defined]
 
-    def by_outputs(inputs: Any, targets: Tensor) -> tuple[Tensor, float]:
+    def by_outputs(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
         def closure() -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             with surroundings():
                 return model(inputs), lambda outputs: loss(outputs, targets)

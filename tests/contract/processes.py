@@ -1,0 +1,141 @@
+"""What two processes do with every optimizer: parameters spread over both, and batches split between them.
+
+They are started once for all cases, and write down by name what came out: tensors, or what was said.
+"""
+
+from __future__ import annotations
+
+import copy
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from contract.subjects import CATALOGUE, Problem, Subject, half_square
+from thalweg.errors import UserError
+
+Found = dict[str, dict[str, Any]]
+Place = Callable[[Tensor], Tensor]
+
+
+def starts() -> list[Tensor]:
+    # over two processes: three rows and two, two elements and one, one and none; a number on both
+    return [
+        torch.linspace(-1, 1.5, 15, dtype=torch.float64).reshape(5, 3),
+        torch.tensor([0.3, -0.7, 2.0], dtype=torch.float64),
+        torch.tensor([1.1], dtype=torch.float64),
+        torch.tensor(-0.4, dtype=torch.float64),
+    ]
+
+
+def whole(tensors: list[Any]) -> list[Tensor]:
+    plain = [t.full_tensor() if isinstance(t, DTensor) else t for t in tensors]
+    return [t.detach().clone() for t in plain]
+
+
+def spread_out(subject: Subject, place: Place) -> list[Tensor]:
+    """Four steps on parameters where ``place`` puts them, from a saved state in the middle."""
+    params = [nn.Parameter(place(t)) for t in starts()]
+
+    def residuals() -> Tensor:
+        flat = [(p.full_tensor() if isinstance(p, DTensor) else p).reshape(-1) for p in params]
+        together = torch.cat(flat)
+        return together**3 / 5 + together - torch.linspace(0, 1, 20, dtype=torch.float64)
+
+    optimizer = subject.make(params)
+    for _ in range(2):
+        subject.step(optimizer, residuals)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer = subject.make(params)
+    optimizer.load_state_dict(state)
+    for _ in range(2):
+        subject.step(optimizer, residuals)
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+    return whole(params)
+
+
+def split_up(subject: Subject, rank: int, ranks: int) -> list[Tensor]:
+    """Four steps, for which each process computes the gradient of its part of the batch."""
+    problem = Problem()
+    net = DistributedDataParallel(problem) if ranks > 1 else problem
+    size = problem.x.shape[1] // ranks
+    optimizer = subject.make(problem.params)
+    part = slice(rank * size, (rank + 1) * size)
+
+    def average(step: int) -> Tensor:
+        """What the processes' losses have to be for their mean to be that of the whole batch."""
+        batch = step % 3
+        return ranks * half_square(net(problem.x[batch, part]) - problem.y[batch, part])
+
+    for step in range(4):
+
+        def closure(step: int = step) -> Tensor:
+            optimizer.zero_grad()
+            loss = average(step)
+            loss.backward()
+            loss = loss.detach()
+            if ranks > 1:
+                dist.all_reduce(loss)
+            return loss / ranks
+
+        if subject.needs in ("graph", "outputs"):
+            # whoever differentiates the loss by itself needs the whole batch, and the module itself
+            subject.step(optimizer, lambda step=step: problem.residuals(step))  # type: ignore[misc]
+        else:
+            closure()
+            optimizer.step(closure if subject.needs == "closure" else None)
+    return whole(problem.params)
+
+
+def said_or_done(case: Callable[[], list[Tensor]]) -> list[Tensor] | str:
+    try:
+        return case()
+    except UserError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def work(rank: int, port: int, folder: str) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=2,
+        # whoever goes ways of its own is found out, not waited for
+        timeout=timedelta(seconds=60),
+    )
+    torch.set_num_threads(1)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+
+        def place(t: Tensor) -> Tensor:
+            return distribute_tensor(t, mesh, [Shard(0) if t.ndim else Replicate()])
+
+        found: Found = {"spread out": {}, "split up": {}}
+        for subject in CATALOGUE:
+            found["spread out"][subject.name] = said_or_done(lambda s=subject: spread_out(s, place))
+            found["split up"][subject.name] = said_or_done(lambda s=subject: split_up(s, rank, 2))
+        torch.save(found, Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def two_processes(folder: Path) -> tuple[Found, Found]:
+    """Return what each of the two found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    mp.spawn(work, args=(port, str(folder)), nprocs=2)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
+    return first, second
