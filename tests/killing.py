@@ -92,8 +92,8 @@ def _save_all() -> None:
 
 def _arm(moment: Moment) -> None:
     from thalweg.racing import engines
-    from thalweg.racing.interrupt import Interruption
     from thalweg.runs import RunDirectory
+    from thalweg.runs.interrupt import Interruption
 
     seen = 0
 

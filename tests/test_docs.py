@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from thalweg import catalogue
 from thalweg.racing import results
+from thalweg.strategies.table import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -185,9 +186,9 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
     text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
     rows = {row[0]: row[1] for row in re.findall(r"^\| \*\*(\w+)\*\* \|([^|]*)\|", text, re.MULTILINE)}
     numbers = {
-        "E": (1, 2),
+        "E": (1, 2, 3, 4),
         "O": range(1, 17),
-        "R": (1, 2, 3, 4, 5, 8, 9),
+        "R": (1, 2, 3, 4, 5, 7, 8, 9),
         "I": range(1, 10),
         "D": (1, 2, 3),
         "A": (1, 2, 3, 4, 5, 7, 8),
@@ -198,3 +199,12 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
         assert named, f"{identity} names no code"
         for module, name in named:
             assert hasattr(importlib.import_module(f"thalweg.{module}"), name), f"{identity}: {module}:{name}"
+
+
+def test_every_strategy_has_a_card_with_its_settings() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    cards = dict(re.findall(r"^### ([a-z-]+)\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL))
+    assert list(cards) == list(STRATEGIES)
+    for name, (_, settings) in STRATEGIES.items():
+        missing = [field for field in settings.model_fields if f"`{field}`" not in cards[name]]
+        assert not missing, f"{name} has settings that its card doesn't tell of"

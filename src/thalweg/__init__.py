@@ -4,8 +4,8 @@
 >>> thalweg.schedules.build("cosine", total=100)(0)
 1.0
 
-``thalweg.race``, ``thalweg.minimize``, ``thalweg.least_squares`` and the submodules are imported when they
-are first used, so that ``import thalweg`` itself costs nothing.
+``thalweg.race``, ``thalweg.train``, ``thalweg.fit``, the other verbs and the submodules are imported when
+they are first used, so that ``import thalweg`` itself costs nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from thalweg import runtimes as runtimes
     from thalweg import schedules as schedules
     from thalweg import secondorder as secondorder
+    from thalweg import strategies as strategies
     from thalweg import streams as streams
     from thalweg import surfaces as surfaces
     from thalweg import tasks as tasks
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
     from thalweg import verbs as verbs
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
+    from thalweg.training.fitting import fit as fit
+    from thalweg.verbs import predict as predict
     from thalweg.verbs import race as race
+    from thalweg.verbs import train as train
 
 __all__ = [
     "__version__",
@@ -46,6 +50,7 @@ __all__ = [
     "data",
     "entries",
     "errors",
+    "fit",
     "lanes",
     "least_squares",
     "minimize",
@@ -53,6 +58,7 @@ __all__ = [
     "objectives",
     "optim",
     "plugins",
+    "predict",
     "race",
     "racing",
     "recipe",
@@ -62,9 +68,11 @@ __all__ = [
     "runtimes",
     "schedules",
     "secondorder",
+    "strategies",
     "streams",
     "surfaces",
     "tasks",
+    "train",
     "training",
     "verbs",
 ]
@@ -74,8 +82,10 @@ __version__ = "0.1.0"
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name == "race":
-            return importlib.import_module("thalweg.verbs").race
+        if name in ("race", "train", "predict"):
+            return getattr(importlib.import_module("thalweg.verbs"), name)
+        if name == "fit":
+            return importlib.import_module("thalweg.training.fitting").fit
         if name in ("minimize", "least_squares"):
             return getattr(importlib.import_module("thalweg.secondorder"), name)
         if name in __all__:

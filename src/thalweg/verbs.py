@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from thalweg import report
+from thalweg.errors import Interrupted, ThalwegError, UserError
 from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.racing.setup import Options
 from thalweg.racing.watch import Silent, Watcher
+from thalweg.recipe import Recipe
+from thalweg.training.carry import carry_out
+from thalweg.training.predicting import Predictions, Weights
+from thalweg.training.predicting import predict as predict_by
+from thalweg.training.results import TrainResults
+from thalweg.training.watch import Watcher as TrainingWatcher
 
-__all__ = ["race"]
+__all__ = ["predict", "race", "train"]
 
 
 def race(
@@ -126,3 +133,95 @@ def race(
     results, directory = run_race(options, out=out, resume=resume, watcher=watcher, command=command)
     watcher.finished(results, report.write(directory))
     return results
+
+
+def train(
+    recipe: str | Path | Recipe | None,
+    *,
+    changes: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    checkpoint_seconds: float = 60.0,
+    watcher: TrainingWatcher | None = None,
+    command: str | None = None,
+) -> TrainResults:
+    """Train what a recipe says, whatever happens; weights, model card, results and report lie in ``out``.
+
+    Args:
+        recipe: the path of a TOML file, such as a race's ``winner.toml``, or a recipe; with ``resume`` it may
+            be left out.
+        changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
+        out: the run directory; by default ``runs/train-<data>-<time>``.
+        resume: go on with the training in ``out``, from its last checkpoint.
+        device: ``"cpu"``, ``"cuda"``, ...
+        checkpoint_seconds: between two checkpoints, which are written beside training.
+        watcher: told what happens.
+        command: how to make this training again, for the report.
+
+    Returns:
+        What stands in ``results.json``.
+
+    Raises:
+        UserError: something given can't be used; nothing has been written then.
+        Interrupted: Ctrl-C or SIGTERM; ``resume=True`` goes on.
+        ThalwegError: training failed; the directory holds the weights that were last good.
+
+    >>> import tempfile
+    >>> from thalweg import recipe
+    >>> small = recipe.loads('''
+    ... data.spec = "iris"
+    ... model.spec = "linear"
+    ... optimizer = {name = "adam", lr = 0.1}
+    ... training = {batch_size = 16, epochs = 5}
+    ... ''')
+    >>> results = train(small, out=tempfile.mkdtemp() + "/iris")
+    >>> results.result["test"] > 0.8
+    True
+    """
+    try:
+        results, directory = carry_out(
+            recipe,
+            changes=changes,
+            out=out,
+            resume=resume,
+            device=device,
+            checkpoint_seconds=checkpoint_seconds,
+            watcher=watcher,
+            command=command,
+        )
+    except ThalwegError as error:
+        # a training that failed has left its curves behind
+        if out is not None and not isinstance(error, (UserError, Interrupted)):
+            report.write(Path(out))
+        raise
+    page = report.write(directory)
+    if watcher is not None:
+        watcher.finished(results, page)
+    return results
+
+
+def predict(
+    directory: str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    weights: Weights = "auto",
+    device: str = "cpu",
+) -> Predictions:
+    """Predict for new data by a model that ``train`` laid down, with the preparation that training used.
+
+    Args:
+        directory: of a finished training.
+        data: a file, a data frame, an array or a tensor.
+        out: a CSV file to write.
+        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``.
+        device: where to compute.
+
+    Returns:
+        Class names with probabilities, or numbers in the target's own units.
+
+    Raises:
+        UserError: the directory or the data can't be used.
+    """
+    return predict_by(directory, data, out=out, weights=weights, device=device)

@@ -184,7 +184,7 @@ def test_work_of_a_step(name: str) -> None:
     entry = catalogue.get(name)
     model = nn.Linear(4, 2).double()
     optimizer = entry.make(model.parameters(), **({} if name == "sgd" else {"max_iter": 1}))
-    step = stepping(entry, optimizer, model, named_loss("mse", prepared("number").task))
+    step = stepping(entry.needs, optimizer, model, named_loss("mse", prepared("number").task))
     inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = nn.functional.mse_loss(model(inputs)[:, 0], inputs[:, 0]).item()
     value, work = step(inputs, inputs[:, 0], math.inf)

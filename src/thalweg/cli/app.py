@@ -18,8 +18,10 @@ import typer
 
 from thalweg import __version__
 from thalweg.cli.list import list_
+from thalweg.cli.predict import predict
 from thalweg.cli.race import race
 from thalweg.cli.report import report
+from thalweg.cli.train import train
 from thalweg.errors import Interrupted, OptionError, ThalwegError
 
 __all__ = ["app", "main", "run"]
@@ -31,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("race")(race)
+app.command("train")(train)
+app.command("predict")(predict)
 app.command("list")(list_)
 app.command("report")(report)
 

@@ -28,7 +28,7 @@ from thalweg.racing.results import (
 )
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "printable"]
 
 _SECONDS_BETWEEN_LINES = 15.0
 _LABEL_WIDTH = 8
@@ -139,7 +139,7 @@ class Terminal(Watcher):
     def _say(self, label: str, lines: Iterable[str], *, style: str = "cyan", always: bool = False) -> None:
         if self._quiet and not always:
             return
-        lines = [clean for line in lines if (clean := _printable(line))]
+        lines = [clean for line in lines if (clean := printable(line))]
         if not self._lively:
             for line in lines:
                 self._console.print(Text(f"{label}: {line}"))
@@ -168,7 +168,7 @@ class Terminal(Watcher):
             bar.add_row(
                 Text(self._progress.stage),
                 ProgressBar(total=max(self._progress.total, 1e-9), completed=self._progress.done),
-                Text(_printable(_progress_words(self._progress))),
+                Text(printable(_progress_words(self._progress))),
             )
             parts.append(bar)
         if self._rows:
@@ -181,7 +181,7 @@ class Terminal(Watcher):
             self._live = None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line, without control codes: names from a person's data may hold anything."""
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split())
@@ -256,12 +256,12 @@ def _standing(rows: Sequence[LeaderboardRow], metric: str) -> Table:
             *map(
                 Text,
                 (
-                    _printable(row.optimizer),
+                    printable(row.optimizer),
                     _number(row.best_validation),
                     _number(row.confirmed_score),
                     str(row.tried),
                     str(row.diverged),
-                    _printable(row.setting),
+                    printable(row.setting),
                 ),
             )
         )
@@ -277,7 +277,7 @@ def _final_table(results: Results) -> Table:
     ranked = sorted(results.optimizers, key=lambda o: math.inf if o.mean is None else sign * o.mean)
     for optimizer in ranked:
         table.add_row(
-            Text(_printable(optimizer.name), style="bold" if optimizer.name in best else ""),
+            Text(printable(optimizer.name), style="bold" if optimizer.name in best else ""),
             *map(Text, (*_score_words(optimizer), _diverged_words(optimizer), _winner_words(optimizer))),
         )
     return table
@@ -298,7 +298,7 @@ def _diverged_words(optimizer: OptimizerResult) -> str:
 
 def _winner_words(optimizer: OptimizerResult) -> str:
     """The winning setting of the first split; the report shows those of all."""
-    return _printable(_setting_words(optimizer.winners[0].setting)) if optimizer.winners else ""
+    return printable(_setting_words(optimizer.winners[0].setting)) if optimizer.winners else ""
 
 
 def _time_words(results: Results) -> str:

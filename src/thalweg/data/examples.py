@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.errors import DataError
 
-__all__ = ["DatasetExamples", "Examples", "Items", "TensorExamples", "as_given", "collated"]
+__all__ = ["DatasetExamples", "Examples", "Items", "TensorExamples", "as_given", "collated", "moved"]
 
 
 class Items(Protocol):
@@ -115,18 +115,19 @@ def collated(
         raise DataError(f"collate raises on {len(items)} items: {said}") from problem
     if not isinstance(made, tuple | list) or len(made) != 2 or not isinstance(made[1], Tensor):
         raise DataError("collate has to give a pair, (inputs, targets), whose targets are a tensor")
-    return _move(made[0], device), made[1].to(device)
+    return moved(made[0], device), made[1].to(device)
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
+    """Move tensors to a device, wherever they are in a nest of tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: _move(part, device) for key, part in value.items()}
+        return {key: moved(part, device) for key, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_move(part, device) for part in value))
+        return type(value)(*(moved(part, device) for part in value))
     if isinstance(value, tuple | list):
-        return type(value)(_move(part, device) for part in value)
+        return type(value)(moved(part, device) for part in value)
     return value.to(device) if hasattr(value, "to") else value
 
 

@@ -25,17 +25,23 @@ from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fing
 from thalweg.data.target import Target, fit_target, outputs_of, read_target
 from thalweg.errors import DataError, nearest
 
-__all__ = ["TableSource", "from_frame", "read_table"]
+__all__ = ["FILLED", "TableSource", "from_frame", "parse_table", "read_table"]
 
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
-_FILLED = "(missing)"
+FILLED = "(missing)"
+"""The category that stands for missing text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableSource(Source):
-    """A table: numbers as float64 and categories as text in ``frame``, and the target beside it."""
+    """A table: numbers as float64 and categories as text in ``frame``, and the target beside it.
+
+    Attributes:
+        dtypes: what columns were when they were read, as polars calls it.
+    """
 
     frame: pl.DataFrame
+    dtypes: Mapping[str, str]
     y: npt.NDArray[Any]
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
@@ -130,7 +136,7 @@ def read_table(
         DataError: the file can't be read as what its name says, or its columns can't be used.
     """
     content = read_whole(path)
-    frame, line = _parse(path, content)
+    frame, line = parse_table(path, content)
     return from_frame(
         frame, spec=str(path), name=path.name.partition(".")[0], target=target, task=task, missing=missing,
         types=types, reading=(line,), fingerprint=fingerprint_of([content]),
@@ -206,6 +212,7 @@ def from_frame(
         notes=notes,
         fingerprint=print_id,
         frame=x,
+        dtypes={name: str(frame.schema[name]) for name in columns.used},
         y=goal.values,
         numbers=tuple(columns.numbers),
         categories=tuple(columns.categories),
@@ -215,8 +222,12 @@ def from_frame(
     )
 
 
-def _parse(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
-    """The table, and the line that reads it."""
+def parse_table(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
+    """Return a table, and the line that reads it.
+
+    Raises:
+        DataError: the content isn't what the file's name says.
+    """
     endings = [ending for ending in path.suffixes if ending != ".gz"]
     ending = endings[-1].lower()
     seems = looks_like(content)
@@ -278,7 +289,7 @@ def _typed(columns: Columns, *, fill: bool) -> list[pl.Expr]:
         typed.append(pl.col(columns.numbers).cast(pl.Float64))
     if columns.categories:
         text = pl.col(columns.categories).cast(pl.String)
-        typed.append(text.fill_null(_FILLED) if fill else text)
+        typed.append(text.fill_null(FILLED) if fill else text)
     return typed
 
 
@@ -290,7 +301,7 @@ def _typed_lines(columns: Columns, *, fill: bool) -> list[str]:
     if columns.categories:
         lines += _list_lines("categories", columns.categories)
         text = "pl.col(categories).cast(pl.String)"
-        typed.append(text + (f".fill_null({_FILLED!r})" if fill else ""))
+        typed.append(text + (f".fill_null({FILLED!r})" if fill else ""))
     return [*lines, f"x = frame.select({', '.join(typed)})"]
 
 

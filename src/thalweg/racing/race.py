@@ -14,13 +14,13 @@ from thalweg.racing import assemble, configuration, finish, looks, stages, stand
 from thalweg.racing import plan as planning
 from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
 from thalweg.racing.engines import Engine
-from thalweg.racing.interrupt import Interruption
 from thalweg.racing.journal import Journal
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
 from thalweg.runs.directory import RunDirectory, refuse_existing
+from thalweg.runs.interrupt import Interruption
 from thalweg.training.processes import Workers
 
 __all__ = ["run_race"]

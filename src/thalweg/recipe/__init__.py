@@ -28,6 +28,9 @@
     batch_size = 64
     epochs = 30
     seed = 1
+
+    [strategies.early-stopping]
+    patience = 5
 """
 
 from __future__ import annotations
@@ -36,22 +39,28 @@ from thalweg.recipe.file import dumps, loads, read, write
 from thalweg.recipe.schema import (
     VERSION,
     Data,
+    Group,
+    Groups,
     Model,
     Objective,
     Optimizer,
     Recipe,
     Schedule,
+    Strategies,
     Training,
 )
 
 __all__ = [
     "VERSION",
     "Data",
+    "Group",
+    "Groups",
     "Model",
     "Objective",
     "Optimizer",
     "Recipe",
     "Schedule",
+    "Strategies",
     "Training",
     "dumps",
     "loads",

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from thalweg import catalogue, data, models, objectives, schedules
+from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest
 from thalweg.recipe.positions import Path, positions
-from thalweg.recipe.schema import VERSION, Recipe
+from thalweg.recipe.schema import VERSION, Groups, Recipe
 
 __all__ = ["dumps", "loads", "read", "write"]
 
 
-def read(path: str | FilePath) -> Recipe:
+def read(path: str | FilePath, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe and check everything in it that can be checked without loading data or running code.
 
     Args:
         path: of a TOML file.
+        changes: such as ``"optimizer.lr=0.01"``: keys to set, over what the file says.
 
     Raises:
         RecipeError: the file can't be read, isn't TOML, or holds an unknown key or a wrong value; the
@@ -40,15 +42,16 @@ def read(path: str | FilePath) -> Recipe:
         raise RecipeError(
             f"the recipe {path} can't be read ({reason}); give the path of a TOML file"
         ) from problem
-    return loads(text, name=str(path))
+    return loads(text, name=str(path), changes=changes)
 
 
-def loads(text: str, *, name: str = "recipe") -> Recipe:
+def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe from its text.
 
     Args:
         text: TOML.
         name: what the text is called in messages.
+        changes: as for :func:`read`.
 
     Raises:
         RecipeError: as for :func:`read`.
@@ -67,18 +70,18 @@ def loads(text: str, *, name: str = "recipe") -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
         raise RecipeError(f"{name} is not TOML: {str(problem)[:1].lower()}{str(problem)[1:]}") from problem
-    where = positions(text)
+    where = _Places(name, positions(text), _changed(values, changes))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as problem:
         # In the order of the file, so that repairing goes from top to bottom.
         def rank(details: ErrorDetails) -> tuple[bool, tuple[int, int], bool]:
             kind = details["type"]
-            return kind == "missing", _position(where, details["loc"]), kind != "finite_number"
+            return kind == "missing", where.position(details["loc"]), kind != "finite_number"
 
         details = min(problem.errors(), key=rank)
-        raise _error(name, where, details["loc"], _sentence(details, values)) from problem
-    _check(recipe, name, where)
+        raise where.error(details["loc"], _sentence(details, values)) from problem
+    _check(recipe, where)
     return recipe
 
 
@@ -103,25 +106,70 @@ def dumps(recipe: Recipe) -> str:
     >>> loads(dumps(recipe)) == recipe
     True
     """
-    values = recipe.model_dump(exclude_none=True)
+    values = recipe.model_dump(exclude_none=True, by_alias=True)
     if not values["data"]["types"]:
         del values["data"]["types"]
+    for key, value in (("accumulate", 1), ("precision", "float32")):
+        if values["training"][key] == value:
+            del values["training"][key]
+    values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
     return tomli_w.dumps({table: value for table, value in values.items() if value != {}})
 
 
-def _position(where: Mapping[Path, tuple[int, int]], loc: Sequence[str | int]) -> tuple[int, int]:
-    """Of the key at the longest beginning of ``loc`` that stands in the file."""
-    path = tuple(loc)
-    while path and path not in where:
-        path = path[:-1]
-    return where.get(path, (1, 1))
+@dataclass(frozen=True)
+class _Places:
+    """Where keys stand: in the text, or among the changes."""
+
+    name: str
+    where: Mapping[Path, tuple[int, int]]
+    changes: Mapping[Path, str]
+
+    def position(self, loc: Sequence[str | int]) -> tuple[int, int]:
+        """Of the key at the longest beginning of ``loc`` that stands in the text."""
+        path = tuple(loc)
+        while path and path not in self.where:
+            path = path[:-1]
+        return self.where.get(path, (1, 1))
+
+    def error(self, loc: Sequence[str | int], sentence: str) -> RecipeError:
+        path = tuple(loc)
+        for key, change in self.changes.items():
+            if path[: len(key)] == key:
+                return RecipeError(f"--set {change}: {sentence}")
+        line, column = self.position(loc)
+        return RecipeError(f"{self.name}, line {line}, column {column}: {sentence}")
 
 
-def _error(
-    name: str, where: Mapping[Path, tuple[int, int]], loc: Sequence[str | int], sentence: str
-) -> RecipeError:
-    line, column = _position(where, loc)
-    return RecipeError(f"{name}, line {line}, column {column}: {sentence}")
+def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
+    """Set keys in what was read; where each change stands."""
+    found: dict[Path, str] = {}
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if not sign or not key.strip():
+            raise RecipeError(f"--set {change} isn't KEY=VALUE; write it as --set optimizer.lr=0.01")
+        try:
+            inside = tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            try:
+                # a word without quotes is text
+                inside = tomllib.loads(f"{key} = {tomli_w.dumps({'v': value.strip()})[4:]}")
+            except tomllib.TOMLDecodeError as problem:
+                raise RecipeError(
+                    f"--set {change} isn't KEY=VALUE as in TOML; write it as --set optimizer.lr=0.01"
+                ) from problem
+        target: Any = values
+        path: tuple[str, ...] = ()
+        here: Any = inside
+        while isinstance(here, dict) and len(here) == 1:
+            (part, here), *_ = here.items()
+            path = (*path, part)
+            if not isinstance(here, dict) or len(here) != 1:
+                target[part] = here
+            elif not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
+        found[path] = change.strip()
+    return found
 
 
 def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
@@ -130,7 +178,7 @@ def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
         known = _fields(loc[:-1])
-        table = f"[{loc[-2]}] has" if len(loc) > 1 else "a recipe has"
+        table = f"[{'.'.join(map(str, loc[:-1]))}] has" if len(loc) > 1 else "a recipe has"
         return f"{table} no {loc[-1]!r}; {nearest(str(loc[-1]), known)}"
     if kind == "missing":
         return f"{key} is missing" + (f" from [{loc[-2]}]" if len(loc) > 1 else "") + "; a recipe needs it"
@@ -164,16 +212,23 @@ def _fields(loc: Sequence[str | int]) -> list[str]:
     """The keys that the table at ``loc`` may have."""
     model: Any = Recipe
     for part in loc:
-        model = model.model_fields[part].annotation
-    assert issubclass(model, BaseModel)
-    return list(model.model_fields)
+        if isinstance(part, int):
+            continue
+        annotation = next(info.annotation for key, info in _named(model).items() if key == part)
+        choices = get_args(annotation) or (annotation,)
+        model = next(each for each in choices if isinstance(each, type) and issubclass(each, BaseModel))
+    return list(_named(model))
 
 
-def _check(recipe: Recipe, name: str, where: Mapping[Path, tuple[int, int]]) -> None:
+def _named(model: type[BaseModel]) -> dict[str, Any]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def _check(recipe: Recipe, where: _Places) -> None:
     """What the schema can't know: names and options of the rooms that carry them out."""
 
     def wrong(loc: tuple[str, ...], sentence: str) -> RecipeError:
-        return _error(name, where, loc, sentence)
+        return where.error(loc, sentence)
 
     if not any(sign in recipe.data.spec for sign in ":./\\") and recipe.data.spec not in data.describe():
         near = nearest(recipe.data.spec, data.describe())
@@ -222,3 +277,44 @@ def _check(recipe: Recipe, name: str, where: Mapping[Path, tuple[int, int]]) -> 
         known_names = objectives.names(what)
         if spec is not None and ":" not in spec and spec not in known_names:
             raise wrong(("objective", what), f"there is no {what} {spec!r}; {nearest(spec, known_names)}")
+    _check_strategies(recipe, wrong)
+
+
+def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+    """Settings that don't go together, with each other or with the optimizer and the schedule."""
+    name = recipe.optimizer.name
+    entry = None if ":" in name else catalogue.get(name)
+    given = recipe.strategies.given()
+    for strategy, settings in given.items():
+        try:
+            strategies.build(strategy, settings)
+        except OptionError as problem:
+            raise wrong(("strategies", strategy), str(problem)) from problem
+    if recipe.schedule.name == "plateau" and "plateau" in given:
+        raise wrong(
+            ("strategies", "plateau"),
+            "the schedule is 'plateau' already; leave one of both out, or set another schedule",
+        )
+    if entry is not None and entry.needs != "gradient":
+        if "clipping" in given:
+            raise wrong(
+                ("strategies", "clipping"),
+                f"clipping doesn't go with {name!r}, whose steps rely on the gradient as it is; "
+                "leave one out",
+            )
+        if recipe.groups != Groups():
+            raise wrong(("groups",), f"{name!r} treats all parameters as one; leave groups out")
+        if recipe.training.accumulate > 1 and entry.needs in ("graph", "outputs"):
+            raise wrong(
+                ("training", "accumulate"),
+                f"{name!r} needs the graph of a whole batch, which can't be computed in parts; leave it out",
+            )
+    if "averaging" in given and entry is not None and hasattr(entry.call.target, "eval"):
+        raise wrong(("strategies", "averaging"), f"{name!r} averages its points already; leave averaging out")
+    snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
+    if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
+        raise wrong(
+            ("strategies", "snapshots", "cycles"),
+            f"snapshots are taken at the ends of {snapshots.cycles} cycles, but the schedule has {cycles}; "
+            "give both the same",
+        )

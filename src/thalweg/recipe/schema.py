@@ -6,14 +6,27 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from thalweg.strategies.averaging import AveragingSettings
+from thalweg.strategies.base import Settings
+from thalweg.strategies.batch import BatchSizeSettings
+from thalweg.strategies.clipping import ClippingSettings
+from thalweg.strategies.guard import GuardSettings
+from thalweg.strategies.initialization import InitializationSettings
+from thalweg.strategies.plateau import PlateauSettings
+from thalweg.strategies.snapshots import SnapshotsSettings
+from thalweg.strategies.stopping import EarlyStoppingSettings
+
 __all__ = [
     "VERSION",
     "Data",
+    "Group",
+    "Groups",
     "Model",
     "Objective",
     "Optimizer",
     "Recipe",
     "Schedule",
+    "Strategies",
     "Training",
 ]
 
@@ -93,12 +106,57 @@ class Training(_Part):
         epochs: passes over the training split.
         seed: of initial weights, order and every other draw.
         evaluations: how often the validation split is scored, evenly over the run.
+        accumulate: each batch is computed in so many parts, which saves memory.
+        precision: ``"bfloat16"`` for forward passes under autocast.
     """
 
     batch_size: StrictInt = Field(ge=1)
     epochs: StrictInt = Field(ge=1)
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     evaluations: StrictInt = Field(default=20, ge=1)
+    accumulate: StrictInt = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Group(_Part):
+    """``[[groups.patterns]]``: parameters whose names match: how fast they learn, and whether they decay."""
+
+    match: str
+    rate: float = Field(default=1.0, ge=0)
+    decay: StrictBool | None = None
+
+
+class Groups(_Part):
+    """``[groups]``: how parameters differ.
+
+    Attributes:
+        decay: ``"weights"``: biases, scales and shifts don't decay.
+        depth_factor: what the rate of a layer is multiplied by, against that of the layer above it.
+        patterns: by name.
+    """
+
+    decay: Literal["all", "weights"] = "all"
+    depth_factor: float = Field(default=1.0, gt=0, le=1)
+    patterns: list[Group] = Field(default_factory=list)
+
+
+class Strategies(_Part):
+    """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on."""
+
+    initialization: InitializationSettings | None = None
+    guard: GuardSettings | None = None
+    clipping: ClippingSettings | None = None
+    averaging: AveragingSettings | None = None
+    snapshots: SnapshotsSettings | None = None
+    plateau: PlateauSettings | None = None
+    batch_size: BatchSizeSettings | None = Field(default=None, alias="batch-size")
+    early_stopping: EarlyStoppingSettings | None = Field(default=None, alias="early-stopping")
+
+    def given(self) -> dict[str, Settings]:
+        """Return the settings of those that are on, by name."""
+        names = {field: info.alias or field for field, info in type(self).model_fields.items()}
+        values = {name: getattr(self, field) for field, name in names.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Recipe(_Part):
@@ -121,3 +179,5 @@ class Recipe(_Part):
     optimizer: Optimizer
     schedule: Schedule = Field(default_factory=Schedule)
     training: Training
+    groups: Groups = Field(default_factory=Groups)
+    strategies: Strategies = Field(default_factory=Strategies)

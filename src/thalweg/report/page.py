@@ -17,13 +17,13 @@ from markupsafe import Markup
 
 from thalweg.errors import RunDirectoryError
 from thalweg.racing.results import Results
-from thalweg.report import curves, dots, tables
+from thalweg.report import curves, dots, tables, training
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity
 from thalweg.runs import RunDirectory, write_whole
 
-__all__ = ["render", "render_unfinished", "write"]
+__all__ = ["render", "render_training", "render_unfinished", "write"]
 
 _WIDE = 10
 
@@ -31,19 +31,22 @@ _WIDE = 10
 def write(directory: Path) -> Path:
     """Write ``report.html`` for a run directory and return its path.
 
-    Reads ``results.json``, and ``winner.toml`` and ``winner.py`` if they are there; never the model's
+    Of a training it reads ``config.toml``, ``events.jsonl`` and, once it is finished, ``results.json``. Of a
+    race it reads ``results.json``, and ``winner.toml`` and ``winner.py`` if they are there; never the model's
     code. Of a race that isn't finished it reads ``config.toml`` and ``events.jsonl`` and says how far
     it is. The file is replaced whole or not at all.
 
     Args:
-        directory: of a race, finished or not.
+        directory: of a race or a training, finished or not.
 
     Raises:
-        RunDirectoryError: there is no race in ``directory``, its results or events are damaged, or the
+        RunDirectoryError: there is no run in ``directory``, its results or events are damaged, or the
             report can't be written there.
     """
     directory = Path(directory)
-    if os.path.exists(directory / "results.json"):
+    if training.is_training(directory):
+        html = render_training(directory)
+    elif os.path.exists(directory / "results.json"):
         results = Results.read(directory / "results.json")
         recipe, script = _text(directory / "winner.toml"), _text(directory / "winner.py")
         html = render(results, recipe=recipe, script=script)
@@ -51,7 +54,7 @@ def write(directory: Path) -> Path:
         html = render_unfinished(directory)
     else:
         raise RunDirectoryError(
-            f"{directory} holds neither results.json nor events.jsonl; give the directory of a race"
+            f"{directory} holds neither results.json nor events.jsonl; give the directory of a run"
         )
     target = directory / "report.html"
     try:
@@ -140,6 +143,13 @@ def render_unfinished(directory: Path) -> str:
         elapsed=duration(max((float(e.get("elapsed", 0.0)) for e in events), default=0.0)),
         config=_text(directory / "config.toml"),
     )
+
+
+def render_training(directory: Path) -> str:
+    """Return a page about a training in ``directory``, as far as it has come."""
+    found = training.read(directory)
+    bokeh_script, drawn = _embed(training.pictures(found)) if found.curve else (Markup(""), {})
+    return _page("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
 def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:

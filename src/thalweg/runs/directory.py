@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -199,6 +199,15 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, text.encode())
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the directory whole, or leave what was there.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, content)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write plain values as JSON, whole; NaN and infinity become null.
 
@@ -217,25 +226,26 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, as_toml(value))
 
-    def save_checkpoint(self, name: str, state: Any) -> None:
-        """Save a state of tensors, numbers, strings, lists and dictionaries; the one before is kept too.
+    def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> None:
+        """Save a state of tensors, numbers, strings, lists and dictionaries; the newest ``keep`` stay.
 
         Raises:
             RunDirectoryError: it can't be written.
         """
         with self._writing(f"checkpoints/{name}"):
-            save_state(self.path / "checkpoints" / name, state)
+            save_state(self.path / "checkpoints" / name, state, keep=keep)
 
-    def load_checkpoint(self, name: str) -> Any | None:
+    def load_checkpoint(self, name: str, say: Callable[[str], None] = lambda text: None) -> Any | None:
         """Return the newest sound state under a name, or ``None`` if none was saved.
 
-        A damaged file is passed over, and an event ``"checkpoint damaged"`` names it.
+        A damaged file is passed over, and an event ``"checkpoint damaged"`` names it; ``say`` is told.
 
         Raises:
             RunDirectoryError: there are files under that name, and all are damaged.
         """
 
         def passed_over(damaged: Path) -> None:
+            say(f"the checkpoint {damaged.name} is damaged; the one before it is used")
             if self._lock is not None:
                 self.append({"event": "checkpoint damaged", "file": damaged.name})
 

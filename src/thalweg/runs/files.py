@@ -61,14 +61,15 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], str]) -> Path
     return target
 
 
-def save_state(path: Path, state: Any) -> Path:
-    """Save a state with ``torch.save`` as ``path.COUNT.CHECKSUM.pt``; the two newest are kept.
+def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
+    """Save a state with ``torch.save`` as ``path.COUNT.CHECKSUM.pt``; the newest are kept.
 
     The checksum (BLAKE2, 16 hex digits) is part of the name, so that file and checksum appear at once.
 
     Args:
         path: without ending; its folder is made.
         state: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists, dictionaries.
+        keep: how many, at least 1.
 
     Raises:
         OSError: it can't be written; what was there before is unharmed.
@@ -92,7 +93,7 @@ def save_state(path: Path, state: Any) -> Path:
         return f"{path.name}.{count:06d}.{digest.hexdigest()}.pt"
 
     written = write_whole(path, write)
-    for _, old in before[_KEPT - 1 :]:
+    for _, old in before[keep - 1 :]:
         old.unlink(missing_ok=True)
     return written
 

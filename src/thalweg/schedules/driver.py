@@ -146,6 +146,11 @@ class Driver:
         self.count += 1
         self._apply()
 
+    def go_to(self, step: int) -> None:
+        """Go to a step, and set its values."""
+        self.count = step
+        self._apply()
+
     def observe(self, metric: float) -> None:
         """Hand a measurement to every :class:`Plateau` among the schedules, and set the values again."""
         for plateau in {id(p): p for p in self.schedules.values() if isinstance(p, Plateau)}.values():

@@ -113,7 +113,7 @@ def stepper(
     """
     model, loss, _ = _parts(factory, prepared, workload, device)
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **hyperparameters)
-    take_step = stepping(entry, optimizer, model, loss)
+    take_step = stepping(entry.needs, optimizer, model, loss)
     factor = entry.of_run(hyperparameters).get("batch_factor", 1.0)
     batches = Batches(len(prepared.train), seed=0, size=workload.batch_size, factor=factor)
 

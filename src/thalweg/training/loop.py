@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 
 from thalweg import objectives
 from thalweg.catalogue import Entry
@@ -22,9 +19,12 @@ from thalweg.errors import Interrupted
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
 from thalweg.models import Factory
-from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
-from thalweg.training.steps import FORWARD_BACKWARD, Batches, Surroundings, stepping
+from thalweg.training.core import Rates, Training, advance
+from thalweg.training.engine import OneProcess
+from thalweg.training.feed import ExampleFeed, in_blocks
+from thalweg.training.scoring import score
+from thalweg.training.steps import Batches
 
 __all__ = ["run"]
 
@@ -70,22 +70,12 @@ def run(
     """
     place = torch.device(device)
     loss = objectives.loss(workload.loss, prepared.task)
-    metric = objectives.metric(workload.metric, prepared.task)
     size = workload.batch_size
     total = steps_an_epoch(len(prepared.train), size) * workload.epochs
-    points = evaluation_points(total, workload.evaluations)
 
     model = initial_module(factory, prepared.input_shape, prepared.outputs, run.seed).to(place)
     entry = catalogue_entries[run.setting.optimizer]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = entry.make(trainable, **run.setting.hyperparameters)
-    if _averages(optimizer):
-        optimizer.train()  # type: ignore[attr-defined]
-    rates = [group.get("lr") for group in optimizer.param_groups]
-    factors = Factors([run.setting.schedule], total)
-    draws = RunDraws(run.seed, place)
-    keyed = _keyed(model, draws)
-    take_step = stepping(entry, optimizer, model, loss, keyed)
+    optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **run.setting.hyperparameters)
     of_run = entry.of_run(run.setting.hyperparameters)
     batches = Batches(
         len(prepared.train),
@@ -94,162 +84,175 @@ def run(
         factor=of_run.get("batch_factor", 1.0),
         growth=of_run.get("batch_growth", 1.0),
     )
-    history = History.start(run, workload)
-    losses: list[Tensor] = []
-    ends: list[int] = []
-    saved, clock, updates = time.monotonic(), 0.0, 0
-
+    factors = _Rates([run.setting.schedule], total)
+    training = Training(
+        model=model,
+        optimizer=optimizer,
+        needs=entry.needs,
+        loss=loss,
+        feed=ExampleFeed(prepared.train, batches, size),
+        rates=Rates(optimizer, factors),
+        total=total,
+        seed=run.seed,
+        engine=OneProcess(place),
+    )
+    points = evaluation_points(total, workload.evaluations)
+    observer = _Observer(
+        run=run, training=training, factors=factors, prepared=prepared, workload=workload, watch=watch,
+        checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop,
+    )  # fmt: skip
     with _own_generator(run.seed):
-        state = None if checkpoint is None else checkpoint.load(run.identity)
-        if state is not None:
-            history = History.restore(run, workload, state["history"])
-            if state["model"] is None:
-                return history.outcome()
-            clock, updates = state["step"], state["updates"]
-            losses, ends = list(state["losses"]), list(state["ends"])
-            batches.load(state["batches"])
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            factors.load(state["plateaus"], history.steps[-1])
-            torch.set_rng_state(state["generator"])
-        table = factors.at([0])
-
-        def save(finished: bool = False) -> None:
-            if checkpoint is not None:
-                checkpoint.save(
-                    run.identity,
-                    {
-                        "step": clock,
-                        "updates": updates,
-                        "history": history.state(),
-                        "losses": losses,
-                        "ends": ends,
-                        "batches": batches.state(),
-                        "plateaus": factors.state(),
-                        "model": None if finished else model.state_dict(),
-                        "optimizer": None if finished else optimizer.state_dict(),
-                        "generator": torch.get_rng_state(),
-                    },
-                )
-
-        def tell(step: int, validation: Mapping[str, float | None], finished: Sequence[Outcome] = ()) -> None:
-            if watch is not None:
-                going = int(history.active and not finished)
-                watch(
-                    Progress(
-                        chunk=0,
-                        chunks=1,
-                        step=step,
-                        steps=total,
-                        going=going,
-                        validation=validation,
-                        finished=finished,
-                    )
-                )
-
-        def evaluate(passed: Sequence[int]) -> None:
-            """Score the model as it is; it stands for all these points."""
-            nonlocal table
-            draws.step = updates
-            test, reduced = None, None
-            with _shown(optimizer):
-                mean, score, _ = _score(model, prepared.validation, loss, metric, keyed, size)
-                if workload.score_test:
-                    _, test, reduced = _score(model, prepared.test, loss, metric, keyed, size)
-            for point in passed:
-                if point > 0:
-                    history.train(torch.stack(losses).double().cpu().numpy() if losses else _NONE, ends)
-                    losses.clear()
-                    ends.clear()
-                history.evaluate(point, mean, score, test)
-                if point == total and history.active and reduced is not None and metric.per_example:
-                    history.test_predictions = reduced.double().tolist()
-                if factors.observe(0, point, history.validation_loss[-1]):
-                    table = factors.at([0])
-                tell(point, {run.identity: history.validation[-1]})
-                if not history.active:
-                    break
-
-        while True:
-            # what a step costs isn't known beforehand: a point may have been passed, or just been reached
-            here = [point for point in points if point == clock and point not in history.steps[-1:]]
-            if here:
-                evaluate(here)
-                if clock == total or not history.active:
-                    break
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    save()
-                    saved = time.monotonic()
-            if stop is not None and stop():
-                save()
-                raise Interrupted("stopped on request; everything up to the last step is saved")
-
-            indices = batches.take(clock / total)
-            inputs, targets = prepared.train.batch(indices)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                if rate is not None:
-                    group["lr"] = rate * float(table[int(clock), 0])
-            model.train()
-            draws.step = updates
-            before = None if entry.needs == "gradient" else _copied(model.state_dict())
-            share = len(indices) / size
-            value, work = take_step(inputs, targets, (total - clock) / share * FORWARD_BACKWARD)
-            reached = clock + work / FORWARD_BACKWARD * share
-            passed = [point for point in points if clock < point < reached]
-            if passed and before is not None:
-                if updates == 0:
-                    history.begin(float(value))
-                after = _copied(model.state_dict())
-                model.load_state_dict(before)
-                evaluate(passed)
-                if reached > total or not history.active:
-                    break
-                model.load_state_dict(after)
-            losses.append(value)
-            ends.append(math.ceil(reached))
-            clock, updates = reached, updates + 1
-
+        if observer.take_up():
+            return observer.history.outcome()
+        advance(training, points, observer)
         for point in points:
-            if point > history.steps[-1]:
-                history.skip(point)
-        history.updates = None if entry.needs == "gradient" else updates
-        save(finished=True)
-    outcome = history.outcome()
-    tell(total, {}, [outcome])
+            if point > observer.evaluated:
+                observer.history.skip(point)
+        observer.history.updates = None if entry.needs == "gradient" else training.updates
+        observer.save(finished=True)
+    outcome = observer.history.outcome()
+    observer.tell(total, {}, [outcome])
     return outcome
 
 
 _NONE = np.empty(0)
 
 
-def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+class _Rates(Factors):
+    """The factors of the one run that there is, step by step."""
+
+    def __init__(self, names: Sequence[str], total: int) -> None:
+        super().__init__(names, total)
+        self._here = self.at([0])
+
+    def __call__(self, step: int) -> float:
+        return float(self._here[step, 0])
+
+    def look(self) -> None:
+        self._here = self.at([0])
 
 
-def _keyed(model: nn.Module, draws: RunDraws) -> Surroundings:
-    """Make the surroundings of a forward pass; torch's own layers without randomness need none."""
-    for module in model.modules():
-        plain = type(module).__module__.startswith("torch.nn.modules")
-        if not plain or isinstance(module, (_DropoutNd, nn.RReLU)) or getattr(module, "dropout", False):
-            return lambda: Keyed(draws)
-    return nullcontext
+class _Observer:
+    """What a race wants of a run: its history, its state at evaluations, and somebody who is told."""
 
+    def __init__(
+        self,
+        *,
+        run: Run,
+        training: Training,
+        factors: _Rates,
+        prepared: Prepared,
+        workload: Workload,
+        watch: Callable[[Progress], None] | None,
+        checkpoint: Keeper | None,
+        seconds: float,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self._run, self._training, self._factors = run, training, factors
+        self._prepared, self._workload = prepared, workload
+        self._loss = objectives.loss(workload.loss, prepared.task)
+        self._metric = objectives.metric(workload.metric, prepared.task)
+        self._watch, self._checkpoint, self._stop = watch, checkpoint, stop
+        self._seconds, self._saved = seconds, time.monotonic()
+        self._losses: list[Tensor] = []
+        self._ends: list[int] = []
+        self.history = History.start(run, workload)
 
-def _averages(optimizer: torch.optim.Optimizer) -> bool:
-    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
+    @property
+    def evaluated(self) -> int:
+        return self.history.steps[-1] if self.history.steps else -1
 
+    @property
+    def going(self) -> bool:
+        return self.history.active
 
-@contextmanager
-def _shown(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Hold the model at what its optimizer wants evaluated: some train at another point."""
-    if not _averages(optimizer):
-        yield
-        return
-    optimizer.eval()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        optimizer.train()  # type: ignore[attr-defined]
+    def begin(self, loss: float) -> None:
+        self.history.begin(loss)
+
+    def stepped(self, loss: Tensor, end: int) -> None:
+        self._losses.append(loss)
+        self._ends.append(end)
+
+    def evaluate(self, points: Sequence[int]) -> None:
+        history, training, workload = self.history, self._training, self._workload
+        test, reduced = None, None
+        with training.judged():
+            mean, found, _ = self._score(self._prepared.validation)
+            if workload.score_test:
+                _, test, reduced = self._score(self._prepared.test)
+        assert found is not None
+        for point in points:
+            if point > 0:
+                losses = torch.stack(self._losses).double().cpu().numpy() if self._losses else _NONE
+                history.train(losses, self._ends)
+                self._losses, self._ends = [], []
+            history.evaluate(point, mean, found, test)
+            last = point == training.total and history.active
+            if last and reduced is not None and self._metric.per_example:
+                history.test_predictions = reduced.double().tolist()
+            if self._factors.observe(0, point, history.validation_loss[-1]):
+                self._factors.look()
+            self.tell(point, {self._run.identity: history.validation[-1]})
+            if not history.active:
+                break
+
+    def between(self, *, evaluated: bool) -> None:
+        if evaluated and time.monotonic() - self._saved >= self._seconds:
+            self.save()
+            self._saved = time.monotonic()
+        if self._stop is not None and self._stop():
+            self.save()
+            raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def take_up(self) -> bool:
+        """Go on where the run was left; return whether that was its end."""
+        state = None if self._checkpoint is None else self._checkpoint.load(self._run.identity)
+        if state is None:
+            return False
+        self.history = History.restore(self._run, self._workload, state["history"])
+        if state["model"] is None:
+            return True
+        self._training.load(state)
+        self._losses, self._ends = list(state["losses"]), list(state["ends"])
+        self._factors.load(state["plateaus"], self.history.steps[-1])
+        self._factors.look()
+        torch.set_rng_state(state["generator"])
+        return False
+
+    def save(self, finished: bool = False) -> None:
+        if self._checkpoint is not None:
+            state = {
+                **self._training.state(),
+                "history": self.history.state(),
+                "losses": self._losses,
+                "ends": self._ends,
+                "plateaus": self._factors.state(),
+                "generator": torch.get_rng_state(),
+            }
+            if finished:
+                state |= {"model": None, "optimizer": None}
+            self._checkpoint.save(self._run.identity, state)
+
+    def tell(self, step: int, validation: Mapping[str, float | None], done: Sequence[Outcome] = ()) -> None:
+        if self._watch is not None:
+            going = int(self.history.active and not done)
+            total = self._training.total
+            self._watch(
+                Progress(
+                    chunk=0,
+                    chunks=1,
+                    step=step,
+                    steps=total,
+                    going=going,
+                    validation=validation,
+                    finished=done,
+                )
+            )
+
+    def _score(self, examples: Examples) -> tuple[float, float | None, Tensor | None]:
+        blocks = in_blocks(examples, max(self._workload.batch_size, 256))
+        surroundings = self._training.surroundings
+        return score(self._training.model, blocks, self._loss, self._metric, surroundings)
 
 
 @contextmanager
@@ -258,27 +261,3 @@ def _own_generator(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed32(seed, "torch"))
         yield
-
-
-@torch.no_grad()
-def _score(
-    model: nn.Module,
-    examples: Examples,
-    loss: objectives.Loss,
-    metric: objectives.Metric,
-    keyed: Surroundings,
-    size: int,
-) -> tuple[float, float, Tensor]:
-    """Loss and metric of a split in evaluation mode, and what the metric needs of each example."""
-    model.eval()
-    block = max(size, 256)
-    total, reduced, goals = 0.0, [], []
-    for begin in range(0, len(examples), block):
-        inputs, targets = examples.batch(torch.arange(begin, min(begin + block, len(examples))))
-        with keyed():
-            outputs = model(inputs)
-        total += float(loss(outputs, targets)) * len(targets)
-        reduced.append(metric.reduce(outputs, targets))
-        goals.append(targets)
-    together = torch.cat(reduced)
-    return total / len(examples), float(metric.score(together, torch.cat(goals))), together

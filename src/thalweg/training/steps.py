@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.catalogue import Entry
+from thalweg.catalogue.entry import Needs
+from thalweg.errors import OptionError
 from thalweg.lanes.course import orders
-from thalweg.objectives import Loss
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
+from thalweg.training.engine import Engine, OneProcess
 
-__all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "split", "stepping"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
@@ -30,21 +32,38 @@ Work is in forward passes over the batch. Who can be told to end a step early is
 
 
 def stepping(
-    entry: Entry,
+    needs: Needs,
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
-    loss: Loss,
+    loss: Callable[[Any, Tensor], Tensor],
     surroundings: Surroundings = nullcontext,
+    *,
+    engine: Engine | None = None,
+    parts: int = 1,
+    proceed: Callable[[Tensor], bool] | None = None,
 ) -> Step:
     """Return what takes a step of an optimizer on a batch.
 
     Args:
-        entry: says what the optimizer needs.
-        optimizer: made by the entry, over parameters of ``model``.
+        needs: what its step has to be given.
+        optimizer: over parameters of ``model``.
         model: from inputs to outputs.
-        loss: from outputs and targets to a scalar.
+        loss: from outputs and targets to a scalar, the mean over examples.
         surroundings: of every forward pass; a step on one batch draws the same numbers in all of them.
+        engine: carries it out; by default one process.
+        parts: a batch is computed in so many parts, one after another; the gradient is that of the whole.
+        proceed: told the loss once gradients are there, and says whether to take the step; for optimizers
+            that need nothing but gradients.
+
+    Raises:
+        OptionError: parts for an optimizer that needs the graph of a whole batch.
     """
+    carried = OneProcess() if engine is None else engine
+    if parts > 1 and needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{type(optimizer).__name__} needs the graph of a whole batch, which can't be computed in "
+            f"{parts} parts; leave accumulation out, or take smaller batches"
+        )
     if isinstance(optimizer, ClosureOptimizer):
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
@@ -55,12 +74,26 @@ def stepping(
 
     most = [group.get("max_eval") for group in optimizer.param_groups]
 
-    def by_gradient(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
+    def gradients(inputs: Any, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
-        value = loss_of(inputs, targets)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return value.detach(), FORWARD_BACKWARD
+        if parts == 1:
+            value = loss_of(inputs, targets)
+            carried.backward(value)
+            return value.detach()
+        total, whole = torch.zeros(()), len(targets)
+        pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
+        for number, (some_inputs, some_targets) in enumerate(pieces):
+            with carried.exchanging(number == len(pieces) - 1):
+                value = loss_of(some_inputs, some_targets) * (len(some_targets) / whole)
+                carried.backward(value)
+            total = total.to(value.device) + value.detach()
+        return total
+
+    def by_gradient(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
+        value = gradients(inputs, targets)
+        if proceed is None or proceed(value):
+            optimizer.step()
+        return value, FORWARD_BACKWARD
 
     def by_closure(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
         values: list[Tensor] = []
@@ -69,11 +102,9 @@ def stepping(
                 group["max_eval"] = int(max(1, min(own, room // FORWARD_BACKWARD)))
 
         def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = loss_of(inputs, targets)
-            value.backward()  # type: ignore[no-untyped-call]
-            values.append(value.detach())
-            return value.detach()
+            value = carried.all_reduce(gradients(inputs, targets))
+            values.append(value)
+            return value
 
         _quietly(optimizer, closure)
         return values[0], FORWARD_BACKWARD * len(values)
@@ -98,7 +129,30 @@ def stepping(
         "graph": by_graph,
         "outputs": by_outputs,
     }
-    return steps[entry.needs]
+    return steps[needs]
+
+
+def split(value: Any, parts: int) -> list[Any]:
+    """Split a batch, tensors nested in tuples, lists and dictionaries, into parts of nearly equal size.
+
+    >>> [len(part) for part in split(torch.zeros(10, 2), 4)]
+    [3, 3, 2, 2]
+    >>> split({"x": torch.arange(3)}, 2)
+    [{'x': tensor([0, 1])}, {'x': tensor([2])}]
+    """
+    if isinstance(value, Tensor):
+        return [part for part in value.tensor_split(parts) if len(part)]
+    if isinstance(value, dict):
+        columns = [split(part, parts) for part in value.values()]
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if isinstance(value, (tuple, list)):
+        rows = zip(*(split(part, parts) for part in value), strict=True)
+        if hasattr(value, "_fields"):
+            return [type(value)(*row) for row in rows]
+        return [type(value)(row) for row in rows]
+    raise OptionError(
+        f"a batch that holds {type(value).__name__} can't be computed in parts; leave accumulation out"
+    )
 
 
 def _quietly(optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Any:
@@ -149,14 +203,14 @@ class Batches:
         self.epoch, self.position = 0, 0
         self._order: tuple[int, Tensor] | None = None
 
-    def size(self, share: float) -> int:
-        """Return how many examples the next batch has."""
-        wanted: float = self._size * self._factor * self._growth**share
+    def size(self, share: float, times: float = 1.0) -> int:
+        """Return how many examples the next batch has; ``times`` as many as without."""
+        wanted: float = self._size * self._factor * self._growth**share * times
         return max(1, min(self._examples, round(wanted)))
 
-    def take(self, share: float) -> Tensor:
+    def take(self, share: float, times: float = 1.0) -> Tensor:
         """Return the indices of the next batch, and go on behind it."""
-        size = self.size(share)
+        size = self.size(share, times)
         if self.position + size > self._examples:
             self.epoch, self.position = self.epoch + 1, 0
         if self._order is None or self._order[0] != self.epoch:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked for once, the race saves and stops; twice, it stops at once."""
+"""Ctrl-C and SIGTERM: asked for once, the work saves and stops; twice, it stops at once."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+"""``thalweg predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Of a finished training.", show_default=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A table with the columns that training used; for arrays a table of numbers, or NPZ.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The CSV file to write.", show_default=False)],
+    weights: Annotated[
+        Literal["auto", "result", "best", "snapshots"],
+        typer.Option(help="Whose predictions; auto: snapshots where there are any, else the result."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
+) -> None:
+    """Predict for new data, prepared as training prepared its own."""
+    from thalweg import verbs
+
+    predictions = verbs.predict(directory, data, out=out, weights=weights, device=device)
+    for note in predictions.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"predictions: {out} ({len(predictions.values)} rows)")

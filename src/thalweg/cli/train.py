@@ -1,0 +1,69 @@
+"""``thalweg train``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    context: typer.Context,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A TOML file, such as the winner.toml of a race; not needed with --resume.",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the recipe, as optimizer.lr=0.01; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run directory.", show_default="runs/train-DATA-TIME"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --out.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Between two checkpoints, which are written beside training.", min=0)
+    ] = 60.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print results.json on standard output, and nothing else.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result and errors.")] = False,
+) -> None:
+    """Train what a recipe says, exactly, and go on after any interruption."""
+    # as for races, so that a recipe of theirs trains to the same bits
+    if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
+        os.environ.setdefault("MKL_CBWR", "AVX2")
+
+    from thalweg import verbs
+    from thalweg.cli.progress import TrainingTerminal
+
+    with TrainingTerminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:
+        results = verbs.train(
+            recipe,
+            changes=set_ or (),
+            out=out,
+            resume=resume,
+            device=device,
+            checkpoint_seconds=checkpoint_seconds,
+            watcher=terminal,
+            command=shlex.join(["thalweg", *context.obj]),
+        )
+    if json:
+        typer.echo(results.model_dump_json(indent=2))

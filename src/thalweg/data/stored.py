@@ -1,0 +1,332 @@
+"""What preparing data came to, as plain values: kept beside a model, applied to new data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from torch import Tensor
+
+from thalweg.data.arrays import ArraySource
+from thalweg.data.files import read_whole
+from thalweg.data.source import Indices, Source
+from thalweg.data.tables import FILLED, TableSource, parse_table
+from thalweg.errors import DataError
+
+__all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "read_new", "store"]
+
+Array = npt.NDArray[Any]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TablePreparation(_Stored):
+    """How a table's rows become inputs.
+
+    Attributes:
+        target: the column that was predicted.
+        dtypes: what the columns were, as polars calls it.
+        numbers, mean, scale, median: numeric columns, what is taken off, what is divided by, and what stands
+            for a missing value.
+        categories, levels: text columns, and the values that each may have, an input for each.
+        missing: what was to be done about missing values.
+        filled: whether missing text is a value by itself.
+    """
+
+    kind: Literal["table"] = "table"
+    target: str | None
+    dtypes: dict[str, str]
+    numbers: list[str]
+    mean: list[float]
+    scale: list[float]
+    median: list[float]
+    categories: list[str]
+    levels: list[list[str]]
+    missing: Literal["drop", "median"] | None
+    filled: bool
+
+    def apply(self, given: Any, called: str = "the table") -> tuple[Tensor, list[str]]:
+        """Make inputs of a data frame.
+
+        Args:
+            given: a polars frame, or a pandas one.
+            called: what it is called in messages.
+
+        Returns:
+            ``[N, F]`` float32, and what is worth saying.
+
+        Raises:
+            DataError: columns that aren't there, values of another type, missing values.
+        """
+        frame = given if isinstance(given, pl.DataFrame) else pl.from_pandas(given)
+        used = [*self.numbers, *self.categories]
+        absent = [name for name in used if name not in frame.columns]
+        if absent:
+            raise DataError(
+                f"{called} has no {_columns(absent)}, which training used; its columns are "
+                f"{_names(frame.columns)}"
+            )
+        if not len(frame):
+            raise DataError(f"{called} has columns but no rows; there is nothing to predict")
+        notes = []
+        extra = [name for name in frame.columns if name not in used and name != self.target]
+        if extra:
+            notes.append(f"{called} has {_columns(extra)}, which training didn't use: left out")
+        floats = [c for c in used if frame[c].dtype.is_float()]
+        frame = frame.with_columns(pl.col(floats).fill_nan(None)) if floats else frame
+        parts = []
+        if self.numbers:
+            numbers = np.stack([self._number(frame[name], called) for name in self.numbers], axis=1)
+            gone = np.isnan(numbers)
+            if gone.any():
+                if self.missing != "median":
+                    self._refuse_missing(gone, self.numbers, called)
+                numbers = np.where(gone, np.array(self.median), numbers)
+                notes.append(f"{int(gone.sum())} missing numbers are replaced by the medians of training")
+            parts.append((numbers - np.array(self.mean)) / np.array(self.scale))
+        for name, levels in zip(self.categories, self.levels, strict=True):
+            text = self._text(frame[name])
+            gone = text.is_null().to_numpy()
+            if gone.any() and not self.filled:
+                self._refuse_missing(gone[:, None], [name], called)
+            filled = text.fill_null(FILLED)
+            strange = sorted(set(filled.to_list()) - set(levels))
+            if strange:
+                count = int(filled.is_in(strange).sum())
+                rows = "row" if count == 1 else "rows"
+                notes.append(
+                    f"{count} {rows} of {called} with values in column {name!r} that "
+                    f"training never saw ({_names(strange)}): they count as none of the known ones"
+                )
+            values = np.array(filled.to_list(), dtype=object)[:, None]
+            parts.append((values == np.array(levels, dtype=object)[None]).astype(np.float64))
+        return torch.tensor(np.concatenate(parts, axis=1), dtype=torch.float32), notes
+
+    def _number(self, column: pl.Series, called: str) -> Array:
+        try:
+            dtype = _DTYPES.get(self.dtypes[column.name])
+            if column.dtype == pl.String and not self.dtypes[column.name].startswith(("Date", "Time")):
+                column = column.str.strip_chars()
+            elif dtype is not None and dtype.is_temporal() and column.dtype != dtype:
+                if not column.dtype.is_temporal():
+                    column = column.cast(pl.String).str.to_datetime(strict=True)
+                column = column.cast(dtype)
+            values = column.cast(pl.Float64)
+        except pl.exceptions.PolarsError:
+            raise DataError(
+                f"the column {column.name!r} of {called} holds {str(column.drop_nulls()[0])!r}, but in "
+                f"training it was of type {self.dtypes[column.name]}; mend it"
+            ) from None
+        if values.is_infinite().any():
+            raise DataError(f"the column {column.name!r} of {called} holds infinite values; replace them")
+        return values.to_numpy().astype(np.float64)
+
+    def _text(self, column: pl.Series) -> pl.Series:
+        # a column of whole numbers may have become one of fractions, or the other way round
+        dtype = _DTYPES.get(self.dtypes[column.name])
+        if dtype is not None and dtype != pl.String and column.dtype != dtype:
+            column = column.cast(dtype, strict=False)
+        return column.cast(pl.String)
+
+    def _refuse_missing(self, gone: Array, names: list[str], called: str) -> None:
+        rows = np.flatnonzero(gone.any(1))
+        which = [name for name, column in zip(names, gone.T, strict=True) if column.any()]
+        raise DataError(
+            f"{called} has missing values in {_columns(which)} ({len(rows)} rows, the first is row "
+            f"{rows[0] + 1}), which training had no way to fill; train with missing = 'median' on data that "
+            "have such values, or fill them in"
+        )
+
+
+class ArrayPreparation(_Stored):
+    """How an array's examples become inputs.
+
+    Attributes:
+        shape: of one example.
+        scaling: by which axes the statistics were taken; ``"as given"``: not at all.
+        mean, scale: what is taken off, and what is divided by, nested as arrays that broadcast.
+        median: of each column, where missing values were to be filled.
+    """
+
+    kind: Literal["array"] = "array"
+    shape: list[int]
+    scaling: Literal["columns", "channels", "whole", "as given"]
+    number: bool
+    mean: Any = None
+    scale: Any = None
+    median: list[float] | None = None
+
+    def apply(self, given: Any, called: str = "the array") -> tuple[Tensor, list[str]]:
+        """Make inputs of an array ``[N, *shape]``, or of rows of as many numbers.
+
+        Returns:
+            ``[N, *shape]``, and what is worth saying.
+
+        Raises:
+            DataError: another shape, missing or infinite values.
+        """
+        x = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+        if x.dtype.kind not in "biuf":
+            raise DataError(f"{called} holds {x.dtype} values, not numbers")
+        size = int(np.prod(self.shape))
+        if x.ndim == 0 or not len(x) or x.size != len(x) * size:
+            raise DataError(
+                f"{called} has the shape {list(x.shape)}, but training had examples of shape {self.shape}: "
+                f"give {size} numbers for each"
+            )
+        x = x.reshape(len(x), *self.shape)
+        notes = []
+        if x.dtype.kind == "f":
+            gone = np.isnan(x)
+            if np.isinf(x).any() or (gone.any() and self.median is None):
+                raise DataError(f"{called} holds missing or infinite values; replace them")
+            if gone.any():
+                x = np.where(gone, np.array(self.median), x)
+                notes.append(f"{int(gone.sum())} missing numbers are replaced by the medians of training")
+        if self.scaling == "as given":
+            return (torch.tensor(x, dtype=torch.float32) if self.number else torch.tensor(x)), notes
+        if self.scaling == "columns":
+            scaled = (x.astype(np.float64) - np.array(self.mean)) / np.array(self.scale)
+        else:
+            mean, scale = (np.array(value, dtype=np.float32) for value in (self.mean, self.scale))
+            scaled = (x - mean) / scale
+        return torch.tensor(scaled, dtype=torch.float32), notes
+
+
+Preparation = TablePreparation | ArrayPreparation
+
+
+def store(source: Source, indices: Mapping[str, Indices], missing: str | None) -> Preparation | None:
+    """Return how a split's inputs are prepared, by the statistics of its training part.
+
+    Args:
+        source: as it was loaded.
+        indices: rows of each part.
+        missing: what the user asked for.
+
+    Returns:
+        ``None`` where a person's own code makes the batches.
+
+    >>> from thalweg import data
+    >>> iris = data.load("iris")
+    >>> prepared = data.prepare(iris, seed=0, replicate=0)
+    >>> inputs, _ = store(iris, prepared.indices, None).apply(iris.x[prepared.indices["test"]])
+    >>> torch.equal(inputs, prepared.test.inputs)
+    True
+    """
+    rows = indices["train"]
+    if isinstance(source, TableSource):
+        return _of_table(source, rows, missing)
+    return _of_array(source, rows) if isinstance(source, ArraySource) else None
+
+
+def _of_table(source: TableSource, rows: Indices, missing: str | None) -> TablePreparation:
+    part = source.frame[rows]
+    median: list[float] = []
+    mean: list[float] = []
+    scale: list[float] = []
+    if source.numbers:
+        numbers = part.select(source.numbers).to_numpy()
+        imputer = SimpleImputer(strategy="median", keep_empty_features=True).fit(numbers)
+        median = imputer.statistics_.tolist()
+        scaler = StandardScaler().fit(imputer.transform(numbers))
+        mean, scale = scaler.mean_.tolist(), scaler.scale_.tolist()
+    levels: list[list[str]] = []
+    if source.categories:
+        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+        encoder.fit(part.select(source.categories))
+        levels = [list(each) for each in encoder.categories_]
+    return TablePreparation(
+        target=source.task.target,
+        dtypes=dict(source.dtypes),
+        numbers=list(source.numbers),
+        mean=mean,
+        scale=scale,
+        median=median,
+        categories=list(source.categories),
+        levels=levels,
+        missing=missing,  # type: ignore[arg-type]
+        filled=any(FILLED in each for each in levels),
+    )
+
+
+def _of_array(source: ArraySource, rows: Indices) -> ArrayPreparation:
+    shape, number = list(source.x.shape[1:]), source.x.dtype.kind == "f"
+    if source.scaling == "as given":
+        return ArrayPreparation(shape=shape, scaling="as given", number=number)
+    x = source.x[rows]
+    if source.scaling == "columns":
+        median = None
+        if source.impute:
+            imputer = SimpleImputer(strategy="median").fit(x)
+            median, x = imputer.statistics_.tolist(), imputer.transform(x)
+        scaler = StandardScaler().fit(x)
+        return ArrayPreparation(
+            shape=shape, scaling="columns", number=number, median=median,
+            mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(),
+        )  # fmt: skip
+    axes = (0, 2, 3) if source.scaling == "channels" else None
+    mean = x.mean(axes, keepdims=True).astype("float32")
+    std = x.std(axes, keepdims=True).astype("float32")
+    std[std == 0] = 1
+    return ArrayPreparation(
+        shape=shape, scaling=source.scaling, number=number, mean=mean.tolist(), scale=std.tolist()
+    )
+
+
+def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
+    """Read a file of new data as what a preparation takes, and what it is called.
+
+    Raises:
+        DataError: it can't be read, or isn't of a kind that fits.
+    """
+    called, lower = path.name, path.name.lower()
+    if lower.endswith(".npz") and isinstance(preparation, ArrayPreparation):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                name = "x" if "x" in archive.files else archive.files[0]
+                return archive[name], f"{called}:{name}"
+        except (OSError, ValueError, IndexError) as problem:
+            raise DataError(f"{path} can't be read as NumPy arrays ({problem}); mend it") from problem
+    if not lower.endswith(_TABLES):
+        fitting = "a table (CSV, TSV, Parquet or JSON lines)"
+        if isinstance(preparation, ArrayPreparation):
+            fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive with an array x"
+        raise DataError(f"{path} is no file of new data for this model; give {fitting}")
+    frame, _ = parse_table(path, read_whole(path))
+    if isinstance(preparation, TablePreparation):
+        return frame, called
+    try:
+        return frame.cast(pl.Float64).to_numpy(), called
+    except pl.exceptions.PolarsError as problem:
+        raise DataError(
+            f"{path} holds other things than numbers; give one number for each input"
+        ) from problem
+
+
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+_KNOWN: list[pl.DataType] = [
+    pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64(), pl.UInt8(), pl.UInt16(), pl.UInt32(), pl.UInt64(),
+    pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Date(), pl.Time(),
+    pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Duration("ms"), pl.Duration("us"),
+]  # fmt: skip
+_DTYPES = {str(dtype): dtype for dtype in _KNOWN}
+
+
+def _columns(names: list[str]) -> str:
+    return ("column " if len(names) == 1 else "columns ") + _names(names)
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,189 @@
+"""What the report of a training shows: curves, settings, strategies, scores and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bokeh.models import ColumnDataSource, Span
+from bokeh.plotting import figure
+
+from thalweg import recipe
+from thalweg.recipe import Recipe
+from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
+from thalweg.report.numbers import duration, general
+from thalweg.runs import RunDirectory
+from thalweg.training.results import TrainResults
+
+__all__ = ["TrainingPage", "is_training", "pictures", "read"]
+
+_TRAIN, _VALIDATION = "#0f7fbf", "#d1495b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPage:
+    """What a page about a training is made from; lists are in the order in which they are shown."""
+
+    title: str
+    lead: str
+    finished: bool
+    failed: bool
+    stopped: str | None
+    metric: str
+    curve: Sequence[dict[str, Any]]
+    best: dict[str, Any] | None
+    facts: list[tuple[str, str, str]]
+    scores: list[tuple[str, str, str]]
+    strategies: list[tuple[str, str]]
+    notes: list[str]
+    machine: list[tuple[str, str]]
+    recipe: str
+    command: str | None
+
+
+def is_training(directory: Path) -> bool:
+    """Say whether a run directory is that of a training rather than a race."""
+    if not all((directory / name).is_file() for name in ("config.toml", "events.jsonl")):
+        return False
+    return RunDirectory.read(directory).config().get("kind") in ("train", "fit")
+
+
+def read(directory: Path) -> TrainingPage:
+    """Read a training's directory, finished or not.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    run = RunDirectory.read(directory)
+    config, events = run.config(), run.events()
+    by_step = {event["step"]: event for event in events if event.get("event") == "evaluation"}
+    curve = [by_step[step] for step in sorted(by_step)]
+    results = None
+    if (directory / "results.json").exists():
+        results = TrainResults.read(directory / "results.json")
+        curve = [point.model_dump() for point in results.curve]
+    told = config.get("recipe")
+    carried = Recipe.model_validate(told) if told else None
+    settings = {} if carried is None else carried.strategies.given()
+    given = {name: each.model_dump(exclude_none=True) for name, each in settings.items()}
+    if carried is None:
+        given = config.get("strategies", {})
+    name = directory.resolve().name
+    source = "" if carried is None else carried.data.spec.rpartition("/")[2]
+    title = name if carried is None else f"{carried.model.spec} on {source}"
+    last = int(curve[-1]["step"]) if curve else 0
+    return TrainingPage(
+        title=title,
+        lead=_lead(results, last),
+        finished=results is not None,
+        failed=results is not None and results.failed,
+        stopped=None if results is None else results.stopped,
+        metric="metric" if results is None else results.metric,
+        curve=curve,
+        best=None if results is None or results.best is None else results.best.model_dump(),
+        facts=_facts(results, curve),
+        scores=_scores(results),
+        strategies=[
+            (each, ", ".join(f"{k} = {v}" for k, v in values.items())) for each, values in given.items()
+        ],
+        notes=[] if results is None else [*results.data["notes"], *results.notes],
+        machine=_machine(results),
+        recipe=recipe.dumps(carried) if carried is not None else "",
+        command=config.get("command"),
+    )
+
+
+def pictures(page: TrainingPage) -> dict[str, figure]:
+    """Draw the curves: losses, and the validation metric."""
+    steps = [point["step"] for point in page.curve]
+    drawn = {}
+    losses = [
+        ("training loss", "train_loss", _TRAIN),
+        ("validation loss", "validation_loss", _VALIDATION),
+    ]
+    drawn["loss"] = _plot(page, steps, losses, "loss", log=True)
+    if any(point["validation"] is not None for point in page.curve):
+        drawn["metric"] = _plot(
+            page, steps, [(f"validation {page.metric}", "validation", _VALIDATION)], page.metric, log=False
+        )
+    return drawn
+
+
+def _plot(
+    page: TrainingPage, steps: list[int], lines: list[tuple[str, str, str]], label: str, *, log: bool
+) -> figure:
+    values = [point[key] for _, key, _ in lines for point in page.curve if point[key] is not None]
+    log = log and bool(values) and min(values) > 0
+    ends = window(values, log=log)
+    plot = canvas(
+        height=340, x="step", y=plain(label), y_axis_type="log" if log else "linear",
+        x_range=(0, max(steps[-1], 1) * 1.01), y_range=ends,
+    )  # fmt: skip
+    if log:
+        readable_logarithms(plot, ends)
+    renderers = []
+    for name, key, colour in lines:
+        source = ColumnDataSource(
+            {
+                "x": [s for s, point in zip(steps, page.curve, strict=True) if point[key] is not None],
+                "y": [point[key] for point in page.curve if point[key] is not None],
+            }
+        )
+        style = {"line_color": colour, "line_width": 2.2, "legend_label": plain(name)}
+        renderers.append(plot.line("x", "y", source=source, **style))
+        plot.scatter("x", "y", source=source, size=5, fill_color=colour, line_color=None)
+    if page.best is not None:
+        plot.add_layout(
+            Span(location=page.best["step"], dimension="height", line_color=GRID, line_dash="dashed")
+        )
+    plot.legend.background_fill_alpha = 0
+    plot.legend.border_line_alpha = 0
+    plot.legend.label_text_color = "#767c83"
+    hover(plot, renderers, [("step", "@x{0,0}"), (label, "@y{0.[00000]}")])
+    return plot
+
+
+def _lead(results: TrainResults | None, last: int) -> str:
+    if results is None:
+        return (
+            f"This training isn't finished: its last evaluation was at step {last:,}. The same command with "
+            "--resume and this directory as --out goes on."
+        )
+    test = results.result.get("test")
+    if test is None:
+        return "The result has no finite test score."
+    return f"The result's {results.metric} on held-out test data is {general(test, 4)}."
+
+
+def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    if results is None:
+        return [("evaluations", str(len(curve)), "so far")]
+    best = results.best
+    facts = [("steps", f"{results.updates:,}", "taken by the optimizer")]
+    if best is not None and best.validation is not None:
+        facts.append(
+            (f"best validation {results.metric}", general(best.validation, 4), f"at step {best.step:,}")
+        )
+    facts.append(("parameters", f"{results.model['parameters']:,}", results.model["spec"]))
+    facts.append(("time", duration(results.timing["seconds"]), "of training"))
+    return facts
+
+
+def _scores(results: TrainResults | None) -> list[tuple[str, str, str]]:
+    if results is None:
+        return []
+    found = results.result
+
+    def word(value: float | None) -> str:
+        return "-" if value is None else general(value, 5)
+
+    return [(s, word(found.get(s)), word(found.get(f"{s}_loss"))) for s in ("validation", "test")]
+
+
+def _machine(results: TrainResults | None) -> list[tuple[str, str]]:
+    if results is None:
+        return []
+    flat = {key: str(value) for key, value in results.machine.items() if key != "versions"}
+    return [*flat.items(), *(results.machine.get("versions") or {}).items()]

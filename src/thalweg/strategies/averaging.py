@@ -1,0 +1,149 @@
+"""Averaging as a strategy: what is judged and kept is an average of the points that training visits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from thalweg.averaging import Average, Exponential, Kind, Tail, Uniform, estimate_batch_norm
+from thalweg.strategies.base import Scene, Settings, Strategy, settle
+
+__all__ = ["Averaging", "AveragingSettings"]
+
+
+class AveragingSettings(Settings):
+    """``[strategies.averaging]``."""
+
+    kind: Literal["exponential", "uniform", "tail"] = "exponential"
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    warmup: Literal["ramp", "corrected", "none"] = "ramp"
+    tail: float = Field(default=0.5, ge=0, lt=1)
+    every: int = Field(default=1, ge=1)
+    batches: int = Field(default=50, ge=1)
+
+
+class Averaging(Strategy):
+    """Average parameters and buffers over steps; evaluations and the result are of the average.
+
+    Batch norm's statistics belong to weights, not to an average of weights: before the average is judged they
+    are estimated anew on training batches, always the same ones.
+
+    Args:
+        kind: ``"exponential"``, ``"uniform"``, or ``"tail"``: uniform over the last part of the run.
+        decay, warmup: of the exponential one, see :class:`thalweg.averaging.Exponential`.
+        tail: part of the run before the tail begins.
+        every: steps between two points that count.
+        batches: how many batches the statistics are estimated on.
+
+    Raises:
+        OptionError: a value out of range.
+
+    >>> import torch
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> averaging = Averaging(kind="uniform")
+    >>> for value in (1.0, 2.0, 6.0):
+    ...     _ = model.weight.data.fill_(value)
+    ...     averaging.update(model)
+    >>> with averaging.swapped(model):
+    ...     print(model.weight.item())
+    3.0
+
+    Source: A1 (N 8.39, S), with D1 for the statistics; the functions are :mod:`thalweg.averaging`.
+    """
+
+    name: ClassVar[str] = "averaging"
+    place: ClassVar[int] = 40
+    follows: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["exponential", "uniform", "tail"] = "exponential",
+        decay: float = 0.999,
+        warmup: Literal["ramp", "corrected", "none"] = "ramp",
+        tail: float = 0.5,
+        every: int = 1,
+        batches: int = 50,
+    ) -> None:
+        self.settings: AveragingSettings = settle(
+            AveragingSettings, self.name, kind=kind, decay=decay, warmup=warmup, tail=tail, every=every,
+            batches=batches,
+        )  # fmt: skip
+        self._average: Average | None = None
+        self._planned = 1
+        self._seen = 0
+
+    def update(self, model: nn.Module) -> None:
+        """Take the model's present point into the average, if it is one that counts."""
+        self._seen += 1
+        if (self._seen - 1) % self.settings.every == 0:
+            self._of(model).update()
+
+    @contextmanager
+    def swapped(self, model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[None]:
+        """Let the model hold the average; with training batches, under statistics estimated anew."""
+        average = self._of(model)
+        if average.count == 0:
+            yield
+            return
+        with average.swapped():
+            if batches is not None:
+                estimate_batch_norm(model, batches)
+            yield
+
+    def attach(self, scene: Scene) -> None:
+        """Know the length of the run, for the tail."""
+        self._planned = max(1, scene.steps)
+        self._of(scene.model)
+
+    def after_step(self, scene: Scene) -> None:
+        """Take the point in."""
+        self.update(scene.model)
+
+    @contextmanager
+    def shown(self, scene: Scene) -> Iterator[None]:
+        """Let the average be judged."""
+        with self.swapped(scene.model, self._batches(scene)):
+            yield
+
+    def finished(self, scene: Scene) -> None:
+        """Leave the average in the model."""
+        average = self._of(scene.model)
+        if average.count:
+            average.copy_to(scene.model)
+            if (batches := self._batches(scene)) is not None:
+                estimate_batch_norm(scene.model, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, and how many points were seen."""
+        average = None if self._average is None else self._average.state_dict()
+        return {"seen": self._seen, "average": average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on; the model must have been met before, by :meth:`attach` or :meth:`update`."""
+        self._seen = state["seen"]
+        if state["average"] is not None:
+            assert self._average is not None, "the model hasn't been met"
+            self._average.load_state_dict(state["average"])
+
+    def _of(self, model: nn.Module) -> Average:
+        if self._average is None or self._average.model is not model:
+            self._average = Average(model, self._kind())
+        return self._average
+
+    def _kind(self) -> Kind:
+        wanted = self.settings
+        if wanted.kind == "uniform":
+            return Uniform()
+        if wanted.kind == "tail":
+            return Tail(start=int(wanted.tail * self._planned) // wanted.every + 1)
+        return Exponential(decay=wanted.decay, warmup=wanted.warmup)
+
+    def _batches(self, scene: Scene) -> Iterable[Any] | None:
+        normalized = any(isinstance(module, _BatchNorm) for module in scene.model.modules())
+        return scene.inputs(self.settings.batches) if normalized else None

@@ -1,0 +1,81 @@
+"""Clipping as a strategy: gradients that are too large, made smaller before the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from thalweg.clipping import clip_by_norm, clip_by_unit, clip_by_value
+from thalweg.errors import OptionError
+from thalweg.strategies.base import Scene, Settings, Strategy, settle
+
+__all__ = ["Clipping", "ClippingSettings"]
+
+
+class ClippingSettings(Settings):
+    """``[strategies.clipping]``."""
+
+    value: float | None = Field(default=None, gt=0)
+    unit: float | None = Field(default=None, gt=0)
+    norm: float | None = Field(default=None, gt=0)
+
+
+class Clipping(Strategy):
+    """Bound the gradients of every step: entry by entry, unit by unit, and all together, in this order.
+
+    Args:
+        value: of no entry's magnitude more than this.
+        unit: of no unit's gradient more than this share of its weights, those of the last layer included.
+        norm: of all gradients together no longer than this.
+
+    Raises:
+        OptionError: none is given, or one isn't positive.
+
+    >>> import torch
+    >>> p = torch.nn.Parameter(torch.zeros(2))
+    >>> p.grad = torch.tensor([3.0, 4.0])
+    >>> Clipping(norm=1.0).clip([p])
+    >>> [round(v, 6) for v in p.grad.tolist()]
+    [0.6, 0.8]
+
+    Source: R9 (K); the functions are :mod:`thalweg.clipping`.
+    """
+
+    name: ClassVar[str] = "clipping"
+    place: ClassVar[int] = 30
+
+    def __init__(
+        self, *, value: float | None = None, unit: float | None = None, norm: float | None = None
+    ) -> None:
+        self.settings: ClippingSettings = settle(
+            ClippingSettings, self.name, value=value, unit=unit, norm=norm
+        )
+        if value is None and unit is None and norm is None:
+            raise OptionError("clipping: no bound is given; give norm, value or unit, such as norm = 1.0")
+
+    def attach(self, scene: Scene) -> None:
+        """Refuse optimizers whose steps a changed gradient would mislead."""
+        if scene.needs != "gradient":
+            raise OptionError(
+                f"clipping doesn't go with {type(scene.optimizer).__name__}: its searches rely on the "
+                "gradient as it is; leave clipping out"
+            )
+
+    def clip(self, parameters: Iterable[Tensor]) -> None:
+        """Clip the gradients of parameters in place; those without one are left out."""
+        wanted = self.settings
+        held = [p for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in held if p.grad is not None]
+        if wanted.value is not None:
+            clip_by_value(gradients, wanted.value)
+        if wanted.unit is not None:
+            clip_by_unit(held, gradients, wanted.unit)
+        if wanted.norm is not None:
+            clip_by_norm(gradients, wanted.norm)
+
+    def after_backward(self, scene: Scene) -> None:
+        """Clip what the optimizer is about to see."""
+        self.clip(p for group in scene.optimizer.param_groups for p in group["params"])

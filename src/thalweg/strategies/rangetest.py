@@ -1,0 +1,141 @@
+"""A learning-rate range test: the loss while the rate grows from far too low to far too high."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import OptionError
+
+__all__ = ["RangeTest", "rate_range_test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeTest:
+    """The curve of a range test, and what it says.
+
+    Attributes:
+        rates: of each step, growing by the same factor.
+        losses: on the batch of each step, before it.
+        smoothed: their exponentially decaying mean, corrected for its beginning.
+        steepest: the rate at which the smoothed loss falls fastest; ``None`` where it never falls.
+        largest: the rate at which the smoothed loss is lowest: beyond it training becomes unstable.
+        ended: why the test ended.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    steepest: float | None
+    largest: float
+    ended: str
+
+
+def rate_range_test(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    bound: float = 4.0,
+    smoothing: float = 0.9,
+) -> RangeTest:
+    """Train a few steps while the rate grows geometrically, and take everything back afterwards.
+
+    Args:
+        model: trained from the point where it is; it and the optimizer are as before afterwards.
+        batches: (inputs, targets); begun anew where they are fewer than ``steps`` and can be.
+        loss: of outputs and targets.
+        optimizer: any that takes gradients; its groups keep the ratios of their rates.
+        lowest, highest: the ends of the range, for the first group.
+        steps: at least 2.
+        bound: the test ends where the smoothed loss is over this multiple of its best.
+        smoothing: weight of the past in the smoothed loss, in ``[0, 1)``.
+
+    Returns:
+        The curve.
+
+    Raises:
+        OptionError: a range or a number of steps that isn't one; no batches.
+
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(64, 4)
+    >>> model = nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> test = rate_range_test(model, [(x, x.sum(1, keepdim=True))], nn.functional.mse_loss, optimizer)
+    >>> test.steepest < test.largest < 10, optimizer.param_groups[0]["lr"]
+    (True, 0.1)
+
+    Source: R7 (K, what a curve says of its rate); Smith 2017.
+    """
+    if not 0 < lowest < highest < math.inf:
+        raise OptionError(f"a range from {lowest} to {highest} isn't one: give 0 < lowest < highest")
+    if steps < 2:
+        raise OptionError(f"steps = {steps} aren't enough for a curve: give 2 or more, such as 100")
+    if not 0 <= smoothing < 1:
+        raise OptionError(f"smoothing = {smoothing} isn't allowed: give a number in [0, 1)")
+    before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    training = model.training
+    first = float(optimizer.param_groups[0]["lr"]) or 1.0
+    shares = [float(group["lr"]) / first or 1.0 for group in optimizer.param_groups]
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    mean, best, ended = 0.0, math.inf, "the highest rate was reached"
+    supply = iter(batches)
+    try:
+        model.train()
+        for number in range(steps):
+            rate = lowest * (highest / lowest) ** (number / (steps - 1))
+            for group, share in zip(optimizer.param_groups, shares, strict=True):
+                group["lr"] = rate * share
+            batch = next(supply, None)
+            if batch is None:
+                supply = iter(batches)
+                batch = next(supply, None)
+            if batch is None:
+                if not losses:
+                    raise OptionError("there are no batches to test rates on: give at least one")
+                ended = "the batches were used up"
+                break
+            optimizer.zero_grad()
+            value = loss(model(batch[0]), batch[1])
+            value.backward()  # type: ignore[no-untyped-call]
+            if not math.isfinite(value.item()):
+                ended = f"the loss was no longer finite at a rate of {rate:.3g}"
+                break
+            rates.append(rate)
+            losses.append(value.item())
+            mean = smoothing * mean + (1 - smoothing) * losses[-1]
+            smoothed.append(mean / (1 - smoothing ** (number + 1)))
+            best = min(best, smoothed[-1])
+            if smoothed[-1] > bound * best:
+                ended = f"the loss exploded at a rate of {rate:.3g}"
+                break
+            optimizer.step()
+    finally:
+        model.load_state_dict(before[0])
+        optimizer.load_state_dict(before[1])
+        model.train(training)
+    if not losses:
+        raise OptionError(f"the loss isn't finite at a rate of {lowest:g}: mend the model or the data first")
+    slopes = np.gradient(np.array(smoothed)) if len(smoothed) > 1 else np.zeros(1)
+    low = int(np.argmin(slopes))
+    return RangeTest(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        smoothed=tuple(smoothed),
+        steepest=rates[low] if slopes[low] < 0 else None,
+        largest=rates[int(np.argmin(smoothed))],
+        ended=ended,
+    )

@@ -1,0 +1,81 @@
+"""The model card that lies beside the weights."""
+
+from __future__ import annotations
+
+from thalweg.training.results import Stored, TrainResults
+
+__all__ = ["card"]
+
+
+def card(results: TrainResults, stored: Stored) -> str:
+    """Write what a person who finds the directory has to know of the model, as Markdown."""
+    task, data, recipe = stored.task, results.data, results.recipe
+    what = f"predicts {task['target']!r}" if task.get("target") else "predicts"
+    if task["kind"] == "classification":
+        comma = "," if task.get("target") else ""
+        what += f"{comma} one of {len(task['classes'])} classes ({', '.join(task['classes'][:10])})"
+        what += " and more" if len(task["classes"]) > 10 else ""
+    elif task["kind"] == "regression":
+        what += ", a number" if task.get("target") else " a number"
+    scores = "\n".join(
+        f"| {split} | {_number(results.result.get(split))} | {_number(results.result.get(f'{split}_loss'))} |"
+        for split in ("validation", "test")
+    )
+    given = ", ".join(recipe.get("strategies", {})) or "none"
+    hyper = ", ".join(f"{k} = {v}" for k, v in recipe["optimizer"].items() if k != "name")
+    ended = f"\nTraining ended early: {results.stopped}.\n" if results.stopped else ""
+    notes = "\n".join(f"- {_line(text)}" for text in [*data["notes"], *results.notes]) or "- none"
+    files = ["| `weights.safetensors` | the result |"]
+    if results.best is not None:
+        files.append(f"| `best.safetensors` | the best on validation, at step {results.best.step} |")
+    if stored.snapshots:
+        files.append(f"| `snapshot-N.safetensors` | {stored.snapshots} snapshots, an ensemble |")
+    kinds = "\n".join(files)
+    return f"""# {results.model["spec"]} on {_line(data["name"])}
+
+A model with {results.model["parameters"]:,} parameters that {_line(what)}.
+
+| split | {results.metric} | loss |
+|---|---|---|
+{scores}
+
+The test split ({data["splits"]["test"]:,} examples) was scored once, after training.
+{ended}
+## Data
+
+{_line(data["name"])}: {data["rows"]:,} rows, {_line(data["inputs"])}; fingerprint `{data["fingerprint"]}`.
+{data["splits"]["train"]:,} examples trained, {data["splits"]["validation"]:,} validated.
+
+{notes}
+
+## Training
+
+`{recipe["optimizer"]["name"]}`{f" ({hyper})" if hyper else ""}, schedule `{recipe["schedule"]["name"]}`,
+{recipe["training"]["epochs"]} epochs of batches of {recipe["training"]["batch_size"]},
+{results.updates:,} steps. Strategies: {given}. The whole recipe is `recipe.toml`.
+
+## Files
+
+| file | what it holds |
+|---|---|
+{kinds}
+| `model.json` | how to build the model, and how to prepare data for it |
+| `results.json`, `report.html` | everything measured |
+
+## Use
+
+```console
+$ thalweg predict DIR --data new.csv --out predictions.csv
+```
+
+Weights are safetensors: reading them runs no code.
+"""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def _line(text: str) -> str:
+    """One line, whatever a person's names hold."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,370 @@
+"""One training under way: what a step is, and the loop that all trainings share."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.catalogue.entry import Needs
+from thalweg.errors import OptionError
+from thalweg.randomness import RunDraws
+from thalweg.schedules import Driver
+from thalweg.schedules.driver import Factor
+from thalweg.strategies.base import Strategy, in_order, showing
+from thalweg.streams import seed32
+from thalweg.training.engine import Engine, OneProcess
+from thalweg.training.feed import Feed
+from thalweg.training.scoring import has_two_points, judged_point, keyed
+from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
+
+__all__ = ["Observer", "Rates", "Training", "advance", "copied"]
+
+# clocks that add up fractions of batches miss whole numbers by less
+_NEARLY = 1e-6
+_ENDLESS = 1e18
+
+
+class Rates:
+    """Sets hyperparameters before each step: base value, times the schedule, times what strategies say.
+
+    Args:
+        optimizer: its groups' values when this is made are the base values.
+        schedule: from the number of a step to the factor of the learning rate.
+        others: of other hyperparameters, by name, as :class:`thalweg.schedules.Driver` takes them.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        others: Mapping[str, Factor] | None = None,
+    ) -> None:
+        self._optimizer, self._schedule = optimizer, schedule
+        self._bases = [group.get("lr") for group in optimizer.param_groups]
+        self._driver = Driver(optimizer, others) if others else None
+
+    def set(self, step: int, times: float = 1.0) -> None:
+        """Set the values of a step, the learning rate ``times`` its schedule."""
+        factor = self._schedule(step) * times
+        for group, base in zip(self._optimizer.param_groups, self._bases, strict=True):
+            if base is not None:
+                group["lr"] = base * factor
+        if self._driver is not None:
+            self._driver.go_to(step)
+
+
+class Training:
+    """A model, its optimizer, its data and its strategies, at some step: what :func:`advance` carries on.
+
+    The clock counts steps of the plan. A step on a usual batch is one, on a batch of twice the size two; with
+    ``by_work`` a step that takes more forward and backward passes than one counts as many.
+
+    Args:
+        model: already set up by the engine.
+        optimizer: over its parameters.
+        needs: what the optimizer's step has to be given.
+        loss: of outputs and targets, the mean over examples.
+        feed: gives the batches.
+        rates: sets the hyperparameters of each step.
+        total: when the clock stops.
+        seed: decides the draws of random layers.
+        engine: carries out; by default one process.
+        strategies: called in their declared order.
+        parts: a batch is computed in so many parts.
+        by_work: see above.
+        measured: which of ``"loss"`` and ``"metric"`` evaluations score.
+        activation: what the loss makes of the outputs, where that is known.
+        say: is told what strategies have to say.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        needs: Needs,
+        loss: Callable[[Any, Tensor], Tensor],
+        feed: Feed,
+        rates: Rates,
+        total: int,
+        seed: int,
+        engine: Engine | None = None,
+        strategies: Sequence[Strategy] = (),
+        parts: int = 1,
+        by_work: bool = True,
+        measured: Sequence[str] = (),
+        activation: Literal["softmax", "sigmoid", "identity"] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.model, self.optimizer, self.needs, self.feed = model, optimizer, needs, feed
+        self.engine: Engine = OneProcess() if engine is None else engine
+        self.strategies = in_order(strategies)
+        self.seed, self.total, self.activation = seed, total, activation
+        self.clock, self.updates = 0.0, 0
+        self.loss: Tensor | None = None
+        self.stopped: str | None = None
+        self.failed = False
+        self.skipped = False
+        self.counts_work = by_work and needs != "gradient"
+        self._rates, self._measured, self._say = rates, measured, say
+        self._draws = RunDraws(seed, self.engine.device)
+        self._pieces = [RunDraws(seed32(seed, "part", n), self.engine.device) for n in range(1, parts)]
+        self._part = 0
+        self._keyed = [keyed(model, draws) for draws in (self._draws, *self._pieces)]
+        self._parts = parts
+        bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
+        self.surroundings: Surroundings = nullcontext if bare else self._surrounded
+        self._take = stepping(
+            needs, optimizer, model, loss, self.surroundings,
+            engine=self.engine, parts=parts, proceed=self._gradients_there,
+        )  # fmt: skip
+        self.slack = 0.0 if self.counts_work else _NEARLY
+        self._before = _overriding(self.strategies, "before_step")
+        self._behind = _overriding(self.strategies, "after_backward")
+        self._after = _overriding(self.strategies, "after_step")
+        self._rate_factors = _overriding(self.strategies, "rate_factor")
+        self._batch_factors = _overriding(self.strategies, "batch_factor")
+        if has_two_points(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
+        for strategy in self.strategies:
+            strategy.attach(self)
+
+    # What is done ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _surrounded(self) -> Iterator[None]:
+        """A forward pass with the engine's settings and the run's own random numbers."""
+        with self.engine.surroundings(), self._keyed[self._part % self._parts]():
+            self._part += 1
+            yield
+
+    def begin(self) -> None:
+        """Begin a new run."""
+        for strategy in self.strategies:
+            strategy.before_training(self)
+
+    def step(self) -> float:
+        """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
+        share, self.skipped, self._part = self.share, False, 0
+        times = math.prod(factor(share) for factor in self._batch_factors)
+        inputs, targets, weight = self.feed.take(share, times)
+        times = math.prod(factor() for factor in self._rate_factors)
+        self._rates.set(int(self.clock + self.slack), times)
+        if not self.model.training:
+            self.model.train()
+        self._draws.step = self.updates
+        for draws in self._pieces:
+            draws.step = self.updates
+        for before in self._before:
+            before(self)
+        room = _ENDLESS
+        if self.counts_work:
+            room = (self.total - self.clock) / weight * FORWARD_BACKWARD
+        self.loss, work = self._take(inputs, targets, room)
+        return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
+
+    def done(self, clock: float) -> None:
+        """Finish a step: the clock goes on, and strategies look at the new point."""
+        self.clock, self.updates = clock, self.updates + 1
+        for after in self._after:
+            if not self.skipped:
+                after(self)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Hold the model at what is to be judged."""
+        self._draws.step, self._part = self.updates, 0
+        with judged_point(self.optimizer), showing(self.strategies, self):
+            yield
+        self.model.train()
+
+    def finish(self) -> None:
+        """Leave in the model what is the result."""
+        if has_two_points(self.optimizer):
+            self.optimizer.eval()  # type: ignore[attr-defined]
+        for strategy in self.strategies:
+            strategy.finished(self)
+        self.model.eval()
+
+    def _gradients_there(self, loss: Tensor) -> bool:
+        self.loss = loss
+        for behind in self._behind:
+            behind(self)
+            if self.skipped:
+                return False
+        return True
+
+    # What strategies see and ask -----------------------------------------------------------------------
+
+    @property
+    def share(self) -> float:
+        """Part of the run that is done."""
+        return min(1.0, self.clock / self.total)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.total
+
+    def measures(self, watched: Literal["metric", "loss"]) -> bool:
+        """Say whether evaluations score this on validation data."""
+        return watched in self._measured
+
+    def targets(self) -> Tensor | None:
+        """Return the training targets, where they are known all at once."""
+        return self.feed.targets()
+
+    def inputs(self, count: int | None) -> Iterable[Any]:
+        """Return the inputs of training batches, always the same ones, each as a tuple with nothing else."""
+        return ((inputs,) for inputs in self.feed.inputs(count))
+
+    def skip(self) -> None:
+        """Leave out this step."""
+        self.skipped = True
+
+    def stop(self, why: str, *, failed: bool = False) -> None:
+        """End training behind this step or evaluation."""
+        if self.stopped is None:
+            self.stopped, self.failed = why, failed
+
+    def note(self, text: str) -> None:
+        """Tell the person something."""
+        self._say(text)
+
+    # State ---------------------------------------------------------------------------------------------
+
+    def capture(self) -> dict[str, Any]:
+        """Copy the model, the optimizer, and the strategies that follow the weights."""
+        followers = {s.name: s.state_dict() for s in self.strategies if s.follows}
+        state: dict[str, Any] = copied(
+            {**self.engine.save(self.model, self.optimizer), "strategies": followers}
+        )
+        return state
+
+    def restore(self, state: Any) -> None:
+        """Take everything back to what :meth:`capture` returned."""
+        state = copied(state)
+        self.engine.load(self.model, self.optimizer, state)
+        for strategy in self.strategies:
+            if strategy.name in state["strategies"]:
+                strategy.load_state_dict(state["strategies"][strategy.name])
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that changes; its tensors are those in use, not copies."""
+        return {
+            "step": self.clock,
+            "updates": self.updates,
+            "batches": self.feed.state(),
+            "strategies": {strategy.name: strategy.state_dict() for strategy in self.strategies},
+            "stopped": self.stopped,
+            "failed": self.failed,
+            **self.engine.save(self.model, self.optimizer),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` was taken.
+
+        Raises:
+            OptionError: it is that of other strategies.
+        """
+        names = {strategy.name for strategy in self.strategies}
+        if set(state["strategies"]) != names:
+            changed = sorted(names ^ set(state["strategies"]))[0]
+            raise OptionError(f"the run was begun with other strategies: {changed!r} differs; give the same")
+        self.clock, self.updates = state["step"], state["updates"]
+        self.stopped, self.failed = state["stopped"], state["failed"]
+        self.engine.load(self.model, self.optimizer, state)
+        self.feed.load(state["batches"])
+        for strategy in self.strategies:
+            strategy.load_state_dict(state["strategies"][strategy.name])
+
+
+class Observer(Protocol):
+    """What watches a training: scores it at points, and decides whether it goes on."""
+
+    @property
+    def evaluated(self) -> int:
+        """The last point that was evaluated; -1 before the first."""
+
+    @property
+    def going(self) -> bool:
+        """Whether training goes on."""
+
+    def begin(self, loss: float) -> None:
+        """Take in the loss of the first step, where that passes evaluation points."""
+
+    def evaluate(self, points: Sequence[int]) -> None:
+        """Score the model as it is; it stands for all these points."""
+
+    def stepped(self, loss: Tensor, end: int) -> None:
+        """Take in the loss of a step that ended by ``end``."""
+
+    def between(self, *, evaluated: bool) -> None:
+        """Between two steps: the place to save the state, or to raise."""
+
+
+def advance(training: Training, points: Sequence[int], observer: Observer) -> None:
+    """Carry a training on, step by step, to its end.
+
+    A step that counts as many may pass evaluation points: for these stands what was there before it, and if
+    the end is among them the step is taken back.
+
+    Args:
+        training: at any step.
+        points: of the clock, ascending, the last one the end.
+        observer: is told what happens.
+    """
+    model, total = training.model, training.total
+    slack = training.slack
+    model.train()
+    while True:
+        here = [point for point in points if observer.evaluated < point <= training.clock + slack]
+        if here:
+            observer.evaluate(here)
+        if training.clock + slack >= total or not observer.going:
+            break
+        observer.between(evaluated=bool(here))
+
+        before = copied(model.state_dict()) if training.counts_work else None
+        reached = training.step()
+        passed = [p for p in points if training.clock < p < reached] if before is not None else []
+        if passed and before is not None:
+            assert training.loss is not None
+            if training.updates == 0:
+                observer.begin(float(training.loss))
+            after = copied(model.state_dict())
+            model.load_state_dict(before)
+            observer.evaluate(passed)
+            if reached > total or not observer.going:
+                break
+            model.load_state_dict(after)
+        training.done(reached)
+        if not training.skipped:
+            assert training.loss is not None
+            observer.stepped(training.loss, math.ceil(reached - slack))
+
+
+def copied(state: Any) -> Any:
+    """Copy a state of tensors, numbers, strings, lists, tuples and dictionaries."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copied(value) for value in state)
+    return copy.deepcopy(state)
+
+
+def _overriding(strategies: Sequence[Strategy], hook: str) -> list[Callable[..., Any]]:
+    """The hooks that do something: a step asks nobody else."""
+    return [
+        getattr(strategy, hook)
+        for strategy in strategies
+        if getattr(type(strategy), hook) is not getattr(Strategy, hook)
+    ]

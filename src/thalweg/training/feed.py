@@ -1,0 +1,298 @@
+"""Where the batches of a training come from, and where in the data it is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, as_given, moved
+from thalweg.errors import DataError
+from thalweg.lanes.course import steps_an_epoch
+from thalweg.streams import seed32
+from thalweg.training.steps import Batches
+
+__all__ = ["Batch", "ExampleFeed", "Feed", "LoaderFeed", "examples_of", "feed_of", "in_blocks"]
+
+
+class Batch(NamedTuple):
+    """Inputs, targets, and how many usual batches this one counts as."""
+
+    inputs: Any
+    targets: Tensor
+    weight: float
+
+
+class Feed(Protocol):
+    """Gives batches, endlessly, and can say and find again where it is."""
+
+    def take(self, share: float, times: float = 1.0) -> Batch:
+        """Return the next batch; ``share`` of the run is done, ``times`` the usual size is wanted."""
+
+    def steps_an_epoch(self) -> int:
+        """Return how many usual batches a pass over the data has."""
+
+    def inputs(self, count: int | None) -> Iterable[Any]:
+        """Return the inputs of so many batches (``None``: of a whole pass), always the same ones."""
+
+    def targets(self) -> Tensor | None:
+        """Return all targets, where they are known."""
+
+    def state(self) -> Any:
+        """Return the place in the data, as plain values."""
+
+    def load(self, state: Any) -> None:
+        """Go to a place in the data."""
+
+
+class ExampleFeed:
+    """Batches of examples, by an order that is a function of the seed and the epoch.
+
+    Args:
+        examples: of the training split.
+        batches: which of them come next.
+        size: of a usual batch.
+
+    >>> examples = TensorExamples(torch.arange(10.0), torch.arange(10))
+    >>> feed = ExampleFeed(examples, Batches(10, seed=0, size=4), 4)
+    >>> batch = feed.take(0.0)
+    >>> len(batch.targets), batch.weight, feed.steps_an_epoch(), feed.state()
+    (4, 1.0, 2, (0, 4))
+    """
+
+    def __init__(self, examples: Examples, batches: Batches, size: int) -> None:
+        self._examples, self._batches, self._size = examples, batches, size
+
+    def take(self, share: float, times: float = 1.0) -> Batch:
+        """Return the next batch of the order."""
+        indices = self._batches.take(share, times)
+        inputs, targets = self._examples.batch(indices)
+        return Batch(inputs, targets, len(indices) / self._size)
+
+    def steps_an_epoch(self) -> int:
+        """Return how many whole batches an epoch has.
+
+        Raises:
+            DataError: there is not one whole batch.
+        """
+        return steps_an_epoch(len(self._examples), self._size)
+
+    def inputs(self, count: int | None) -> Iterator[Any]:
+        """Return inputs in the order in which examples lie, the ragged rest of a whole pass included."""
+        end = len(self._examples) if count is None else min(count * self._size, len(self._examples))
+        for inputs, _ in in_blocks(self._examples, self._size, end):
+            yield inputs
+
+    def targets(self) -> Tensor | None:
+        """Return all targets, where they are known."""
+        return self._examples.targets
+
+    def state(self) -> tuple[int, int]:
+        """Return epoch and position."""
+        return self._batches.state()
+
+    def load(self, state: Any) -> None:
+        """Go to an epoch and a position."""
+        self._batches.load((state[0], state[1]))
+
+
+class LoaderFeed:
+    """Batches of a DataLoader, or of any iterable of ``(inputs, targets)`` that can be begun again and again.
+
+    Each epoch's shuffling is drawn from the seed and the number of the epoch, so that taking a run up again
+    means to begin its epoch anew and to pass over the batches that were taken.
+
+    Args:
+        loader: gives pairs; with a length unless ``steps`` is given.
+        seed: of the run.
+        device: where batches go.
+        steps: of an epoch.
+
+    Raises:
+        DataError: neither a length nor ``steps``, or something that can be gone through only once.
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], *, seed: int, device: torch.device, steps: int | None = None
+    ) -> None:
+        if isinstance(loader, Iterator):
+            raise DataError(
+                "the data can be gone through only once, so that no second epoch could begin; give a "
+                "DataLoader, a list of batches, or an object whose __iter__ begins anew"
+            )
+        if steps is None and not hasattr(loader, "__len__"):
+            raise DataError(
+                "the data don't say how many batches an epoch has; give them a length, or say steps"
+            )
+        self._loader, self._seed, self._device = loader, seed, device
+        self._steps = steps if steps is not None else len(loader)  # type: ignore[arg-type]
+        self._epoch, self._position = 0, 0
+        self._under_way: Iterator[Any] | None = None
+
+    def take(self, share: float, times: float = 1.0) -> Batch:
+        """Return the loader's next batch, whatever size was wanted."""
+        if times != 1.0:
+            raise DataError(
+                "the size of a loader's batches is its own; leave the batch size's schedule out, or give the "
+                "Dataset itself"
+            )
+        for _ in range(2):
+            try:
+                made = self._next()
+            except StopIteration:
+                self._epoch, self._position, self._under_way = self._epoch + 1, 0, None
+                continue
+            self._position += 1
+            return Batch(*_pair(made, self._device), 1.0)
+        raise DataError("the data hold no batches; give at least one")
+
+    def steps_an_epoch(self) -> int:
+        """Return how many batches an epoch has.
+
+        Raises:
+            DataError: none at all.
+        """
+        if self._steps < 1:
+            raise DataError("the data hold no batches; give at least one")
+        return self._steps
+
+    def inputs(self, count: int | None) -> Iterator[Any]:
+        """Return the inputs of an epoch of its own."""
+        for inputs, _ in itertools.islice(self.pairs(), count):
+            yield inputs
+
+    def pairs(self) -> Iterator[tuple[Any, Tensor]]:
+        """Return the batches of an epoch of its own, always the same ones."""
+        with self._seeded("statistics"):
+            batches = iter(self._loader)
+            first = next(batches, None)
+        while first is not None:
+            yield _pair(first, self._device)
+            first = next(batches, None)
+
+    def targets(self) -> None:
+        """They are known in batches alone."""
+
+    def state(self) -> tuple[int, int]:
+        """Return the epoch, and how many of its batches were taken."""
+        return self._epoch, self._position
+
+    def load(self, state: Any) -> None:
+        """Begin an epoch anew, and pass over what was taken."""
+        self._epoch, position = state[0], state[1]
+        self._position, self._under_way = 0, None
+        for _ in range(position):
+            self._next()
+            self._position += 1
+
+    def _next(self) -> Any:
+        if self._under_way is not None:
+            return next(self._under_way)
+        # samplers draw their order at the first batch
+        with self._seeded(self._epoch):
+            if hasattr(getattr(self._loader, "sampler", None), "set_epoch"):
+                self._loader.sampler.set_epoch(self._epoch)  # type: ignore[attr-defined]
+            self._under_way = iter(self._loader)
+            return next(self._under_way)
+
+    @contextmanager
+    def _seeded(self, epoch: int | str) -> Iterator[None]:
+        state, seed = torch.get_rng_state(), seed32(self._seed, "loader", epoch)
+        torch.manual_seed(seed)
+        for owner in (self._loader, getattr(self._loader, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+
+
+def feed_of(
+    data: Any,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    collate: Callable[[list[Any]], Any] | None = None,
+    steps: int | None = None,
+) -> Feed:
+    """Make a feed of whatever data a person has.
+
+    Args:
+        data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, :class:`Examples`, a
+            DataLoader, or an iterable of batches.
+        batch_size: of what doesn't come in batches.
+        seed: of the run.
+        device: where batches go.
+        collate: from a list of a Dataset's items to ``(inputs, targets)``.
+        steps: of an epoch, for iterables without a length.
+
+    Raises:
+        DataError: it is none of these, or its parts don't fit.
+    """
+    examples = examples_of(data, device, collate)
+    if examples is None:
+        return LoaderFeed(data, seed=seed, device=device, steps=steps)
+    return ExampleFeed(examples, Batches(len(examples), seed=seed, size=batch_size), batch_size)
+
+
+def examples_of(
+    data: Any, device: torch.device, collate: Callable[[list[Any]], Any] | None = None
+) -> Examples | None:
+    """Return data as examples that can be had one by one, or ``None`` where they come in batches.
+
+    Raises:
+        DataError: data that are neither.
+    """
+    if isinstance(data, (TensorExamples, DatasetExamples)):
+        return data
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
+        data = data.tensors
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_array(part) for part in data):
+        inputs, targets = (part if isinstance(part, Tensor) else as_given(np.asarray(part)) for part in data)
+        if len(inputs) != len(targets):
+            raise DataError(
+                f"there are {len(inputs)} inputs but {len(targets)} targets; there must be one for each"
+            )
+        return TensorExamples(inputs.to(device), targets.to(device))
+    if isinstance(data, DataLoader) and collate is not None:
+        raise DataError("a DataLoader has a collate function of its own; leave collate out")
+    if isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
+        if not hasattr(data, "__iter__"):
+            raise DataError(
+                f"data of type {type(data).__name__} can't be trained on; give (inputs, targets), a Dataset "
+                "or a DataLoader"
+            )
+        return None
+    if isinstance(data, Dataset) or (hasattr(data, "__len__") and not isinstance(data, (tuple, list, dict))):
+        made = collate or default_collate
+        return DatasetExamples(data, np.arange(len(data)), made, None, device)  # type: ignore[arg-type]
+    return None
+
+
+def in_blocks(examples: Examples, size: int, end: int | None = None) -> Iterator[tuple[Any, Tensor]]:
+    """Return examples as they lie, in batches of a size; the last one may be smaller."""
+    end = len(examples) if end is None else end
+    for begin in range(0, end, size):
+        yield examples.batch(torch.arange(begin, min(begin + size, end)))
+
+
+def _is_array(part: Any) -> bool:
+    return isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0
+
+
+def _pair(made: Any, device: torch.device) -> tuple[Any, Tensor]:
+    if not isinstance(made, (tuple, list)) or len(made) != 2 or not isinstance(made[1], Tensor):
+        raise DataError(
+            "a batch has to be a pair, (inputs, targets), whose targets are a tensor; "
+            f"the data gave {type(made).__name__}"
+        )
+    return moved(made[0], device), made[1].to(device)

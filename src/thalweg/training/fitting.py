@@ -1,0 +1,348 @@
+"""``thalweg.fit``: any module on any data, by any optimizer, with any strategies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thalweg import catalogue, objectives, schedules
+from thalweg.catalogue.entry import Needs
+from thalweg.data.source import fingerprint_of
+from thalweg.errors import DataError, OptionError, UserError
+from thalweg.lanes.course import evaluation_points
+from thalweg.objectives import Metric, Task
+from thalweg.runs.directory import RunDirectory
+from thalweg.schedules.base import Schedule
+from thalweg.schedules.driver import Factor
+from thalweg.secondorder.closures import ClosureOptimizer
+from thalweg.strategies.base import Strategy
+from thalweg.training.core import Rates, Training
+from thalweg.training.engine import Engine, OneProcess, Precision
+from thalweg.training.feed import Feed, LoaderFeed, examples_of, feed_of, in_blocks
+from thalweg.training.job import Data, Fitted, Job
+from thalweg.training.watch import Watcher
+
+__all__ = ["activation_of", "fit", "needs_of", "tabulated"]
+
+
+def fit(
+    model: nn.Module,
+    data: Any,
+    loss: str | Callable[[Any, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer | str | Callable[..., torch.optim.Optimizer],
+    schedule: str | Factor | Mapping[str, Factor] = "constant",
+    strategies: Sequence[Strategy] = (),
+    *,
+    validation: Any = None,
+    metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 32,
+    hyperparameters: Mapping[str, float] | None = None,
+    seed: int = 0,
+    evaluations: int = 20,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    engine: Engine | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
+    watcher: Watcher | None = None,
+) -> Fitted:
+    """Train a module; it holds the result afterwards.
+
+    Everything random is drawn from ``seed``: the order of examples, dropout and its relatives
+    (:class:`thalweg.randomness.Keyed`), and what a module or Dataset draws from torch's, NumPy's or Python's
+    generators, which are as before afterwards. An epoch's ragged rest is dropped.
+
+    Args:
+        model: any module; trained where it is, from the weights that it has.
+        data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, a DataLoader, or an iterable of
+            batches that can be begun again and again; a batch is ``(inputs, targets)``.
+        loss: a name, or a function of outputs and targets that gives the mean over examples.
+        optimizer: made over the model's parameters; or the name of a row of the catalogue; or a function of
+            the parameters, such as ``torch.optim.Adam``.
+        schedule: a name, a function from the number of a step to what the learning rate is multiplied by, or
+            such functions by hyperparameter (``{"lr": ..., "betas.0": ...}``).
+        strategies: what accompanies training, in any order.
+        validation: as ``data``; scored evenly over the run.
+        metric: a name, or a function of outputs and targets; of validation.
+        epochs, steps: how long, one of both; steps count batches.
+        batch_size: of data that don't come in batches.
+        hyperparameters: of an optimizer that is given by name or function.
+        seed: see above.
+        evaluations: how often the validation data are scored, besides once before the first step.
+        accumulate: each batch is computed in so many parts, which saves memory.
+        precision: ``"bfloat16"`` for forward passes under autocast.
+        device: where to train; by default where the model is.
+        collate: from a list of a Dataset's items to ``(inputs, targets)``.
+        engine: what lies beneath; by default one process on the device.
+        out: a run directory, to be made: checkpoints and events are kept there.
+        resume: go on with the training in ``out``, from its last checkpoint.
+        checkpoint_seconds: between two checkpoints, which are written beside training.
+        watcher: told what happens.
+
+    Returns:
+        The curve, the best evaluation and its weights, the scores of the result.
+
+    Raises:
+        UserError: something given can't be used, in one sentence.
+        Interrupted: Ctrl-C or SIGTERM with ``out``, after everything was saved.
+
+    >>> import thalweg
+    >>> from thalweg.strategies import Averaging, EarlyStopping
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(200, 4)
+    >>> y = (x.sum(1) > 0).long()
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> fitted = thalweg.fit(
+    ...     model, (x, y), "cross-entropy", "adam", "cosine", [Averaging(), EarlyStopping(patience=8)],
+    ...     validation=(x, y), metric="accuracy", epochs=5, hyperparameters={"lr": 0.05},
+    ... )
+    >>> fitted.final["validation"] > 0.95
+    True
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(
+            f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
+        )
+    place = torch.device(device) if device is not None else _place(model)
+    carried: Engine = OneProcess(place, precision=precision) if engine is None else engine
+    _whole(batch_size=batch_size, evaluations=evaluations, accumulate=accumulate)
+    if (epochs is None) == (steps is None):
+        raise OptionError("how long to train isn't clear; give epochs or steps, one of both")
+    feed = feed_of(
+        data, batch_size=batch_size, seed=seed, device=carried.device, collate=collate, steps=steps
+    )
+    if epochs is not None:
+        _whole(epochs=epochs)
+        total = epochs * feed.steps_an_epoch()
+    else:
+        assert steps is not None
+        _whole(steps=steps)
+        feed.steps_an_epoch()
+        total = steps
+    scored = _batches(validation, batch_size, carried.device, collate)
+    task = _task(loss, metric, feed, scored)
+    found_metric = None
+    if metric is not None:
+        if scored is None:
+            raise OptionError("a metric is of validation data; give these, or leave the metric out")
+        found_metric = objectives.metric(metric, task)
+    loss_function = objectives.loss(loss, task) if isinstance(loss, str) else loss
+    model = carried.set_up(model)
+    made = _optimizer(optimizer, model, dict(hyperparameters or {}))
+    rates = _rates(made, schedule, total)
+    said: list[Callable[[str], None]] = []
+    training = Training(
+        model=model,
+        optimizer=made,
+        needs=needs_of(made),
+        loss=loss_function,
+        feed=feed,
+        rates=rates,
+        total=total,
+        seed=seed,
+        engine=carried,
+        strategies=strategies,
+        parts=accumulate,
+        by_work=False,
+        measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
+        activation=activation_of(loss),
+        say=lambda text: said[0](text),
+    )
+    directory = None
+    if out is not None:
+        config = {
+            "kind": "fit",
+            "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
+            "optimizer": type(made).__name__,
+            "steps": total,
+            "batch_size": batch_size,
+            "seed": seed,
+            "evaluations": evaluations,
+            "accumulate": accumulate,
+            "precision": precision,
+            "strategies": {s.name: s.settings.model_dump(exclude_none=True) for s in training.strategies},
+            "fingerprint": _fingerprint(data),
+        }
+        directory = _directory(Path(out), config, resume=resume)
+    elif resume:
+        raise OptionError("resume needs out: name the run directory of the training to go on with")
+    job = Job(
+        training,
+        evaluation_points(total, evaluations),
+        loss=loss_function,
+        metric=found_metric,
+        validation=scored,
+        directory=directory,
+        seconds=checkpoint_seconds,
+        watcher=watcher,
+    )
+    said.append(job.say)
+    if directory is None:
+        return job.run()
+    with directory:
+        try:
+            return job.run()
+        except UserError:
+            if not job.begun and not resume:
+                directory.discard()
+            raise
+
+
+def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
+    """Return a schedule as a table over a run, as races have it; beyond its end it stays."""
+    table = schedule(np.arange(total))
+    return lambda step: float(table[min(step, total - 1)])
+
+
+def needs_of(optimizer: torch.optim.Optimizer) -> Needs:
+    """Return what an optimizer's step has to be given."""
+    for name in catalogue.names():
+        entry = catalogue.get(name)
+        if entry.call.target is type(optimizer) and entry.needs != "gradient":
+            return entry.needs
+    if isinstance(optimizer, ClosureOptimizer):
+        return "closure" if optimizer.calls_backward else "graph"
+    return "closure" if isinstance(optimizer, torch.optim.LBFGS) else "gradient"
+
+
+def activation_of(loss: Any) -> Any:
+    """Return what a loss makes of outputs, where that is known: softmax, sigmoid or identity."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return _ACTIVATIONS.get(name)
+
+
+_ACTIVATIONS = {
+    "cross-entropy": "softmax", "cross_entropy": "softmax", "CrossEntropyLoss": "softmax",
+    "bce": "softmax", "BCEWithLogitsLoss": "sigmoid", "binary_cross_entropy_with_logits": "sigmoid",
+    **dict.fromkeys(("mse", "mae", "huber", "mse_loss", "l1_loss", "huber_loss"), "identity"),
+    **dict.fromkeys(("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss"), "identity"),
+}  # fmt: skip
+
+
+def _place(model: nn.Module) -> torch.device:
+    first = next(iter(model.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _whole(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name} is {value!r}, but must be a whole number of at least 1")
+
+
+def _optimizer(given: Any, model: nn.Module, hyperparameters: dict[str, Any]) -> torch.optim.Optimizer:
+    if isinstance(given, torch.optim.Optimizer):
+        if hyperparameters:
+            raise OptionError("the optimizer is made already; give its hyperparameters where it is made")
+        held = {id(p) for p in model.parameters()}
+        if not any(id(p) in held for group in given.param_groups for p in group["params"]):
+            raise OptionError(
+                "the optimizer holds none of the model's parameters; make it over model.parameters()"
+            )
+        return given
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise OptionError("the model has no parameter that needs a gradient; there is nothing to train")
+    if isinstance(given, (str, catalogue.Entry)):
+        return catalogue.resolve(given).make(trainable, **hyperparameters)
+    if not callable(given):
+        raise OptionError(
+            f"the optimizer is {given!r}; give an optimizer, a name such as adam, or a function"
+        )
+    made = given(trainable, **hyperparameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise OptionError(f"the optimizer's function gave {type(made).__name__}, not a torch optimizer")
+    return made
+
+
+def _rates(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rates:
+    def factor(one: Any) -> Callable[[int], float]:
+        if isinstance(one, str):
+            if one == "plateau":
+                raise OptionError(
+                    "a plateau looks at validation and is a strategy here; give strategies=[Plateau()]"
+                )
+            one = schedules.build(one, total=total)
+        if isinstance(one, Schedule):
+            return tabulated(one, total)
+        if not callable(one):
+            raise OptionError(
+                f"the schedule is {one!r}; give a name such as cosine, or a function of the step"
+            )
+        function: Callable[[int], float] = one
+        return function
+
+    if isinstance(schedule, Mapping):
+        others = {name: factor(one) for name, one in schedule.items() if name != "lr"}
+        return Rates(optimizer, factor(schedule.get("lr", "constant")), others)
+    return Rates(optimizer, factor(schedule))
+
+
+def _batches(
+    data: Any, batch_size: int, device: torch.device, collate: Callable[[list[Any]], Any] | None
+) -> Data | None:
+    if data is None:
+        return None
+    examples = examples_of(data, device, collate)
+    if examples is not None:
+        if not len(examples):
+            raise DataError("the validation data hold no examples; give at least one, or leave them out")
+        return lambda: in_blocks(examples, max(batch_size, 256))
+    return LoaderFeed(data, seed=0, device=device, steps=1).pairs
+
+
+def _task(loss: Any, metric: Any, feed: Feed, scored: Data | None) -> Task:
+    """What names of losses and metrics have to know of the targets."""
+    if not isinstance(loss, str) and not isinstance(metric, str):
+        return Task(kind="custom")
+    targets = feed.targets()
+    if targets is None and scored is not None:
+        targets = torch.cat([part for _, part in scored()])
+    if targets is None:
+        return Task(kind="custom")
+    if targets.is_floating_point():
+        kind = "regression" if targets.ndim == 1 or targets.shape[1:].numel() == 1 else "custom"
+        spread = float(targets.double().std()) if targets.numel() > 1 else 1.0
+        return Task(kind=kind, spread=spread if math.isfinite(spread) else 1.0)  # type: ignore[arg-type]
+    if targets.ndim != 1:
+        return Task(kind="custom")
+    return Task(kind="classification", classes=tuple(map(str, range(int(targets.max()) + 1))))
+
+
+def _fingerprint(data: Any) -> str | None:
+    parts = data if isinstance(data, (tuple, list)) else ()
+    if len(parts) == 2 and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+        return fingerprint_of(parts)
+    return f"{len(data)} items" if hasattr(data, "__len__") else None
+
+
+def _directory(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
+    if not resume:
+        return RunDirectory.create(path, config)
+    directory = RunDirectory.resume(path)
+    before = directory.config()
+    now = {name: value for name, value in config.items() if value is not None}
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            directory.close()
+            if name == "fingerprint":
+                raise DataError(
+                    f"the data aren't those that the training in {path} was begun with; give the same, or "
+                    "begin anew with another out"
+                )
+            raise OptionError(
+                f"the training in {path} was begun with {name} = {before.get(name)!r}, not "
+                f"{now.get(name)!r}; give the same, or begin anew with another out"
+            )
+    return directory

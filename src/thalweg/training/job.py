@@ -1,0 +1,378 @@
+"""A training from beginning to end: begun or taken up, evaluated, saved beside the loop, finished."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thalweg.entries import Run, Setting, Workload
+from thalweg.errors import Interrupted
+from thalweg.lanes.course import History
+from thalweg.objectives import Metric
+from thalweg.runs.directory import RunDirectory
+from thalweg.runs.interrupt import Interruption
+from thalweg.strategies.base import Scores
+from thalweg.streams import seed32
+from thalweg.training.checkpoints import Writer
+from thalweg.training.core import Training, advance, copied
+from thalweg.training.scoring import score
+from thalweg.training.watch import Evaluation, Progress, Silent, Watcher
+
+__all__ = ["Fitted", "Job", "own_generators"]
+
+_SECONDS_BETWEEN_PROGRESS = 0.2
+_NONE = np.empty(0)
+
+Data = Callable[[], Iterable[tuple[Any, Tensor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What came out of a training.
+
+    Attributes:
+        model: holds the result, in evaluation mode.
+        curve: every evaluation, the first before any step.
+        best: the evaluation with the best validation metric (or loss, without a metric), if there is one.
+        best_state: the model's state there; ``None`` without validation.
+        final: scores of the result: what strategies left in the model after the last step.
+        updates: steps that the optimizer took.
+        stopped: why training ended before its time; ``None`` if it didn't.
+        failed: whether that was a failure.
+        notes: what strategies had to say.
+        seconds: of training, those before an interruption included.
+    """
+
+    model: nn.Module
+    curve: list[Evaluation]
+    best: Evaluation | None
+    best_state: dict[str, Any] | None = field(repr=False)
+    final: dict[str, float | None]
+    updates: int
+    stopped: str | None
+    failed: bool
+    notes: list[str]
+    seconds: float
+
+
+class Job:
+    """Carries a training out; what :func:`thalweg.fit` and ``thalweg train`` have in common.
+
+    Args:
+        training: at its beginning.
+        points: of the clock at which to evaluate.
+        loss: of outputs and targets.
+        metric: what validation is judged by.
+        validation: gives the validation batches; ``None``: there are none.
+        tests: name to the batches of other splits that the result is scored on.
+        directory: where states and events are kept; ``None``: nowhere.
+        seconds: between two checkpoints.
+        watcher: told what happens.
+
+    Attributes:
+        begun: whether the run's beginning is behind it; what is refused before that leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        points: Sequence[int],
+        *,
+        loss: Callable[[Any, Tensor], Tensor],
+        metric: Metric | None,
+        validation: Data | None,
+        tests: Mapping[str, Data] | None = None,
+        directory: RunDirectory | None = None,
+        seconds: float = 60.0,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._training, self._points = training, points
+        self._loss, self._metric, self._validation = loss, metric, validation
+        self._tests = dict(tests or {})
+        self._directory, self._seconds = directory, seconds
+        self._watcher = Silent() if watcher is None else watcher
+        self._writer = None if directory is None else Writer(directory)
+        self._workload = Workload(
+            epochs=1, batch_size=1, loss="", metric="", loss_bound=math.inf, evaluations=1
+        )
+        self._run = Run(identity="fit", setting=Setting(optimizer=""), seed=training.seed)
+        self.history = History.start(self._run, self._workload)
+        self._losses: list[Tensor] = []
+        self._ends: list[int] = []
+        self._best: Evaluation | None = None
+        self._best_state: dict[str, Any] | None = None
+        self._notes: list[str] = []
+        self._spent = 0.0
+        self._began = self._saved = self._told = time.monotonic()
+        self._pace: tuple[float, float] | None = None
+        self._interruption = Interruption()
+        self.begun = False
+
+    def run(self) -> Fitted:
+        """Train to the end, and leave the result in the model.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM, after everything was saved.
+            RunDirectoryError: the state can't be written; what was saved before is unharmed.
+        """
+        training = self._training
+        try:
+            with own_generators(training.seed, training.engine.device):
+                if not self._take_up():
+                    training.begin()
+                self.begun = True
+                self._began = self._saved = time.monotonic()
+                if self._directory is None:
+                    advance(training, self._points, self)
+                else:
+                    with self._interruption:
+                        advance(training, self._points, self)
+                        self._save()
+                if self._writer is not None:
+                    self._writer.wait()
+                return self._finish()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+
+    def say(self, text: str) -> None:
+        """Write down and tell what a strategy has to say."""
+        self._notes.append(text)
+        self._watcher.note(text)
+
+    # What a training's observer is asked -------------------------------------------------------------------
+
+    @property
+    def evaluated(self) -> int:
+        """The last point that was evaluated."""
+        return self.history.steps[-1] if self.history.steps else -1
+
+    @property
+    def going(self) -> bool:
+        """Whether nothing has ended training."""
+        return self._training.stopped is None
+
+    def begin(self, loss: float) -> None:
+        """Take in the loss of a first step that passes points."""
+        self.history.begin(loss)
+
+    def stepped(self, loss: Tensor, end: int) -> None:
+        """Take in the loss of a step."""
+        self._losses.append(loss)
+        self._ends.append(end)
+
+    def evaluate(self, points: Sequence[int]) -> None:
+        """Score the model, tell strategies, and keep the best."""
+        training, history = self._training, self.history
+        with training.judged():
+            loss, found = None, None
+            if self._validation is not None:
+                loss, found, _ = score(
+                    training.model, self._validation(), self._loss, self._metric, training.surroundings
+                )
+            for point in points:
+                self._note_down(point, loss, found)
+                evaluation = self._last()
+                scores = Scores(
+                    step=point,
+                    loss=evaluation.validation_loss,
+                    metric=evaluation.validation,
+                    higher_is_better=self._metric is not None and self._metric.higher_is_better,
+                )
+                for strategy in training.strategies:
+                    strategy.at_evaluation(training, scores)
+                if self._is_best(evaluation):
+                    self._best = evaluation
+                    self._best_state = copied(training.model.state_dict())
+                    if self._writer is not None:
+                        state = {"evaluation": asdict(evaluation), "model": self._best_state}
+                        self._writer.save("best", state)
+                self._tell(evaluation)
+        if history.diverged_at is not None:
+            training.stop(
+                f"the loss was no longer finite at step {history.diverged_at}; lower the learning rate, clip "
+                "gradients, or add a guard",
+                failed=True,
+            )
+
+    def between(self, *, evaluated: bool) -> None:
+        """Save where it is time, say how far training is, and heed a request to end."""
+        now = time.monotonic()
+        if now - self._told >= _SECONDS_BETWEEN_PROGRESS:
+            self._told = now
+            self._watcher.progress(
+                Progress(step=self._training.clock, steps=self._training.total, seconds_left=self._left(now))
+            )
+        if self._writer is None:
+            return
+        if self._interruption.asked():
+            self._save()
+            self._writer.wait()
+            raise Interrupted(
+                f"interrupted at step {self._training.clock:g} of {self._training.total}; everything is "
+                "saved, and --resume goes on"
+            )
+        if now - self._saved >= self._seconds and not self._writer.busy:
+            self._save()
+            self._saved = time.monotonic()
+
+    # State -------------------------------------------------------------------------------------------------
+
+    def _take_up(self) -> bool:
+        """Go on where the run was left, if it was."""
+        if self._directory is None:
+            return False
+        state = self._directory.load_checkpoint("last", self._watcher.note)
+        if state is None:
+            return False
+        self._training.load(state)
+        self.history = History.restore(self._run, self._workload, state["history"])
+        self._losses, self._ends = list(state["losses"]), list(state["ends"])
+        self._notes, self._spent = list(state["notes"]), state["seconds"]
+        if state["best"] is not None:
+            self._best = Evaluation(**state["best"])
+            saved = self._directory.load_checkpoint("best", self._watcher.note)
+            self._best_state = None if saved is None else saved["model"]
+        _set_generators(state["generators"])
+        self._watcher.note(f"going on from step {self._training.clock:g} of {self._training.total}")
+        return True
+
+    def _save(self) -> None:
+        assert self._writer is not None
+        self._writer.save(
+            "last",
+            {
+                **self._training.state(),
+                "history": self.history.state(),
+                "losses": self._losses,
+                "ends": self._ends,
+                "notes": self._notes,
+                "best": None if self._best is None else asdict(self._best),
+                "seconds": self._spent + time.monotonic() - self._began,
+                "generators": _generators(self._training.engine.device),
+            },
+        )
+
+    def _finish(self) -> Fitted:
+        training = self._training
+        seconds = self._spent + time.monotonic() - self._began
+        training.finish()
+        final: dict[str, float | None] = {}
+        splits = {"validation": self._validation, **self._tests}
+        for name, batches in splits.items():
+            if batches is not None:
+                found = score(training.model, batches(), self._loss, self._metric, training.surroundings)
+                final[f"{name}_loss"], final[name] = _finite(found[0]), _finite(found[1])
+        return Fitted(
+            model=training.model,
+            curve=[self._at(number) for number in range(len(self.history.steps))],
+            best=self._best,
+            best_state=self._best_state,
+            final=final,
+            updates=training.updates,
+            stopped=training.stopped,
+            failed=training.failed,
+            notes=self._notes,
+            seconds=seconds,
+        )
+
+    # Evaluations ---------------------------------------------------------------------------------
+
+    def _note_down(self, point: int, loss: float | None, found: float | None) -> None:
+        if point > 0:
+            losses = torch.stack(self._losses).double().cpu().numpy() if self._losses else _NONE
+            self.history.train(losses, self._ends)
+            self._losses, self._ends = [], []
+        # a loss that can't be had is no divergence
+        self.history.evaluate(
+            point, 0.0 if loss is None else loss, math.nan if found is None else found, None
+        )
+        if loss is None:
+            self.history.validation_loss[-1] = None
+
+    def _at(self, number: int) -> Evaluation:
+        history = self.history
+        return Evaluation(
+            step=history.steps[number],
+            train_loss=history.train_loss[number],
+            validation_loss=history.validation_loss[number],
+            validation=history.validation[number],
+        )
+
+    def _last(self) -> Evaluation:
+        return self._at(len(self.history.steps) - 1)
+
+    def _is_best(self, evaluation: Evaluation) -> bool:
+        if self._metric is None:
+            mine, higher = evaluation.validation_loss, False
+            best = None if self._best is None else self._best.validation_loss
+        else:
+            mine, higher = evaluation.validation, self._metric.higher_is_better
+            best = None if self._best is None else self._best.validation
+        if mine is None:
+            return False
+        return best is None or (mine > best if higher else mine < best)
+
+    def _tell(self, evaluation: Evaluation) -> None:
+        if self._directory is not None:
+            self._directory.append({"event": "evaluation", **asdict(evaluation)})
+        self._watcher.evaluated(evaluation, self._best)
+
+    def _left(self, now: float) -> float | None:
+        clock = self._training.clock
+        if self._pace is None:
+            # the first steps wait for what is compiled and read for the first time
+            self._pace = now, clock
+        since, first = self._pace
+        if clock <= first:
+            return None
+        return (now - since) / (clock - first) * (self._training.total - clock)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@contextmanager
+def own_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """What still draws from torch's, NumPy's or Python's generators draws from the run's own."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed32(seed, "torch"))
+        np.random.seed(seed32(seed, "numpy"))  # noqa: NPY002
+        random.seed(seed32(seed, "python"))
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _generators(device: torch.device) -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+    }
+
+
+def _set_generators(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))

@@ -1,0 +1,160 @@
+"""Prediction by a model that a training laid down, with the preparation that training used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from thalweg import models
+from thalweg.averaging import averaged_probabilities
+from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
+from thalweg.errors import ModelError, OptionError, RunDirectoryError
+from thalweg.initial import from_saved
+from thalweg.lanes.course import initial_module
+from thalweg.runs.files import write_whole
+from thalweg.training.results import Stored
+
+__all__ = ["Predictions", "Weights", "predict"]
+
+Weights = Literal["auto", "result", "best", "snapshots"]
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model says of new data.
+
+    Attributes:
+        values: a class name or a number for each row, in the target's own units.
+        probabilities: of each class, ``[N, C]``; ``None`` where nothing is classified.
+        classes: their names.
+        target: what is predicted.
+        notes: what is worth saying of the data.
+    """
+
+    values: list[str] | npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64] | None
+    classes: tuple[str, ...]
+    target: str
+    notes: list[str]
+
+    def frame(self) -> pl.DataFrame:
+        """Return a table: the prediction, and the probability of each class."""
+        columns: dict[str, Any] = {}
+        if isinstance(self.values, np.ndarray) and self.values.ndim == 2:
+            columns = {f"{self.target} {n}": self.values[:, n] for n in range(self.values.shape[1])}
+        else:
+            columns[self.target] = self.values
+        if self.probabilities is not None:
+            for number, name in enumerate(self.classes):
+                columns[f"probability {name}"] = self.probabilities[:, number]
+        return pl.DataFrame(columns)
+
+
+def predict(
+    directory: str | Path,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    weights: Weights = "auto",
+    device: str = "cpu",
+) -> Predictions:
+    """Predict for new data.
+
+    Args:
+        directory: of a finished training.
+        data: a file: a table with the columns that training used, in any order, or for arrays a table of
+            numbers or an NPZ archive with an array ``x``; or a data frame, array or tensor.
+        out: a CSV file to write, whole or not at all.
+        weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
+            their probabilities; ``"auto"``: snapshots where there are any, else the result.
+        device: where to compute.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        UserError: in one sentence, what is wrong with the directory or the data.
+    """
+    folder = Path(directory)
+    stored = Stored.read(folder / "model.json")
+    if stored.inputs is None:
+        raise OptionError(
+            f"the batches of the model in {folder} were made by code of your own, which prepares new data "
+            "too: load weights.safetensors into the model there"
+        )
+    preparation = _preparation(stored.inputs)
+    given, called = data, "the data"
+    if isinstance(data, (str, Path)):
+        given, called = read_new(Path(data), preparation)
+    inputs, notes = preparation.apply(given, called)
+    members = [_member(folder, stored, name, device) for name in _files(folder, stored, weights)]
+    activation = stored.activation
+    parts = [
+        averaged_probabilities(members, part.to(device), activation=activation).double().cpu()
+        for part in torch.split(inputs, _BLOCK)
+    ]
+    predictions = _understood(torch.cat(parts).numpy(), stored, notes)
+    if out is not None:
+        path = Path(out)
+        try:
+            write_whole(path, predictions.frame().write_csv().encode())
+        except OSError as problem:
+            raise OptionError(
+                f"the predictions can't be written to {path} ({problem.strerror}); give another --out"
+            ) from problem
+    return predictions
+
+
+def _preparation(values: dict[str, Any]) -> Preparation:
+    kind = TablePreparation if values.get("kind") == "table" else ArrayPreparation
+    return kind.model_validate(values)
+
+
+def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
+    if weights == "snapshots" and not stored.snapshots:
+        raise OptionError(f"{folder} holds no snapshots; train with strategies.snapshots, or use the result")
+    if weights == "snapshots" or (weights == "auto" and stored.snapshots):
+        return [f"snapshot-{number}.safetensors" for number in range(1, stored.snapshots + 1)]
+    return ["best.safetensors" if weights == "best" else "weights.safetensors"]
+
+
+def _member(folder: Path, stored: Stored, name: str, device: str) -> Callable[[Any], Tensor]:
+    if not (folder / name).is_file():
+        raise RunDirectoryError(f"{folder / name} isn't there; use --weights result, or train anew")
+    model: nn.Module = initial_module(
+        models.factory(stored.spec), tuple(stored.input_shape), stored.outputs, 0
+    )
+    taken = from_saved(model, folder / name)
+    if taken.missing or taken.misfits or taken.unused:
+        odd = [*taken.missing, *taken.misfits, *taken.unused][0]
+        raise ModelError(f"{folder / name} doesn't fit the model {stored.spec}: {odd!r} differs")
+    return model.to(device).eval()
+
+
+def _understood(outputs: npt.NDArray[np.float64], stored: Stored, notes: list[str]) -> Predictions:
+    task = stored.task
+    target = task.get("target") or "prediction"
+    classes = tuple(task["classes"])
+    bad = int((~np.isfinite(outputs)).any(axis=tuple(range(1, outputs.ndim))).sum())
+    if bad:
+        notes = [*notes, f"{bad} of {len(outputs)} predictions aren't finite: the model has diverged"]
+    if task["kind"] == "classification":
+        if outputs.shape[1] == 1:
+            outputs = np.concatenate([1 - outputs, outputs], axis=1)
+        values = [classes[number] for number in outputs.argmax(1)]
+        return Predictions(values=values, probabilities=outputs, classes=classes, target=target, notes=notes)
+    numbers = outputs
+    if task["kind"] == "regression":
+        numbers = task["center"] + task["scale"] * outputs[:, 0]
+        assert math.isfinite(task["scale"])
+    return Predictions(values=numbers, probabilities=None, classes=(), target=target, notes=notes)

@@ -1,0 +1,52 @@
+"""What a training tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from thalweg.training.results import TrainResults
+
+__all__ = ["Evaluation", "Progress", "Silent", "Watcher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation: at a step, mean training loss since the one before, and validation scores."""
+
+    step: int
+    train_loss: float | None
+    validation_loss: float | None
+    validation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far training is, in steps, and how long it will take, as far as can be said."""
+
+    step: float
+    steps: int
+    seconds_left: float | None
+
+
+class Watcher:
+    """Told what happens; every method may be overridden and does nothing here."""
+
+    def begun(self, lines: dict[str, list[str]]) -> None:
+        """What is about to happen, by headings."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called a few times a second; must return at once."""
+
+    def evaluated(self, evaluation: Evaluation, best: Evaluation | None) -> None:
+        """An evaluation was made; ``best`` is the best one on validation so far."""
+
+    def finished(self, results: TrainResults, report: Path) -> None:
+        """A recipe was carried out, and the report is written."""
+
+
+class Silent(Watcher):
+    """Says nothing."""

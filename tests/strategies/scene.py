@@ -1,0 +1,61 @@
+"""A scene without a training loop: enough for a strategy to be asked at any place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.strategies import Strategy
+
+__all__ = ["Stage"]
+
+
+class Stage:
+    """Holds a model and an optimizer, and remembers what it was asked for."""
+
+    def __init__(self, model: nn.Module | None = None, *, steps: int = 10, needs: str = "gradient") -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(2, 1) if model is None else model
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.needs, self.seed, self.updates, self.steps, self.share = needs, 0, 0, steps, 0.0
+        self.loss: Tensor | None = None
+        self.activation = None
+        self.notes: list[str] = []
+        self.stopped: str | None = None
+        self.failed = self.skipped = False
+        self.measured = {"loss", "metric"}
+
+    def measures(self, watched: str) -> bool:
+        return watched in self.measured
+
+    def targets(self) -> Tensor | None:
+        return None
+
+    def inputs(self, count: int | None) -> Iterable[Any]:
+        return [(torch.ones(4, 2),)]
+
+    def capture(self) -> Any:
+        return [p.detach().clone() for p in self.model.parameters()]
+
+    def restore(self, state: Any) -> None:
+        with torch.no_grad():
+            for p, value in zip(self.model.parameters(), state, strict=True):
+                p.copy_(value)
+
+    def skip(self) -> None:
+        self.skipped = True
+
+    def stop(self, why: str, *, failed: bool = False) -> None:
+        self.stopped, self.failed = why, failed
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def used(strategy: Strategy) -> Strategy:
+    """Return it attached."""
+    strategy.attach(Stage())
+    return strategy

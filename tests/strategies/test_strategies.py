@@ -1,0 +1,283 @@
+"""Each strategy against what it says: closed forms, plain loops, and torch where torch has it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import thalweg
+from strategies.scene import Stage
+from thalweg.errors import ModelError, OptionError
+from thalweg.strategies import (
+    Averaging,
+    BatchSize,
+    Clipping,
+    EarlyStopping,
+    Guard,
+    Initialization,
+    Plateau,
+    Scores,
+    Snapshots,
+    Strategy,
+    build,
+    in_order,
+    names,
+    rate_range_test,
+    stopping_point,
+    trouble,
+)
+from thalweg.strategies.table import STRATEGIES
+
+
+def scores(step: int, value: float | None) -> Scores:
+    return Scores(step=step, loss=value, metric=value, higher_is_better=False)
+
+
+def test_every_strategy_has_settings_as_its_arguments_and_a_place() -> None:
+    for name, (kind, settings) in STRATEGIES.items():
+        made = build(name, settings(norm=1.0) if name == "clipping" else None)
+        assert made.name == name == kind.name
+        assert isinstance(made.settings, settings)
+    places = [kind.place for kind, _ in STRATEGIES.values()]
+    assert places == sorted(places)
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Clipping(), "clipping: no bound is given"),
+        (lambda: Clipping(norm=-1.0), "clipping: norm is -1.0, but must be greater than 0"),
+        (lambda: Averaging(decay=1.0), "averaging: decay is 1.0"),
+        (lambda: Initialization(k=3), "k is for the schemes sparse"),
+        (lambda: in_order([Plateau(), Plateau()]), "'plateau' is given twice"),
+        (lambda: build("averging"), "did you mean 'averaging'"),
+    ],
+)
+def test_what_is_refused(make: Any, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        make()
+
+
+def test_early_stopping_against_the_definition() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        series = random.normal(size=30).tolist()
+        patience = int(random.integers(1, 6))
+        best, end = stopping_point(series, patience=patience)
+        for n in range(30):
+            first = int(np.argmin(series[: n + 1]))
+            if n - first >= patience:
+                assert (best, end) == (first, n)
+                break
+        else:
+            assert (best, end) == (int(np.argmin(series)), None)
+
+
+def test_early_stopping_watches_only_what_is_measured() -> None:
+    stage = Stage()
+    stage.measured = {"loss"}
+    with pytest.raises(OptionError, match="early-stopping watches the validation metric, which nobody"):
+        EarlyStopping().attach(stage)
+    EarlyStopping(watch="loss").attach(stage)
+
+
+def test_plateau_is_torchs_for_losses() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.5)
+    ours, stage = Plateau(patience=2, decay=0.5), Stage()
+    for step, loss in enumerate(np.random.default_rng(1).uniform(0.5, 1, 60).tolist()):
+        if step > 0:
+            theirs.step(loss)
+        ours.at_evaluation(stage, scores(step, loss))
+        assert ours.rate_factor() == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert ours.rate_factor() < 0.1
+
+
+def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:
+    stage = Stage()
+    points = []
+    averaging = Averaging(kind="uniform", every=2)
+    averaging.attach(stage)
+    for step in range(6):
+        with torch.no_grad():
+            stage.model.weight.normal_()
+        averaging.after_step(stage)
+        if step % 2 == 0:
+            points.append(stage.model.weight.detach().clone())
+    last = stage.model.weight.detach().clone()
+    with averaging.shown(stage):
+        torch.testing.assert_close(stage.model.weight.detach(), torch.stack(points).mean(0))
+    assert torch.equal(stage.model.weight, last)
+    averaging.finished(stage)
+    torch.testing.assert_close(stage.model.weight.detach(), torch.stack(points).mean(0))
+
+
+def test_averaging_estimates_batch_norm_anew() -> None:
+    stage = Stage(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+    averaging = Averaging()
+    averaging.attach(stage)
+    averaging.after_step(stage)
+    with averaging.shown(stage):
+        linear, norm = stage.model
+        torch.testing.assert_close(norm.running_mean, linear(torch.ones(4, 2)).mean(0).detach())
+
+
+@pytest.mark.parametrize("shape", ["exponential", "linear", "doubling"])
+@pytest.mark.parametrize("growth", [8.0, 0.25, 1.0, 5.0])
+def test_batches_grow_from_one_to_the_growth(shape: Any, growth: float) -> None:
+    sizes = BatchSize(growth=growth, shape=shape)
+    factors = [sizes.batch_factor(share) for share in np.linspace(0, 1, 101)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(growth)
+    steps = np.diff(factors)
+    assert (steps >= 0).all() if growth >= 1 else (steps <= 0).all()
+
+
+def test_the_guard_goes_back_slower_and_at_last_stops() -> None:
+    stage = Stage()
+    guard = Guard(every=2, attempts=2, lower=0.1)
+
+    def step(loss: float) -> None:
+        stage.skipped = False
+        guard.before_step(stage)
+        stage.loss = torch.tensor(loss)
+        guard.after_backward(stage)
+        if not stage.skipped:
+            with torch.no_grad():
+                stage.model.weight.add_(1.0)
+        stage.updates += 1
+
+    begun = stage.model.weight.detach().clone()
+    for _ in range(3):
+        step(1.0)
+    step(float("nan"))
+    assert stage.skipped
+    assert guard.rate_factor() == pytest.approx(0.1)
+    torch.testing.assert_close(stage.model.weight.detach(), begun + 2)
+    assert "back to the state of step 2" in stage.notes[0]
+    step(11.0)
+    assert stage.stopped is None
+    step(float("inf"))
+    assert stage.failed
+    assert "the weights are those of step 2" in str(stage.stopped)
+    torch.testing.assert_close(stage.model.weight.detach(), begun + 2)
+
+
+def test_a_gradient_that_is_not_finite_is_trouble() -> None:
+    assert trouble(1.0, 1.0, 10.0, [torch.tensor([math.inf])]) == "the gradient's norm is inf"
+
+
+def test_clipping_refuses_searches() -> None:
+    with pytest.raises(OptionError, match="clipping doesn't go with SGD"):
+        Clipping(norm=1.0).attach(Stage(needs="closure"))
+
+
+def test_snapshots_at_the_ends_of_cycles() -> None:
+    stage, snapshots = Stage(steps=9), Snapshots(cycles=3, keep=2)
+    for step in range(1, 10):
+        stage.share = step / 9
+        with torch.no_grad():
+            stage.model.bias.fill_(step)
+        snapshots.after_step(stage)
+    assert snapshots.taken.steps == [6, 9]
+    assert [float(state["bias"]) for state in snapshots.states()] == [6.0, 9.0]
+
+
+def test_initialization_begins_at_the_marginals() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    targets = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    start = Initialization(scheme="he", output_bias=True)
+    start.apply(model, seed=1, targets=targets, activation="softmax")
+    shares = model(torch.randn(500, 4)).softmax(1).mean(0)
+    torch.testing.assert_close(shares, torch.tensor([0.6, 0.3, 0.1]), atol=0.02, rtol=0)
+    with pytest.raises(ModelError, match="no output layer"):
+        start.apply(nn.Linear(2, 3, bias=False), seed=1, targets=targets, activation="softmax")
+
+
+def test_a_range_test_finds_the_stable_rates_of_a_quadratic() -> None:
+    """Gradient descent on ``(a*w)**2 / 2`` is stable for rates below ``2 / a**2``."""
+    curvature = 4.0
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    test = rate_range_test(
+        model,
+        [(torch.full((1, 1), math.sqrt(curvature)).double(), torch.zeros(1, 1).double())],
+        lambda outputs, targets: outputs.square().mean() / 2,
+        optimizer,
+        lowest=1e-4, highest=100.0, steps=400, smoothing=0.0,
+    )  # fmt: skip
+    assert test.largest < 2 / curvature * 1.1
+    assert test.ended.startswith("the loss exploded")
+    assert model.weight.item() == 1.0
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.1
+
+
+class Recording(Strategy):
+    """Writes down where it is called."""
+
+    name, place = "recording", 1
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls, self.settings = calls, thalweg.strategies.Settings()
+
+    def attach(self, scene: Any) -> None:
+        self.calls.append("attach")
+
+    def before_training(self, scene: Any) -> None:
+        self.calls.append("before_training")
+
+    def batch_factor(self, share: float) -> float:
+        self.calls.append("batch_factor")
+        return 1.0
+
+    def rate_factor(self) -> float:
+        self.calls.append("rate_factor")
+        return 1.0
+
+    def before_step(self, scene: Any) -> None:
+        self.calls.append("before_step")
+
+    def after_backward(self, scene: Any) -> None:
+        self.calls.append("after_backward")
+
+    def after_step(self, scene: Any) -> None:
+        self.calls.append("after_step")
+
+    def shown(self, scene: Any) -> Any:
+        self.calls.append("shown")
+        return super().shown(scene)
+
+    def at_evaluation(self, scene: Any, scores: Scores) -> None:
+        self.calls.append("at_evaluation")
+
+    def finished(self, scene: Any) -> None:
+        self.calls.append("finished")
+
+
+def test_places_in_their_declared_order() -> None:
+    calls: list[str] = []
+    x, y = torch.randn(8, 2), torch.randn(8)
+    thalweg.fit(
+        nn.Linear(2, 1), (x, y), "mse", "sgd", strategies=[Recording(calls)], steps=1, batch_size=8,
+        evaluations=1, hyperparameters={"lr": 0.1},
+    )  # fmt: skip
+    seen = ["shown", "at_evaluation"]
+    step = ["batch_factor", "rate_factor", "before_step", "after_backward", "after_step"]
+    assert calls == ["attach", "before_training", *seen, *step, *seen, "finished"]
+    documented = thalweg.strategies.base.__doc__ or ""
+    at = [
+        documented.index(f" {name} ") for name in dict.fromkeys(["attach", "before_training", *step, *seen])
+    ]
+    assert at == sorted(at)
+
+
+def test_names() -> None:
+    assert set(names()) == set(STRATEGIES)
