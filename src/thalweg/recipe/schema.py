@@ -143,6 +143,8 @@ class Groups(_Part):
 class Strategies(_Part):
     """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     initialization: InitializationSettings | None = None
     guard: GuardSettings | None = None
     clipping: ClippingSettings | None = None
