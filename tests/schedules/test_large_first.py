@@ -1,4 +1,4 @@
-"""R6: a rate over the stability bound leaves a sharp, poor minimum; a smaller one then settles in a good one."""
+"""R6: a rate over the stability bound leaves a sharp, poor minimum; a smaller one settles in a good one."""
 
 from __future__ import annotations
 
