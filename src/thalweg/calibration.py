@@ -1,7 +1,7 @@
 """Whether probabilities mean what they say: reliability, calibration error, Brier score and its parts.
 
-All functions take probabilities ``[N, C]``, or ``[N]`` of the second of two classes, and targets ``[N]`` (class
-numbers), and compute in float64.
+All functions take probabilities ``[N, C]``, or ``[N]`` of the second of two classes, and targets ``[N]``
+(class numbers), and compute in float64.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Reliability:
 def reliability(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Reliability:
     """Put predictions into bins by the probability of the class they chose.
 
-    With confidence ``c_i = max_k p_ik``, bin b holds the examples with ``b/B < c_i <= (b+1)/B``. Drawn as mean
-    confidence against the share that was right, bin by bin, this is the reliability diagram; predictions that mean
-    what they say lie on the diagonal.
+    With confidence ``c_i = max_k p_ik``, bin b holds the examples with ``b/B < c_i <= (b+1)/B``. Drawn as
+    mean confidence against the share that was right, bin by bin, this is the reliability diagram; predictions
+    that mean what they say lie on the diagonal.
 
     Args:
         probabilities: ``[N, C]`` or ``[N]``, see above.
@@ -83,7 +83,8 @@ def reliability(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Relia
     Raises:
         OptionError: shapes that don't fit, probabilities outside [0, 1], no example or no bin.
 
-    >>> found = reliability(torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.8, 0.2]]), torch.tensor([0, 1, 1]), bins=2)
+    >>> p = torch.tensor([[0.9, 0.1], [0.3, 0.7], [0.8, 0.2]])
+    >>> found = reliability(p, torch.tensor([0, 1, 1]), bins=2)
     >>> found.counts.tolist(), round(found.error, 6), round(found.overconfidence, 6)
     ([0, 3], 0.133333, 0.133333)
 
@@ -106,9 +107,9 @@ def reliability(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Relia
 
 
 def brier_score(probabilities: Tensor, targets: Tensor) -> float:
-    """Return the mean squared distance of probabilities from what came, ``mean_i sum_k (p_ik - [y_i = k])^2``.
+    """Return the mean squared distance of probabilities from what came.
 
-    From 0 to 2. Of two classes it is twice what scikit-learn's ``brier_score_loss`` gives.
+    ``mean_i sum_k (p_ik - [y_i = k])^2``, from 0 to 2. Of two classes it is twice what scikit-learn's ``brier_score_loss`` gives.
 
     Raises:
         OptionError: as for :func:`reliability`.

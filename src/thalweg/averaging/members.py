@@ -13,7 +13,7 @@ __all__ = ["Ambiguity", "ambiguity", "disagreement"]
 
 
 def disagreement(predictions: Tensor) -> Tensor:
-    """Return which share of examples each pair of members predicts differently: ``D_ab = mean_i [c_ai != c_bi]``.
+    """Return which share of examples pairs of members predict differently, ``D_ab = mean_i [c_ai != c_bi]``.
 
     Args:
         predictions: class numbers ``[M, N]``, of M members.
@@ -59,8 +59,8 @@ def ambiguity(predictions: Tensor, targets: Tensor) -> Ambiguity:
 
         mean_i (f_i - y_i)^2 = mean_m mean_i (f_mi - y_i)^2 - mean_m mean_i (f_mi - f_i)^2
 
-    exactly. An ensemble is never worse than its members on average, and better by as much as they disagree. Of
-    probabilities and one-hot targets it is the Brier score that is taken apart.
+    exactly. An ensemble is never worse than its members on average, and better by as much as they disagree.
+    Of probabilities and one-hot targets it is the Brier score that is taken apart.
 
     Args:
         predictions: ``[M, N]`` or ``[M, N, *]``.

@@ -148,8 +148,8 @@ class Ensemble(_Part):
     Attributes:
         members: how many; each has a seed of its own, made from ``training.seed``.
         resample: whether each is trained on a resample of the training split of its own (bagging).
-        engine: ``"lanes"`` trains them as one program, ``"loop"`` one after another; ``"auto"``: whichever can
-            and is faster.
+        engine: ``"lanes"`` trains them as one program, ``"loop"`` one after another; ``"auto"``: whichever
+            can and is faster.
     """
 
     members: StrictInt = Field(ge=2, le=10_000)
@@ -204,7 +204,7 @@ class Recipe(_Part):
 
 
 def why_not_lanes(recipe: Recipe) -> str | None:
-    """Say why the members of an ensemble can't be lanes, as far as the recipe tells; ``None`` where they can."""
+    """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
     strategies = list(recipe.strategies.given())
     if strategies:
         return f"strategies ({', '.join(strategies)}) accompany one run at a time"

@@ -52,10 +52,16 @@ def facts(results: TrainResults) -> list[tuple[str, str, str]]:
         said.append((of, str(len(_good(found))), how[found.engine]))
         if found.disagreement is not None and len(found.disagreement) > 1:
             said.append(
-                ("disagreement", _percent(mean_disagreement(found.disagreement)), "of test examples, two members")
+                (
+                    "disagreement",
+                    _percent(mean_disagreement(found.disagreement)),
+                    "of test examples, two members",
+                )
             )
     if results.calibration is not None:
-        said.append(("calibration error", general(results.calibration.error, 2), "expected, on test; 0 is best"))
+        said.append(
+            ("calibration error", general(results.calibration.error, 2), "expected, on test; 0 is best")
+        )
     return said
 
 
@@ -131,7 +137,9 @@ def _members(results: TrainResults, found: EnsembleRecord) -> figure:
     )
     ends = [0.4, max(numbers) + 0.6]
     mean = mean_score(found)
-    plot.line(ends, [mean, mean], line_color=_ALONE, line_width=1.6, line_dash=[5, 4], legend_label="their mean")
+    plot.line(
+        ends, [mean, mean], line_color=_ALONE, line_width=1.6, line_dash=[5, 4], legend_label="their mean"
+    )
     if together is not None:
         plot.line(ends, [together, together], line_color=_TOGETHER, line_width=2.6, legend_label="together")
     _legend(plot)

@@ -85,9 +85,10 @@ def _together(results: TrainResults) -> str:
     scores = [m.result["test"] for m in found.members if m.result.get("test") is not None]
     alone = f"{min(scores):.5g} to {max(scores):.5g}" if scores else "-"  # type: ignore[type-var]
     kind = ", each on a bootstrap resample of the training examples" if found.resample else ""
+    what = "probabilities" if found.disagreement else "predictions"
     text = f"""
-The table is of the ensemble: the mean of its members' {"probabilities" if found.disagreement else "predictions"}.
-Alone they reach a test {results.metric} of {alone}. They differ in initial weights, order and random draws{kind}.
+The table is of the ensemble: the mean of its members' {what}. Alone they reach a test {results.metric} of
+{alone}. They differ in initial weights, order and random draws{kind}.
 """
     if results.calibration is not None and found.pooled is not None:
         text += (

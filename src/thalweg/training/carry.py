@@ -159,9 +159,7 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _understand(
-    wanted: Recipe, device: str, known: tuple[Source, Prepared] | None = None
-) -> _Made:
+def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | None = None) -> _Made:
     """Make everything; the data may be known already."""
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
@@ -277,7 +275,7 @@ def _train(
     return results, directory.path
 
 
-def _job(made: _Made, directory: RunDirectory | None, seconds: float, watcher: Watcher) -> Job:
+def _job(made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher) -> Job:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
     job = Job(
@@ -300,7 +298,7 @@ def _train_members(
 ) -> tuple[TrainResults, Path]:
     device = str(made.training.engine.device)
 
-    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory | None, told: Watcher) -> Fitted:
+    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
         return _job(_understand(one, device, (made.source, prepared)), folder, seconds, told).run()
 
     kept = train_members(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from thalweg import models
 from thalweg.catalogue import Entry
@@ -23,7 +24,7 @@ from thalweg.training.watch import Evaluation, Watcher
 
 __all__ = ["mean_curve", "recorded", "train_members"]
 
-Alone = Callable[[Recipe, Prepared, RunDirectory | None, Watcher], Fitted]
+Alone = Callable[[Recipe, Prepared, RunDirectory, Watcher], Fitted]
 """Trains a recipe for one model, on these data."""
 
 
@@ -101,11 +102,15 @@ def train_members(
             )  # fmt: skip
         else:
 
-            def train(run: Run, folder: RunDirectory | None, told: Watcher) -> Fitted:
+            def train(run: Run, path: Path | None, told: Watcher) -> Fitted:
                 own = training.model_copy(update={"seed": run.seed})
                 one = recipe.model_copy(update={"training": own, "ensemble": None})
-                examples = resampled(prepared, seed=run.seed) if asked.resample else prepared
-                return alone(one, examples, folder, told)
+                own_data = prepared
+                if asked.resample:
+                    own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
+                assert path is not None
+                with _taken_up(path, run.seed) as folder:
+                    return alone(one, own_data, folder, told)
 
             one_by_one(runs, kept, watcher, train)
     kept.tidy()
@@ -115,6 +120,12 @@ def train_members(
             "gradients, or add a guard"
         )
     return kept
+
+
+def _taken_up(path: Path, seed: int) -> RunDirectory:
+    if path.exists():
+        return RunDirectory.resume(path)
+    return RunDirectory.create(path, {"kind": "fit", "seed": seed})
 
 
 def _means(engine: str) -> str:
@@ -159,9 +170,7 @@ def recorded(judged: Judged, kept: Kept | None, *, resample: bool = False) -> En
         squared = SquaredRecord(of=of, **vars(judged.squared))  # type: ignore[arg-type]
     alone = iter(judged.alone)
     if kept is None:
-        members = [
-            MemberRecord(number=number, **vars(one)) for number, one in enumerate(judged.alone, 1)
-        ]
+        members = [MemberRecord(number=number, **vars(one)) for number, one in enumerate(judged.alone, 1)]
     else:
         members = []
         for number in sorted(kept.members):

@@ -93,7 +93,7 @@ def judge(
     loss: Loss,
     metric: Metric,
     activation: Activation,
-    splits: Sequence[Literal["validation", "test"]] = ("validation", "test"),
+    splits: Sequence[str] = ("validation", "test"),
 ) -> Judged:
     """Judge models alone and together on validation and test data, one model in memory at a time.
 
@@ -102,10 +102,11 @@ def judge(
         prepared: the data.
         loss, metric: what outputs are scored by; together, what means the averaged probabilities.
         activation: from outputs to these.
-        splits: on which data; the test split is among them.
+        splits: on which data; all but scores is of the last one.
     """
     parts = {name: _Part(getattr(prepared, name), prepared.task, activation) for name in splits}
-    test = parts["test"]
+    last = splits[-1]
+    test = parts[last]
     alone: list[Alone] = []
     growing: list[float | None] = []
     for model in models:
@@ -118,7 +119,7 @@ def judge(
             error = test.bins[-1].error
             brier = brier_score(test.last, test.targets)
         alone.append(Alone(result=result, error=error, brier=brier))
-        growing.append(test.together("test", loss, metric)["test"])
+        growing.append(test.together(last, loss, metric)[last])
     together: dict[str, float | None] = {}
     for name, part in parts.items():
         together |= part.together(name, loss, metric)
@@ -147,6 +148,8 @@ class _Part:
     errors: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     finite: bool = True
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    last: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @property
     def classified(self) -> bool:
@@ -170,7 +173,7 @@ class _Part:
             p = torch.stack([1 - p.flatten(), p.flatten()], 1)
         self.last = p
         self.count += 1
-        before = self.mean if self.count > 1 else torch.zeros_like(p)
+        before = self.mean
         self.mean = before + (p - before) / self.count
         # Welford's: what lies between the members' errors and that of their mean
         self.spread += float(((p - before) * (p - self.mean)).sum())

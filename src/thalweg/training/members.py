@@ -1,4 +1,4 @@
-"""Independent models of one recipe: their seeds, how they are trained, and where what came of them is kept."""
+"""Members of an ensemble: their seeds, how they are trained, and where they are kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from thalweg import lanes, streams
 from thalweg.catalogue import Entry
-from thalweg.data.examples import Examples
+from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Setting, Workload
-from thalweg.errors import Interrupted
+from thalweg.errors import Interrupted, OptionError
 from thalweg.lanes.course import initial_module
 from thalweg.models import Factory
 from thalweg.runs.directory import RunDirectory
@@ -36,7 +37,6 @@ __all__ = [
     "Kept",
     "Member",
     "Pace",
-    "Resampled",
     "bootstrap",
     "how",
     "in_lanes",
@@ -79,34 +79,19 @@ def bootstrap(examples: int, *, seed: int) -> Tensor:
     return (u * examples).long()
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Examples in places of their own: the one at place i is ``examples[places[i]]``."""
+def resampled(examples: Examples, *, seed: int) -> Examples:
+    """Return a :func:`bootstrap` of examples.
 
-    examples: Examples
-    places: Tensor
-
-    @property
-    def inputs(self) -> Tensor | None:
-        """All inputs, in their places."""
-        return None if self.examples.inputs is None else self.examples.inputs[self.places]
-
-    @property
-    def targets(self) -> Tensor | None:
-        """All targets, in their places."""
-        return None if self.examples.targets is None else self.examples.targets[self.places]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
-        """Return the examples at these places."""
-        return self.examples.batch(self.places[indices.cpu()])
-
-
-def resampled(prepared: Prepared, *, seed: int) -> Prepared:
-    """Return the data with a resample of the training examples in their place."""
-    return replace(prepared, train=Resampled(prepared.train, bootstrap(len(prepared.train), seed=seed)))
+    Raises:
+        OptionError: examples of a kind of its own.
+    """
+    places = bootstrap(len(examples), seed=seed)
+    if isinstance(examples, TensorExamples):
+        return TensorExamples(*examples.batch(places))
+    if isinstance(examples, DatasetExamples):
+        targets = None if examples.targets is None else examples.targets[places.to(examples.targets.device)]
+        return replace(examples, positions=examples.positions[places.numpy()], targets=targets)
+    raise OptionError(f"examples of type {type(examples).__name__} can't be resampled; leave resample out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +164,9 @@ class Kept:
             else:
                 # a clone of each: safetensors refuses tensors that share memory
                 whole = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-                self.directory.write_bytes(f"member-{member.number}.safetensors", safetensors.torch.save(whole))
+                self.directory.write_bytes(
+                    f"member-{member.number}.safetensors", safetensors.torch.save(whole)
+                )
         if self.directory is not None and member.number not in self.members:
             self.directory.append({"event": "member", "member": asdict(member)})
         self.members[member.number] = member
@@ -223,20 +210,16 @@ def how(
     engine: Literal["auto", "lanes", "loop"],
     why_not: str | None,
     runs: Sequence[Run],
-    *,
-    factory: Factory,
-    prepared: Prepared,
-    workload: Workload,
-    entry: Entry,
-    device: str,
+    **shared: Any,
 ) -> How:
     """Choose how to train members: as lanes where that can be and pays, by a short measurement.
 
     Args:
         engine: what was asked for.
         why_not: why lanes can't be, as far as is known beforehand.
-        runs, factory, prepared, workload, device: as for :func:`thalweg.lanes.run`.
-        entry: of the optimizer.
+        runs: the members.
+        shared: ``factory``, ``prepared``, ``workload``, ``entry`` and ``device``, as for :func:`in_lanes`; of
+            no use where lanes can't be.
 
     Raises:
         ModelError: lanes were asked for and the model can't be one.
@@ -245,10 +228,9 @@ def how(
     if why_not is not None or engine == "loop":
         reason = "the loop was asked for" if why_not is None else why_not
         return How(engine="loop", reason=reason, threads=torch.get_num_threads())
-    choice = choose(
-        runs, factory=factory, prepared=prepared, workload=workload, device=device, engine=engine,
-        catalogue_entries={runs[0].setting.optimizer: entry}, processes=1, most=min(len(runs), _CHUNK),
-    )  # fmt: skip
+    entries = {runs[0].setting.optimizer: shared.pop("entry")}
+    most = min(len(runs), _CHUNK)
+    choice = choose(runs, engine=engine, catalogue_entries=entries, processes=1, most=most, **shared)
     return How(engine=choice.kind, reason=choice.reason, threads=choice.threads)
 
 
@@ -273,6 +255,7 @@ def in_lanes(
     resample: bool,
     threads: int,
     seconds: float,
+    scored: bool = True,
 ) -> None:
     """Train members as lanes, or go on with it.
 
@@ -285,6 +268,7 @@ def in_lanes(
         resample: each member on a :func:`bootstrap` of its own.
         threads: of torch.
         seconds: between two checkpoints.
+        scored: whether the data's validation part is one, or only stands in for what isn't there.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
@@ -296,7 +280,7 @@ def in_lanes(
     sizes = [len(chunk) for chunk in lanes.plan(runs, entries, _CHUNK)]
 
     def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
-        member = _member(outcome, seeds)
+        member = _member(outcome, seeds, scored)
         module = initial_module(factory, prepared.input_shape, prepared.outputs, member.seed).to(device)
         kept.put(member, with_tensors(module, tensors).state_dict())
 
@@ -304,7 +288,7 @@ def in_lanes(
         before = sum(sizes[: progress.chunk]) * progress.steps
         pace.tell(before + sizes[progress.chunk] * progress.step, progress.steps * len(runs))
         scores = [value for value in progress.validation.values() if value is not None]
-        if progress.validation:
+        if scored and progress.validation:
             mean = math.fsum(scores) / len(scores) if scores else None
             evaluation = Evaluation(
                 step=progress.step, train_loss=None, validation_loss=None, validation=mean
@@ -339,14 +323,14 @@ def in_lanes(
         kept.spent(time.monotonic() - began)
     for outcome in outcomes:
         if int(outcome.identity) not in kept.members:
-            kept.put(_member(outcome, seeds), None)
+            kept.put(_member(outcome, seeds, scored), None)
 
 
 def one_by_one(
     runs: Sequence[Run],
     kept: Kept,
     watcher: Watcher,
-    train: Callable[[Run, RunDirectory | None, Watcher], Fitted],
+    train: Callable[[Run, Path | None, Watcher], Fitted],
 ) -> None:
     """Train members one after another, each in a run directory of its own while it is under way.
 
@@ -354,7 +338,7 @@ def one_by_one(
         runs: of :func:`runs_of`.
         kept: where they go.
         watcher: told of all members together.
-        train: trains one, or goes on with it.
+        train: trains one, or goes on with it, in this run directory, which is gone afterwards.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
@@ -364,12 +348,8 @@ def one_by_one(
         number = int(run.identity)
         if number in kept.members:
             continue
-        folder = _folder(kept.directory, run)
-        try:
-            fitted = train(run, folder, Among(watcher, pace, position, len(runs)))
-        finally:
-            if folder is not None:
-                folder.close()
+        path = None if kept.directory is None else kept.directory.path / "members" / run.identity
+        fitted = train(run, path, Among(watcher, pace, position, len(runs)))
         kept.put(
             Member(
                 number=number, seed=run.seed, curve=fitted.curve, updates=fitted.updates,
@@ -378,21 +358,14 @@ def one_by_one(
             None if fitted.failed else fitted.model.state_dict(),
         )  # fmt: skip
         kept.spent(fitted.seconds)
-        if folder is not None:
-            shutil.rmtree(folder.path, ignore_errors=True)
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _folder(directory: RunDirectory | None, run: Run) -> RunDirectory | None:
-    if directory is None:
-        return None
-    path = directory.path / "members" / run.identity
-    if path.exists():
-        return RunDirectory.resume(path)
-    return RunDirectory.create(path, {"kind": "fit", "seed": run.seed})
-
-
-def _member(outcome: Outcome, seeds: Mapping[str, int]) -> Member:
-    lists = outcome.steps, outcome.train_loss, outcome.validation_loss, outcome.validation
+def _member(outcome: Outcome, seeds: Mapping[str, int], scored: bool) -> Member:
+    unknown = [None] * len(outcome.steps)
+    scores = (outcome.validation_loss, outcome.validation) if scored else (unknown, unknown)
+    lists = outcome.steps, outcome.train_loss, *scores
     diverged = outcome.diverged_at
     return Member(
         number=int(outcome.identity),

@@ -133,12 +133,14 @@ def _spread(each: Tensor, mean: Tensor, stored: Stored) -> Tensor:
     """How much members ``[M, B, *]`` differ, for each of B examples."""
     kind = stored.task["kind"]
     if kind == "classification":
-        chosen = (lambda p: (p[..., 0] > 0.5).long()) if mean.shape[1] == 1 else (lambda p: p.argmax(-1))
-        return (chosen(each) != chosen(mean)).double().mean(0)
+        if mean.shape[1] == 1:
+            each, mean = torch.cat([1 - each, each], -1), torch.cat([1 - mean, mean], -1)
+        return (each.argmax(-1) != mean.argmax(-1)).double().mean(0)
     scale = stored.task["scale"] if kind == "regression" else 1.0
-    together = each.flatten(2).std(0) if len(each) > 1 else torch.zeros_like(mean.flatten(1))
+    if len(each) == 1:
+        return torch.zeros(len(mean), dtype=torch.float64)
     # of several numbers the root of their mean variance
-    return together.square().mean(1).sqrt() * scale
+    return each.reshape(len(each), len(mean), -1).var(0).mean(1).sqrt() * scale
 
 
 def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
