@@ -113,7 +113,9 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
     while process.running() and not (whole / "events.jsonl").exists():
         time.sleep(0.005)
     begun = time.monotonic()
-    if process.wait() != 0:
+    # a guard that gives up ends with 1, and so must whatever is resumed
+    ends = process.wait()
+    if ends not in (0, 1):
         return {"kills": 0, "lost": [f"left alone it fails: {process.sentence()}"], "moments": {}}
     lasts = time.monotonic() - begun
     hits, moments = 0, []
@@ -125,7 +127,7 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
         if code == -9:
             hits += hit
             moments.append(moment_of(out))
-        elif code != 0:
+        elif code != ends:
             lost.append(f"attempt {attempt} ended with {code}: {process.sentence()}")
             break
         if hits == wanted:
@@ -133,13 +135,13 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
     if not lost:
         resume = ["--resume"] if out.exists() else []
         code, said = command.run(*shop.arguments(path, out, *resume, seconds=seconds))
-        lost += [f"the last resume ended with {code}: {said}"] if code else []
-        lost += [] if code else [f"{part} differs" for part in same(out, whole)]
+        lost += [] if code == ends else [f"the last resume ended with {code}: {said}"]
+        lost += [f"{part} differs" for part in same(out, whole)] if code == ends else []
     if not lost:
         shutil.rmtree(command.folder)
     return {
         "recipe": recipe, "checkpoint_seconds": seconds, "kills": hits, "moments": dict(Counter(moments)),
-        "seconds_left_alone": round(lasts, 2), "lost": [f"training {number}: {each}" for each in lost],
+        "exit_code": ends, "seconds_left_alone": round(lasts, 2), "lost": [f"training {number}: {each}" for each in lost],
     }  # fmt: skip
 
 
