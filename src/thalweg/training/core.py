@@ -330,7 +330,9 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
         here = [point for point in points if observer.evaluated < point <= training.clock + slack]
         if here:
             observer.evaluate(here)
-        if training.clock + slack >= total or not observer.going:
+        # where a step was taken back, the end is evaluated but the clock isn't there
+        ended = training.clock + slack >= total or observer.evaluated >= points[-1]
+        if ended or not observer.going:
             break
         observer.between(evaluated=bool(here))
 
