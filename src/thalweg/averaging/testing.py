@@ -66,8 +66,8 @@ class Averaged(nn.Module):
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     >>> images = torch.rand(4, 1, 8, 8)
     >>> averaged = Averaged(model, samples=16, crops=5)
-    >>> averaged(images).softmax(-1).sum(-1).tolist() == [1.0] * 4, len(list(averaged.draws(images)))
-    (True, 16)
+    >>> averaged(images).shape, len(list(averaged.draws(images)))
+    (torch.Size([4, 3]), 16)
 
     Source: A5, A6, A7 (S); Gal and Ghahramani 2016, Krizhevsky et al. 2012, Graham 2014.
     """
