@@ -173,7 +173,7 @@ def train(
     ... data.spec = "iris"
     ... model.spec = "linear"
     ... optimizer = {name = "adam", lr = 0.1}
-    ... training = {batch_size = 16, epochs = 5}
+    ... training = {batch_size = 16, epochs = 20}
     ... ''')
     >>> results = train(small, out=tempfile.mkdtemp() + "/iris")
     >>> results.result["test"] > 0.8
@@ -215,7 +215,8 @@ def predict(
         directory: of a finished training.
         data: a file, a data frame, an array or a tensor.
         out: a CSV file to write.
-        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``.
+        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; of an ensemble the result is the mean
+            over its members.
         device: where to compute.
 
     Returns:
