@@ -5,7 +5,7 @@
 What is timed is ``thalweg.fit_ensemble`` as a person calls it: building the members, every step, the
 evaluation of the validation split before and after, and judging the ensemble; where lanes are asked for also
 the trial that decides how many go into a program, and with ``auto`` the measurement that chooses them. Data
-are in memory. In each round everything runs once, in an order drawn anew, after some runs for warmth, and ratios
+are in memory. In each round everything runs once, in an order drawn anew, after some runs for warmth; ratios
 are taken within the round. The loop gets one thread where it is faster so, as it is over models this small.
 """
 

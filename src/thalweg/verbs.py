@@ -215,8 +215,8 @@ def predict(
         directory: of a finished training.
         data: a file, a data frame, an array or a tensor.
         out: a CSV file to write.
-        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; of an ensemble the result is the mean
-            over its members.
+        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; the result of an ensemble is
+            the mean over its members.
         device: where to compute.
 
     Returns:
