@@ -217,7 +217,8 @@ def predict(
         directory: of a finished training.
         data: a file, a data frame, an array or a tensor.
         out: a CSV file to write.
-        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``.
+        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; the result of an ensemble is
+            the mean over its members.
         samples: draws of everything random in the model to average over; 0: none.
         crops: of images, to average over: 1, 5 or 10.
         device: where to compute.

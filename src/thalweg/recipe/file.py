@@ -342,8 +342,8 @@ def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Reci
     if recipe.strategies.snapshots is not None:
         raise wrong(
             ("strategies", "snapshots"),
-            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one of both "
-            "out",
+            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one "
+            "of both out",
         )
     if recipe.ensemble.engine == "lanes":
         why = why_not_lanes(recipe)

@@ -98,7 +98,7 @@ def train_members(
         if kept.how.engine == "lanes":
             in_lanes(
                 runs, kept, watcher, factory=factory, prepared=prepared, workload=workload, entry=entry,
-                device=device, resample=asked.resample, threads=kept.how.threads, seconds=seconds,
+                device=device, resample=asked.resample, how=kept.how, seconds=seconds,
             )  # fmt: skip
         else:
 
