@@ -47,6 +47,7 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/paths.py
+	$(BIN)/python docs/augmentation.py
 	$(TESTING) -q tests/test_docs.py tests/test_examples.py
 
 clean: ## Remove the virtual environment and what the tools left behind.
@@ -69,6 +70,8 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable .
 	@$(INSTALL) --editable '.[fast]' || \
 		echo "make: numba can't be installed here; everything works without it, more slowly"
+	@$(INSTALL) --editable '.[augment]' || \
+		echo "make: kornia can't be installed here; everything but augmentation works without it"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

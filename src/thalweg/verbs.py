@@ -173,7 +173,7 @@ def train(
     ... data.spec = "iris"
     ... model.spec = "linear"
     ... optimizer = {name = "adam", lr = 0.1}
-    ... training = {batch_size = 16, epochs = 5}
+    ... training = {batch_size = 16, epochs = 20}
     ... ''')
     >>> results = train(small, out=tempfile.mkdtemp() + "/iris")
     >>> results.result["test"] > 0.8
@@ -207,6 +207,8 @@ def predict(
     *,
     out: str | Path | None = None,
     weights: Weights = "auto",
+    samples: int | None = None,
+    crops: int | None = None,
     device: str = "cpu",
 ) -> Predictions:
     """Predict for new data by a model that ``train`` laid down, with the preparation that training used.
@@ -216,6 +218,8 @@ def predict(
         data: a file, a data frame, an array or a tensor.
         out: a CSV file to write.
         weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``.
+        samples: draws of everything random in the model to average over; 0: none.
+        crops: of images, to average over: 1, 5 or 10.
         device: where to compute.
 
     Returns:
@@ -224,4 +228,4 @@ def predict(
     Raises:
         UserError: the directory or the data can't be used.
     """
-    return predict_by(directory, data, out=out, weights=weights, device=device)
+    return predict_by(directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device)

@@ -39,6 +39,7 @@ from thalweg.recipe.file import dumps, loads, read, write
 from thalweg.recipe.schema import (
     VERSION,
     Data,
+    Ensemble,
     Group,
     Groups,
     Model,
@@ -48,11 +49,13 @@ from thalweg.recipe.schema import (
     Schedule,
     Strategies,
     Training,
+    mirrors,
 )
 
 __all__ = [
     "VERSION",
     "Data",
+    "Ensemble",
     "Group",
     "Groups",
     "Model",
@@ -64,6 +67,7 @@ __all__ = [
     "Training",
     "dumps",
     "loads",
+    "mirrors",
     "read",
     "write",
 ]

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest
 from thalweg.recipe.positions import Path, positions
-from thalweg.recipe.schema import VERSION, Groups, Recipe
+from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -117,6 +117,9 @@ def dumps(recipe: Recipe) -> str:
         if values["training"][key] == value:
             del values["training"][key]
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
+    if recipe.ensemble is not None:
+        values["ensemble"] = recipe.ensemble.model_dump(exclude_defaults=True)
+    values["prediction"] = recipe.prediction.model_dump(exclude_defaults=True)
     return tomli_w.dumps({table: value for table, value in values.items() if value != {}})
 
 
@@ -191,6 +194,8 @@ def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
             return f"version is {value!r}, but this thalweg reads version {VERSION}"
         known = str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key} is {value!r}; {nearest(str(value), known)}"
+    if kind == "bool_type" and "bool" not in details["loc"]:
+        return f"{key} is {value!r} but must be true or false"
     rule = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} is {value!r} but must be a table, [{key}]"
@@ -315,6 +320,14 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             )
     if "averaging" in given and entry is not None and hasattr(entry.call.target, "eval"):
         raise wrong(("strategies", "averaging"), f"{name!r} averages its points already; leave averaging out")
+    if recipe.ensemble is not None:
+        _check_ensemble(recipe, wrong)
+    if recipe.prediction.crops == 10 and not mirrors(recipe):
+        raise wrong(
+            ("prediction", "crops"),
+            "10 crops are 5 and their mirror images, which training never saw; take 5, or set "
+            "strategies.augmentation.flip",
+        )
     snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
     if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
         raise wrong(
@@ -322,3 +335,19 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             f"snapshots are taken at the ends of {snapshots.cycles} cycles, but the schedule has {cycles}; "
             "give both the same",
         )
+
+
+def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+    assert recipe.ensemble is not None
+    if recipe.strategies.snapshots is not None:
+        raise wrong(
+            ("strategies", "snapshots"),
+            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one of both "
+            "out",
+        )
+    if recipe.ensemble.engine == "lanes":
+        why = why_not_lanes(recipe)
+        if why is not None:
+            raise wrong(
+                ("ensemble", "engine"), f"the members can't be lanes: {why}; leave engine out, or use loop"
+            )

@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from thalweg.augmentation.ranges import AugmentationSettings
+from thalweg.averaging.testing import PredictionSettings
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -19,6 +21,7 @@ from thalweg.strategies.stopping import EarlyStoppingSettings
 __all__ = [
     "VERSION",
     "Data",
+    "Ensemble",
     "Group",
     "Groups",
     "Model",
@@ -28,6 +31,8 @@ __all__ = [
     "Schedule",
     "Strategies",
     "Training",
+    "mirrors",
+    "why_not_lanes",
 ]
 
 VERSION: Literal[1] = 1
@@ -140,12 +145,28 @@ class Groups(_Part):
     patterns: list[Group] = Field(default_factory=list)
 
 
+class Ensemble(_Part):
+    """``[ensemble]``: several independent models instead of one; its predictions are their average.
+
+    Attributes:
+        members: how many; each has a seed of its own, made from ``training.seed``.
+        resample: whether each is trained on a resample of the training split of its own (bagging).
+        engine: ``"lanes"`` trains them as one program, ``"loop"`` one after another; ``"auto"``: whichever
+            can and is faster.
+    """
+
+    members: StrictInt = Field(ge=2, le=10_000)
+    resample: StrictBool = False
+    engine: Literal["auto", "lanes", "loop"] = "auto"
+
+
 class Strategies(_Part):
     """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     initialization: InitializationSettings | None = None
+    augmentation: AugmentationSettings | None = None
     guard: GuardSettings | None = None
     clipping: ClippingSettings | None = None
     averaging: AveragingSettings | None = None
@@ -183,3 +204,25 @@ class Recipe(_Part):
     training: Training
     groups: Groups = Field(default_factory=Groups)
     strategies: Strategies = Field(default_factory=Strategies)
+    ensemble: Ensemble | None = None
+    prediction: PredictionSettings = Field(default_factory=PredictionSettings)
+
+
+def mirrors(recipe: Recipe) -> bool:
+    """Say whether training sees mirror images too."""
+    changes = recipe.strategies.augmentation
+    return changes is not None and changes.flip > 0
+
+
+def why_not_lanes(recipe: Recipe) -> str | None:
+    """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
+    strategies = list(recipe.strategies.given())
+    if strategies:
+        return f"strategies ({', '.join(strategies)}) accompany one run at a time"
+    if recipe.groups != Groups():
+        return "groups of parameters have settings of their own"
+    if recipe.training.accumulate > 1:
+        return "batches are computed in parts"
+    if recipe.training.precision != "float32":
+        return f"{recipe.training.precision} is for the loop"
+    return None

@@ -127,6 +127,7 @@ class Training:
             engine=self.engine, parts=parts, proceed=self._gradients_there if self._behind else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
+        self._changes = _overriding(self.strategies, "batch")
         self._before = _overriding(self.strategies, "before_step")
         self._after = _overriding(self.strategies, "after_step")
         self._rate_factors = _overriding(self.strategies, "rate_factor")
@@ -156,7 +157,7 @@ class Training:
         times = 1.0
         for batch_factor in self._batch_factors:
             times *= batch_factor(share)
-        inputs, targets, weight = self.feed.take(share, times)
+        inputs, targets, weight, keys = self.feed.take(share, times)
         times = 1.0
         for rate_factor in self._rate_factors:
             times *= rate_factor()
@@ -166,6 +167,8 @@ class Training:
         self._draws.step = self.updates
         for draws in self._pieces:
             draws.step = self.updates
+        for change in self._changes:
+            inputs, targets = change(self, inputs, targets, keys)
         for before in self._before:
             before(self)
         room = _ENDLESS

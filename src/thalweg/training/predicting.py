@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import models
-from thalweg.averaging import averaged_probabilities
+from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
 from thalweg.runs.files import write_whole
+from thalweg.settings import settle
 from thalweg.training.results import Stored
 
-__all__ = ["Predictions", "Weights", "predict"]
+__all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"]
 
 Weights = Literal["auto", "result", "best", "snapshots"]
 _BLOCK = 1024
@@ -39,6 +39,9 @@ class Predictions:
         classes: their names.
         target: what is predicted.
         notes: what is worth saying of the data.
+        spread: of several models, or several draws of one, for each row how much they differ: the share of
+            them that choose another class than all together, or the standard deviation of their numbers (with
+            n - 1).
     """
 
     values: list[str] | npt.NDArray[np.float64]
@@ -46,6 +49,7 @@ class Predictions:
     classes: tuple[str, ...]
     target: str
     notes: list[str]
+    spread: npt.NDArray[np.float64] | None = None
 
     def frame(self) -> pl.DataFrame:
         """Return a table: the prediction, and the probability of each class."""
@@ -57,6 +61,8 @@ class Predictions:
         if self.probabilities is not None:
             for number, name in enumerate(self.classes):
                 columns[f"probability {name}"] = self.probabilities[:, number]
+        if self.spread is not None:
+            columns["disagreement" if self.classes else "spread"] = self.spread
         return pl.DataFrame(columns)
 
 
@@ -66,6 +72,8 @@ def predict(
     *,
     out: str | Path | None = None,
     weights: Weights = "auto",
+    samples: int | None = None,
+    crops: int | None = None,
     device: str = "cpu",
 ) -> Predictions:
     """Predict for new data.
@@ -76,7 +84,12 @@ def predict(
             numbers or an NPZ archive with an array ``x``; or a data frame, array or tensor.
         out: a CSV file to write, whole or not at all.
         weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
-            their probabilities; ``"auto"``: snapshots where there are any, else the result.
+            their probabilities; ``"auto"``: snapshots where there are any, else the result. The result of an
+            ensemble is the mean over its members.
+        samples: draws of everything random in the model to average over; 0: none; by default what the
+            recipe says.
+        crops: of images, to average over: 5, 10 with their mirror images, 1 for none; by default what the
+            recipe says.
         device: where to compute.
 
     Returns:
@@ -93,17 +106,29 @@ def predict(
             "too: load weights.safetensors into the model there"
         )
     preparation = _preparation(stored.inputs)
+    stored = _settled(stored, samples, crops)
     given, called = data, "the data"
     if isinstance(data, (str, Path)):
         given, called = read_new(Path(data), preparation)
     inputs, notes = preparation.apply(given, called)
-    members = [_member(folder, stored, name, device) for name in _files(folder, stored, weights)]
-    activation = stored.activation
-    parts = [
-        averaged_probabilities(members, part.to(device), activation=activation).double().cpu()
-        for part in torch.split(inputs, _BLOCK)
+    members = [
+        Averaged(
+            load_model(folder, stored, name, device),
+            **stored.prediction.model_dump(),
+            activation=stored.activation,
+        )
+        for name in _files(folder, stored, weights)
     ]
-    predictions = _understood(torch.cat(parts).numpy(), stored, notes)
+    means, spreads, drawn, still = [], [], 1, True
+    for part in torch.split(inputs, _BLOCK):
+        each = torch.stack([draw.cpu() for member in members for draw in member.draws(part.to(device))])
+        drawn, still = len(each), still and bool((each[: stored.prediction.samples] == each[0]).all())
+        means.append(each.double().mean(0))
+        spreads.append(_spread(each.double(), means[-1], stored))
+    if stored.prediction.samples is not None and still:
+        notes = [*notes, f"all {stored.prediction.samples} samples are alike: nothing in the model is random"]
+    spread = torch.cat(spreads).numpy() if drawn > 1 else None
+    predictions = replace(_understood(torch.cat(means).numpy(), stored, notes), spread=spread)
     if out is not None:
         path = Path(out)
         try:
@@ -115,12 +140,53 @@ def predict(
     return predictions
 
 
+def predicting_model(model: nn.Module, settings: PredictionSettings, activation: Activation) -> nn.Module:
+    """Return what predicts as these settings want it; the model itself where they want nothing."""
+    return Averaged(model, **settings.model_dump(), activation=activation) if settings.on else model
+
+
+def _settled(stored: Stored, samples: int | None, crops: int | None) -> Stored:
+    """What is stored, with what is asked for now in the place of what the recipe said."""
+    changed = stored.prediction.model_dump()
+    if samples is not None:
+        changed["samples"] = samples or None
+    if crops is not None:
+        changed["crops"] = crops
+    settings = settle(PredictionSettings, "prediction", **changed)
+    if settings.crops == 10 and not stored.mirrored:
+        raise OptionError(
+            "10 crops are 5 and their mirror images, which this training never saw; take 5, or train with "
+            "strategies.augmentation.flip"
+        )
+    return stored.model_copy(update={"prediction": settings})
+
+
 def _preparation(values: dict[str, Any]) -> Preparation:
     kind = TablePreparation if values.get("kind") == "table" else ArrayPreparation
     return kind.model_validate(values)
 
 
+def _spread(each: Tensor, mean: Tensor, stored: Stored) -> Tensor:
+    """How much members ``[M, B, *]`` differ, for each of B examples."""
+    kind = stored.task["kind"]
+    if kind == "classification":
+        if mean.shape[1] == 1:
+            each, mean = torch.cat([1 - each, each], -1), torch.cat([1 - mean, mean], -1)
+        return (each.argmax(-1) != mean.argmax(-1)).double().mean(0)
+    scale = stored.task["scale"] if kind == "regression" else 1.0
+    if len(each) == 1:
+        return torch.zeros(len(mean), dtype=torch.float64)
+    # of several numbers the root of their mean variance
+    return each.reshape(len(each), len(mean), -1).var(0).mean(1).sqrt() * scale
+
+
 def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
+    if stored.members:
+        if weights in ("best", "snapshots"):
+            raise OptionError(
+                f"{folder} holds an ensemble, whose members have no {weights} weights; use --weights result"
+            )
+        return [f"member-{number}.safetensors" for number in stored.members]
     if weights == "snapshots" and not stored.snapshots:
         raise OptionError(f"{folder} holds no snapshots; train with strategies.snapshots, or use the result")
     if weights == "snapshots" or (weights == "auto" and stored.snapshots):
@@ -128,7 +194,12 @@ def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
     return ["best.safetensors" if weights == "best" else "weights.safetensors"]
 
 
-def _member(folder: Path, stored: Stored, name: str, device: str) -> Callable[[Any], Tensor]:
+def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Module:
+    """Build a training's model with the weights of one of its files.
+
+    Raises:
+        UserError: the file is missing, or isn't of this model.
+    """
     if not (folder / name).is_file():
         raise RunDirectoryError(f"{folder / name} isn't there; use --weights result, or train anew")
     model: nn.Module = initial_module(
