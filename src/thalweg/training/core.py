@@ -120,14 +120,15 @@ class Training:
         self._parts = parts
         bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
         self.surroundings: Surroundings = nullcontext if bare else self._surrounded
+        # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
+        self._behind = _overriding(self.strategies, "after_backward")
         self._take = stepping(
             needs, optimizer, model, loss, self.surroundings,
-            engine=self.engine, parts=parts, proceed=self._gradients_there,
+            engine=self.engine, parts=parts, proceed=self._gradients_there if self._behind else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
         self._changes = _overriding(self.strategies, "batch")
         self._before = _overriding(self.strategies, "before_step")
-        self._behind = _overriding(self.strategies, "after_backward")
         self._after = _overriding(self.strategies, "after_step")
         self._rate_factors = _overriding(self.strategies, "rate_factor")
         self._batch_factors = _overriding(self.strategies, "batch_factor")
@@ -153,9 +154,13 @@ class Training:
     def step(self) -> float:
         """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
         share, self.skipped, self._part = self.share, False, 0
-        times = math.prod(factor(share) for factor in self._batch_factors)
+        times = 1.0
+        for batch_factor in self._batch_factors:
+            times *= batch_factor(share)
         inputs, targets, weight, keys = self.feed.take(share, times)
-        times = math.prod(factor() for factor in self._rate_factors)
+        times = 1.0
+        for rate_factor in self._rate_factors:
+            times *= rate_factor()
         self._rates.set(int(self.clock + self.slack), times)
         if not self.model.training:
             self.model.train()
@@ -175,8 +180,8 @@ class Training:
     def done(self, clock: float) -> None:
         """Finish a step: the clock goes on, and strategies look at the new point."""
         self.clock, self.updates = clock, self.updates + 1
-        for after in self._after:
-            if not self.skipped:
+        if not self.skipped:
+            for after in self._after:
                 after(self)
 
     @contextmanager
@@ -326,19 +331,21 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
     model, total = training.model, training.total
     slack = training.slack
     model.train()
+    upcoming = _ahead(points, observer)
     while True:
-        here = [point for point in points if observer.evaluated < point <= training.clock + slack]
-        if here:
+        here: list[int] = []
+        if upcoming and upcoming[0] <= training.clock + slack:
+            here = [point for point in upcoming if point <= training.clock + slack]
             observer.evaluate(here)
+            upcoming = _ahead(points, observer)
         # where a step was taken back, the end is evaluated but the clock isn't there
-        ended = training.clock + slack >= total or observer.evaluated >= points[-1]
-        if ended or not observer.going:
+        if training.clock + slack >= total or not upcoming or not observer.going:
             break
         observer.between(evaluated=bool(here))
 
         before = copied(model.state_dict()) if training.counts_work else None
         reached = training.step()
-        passed = [p for p in points if training.clock < p < reached] if before is not None else []
+        passed = [p for p in upcoming if p < reached] if before is not None else []
         if passed and before is not None:
             assert training.loss is not None
             if training.updates == 0:
@@ -346,6 +353,7 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
             after = copied(model.state_dict())
             model.load_state_dict(before)
             observer.evaluate(passed)
+            upcoming = _ahead(points, observer)
             if reached > total or not observer.going:
                 break
             model.load_state_dict(after)
@@ -353,6 +361,11 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
         if not training.skipped:
             assert training.loss is not None
             observer.stepped(training.loss, math.ceil(reached - slack))
+
+
+def _ahead(points: Sequence[int], observer: Observer) -> list[int]:
+    """The points that weren't evaluated yet."""
+    return [point for point in points if point > observer.evaluated]
 
 
 def copied(state: Any) -> Any:

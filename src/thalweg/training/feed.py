@@ -75,7 +75,7 @@ class ExampleFeed:
         """Return the next batch of the order."""
         indices = self._batches.take(share, times)
         inputs, targets = self._examples.batch(indices)
-        return Batch(inputs, targets, len(indices) / self._size, Keys(self._batches.epoch, indices))
+        return Batch(inputs, targets, indices.shape[0] / self._size, Keys(self._batches.epoch, indices))
 
     def steps_an_epoch(self) -> int:
         """Return how many whole batches an epoch has.

@@ -201,8 +201,8 @@ def fit(
 
 def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
     """Return a schedule as a table over a run, as races have it; beyond its end it stays."""
-    table = schedule(np.arange(total))
-    return lambda step: float(table[min(step, total - 1)])
+    table: list[float] = np.asarray(schedule(np.arange(total)), dtype=np.float64).tolist()
+    return lambda step: table[step] if step < total else table[-1]
 
 
 def needs_of(optimizer: torch.optim.Optimizer) -> Needs:

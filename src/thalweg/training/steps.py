@@ -68,7 +68,11 @@ def stepping(
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
 
+    bare = surroundings is nullcontext
+
     def loss_of(inputs: Any, targets: Tensor) -> Tensor:
+        if bare:
+            return loss(model(inputs), targets)
         with surroundings():
             return loss(model(inputs), targets)
 
@@ -77,7 +81,7 @@ def stepping(
     def gradients(inputs: Any, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
         if parts == 1:
-            value = loss_of(inputs, targets)
+            value = loss(model(inputs), targets) if bare else loss_of(inputs, targets)
             carried.backward(value)
             return value.detach()
         total, whole = torch.zeros(()), len(targets)
