@@ -235,10 +235,16 @@ class RunDirectory:
         with self._writing(f"checkpoints/{name}"):
             save_state(self.path / "checkpoints" / name, state, keep=keep)
 
-    def load_checkpoint(self, name: str, say: Callable[[str], None] = lambda text: None) -> Any | None:
+    def load_checkpoint(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda text: None,
+        sound: Callable[[Any], bool] = lambda state: True,
+    ) -> Any | None:
         """Return the newest sound state under a name, or ``None`` if none was saved.
 
         A damaged file is passed over, and an event ``"checkpoint damaged"`` names it; ``say`` is told.
+        ``sound`` says whether what a state refers to is undamaged.
 
         Raises:
             RunDirectoryError: there are files under that name, and all are damaged.
@@ -249,7 +255,7 @@ class RunDirectory:
             if self._lock is not None:
                 self.append({"event": "checkpoint damaged", "file": damaged.name})
 
-        return load_state(self.path / "checkpoints" / name, passed_over)
+        return load_state(self.path / "checkpoints" / name, passed_over, sound)
 
     def drop_checkpoint(self, name: str) -> None:
         """Remove every state under a name."""

@@ -19,6 +19,7 @@ from thalweg.errors import RunDirectoryError
 __all__ = [
     "as_json",
     "as_toml",
+    "checksum",
     "drop_state",
     "load_state",
     "plain",
@@ -98,12 +99,17 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
     return written
 
 
-def load_state(path: Path, passed_over: Callable[[Path], None] | None = None) -> Any | None:
+def load_state(
+    path: Path,
+    passed_over: Callable[[Path], None] | None = None,
+    sound: Callable[[Any], bool] = lambda state: True,
+) -> Any | None:
     """Return the newest sound state under ``path``, or ``None`` if none was saved.
 
     Args:
         path: as given to :func:`save_state`.
         passed_over: told of each damaged file.
+        sound: whether what a state refers to is there and undamaged.
 
     Raises:
         RunDirectoryError: there are files, and all are damaged.
@@ -112,8 +118,10 @@ def load_state(path: Path, passed_over: Callable[[Path], None] | None = None) ->
 
     found = _generations(path)
     for _, file in found:
-        if _checksum(file) == file.name.split(".")[-2]:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        if checksum(file) == file.name.split(".")[-2]:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if sound(state):
+                return state
         if passed_over is not None:
             passed_over(file)
     if found:
@@ -189,7 +197,8 @@ class _Digesting:
         return self._hash.hexdigest()
 
 
-def _checksum(path: Path) -> str | None:
+def checksum(path: Path) -> str | None:
+    """Return the BLAKE2 of a file, 16 hex digits, or ``None`` where it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

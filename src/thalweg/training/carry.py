@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
 from thalweg.catalogue import Entry
@@ -26,11 +27,17 @@ from thalweg.runs.environment import environment
 from thalweg.strategies import Plateau, Snapshots, Strategy
 from thalweg.training.card import card
 from thalweg.training.core import Rates, Training
-from thalweg.training.engine import OneProcess
+from thalweg.training.engine import Engine, OneProcess, from_first
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.fitting import activation_of, tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.job import Fitted, Job
+from thalweg.training.parallel import (
+    DistributedDataParallel,
+    FullyShardedDataParallel,
+    local_device,
+    together,
+)
 from thalweg.training.results import Point, Stored, TrainResults
 from thalweg.training.steps import Batches
 from thalweg.training.watch import Silent, Watcher
@@ -71,37 +78,61 @@ def carry_out(
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: training failed; the directory holds the last good weights.
     """
-    watcher = Silent() if watcher is None else watcher
-    wanted = _recipe(given, changes)
-    if resume:
-        if out is None:
-            raise RunDirectoryError(
-                "--resume needs --out: name the run directory of the training to go on with"
-            )
-        with RunDirectory.resume(out) as directory:
-            wanted = _same(directory, wanted)
-            made = _understand(wanted, device)
-            if made.source.fingerprint != directory.config()["fingerprint"]:
+    with together(device) as processes, ExitStack() as stack:
+        told = Silent() if watcher is None or processes.rank else watcher
+        held: list[RunDirectory] = []
+
+        def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
+            held.append(stack.enter_context(directory))
+            return directory.path, directory.config()
+
+        wanted = _recipe(given, changes)
+        if resume:
+            if out is None:
+                raise RunDirectoryError(
+                    "--resume needs --out: name the run directory of the training to go on with"
+                )
+            path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
+            wanted = _same(path, config, wanted)
+            made = _understand(wanted, device, processes.world)
+            if made.source.fingerprint != config["fingerprint"]:
                 raise DataError(
                     f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
                     "it was, or begin anew with another --out"
                 )
-            return _train(made, directory, checkpoint_seconds, watcher, new=False)
-    if wanted is None:
-        raise OptionError("there is no recipe to carry out; give the path of one, such as winner.toml")
-    if out is not None:
-        refuse_existing(Path(out))
-    made = _understand(wanted, device)
-    config = {
-        "kind": "train",
-        "command": command,
-        "device": device,
-        "fingerprint": made.source.fingerprint,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
-    }
-    with RunDirectory.create(_place(out, made.source), config) as directory:
-        return _train(made, directory, checkpoint_seconds, watcher, new=True)
+        else:
+            if wanted is None:
+                raise OptionError(
+                    "there is no recipe to carry out; give the path of one, such as winner.toml"
+                )
+            if out is not None:
+                from_first(processes, lambda: refuse_existing(Path(out)))
+            made = _understand(wanted, device, processes.world)
+            begun = {
+                "kind": "train",
+                "command": command,
+                "device": device,
+                "fingerprint": made.source.fingerprint,
+                "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
+            }
+            place = _place(out, made.source)
+            path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
+        if len(set(processes.collect(made.source.fingerprint))) > 1:
+            raise DataError(
+                f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
+            )
+        run = _Run(directory=held[0] if held else None, path=path, config=config)
+        return _train(made, run, checkpoint_seconds, told, new=not resume), path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Where a training is laid down; of many processes 0 alone holds the directory."""
+
+    directory: RunDirectory | None
+    path: Path
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +148,7 @@ class _Made:
     strategies: list[Strategy]
     training: Training
     say: list[Callable[[str], None]]
+    text: str
 
 
 def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe | None:
@@ -129,11 +161,10 @@ def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe
     return recipe.read(given, changes)
 
 
-def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
+def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
     """The recipe that a training was begun with, which must be the one that is wanted, if any is."""
-    config = directory.config()
     if config.get("kind") != "train":
-        raise RunDirectoryError(f"{directory.path} holds no training of a recipe; give the directory of one")
+        raise RunDirectoryError(f"{path} holds no training of a recipe; give the directory of one")
     begun = Recipe.model_validate(config["recipe"])
     if wanted is not None and wanted != begun:
         now, before = (each.model_dump(by_alias=True) for each in (wanted, begun))
@@ -143,7 +174,7 @@ def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
         )
         key = f"{table}.{differing[0]}"
         raise OptionError(
-            f"the training in {directory.path} was begun with another {key}; leave the recipe out to go on "
+            f"the training in {path} was begun with another {key}; leave the recipe out to go on "
             "with its own, or begin anew with another --out"
         )
     return begun
@@ -156,27 +187,38 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _understand(wanted: Recipe, device: str) -> _Made:
+def _understand(wanted: Recipe, device: str, world: int) -> _Made:
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
     hyperparameters = wanted.optimizer.hyperparameters
     of_run = entry.of_run(hyperparameters)
+    settings = wanted.training
+    if world > 1 and entry.needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{entry.name} needs the graph of a whole batch, of which each of {world} processes has a part; "
+            "train without torchrun, or by an optimizer that needs gradients alone, such as lbfgs"
+        )
+    if settings.batch_size < world * settings.accumulate:
+        raise OptionError(
+            f"training.batch_size is {settings.batch_size}, less than one example for each of {world} "
+            "processes and each part of a batch; take a larger one, or fewer processes"
+        )
     source = data.load(
         wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
         types=wanted.data.types or None,
     )  # fmt: skip
-    place = _device(device)
+    place = _device(device if world == 1 else str(local_device(device)), device)
     prepared = data.prepare(source, seed=wanted.data.seed, replicate=wanted.data.replicate, device=place)
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
-    settings = wanted.training
     examples = len(prepared.train)
     total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
 
     factory = models.factory(wanted.model.spec)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
     models.check(model, prepared, loss, metric)
-    engine = OneProcess(place, precision=settings.precision)
+    text = str(model)
+    engine = _engine(settings, place, world)
     model = engine.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
     if wanted.schedule.name == "plateau":
@@ -212,17 +254,24 @@ def _understand(wanted: Recipe, device: str) -> _Made:
     )
     return _Made(
         recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
-        strategies=made, training=training, say=say,
+        strategies=made, training=training, say=say, text=text,
     )  # fmt: skip
 
 
-def _device(name: str) -> torch.device:
+def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engine:
+    if world == 1:
+        return OneProcess(place, precision=settings.precision)
+    kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
+    return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
+
+
+def _device(name: str, given: str) -> torch.device:
     try:
         place = torch.device(name)
         float(torch.zeros(1, device=place).sum())
     except (RuntimeError, AssertionError) as problem:
         said = " ".join(str(problem).split())[:100]
-        raise OptionError(f"--device {name!r} can't be used on this machine ({said}); use cpu") from problem
+        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from problem
     return place
 
 
@@ -245,12 +294,11 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
     return made
 
 
-def _train(
-    made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher, *, new: bool
-) -> tuple[TrainResults, Path]:
+def _train(made: _Made, run: _Run, seconds: float, watcher: Watcher, *, new: bool) -> TrainResults:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
-    directory.write_text("recipe.toml", recipe.dumps(wanted))
+    if run.directory is not None:
+        run.directory.write_text("recipe.toml", recipe.dumps(wanted))
     watcher.begun(_lines(made))
     job = Job(
         training,
@@ -259,7 +307,7 @@ def _train(
         metric=made.metric,
         validation=lambda: in_blocks(prepared.validation, size),
         tests={"test": lambda: in_blocks(prepared.test, size)},
-        directory=directory,
+        directory=run.directory,
         seconds=seconds,
         watcher=watcher,
     )
@@ -267,27 +315,31 @@ def _train(
     try:
         fitted = job.run()
     except UserError:
-        if new and not job.begun:
-            directory.discard()
+        if new and not job.begun and run.directory is not None:
+            run.directory.discard()
         raise
-    results = _lay_down(made, fitted, directory)
+    results = _lay_down(made, fitted, run)
     if fitted.failed:
         raise ThalwegError(
-            f"{fitted.stopped}; {directory.path / 'weights.safetensors'} holds the weights that stood then, "
-            f"{directory.path / 'best.safetensors'} those that were best on validation"
+            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights that stood then, "
+            f"{run.path / 'best.safetensors'} those that were best on validation"
         )
-    return results, directory.path
+    return results
 
 
-def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResults:
+def _lay_down(made: _Made, fitted: Fitted, run: _Run) -> TrainResults:
     prepared, wanted, source = made.prepared, made.recipe, made.source
-    _weights(directory, "weights.safetensors", fitted.model.state_dict())
-    if fitted.best_state is not None:
-        _weights(directory, "best.safetensors", fitted.best_state)
+    directory, engine = run.directory, made.training.engine
     snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
     taken = snapshots.states() if snapshots is not None else []
-    for number, state in enumerate(taken, 1):
-        _weights(directory, f"snapshot-{number}.safetensors", state)
+    states = {"weights": fitted.model.state_dict()}
+    if fitted.best_state is not None:
+        states["best"] = fitted.best_state
+    states |= {f"snapshot-{number}": state for number, state in enumerate(taken, 1)}
+    for name, state in states.items():
+        whole = engine.whole(state)
+        if directory is not None:
+            directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
     inputs = store(source, prepared.indices, wanted.data.missing)
     kind = prepared.task.kind
     activation = "identity" if kind != "classification" else "softmax" if prepared.outputs > 1 else "sigmoid"
@@ -300,8 +352,6 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         inputs=None if inputs is None else inputs.model_dump(),
         snapshots=len(taken),
     )
-    directory.write_text("model.json", stored.model_dump_json(indent=1))
-    config = directory.config()
     results = TrainResults(
         recipe=wanted.model_dump(exclude_none=True, by_alias=True),
         data={
@@ -316,7 +366,7 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         model={
             "spec": wanted.model.spec,
             "parameters": sum(p.numel() for p in fitted.model.parameters()),
-            "text": str(fitted.model),
+            "text": made.text,
         },
         metric=made.metric.name,
         higher_is_better=made.metric.higher_is_better,
@@ -328,17 +378,14 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         failed=fitted.failed,
         notes=fitted.notes,
         machine=environment(str(made.training.engine.device)),
-        timing={"started": config.get("started"), "seconds": fitted.seconds},
+        timing={"started": run.config.get("started"), "seconds": fitted.seconds},
     )
-    directory.write_text("README.md", card(results, stored))
-    # last of all: a directory with results is a finished one
-    directory.write_json("results.json", results.model_dump(mode="json"))
+    if directory is not None:
+        directory.write_text("model.json", stored.model_dump_json(indent=1))
+        directory.write_text("README.md", card(results, stored))
+        # last of all: a directory with results is a finished one
+        directory.write_json("results.json", results.model_dump(mode="json"))
     return results
-
-
-def _weights(directory: RunDirectory, name: str, state: dict[str, Tensor]) -> None:
-    whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    directory.write_bytes(name, safetensors.torch.save(whole))
 
 
 def _lines(made: _Made) -> dict[str, list[str]]:
@@ -356,6 +403,10 @@ def _lines(made: _Made) -> dict[str, list[str]]:
             f"{made.loss.name} trained, {made.metric.name} judged",
         ],
     }
+    engine = made.training.engine
+    if engine.world > 1:
+        how = "FSDP2" if engine.sharded else "DDP"
+        lines["recipe"].append(f"on {engine.world} processes by {how}, each with its share of every batch")
     if made.strategies:
         lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
     return lines
