@@ -268,8 +268,8 @@ class Job:
             self._watcher.note(
                 f"the checkpoint is of {_processes(before)} and goes on in {_processes(now)}: sums over "
                 "examples are rounded in another order, batch norms that aren't synchronized measure other "
-                "shares, and what draws from torch's, NumPy's or Python's generators draws other numbers; the "
-                "rest is exact"
+                "shares, and what draws from torch's, NumPy's or Python's generators draws other numbers; "
+                "the rest is exact"
             )
         if engine.rank < before:
             _set_generators(states[engine.rank], device)

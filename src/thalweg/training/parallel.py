@@ -187,10 +187,11 @@ class DistributedDataParallel(_Processes):
         unused = self._unused
         if unused is None:
             unused = any(getattr(module, "saves_work", False) for module in model.modules())
+        plain: dict[str, Any] = {_UNSYNCHRONIZED: False}
         self._wrapped = parallel.DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            **{_UNSYNCHRONIZED: False},
+            **plain,
             find_unused_parameters=unused,
         )
         return model
@@ -242,6 +243,7 @@ class FullyShardedDataParallel(_Processes):
         self._unit_parameters = unit_parameters
         self.mesh = init_device_mesh(self.device.type, (self.world,))
         self._model: FSDPModule | None = None
+        self._parameters: dict[str, nn.Parameter] = {}
 
     def set_up(self, model: nn.Module) -> nn.Module:
         """Give all processes the model of process 0, and shard it."""
@@ -250,7 +252,7 @@ class FullyShardedDataParallel(_Processes):
             # gathered parameters would otherwise stay where others look for shards
             fully_shard(unit, mesh=self.mesh, reshard_after_forward=True)
         assert isinstance(model, FSDPModule)
-        self._model = model
+        self._model, self._parameters = model, dict(model.named_parameters())
         return model
 
     @contextmanager
@@ -274,8 +276,7 @@ class FullyShardedDataParallel(_Processes):
 
     def spread(self, state: Any) -> Any:
         """Shard tensors that stand whole under the names of parameters, wherever they are in a state."""
-        assert isinstance(self._model, nn.Module)
-        own = dict(self._model.named_parameters())
+        own = self._parameters
 
         def look(value: Any, name: Any) -> Any:
             if isinstance(value, Mapping):
