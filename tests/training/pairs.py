@@ -26,6 +26,7 @@ from thalweg import strategies as st
 from thalweg.errors import DataError, ThalwegError
 from thalweg.layers import BatchNorm
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
+from thalweg.training.checkpoints import Writer
 from thalweg.training.engine import Engine
 
 ENGINES: dict[str, Callable[..., Engine]] = {
@@ -164,15 +165,20 @@ def _begin(work: Callable[..., Any], rank: int, port: int, folder: Path, argumen
         os._exit(code)
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        found: int = one.getsockname()[1]
+    return found
+
+
 def run(work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 150) -> list[int | None]:
     """Run ``work(rank, ...)`` in two processes; return their exit codes, ``None`` for one that hangs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["thalweg.training.fitting", "thalweg.cli.app", "thalweg.verbs", "torch._dynamo"]
     )
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     folder.mkdir(exist_ok=True)
     pair = [context.Process(target=_begin, args=(work, rank, port, folder, arguments)) for rank in range(2)]
     for process in pair:
@@ -268,6 +274,15 @@ def go_on(
         return step(*args, **kwargs)
 
     torch.optim.Adam.step = counted  # type: ignore[method-assign]
+    save = Writer.save
+
+    def saved(self: Writer, state_name: str, state: Any) -> None:
+        save(self, state_name, state)
+        # the first time every step's state stands on the disk, later a kill comes while one is written
+        if not resume:
+            self.wait()
+
+    Writer.save = saved  # type: ignore[method-assign]
     found = outcome(resumable(out, ENGINES[name](), resume=resume))
     if rank == 0 and result is not None:
         torch.save(found, result)

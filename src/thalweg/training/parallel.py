@@ -6,6 +6,7 @@ import atexit
 import datetime
 import inspect
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 _TIMEOUT = 600.0
+_LINGERING = 5.0
 _CLAIM = "thalweg/said"
 # settle() sees to buffers; what the option is called depends on torch's release
 _UNSYNCHRONIZED = next(
@@ -408,13 +410,23 @@ def _first(code: int) -> bool:
     """Whether nobody has failed before; remembers the exit code of the first."""
     try:
         store = dist.distributed_c10d._get_default_store()
-        if store.add(_CLAIM, 1) > 1:
-            return False
-        store.set(f"{_CLAIM}/code", str(code))
+        first = store.add(_CLAIM, 1) == 1
+        if first:
+            store.set(f"{_CLAIM}/code", str(code))
+        _linger(store)
     except (RuntimeError, ValueError):
         # the store has gone with its process
         return False
-    return True
+    return first
+
+
+def _linger(store: dist.Store) -> None:
+    """Where process 0 keeps the store, and not torchrun, let the others look into it before it goes."""
+    if dist.get_rank() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return
+    until = time.monotonic() + _LINGERING
+    while store.add(_CLAIM, 0) < dist.get_world_size() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _code(own: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,7 +99,10 @@ def assembled(state: Any, folder: Path, mesh: DeviceMesh | None) -> Any:
     whole = room(state["rest"])
     if found:
         reader = _Reader(folder / _plain(state[_FILES]["folder"]))
-        load(found, storage_reader=reader, no_dist=mesh is None)
+        with warnings.catch_warnings():
+            # one process reads all, as it is told to
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            load(found, storage_reader=reader, no_dist=mesh is None)
     return whole
 
 
