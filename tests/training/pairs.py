@@ -289,16 +289,16 @@ def go_on(
     return 0
 
 
-def resumable(out: Path | None, engine: Engine | None, *, resume: bool, data: Any = None) -> Fitted:
+def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: Any) -> Fitted:
     strategies = [
         st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0), st.Averaging(),
         st.Snapshots(cycles=2), st.Plateau(), st.BatchSize(growth=2), st.EarlyStopping(patience=9),
     ]  # fmt: skip
     return thalweg.fit(
-        network(norm=True, drop=0.3), Noisy() if data is None else data, "cross-entropy",
+        network(norm=True, drop=0.3), Noisy(), "cross-entropy",
         functools.partial(torch.optim.Adam, lr=0.05), "cosine", strategies, epochs=3, batch_size=8, seed=5,
         validation=VALIDATION, metric="accuracy", evaluations=6, out=out, resume=resume,
-        checkpoint_seconds=0.0, engine=engine,
+        checkpoint_seconds=0.0, engine=engine, **more,
     )  # fmt: skip
 
 

@@ -420,7 +420,7 @@ def _first(code: int) -> bool:
     return first
 
 
-def _linger(store: dist.Store) -> None:
+def _linger(store: Any) -> None:
     """Where process 0 keeps the store, and not torchrun, let the others look into it before it goes."""
     if dist.get_rank() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return

@@ -102,7 +102,13 @@ def assembled(state: Any, folder: Path, mesh: DeviceMesh | None) -> Any:
         with warnings.catch_warnings():
             # one process reads all, as it is told to
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            load(found, storage_reader=reader, no_dist=mesh is None)
+            try:
+                load(found, storage_reader=reader, no_dist=mesh is None)
+            except CheckpointException as error:
+                problem = next(iter(error.failures.values()))[0]
+                if isinstance(problem, RunDirectoryError):
+                    raise problem from error
+                raise RunDirectoryError(f"the shards in {reader.path} can't be read ({problem})") from error
     return whole
 
 
