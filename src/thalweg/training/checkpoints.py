@@ -14,7 +14,7 @@ from thalweg.training.engine import Engine
 from thalweg.training.parallel import FullyShardedDataParallel
 from thalweg.training.sharding import Shards, are_sound, assembled
 
-__all__ = ["Keeper", "Writer", "keeper_of"]
+__all__ = ["Keeper", "Together", "Writer", "keeper_of"]
 
 _WAITING = 2
 
