@@ -34,6 +34,12 @@ def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
         pytest.skip("not sharded")
     found: dict[str, Any] = torch.load(two / f"{engine} {case}.pt", weights_only=False)
     assert "problem" not in found, found["problem"]
+    # both processes know and hold the same, to the bit
+    assert found["alike"][0] == found["alike"][1]
+    assert found["sums"][0] == found["sums"][1]
+    if case == "overflow":
+        assert all(value.isfinite().all() for value in found["model"].values())
+        return
     expected = pairs.outcome(pairs.train(case, None, precision=given.get("precision", "float32")))
     tolerance = {"rtol": 1e-9, "atol": 1e-10} if case != "half precision" else {"rtol": 2e-2, "atol": 2e-2}
     for part in ("model", "best"):
@@ -46,9 +52,6 @@ def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
     for part in ("metrics", "updates", "stopped"):
         assert found[part] == expected[part], part
     assert [n.split(" at ")[0] for n in found["notes"]] == [n.split(" at ")[0] for n in expected["notes"]]
-    # both processes know and hold the same, to the bit
-    assert found["alike"][0] == found["alike"][1]
-    assert found["sums"][0] == found["sums"][1]
 
 
 def test_what_many_processes_refuse(tmp_path: Path) -> None:

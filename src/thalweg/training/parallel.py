@@ -90,6 +90,9 @@ class _Processes(OneProcess):
         super().__init__(local_device(device), precision=precision)
         _join(self.device, timeout_seconds)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        if self._scaler is not None:
+            # an example weighs so many times more in its share: the same gradients overflow as in one process
+            self._scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**16 / self.world)
         self._synchronized = sync_batch_norm
         if sync_batch_norm:
             inner = self.surroundings
