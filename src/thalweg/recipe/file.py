@@ -113,7 +113,8 @@ def dumps(recipe: Recipe) -> str:
     values = recipe.model_dump(exclude_none=True, by_alias=True)
     if not values["data"]["types"]:
         del values["data"]["types"]
-    for key, value in (("accumulate", 1), ("precision", "float32")):
+    defaults = {"accumulate": 1, "precision": "float32", "parallel": "ddp", "sync_batch_norm": False}
+    for key, value in defaults.items():
         if values["training"][key] == value:
             del values["training"][key]
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
@@ -310,6 +311,12 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
                 ("strategies", "clipping"),
                 f"clipping doesn't go with {name!r}, whose steps rely on the gradient as it is; "
                 "leave one out",
+            )
+        if recipe.training.precision == "float16":
+            raise wrong(
+                ("training", "precision"),
+                f"float16 needs gradient scaling, which doesn't go with a closure, as {name!r} has one; use "
+                "bfloat16 or float32",
             )
         if recipe.groups != Groups():
             raise wrong(("groups",), f"{name!r} treats all parameters as one; leave groups out")

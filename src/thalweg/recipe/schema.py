@@ -112,7 +112,9 @@ class Training(_Part):
         seed: of initial weights, order and every other draw.
         evaluations: how often the validation split is scored, evenly over the run.
         accumulate: each batch is computed in so many parts, which saves memory.
-        precision: ``"bfloat16"`` for forward passes under autocast.
+        precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
+        parallel: how many processes that torchrun starts train one model: ``"ddp"`` or ``"fsdp2"``.
+        sync_batch_norm: batch norms normalize by the whole batch, not by the share of each process.
     """
 
     batch_size: StrictInt = Field(ge=1)
@@ -120,7 +122,9 @@ class Training(_Part):
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     evaluations: StrictInt = Field(default=20, ge=1)
     accumulate: StrictInt = Field(default=1, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    sync_batch_norm: StrictBool = False
 
 
 class Group(_Part):
