@@ -109,6 +109,7 @@ def dumps(recipe: Recipe) -> str:
     values = recipe.model_dump(exclude_none=True, by_alias=True)
     if not values["data"]["types"]:
         del values["data"]["types"]
+    values["model"] = recipe.model.model_dump(exclude_defaults=True)
     for key, value in (("accumulate", 1), ("precision", "float32")):
         if values["training"][key] == value:
             del values["training"][key]
@@ -243,6 +244,8 @@ def _check(recipe: Recipe, where: _Places) -> None:
     elif not _OWN_OBJECT.fullmatch(model):
         raise wrong(("model", "spec"), f"there is no model {model!r}; {nearest(family, _FAMILIES)}")
 
+    _check_equipment(recipe, wrong)
+
     optimizer = recipe.optimizer
     if ":" not in optimizer.name:
         if optimizer.name not in catalogue.names():
@@ -278,6 +281,24 @@ def _check(recipe: Recipe, where: _Places) -> None:
         if spec is not None and ":" not in spec and spec not in known_names:
             raise wrong(("objective", what), f"there is no {what} {spec!r}; {nearest(spec, known_names)}")
     _check_strategies(recipe, wrong)
+
+
+def _check_equipment(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+    """Parts that a model has no place for, as far as its name tells."""
+    given = recipe.model.equipment.given()
+    if recipe.model.spec == "linear" and given:
+        part = next(iter(given))
+        raise wrong(
+            ("model", part),
+            f"the model 'linear' has no hidden units for {part} to act on; leave it out, or take 'mlp:128'",
+        )
+    smallest = recipe.training.batch_size // recipe.training.accumulate
+    if "batch_norm" in given and smallest < 2:
+        raise wrong(
+            ("model", "batch_norm"),
+            "batch_norm takes statistics over a batch, or each part of one that is accumulated, and these "
+            "have a single example; raise training.batch_size, or leave batch_norm out",
+        )
 
 
 def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from thalweg.equipment import Equipment
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -58,9 +59,27 @@ class Data(_Part):
 
 
 class Model(_Part):
-    """``[model]``: ``spec`` as for ``--model``."""
+    """``[model]``: what is trained.
+
+    Attributes:
+        spec: as for ``--model``.
+        batch_norm: put between each linear layer or convolution and its activation.
+        dropout: rate for hidden units on their way into linear layers.
+        maxout: linear pieces of each hidden unit, instead of its activation; 1 leaves the activation.
+    """
 
     spec: str
+    batch_norm: StrictBool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    maxout: StrictInt = Field(default=1, ge=1)
+
+    @property
+    def equipment(self) -> Equipment:
+        """What is put into the model that the spec names."""
+        return Equipment(batch_norm=self.batch_norm, dropout=self.dropout, maxout=self.maxout)
+
+    def __str__(self) -> str:
+        return f"{self.spec} with {self.equipment}" if self.equipment else self.spec
 
 
 class Objective(_Part):

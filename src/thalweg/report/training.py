@@ -11,6 +11,7 @@ from bokeh.models import ColumnDataSource, Span
 from bokeh.plotting import figure
 
 from thalweg import recipe
+from thalweg.equipment import Equipment
 from thalweg.recipe import Recipe
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general
@@ -72,7 +73,7 @@ def read(directory: Path) -> TrainingPage:
         given = config.get("strategies", {})
     name = directory.resolve().name
     source = "" if carried is None else carried.data.spec.rpartition("/")[2]
-    title = name if carried is None else f"{carried.model.spec} on {source}"
+    title = name if carried is None else f"{carried.model} on {source}"
     last = int(curve[-1]["step"]) if curve else 0
     return TrainingPage(
         title=title,
@@ -166,9 +167,14 @@ def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> lis
         facts.append(
             (f"best validation {results.metric}", general(best.validation, 4), f"at step {best.step:,}")
         )
-    facts.append(("parameters", f"{results.model['parameters']:,}", results.model["spec"]))
+    facts.append(("parameters", f"{results.model['parameters']:,}", _words(results.model)))
     facts.append(("time", duration(results.timing["seconds"]), "of training"))
     return facts
+
+
+def _words(model: dict[str, Any]) -> str:
+    equipment = Equipment(**model.get("equipment", {}))
+    return f"{model['spec']} with {equipment}" if equipment else str(model["spec"])
 
 
 def _scores(results: TrainResults | None) -> list[tuple[str, str, str]]:

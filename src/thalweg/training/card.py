@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thalweg.equipment import Equipment
 from thalweg.training.results import Stored, TrainResults
 
 __all__ = ["card"]
@@ -31,9 +32,11 @@ def card(results: TrainResults, stored: Stored) -> str:
     if stored.snapshots:
         files.append(f"| `snapshot-N.safetensors` | {stored.snapshots} snapshots, an ensemble |")
     kinds = "\n".join(files)
+    equipment = Equipment(**stored.equipment)  # type: ignore[arg-type]
+    parts = f" Into the model were put: {equipment}." if equipment else ""
     return f"""# {results.model["spec"]} on {_line(data["name"])}
 
-A model with {results.model["parameters"]:,} parameters that {_line(what)}.
+A model with {results.model["parameters"]:,} parameters that {_line(what)}.{parts}
 
 | split | {results.metric} | loss |
 |---|---|---|

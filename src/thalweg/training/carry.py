@@ -17,6 +17,7 @@ from thalweg import catalogue, data, models, objectives, recipe, schedules, stra
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.data.stored import store
+from thalweg.equipment import equipped
 from thalweg.errors import DataError, OptionError, RunDirectoryError, ThalwegError, UserError
 from thalweg.lanes.course import evaluation_points, initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
@@ -173,7 +174,7 @@ def _understand(wanted: Recipe, device: str) -> _Made:
     examples = len(prepared.train)
     total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
 
-    factory = models.factory(wanted.model.spec)
+    factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
     models.check(model, prepared, loss, metric)
     engine = OneProcess(place, precision=settings.precision)
@@ -295,6 +296,7 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         spec=wanted.model.spec,
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
+        equipment=wanted.model.equipment.given(),
         task=asdict(prepared.task),
         activation=activation,  # type: ignore[arg-type]
         inputs=None if inputs is None else inputs.model_dump(),
@@ -315,6 +317,7 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         },
         model={
             "spec": wanted.model.spec,
+            "equipment": wanted.model.equipment.given(),
             "parameters": sum(p.numel() for p in fitted.model.parameters()),
             "text": str(fitted.model),
         },
@@ -349,7 +352,7 @@ def _lines(made: _Made) -> dict[str, list[str]]:
     training = wanted.training
     lines = {
         "data": [made.source.summary(), sizes, *made.source.notes],
-        "model": [f"{wanted.model.spec}, {parameters:,} parameters"],
+        "model": [f"{wanted.model}, {parameters:,} parameters"],
         "recipe": [
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
             f"{training.epochs} epochs of batches of {training.batch_size}: {made.training.total:,} steps; "
