@@ -110,7 +110,7 @@ def dumps(recipe: Recipe) -> str:
     if not values["data"]["types"]:
         del values["data"]["types"]
     values["model"] = recipe.model.model_dump(exclude_defaults=True)
-    for key, value in (("accumulate", 1), ("precision", "float32")):
+    for key, value in (("accumulate", 1), ("precision", "float32"), ("memory_format", "contiguous")):
         if values["training"][key] == value:
             del values["training"][key]
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
@@ -201,6 +201,7 @@ _UNION_BRANCHES = frozenset({"bool", "int", "float", "list[union[int,float]]"})
 _RULES = {
     "bool_type": "a number or true or false",
     "finite_number": "a finite number",
+    "float_parsing": "a number",
     "float_type": "a number",
     "int_from_float": "a whole number",
     "int_type": "a whole number",

@@ -177,6 +177,8 @@ def _understand(wanted: Recipe, device: str) -> _Made:
     factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
     models.check(model, prepared, loss, metric)
+    if settings.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = OneProcess(place, precision=settings.precision)
     model = engine.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
