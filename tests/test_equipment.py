@@ -48,7 +48,8 @@ def test_every_build_is_alike_and_another_process_can_make_it() -> None:
     one, two = (initial_module(each, (1, 8, 8), 10, 5) for each in (factory, again))
     assert str(one) == str(two)
     for (name, a), (other, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
-        assert name == other and torch.equal(a, b)
+        assert name == other
+        assert torch.equal(a, b)
     # no convolution under batch norm has a bias that the mean would take away
     assert all(each.bias is None for each in one.modules() if isinstance(each, nn.Conv2d))
 

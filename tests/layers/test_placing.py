@@ -63,7 +63,8 @@ class Own(nn.Module):
 def test_dropout_in_an_own_model() -> None:
     model = Own()
     assert insert_dropout(model, 0.1) == ("top",)
-    assert isinstance(model.again, nn.Sequential) and model.again is model.top
+    assert isinstance(model.again, nn.Sequential)
+    assert model.again is model.top
     assert isinstance(model.mixing.linear1, nn.Linear)
     assert model.eval()(torch.zeros(2, 3, 4)).shape == (2, 3, 8)
     assert not model.top[0].training
@@ -108,7 +109,9 @@ def test_maxout_copies_what_a_convolution_is_set_to() -> None:
     shape = model(torch.zeros(1, 4, 9, 9)).shape
     assert insert_maxout(model, 2) == ("0",)
     wide = model[0]
-    assert wide.out_channels == 12 and wide.bias is None and wide.groups == 2
+    assert wide.out_channels == 12
+    assert wide.bias is None
+    assert wide.groups == 2
     assert wide.padding_mode == "reflect"
     assert model(torch.zeros(1, 4, 9, 9)).shape == shape
 
