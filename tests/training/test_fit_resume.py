@@ -22,6 +22,7 @@ import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
 from thalweg.runs import RunDirectory
 from thalweg.strategies import (
+    Augmentation,
     Averaging,
     BatchSize,
     Clipping,
@@ -52,14 +53,27 @@ class Noisy:
         return X[position] + 0.05 * noise, Y[position]
 
 
+class Pictures(Noisy):
+    """The same as images of one row, between black and white."""
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        inputs, target = super().__getitem__(position)
+        return inputs.reshape(1, 1, 5), target
+
+
 def network() -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)
+    )
 
 
 STRATEGIES: dict[str, Callable[[], list[Strategy]]] = {
     "nothing": list,
     "initialization": lambda: [Initialization(scheme="orthogonal", gain=1.5)],
+    "augmentation": lambda: [
+        Augmentation(translate=0.2, scale=1.2, flip=0.5, brightness=0.2, fill="black", chance=0.9)
+    ],
     "guard": lambda: [Guard(every=3, bound=1.3), Averaging()],
     "clipping": lambda: [Clipping(norm=0.5, value=0.1, unit=0.1)],
     "averaging": lambda: [Averaging(kind="tail", every=2)],
@@ -74,7 +88,9 @@ STRATEGIES: dict[str, Callable[[], list[Strategy]]] = {
 }  # fmt: skip
 DATA: dict[str, Callable[[], Any]] = {
     "items": Noisy,
+    "pictures": Pictures,
     "loader": lambda: DataLoader(Noisy(), batch_size=8, shuffle=True),
+    "loader of pictures": lambda: DataLoader(Pictures(), batch_size=8, shuffle=True),
 }
 
 
@@ -83,7 +99,7 @@ def train(
 ) -> Fitted:
     return thalweg.fit(
         network(), DATA[data](), nn.functional.cross_entropy, functools.partial(torch.optim.Adam, lr=0.05),
-        "cosine", STRATEGIES[strategies](), epochs=3, batch_size=8, seed=5, validation=(X, Y),
+        "cosine", STRATEGIES[strategies](), epochs=3, batch_size=8, seed=5, validation=(X[:, None, None], Y),
         metric="accuracy", evaluations=6, out=out, resume=resume, checkpoint_seconds=0.0, **more,
     )  # fmt: skip
 
@@ -165,7 +181,12 @@ def test_every_strategy_is_here() -> None:
 
 @pytest.mark.parametrize(
     ("strategies", "data"),
-    [*((name, "items") for name in STRATEGIES), ("nothing", "loader"), ("averaging", "loader")],
+    [
+        *((name, "pictures" if name == "augmentation" else "items") for name in STRATEGIES),
+        ("nothing", "loader"),
+        ("averaging", "loader"),
+        ("augmentation", "loader of pictures"),
+    ],
 )
 def test_killed_twice_it_ends_alike(strategies: str, data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

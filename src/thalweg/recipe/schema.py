@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
+from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.equipment import Equipment
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
@@ -172,6 +173,7 @@ class Strategies(_Part):
     model_config = ConfigDict(serialize_by_alias=True)
 
     initialization: InitializationSettings | None = None
+    augmentation: AugmentationSettings | None = None
     guard: GuardSettings | None = None
     clipping: ClippingSettings | None = None
     averaging: AveragingSettings | None = None
