@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
     from thalweg.training.fitting import fit as fit
+    from thalweg.training.fitting_many import fit_ensemble as fit_ensemble
     from thalweg.verbs import predict as predict
     from thalweg.verbs import race as race
     from thalweg.verbs import train as train
@@ -51,6 +52,7 @@ __all__ = [
     "entries",
     "errors",
     "fit",
+    "fit_ensemble",
     "lanes",
     "least_squares",
     "minimize",
@@ -86,6 +88,8 @@ if not TYPE_CHECKING:
             return getattr(importlib.import_module("thalweg.verbs"), name)
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
+        if name == "fit_ensemble":
+            return importlib.import_module("thalweg.training.fitting_many").fit_ensemble
         if name in ("minimize", "least_squares"):
             return getattr(importlib.import_module("thalweg.secondorder"), name)
         if name in __all__:

@@ -23,11 +23,13 @@ class Setting:
         hyperparameters: name to value, in the spelling of the optimizer class's arguments
             (``lr``, ``momentum``, ``beta1``, ...); names left out have their default.
         schedule: name of the schedule that multiplies ``lr`` (``"constant"``, ``"cosine"``, ...).
+        schedule_options: of the schedule, such as ``{"cycles": 3}``; those left out have their default.
     """
 
     optimizer: str
     hyperparameters: Mapping[str, float | bool] = field(default_factory=dict)
     schedule: str = "constant"
+    schedule_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

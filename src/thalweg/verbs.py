@@ -173,7 +173,7 @@ def train(
     ... data.spec = "iris"
     ... model.spec = "linear"
     ... optimizer = {name = "adam", lr = 0.1}
-    ... training = {batch_size = 16, epochs = 5}
+    ... training = {batch_size = 16, epochs = 20}
     ... ''')
     >>> results = train(small, out=tempfile.mkdtemp() + "/iris")
     >>> results.result["test"] > 0.8

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from thalweg.averaging.ensembles import Snapshots, averaged_probabilities
+from thalweg.averaging.members import Ambiguity, ambiguity, disagreement
 from thalweg.averaging.running import Average, Exponential, Kind, Tail, Uniform, update
 from thalweg.averaging.statistics import estimate_batch_norm
 
 __all__ = [
+    "Ambiguity",
     "Average",
     "Exponential",
     "Kind",
     "Snapshots",
     "Tail",
     "Uniform",
+    "ambiguity",
     "averaged_probabilities",
+    "disagreement",
     "estimate_batch_norm",
     "update",
 ]

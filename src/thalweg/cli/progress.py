@@ -95,7 +95,14 @@ class TrainingTerminal(Watcher):
         for split in ("validation", "test"):
             score = _number(results.result.get(split))
             self._say(split, f"{results.metric} {score}", always=split == "test")
-        self._say("weights", str(report.parent / "weights.safetensors"))
+        if results.ensemble is not None and results.ensemble.kind == "members":
+            alone = [m.result.get("test") for m in results.ensemble.members if not m.failed]
+            known = [score for score in alone if score is not None]
+            mean = _number(math.fsum(known) / len(known)) if known else "-"
+            self._say("members", f"test {results.metric} {mean} on average; together as above")
+            self._say("weights", str(report.parent / "member-*.safetensors"))
+        else:
+            self._say("weights", str(report.parent / "weights.safetensors"))
         self._say("report", str(report))
 
     def _say(self, label: str, text: str, *, always: bool = False) -> None:

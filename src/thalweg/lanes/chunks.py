@@ -29,6 +29,9 @@ __all__ = ["Keeper", "Progress", "plan", "promise", "run"]
 Eliminate = Callable[[int, Mapping[str, float | None]], set[str]]
 """Steps done and validation metric by identity (``None``: diverged), to the identities to stop."""
 
+Collect = Callable[[Outcome, Mapping[str, Tensor]], None]
+"""Outcome of a run that came to its end, and its parameters and buffers by name."""
+
 
 class Keeper(Protocol):
     """Where the state of a chunk is kept, so that it can go on after an interruption.
@@ -130,6 +133,8 @@ def run(
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
     eliminate: Eliminate | None = None,
+    examples: Mapping[str, Tensor] | None = None,
+    collect: Collect | None = None,
 ) -> list[Outcome]:
     """Train runs as lanes.
 
@@ -147,6 +152,10 @@ def run(
         stop: asked before every step; ``True`` saves and raises.
         eliminate: asked at every evaluation but the last for the identities to stop. A stopped run has
             ``None`` from the next evaluation on.
+        examples: identity to int64 ``[n]``, for all runs or none: which training examples stand in the
+            places of the split, as in a resample. All have the same n.
+        collect: given every run that came to its end, before its chunk's last state is kept; what was kept
+            in such a state isn't given again. Tensors are only valid during the call.
 
     Returns:
         Outcomes in the order of ``runs``.
@@ -160,7 +169,9 @@ def run(
     found: dict[str, Outcome] = {}
     chunks = plan(runs, catalogue_entries, chunk)
     for number, members in enumerate(chunks):
-        lanes = _Chunk(members, factory, prepared, workload, catalogue_entries, torch.device(device))
+        lanes = _Chunk(
+            members, factory, prepared, workload, catalogue_entries, torch.device(device), examples
+        )
         lanes.name = _name(members)
         state = checkpoint.load(lanes.name) if checkpoint is not None else None
         if state is not None:
@@ -171,6 +182,7 @@ def run(
             every=checkpoint_seconds,
             stop=stop,
             eliminate=eliminate,
+            collect=collect,
         )
         outcomes = [history.outcome() for history in lanes.histories]
         if watch is not None:
@@ -232,6 +244,7 @@ class _Chunk:
         workload: Workload,
         entries: Mapping[str, Entry],
         device: torch.device,
+        examples: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.runs, self.workload, self.entries, self.device = list(runs), workload, entries, device
         self.factory, self.prepared = factory, prepared
@@ -239,11 +252,15 @@ class _Chunk:
         self.train_inputs, self.train_targets = _whole(prepared.train, device)
         self.loss = objectives.loss(workload.loss, prepared.task)
         self.metric = objectives.metric(workload.metric, prepared.task)
-        self.epoch_steps = steps_an_epoch(len(self.train_inputs), workload.batch_size)
+        self.examples = None if examples is None else [examples[run.identity].to(device) for run in runs]
+        self.places = len(self.train_inputs if self.examples is None else self.examples[0])
+        self.epoch_steps = steps_an_epoch(self.places, workload.batch_size)
         self.total = self.epoch_steps * workload.epochs
         self.points = evaluation_points(self.total, workload.evaluations)
         self.histories = [History.start(run, workload) for run in self.runs]
-        self.factors = Factors([run.setting.schedule for run in self.runs], self.total)
+        settings = [run.setting for run in self.runs]
+        names, options = [s.schedule for s in settings], [s.schedule_options for s in settings]
+        self.factors = Factors(names, self.total, options)
         self.step, self.rows = 0, _padded(range(len(self.runs)))
         self._since, self._going = -1, len(self.runs)  # step of the last evaluation, runs that go on
         self.program: Program | None = None
@@ -260,6 +277,7 @@ class _Chunk:
         every: float,
         stop: Callable[[], bool] | None,
         eliminate: Eliminate | None,
+        collect: Collect | None = None,
     ) -> None:
         """Go on to the end."""
         if self._finished():
@@ -281,9 +299,19 @@ class _Chunk:
             self._advance()
             if watch is not None:
                 watch(self.step, self._going, None)
+        if collect is not None:
+            self._hand_on(collect)
         self.program = None
         if keeper is not None:
             keeper.save(self.name, self.state())
+
+    def _hand_on(self, collect: Collect) -> None:
+        assert self.program is not None
+        tensors = self.program.shown()
+        for number, history in enumerate(self.histories):
+            if history.active:
+                row = self.rows.index(number)
+                collect(history.outcome(), {name: tensor[row].detach() for name, tensor in tensors.items()})
 
     def _finished(self) -> bool:
         return self._since == self.total
@@ -342,9 +370,13 @@ class _Chunk:
         """Orders of the epoch: one row for all lanes of one seed, otherwise a row a lane."""
         seeds = [self.runs[number].seed for number in self.rows]
         distinct = list(dict.fromkeys(seeds))
-        each = orders(len(self.train_inputs), distinct, epoch)
+        each = orders(self.places, distinct, epoch)
         slot = [distinct.index(seed) for seed in seeds]
-        self._orders = (each if len(distinct) == 1 else each[slot]).to(self.device)
+        if self.examples is None:
+            self._orders = (each if len(distinct) == 1 else each[slot]).to(self.device)
+        else:
+            own = [self.examples[number] for number in self.rows]
+            self._orders = torch.stack(own).gather(1, each[slot].to(self.device))
         self._epoch = epoch
 
     # Evaluations ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,9 +91,12 @@ class Factors:
     Args:
         names: the schedule of each run.
         total: number of steps.
+        options: of each schedule, where any has some.
     """
 
-    def __init__(self, names: Sequence[str], total: int) -> None:
+    def __init__(
+        self, names: Sequence[str], total: int, options: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
         tables: list[npt.NDArray[np.float64]] = []
         rows: dict[str, int] = {}
         self._row: list[int] = []
@@ -104,10 +107,12 @@ class Factors:
                 self._row.append(len(tables))
                 tables.append(np.ones(total))
                 continue
-            if name not in rows:
-                rows[name] = len(tables)
-                tables.append(schedules.build(name, total=total)(np.arange(total)))
-            self._row.append(rows[name])
+            given = {} if options is None else dict(options[run])
+            key = f"{name} {sorted(given.items())}"
+            if key not in rows:
+                rows[key] = len(tables)
+                tables.append(schedules.build(name, total=total, **given)(np.arange(total)))
+            self._row.append(rows[key])
         self._table = np.stack(tables)
 
     def at(self, runs: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -228,9 +228,10 @@ class Program:
     def predict(self, inputs: Tensor, step: int) -> Tensor:
         """Return the outputs ``[K, B, ...]`` in evaluation mode for inputs ``[K, B, ...]``."""
         self.draws.step = step
-        return self.forward(self._shown(), inputs, draw=self.draws, training=False)
+        return self.forward(self.shown(), inputs, draw=self.draws, training=False)
 
-    def _shown(self) -> dict[str, Tensor]:
+    def shown(self) -> dict[str, Tensor]:
+        """Return parameters and buffers ``[K, ...]`` by name, as they are to be evaluated."""
         if self._used is None or all(group.shows_itself for group in self.groups):
             return self.stack.tensors
         names = [self.stack.trainable[index] for index in self._used]

@@ -39,6 +39,7 @@ from thalweg.recipe.file import dumps, loads, read, write
 from thalweg.recipe.schema import (
     VERSION,
     Data,
+    Ensemble,
     Group,
     Groups,
     Model,
@@ -53,6 +54,7 @@ from thalweg.recipe.schema import (
 __all__ = [
     "VERSION",
     "Data",
+    "Ensemble",
     "Group",
     "Groups",
     "Model",

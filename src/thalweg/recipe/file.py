@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest
 from thalweg.recipe.positions import Path, positions
-from thalweg.recipe.schema import VERSION, Groups, Recipe
+from thalweg.recipe.schema import VERSION, Groups, Recipe, why_not_lanes
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -114,6 +114,8 @@ def dumps(recipe: Recipe) -> str:
         if values["training"][key] == value:
             del values["training"][key]
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
+    if recipe.ensemble is not None:
+        values["ensemble"] = recipe.ensemble.model_dump(exclude_defaults=True)
     return tomli_w.dumps({table: value for table, value in values.items() if value != {}})
 
 
@@ -188,6 +190,8 @@ def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
             return f"version is {value!r}, but this thalweg reads version {VERSION}"
         known = str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{key} is {value!r}; {nearest(str(value), known)}"
+    if kind == "bool_type" and "bool" not in details["loc"]:
+        return f"{key} is {value!r} but must be true or false"
     rule = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} is {value!r} but must be a table, [{key}]"
@@ -333,6 +337,8 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             )
     if "averaging" in given and entry is not None and hasattr(entry.call.target, "eval"):
         raise wrong(("strategies", "averaging"), f"{name!r} averages its points already; leave averaging out")
+    if recipe.ensemble is not None:
+        _check_ensemble(recipe, wrong)
     snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
     if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
         raise wrong(
@@ -340,3 +346,19 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             f"snapshots are taken at the ends of {snapshots.cycles} cycles, but the schedule has {cycles}; "
             "give both the same",
         )
+
+
+def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+    assert recipe.ensemble is not None
+    if recipe.strategies.snapshots is not None:
+        raise wrong(
+            ("strategies", "snapshots"),
+            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one of both "
+            "out",
+        )
+    if recipe.ensemble.engine == "lanes":
+        why = why_not_lanes(recipe)
+        if why is not None:
+            raise wrong(
+                ("ensemble", "engine"), f"the members can't be lanes: {why}; leave engine out, or use loop"
+            )

@@ -21,6 +21,7 @@ from thalweg.strategies.stopping import EarlyStoppingSettings
 __all__ = [
     "VERSION",
     "Data",
+    "Ensemble",
     "Group",
     "Groups",
     "Model",
@@ -30,6 +31,7 @@ __all__ = [
     "Schedule",
     "Strategies",
     "Training",
+    "why_not_lanes",
 ]
 
 VERSION: Literal[1] = 1
@@ -163,6 +165,21 @@ class Groups(_Part):
     patterns: list[Group] = Field(default_factory=list)
 
 
+class Ensemble(_Part):
+    """``[ensemble]``: several independent models instead of one; its predictions are their average.
+
+    Attributes:
+        members: how many; each has a seed of its own, made from ``training.seed``.
+        resample: whether each is trained on a resample of the training split of its own (bagging).
+        engine: ``"lanes"`` trains them as one program, ``"loop"`` one after another; ``"auto"``: whichever
+            can and is faster.
+    """
+
+    members: StrictInt = Field(ge=2, le=10_000)
+    resample: StrictBool = False
+    engine: Literal["auto", "lanes", "loop"] = "auto"
+
+
 class Strategies(_Part):
     """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on.
 
@@ -224,3 +241,20 @@ class Recipe(_Part):
     training: Training
     groups: Groups = Field(default_factory=Groups)
     strategies: Strategies = Field(default_factory=Strategies)
+    ensemble: Ensemble | None = None
+
+
+def why_not_lanes(recipe: Recipe) -> str | None:
+    """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
+    strategies = list(recipe.strategies.given())
+    if strategies:
+        return f"strategies ({', '.join(strategies)}) accompany one run at a time"
+    if recipe.groups != Groups():
+        return "groups of parameters have settings of their own"
+    if recipe.training.accumulate > 1:
+        return "batches are computed in parts"
+    if recipe.training.precision != "float32":
+        return f"{recipe.training.precision} is for the loop"
+    if recipe.training.memory_format != "contiguous":
+        return f"{recipe.training.memory_format} is for the loop"
+    return None

@@ -148,7 +148,7 @@ def render_unfinished(directory: Path) -> str:
 def render_training(directory: Path) -> str:
     """Return a page about a training in ``directory``, as far as it has come."""
     found = training.read(directory)
-    bokeh_script, drawn = _embed(training.pictures(found)) if found.curve else (Markup(""), {})
+    bokeh_script, drawn = _embed(drawings) if (drawings := training.pictures(found)) else (Markup(""), {})
     return _page("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 

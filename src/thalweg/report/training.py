@@ -13,10 +13,11 @@ from bokeh.plotting import figure
 from thalweg import recipe
 from thalweg.equipment import Equipment
 from thalweg.recipe import Recipe
+from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general
 from thalweg.runs import RunDirectory
-from thalweg.training.results import TrainResults
+from thalweg.training.results import CalibrationRecord, EnsembleRecord, TrainResults
 
 __all__ = ["TrainingPage", "is_training", "pictures", "read"]
 
@@ -42,6 +43,11 @@ class TrainingPage:
     machine: list[tuple[str, str]]
     recipe: str
     command: str | None
+    results: TrainResults | None = None
+    many: EnsembleRecord | None = None
+    member_rows: Sequence[tuple[str, ...]] = ()
+    squared: tuple[str, str, str, str] | None = None
+    calibrations: Sequence[tuple[str, CalibrationRecord]] = ()
 
 
 def is_training(directory: Path) -> bool:
@@ -67,6 +73,7 @@ def read(directory: Path) -> TrainingPage:
         curve = [point.model_dump() for point in results.curve]
     told = config.get("recipe")
     carried = Recipe.model_validate(told) if told else None
+    many = None if results is None else results.ensemble
     settings = {} if carried is None else carried.strategies.given()
     given = {name: each.model_dump(exclude_none=True) for name, each in settings.items()}
     if carried is None:
@@ -77,7 +84,7 @@ def read(directory: Path) -> TrainingPage:
     last = int(curve[-1]["step"]) if curve else 0
     return TrainingPage(
         title=title,
-        lead=_lead(results, last),
+        lead=_lead(results, last, events),
         finished=results is not None,
         failed=results is not None and results.failed,
         stopped=None if results is None else results.stopped,
@@ -93,18 +100,26 @@ def read(directory: Path) -> TrainingPage:
         machine=_machine(results),
         recipe=recipe.dumps(carried) if carried is not None else "",
         command=config.get("command"),
+        results=results,
+        many=many,
+        member_rows=[] if many is None else ensemble.member_rows(many),
+        squared=None if many is None else ensemble.squared_words(many),
+        calibrations=_calibrations(results),
     )
 
 
 def pictures(page: TrainingPage) -> dict[str, figure]:
-    """Draw the curves: losses, and the validation metric."""
+    """Draw the curves: losses, and the validation metric; and what there is of ensembles and calibration."""
+    drawn = {} if page.results is None else ensemble.pictures(page.results)
+    if not page.curve:
+        return drawn
     steps = [point["step"] for point in page.curve]
-    drawn = {}
     losses = [
         ("training loss", "train_loss", _TRAIN),
         ("validation loss", "validation_loss", _VALIDATION),
     ]
-    drawn["loss"] = _plot(page, steps, losses, "loss", log=True)
+    if any(point[key] is not None for _, key, _ in losses for point in page.curve):
+        drawn["loss"] = _plot(page, steps, losses, "loss", log=True)
     if any(point["validation"] is not None for point in page.curve):
         drawn["metric"] = _plot(
             page, steps, [(f"validation {page.metric}", "validation", _VALIDATION)], page.metric, log=False
@@ -124,6 +139,12 @@ def _plot(
     )  # fmt: skip
     if log:
         readable_logarithms(plot, ends)
+    for member in () if page.many is None else page.many.members:
+        for _, key, colour in lines:
+            known = [(p.step, v) for p in member.curve if (v := getattr(p, key)) is not None]
+            plot.line(
+                [x for x, _ in known], [y for _, y in known], line_color=colour, line_alpha=0.22, line_width=1
+            )
     renderers = []
     for name, key, colour in lines:
         source = ColumnDataSource(
@@ -146,8 +167,14 @@ def _plot(
     return plot
 
 
-def _lead(results: TrainResults | None, last: int) -> str:
+def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, Any]]) -> str:
     if results is None:
+        members = sum(event.get("event") == "member" for event in events)
+        if members:
+            return (
+                f"This ensemble isn't finished: {members} of its members are trained. The same command with "
+                "--resume and this directory as --out goes on."
+            )
         return (
             f"This training isn't finished: its last evaluation was at step {last:,}. The same command with "
             "--resume and this directory as --out goes on."
@@ -155,6 +182,8 @@ def _lead(results: TrainResults | None, last: int) -> str:
     test = results.result.get("test")
     if test is None:
         return "The result has no finite test score."
+    if results.ensemble is not None and results.ensemble.kind == "members":
+        return ensemble.lead(results, results.ensemble)
     return f"The result's {results.metric} on held-out test data is {general(test, 4)}."
 
 
@@ -162,14 +191,25 @@ def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> lis
     if results is None:
         return [("evaluations", str(len(curve)), "so far")]
     best = results.best
-    facts = [("steps", f"{results.updates:,}", "taken by the optimizer")]
+    together = results.ensemble is not None and results.ensemble.kind == "members"
+    facts = [("steps", f"{results.updates:,}", f"taken by the optimizer{'s together' * together}")]
     if best is not None and best.validation is not None:
         facts.append(
             (f"best validation {results.metric}", general(best.validation, 4), f"at step {best.step:,}")
         )
-    facts.append(("parameters", f"{results.model['parameters']:,}", _words(results.model)))
+    each = ", each member" if together else ""
+    facts.append(("parameters", f"{results.model['parameters']:,}", f"{_words(results.model)}{each}"))
     facts.append(("time", duration(results.timing["seconds"]), "of training"))
-    return facts
+    return [*facts, *ensemble.facts(results)]
+
+
+def _calibrations(results: TrainResults | None) -> list[tuple[str, CalibrationRecord]]:
+    if results is None or results.calibration is None:
+        return []
+    found = results.ensemble
+    if found is None or found.pooled is None or found.kind == "snapshots":
+        return [("the result", results.calibration)]
+    return [("together", results.calibration), ("members alone, on average", found.pooled)]
 
 
 def _words(model: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from thalweg.training.choose import Choice
 from thalweg.training.core import Training, advance
 from thalweg.training.cost import measured_passes, step_seconds
 from thalweg.training.fitting import fit
+from thalweg.training.fitting_many import Ensemble, fit_ensemble
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.job import Fitted
 from thalweg.training.processes import portable, run_many
@@ -15,11 +16,13 @@ from thalweg.training.steps import FORWARD_BACKWARD
 __all__ = [
     "FORWARD_BACKWARD",
     "Choice",
+    "Ensemble",
     "Fitted",
     "Pattern",
     "Training",
     "advance",
     "fit",
+    "fit_ensemble",
     "loop",
     "measured_passes",
     "parameter_groups",

@@ -27,23 +27,29 @@ def card(results: TrainResults, stored: Stored) -> str:
     ended = f"\nTraining ended early: {results.stopped}.\n" if results.stopped else ""
     notes = "\n".join(f"- {_line(text)}" for text in [*data["notes"], *results.notes]) or "- none"
     files = ["| `weights.safetensors` | the result |"]
+    who, together, steps = "A model with", "", f"{results.updates:,} steps"
+    if stored.members:
+        count = len(stored.members)
+        files = [f"| `member-N.safetensors` | {count} independent models, an ensemble |"]
+        who, together = f"{count} independent models, each with", _together(results)
+        steps = f"{results.updates // count:,} steps each"
     if results.best is not None:
         files.append(f"| `best.safetensors` | the best on validation, at step {results.best.step} |")
     if stored.snapshots:
         files.append(f"| `snapshot-N.safetensors` | {stored.snapshots} snapshots, an ensemble |")
     kinds = "\n".join(files)
     equipment = Equipment(**stored.equipment)  # type: ignore[arg-type]
-    parts = f" Into the model were put: {equipment}." if equipment else ""
+    parts = f"Into the model were put: {equipment}.\n" if equipment else ""
     return f"""# {results.model["spec"]} on {_line(data["name"])}
 
-A model with {results.model["parameters"]:,} parameters that {_line(what)}.{parts}
-
+{who} {results.model["parameters"]:,} parameters{"; their average" if together else " that"} {_line(what)}.
+{parts}
 | split | {results.metric} | loss |
 |---|---|---|
 {scores}
 
 The test split ({data["splits"]["test"]:,} examples) was scored once, after training.
-{ended}
+{together}{ended}
 ## Data
 
 {_line(data["name"])}: {data["rows"]:,} rows, {_line(data["inputs"])}; fingerprint `{data["fingerprint"]}`.
@@ -55,7 +61,7 @@ The test split ({data["splits"]["test"]:,} examples) was scored once, after trai
 
 `{recipe["optimizer"]["name"]}`{f" ({hyper})" if hyper else ""}, schedule `{recipe["schedule"]["name"]}`,
 {recipe["training"]["epochs"]} epochs of batches of {recipe["training"]["batch_size"]},
-{results.updates:,} steps. Strategies: {given}. The whole recipe is `recipe.toml`.
+{steps}. Strategies: {given}. The whole recipe is `recipe.toml`.
 
 ## Files
 
@@ -73,6 +79,26 @@ $ thalweg predict DIR --data new.csv --out predictions.csv
 
 Weights are safetensors: reading them runs no code.
 """
+
+
+def _together(results: TrainResults) -> str:
+    """What an ensemble is to its members."""
+    found = results.ensemble
+    assert found is not None
+    scores = [m.result["test"] for m in found.members if m.result.get("test") is not None]
+    alone = f"{min(scores):.5g} to {max(scores):.5g}" if scores else "-"  # type: ignore[type-var]
+    kind = ", each on a bootstrap resample of the training examples" if found.resample else ""
+    what = "probabilities" if found.disagreement else "predictions"
+    text = f"""
+The table is of the ensemble: the mean of its members' {what}. Alone they reach a test {results.metric} of
+{alone}. They differ in initial weights, order and random draws{kind}.
+"""
+    if results.calibration is not None and found.pooled is not None:
+        text += (
+            f"Expected calibration error on test: {results.calibration.error:.3g} together, "
+            f"{found.pooled.error:.3g} alone.\n"
+        )
+    return text
 
 
 def _number(value: float | None) -> str:

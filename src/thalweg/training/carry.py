@@ -28,13 +28,16 @@ from thalweg.strategies import Plateau, Snapshots, Strategy
 from thalweg.training.card import card
 from thalweg.training.core import Rates, Training
 from thalweg.training.engine import OneProcess
+from thalweg.training.ensemble import mean_curve, recorded, train_members
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.fitting import activation_of, tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.job import Fitted, Job
-from thalweg.training.results import Point, Stored, TrainResults
+from thalweg.training.judging import Judged, judge
+from thalweg.training.predicting import load_model
+from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.steps import Batches
-from thalweg.training.watch import Silent, Watcher
+from thalweg.training.watch import Evaluation, Silent, Watcher
 
 __all__ = ["carry_out"]
 
@@ -157,17 +160,21 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _understand(wanted: Recipe, device: str) -> _Made:
+def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | None = None) -> _Made:
+    """Make everything; the data may be known already."""
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
     hyperparameters = wanted.optimizer.hyperparameters
     of_run = entry.of_run(hyperparameters)
-    source = data.load(
-        wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
-        types=wanted.data.types or None,
-    )  # fmt: skip
     place = _device(device)
-    prepared = data.prepare(source, seed=wanted.data.seed, replicate=wanted.data.replicate, device=place)
+    if known is None:
+        source = data.load(
+            wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
+            types=wanted.data.types or None,
+        )  # fmt: skip
+        seed, replicate = wanted.data.seed, wanted.data.replicate
+        known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
+    source, prepared = known
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
     settings = wanted.training
@@ -251,22 +258,11 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
 def _train(
     made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher, *, new: bool
 ) -> tuple[TrainResults, Path]:
-    wanted, prepared, training = made.recipe, made.prepared, made.training
-    size = max(wanted.training.batch_size, _EVALUATED)
-    directory.write_text("recipe.toml", recipe.dumps(wanted))
+    directory.write_text("recipe.toml", recipe.dumps(made.recipe))
     watcher.begun(_lines(made))
-    job = Job(
-        training,
-        evaluation_points(training.total, wanted.training.evaluations),
-        loss=made.loss,
-        metric=made.metric,
-        validation=lambda: in_blocks(prepared.validation, size),
-        tests={"test": lambda: in_blocks(prepared.test, size)},
-        directory=directory,
-        seconds=seconds,
-        watcher=watcher,
-    )
-    made.say.append(job.say)
+    if made.recipe.ensemble is not None:
+        return _train_members(made, directory, seconds, watcher, new=new)
+    job = _job(made, directory, seconds, watcher)
     try:
         fitted = job.run()
     except UserError:
@@ -282,8 +278,72 @@ def _train(
     return results, directory.path
 
 
+def _job(made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher) -> Job:
+    wanted, prepared, training = made.recipe, made.prepared, made.training
+    size = max(wanted.training.batch_size, _EVALUATED)
+    job = Job(
+        training,
+        evaluation_points(training.total, wanted.training.evaluations),
+        loss=made.loss,
+        metric=made.metric,
+        validation=lambda: in_blocks(prepared.validation, size),
+        tests={"test": lambda: in_blocks(prepared.test, size)},
+        directory=directory,
+        seconds=seconds,
+        watcher=watcher,
+    )
+    made.say.append(job.say)
+    return job
+
+
+def _train_members(
+    made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher, *, new: bool
+) -> tuple[TrainResults, Path]:
+    device = str(made.training.engine.device)
+
+    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
+        return _job(_understand(one, device, (made.source, prepared)), folder, seconds, told).run()
+
+    kept = train_members(
+        made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
+        seconds=seconds, watcher=watcher, new=new, alone=alone,
+    )  # fmt: skip
+    assert made.recipe.ensemble is not None
+    assert kept.how is not None
+    good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+    stored = _stored(made, members=good)
+    judged = _judge(made, stored, [f"member-{number}.safetensors" for number in good], directory)
+    record = recorded(judged, kept, resample=made.recipe.ensemble.resample)
+    members = [kept.members[number] for number in good]
+    notes = [
+        f"member {each.number} is left out: {each.stopped}" if each.failed
+        else f"member {each.number}: {text}"
+        for each in kept.members.values()
+        for text in (each.notes or [""] if each.failed else each.notes)
+    ]  # fmt: skip
+    results = _results(
+        made, directory,
+        curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
+        notes=notes, seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
+        engine=kept.how.reason,
+    )  # fmt: skip
+    _conclude(results, stored, directory)
+    return results, directory.path
+
+
+def _judge(made: _Made, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
+    """Judge weights as they lie in files: what predictions will be made by."""
+    device = str(made.training.engine.device)
+    return judge(
+        (load_model(directory.path, stored, name, device) for name in names),
+        made.prepared,
+        loss=made.loss,
+        metric=made.metric,
+        activation=stored.activation,
+    )
+
+
 def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResults:
-    prepared, wanted, source = made.prepared, made.recipe, made.source
     _weights(directory, "weights.safetensors", fitted.model.state_dict())
     if fitted.best_state is not None:
         _weights(directory, "best.safetensors", fitted.best_state)
@@ -291,10 +351,28 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
     taken = snapshots.states() if snapshots is not None else []
     for number, state in enumerate(taken, 1):
         _weights(directory, f"snapshot-{number}.safetensors", state)
-    inputs = store(source, prepared.indices, wanted.data.missing)
+    stored = _stored(made, snapshots=len(taken))
+    calibration = None
+    if made.prepared.task.kind == "classification":
+        calibration = _judge(made, stored, ["weights.safetensors"], directory).calibration
+    files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
+    together = recorded(_judge(made, stored, files, directory), None) if len(files) > 1 else None
+    results = _results(
+        made, directory,
+        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=fitted.notes,
+        seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
+        calibration=calibration, ensemble=together,
+    )  # fmt: skip
+    _conclude(results, stored, directory)
+    return results
+
+
+def _stored(made: _Made, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
+    prepared, wanted = made.prepared, made.recipe
+    inputs = store(made.source, prepared.indices, wanted.data.missing)
     kind = prepared.task.kind
     activation = "identity" if kind != "classification" else "softmax" if prepared.outputs > 1 else "sigmoid"
-    stored = Stored(
+    return Stored(
         spec=wanted.model.spec,
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
@@ -302,11 +380,32 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         task=asdict(prepared.task),
         activation=activation,  # type: ignore[arg-type]
         inputs=None if inputs is None else inputs.model_dump(),
-        snapshots=len(taken),
+        snapshots=snapshots,
+        members=list(members),
     )
-    directory.write_text("model.json", stored.model_dump_json(indent=1))
-    config = directory.config()
-    results = TrainResults(
+
+
+def _results(
+    made: _Made,
+    directory: RunDirectory,
+    *,
+    curve: Sequence[Evaluation],
+    result: dict[str, float | None],
+    updates: int,
+    notes: list[str],
+    seconds: float,
+    best: Evaluation | None = None,
+    stopped: str | None = None,
+    failed: bool = False,
+    calibration: CalibrationRecord | None = None,
+    ensemble: EnsembleRecord | None = None,
+    engine: str | None = None,
+) -> TrainResults:
+    prepared, wanted, source = made.prepared, made.recipe, made.source
+    timing: dict[str, Any] = {"started": directory.config().get("started"), "seconds": seconds}
+    if engine is not None:
+        timing["engine"] = engine
+    return TrainResults(
         recipe=wanted.model_dump(exclude_none=True, by_alias=True),
         data={
             "name": source.name,
@@ -320,25 +419,30 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
         model={
             "spec": wanted.model.spec,
             "equipment": wanted.model.equipment.given(),
-            "parameters": sum(p.numel() for p in fitted.model.parameters()),
-            "text": str(fitted.model),
+            "parameters": sum(p.numel() for p in made.training.model.parameters()),
+            "text": str(made.training.model),
         },
         metric=made.metric.name,
         higher_is_better=made.metric.higher_is_better,
-        curve=[Point(**asdict(each)) for each in fitted.curve],
-        best=None if fitted.best is None else Point(**asdict(fitted.best)),
-        result=fitted.final,
-        updates=fitted.updates,
-        stopped=fitted.stopped,
-        failed=fitted.failed,
-        notes=fitted.notes,
+        curve=[Point(**asdict(each)) for each in curve],
+        best=None if best is None else Point(**asdict(best)),
+        result=result,
+        updates=updates,
+        stopped=stopped,
+        failed=failed,
+        notes=notes,
         machine=environment(str(made.training.engine.device)),
-        timing={"started": config.get("started"), "seconds": fitted.seconds},
+        timing=timing,
+        calibration=calibration,
+        ensemble=ensemble,
     )
+
+
+def _conclude(results: TrainResults, stored: Stored, directory: RunDirectory) -> None:
+    directory.write_text("model.json", stored.model_dump_json(indent=1))
     directory.write_text("README.md", card(results, stored))
     # last of all: a directory with results is a finished one
     directory.write_json("results.json", results.model_dump(mode="json"))
-    return results
 
 
 def _weights(directory: RunDirectory, name: str, state: dict[str, Tensor]) -> None:
@@ -361,6 +465,9 @@ def _lines(made: _Made) -> dict[str, list[str]]:
             f"{made.loss.name} trained, {made.metric.name} judged",
         ],
     }
+    if wanted.ensemble is not None:
+        kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
+        lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
     if made.strategies:
         lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
     return lines

@@ -28,7 +28,7 @@ from thalweg.training.feed import Feed, LoaderFeed, examples_of, feed_of, in_blo
 from thalweg.training.job import Data, Fitted, Job
 from thalweg.training.watch import Watcher
 
-__all__ = ["activation_of", "fit", "needs_of", "tabulated"]
+__all__ = ["activation_of", "fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
 
 
 def fit(
@@ -172,9 +172,9 @@ def fit(
             "accumulate": accumulate,
             "precision": precision,
             "strategies": {s.name: s.settings.model_dump(exclude_none=True) for s in training.strategies},
-            "fingerprint": _fingerprint(data),
+            "fingerprint": fingerprint(data),
         }
-        directory = _directory(Path(out), config, resume=resume)
+        directory = taken_up(Path(out), config, resume=resume)
     elif resume:
         raise OptionError("resume needs out: name the run directory of the training to go on with")
     job = Job(
@@ -320,14 +320,20 @@ def _task(loss: Any, metric: Any, feed: Feed, scored: Data | None) -> Task:
     return Task(kind="classification", classes=tuple(map(str, range(int(targets.max()) + 1))))
 
 
-def _fingerprint(data: Any) -> str | None:
+def fingerprint(data: Any) -> str | None:
+    """Say which data these are, as far as can be said."""
     parts = data if isinstance(data, (tuple, list)) else ()
     if len(parts) == 2 and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
         return fingerprint_of(parts)
     return f"{len(data)} items" if hasattr(data, "__len__") else None
 
 
-def _directory(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
+def taken_up(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
+    """Make a run directory, or take it up again if it is that of the same training.
+
+    Raises:
+        UserError: it isn't, in one sentence.
+    """
     if not resume:
         return RunDirectory.create(path, config)
     directory = RunDirectory.resume(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def run(
         factor=of_run.get("batch_factor", 1.0),
         growth=of_run.get("batch_growth", 1.0),
     )
-    factors = _Rates([run.setting.schedule], total)
+    factors = _Rates([run.setting.schedule], total, [run.setting.schedule_options])
     training = Training(
         model=model,
         optimizer=optimizer,
@@ -121,8 +122,8 @@ _NONE = np.empty(0)
 class _Rates(Factors):
     """The factors of the one run that there is, step by step."""
 
-    def __init__(self, names: Sequence[str], total: int) -> None:
-        super().__init__(names, total)
+    def __init__(self, names: Sequence[str], total: int, options: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(names, total, options)
         self._here = self.at([0])
 
     def __call__(self, step: int) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from thalweg.lanes.course import initial_module
 from thalweg.runs.files import write_whole
 from thalweg.training.results import Stored
 
-__all__ = ["Predictions", "Weights", "predict"]
+__all__ = ["Predictions", "Weights", "load_model", "predict"]
 
 Weights = Literal["auto", "result", "best", "snapshots"]
 _BLOCK = 1024
@@ -40,6 +39,8 @@ class Predictions:
         classes: their names.
         target: what is predicted.
         notes: what is worth saying of the data.
+        spread: of several models, for each row how much they differ: the share of them that choose another
+            class than all together, or the standard deviation of their numbers (with n - 1).
     """
 
     values: list[str] | npt.NDArray[np.float64]
@@ -47,6 +48,7 @@ class Predictions:
     classes: tuple[str, ...]
     target: str
     notes: list[str]
+    spread: npt.NDArray[np.float64] | None = None
 
     def frame(self) -> pl.DataFrame:
         """Return a table: the prediction, and the probability of each class."""
@@ -58,6 +60,8 @@ class Predictions:
         if self.probabilities is not None:
             for number, name in enumerate(self.classes):
                 columns[f"probability {name}"] = self.probabilities[:, number]
+        if self.spread is not None:
+            columns["disagreement" if self.classes else "spread"] = self.spread
         return pl.DataFrame(columns)
 
 
@@ -77,7 +81,8 @@ def predict(
             numbers or an NPZ archive with an array ``x``; or a data frame, array or tensor.
         out: a CSV file to write, whole or not at all.
         weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
-            their probabilities; ``"auto"``: snapshots where there are any, else the result.
+            their probabilities; ``"auto"``: snapshots where there are any, else the result. The result of an
+            ensemble is the mean over its members.
         device: where to compute.
 
     Returns:
@@ -98,13 +103,17 @@ def predict(
     if isinstance(data, (str, Path)):
         given, called = read_new(Path(data), preparation)
     inputs, notes = preparation.apply(given, called)
-    members = [_member(folder, stored, name, device) for name in _files(folder, stored, weights)]
-    activation = stored.activation
-    parts = [
-        averaged_probabilities(members, part.to(device), activation=activation).double().cpu()
-        for part in torch.split(inputs, _BLOCK)
-    ]
-    predictions = _understood(torch.cat(parts).numpy(), stored, notes)
+    members = [load_model(folder, stored, name, device) for name in _files(folder, stored, weights)]
+    means, spreads = [], []
+    for part in torch.split(inputs, _BLOCK):
+        each = [
+            averaged_probabilities([member], part.to(device), activation=stored.activation).double().cpu()
+            for member in members
+        ]
+        means.append(torch.stack(each).mean(0))
+        spreads.append(_spread(torch.stack(each), means[-1], stored))
+    spread = torch.cat(spreads).numpy() if len(members) > 1 else None
+    predictions = replace(_understood(torch.cat(means).numpy(), stored, notes), spread=spread)
     if out is not None:
         path = Path(out)
         try:
@@ -121,7 +130,27 @@ def _preparation(values: dict[str, Any]) -> Preparation:
     return kind.model_validate(values)
 
 
+def _spread(each: Tensor, mean: Tensor, stored: Stored) -> Tensor:
+    """How much members ``[M, B, *]`` differ, for each of B examples."""
+    kind = stored.task["kind"]
+    if kind == "classification":
+        if mean.shape[1] == 1:
+            each, mean = torch.cat([1 - each, each], -1), torch.cat([1 - mean, mean], -1)
+        return (each.argmax(-1) != mean.argmax(-1)).double().mean(0)
+    scale = stored.task["scale"] if kind == "regression" else 1.0
+    if len(each) == 1:
+        return torch.zeros(len(mean), dtype=torch.float64)
+    # of several numbers the root of their mean variance
+    return each.reshape(len(each), len(mean), -1).var(0).mean(1).sqrt() * scale
+
+
 def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
+    if stored.members:
+        if weights in ("best", "snapshots"):
+            raise OptionError(
+                f"{folder} holds an ensemble, whose members have no {weights} weights; use --weights result"
+            )
+        return [f"member-{number}.safetensors" for number in stored.members]
     if weights == "snapshots" and not stored.snapshots:
         raise OptionError(f"{folder} holds no snapshots; train with strategies.snapshots, or use the result")
     if weights == "snapshots" or (weights == "auto" and stored.snapshots):
@@ -129,7 +158,12 @@ def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
     return ["best.safetensors" if weights == "best" else "weights.safetensors"]
 
 
-def _member(folder: Path, stored: Stored, name: str, device: str) -> Callable[[Any], Tensor]:
+def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Module:
+    """Build a training's model with the weights of one of its files.
+
+    Raises:
+        UserError: the file is missing, or isn't of this model.
+    """
     if not (folder / name).is_file():
         raise RunDirectoryError(f"{folder / name} isn't there; use --weights result, or train anew")
     factory = equipped(models.factory(stored.spec), Equipment(**stored.equipment))  # type: ignore[arg-type]

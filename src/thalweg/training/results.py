@@ -9,7 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thalweg.errors import RunDirectoryError
 
-__all__ = ["Point", "Stored", "TrainResults"]
+__all__ = [
+    "CalibrationRecord",
+    "EnsembleRecord",
+    "MemberRecord",
+    "Point",
+    "SquaredRecord",
+    "Stored",
+    "TrainResults",
+]
 
 
 class _Record(BaseModel):
@@ -26,6 +34,90 @@ class Point(_Record):
     train_loss: float | None
     validation_loss: float | None
     validation: float | None
+
+
+class CalibrationRecord(_Record):
+    """Whether probabilities on the test split mean what they say (:mod:`thalweg.calibration`).
+
+    Attributes:
+        bins: mean confidence, share that was right, and number of predictions, of each bin that holds any.
+        error: expected calibration error.
+        overconfidence: mean confidence less the share that was right.
+        brier: score; the four parts below add up to it, ``resolution`` taken off.
+        reliability, resolution, uncertainty, within: its parts.
+    """
+
+    bins: list[tuple[float, float, int]]
+    error: float
+    overconfidence: float
+    brier: float
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within: float
+
+
+class SquaredRecord(_Record):
+    """``ensemble = member - ambiguity`` on the test split (:func:`thalweg.averaging.ambiguity`).
+
+    Attributes:
+        of: ``"brier"``: of probabilities; ``"error"``: of predictions, in the target's own units, squared.
+    """
+
+    of: Literal["brier", "error"]
+    member: float
+    ambiguity: float
+    ensemble: float
+
+
+class MemberRecord(_Record):
+    """A member of an ensemble.
+
+    Attributes:
+        number: from 1, as in the names of files; of snapshots in the order of steps.
+        seed: a training of the recipe with this seed gives this member; ``None`` of snapshots.
+        result: its scores alone.
+        updates: steps that its optimizer took.
+        stopped, failed: as for a training; a failed member is left out of the ensemble.
+        error, brier: its own calibration error and Brier score.
+        curve: its evaluations.
+    """
+
+    number: int
+    seed: int | None = None
+    result: dict[str, float | None] = {}
+    updates: int | None = None
+    stopped: str | None = None
+    failed: bool = False
+    error: float | None = None
+    brier: float | None = None
+    curve: list[Point] = []
+
+
+class EnsembleRecord(_Record):
+    """What several models predict together.
+
+    Attributes:
+        kind: independent models, or snapshots of one training.
+        engine: how the members were trained.
+        resample: whether each had a resample of its own.
+        members: the members.
+        result: scores of their averaged probabilities (for regression, predictions).
+        growing: test metric of the first 1, 2, ... members together.
+        disagreement: share of test examples that each pair predicts differently; of classification.
+        squared: mean squared error of members and ensemble, and what lies between.
+        pooled: calibration of the members' predictions, as of so many single models.
+    """
+
+    kind: Literal["members", "snapshots"]
+    engine: Literal["lanes", "loop"] | None = None
+    resample: bool = False
+    members: list[MemberRecord]
+    result: dict[str, float | None]
+    growing: list[float | None]
+    disagreement: list[list[float]] | None = None
+    squared: SquaredRecord | None = None
+    pooled: CalibrationRecord | None = None
 
 
 class TrainResults(_Record):
@@ -45,6 +137,9 @@ class TrainResults(_Record):
         notes: what strategies had to say.
         machine: and versions.
         timing: begin (ISO 8601, UTC) and seconds of training.
+        calibration: of the result's probabilities on the test split; ``None`` where nothing is classified.
+        ensemble: of several models; ``result`` is then theirs together, ``curve`` the mean over them and
+            ``updates`` the sum.
     """
 
     version: Literal[1] = 1
@@ -63,6 +158,8 @@ class TrainResults(_Record):
     notes: list[str]
     machine: dict[str, Any]
     timing: dict[str, Any]
+    calibration: CalibrationRecord | None = None
+    ensemble: EnsembleRecord | None = None
 
     @classmethod
     def read(cls, path: Path) -> TrainResults:
@@ -84,6 +181,7 @@ class Stored(_Record):
         activation: from outputs to probabilities or numbers.
         inputs: how rows become inputs; ``None`` where a person's own code does it.
         snapshots: how many files of snapshots there are.
+        members: numbers of an ensemble's files.
     """
 
     version: Literal[1] = 1
@@ -95,6 +193,7 @@ class Stored(_Record):
     activation: Literal["softmax", "sigmoid", "identity"]
     inputs: dict[str, Any] | None
     snapshots: int
+    members: list[int] = []
 
     @classmethod
     def read(cls, path: Path) -> Stored:

@@ -1,0 +1,196 @@
+"""The ensemble of a recipe: its members trained, judged alone and together, and written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from thalweg import models
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared
+from thalweg.entries import Run, Setting, Workload
+from thalweg.equipment import equipped
+from thalweg.errors import ThalwegError, UserError
+from thalweg.objectives import Loss, Metric
+from thalweg.recipe import Recipe
+from thalweg.recipe.schema import why_not_lanes
+from thalweg.runs.directory import RunDirectory
+from thalweg.training.job import Fitted
+from thalweg.training.judging import Judged
+from thalweg.training.members import Kept, Member, how, in_lanes, one_by_one, resampled, runs_of
+from thalweg.training.results import EnsembleRecord, MemberRecord, Point, SquaredRecord
+from thalweg.training.watch import Evaluation, Watcher
+
+__all__ = ["mean_curve", "recorded", "train_members"]
+
+Alone = Callable[[Recipe, Prepared, RunDirectory, Watcher], Fitted]
+"""Trains a recipe for one model, on these data."""
+
+
+def train_members(
+    recipe: Recipe,
+    prepared: Prepared,
+    entry: Entry,
+    loss: Loss,
+    metric: Metric,
+    *,
+    directory: RunDirectory,
+    device: str,
+    seconds: float,
+    watcher: Watcher,
+    new: bool,
+    alone: Alone,
+) -> Kept:
+    """Train the members of a recipe's ensemble, or go on with it.
+
+    Args:
+        recipe: with an ensemble.
+        prepared: the data.
+        entry: of the optimizer.
+        loss, metric: of the recipe.
+        directory: of the run.
+        device: where to train.
+        seconds: between two checkpoints.
+        watcher: told what happens.
+        new: whether the run has only begun; what is refused then leaves nothing behind.
+        alone: trains one member, where they can't be lanes.
+
+    Raises:
+        UserError: the members can't be trained so.
+        Interrupted: after everything was saved.
+        ThalwegError: every member failed.
+    """
+    asked, training = recipe.ensemble, recipe.training
+    assert asked is not None
+    kept = Kept(directory)
+    setting = Setting(
+        optimizer=entry.name,
+        hyperparameters=recipe.optimizer.hyperparameters,
+        schedule=recipe.schedule.name,
+        schedule_options=recipe.schedule.options,
+    )
+    runs = runs_of(training.seed, asked.members, setting)
+    factory = equipped(models.factory(recipe.model.spec), recipe.model.equipment)
+    workload = Workload(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        loss=loss.name,
+        metric=metric.name,
+        evaluations=training.evaluations,
+        loss_bound=math.inf,
+    )
+    if kept.how is None:
+        try:
+            kept.decide(
+                how(
+                    asked.engine, why_not_lanes(recipe), runs, factory=factory, prepared=prepared,
+                    workload=workload, entry=entry, device=device,
+                )
+            )  # fmt: skip
+        except UserError:
+            if new:
+                directory.discard()
+            raise
+    assert kept.how is not None
+    watcher.note(f"{asked.members} members {_means(kept.how.engine)}: {kept.how.reason}")
+    if len(kept.members) < asked.members:
+        if kept.how.engine == "lanes":
+            in_lanes(
+                runs, kept, watcher, factory=factory, prepared=prepared, workload=workload, entry=entry,
+                device=device, resample=asked.resample, threads=kept.how.threads, seconds=seconds,
+            )  # fmt: skip
+        else:
+
+            def train(run: Run, path: Path | None, told: Watcher) -> Fitted:
+                own = training.model_copy(update={"seed": run.seed})
+                one = recipe.model_copy(update={"training": own, "ensemble": None})
+                own_data = prepared
+                if asked.resample:
+                    own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
+                assert path is not None
+                with _taken_up(path, run.seed) as folder:
+                    return alone(one, own_data, folder, told)
+
+            one_by_one(runs, kept, watcher, train)
+    kept.tidy()
+    if all(member.failed for member in kept.members.values()):
+        raise ThalwegError(
+            f"every member failed (member 1: {kept.members[1].stopped}); lower the learning rate, clip "
+            "gradients, or add a guard"
+        )
+    return kept
+
+
+def _taken_up(path: Path, seed: int) -> RunDirectory:
+    if path.exists():
+        return RunDirectory.resume(path)
+    return RunDirectory.create(path, {"kind": "fit", "seed": seed})
+
+
+def _means(engine: str) -> str:
+    return "side by side, as lanes" if engine == "lanes" else "one after another"
+
+
+def mean_curve(members: Sequence[Member]) -> list[Evaluation]:
+    """Return the mean of the members' evaluations, step by step, over those that have them.
+
+    >>> one = Member(number=1, seed=0, updates=1, curve=[
+    ...     Evaluation(step=0, train_loss=None, validation_loss=1.0, validation=0.5)])
+    >>> two = Member(number=2, seed=1, updates=1, curve=[
+    ...     Evaluation(step=0, train_loss=None, validation_loss=2.0, validation=None)])
+    >>> mean_curve([one, two])
+    [Evaluation(step=0, train_loss=None, validation_loss=1.5, validation=0.5)]
+    """
+    by_step: dict[int, list[Evaluation]] = {}
+    for member in members:
+        for evaluation in member.curve:
+            by_step.setdefault(evaluation.step, []).append(evaluation)
+
+    def mean(step: int, name: str) -> float | None:
+        values = [v for each in by_step[step] if (v := getattr(each, name)) is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    return [
+        Evaluation(
+            step=step,
+            train_loss=mean(step, "train_loss"),
+            validation_loss=mean(step, "validation_loss"),
+            validation=mean(step, "validation"),
+        )
+        for step in sorted(by_step)
+    ]
+
+
+def recorded(judged: Judged, kept: Kept | None, *, resample: bool = False) -> EnsembleRecord:
+    """Write down what models came to, alone and together; without ``kept`` they are snapshots."""
+    squared = None
+    if judged.squared is not None:
+        of = "brier" if judged.calibration is not None else "error"
+        squared = SquaredRecord(of=of, **vars(judged.squared))  # type: ignore[arg-type]
+    alone = iter(judged.alone)
+    if kept is None:
+        members = [MemberRecord(number=number, **vars(one)) for number, one in enumerate(judged.alone, 1)]
+    else:
+        members = []
+        for number in sorted(kept.members):
+            member = kept.members[number]
+            known = {} if member.failed else vars(next(alone))
+            members.append(
+                MemberRecord(
+                    number=number, seed=member.seed, updates=member.updates, stopped=member.stopped,
+                    failed=member.failed, curve=[Point(**asdict(each)) for each in member.curve], **known,
+                )
+            )  # fmt: skip
+    return EnsembleRecord(
+        kind="snapshots" if kept is None else "members",
+        engine=None if kept is None or kept.how is None else kept.how.engine,
+        resample=resample,
+        members=members,
+        result=judged.result,
+        growing=judged.growing,
+        disagreement=judged.disagreement,
+        squared=squared,
+        pooled=judged.pooled,
+    )

@@ -1,0 +1,275 @@
+"""``fit_ensemble``: independent models of one kind, trained on one's own data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from thalweg import catalogue, models, objectives
+from thalweg.averaging import averaged_probabilities
+from thalweg.catalogue import Entry
+from thalweg.data.examples import Examples, TensorExamples
+from thalweg.data.source import Prepared
+from thalweg.entries import Run, Setting, Workload
+from thalweg.errors import DataError, OptionError, ThalwegError
+from thalweg.lanes.course import initial_module
+from thalweg.objectives import Metric, Task
+from thalweg.strategies.base import Strategy
+from thalweg.training.feed import examples_of
+from thalweg.training.fitting import activation_of, fingerprint, fit, taken_up
+from thalweg.training.job import Fitted
+from thalweg.training.judging import Activation, Judged, judge
+from thalweg.training.members import Kept, Member, how, in_lanes, one_by_one, resampled, runs_of
+from thalweg.training.watch import Silent, Watcher
+
+__all__ = ["Ensemble", "fit_ensemble"]
+
+_STANDS_IN = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Independent models that predict together.
+
+    Attributes:
+        models: the members, in evaluation mode.
+        trained: seed, curve and what else came of each, those that failed included.
+        engine, reason: how they were trained, and why so.
+        activation: from outputs to what is averaged.
+        judged: scores alone and together, disagreement and calibration on validation data;
+            ``None`` without these, or without a metric for them.
+    """
+
+    models: list[nn.Module] = field(repr=False)
+    trained: list[Member] = field(repr=False)
+    engine: Literal["lanes", "loop"]
+    reason: str
+    activation: Activation
+    judged: Judged | None = field(repr=False)
+
+    def predict(self, inputs: Any) -> Tensor:
+        """Return the mean of the members' probabilities, or predictions, for a batch."""
+        return averaged_probabilities(self.models, inputs, activation=self.activation)
+
+
+def fit_ensemble(
+    model: Any,
+    data: Any,
+    loss: str | Callable[[Any, Tensor], Tensor],
+    optimizer: str | Entry | Callable[..., torch.optim.Optimizer] = "adam",
+    schedule: Any = "constant",
+    strategies: Sequence[Strategy] = (),
+    *,
+    members: int = 8,
+    resample: bool = False,
+    engine: Literal["auto", "lanes", "loop"] = "auto",
+    validation: Any = None,
+    metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
+    epochs: int,
+    batch_size: int = 32,
+    hyperparameters: Mapping[str, float] | None = None,
+    seed: int = 0,
+    evaluations: int = 20,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
+    watcher: Watcher | None = None,
+) -> Ensemble:
+    """Train independent models that differ in initial weights, order of examples and every random draw.
+
+    Member k, from 1, is what :func:`thalweg.fit` makes of its initial weights with its seed,
+    ``members.member_seed(seed, k)``: to the bit where members are trained one after another, within rounding
+    where they are lanes. As lanes all are one program, which is many times faster for small models; that takes
+    an optimizer and a schedule given by name, tensors, no strategies, and a model that can be traced.
+
+    Args:
+        model: ``"mlp:64"`` or the like, or a function of input shape and number of outputs, a module class,
+            or a module that is copied and drawn anew.
+        data: ``(inputs, targets)`` as tensors or arrays, or a map-style Dataset.
+        loss, optimizer, schedule, strategies: as for :func:`thalweg.fit`; each member has strategies of its
+            own, copies of these.
+        members: at least 2.
+        resample: each member on as many examples drawn with replacement (bagging).
+        engine: ``"lanes"``, ``"loop"``, or ``"auto"``: whichever can and is faster.
+        validation, metric: as for :func:`thalweg.fit`; they judge the members alone and together.
+        epochs, batch_size, hyperparameters, evaluations: as for :func:`thalweg.fit`.
+        seed: the members' seeds are made from it.
+        device: where to train.
+        out, resume, checkpoint_seconds: as for :func:`thalweg.fit`.
+        watcher: told what happens.
+
+    Raises:
+        UserError: something given can't be used, in one sentence.
+        Interrupted: Ctrl-C or SIGTERM with ``out``, after everything was saved.
+        ThalwegError: every member failed.
+
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(200, 4)
+    >>> y = (x.sum(1) > 0).long()
+    >>> ensemble = fit_ensemble(
+    ...     "mlp:8", (x, y), "cross-entropy", "adam", members=4, epochs=5, hyperparameters={"lr": 0.05},
+    ...     validation=(x, y), metric="accuracy",
+    ... )
+    >>> ensemble.predict(x[:3]).shape, ensemble.judged.result["validation"] > 0.95
+    (torch.Size([3, 2]), True)
+
+    Source: A2 (S).
+    """
+    if isinstance(members, bool) or not isinstance(members, int) or members < 2:
+        raise OptionError(f"members is {members!r}, but must be a whole number of at least 2")
+    if engine not in ("auto", "lanes", "loop"):
+        raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
+    watcher = Silent() if watcher is None else watcher
+    place = torch.device(device)
+    examples, scored = _examples(data, place, "data"), None
+    if validation is not None:
+        scored = _examples(validation, place, "validation data")
+    activation, task, outputs = _task(loss, examples)
+    stand_in = scored if scored is not None else _first(examples)
+    prepared = Prepared(
+        train=examples, validation=stand_in, test=stand_in, outputs=outputs, task=task, indices={},
+        input_shape=() if examples.inputs is None else tuple(examples.inputs.shape[1:]),
+    )  # fmt: skip
+    factory = models.factory(model)
+    found_metric = None
+    if metric is not None or task.kind != "custom":
+        found_metric = objectives.metric(metric, task)
+    entry = catalogue.resolve(optimizer) if isinstance(optimizer, (str, Entry)) else None
+    why_not = _why_not(strategies, entry, schedule, examples, found_metric)
+    if engine == "lanes" and why_not is not None:
+        raise OptionError(f"the members can't be lanes: {why_not}; use engine='loop'")
+    setting = Setting(
+        optimizer="" if entry is None else entry.name,
+        hyperparameters=dict(hyperparameters or {}),
+        schedule=schedule if isinstance(schedule, str) else "constant",
+    )
+    runs = runs_of(seed, members, setting)
+    directory = None
+    if out is not None:
+        config = {
+            "kind": "fit", "members": members, "resample": resample, "epochs": epochs, "seed": seed,
+            "batch_size": batch_size, "evaluations": evaluations, "fingerprint": fingerprint(data),
+            "optimizer": setting.optimizer or getattr(optimizer, "__name__", "own"),
+            "hyperparameters": dict(hyperparameters or {}), "schedule": setting.schedule,
+        }  # fmt: skip
+        directory = taken_up(Path(out), config, resume=resume)
+    elif resume:
+        raise OptionError("resume needs out: name the run directory of the training to go on with")
+
+    chosen: Any = optimizer if entry is None else entry
+
+    def train(run: Run, path: Path | None, told: Watcher) -> Fitted:
+        module = initial_module(factory, prepared.input_shape, outputs, run.seed)
+        given = resampled(examples, seed=run.seed) if resample else examples
+        return fit(
+            module, given, loss, chosen, schedule, [copy.deepcopy(each) for each in strategies],
+            validation=scored, metric=None if scored is None else found_metric, epochs=epochs,
+            batch_size=batch_size, hyperparameters=hyperparameters, seed=run.seed, evaluations=evaluations,
+            device=place, out=path, resume=path is not None and path.exists(),
+            checkpoint_seconds=checkpoint_seconds, watcher=told,
+        )  # fmt: skip
+
+    with nullcontext() if directory is None else directory:
+        kept = Kept(directory)
+        shared: dict[str, Any] = {}
+        if why_not is None and engine != "loop":
+            assert entry is not None
+            assert found_metric is not None
+            shared = {
+                "factory": factory, "prepared": prepared, "entry": entry, "device": device,
+                "workload": Workload(
+                    epochs=epochs, batch_size=batch_size, loss=loss, metric=found_metric,
+                    evaluations=evaluations, loss_bound=float("inf"),
+                ),
+            }  # fmt: skip
+        if kept.how is None:
+            kept.decide(how(engine, why_not, runs, **shared))
+        assert kept.how is not None
+        if len(kept.members) < members and kept.how.engine == "lanes":
+            in_lanes(
+                runs, kept, watcher, resample=resample, threads=kept.how.threads, scored=scored is not None,
+                seconds=checkpoint_seconds, **shared,
+            )  # fmt: skip
+        elif len(kept.members) < members:
+            one_by_one(runs, kept, watcher, train)
+        kept.tidy()
+        good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+        if not good:
+            raise ThalwegError(f"every member failed (member 1: {kept.members[1].stopped})")
+        made = []
+        for number in good:
+            module = initial_module(factory, prepared.input_shape, outputs, kept.members[number].seed)
+            module.load_state_dict(kept.state(number))
+            made.append(module.to(place).eval())
+    judged = None
+    if scored is not None and found_metric is not None:
+        judged = judge(
+            made, prepared, loss=objectives.loss(loss, task), metric=found_metric, activation=activation,
+            splits=("validation",),
+        )  # fmt: skip
+    return Ensemble(
+        models=made, trained=[kept.members[n] for n in sorted(kept.members)], engine=kept.how.engine,
+        reason=kept.how.reason, activation=activation, judged=judged,
+    )  # fmt: skip
+
+
+def _examples(data: Any, device: torch.device, called: str) -> Examples:
+    examples = examples_of(data, device)
+    if examples is None:
+        raise DataError(
+            f"the {called} come in batches of their own; give (inputs, targets) or a Dataset, so that each "
+            "member can have an order of its own"
+        )
+    if not len(examples):
+        raise DataError(f"the {called} hold no examples; give at least one")
+    return examples
+
+
+def _first(examples: Examples) -> Examples:
+    """A few examples that stand in where there are no validation data: lanes evaluate something."""
+    if examples.inputs is None or examples.targets is None:
+        return examples
+    return TensorExamples(*examples.batch(torch.arange(min(len(examples), _STANDS_IN))))
+
+
+def _task(loss: Any, examples: Examples) -> tuple[Activation, Task, int]:
+    """What outputs mean, what is predicted, and how many outputs that takes."""
+    activation, targets = activation_of(loss), examples.targets
+    if loss == "bce":
+        activation = "sigmoid"
+    if targets is None or targets.ndim != 1:
+        return activation or "identity", Task(kind="custom"), 0 if targets is None else targets[0].numel()
+    if activation in ("softmax", "sigmoid"):
+        classes = int(targets.max()) + 1 if activation == "softmax" else 2
+        task = Task(kind="classification", classes=tuple(map(str, range(classes))))
+        return activation, task, classes if activation == "softmax" else 1
+    if targets.is_floating_point():
+        spread = float(targets.double().std()) if len(targets) > 1 else 1.0
+        return "identity", Task(kind="regression", spread=spread), 1
+    return "identity", Task(kind="custom"), int(targets.max()) + 1
+
+
+def _why_not(
+    strategies: Sequence[Strategy], entry: Entry | None, schedule: Any, examples: Examples,
+    metric: Metric | None,
+) -> str | None:  # fmt: skip
+    """Say why members can't be lanes, as far as is known without trying."""
+    if strategies:
+        return f"strategies ({', '.join(s.name for s in strategies)}) accompany one run at a time"
+    if entry is None:
+        return "the optimizer isn't given by name"
+    if not isinstance(schedule, str):
+        return "the schedule isn't given by name"
+    if examples.inputs is None:
+        return "the examples aren't whole tensors"
+    if metric is None:
+        return "the loss doesn't say what is predicted, nor does a metric"
+    return None

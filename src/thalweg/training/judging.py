@@ -1,0 +1,225 @@
+"""Models as they lie on the disk, judged alone and together: scores, disagreement, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.averaging import Ambiguity, disagreement
+from thalweg.calibration import Reliability, brier_parts, brier_score, reliability
+from thalweg.data.examples import Examples
+from thalweg.data.source import Prepared
+from thalweg.objectives import Loss, Metric, Task
+from thalweg.randomness import RunDraws
+from thalweg.training.feed import in_blocks
+from thalweg.training.results import CalibrationRecord
+from thalweg.training.scoring import keyed
+
+__all__ = ["Alone", "Judged", "as_outputs", "calibrated", "judge", "probabilities"]
+
+Activation = Literal["softmax", "sigmoid", "identity"]
+_BLOCK = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """A member by itself: its scores by split, its calibration error and Brier score on test."""
+
+    result: dict[str, float | None]
+    error: float | None
+    brier: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Models judged alone and together; see :class:`thalweg.training.results.EnsembleRecord`."""
+
+    alone: list[Alone]
+    result: dict[str, float | None]
+    growing: list[float | None]
+    disagreement: list[list[float]] | None
+    squared: Ambiguity | None
+    calibration: CalibrationRecord | None
+    pooled: CalibrationRecord | None
+
+
+def probabilities(outputs: Tensor, activation: Activation) -> Tensor:
+    """Return what outputs mean: probabilities of classes, or the outputs themselves; in float64."""
+    wide = outputs.double()
+    if activation == "softmax":
+        return wide.softmax(-1)
+    return wide.sigmoid() if activation == "sigmoid" else wide
+
+
+def as_outputs(mean: Tensor, activation: Activation, dtype: torch.dtype) -> Tensor:
+    """Return outputs that mean these probabilities, so that any loss and metric can score them.
+
+    >>> p = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    >>> as_outputs(p, "softmax", torch.float32).softmax(-1)
+    tensor([[0.2500, 0.7500]])
+    """
+    tiny = torch.finfo(dtype).tiny
+    if activation == "softmax":
+        return mean.clamp_min(tiny).log().to(dtype)
+    if activation == "sigmoid":
+        return (mean.clamp_min(tiny).log() - (1 - mean).clamp_min(tiny).log()).to(dtype)
+    return mean.to(dtype)
+
+
+def calibrated(bins: Reliability, p: Tensor, targets: Tensor) -> CalibrationRecord:
+    """Write calibration down."""
+    parts = brier_parts(p, targets)
+    return CalibrationRecord(
+        bins=bins.points(),
+        error=bins.error,
+        overconfidence=bins.overconfidence,
+        brier=parts.score,
+        reliability=parts.reliability,
+        resolution=parts.resolution,
+        uncertainty=parts.uncertainty,
+        within=parts.within,
+    )
+
+
+def judge(
+    models: Iterable[nn.Module],
+    prepared: Prepared,
+    *,
+    loss: Loss,
+    metric: Metric,
+    activation: Activation,
+    splits: Sequence[str] = ("validation", "test"),
+) -> Judged:
+    """Judge models alone and together on validation and test data, one model in memory at a time.
+
+    Args:
+        models: in evaluation mode; each is gone through once.
+        prepared: the data.
+        loss, metric: what outputs are scored by; together, what means the averaged probabilities.
+        activation: from outputs to these.
+        splits: on which data; all but scores is of the last one.
+    """
+    parts = {name: _Part(getattr(prepared, name), prepared.task, activation) for name in splits}
+    last = splits[-1]
+    test = parts[last]
+    alone: list[Alone] = []
+    growing: list[float | None] = []
+    for model in models:
+        result: dict[str, float | None] = {}
+        for name, part in parts.items():
+            outputs = part.take(model)
+            result |= part.scores(name, outputs, loss, metric)
+        error = brier = None
+        if test.classified:
+            error = test.bins[-1].error
+            brier = brier_score(test.last, test.targets)
+        alone.append(Alone(result=result, error=error, brier=brier))
+        growing.append(test.together(last, loss, metric)[last])
+    together: dict[str, float | None] = {}
+    for name, part in parts.items():
+        together |= part.together(name, loss, metric)
+    calibration = pooled = differing = None
+    if test.classified:
+        calibration = calibrated(reliability(test.mean, test.targets), test.mean, test.targets)
+        differing = disagreement(torch.stack(test.labels)).tolist()
+        pooled = test.pooled()
+    return Judged(
+        alone=alone, result=together, growing=growing, disagreement=differing, squared=test.squared(),
+        calibration=calibration, pooled=pooled,
+    )  # fmt: skip
+
+
+@dataclass
+class _Part:
+    """A split, and what members have predicted of it so far: running means, so that none has to be kept."""
+
+    examples: Examples
+    task: Task
+    activation: Activation
+    count: int = 0
+    labels: list[Tensor] = field(default_factory=list)
+    bins: list[Reliability] = field(default_factory=list)
+    spread: float = 0.0
+    errors: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    finite: bool = True
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    last: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    @property
+    def classified(self) -> bool:
+        return self.task.kind == "classification" and self.finite
+
+    @torch.no_grad()
+    def take(self, model: nn.Module) -> Tensor:
+        """Let a model predict, and add it to the mean; return its outputs."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        surroundings = keyed(model, RunDraws(0, device))
+        outputs, goals = [], []
+        for inputs, targets in in_blocks(self.examples, _BLOCK):
+            with surroundings():
+                outputs.append(model(inputs))
+            goals.append(targets)
+        found, self.targets = torch.cat(outputs), torch.cat(goals)
+        self.dtype = found.dtype
+        p = probabilities(found, self.activation)
+        self.finite = self.finite and bool(p.isfinite().all())
+        if self.task.kind == "classification" and (p.ndim == 1 or p.shape[1] == 1):
+            p = torch.stack([1 - p.flatten(), p.flatten()], 1)
+        self.last = p
+        self.count += 1
+        before = self.mean
+        self.mean = before + (p - before) / self.count
+        # Welford's: what lies between the members' errors and that of their mean
+        self.spread += float(((p - before) * (p - self.mean)).sum())
+        if self.task.kind != "custom":
+            self.errors += float((p - self._came()).square().sum())
+        if self.classified:
+            self.labels.append(p.argmax(1))
+            self.bins.append(reliability(p, self.targets))
+            for name, value in vars(brier_parts(p, self.targets)).items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        return found
+
+    def _came(self) -> Tensor:
+        if self.task.kind == "classification":
+            return torch.nn.functional.one_hot(self.targets.long(), self.mean.shape[1]).double()
+        return self.targets.double().reshape(self.mean.shape)
+
+    def scores(self, name: str, outputs: Tensor, loss: Loss, metric: Metric) -> dict[str, float | None]:
+        with torch.no_grad():
+            value = float(loss(outputs, self.targets))
+            found = float(metric.score(metric.reduce(outputs, self.targets), self.targets))
+        return {name: _finite(found), f"{name}_loss": _finite(value)}
+
+    def together(self, name: str, loss: Loss, metric: Metric) -> dict[str, float | None]:
+        mean = self.mean
+        if self.activation == "sigmoid" and self.task.kind == "classification":
+            mean = mean[:, 1:]
+        return self.scores(name, as_outputs(mean, self.activation, self.dtype), loss, metric)
+
+    def squared(self) -> Ambiguity | None:
+        if self.task.kind == "custom" or not self.finite:
+            return None
+        unit = 1.0 if self.classified else self.task.scale**2
+        rows = len(self.targets)
+        together = float((self.mean - self._came()).square().sum())
+        each = unit / (self.count * rows)
+        return Ambiguity(self.errors * each, self.spread * each, together * unit / rows)
+
+    def pooled(self) -> CalibrationRecord:
+        bins = Reliability.pooled(self.bins)
+        means: dict[str, Any] = {name: value / self.count for name, value in self.sums.items()}
+        score = means["reliability"] - means["resolution"] + means["uncertainty"] + means["within"]
+        return CalibrationRecord(
+            bins=bins.points(), error=bins.error, overconfidence=bins.overconfidence, brier=score, **means
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
