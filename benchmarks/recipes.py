@@ -1,4 +1,4 @@
-"""What each part of recipes/fashion-mnist.toml gains: it whole, without each part, and plain Adam.
+"""What each part of recipes/fashion-mnist.toml gains, taken out of it and added to plain Adam.
 
     python -m benchmarks.recipes --results benchmarks/results/recipes.json --write
 
@@ -19,7 +19,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,10 +36,11 @@ FULL = ROOT / "recipes" / "fashion-mnist.toml"
 PLAIN = ROOT / "recipes" / "fashion-mnist-plain.toml"
 DOC = ROOT / "docs" / "recipes.md"
 WHOLE = "the whole recipe"
+BARE = "plain Adam"
 CONSTANT = 'schedule={name="constant", factor=1.0}'
 
 # a row: the recipe, and what is changed in it
-ROWS: dict[str, tuple[Path, tuple[str, ...]]] = {
+OUT: dict[str, tuple[Path, tuple[str, ...]]] = {
     WHOLE: (FULL, ()),
     "without initialization": (FULL, ("strategies.initialization=false",)),
     "without batch norm": (FULL, ("model.batch_norm=false",)),
@@ -47,9 +48,19 @@ ROWS: dict[str, tuple[Path, tuple[str, ...]]] = {
     "without the schedule": (FULL, (CONSTANT,)),
     "without averaging": (FULL, ("strategies.averaging=false",)),
     "without dropout": (FULL, ("model.dropout=0",)),
-    "plain Adam": (PLAIN, ()),
+    "without schedule and averaging": (FULL, (CONSTANT, "strategies.averaging=false")),
+    BARE: (PLAIN, ()),
     "plain Adam, the recipe's rate": (PLAIN, ("optimizer.lr=0.01",)),
 }
+IN: dict[str, tuple[Path, tuple[str, ...]]] = {
+    "plain Adam and initialization": (PLAIN, ('strategies.initialization={scheme="he", output_bias=true}',)),
+    "plain Adam and batch norm": (PLAIN, ("model.batch_norm=true",)),
+    "plain Adam and augmentation": (PLAIN, ("strategies.augmentation.flip=0.5",)),
+    "plain Adam and the schedule, its rate too": (PLAIN, ("schedule.name=one-cycle", "optimizer.lr=0.01")),
+    "plain Adam and averaging": (PLAIN, ("strategies.averaging.decay=0.99",)),
+    "plain Adam and dropout": (PLAIN, ("model.dropout=0.1",)),
+}
+ROWS = OUT | IN
 QUICK = ("data.spec=digits", "model.spec=cnn:4,8", "training.epochs=1", "training.evaluations=1")
 
 
@@ -123,22 +134,29 @@ def interval(differences: Sequence[float]) -> str:
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """Return the table in Markdown: gains are those of the whole recipe over the row, seed by seed."""
+    """Return two tables in Markdown; gains are computed seed by seed."""
     scores = {(each["row"], each["seed"]): each for each in runs}
+    taken = _table(scores, OUT, WHOLE, "gain of what is left out")
+    added = _table(scores, {BARE: (PLAIN, ()), **IN}, BARE, "gain of what is added")
+    return f"Taken out of the whole recipe:\n\n{taken}\n\nAdded to plain Adam:\n\n{added}"
+
+
+def _table(scores: Mapping[tuple[str, int], Any], rows: Iterable[str], reference: str, gained: str) -> str:
+    sign = 1 if reference == WHOLE else -1
     lines = [
-        "| | test accuracy, % | gained by what is left out, points | validation accuracy, % | likewise | n |",
+        f"| | test accuracy, % | {gained}, points | validation accuracy, % | likewise | n |",
         "|---|---|---|---|---|---|",
     ]
-    for row in ROWS:
+    for row in rows:
         seeds = sorted(seed for name, seed in scores if name == row)
-        paired = [seed for seed in seeds if (WHOLE, seed) in scores]
+        paired = [seed for seed in seeds if (reference, seed) in scores]
         if not seeds:
             continue
         cells = []
         for split in ("test", "validation"):
             cells.append(spread([scores[row, seed][split] for seed in seeds]))
-            gains = [scores[WHOLE, seed][split] - scores[row, seed][split] for seed in paired]
-            cells.append(interval(gains) if gains and row != WHOLE else "")
+            gains = [sign * (scores[reference, seed][split] - scores[row, seed][split]) for seed in paired]
+            cells.append(interval(gains) if gains and row != reference else "")
         lines.append(f"| {row} | {' | '.join(cells)} | {len(seeds)} |")
     return "\n".join(lines)
 
@@ -175,11 +193,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [] if options.results is None else kept(options.results, changes)
     done = {(each["row"], each["seed"]) for each in runs}
     # seed by seed, so that what is there at any time compares all rows
-    jobs = [(row, seed) for seed in range(options.seeds) for row in ROWS if (row, seed) not in done]
+    jobs = [
+        (row, seed)
+        for rows in (OUT, IN)
+        for seed in range(options.seeds)
+        for row in rows
+        if (row, seed) not in done
+    ]
     for each in carried(jobs, options.workers, changes):
         runs.append(each)
         print(
-            f"{len(runs):3d} {each['row']:30s} seed {each['seed']}: test {each['test']:.4f}, validation "
+            f"{len(runs):3d} {each['row']:42s} seed {each['seed']}: test {each['test']:.4f}, validation "
             f"{each['validation']:.4f}, {each['processor_seconds']:.0f} s",
             flush=True,
         )

@@ -53,8 +53,12 @@ def test_each_row_takes_one_part_out(bench: ModuleType) -> None:
     rows = {row: bench.read(row, 0) for row in bench.ROWS}
     whole = rows[bench.WHOLE]
     assert len({bench.digest(each) for each in rows.values()}) == len(rows)
+    plain = rows[bench.BARE]
+    for row in bench.IN:
+        assert rows[row].data == plain.data
+        assert rows[row].training == plain.training
     for row, each in rows.items():
-        if row.startswith("without "):
+        if row.startswith("without ") and " and " not in row:
             tables = [
                 table for table in type(each).model_fields if getattr(each, table) != getattr(whole, table)
             ]
@@ -65,8 +69,9 @@ def test_each_row_takes_one_part_out(bench: ModuleType) -> None:
 def test_a_table_is_made_and_taken_up_again(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    some = {row: bench.ROWS[row] for row in (bench.WHOLE, "without batch norm", "plain Adam")}
-    monkeypatch.setattr(bench, "ROWS", some)
+    some = {row: bench.ROWS[row] for row in (bench.WHOLE, "without batch norm", bench.BARE)}
+    for rows, chosen in (("ROWS", some), ("OUT", some), ("IN", {})):
+        monkeypatch.setattr(bench, rows, chosen)
     file = tmp_path / "results.json"
     call = ["--quick", "--workers", "0", "--results", str(file)]
     bench.main([*call, "--seeds", "1"])
@@ -77,7 +82,7 @@ def test_a_table_is_made_and_taken_up_again(
     bench.main([*call, "--seeds", "2"])
     assert trained == [(row, 1) for row in some]
     said = capsys.readouterr().out
-    assert said.count("| plain Adam |") == 2
+    assert said.count("| without batch norm |") == 2
     # another recipe's runs don't count
     bench.main([*call, "--seeds", "1", "--set", "training.batch_size=64"])
     assert [each["seed"] for each in json.loads(file.read_text())["runs"]] == [0, 0, 0]
@@ -94,7 +99,8 @@ def made_up(bench: ModuleType, rows: dict[str, np.ndarray[Any, Any]]) -> list[di
 def test_the_numbers_of_the_table(bench: ModuleType) -> None:
     draws = np.random.default_rng(0)
     whole, less = 0.92 + 0.002 * draws.standard_normal(5), 0.91 + 0.002 * draws.standard_normal(5)
-    runs = made_up(bench, {bench.WHOLE: whole, "without dropout": less})
+    added = "plain Adam and dropout"
+    runs = made_up(bench, {bench.WHOLE: whole, "without dropout": less, bench.BARE: less, added: whole})
     line = next(x for x in bench.table(runs).splitlines() if x.startswith("| without dropout"))
     found = stats.ttest_rel(whole, less)
     low, high = found.confidence_interval(0.95)
@@ -102,6 +108,9 @@ def test_the_numbers_of_the_table(bench: ModuleType) -> None:
     assert f"{100 * less.mean():.2f} ± {100 * less.std(ddof=1):.2f}" in line
     assert line.count(f"{mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})") == 2
     assert line.endswith("| 5 |")
+    # what is added gains as much there
+    assert f"| {added} |" in bench.table(runs)
+    assert bench.table(runs).count(f"{mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})") == 6
 
 
 def test_the_docs_hold_the_table_of_the_committed_results(bench: ModuleType) -> None:
