@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.following import activated
 
-__all__ = ["BatchNorm", "Insertion", "Normalized", "batch_norm", "entries", "insert_batch_norm"]
+__all__ = ["BatchNorm", "Insertion", "Normalized", "batch_norm", "entries", "insert_batch_norm", "replace"]
 
 
 class Normalized(NamedTuple):
@@ -269,13 +269,14 @@ def insert_batch_norm(
         if layer.bias is not None:
             layer.register_parameter("bias", None)
             dropped.append(f"{name}.bias")
-        _replace(model, layer, nn.Sequential(layer, norm).train(layer.training))
+        replace(model, layer, nn.Sequential(layer, norm).train(layer.training))
     return Insertion(chosen, tuple(dropped))
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Wherever the model holds one module, let it hold another."""
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Wherever a model holds one module, let it hold another, which may hold the first."""
+    within = set(new.modules())
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child is old and parent is not new:
+            if child is old and parent not in within:
                 parent._modules[name] = new

@@ -20,6 +20,7 @@ from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.data.stored import store
+from thalweg.equipment import equipped
 from thalweg.errors import DataError, Interrupted, OptionError, RunDirectoryError, ThalwegError, UserError
 from thalweg.lanes.course import evaluation_points, initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
@@ -228,10 +229,12 @@ def _understand(
     examples = len(prepared.train)
     total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
 
-    factory = models.factory(wanted.model.spec)
+    factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
     models.check(model, prepared, loss, metric)
     text = str(model)
+    if settings.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = _engine(settings, place, world)
     model = engine.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
@@ -461,6 +464,7 @@ def _stored(made: _Made, *, snapshots: int = 0, members: Sequence[int] = ()) -> 
         spec=wanted.model.spec,
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
+        equipment=wanted.model.equipment.given(),
         task=asdict(prepared.task),
         activation=_activation(prepared),
         inputs=None if inputs is None else inputs.model_dump(),
@@ -510,6 +514,7 @@ def _results(
         },
         model={
             "spec": wanted.model.spec,
+            "equipment": wanted.model.equipment.given(),
             "parameters": sum(p.numel() for p in made.training.model.parameters()),
             "text": made.text,
         },
@@ -544,7 +549,7 @@ def _lines(made: _Made) -> dict[str, list[str]]:
     training = wanted.training
     lines = {
         "data": [made.source.summary(), sizes, *made.source.notes],
-        "model": [f"{wanted.model.spec}, {parameters:,} parameters"],
+        "model": [f"{wanted.model}, {parameters:,} parameters"],
         "recipe": [
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
             f"{training.epochs} epochs of batches of {training.batch_size}: {made.training.total:,} steps; "
