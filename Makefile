@@ -69,6 +69,8 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable .
 	@$(INSTALL) --editable '.[fast]' || \
 		echo "make: numba can't be installed here; everything works without it, more slowly"
+	@$(INSTALL) --editable '.[augment]' || \
+		echo "make: kornia can't be installed here; everything but augmentation works without it"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -95,7 +95,7 @@ def test_what_a_training_leaves_behind(tmp_path: Path) -> None:
 FULL = ["strategies.averaging.decay=0.9", "strategies.guard.every=5", "strategies.snapshots.cycles=2"]
 
 
-def _child(out: Path, path: Path, resume: bool, place: str, count: int) -> None:
+def _child(out: Path, path: Path, resume: bool, place: str, count: int, changes: list[str]) -> None:
     torch.set_num_threads(1)
     os.fsync = lambda descriptor: None
     append, replace, seen = RunDirectory.append, Path.replace, 0
@@ -118,15 +118,23 @@ def _child(out: Path, path: Path, resume: bool, place: str, count: int) -> None:
 
     RunDirectory.append, Path.replace = appended, replaced  # type: ignore[method-assign]
     arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
-    for change in FULL:
+    for change in changes:
         arguments += ["--set", change]
     os._exit(app.run([*arguments, *(["--resume"] if resume else [])]))
 
 
-def run(out: Path, path: Path, *, resume: bool = False, place: str = "", count: int = 0) -> int:
+SECOND_ORDER = [
+    "optimizer={name = 'lbfgs'}", "strategies.averaging.decay=0.9", "strategies.plateau.patience=0",
+    "training.epochs=20",
+]  # fmt: skip
+
+
+def run(
+    out: Path, path: Path, *, resume: bool = False, place: str = "", count: int = 0, changes: list[str] = FULL
+) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, resume, place, count))
+    process = context.Process(target=_child, args=(out, path, resume, place, count, changes))
     process.start()
     process.join(180)
     assert process.exitcode is not None, "it hangs"
@@ -173,6 +181,19 @@ def test_a_killed_training_ends_alike(
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes()
     steps = [e["step"] for e in RunDirectory.read(out).events() if e["event"] == "evaluation"]
     assert sorted(set(steps)) == [point["step"] for point in comparable(out)["curve"]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+def test_a_last_step_that_was_taken_back_stays_so(tmp_path: Path) -> None:
+    """A second-order step that would go beyond the end isn't taken anew by who lays down the results anew."""
+    path = written(tmp_path)
+    assert run(tmp_path / "whole", path, changes=SECOND_ORDER) == 0
+    assert run(tmp_path / "out", path, changes=SECOND_ORDER, place="event", count=3) == -9
+    for _ in range(2):
+        assert run(tmp_path / "out", path, changes=SECOND_ORDER, resume=True) == 0
+    assert comparable(tmp_path / "out") == comparable(tmp_path / "whole")
+    for name in ("weights.safetensors", "best.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_what_a_resume_refuses(tmp_path: Path) -> None:

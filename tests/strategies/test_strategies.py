@@ -14,6 +14,7 @@ import thalweg
 from strategies.scene import Stage
 from thalweg.errors import ModelError, OptionError
 from thalweg.strategies import (
+    Augmentation,
     Averaging,
     BatchSize,
     Clipping,
@@ -33,6 +34,8 @@ from thalweg.strategies import (
 )
 from thalweg.strategies.table import STRATEGIES
 
+NEEDED: dict[str, dict[str, float]] = {"clipping": {"norm": 1.0}, "augmentation": {"rotate": 10.0}}
+
 
 def scores(step: int, value: float | None) -> Scores:
     return Scores(step=step, loss=value, metric=value, higher_is_better=False)
@@ -40,7 +43,7 @@ def scores(step: int, value: float | None) -> Scores:
 
 def test_every_strategy_has_settings_as_its_arguments_and_a_place() -> None:
     for name, (kind, settings) in STRATEGIES.items():
-        made = build(name, settings(norm=1.0) if name == "clipping" else None)
+        made = build(name, settings(**NEEDED[name]) if name in NEEDED else None)
         assert made.name == name == kind.name
         assert isinstance(made.settings, settings)
     places = [kind.place for kind, _ in STRATEGIES.values()]
@@ -52,6 +55,10 @@ def test_every_strategy_has_settings_as_its_arguments_and_a_place() -> None:
     ("make", "words"),
     [
         (lambda: Clipping(), "clipping: no bound is given"),
+        (lambda: Augmentation(), "augmentation: nothing is on"),
+        (lambda: Augmentation(rotate=10, chance=0), "augmentation: nothing is on"),
+        (lambda: Augmentation(crop=1.2), "augmentation: crop is 1.2, but must be less than or equal to 1"),
+        (lambda: Augmentation(black=2.0, white=1.0, rotate=1), "white must be the larger one"),
         (lambda: Clipping(norm=-1.0), "clipping: norm is -1.0, but must be greater than 0"),
         (lambda: Averaging(decay=1.0), "averaging: decay is 1.0"),
         (lambda: Initialization(k=3), "k is for the schemes sparse"),
@@ -242,6 +249,10 @@ class Recording(Strategy):
         self.calls.append("rate_factor")
         return 1.0
 
+    def batch(self, scene: Any, inputs: Any, targets: Any, keys: Any) -> Any:
+        self.calls.append("batch")
+        return inputs, targets
+
     def before_step(self, scene: Any) -> None:
         self.calls.append("before_step")
 
@@ -270,11 +281,11 @@ def test_places_in_their_declared_order() -> None:
         evaluations=1, hyperparameters={"lr": 0.1},
     )  # fmt: skip
     seen = ["shown", "at_evaluation"]
-    step = ["batch_factor", "rate_factor", "before_step", "after_backward", "after_step"]
+    step = ["batch_factor", "rate_factor", "batch", "before_step", "after_backward", "after_step"]
     assert calls == ["attach", "before_training", *seen, *step, *seen, "finished"]
     documented = thalweg.strategies.base.__doc__ or ""
     at = [
-        documented.index(f" {name} ") for name in dict.fromkeys(["attach", "before_training", *step, *seen])
+        documented.index(f"  {name} ") for name in dict.fromkeys(["attach", "before_training", *step, *seen])
     ]
     assert at == sorted(at)
 

@@ -22,6 +22,7 @@ import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
 from thalweg.runs import RunDirectory
 from thalweg.strategies import (
+    Augmentation,
     Averaging,
     BatchSize,
     Clipping,
@@ -34,6 +35,7 @@ from thalweg.strategies import (
     names,
 )
 from thalweg.training import Fitted
+from thalweg.training.checkpoints import Writer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -52,14 +54,27 @@ class Noisy:
         return X[position] + 0.05 * noise, Y[position]
 
 
+class Pictures(Noisy):
+    """The same as images of one row, between black and white."""
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        inputs, target = super().__getitem__(position)
+        return inputs.reshape(1, 1, 5), target
+
+
 def network() -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)
+    )
 
 
 STRATEGIES: dict[str, Callable[[], list[Strategy]]] = {
     "nothing": list,
     "initialization": lambda: [Initialization(scheme="orthogonal", gain=1.5)],
+    "augmentation": lambda: [
+        Augmentation(translate=0.2, scale=1.2, flip=0.5, brightness=0.2, fill="black", chance=0.9)
+    ],
     "guard": lambda: [Guard(every=3, bound=1.3), Averaging()],
     "clipping": lambda: [Clipping(norm=0.5, value=0.1, unit=0.1)],
     "averaging": lambda: [Averaging(kind="tail", every=2)],
@@ -74,7 +89,9 @@ STRATEGIES: dict[str, Callable[[], list[Strategy]]] = {
 }  # fmt: skip
 DATA: dict[str, Callable[[], Any]] = {
     "items": Noisy,
+    "pictures": Pictures,
     "loader": lambda: DataLoader(Noisy(), batch_size=8, shuffle=True),
+    "loader of pictures": lambda: DataLoader(Pictures(), batch_size=8, shuffle=True),
 }
 
 
@@ -83,7 +100,7 @@ def train(
 ) -> Fitted:
     return thalweg.fit(
         network(), DATA[data](), nn.functional.cross_entropy, functools.partial(torch.optim.Adam, lr=0.05),
-        "cosine", STRATEGIES[strategies](), epochs=3, batch_size=8, seed=5, validation=(X, Y),
+        "cosine", STRATEGIES[strategies](), epochs=3, batch_size=8, seed=5, validation=(X[:, None, None], Y),
         metric="accuracy", evaluations=6, out=out, resume=resume, checkpoint_seconds=0.0, **more,
     )  # fmt: skip
 
@@ -99,7 +116,10 @@ def _child(out: Path, strategies: str, data: str, resume: bool, dies_at: int | N
         if calls == dies_at:
             os.kill(os.getpid(), signal.SIGINT if place == "interrupt" else signal.SIGKILL)
 
-    if place in ("step", "interrupt"):
+    if place == "written":
+        # a busy writer is passed over, so how many checkpoints there are would depend on the disk
+        Writer.busy = property(lambda self: self.wait() is not None)  # type: ignore[assignment]
+    if place in ("step", "written", "interrupt"):
         step = torch.optim.Adam.step
 
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -165,7 +185,12 @@ def test_every_strategy_is_here() -> None:
 
 @pytest.mark.parametrize(
     ("strategies", "data"),
-    [*((name, "items") for name in STRATEGIES), ("nothing", "loader"), ("averaging", "loader")],
+    [
+        *((name, "pictures" if name == "augmentation" else "items") for name in STRATEGIES),
+        ("nothing", "loader"),
+        ("averaging", "loader"),
+        ("augmentation", "loader of pictures"),
+    ],
 )
 def test_killed_twice_it_ends_alike(strategies: str, data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -199,7 +224,7 @@ def damage(out: Path, newest: int) -> None:
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(out, "averaging", resume=False, dies_at=8) == -9
+    assert run(out, "averaging", resume=False, dies_at=8, place="written") == -9
     damage(out, 1)
     ends_alike(out, "averaging")
     events = [e for e in RunDirectory.read(out).events() if e["event"] == "checkpoint damaged"]
@@ -208,7 +233,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path: Path) ->
 
 def test_all_checkpoints_damaged_is_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(out, "nothing", resume=False, dies_at=8) == -9
+    assert run(out, "nothing", resume=False, dies_at=8, place="written") == -9
     damage(out, 3)
     with pytest.raises(RunDirectoryError, match="is damaged, and so is any before it"):
         train(out, "nothing", resume=True)

@@ -68,6 +68,10 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
     """
     try:
         values = tomllib.loads(text)
+    except RecursionError as problem:
+        raise RecipeError(
+            f"{name} is nested too deeply for a recipe; write its tables as [table]"
+        ) from problem
     except tomllib.TOMLDecodeError as problem:
         raise RecipeError(f"{name} is not TOML: {str(problem)[:1].lower()}{str(problem)[1:]}") from problem
     where = _Places(name, positions(text), _changed(values, changes))

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -163,6 +164,7 @@ class Strategies(_Part):
     model_config = ConfigDict(serialize_by_alias=True)
 
     initialization: InitializationSettings | None = None
+    augmentation: AugmentationSettings | None = None
     guard: GuardSettings | None = None
     clipping: ClippingSettings | None = None
     averaging: AveragingSettings | None = None

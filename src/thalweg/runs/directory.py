@@ -20,7 +20,7 @@ from thalweg.runs.files import (
     as_json,
     as_toml,
     drop_state,
-    load_state,
+    load_states,
     plain,
     save_state,
     sync_folder,
@@ -243,13 +243,17 @@ class RunDirectory:
         Raises:
             RunDirectoryError: there are files under that name, and all are damaged.
         """
+        return next(self.load_checkpoints(name, say), None)
+
+    def load_checkpoints(self, name: str, say: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
+        """Go through the sound states under a name, newest first, as :meth:`load_checkpoint` does for one."""
 
         def passed_over(damaged: Path) -> None:
             say(f"the checkpoint {damaged.name} is damaged; the one before it is used")
             if self._lock is not None:
                 self.append({"event": "checkpoint damaged", "file": damaged.name})
 
-        return load_state(self.path / "checkpoints" / name, passed_over)
+        return load_states(self.path / "checkpoints" / name, passed_over)
 
     def drop_checkpoint(self, name: str) -> None:
         """Remove every state under a name."""

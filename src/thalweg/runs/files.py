@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "as_toml",
     "drop_state",
     "load_state",
+    "load_states",
     "plain",
     "save_state",
     "sync_folder",
@@ -108,19 +109,25 @@ def load_state(path: Path, passed_over: Callable[[Path], None] | None = None) ->
     Raises:
         RunDirectoryError: there are files, and all are damaged.
     """
-    import torch
+    return next(load_states(path, passed_over), None)
 
+
+def load_states(path: Path, passed_over: Callable[[Path], None] | None = None) -> Iterator[Any]:
+    """Go through the sound states under ``path``, newest first, as :func:`load_state` does for one."""
     found = _generations(path)
+    sound = 0
     for _, file in found:
-        if _checksum(file) == file.name.split(".")[-2]:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        if passed_over is not None:
+        state = _read(file)
+        if state is not None:
+            sound += 1
+            yield state[0]
+        elif passed_over is not None:
             passed_over(file)
-    if found:
+    if found and not sound:
         raise RunDirectoryError(
-            f"the checkpoint {found[0][1]} is damaged, and so is any before it; delete it to begin anew"
+            f"the checkpoint {found[0][1]} is damaged, and so is any before it; delete {path.name}.*.pt "
+            "there to begin anew"
         )
-    return None
 
 
 def drop_state(path: Path) -> None:
@@ -194,6 +201,19 @@ def _checksum(path: Path) -> str | None:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     except OSError:
+        return None
+
+
+def _read(file: Path) -> tuple[Any] | None:
+    """What a file holds, unless it is damaged or isn't what was written."""
+    import torch
+
+    if _checksum(file) != file.name.split(".")[-2]:
+        return None
+    try:
+        return (torch.load(file, map_location="cpu", weights_only=True),)
+    except Exception:
+        # a stranger's file with a checksum of its own: what it wants to run isn't, and it may raise anything
         return None
 
 

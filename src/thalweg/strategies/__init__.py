@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from thalweg.strategies.augmentation import Augmentation
 from thalweg.strategies.averaging import Averaging
-from thalweg.strategies.base import Scene, Scores, Settings, Strategy, in_order, showing
+from thalweg.strategies.base import Keys, Scene, Scores, Settings, Strategy, in_order, showing
 from thalweg.strategies.batch import BatchSize
 from thalweg.strategies.clipping import Clipping
 from thalweg.strategies.guard import Guard, trouble
@@ -15,12 +16,14 @@ from thalweg.strategies.stopping import EarlyStopping, stopping_point
 from thalweg.strategies.table import build, names
 
 __all__ = [
+    "Augmentation",
     "Averaging",
     "BatchSize",
     "Clipping",
     "EarlyStopping",
     "Guard",
     "Initialization",
+    "Keys",
     "Plateau",
     "RangeTest",
     "Scene",

@@ -6,6 +6,7 @@
     before_training            a new run, before its first evaluation
       batch_factor             how many times the batch of this step is the usual one
       rate_factor              what multiplies the scheduled learning rate of this step
+      batch                    the examples of this step, to be taken as they are or changed
       before_step              the model is about to be trained on a batch
       after_backward           the gradients are there, the step isn't taken
       after_step               the step is taken
@@ -24,48 +25,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError
+from thalweg.settings import Settings, settle
 
-__all__ = ["Scene", "Scores", "Settings", "Strategy", "in_order", "require_measured", "settle", "showing"]
+__all__ = [
+    "Keys",
+    "Scene",
+    "Scores",
+    "Settings",
+    "Strategy",
+    "in_order",
+    "require_measured",
+    "settle",
+    "showing",
+]
 
 
-class Settings(BaseModel):
-    """What a strategy is set to: frozen, keyword-only, and the table that a recipe has for it."""
+class Keys(NamedTuple):
+    """Which examples a batch holds: what draws for one of them depends on, and on nothing else.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-_S = TypeVar("_S", bound=Settings)
-
-
-def settle(kind: type[_S], owner: str, /, **values: Any) -> _S:
-    """Make settings, or say in one sentence which value isn't allowed.
-
-    Raises:
-        OptionError: naming the strategy, the setting, its value and the rule.
-
-    >>> from thalweg.strategies import EarlyStopping
-    >>> EarlyStopping(patience=0)
-    Traceback (most recent call last):
-    thalweg.errors.OptionError: early-stopping: patience is 0, but must be greater than or equal to 1
+    Attributes:
+        epoch: that they are of.
+        indices: int64 ``[B]``: of each in the training data; of data that come in batches, its place in
+            the epoch.
     """
-    try:
-        return kind(**values)
-    except ValidationError as problem:
-        details = problem.errors()[0]
-        name = ".".join(str(part) for part in details["loc"] if isinstance(part, (int, str)))
-        if details["type"] == "extra_forbidden":
-            raise OptionError(
-                f"{owner} has no setting {name!r}; {nearest(name, kind.model_fields)}"
-            ) from None
-        rule = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise OptionError(f"{owner}: {name} is {details['input']!r}, but must be {rule}") from None
+
+    epoch: int
+    indices: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +165,10 @@ class Strategy:
     def rate_factor(self) -> float:
         """Return what multiplies the scheduled learning rate."""
         return 1.0
+
+    def batch(self, scene: Scene, inputs: Any, targets: Tensor, keys: Keys) -> tuple[Any, Tensor]:
+        """Return the batch that the step is to be taken on; what is given must stay unchanged."""
+        return inputs, targets
 
     def before_step(self, scene: Scene) -> None:
         """A step is about to begin."""

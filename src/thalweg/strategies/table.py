@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.errors import OptionError, nearest
+from thalweg.strategies.augmentation import Augmentation
 from thalweg.strategies.averaging import Averaging, AveragingSettings
 from thalweg.strategies.base import Settings, Strategy
 from thalweg.strategies.batch import BatchSize, BatchSizeSettings
@@ -19,6 +21,7 @@ __all__ = ["STRATEGIES", "build", "names"]
 
 STRATEGIES: Mapping[str, tuple[type[Strategy], type[Settings]]] = {
     "initialization": (Initialization, InitializationSettings),
+    "augmentation": (Augmentation, AugmentationSettings),
     "guard": (Guard, GuardSettings),
     "clipping": (Clipping, ClippingSettings),
     "averaging": (Averaging, AveragingSettings),
@@ -34,7 +37,7 @@ def names() -> tuple[str, ...]:
     """Return the names of all strategies, in the order in which they are called.
 
     >>> names()[:3]
-    ('initialization', 'guard', 'clipping')
+    ('initialization', 'augmentation', 'guard')
     """
     return tuple(STRATEGIES)
 

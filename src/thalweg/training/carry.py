@@ -11,13 +11,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.data.stored import store
-from thalweg.errors import DataError, OptionError, RunDirectoryError, ThalwegError, UserError
+from thalweg.errors import DataError, Interrupted, OptionError, RunDirectoryError, ThalwegError, UserError
 from thalweg.lanes.course import evaluation_points, initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
@@ -84,7 +85,7 @@ def carry_out(
         with RunDirectory.resume(out) as directory:
             wanted = _same(directory, wanted)
             made = _understand(wanted, device)
-            if made.source.fingerprint != directory.config()["fingerprint"]:
+            if made.source.fingerprint != directory.config().get("fingerprint"):
                 raise DataError(
                     f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
                     "it was, or begin anew with another --out"
@@ -137,7 +138,13 @@ def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
     config = directory.config()
     if config.get("kind") != "train":
         raise RunDirectoryError(f"{directory.path} holds no training of a recipe; give the directory of one")
-    begun = Recipe.model_validate(config["recipe"])
+    try:
+        begun = Recipe.model_validate(config["recipe"])
+    except (KeyError, ValidationError) as problem:
+        raise RunDirectoryError(
+            f"{directory.path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
+            "bring it back, or begin anew with another --out"
+        ) from problem
     if wanted is not None and wanted != begun:
         now, before = (each.model_dump(by_alias=True) for each in (wanted, begun))
         table = next(name for name in now if now[name] != before[name])
@@ -266,6 +273,10 @@ def _train(
         if new and not job.begun:
             directory.discard()
         raise
+    except KeyboardInterrupt as problem:
+        raise Interrupted(
+            f"interrupted before a step was ended; --resume goes on from what {directory.path} holds"
+        ) from problem
     results = _lay_down(made, fitted, directory)
     if fitted.failed:
         raise ThalwegError(

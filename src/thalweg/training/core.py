@@ -125,6 +125,7 @@ class Training:
             engine=self.engine, parts=parts, proceed=self._gradients_there,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
+        self._changes = _overriding(self.strategies, "batch")
         self._before = _overriding(self.strategies, "before_step")
         self._behind = _overriding(self.strategies, "after_backward")
         self._after = _overriding(self.strategies, "after_step")
@@ -153,7 +154,7 @@ class Training:
         """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
         share, self.skipped, self._part = self.share, False, 0
         times = math.prod(factor(share) for factor in self._batch_factors)
-        inputs, targets, weight = self.feed.take(share, times)
+        inputs, targets, weight, keys = self.feed.take(share, times)
         times = math.prod(factor() for factor in self._rate_factors)
         self._rates.set(int(self.clock + self.slack), times)
         if not self.model.training:
@@ -161,6 +162,8 @@ class Training:
         self._draws.step = self.updates
         for draws in self._pieces:
             draws.step = self.updates
+        for change in self._changes:
+            inputs, targets = change(self, inputs, targets, keys)
         for before in self._before:
             before(self)
         room = _ENDLESS
@@ -327,7 +330,9 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
         here = [point for point in points if observer.evaluated < point <= training.clock + slack]
         if here:
             observer.evaluate(here)
-        if training.clock + slack >= total or not observer.going:
+        # where a step was taken back, the end is evaluated but the clock isn't there
+        ended = training.clock + slack >= total or observer.evaluated >= points[-1]
+        if ended or not observer.going:
             break
         observer.between(evaluated=bool(here))
 

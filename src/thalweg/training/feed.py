@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, as_given, moved
 from thalweg.errors import DataError
 from thalweg.lanes.course import steps_an_epoch
+from thalweg.strategies.base import Keys
 from thalweg.streams import seed32
 from thalweg.training.steps import Batches
 
@@ -22,11 +23,12 @@ __all__ = ["Batch", "ExampleFeed", "Feed", "LoaderFeed", "examples_of", "feed_of
 
 
 class Batch(NamedTuple):
-    """Inputs, targets, and how many usual batches this one counts as."""
+    """Inputs, targets, how many usual batches this one counts as, and which examples it holds."""
 
     inputs: Any
     targets: Tensor
     weight: float
+    keys: Keys
 
 
 class Feed(Protocol):
@@ -73,7 +75,7 @@ class ExampleFeed:
         """Return the next batch of the order."""
         indices = self._batches.take(share, times)
         inputs, targets = self._examples.batch(indices)
-        return Batch(inputs, targets, len(indices) / self._size)
+        return Batch(inputs, targets, len(indices) / self._size, Keys(self._batches.epoch, indices))
 
     def steps_an_epoch(self) -> int:
         """Return how many whole batches an epoch has.
@@ -106,7 +108,8 @@ class LoaderFeed:
     """Batches of a DataLoader, or of any iterable of ``(inputs, targets)`` that can be begun again and again.
 
     Each epoch's shuffling is drawn from the seed and the number of the epoch, so that taking a run up again
-    means to begin its epoch anew and to pass over the batches that were taken.
+    means to begin its epoch anew and to pass over the batches that were taken. The key of an example is its
+    place in the epoch, since a loader doesn't say which example it gives.
 
     Args:
         loader: gives pairs; with a length unless ``steps`` is given.
@@ -132,7 +135,7 @@ class LoaderFeed:
             )
         self._loader, self._seed, self._device = loader, seed, device
         self._steps = steps if steps is not None else len(loader)  # type: ignore[arg-type]
-        self._epoch, self._position = 0, 0
+        self._epoch, self._position, self._seen = 0, 0, 0
         self._under_way: Iterator[Any] | None = None
 
     def take(self, share: float, times: float = 1.0) -> Batch:
@@ -146,10 +149,11 @@ class LoaderFeed:
             try:
                 made = self._next()
             except StopIteration:
-                self._epoch, self._position, self._under_way = self._epoch + 1, 0, None
+                self._epoch, self._position, self._seen, self._under_way = self._epoch + 1, 0, 0, None
                 continue
-            self._position += 1
-            return Batch(*_pair(made, self._device), 1.0)
+            inputs, targets = _pair(made, self._device)
+            begin = self._passed(targets)
+            return Batch(inputs, targets, 1.0, Keys(self._epoch, torch.arange(begin, self._seen)))
         raise DataError("the data hold no batches; give at least one")
 
     def steps_an_epoch(self) -> int:
@@ -186,10 +190,15 @@ class LoaderFeed:
     def load(self, state: Any) -> None:
         """Begin an epoch anew, and pass over what was taken."""
         self._epoch, position = state[0], state[1]
-        self._position, self._under_way = 0, None
+        self._position, self._seen, self._under_way = 0, 0, None
         for _ in range(position):
-            self._next()
-            self._position += 1
+            self._passed(_pair(self._next(), self._device)[1])
+
+    def _passed(self, targets: Tensor) -> int:
+        """Count a batch; return how many examples of the epoch came before it."""
+        begin = self._seen
+        self._position, self._seen = self._position + 1, begin + (len(targets) if targets.ndim else 1)
+        return begin
 
     def _next(self) -> Any:
         if self._under_way is not None:

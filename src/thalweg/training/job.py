@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import Interrupted
+from thalweg.errors import Interrupted, RunDirectoryError, UserError
 from thalweg.lanes.course import History
 from thalweg.objectives import Metric
 from thalweg.runs.directory import RunDirectory
@@ -231,20 +232,50 @@ class Job:
         """Go on where the run was left, if it was."""
         if self._directory is None:
             return False
-        state = self._directory.load_checkpoint("last", self._watcher.note)
+        state, best = self._saved_states(self._directory)
         if state is None:
             return False
-        self._training.load(state)
+        try:
+            self._training.load(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as problem:
+            if isinstance(problem, UserError):
+                raise
+            said = " ".join(str(problem).split())[:120]
+            raise RunDirectoryError(
+                f"the checkpoint in {self._directory.path} doesn't fit the model and the optimizer ({said}); "
+                "bring back the code that the training was begun with, or begin anew with another --out"
+            ) from problem
         self.history = History.restore(self._run, self._workload, state["history"])
         self._losses, self._ends = list(state["losses"]), list(state["ends"])
         self._notes, self._spent = list(state["notes"]), state["seconds"]
         if state["best"] is not None:
             self._best = Evaluation(**state["best"])
-            saved = self._directory.load_checkpoint("best", self._watcher.note)
-            self._best_state = None if saved is None else saved["model"]
+        if best is not None:
+            # newer than the state where that wasn't saved since; the evaluations between come to the same
+            self._best, self._best_state = Evaluation(**best["evaluation"]), best["model"]
+        elif self._best is not None:
+            self.say(
+                f"the checkpoint with the best weights, those of step {self._best.step}, is damaged or gone; "
+                "the best of what follows stands for them"
+            )
+            self._best = None
         _set_generators(state["generators"])
         self._watcher.note(f"going on from step {self._training.clock:g} of {self._training.total}")
         return True
+
+    def _saved_states(self, directory: RunDirectory) -> tuple[Any, Any]:
+        """The newest state and the best one that go together: what the state knows as best is there."""
+        bests: list[Any] = []
+        with contextlib.suppress(RunDirectoryError):
+            bests = list(directory.load_checkpoints("best", self._watcher.note))
+        first = None
+        for state in directory.load_checkpoints("last", self._watcher.note):
+            first = state if first is None else first
+            if state["best"] is None:
+                return state, bests[0] if bests else None
+            if bests and bests[0]["evaluation"]["step"] >= state["best"]["step"]:
+                return state, bests[0]
+        return first, None
 
     def _save(self) -> None:
         assert self._writer is not None

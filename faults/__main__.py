@@ -1,0 +1,79 @@
+"""Runs the scenarios and writes the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# as the command does for itself: bits that don't depend on what a processor has
+os.environ.setdefault("MKL_CBWR", "AVX2")
+
+from faults.scenarios import SCENARIOS, Workshop
+from faults.table import page
+from thalweg.runs import environment
+
+HEAD = """# Whatever happens
+
+What was done to real trainings, each compared with the same training left alone: the bytes of all weights
+(`weights.safetensors`, `best.safetensors`, snapshots), and everything in `results.json` but times. "Nothing"
+was lost if all of it is equal, nothing is left behind, and what stood before stands unharmed. Recipes are
+drawn at random: data, model (batch norm, dropout, draws from torch's own generator), optimizer, schedule,
+accumulation, precision, strategies. The moments of signals are drawn too; where they hit depends on the
+machine. A small sample is in `make test`.
+
+`make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}).
+All recipes, moments and counts: `faults/results.json`.
+"""
+
+
+def main() -> int:
+    """Run what is asked for; the exit code is 1 if anything was lost."""
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small sample")
+    parser.add_argument("--kills", type=int, default=60, help="of trainings at random moments")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="names of scenarios")
+    parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
+    parser.add_argument("--json", type=Path, help="write all that is known here")
+    parser.add_argument("--write", type=Path, help="write the page here")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="thalweg-faults-") as temporary:
+        folder = asked.folder or Path(temporary)
+        shop = Workshop(folder, seed=asked.seed, kills=asked.kills)
+        if asked.quick:
+            shop = Workshop(folder, seed=asked.seed, kills=4, work=0.3, forked=True)
+        rows, begun = [], time.monotonic()
+        for scenario in SCENARIOS:
+            if asked.only and scenario.__name__ not in asked.only:
+                continue
+            for row in scenario(shop):
+                rows.append(row)
+                print(f"{row.tried}: {row.times} times, lost: {'; '.join(row.lost) or 'nothing'}", flush=True)
+                for sentence in row.said:
+                    print(f"    {sentence}", flush=True)
+    machine = environment()
+    values = {
+        "command": "python -m faults" + "".join(f" {word}" for word in sys.argv[1:] if "/" not in word),
+        "seed": asked.seed,
+        "seconds": round(time.monotonic() - begun, 1),
+        "machine": machine,
+        "rows": [row.json() for row in rows],
+    }
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if asked.write is not None:
+        head = HEAD.format(
+            command=f"{sum(row.times for row in rows)} trials", seed=asked.seed, seconds=values["seconds"],
+            cores=machine["cores"], torch=machine["versions"]["torch"],
+        )  # fmt: skip
+        asked.write.write_text(page(values["rows"], head), encoding="utf-8")
+    return any(row.lost for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

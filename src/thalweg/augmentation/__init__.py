@@ -1,0 +1,8 @@
+"""Images changed at random while training, and seen in a fixed set of crops at test time."""
+
+from __future__ import annotations
+
+from thalweg.augmentation.augment import augment, augment_by, reach_of
+from thalweg.augmentation.ranges import AugmentationSettings
+
+__all__ = ["AugmentationSettings", "augment", "augment_by", "reach_of"]
