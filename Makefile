@@ -47,6 +47,7 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/paths.py
+	$(BIN)/python docs/augmentation.py
 	$(TESTING) -q tests/test_docs.py tests/test_examples.py
 
 clean: ## Remove the virtual environment and what the tools left behind.

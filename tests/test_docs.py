@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel
 
 from thalweg import catalogue
+from thalweg.augmentation import AugmentationSettings
 from thalweg.racing import results
 from thalweg.strategies.table import STRATEGIES
 
@@ -191,7 +192,7 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
         "R": range(1, 10),
         "I": range(1, 10),
         "D": (1, 2, 3),
-        "A": (1, 2, 3, 4, 5, 7, 8),
+        "A": range(1, 9),
     }
     assert list(rows) == [f"{family}{number}" for family, each in numbers.items() for number in each]
     for identity, places in rows.items():
@@ -208,3 +209,12 @@ def test_every_strategy_has_a_card_with_its_settings() -> None:
     for name, (_, settings) in STRATEGIES.items():
         missing = [field for field in settings.model_fields if f"`{field}`" not in cards[name]]
         assert not missing, f"{name} has settings that its card doesn't tell of"
+
+
+def test_the_picture_of_augmentation_shows_every_change() -> None:
+    shown = dict(script("augmentation").CHANGES)
+    around = {"chance", "fill", "black", "white"}
+    changes = set(AugmentationSettings.model_fields) - around
+    assert changes == set(shown) - {"all, mildly"}
+    assert changes <= set(shown["all, mildly"])
+    assert (ROOT / "docs" / "images" / "augmentation.jpg").stat().st_size < 120_000

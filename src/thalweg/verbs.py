@@ -207,6 +207,8 @@ def predict(
     *,
     out: str | Path | None = None,
     weights: Weights = "auto",
+    samples: int | None = None,
+    crops: int | None = None,
     device: str = "cpu",
 ) -> Predictions:
     """Predict for new data by a model that ``train`` laid down, with the preparation that training used.
@@ -217,6 +219,8 @@ def predict(
         out: a CSV file to write.
         weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; the result of an ensemble is
             the mean over its members.
+        samples: draws of everything random in the model to average over; 0: none.
+        crops: of images, to average over: 1, 5 or 10.
         device: where to compute.
 
     Returns:
@@ -225,4 +229,4 @@ def predict(
     Raises:
         UserError: the directory or the data can't be used.
     """
-    return predict_by(directory, data, out=out, weights=weights, device=device)
+    return predict_by(directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device)

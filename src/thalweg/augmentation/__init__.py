@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from thalweg.augmentation.augment import augment, augment_by, reach_of
 from thalweg.augmentation.ranges import AugmentationSettings
+from thalweg.augmentation.views import crops
 
-__all__ = ["AugmentationSettings", "augment", "augment_by", "reach_of"]
+__all__ = ["AugmentationSettings", "augment", "augment_by", "crops", "reach_of"]

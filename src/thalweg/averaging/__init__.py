@@ -6,10 +6,12 @@ from thalweg.averaging.ensembles import Snapshots, averaged_probabilities
 from thalweg.averaging.members import Ambiguity, ambiguity, disagreement
 from thalweg.averaging.running import Average, Exponential, Kind, Tail, Uniform, update
 from thalweg.averaging.statistics import estimate_batch_norm
+from thalweg.averaging.testing import Averaged
 
 __all__ = [
     "Ambiguity",
     "Average",
+    "Averaged",
     "Exponential",
     "Kind",
     "Snapshots",

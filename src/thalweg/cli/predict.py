@@ -26,12 +26,30 @@ def predict(
         Literal["auto", "result", "best", "snapshots"],
         typer.Option(help="Whose predictions; auto: snapshots where there are any, else the result."),
     ] = "auto",
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Average over N draws of everything random in the model, such as dropout; 0: none.",
+            show_default="as the recipe says",
+        ),
+    ] = None,
+    crops: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Average over crops of images: 5, 10 with mirror images, 1 for none.",
+            show_default="as the recipe says",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
 ) -> None:
     """Predict for new data, prepared as training prepared its own."""
     from thalweg import verbs
 
-    predictions = verbs.predict(directory, data, out=out, weights=weights, device=device)
+    predictions = verbs.predict(
+        directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device
+    )
     for note in predictions.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"predictions: {out} ({len(predictions.values)} rows)")

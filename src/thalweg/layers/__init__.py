@@ -16,7 +16,7 @@ from thalweg.layers.residual import (
     skip_around,
     stochastic_depth,
 )
-from thalweg.layers.sampling import Sampled, sampled_prediction
+from thalweg.layers.sampling import Sampled, sampled_outputs, sampled_prediction
 from thalweg.layers.units import Dropout, FractionalMaxPool2d, Maxout, dropout, maxout
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "dropout",
     "insert_batch_norm",
     "maxout",
+    "sampled_outputs",
     "sampled_prediction",
     "set_stochastic_depth",
     "skip_around",

@@ -17,7 +17,7 @@ from thalweg.layers.following import evaluating
 from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
 
-__all__ = ["Sampled", "sampled_prediction"]
+__all__ = ["Sampled", "sampled_outputs", "sampled_prediction"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,29 @@ def sampled_prediction(
 
     Source: A5 (S); Gal and Ghahramani 2016 for dropout.
     """
+    mean = squares = value = torch.zeros(())
+    for sample, output in enumerate(sampled_outputs(model, inputs, samples=samples, seed=seed)):
+        value = output if transform is None else transform(output)
+        wide = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+        if sample == 0:
+            mean, squares = wide, torch.zeros_like(wide)
+            continue
+        # Welford's: exact also where the spread is small against the mean
+        change = wide - mean
+        mean = mean + change / (sample + 1)
+        squares = squares + change * (wide - mean)
+    spread = (squares / (samples - 1)).sqrt()
+    return Sampled(mean.to(value.dtype), spread.to(value.dtype), samples)
+
+
+@torch.no_grad()
+def sampled_outputs(model: nn.Module, inputs: Any, *, samples: int, seed: int = 0) -> Iterator[Tensor]:
+    """Go through the outputs of random passes, one after another; see :func:`sampled_prediction`.
+
+    >>> outputs = list(sampled_outputs(nn.Dropout(0.5), torch.ones(4), samples=3))
+    >>> len(outputs), torch.equal(outputs[0], outputs[1])
+    (3, False)
+    """
     if samples < 2:
         raise OptionError(f"samples = {samples} isn't allowed: a mean with a spread needs at least 2")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -76,31 +99,19 @@ def sampled_prediction(
         torch.device("cpu"),
     )
     draws = RunDraws(seed, device)
-    mean = squares = torch.zeros(())
-    with (
-        _random_alone(model),
-        torch.no_grad(),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-    ):
-        for sample in range(samples):
-            draws.step = sample
+    for sample in range(samples):
+        draws.step = sample
+        with (
+            _random_alone(model),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            Keyed(draws),
+        ):
             # what the mode doesn't cover, such as dropout inside of torch's recurrent layers
             torch.manual_seed(seed32(seed, "sample", sample))
-            with Keyed(draws):
-                output = model(*arguments)
-            if not isinstance(output, Tensor):
-                raise ModelError(f"the model gives a {type(output).__name__}, of which there is no mean")
-            value = output if transform is None else transform(output)
-            wide = value.to(torch.float32 if device.type == "mps" else torch.float64)
-            if sample == 0:
-                mean, squares = wide, torch.zeros_like(wide)
-                continue
-            # Welford's: exact also where the spread is small against the mean
-            change = wide - mean
-            mean = mean + change / (sample + 1)
-            squares = squares + change * (wide - mean)
-    spread = (squares / (samples - 1)).sqrt()
-    return Sampled(mean.to(value.dtype), spread.to(value.dtype), samples)
+            output = model(*arguments)
+        if not isinstance(output, Tensor):
+            raise ModelError(f"the model gives a {type(output).__name__}, of which there is no mean")
+        yield output
 
 
 @contextmanager

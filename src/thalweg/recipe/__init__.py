@@ -49,6 +49,7 @@ from thalweg.recipe.schema import (
     Schedule,
     Strategies,
     Training,
+    mirrors,
 )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "Training",
     "dumps",
     "loads",
+    "mirrors",
     "read",
     "write",
 ]

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest
 from thalweg.recipe.positions import Path, positions
-from thalweg.recipe.schema import VERSION, Groups, Recipe, why_not_lanes
+from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -119,6 +119,7 @@ def dumps(recipe: Recipe) -> str:
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
     if recipe.ensemble is not None:
         values["ensemble"] = recipe.ensemble.model_dump(exclude_defaults=True)
+    values["prediction"] = recipe.prediction.model_dump(exclude_defaults=True)
     return tomli_w.dumps({table: value for table, value in values.items() if value != {}})
 
 
@@ -321,6 +322,12 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
         raise wrong(("strategies", "averaging"), f"{name!r} averages its points already; leave averaging out")
     if recipe.ensemble is not None:
         _check_ensemble(recipe, wrong)
+    if recipe.prediction.crops == 10 and not mirrors(recipe):
+        raise wrong(
+            ("prediction", "crops"),
+            "10 crops are 5 and their mirror images, which training never saw; take 5, or set "
+            "strategies.augmentation.flip",
+        )
     snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
     if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
         raise wrong(

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from thalweg.augmentation.ranges import AugmentationSettings
+from thalweg.averaging.testing import PredictionSettings
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -30,6 +31,7 @@ __all__ = [
     "Schedule",
     "Strategies",
     "Training",
+    "mirrors",
     "why_not_lanes",
 ]
 
@@ -203,6 +205,13 @@ class Recipe(_Part):
     groups: Groups = Field(default_factory=Groups)
     strategies: Strategies = Field(default_factory=Strategies)
     ensemble: Ensemble | None = None
+    prediction: PredictionSettings = Field(default_factory=PredictionSettings)
+
+
+def mirrors(recipe: Recipe) -> bool:
+    """Say whether training sees mirror images too."""
+    changes = recipe.strategies.augmentation
+    return changes is not None and changes.flip > 0
 
 
 def why_not_lanes(recipe: Recipe) -> str | None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
+from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.data.stored import store
@@ -34,7 +35,7 @@ from thalweg.training.fitting import activation_of, tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.job import Fitted, Job
 from thalweg.training.judging import Judged, judge
-from thalweg.training.predicting import load_model
+from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.steps import Batches
 from thalweg.training.watch import Evaluation, Silent, Watcher
@@ -181,6 +182,11 @@ def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | No
         seed, replicate = wanted.data.seed, wanted.data.replicate
         known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
     source, prepared = known
+    if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
+        raise OptionError(
+            f"prediction.crops is {wanted.prediction.crops}, but inputs of shape "
+            f"{list(prepared.input_shape)} are no images; leave crops out"
+        )
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
     settings = wanted.training
@@ -299,6 +305,7 @@ def _job(made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher)
         directory=directory,
         seconds=seconds,
         watcher=watcher,
+        predictor=lambda model: predicting_model(model, wanted.prediction, _activation(prepared)),
     )
     made.say.append(job.say)
     return job
@@ -343,7 +350,12 @@ def _judge(made: _Made, stored: Stored, names: list[str], directory: RunDirector
     """Judge weights as they lie in files: what predictions will be made by."""
     device = str(made.training.engine.device)
     return judge(
-        (load_model(directory.path, stored, name, device) for name in names),
+        (
+            predicting_model(
+                load_model(directory.path, stored, name, device), stored.prediction, stored.activation
+            )
+            for name in names
+        ),
         made.prepared,
         loss=made.loss,
         metric=made.metric,
@@ -378,18 +390,24 @@ def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResu
 def _stored(made: _Made, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
     prepared, wanted = made.prepared, made.recipe
     inputs = store(made.source, prepared.indices, wanted.data.missing)
-    kind = prepared.task.kind
-    activation = "identity" if kind != "classification" else "softmax" if prepared.outputs > 1 else "sigmoid"
     return Stored(
         spec=wanted.model.spec,
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
         task=asdict(prepared.task),
-        activation=activation,  # type: ignore[arg-type]
+        activation=_activation(prepared),
         inputs=None if inputs is None else inputs.model_dump(),
         snapshots=snapshots,
         members=list(members),
+        prediction=wanted.prediction,
+        mirrored=recipe.mirrors(wanted),
     )
+
+
+def _activation(prepared: Prepared) -> Activation:
+    if prepared.task.kind != "classification":
+        return "identity"
+    return "softmax" if prepared.outputs > 1 else "sigmoid"
 
 
 def _results(

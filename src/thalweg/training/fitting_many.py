@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from thalweg import catalogue, models, objectives
 from thalweg.averaging import averaged_probabilities
+from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
@@ -25,7 +26,7 @@ from thalweg.strategies.base import Strategy
 from thalweg.training.feed import examples_of
 from thalweg.training.fitting import activation_of, fingerprint, fit, taken_up
 from thalweg.training.job import Fitted
-from thalweg.training.judging import Activation, Judged, judge
+from thalweg.training.judging import Judged, judge
 from thalweg.training.members import Kept, Member, how, in_lanes, one_by_one, resampled, runs_of
 from thalweg.training.watch import Silent, Watcher
 

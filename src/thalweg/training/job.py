@@ -78,6 +78,7 @@ class Job:
         directory: where states and events are kept; ``None``: nowhere.
         seconds: between two checkpoints.
         watcher: told what happens.
+        predictor: makes what the result's scores are of, where that isn't the model itself.
 
     Attributes:
         begun: whether the run's beginning is behind it; what is refused before that leaves nothing behind.
@@ -95,7 +96,9 @@ class Job:
         directory: RunDirectory | None = None,
         seconds: float = 60.0,
         watcher: Watcher | None = None,
+        predictor: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
+        self._predictor = predictor
         self._training, self._points = training, points
         self._loss, self._metric, self._validation = loss, metric, validation
         self._tests = dict(tests or {})
@@ -299,9 +302,10 @@ class Job:
         training.finish()
         final: dict[str, float | None] = {}
         splits = {"validation": self._validation, **self._tests}
+        judged = training.model if self._predictor is None else self._predictor(training.model)
         for name, batches in splits.items():
             if batches is not None:
-                found = score(training.model, batches(), self._loss, self._metric, training.surroundings)
+                found = score(judged, batches(), self._loss, self._metric, training.surroundings)
                 final[f"{name}_loss"], final[name] = _finite(found[0]), _finite(found[1])
         return Fitted(
             model=training.model,

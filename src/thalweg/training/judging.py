@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.averaging import Ambiguity, disagreement
+from thalweg.averaging.testing import Activation, as_outputs, probabilities
 from thalweg.calibration import Reliability, brier_parts, brier_score, reliability
 from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared
@@ -20,9 +21,8 @@ from thalweg.training.feed import in_blocks
 from thalweg.training.results import CalibrationRecord
 from thalweg.training.scoring import keyed
 
-__all__ = ["Alone", "Judged", "as_outputs", "calibrated", "judge", "probabilities"]
+__all__ = ["Alone", "Judged", "calibrated", "judge"]
 
-Activation = Literal["softmax", "sigmoid", "identity"]
 _BLOCK = 256
 
 
@@ -46,29 +46,6 @@ class Judged:
     squared: Ambiguity | None
     calibration: CalibrationRecord | None
     pooled: CalibrationRecord | None
-
-
-def probabilities(outputs: Tensor, activation: Activation) -> Tensor:
-    """Return what outputs mean: probabilities of classes, or the outputs themselves; in float64."""
-    wide = outputs.double()
-    if activation == "softmax":
-        return wide.softmax(-1)
-    return wide.sigmoid() if activation == "sigmoid" else wide
-
-
-def as_outputs(mean: Tensor, activation: Activation, dtype: torch.dtype) -> Tensor:
-    """Return outputs that mean these probabilities, so that any loss and metric can score them.
-
-    >>> p = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
-    >>> as_outputs(p, "softmax", torch.float32).softmax(-1)
-    tensor([[0.2500, 0.7500]])
-    """
-    tiny = torch.finfo(dtype).tiny
-    if activation == "softmax":
-        return mean.clamp_min(tiny).log().to(dtype)
-    if activation == "sigmoid":
-        return (mean.clamp_min(tiny).log() - (1 - mean).clamp_min(tiny).log()).to(dtype)
-    return mean.to(dtype)
 
 
 def calibrated(bins: Reliability, p: Tensor, targets: Tensor) -> CalibrationRecord:

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import models
-from thalweg.averaging import averaged_probabilities
+from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
 from thalweg.runs.files import write_whole
+from thalweg.settings import settle
 from thalweg.training.results import Stored
 
-__all__ = ["Predictions", "Weights", "load_model", "predict"]
+__all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"]
 
 Weights = Literal["auto", "result", "best", "snapshots"]
 _BLOCK = 1024
@@ -38,8 +39,9 @@ class Predictions:
         classes: their names.
         target: what is predicted.
         notes: what is worth saying of the data.
-        spread: of several models, for each row how much they differ: the share of them that choose another
-            class than all together, or the standard deviation of their numbers (with n - 1).
+        spread: of several models, or several draws of one, for each row how much they differ: the share of
+            them that choose another class than all together, or the standard deviation of their numbers (with
+            n - 1).
     """
 
     values: list[str] | npt.NDArray[np.float64]
@@ -70,6 +72,8 @@ def predict(
     *,
     out: str | Path | None = None,
     weights: Weights = "auto",
+    samples: int | None = None,
+    crops: int | None = None,
     device: str = "cpu",
 ) -> Predictions:
     """Predict for new data.
@@ -82,6 +86,10 @@ def predict(
         weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
             their probabilities; ``"auto"``: snapshots where there are any, else the result. The result of an
             ensemble is the mean over its members.
+        samples: draws of everything random in the model to average over; 0: none; by default what the
+            recipe says.
+        crops: of images, to average over: 5, 10 with their mirror images, 1 for none; by default what the
+            recipe says.
         device: where to compute.
 
     Returns:
@@ -98,20 +106,28 @@ def predict(
             "too: load weights.safetensors into the model there"
         )
     preparation = _preparation(stored.inputs)
+    stored = _settled(stored, samples, crops)
     given, called = data, "the data"
     if isinstance(data, (str, Path)):
         given, called = read_new(Path(data), preparation)
     inputs, notes = preparation.apply(given, called)
-    members = [load_model(folder, stored, name, device) for name in _files(folder, stored, weights)]
-    means, spreads = [], []
+    members = [
+        Averaged(
+            load_model(folder, stored, name, device),
+            **stored.prediction.model_dump(),
+            activation=stored.activation,
+        )
+        for name in _files(folder, stored, weights)
+    ]
+    means, spreads, drawn, still = [], [], 1, True
     for part in torch.split(inputs, _BLOCK):
-        each = [
-            averaged_probabilities([member], part.to(device), activation=stored.activation).double().cpu()
-            for member in members
-        ]
-        means.append(torch.stack(each).mean(0))
-        spreads.append(_spread(torch.stack(each), means[-1], stored))
-    spread = torch.cat(spreads).numpy() if len(members) > 1 else None
+        each = torch.stack([draw.cpu() for member in members for draw in member.draws(part.to(device))])
+        drawn, still = len(each), still and bool((each[: stored.prediction.samples] == each[0]).all())
+        means.append(each.double().mean(0))
+        spreads.append(_spread(each.double(), means[-1], stored))
+    if stored.prediction.samples is not None and still:
+        notes = [*notes, f"all {stored.prediction.samples} samples are alike: nothing in the model is random"]
+    spread = torch.cat(spreads).numpy() if drawn > 1 else None
     predictions = replace(_understood(torch.cat(means).numpy(), stored, notes), spread=spread)
     if out is not None:
         path = Path(out)
@@ -122,6 +138,27 @@ def predict(
                 f"the predictions can't be written to {path} ({problem.strerror}); give another --out"
             ) from problem
     return predictions
+
+
+def predicting_model(model: nn.Module, settings: PredictionSettings, activation: Activation) -> nn.Module:
+    """Return what predicts as these settings want it; the model itself where they want nothing."""
+    return Averaged(model, **settings.model_dump(), activation=activation) if settings.on else model
+
+
+def _settled(stored: Stored, samples: int | None, crops: int | None) -> Stored:
+    """What is stored, with what is asked for now in the place of what the recipe said."""
+    changed = stored.prediction.model_dump()
+    if samples is not None:
+        changed["samples"] = samples or None
+    if crops is not None:
+        changed["crops"] = crops
+    settings = settle(PredictionSettings, "prediction", **changed)
+    if settings.crops == 10 and not stored.mirrored:
+        raise OptionError(
+            "10 crops are 5 and their mirror images, which this training never saw; take 5, or train with "
+            "strategies.augmentation.flip"
+        )
+    return stored.model_copy(update={"prediction": settings})
 
 
 def _preparation(values: dict[str, Any]) -> Preparation:

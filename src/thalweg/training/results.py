@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from thalweg.averaging.testing import PredictionSettings
 from thalweg.errors import RunDirectoryError
 
 __all__ = [
@@ -181,6 +182,8 @@ class Stored(_Record):
         inputs: how rows become inputs; ``None`` where a person's own code does it.
         snapshots: how many files of snapshots there are.
         members: numbers of an ensemble's files.
+        prediction: over what predictions are averaged.
+        mirrored: whether training saw mirror images too.
     """
 
     version: Literal[1] = 1
@@ -192,6 +195,8 @@ class Stored(_Record):
     inputs: dict[str, Any] | None
     snapshots: int
     members: list[int] = []
+    prediction: PredictionSettings = PredictionSettings()
+    mirrored: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Stored:

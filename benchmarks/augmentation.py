@@ -1,0 +1,124 @@
+"""Augmenting a batch of 64 images, against a training step of a small convolutional net on it.
+
+    python -m benchmarks.augmentation --json benchmarks/results/augmentation.json
+
+What is timed is ``augment_by`` as the strategy calls it, draws included. In each round every contender takes
+one block of calls, in an order drawn anew; the share of a step is computed within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.step_kernels import interleave, processor, spread
+
+from thalweg import models
+from thalweg.augmentation import AugmentationSettings, augment_by
+
+SHAPES = {"64 of 1x28x28": (64, 1, 28, 28), "64 of 3x32x32": (64, 3, 32, 32)}
+WARP: dict[str, Any] = {
+    "crop": 0.8, "translate": 0.1, "rotate": 10, "scale": 1.1, "stretch": 1.1, "shear": 5,
+}  # fmt: skip
+COLOURS: dict[str, Any] = {"brightness": 0.2, "contrast": 0.2}
+KINDS: dict[str, dict[str, Any]] = {
+    "flip": {"flip": 0.5},
+    "warp": WARP,
+    "warp and lens": {**WARP, "lens": 0.1},
+    "brightness, contrast": COLOURS,
+    "erase": {"erase": 0.3},
+    "warp, brightness, contrast": {**WARP, **COLOURS},
+    "saturation": {"saturation": 0.3},
+    "hue": {"hue": 0.05},
+}
+MODEL = "cnn:16,32"
+
+
+def contenders(shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
+    """Return the training step, and every kind of change that images of this shape have."""
+    torch.manual_seed(0)
+    images, indices, targets = torch.rand(shape), torch.arange(shape[0]), torch.arange(shape[0]) % 10
+    model = models.build(MODEL, shape[1:], 10)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), targets).backward()
+        optimizer.step()
+
+    def change(settings: AugmentationSettings) -> None:
+        augment_by(settings, images, indices, seed=0, epoch=0)
+
+    kinds = {
+        name: partial(change, AugmentationSettings(**settings))
+        for name, settings in KINDS.items()
+        if shape[1] == 3 or name not in ("saturation", "hue")
+    }
+    return {"step": step, **kinds}
+
+
+def main() -> None:
+    """Run the comparison and write what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--rounds", type=int, default=21, help="rounds of interleaved blocks (default 21)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    results: dict[str, Any] = {
+        "command": f"python -m benchmarks.augmentation {' '.join(sys.argv[1:])}".strip(),
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "model": MODEL,
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "load_before": os.getloadavg()[0],
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "kornia": version("kornia"),
+            "thalweg": version("thalweg"),
+        },
+        "shapes": {},
+    }
+    for label, shape in SHAPES.items():
+        seconds = interleave({}, contenders(shape), 1, arguments.rounds)
+        steps = seconds["step"]
+        found = {
+            name: {
+                "milliseconds": spread([1e3 * each for each in values]),
+                "share_of_a_step": spread([a / b for a, b in zip(values, steps, strict=True)]),
+            }
+            for name, values in seconds.items()
+        }
+        results["shapes"][label] = found
+        for name, each in found.items():
+            time, share = each["milliseconds"], each["share_of_a_step"]
+            print(
+                f"{label} {name:27s} {time['median']:8.3f} ms, {share['median']:.3f} of a step "
+                f"({share['p10']:.3f}-{share['p90']:.3f})",
+                flush=True,
+            )
+    results["machine"]["load_after"] = os.getloadavg()[0]
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

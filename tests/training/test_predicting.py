@@ -1,0 +1,182 @@
+"""Predictions averaged over draws and crops, from a recipe and from ``thalweg predict``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thalweg
+from thalweg import data, objectives, recipe
+from thalweg.averaging import Averaged
+from thalweg.cli import app
+from thalweg.errors import OptionError, RecipeError, UserError
+from thalweg.training.predicting import load_model
+from thalweg.training.results import Stored
+
+MODEL = """
+from torch import nn
+from thalweg.layers import FractionalMaxPool2d
+
+def dropping(shape, outputs):
+    size = 1
+    for n in shape:
+        size *= n
+    hidden = [nn.Linear(size, 16), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, outputs))
+
+def pooling(shape, outputs):
+    return nn.Sequential(FractionalMaxPool2d(output_ratio=0.75), nn.Flatten(), nn.Linear(36, outputs))
+"""
+
+RECIPE = """[data]
+spec = "{data}"
+[model]
+spec = "{model}"
+[optimizer]
+name = "adam"
+lr = 0.01
+[training]
+batch_size = 64
+epochs = {epochs}
+evaluations = 1
+{more}
+"""
+
+
+def trained(folder: Path, *, spec: str = "digits", model: str = "dropping", more: str = "") -> Path:
+    file, out = folder / "nets.py", folder / "out"
+    file.write_text(MODEL, encoding="utf-8")
+    named = f"{file}:{model}" if model in ("dropping", "pooling") else model
+    text = RECIPE.format(data=spec, model=named, epochs=2, more=more)
+    thalweg.train(recipe.loads(text), out=out)
+    return out
+
+
+def new(spec: str = "digits") -> np.ndarray[Any, Any]:
+    source = data.load(spec)
+    prepared = data.prepare(source, seed=0, replicate=0)
+    found: np.ndarray[Any, Any] = source.x[prepared.indices["test"]]
+    return found
+
+
+def loaded(out: Path) -> tuple[nn.Module, Tensor]:
+    stored = Stored.read(out / "model.json")
+    prepared = data.prepare(data.load("digits"), seed=0, replicate=0)
+    assert prepared.test.inputs is not None
+    return load_model(out, stored, "weights.safetensors", "cpu"), prepared.test.inputs
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("dropping", {"samples": 8}), ("pooling", {"samples": 8}), ("linear", {"crops": 5})],
+)
+def test_predictions_are_averages(model: str, options: dict[str, int], tmp_path: Path) -> None:
+    if "crops" in options:
+        pytest.importorskip("kornia")
+    out = trained(tmp_path, model=model)
+    found = thalweg.predict(out, new(), **options)
+    net, inputs = loaded(out)
+    each = torch.stack(list(Averaged(net, **options).draws(inputs)))  # type: ignore[arg-type]
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities, each.mean(0).numpy(), atol=1e-6)
+    if "samples" in options:
+        assert found.spread is not None
+        chosen = each.mean(0).argmax(-1)
+        np.testing.assert_allclose(found.spread, (each.argmax(-1) != chosen).double().mean(0).numpy())
+        assert found.frame().columns[-1] == "disagreement"
+        assert 0 < found.spread.mean() < 0.8
+    else:
+        assert found.spread is None
+    assert not found.notes
+
+
+def test_numbers_carry_their_standard_deviation(tmp_path: Path) -> None:
+    out = trained(tmp_path, spec="diabetes")
+    found = thalweg.predict(out, new("diabetes"), samples=20)
+    assert found.spread is not None
+    assert found.frame().columns == ["prediction", "spread"]
+    stored = Stored.read(out / "model.json")
+    prepared = data.prepare(data.load("diabetes"), seed=0, replicate=0)
+    net = load_model(out, stored, "weights.safetensors", "cpu")
+    assert prepared.test.inputs is not None
+    each = torch.stack(list(Averaged(net, samples=20, activation="identity").draws(prepared.test.inputs)))
+    numbers = each[..., 0] * stored.task["scale"] + stored.task["center"]
+    np.testing.assert_allclose(found.spread, numbers.std(0).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(found.values), numbers.mean(0).numpy(), rtol=1e-5)
+
+
+def test_a_recipe_says_how_its_result_predicts(tmp_path: Path) -> None:
+    pytest.importorskip("kornia")
+    more = "[prediction]\nsamples = 6\ncrops = 10\nwindow = 0.9\n[strategies.augmentation]\nflip = 0.5"
+    out = trained(tmp_path, more=more)
+    net, inputs = loaded(out)
+    prepared = data.prepare(data.load("digits"), seed=0, replicate=0)
+    averaged = Averaged(net, samples=6, crops=10, window=0.9)
+    metric, loss = (make(None, prepared.task) for make in (objectives.metric, objectives.loss))
+    outputs = averaged(inputs)
+    results = json.loads((out / "results.json").read_text())
+    goal = prepared.test.targets
+    assert goal is not None
+    assert results["result"]["test"] == pytest.approx(
+        float(metric.score(metric.reduce(outputs, goal), goal)), abs=0.006
+    )
+    assert results["result"]["test_loss"] == pytest.approx(float(loss(outputs, goal)), rel=0.02)
+    by_default = thalweg.predict(out, new())
+    assert by_default.spread is not None
+    np.testing.assert_allclose(by_default.probabilities, outputs.softmax(-1).numpy(), atol=1e-5)
+    plain = thalweg.predict(out, new(), samples=0, crops=1)
+    assert plain.spread is None
+    np.testing.assert_allclose(plain.probabilities, net(inputs).softmax(-1).detach().numpy(), atol=1e-6)
+    assert recipe.read(out / "recipe.toml").prediction.crops == 10
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = trained(tmp_path, spec="iris")
+    table, written = tmp_path / "new.csv", tmp_path / "p.csv"
+    source = data.load("iris")
+    pl.DataFrame(source.x[:7]).write_csv(table)  # type: ignore[attr-defined]
+    arguments = ["predict", str(out), "--data", str(table), "--out", str(written)]
+    assert app.run([*arguments, "--samples", "4"]) == 0
+    assert pl.read_csv(written).columns[-1] == "disagreement"
+    assert app.run([*arguments, "--samples", "1"]) == 2
+    assert "samples is 1, but must be greater than or equal to 2" in capsys.readouterr().err
+    assert app.run([*arguments, "--crops", "5"]) == 2
+    assert "crops are of images" in capsys.readouterr().err
+
+
+def test_a_model_without_randomness_is_said(tmp_path: Path) -> None:
+    out = trained(tmp_path, model="linear", spec="iris")
+    found = thalweg.predict(out, new("iris"), samples=3)
+    assert found.notes == ["all 3 samples are alike: nothing in the model is random"]
+
+
+@pytest.mark.parametrize(
+    ("more", "spec", "kind", "words"),
+    [
+        ("[prediction]\ncrops = 10", "digits", RecipeError, "10 crops are 5 and their mirror images"),
+        ("[prediction]\ncrops = 7", "digits", RecipeError, "prediction.crops is 7; known: 1, 10, 5"),
+        ("[prediction]\nsamples = 1", "digits", RecipeError, "prediction.samples is 1 but must be greater"),
+        ("[prediction]\nwindow = 2.0", "digits", RecipeError, "prediction.window is 2.0 but must be less"),
+        ("[prediction]\nsample = 2", "digits", RecipeError, "no 'sample'; did you mean 'samples'"),
+        ("[prediction]\ncrops = 5", "iris", OptionError, r"inputs of shape \[4\] are no images"),
+    ],
+)
+def test_what_a_recipe_may_not_say(
+    more: str, spec: str, kind: type[UserError], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=words):
+        trained(tmp_path, spec=spec, model="linear", more=more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mirror_images_that_training_never_saw_are_refused(tmp_path: Path) -> None:
+    out = trained(tmp_path, model="linear")
+    with pytest.raises(OptionError, match="10 crops are 5 and their mirror images, which this"):
+        thalweg.predict(out, new(), crops=10)
