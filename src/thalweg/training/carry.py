@@ -149,9 +149,9 @@ def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
     if wanted is not None and wanted != begun:
         now, before = (each.model_dump(by_alias=True) for each in (wanted, begun))
         table = next(name for name in now if now[name] != before[name])
-        differing = [key for key in now[table] if now[table][key] != before[table].get(key)] or list(
-            before[table]
-        )
+        # a table that is optional may be missing on either side
+        here, there = now[table] or {}, before[table] or {}
+        differing = [key for key in here if here[key] != there.get(key)] or list(there)
         key = f"{table}.{differing[0]}"
         raise OptionError(
             f"the training in {directory.path} was begun with another {key}; leave the recipe out to go on "
