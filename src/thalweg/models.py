@@ -116,7 +116,12 @@ class _Sendable:
     make: Factory
 
     def __call__(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-        return self.make(input_shape, outputs)
+        try:
+            return self.make(input_shape, outputs)
+        except (MemoryError, RuntimeError) as problem:
+            raise ModelError(
+                f"the model {describe_spec(self.spec)!r} can't be built: {_said(problem)[:200]}"
+            ) from problem
 
     def __reduce__(self) -> tuple[Any, ...]:
         return factory, (self.spec,)

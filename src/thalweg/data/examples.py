@@ -63,7 +63,8 @@ class TensorExamples:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs ``[B, ...]`` and targets ``[B, ...]`` of the examples at ``indices``."""
-        indices = indices.to(self.inputs.device)
+        if not self.inputs.is_cpu:
+            indices = indices.to(self.inputs.device)
         return self.inputs[indices], self.targets[indices]
 
 

@@ -55,6 +55,8 @@ def evaluation_points(total: int, evaluations: int) -> list[int]:
     >>> evaluation_points(2, 20)
     [0, 1, 2]
     """
+    if evaluations >= total:
+        return list(range(total + 1))
     return sorted({round(total * i / evaluations) for i in range(evaluations + 1)} | {0, total})
 
 

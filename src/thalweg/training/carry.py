@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import safetensors.torch
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
 from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.data.stored import store
+from thalweg.equipment import equipped
 from thalweg.errors import DataError, Interrupted, OptionError, RunDirectoryError, ThalwegError, UserError
 from thalweg.lanes.course import evaluation_points, initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
@@ -28,13 +30,19 @@ from thalweg.runs.environment import environment
 from thalweg.strategies import Plateau, Snapshots, Strategy
 from thalweg.training.card import card
 from thalweg.training.core import Rates, Training
-from thalweg.training.engine import OneProcess
+from thalweg.training.engine import Engine, OneProcess, from_first
 from thalweg.training.ensemble import mean_curve, recorded, train_members
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.fitting import activation_of, tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.job import Fitted, Job
 from thalweg.training.judging import Judged, judge
+from thalweg.training.parallel import (
+    DistributedDataParallel,
+    FullyShardedDataParallel,
+    local_device,
+    together,
+)
 from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.steps import Batches
@@ -76,37 +84,61 @@ def carry_out(
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: training failed; the directory holds the last good weights.
     """
-    watcher = Silent() if watcher is None else watcher
-    wanted = _recipe(given, changes)
-    if resume:
-        if out is None:
-            raise RunDirectoryError(
-                "--resume needs --out: name the run directory of the training to go on with"
-            )
-        with RunDirectory.resume(out) as directory:
-            wanted = _same(directory, wanted)
-            made = _understand(wanted, device)
-            if made.source.fingerprint != directory.config().get("fingerprint"):
+    with together(device) as processes, ExitStack() as stack:
+        told = Silent() if watcher is None or processes.rank else watcher
+        held: list[RunDirectory] = []
+
+        def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
+            held.append(stack.enter_context(directory))
+            return directory.path, directory.config()
+
+        wanted = _recipe(given, changes)
+        if resume:
+            if out is None:
+                raise RunDirectoryError(
+                    "--resume needs --out: name the run directory of the training to go on with"
+                )
+            path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
+            wanted = _same(path, config, wanted)
+            made = _understand(wanted, device, processes.world)
+            if made.source.fingerprint != config.get("fingerprint"):
                 raise DataError(
                     f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
                     "it was, or begin anew with another --out"
                 )
-            return _train(made, directory, checkpoint_seconds, watcher, new=False)
-    if wanted is None:
-        raise OptionError("there is no recipe to carry out; give the path of one, such as winner.toml")
-    if out is not None:
-        refuse_existing(Path(out))
-    made = _understand(wanted, device)
-    config = {
-        "kind": "train",
-        "command": command,
-        "device": device,
-        "fingerprint": made.source.fingerprint,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
-    }
-    with RunDirectory.create(_place(out, made.source), config) as directory:
-        return _train(made, directory, checkpoint_seconds, watcher, new=True)
+        else:
+            if wanted is None:
+                raise OptionError(
+                    "there is no recipe to carry out; give the path of one, such as winner.toml"
+                )
+            if out is not None:
+                from_first(processes, lambda: refuse_existing(Path(out)))
+            made = _understand(wanted, device, processes.world)
+            begun = {
+                "kind": "train",
+                "command": command,
+                "device": device,
+                "fingerprint": made.source.fingerprint,
+                "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
+            }
+            place = _place(out, made.source)
+            path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
+        if len(set(processes.collect(made.source.fingerprint))) > 1:
+            raise DataError(
+                f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
+            )
+        run = _Run(directory=held[0] if held else None, path=path, config=config)
+        return _train(made, run, checkpoint_seconds, told, new=not resume), path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Where a training is laid down; of many processes 0 alone holds the directory."""
+
+    directory: RunDirectory | None
+    path: Path
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +154,7 @@ class _Made:
     strategies: list[Strategy]
     training: Training
     say: list[Callable[[str], None]]
+    text: str
 
 
 def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe | None:
@@ -134,16 +167,15 @@ def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe
     return recipe.read(given, changes)
 
 
-def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
+def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
     """The recipe that a training was begun with, which must be the one that is wanted, if any is."""
-    config = directory.config()
     if config.get("kind") != "train":
-        raise RunDirectoryError(f"{directory.path} holds no training of a recipe; give the directory of one")
+        raise RunDirectoryError(f"{path} holds no training of a recipe; give the directory of one")
     try:
         begun = Recipe.model_validate(config["recipe"])
     except (KeyError, ValidationError) as problem:
         raise RunDirectoryError(
-            f"{directory.path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
+            f"{path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
             "bring it back, or begin anew with another --out"
         ) from problem
     if wanted is not None and wanted != begun:
@@ -154,7 +186,7 @@ def _same(directory: RunDirectory, wanted: Recipe | None) -> Recipe:
         differing = [key for key in here if here[key] != there.get(key)] or list(there)
         key = f"{table}.{differing[0]}"
         raise OptionError(
-            f"the training in {directory.path} was begun with another {key}; leave the recipe out to go on "
+            f"the training in {path} was begun with another {key}; leave the recipe out to go on "
             "with its own, or begin anew with another --out"
         )
     return begun
@@ -167,13 +199,18 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | None = None) -> _Made:
+def _understand(
+    wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None
+) -> _Made:
     """Make everything; the data may be known already."""
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
     hyperparameters = wanted.optimizer.hyperparameters
     of_run = entry.of_run(hyperparameters)
-    place = _device(device)
+    settings = wanted.training
+    if world > 1:
+        _check_shares(wanted, entry, world)
+    place = _device(device if world == 1 else str(local_device(device)), device)
     if known is None:
         source = data.load(
             wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
@@ -189,14 +226,16 @@ def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | No
         )
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
-    settings = wanted.training
     examples = len(prepared.train)
     total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
 
-    factory = models.factory(wanted.model.spec)
+    factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
     models.check(model, prepared, loss, metric)
-    engine = OneProcess(place, precision=settings.precision)
+    text = str(model)
+    if settings.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = _engine(settings, place, world)
     model = engine.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
     if wanted.schedule.name == "plateau":
@@ -232,17 +271,44 @@ def _understand(wanted: Recipe, device: str, known: tuple[Source, Prepared] | No
     )
     return _Made(
         recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
-        strategies=made, training=training, say=say,
+        strategies=made, training=training, say=say, text=text,
     )  # fmt: skip
 
 
-def _device(name: str) -> torch.device:
+def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
+    """Refuse what can't be divided among processes."""
+    settings = wanted.training
+    if entry.needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{entry.name} needs the graph of a whole batch, of which each of {world} processes has a part; "
+            "train without torchrun, or by an optimizer that needs gradients alone, such as lbfgs"
+        )
+    if settings.batch_size < world * settings.accumulate:
+        raise OptionError(
+            f"training.batch_size is {settings.batch_size}, less than one example for each of {world} "
+            "processes and each part of a batch; take a larger one, or fewer processes"
+        )
+    if wanted.ensemble is not None:
+        raise OptionError(
+            f"the members of an ensemble are trained in one process, not in {world}; leave torchrun out, or "
+            "give each member a recipe of its own"
+        )
+
+
+def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engine:
+    if world == 1:
+        return OneProcess(place, precision=settings.precision)
+    kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
+    return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
+
+
+def _device(name: str, given: str) -> torch.device:
     try:
         place = torch.device(name)
         float(torch.zeros(1, device=place).sum())
     except (RuntimeError, AssertionError) as problem:
         said = " ".join(str(problem).split())[:100]
-        raise OptionError(f"--device {name!r} can't be used on this machine ({said}); use cpu") from problem
+        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from problem
     return place
 
 
@@ -265,34 +331,33 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
     return made
 
 
-def _train(
-    made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher, *, new: bool
-) -> tuple[TrainResults, Path]:
-    directory.write_text("recipe.toml", recipe.dumps(made.recipe))
+def _train(made: _Made, run: _Run, seconds: float, watcher: Watcher, *, new: bool) -> TrainResults:
+    if run.directory is not None:
+        run.directory.write_text("recipe.toml", recipe.dumps(made.recipe))
     watcher.begun(_lines(made))
     if made.recipe.ensemble is not None:
-        return _train_members(made, directory, seconds, watcher, new=new)
-    job = _job(made, directory, seconds, watcher)
+        return _train_members(made, run, seconds, watcher, new=new)
+    job = _job(made, run.directory, seconds, watcher)
     try:
         fitted = job.run()
     except UserError:
-        if new and not job.begun:
-            directory.discard()
+        if new and not job.begun and run.directory is not None:
+            run.directory.discard()
         raise
     except KeyboardInterrupt as problem:
         raise Interrupted(
-            f"interrupted before a step was ended; --resume goes on from what {directory.path} holds"
+            f"interrupted before a step was ended; --resume goes on from what {run.path} holds"
         ) from problem
-    results = _lay_down(made, fitted, directory)
+    results = _lay_down(made, fitted, run)
     if fitted.failed:
         raise ThalwegError(
-            f"{fitted.stopped}; {directory.path / 'weights.safetensors'} holds the weights that stood then, "
-            f"{directory.path / 'best.safetensors'} those that were best on validation"
+            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights that stood then, "
+            f"{run.path / 'best.safetensors'} those that were best on validation"
         )
-    return results, directory.path
+    return results
 
 
-def _job(made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher) -> Job:
+def _job(made: _Made, directory: RunDirectory | None, seconds: float, watcher: Watcher) -> Job:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
     job = Job(
@@ -311,13 +376,12 @@ def _job(made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher)
     return job
 
 
-def _train_members(
-    made: _Made, directory: RunDirectory, seconds: float, watcher: Watcher, *, new: bool
-) -> tuple[TrainResults, Path]:
-    device = str(made.training.engine.device)
+def _train_members(made: _Made, run: _Run, seconds: float, watcher: Watcher, *, new: bool) -> TrainResults:
+    device, directory = str(made.training.engine.device), run.directory
+    assert directory is not None
 
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
-        return _job(_understand(one, device, (made.source, prepared)), folder, seconds, told).run()
+        return _job(_understand(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
 
     kept = train_members(
         made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
@@ -337,13 +401,13 @@ def _train_members(
         for text in (each.notes or [""] if each.failed else each.notes)
     ]  # fmt: skip
     results = _results(
-        made, directory,
+        made, run.config,
         curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
         notes=notes, seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
         engine=kept.how.reason,
     )  # fmt: skip
     _conclude(results, stored, directory)
-    return results, directory.path
+    return results
 
 
 def _judge(made: _Made, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
@@ -363,27 +427,33 @@ def _judge(made: _Made, stored: Stored, names: list[str], directory: RunDirector
     )
 
 
-def _lay_down(made: _Made, fitted: Fitted, directory: RunDirectory) -> TrainResults:
-    _weights(directory, "weights.safetensors", fitted.model.state_dict())
-    if fitted.best_state is not None:
-        _weights(directory, "best.safetensors", fitted.best_state)
+def _lay_down(made: _Made, fitted: Fitted, run: _Run) -> TrainResults:
+    directory, engine = run.directory, made.training.engine
     snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
     taken = snapshots.states() if snapshots is not None else []
-    for number, state in enumerate(taken, 1):
-        _weights(directory, f"snapshot-{number}.safetensors", state)
+    states = {"weights": fitted.model.state_dict()}
+    if fitted.best_state is not None:
+        states["best"] = fitted.best_state
+    states |= {f"snapshot-{number}": state for number, state in enumerate(taken, 1)}
+    for name, state in states.items():
+        whole = engine.whole(state)
+        if directory is not None:
+            directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
     stored = _stored(made, snapshots=len(taken))
-    calibration = None
-    if made.prepared.task.kind == "classification":
+    calibration, ensemble = None, None
+    if directory is not None and made.prepared.task.kind == "classification":
         calibration = _judge(made, stored, ["weights.safetensors"], directory).calibration
-    files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
-    together = recorded(_judge(made, stored, files, directory), None) if len(files) > 1 else None
+    if directory is not None and len(taken) > 1:
+        files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
+        ensemble = recorded(_judge(made, stored, files, directory), None)
     results = _results(
-        made, directory,
+        made, run.config,
         curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=fitted.notes,
         seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
-        calibration=calibration, ensemble=together,
+        calibration=calibration, ensemble=ensemble,
     )  # fmt: skip
-    _conclude(results, stored, directory)
+    if directory is not None:
+        _conclude(results, stored, directory)
     return results
 
 
@@ -394,6 +464,7 @@ def _stored(made: _Made, *, snapshots: int = 0, members: Sequence[int] = ()) -> 
         spec=wanted.model.spec,
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
+        equipment=wanted.model.equipment.given(),
         task=asdict(prepared.task),
         activation=_activation(prepared),
         inputs=None if inputs is None else inputs.model_dump(),
@@ -412,7 +483,7 @@ def _activation(prepared: Prepared) -> Activation:
 
 def _results(
     made: _Made,
-    directory: RunDirectory,
+    config: dict[str, Any],
     *,
     curve: Sequence[Evaluation],
     result: dict[str, float | None],
@@ -427,7 +498,7 @@ def _results(
     engine: str | None = None,
 ) -> TrainResults:
     prepared, wanted, source = made.prepared, made.recipe, made.source
-    timing: dict[str, Any] = {"started": directory.config().get("started"), "seconds": seconds}
+    timing: dict[str, Any] = {"started": config.get("started"), "seconds": seconds}
     if engine is not None:
         timing["engine"] = engine
     return TrainResults(
@@ -443,8 +514,9 @@ def _results(
         },
         model={
             "spec": wanted.model.spec,
+            "equipment": wanted.model.equipment.given(),
             "parameters": sum(p.numel() for p in made.training.model.parameters()),
-            "text": str(made.training.model),
+            "text": made.text,
         },
         metric=made.metric.name,
         higher_is_better=made.metric.higher_is_better,
@@ -469,11 +541,6 @@ def _conclude(results: TrainResults, stored: Stored, directory: RunDirectory) ->
     directory.write_json("results.json", results.model_dump(mode="json"))
 
 
-def _weights(directory: RunDirectory, name: str, state: dict[str, Tensor]) -> None:
-    whole = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    directory.write_bytes(name, safetensors.torch.save(whole))
-
-
 def _lines(made: _Made) -> dict[str, list[str]]:
     wanted, prepared = made.recipe, made.prepared
     sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))
@@ -482,7 +549,7 @@ def _lines(made: _Made) -> dict[str, list[str]]:
     training = wanted.training
     lines = {
         "data": [made.source.summary(), sizes, *made.source.notes],
-        "model": [f"{wanted.model.spec}, {parameters:,} parameters"],
+        "model": [f"{wanted.model}, {parameters:,} parameters"],
         "recipe": [
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
             f"{training.epochs} epochs of batches of {training.batch_size}: {made.training.total:,} steps; "
@@ -492,6 +559,10 @@ def _lines(made: _Made) -> dict[str, list[str]]:
     if wanted.ensemble is not None:
         kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
         lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
+    engine = made.training.engine
+    if engine.world > 1:
+        how = "FSDP2" if engine.sharded else "DDP"
+        lines["recipe"].append(f"on {engine.world} processes by {how}, each with its share of every batch")
     if made.strategies:
         lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
     return lines

@@ -18,8 +18,8 @@ from thalweg.schedules import Driver
 from thalweg.schedules.driver import Factor
 from thalweg.strategies.base import Strategy, in_order, showing
 from thalweg.streams import seed32
-from thalweg.training.engine import Engine, OneProcess
-from thalweg.training.feed import Feed
+from thalweg.training.engine import Engine, OneProcess, rows
+from thalweg.training.feed import Feed, examples_in, taken
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
@@ -120,14 +120,18 @@ class Training:
         self._parts = parts
         bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
         self.surroundings: Surroundings = nullcontext if bare else self._surrounded
+        if self.engine.world > 1:
+            feed.divide(self.engine.rank, self.engine.world, parts)
+        # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
+        self._behind = _overriding(self.strategies, "after_backward")
+        asked = self._behind or self.engine.scales
         self._take = stepping(
             needs, optimizer, model, loss, self.surroundings,
-            engine=self.engine, parts=parts, proceed=self._gradients_there,
+            engine=self.engine, parts=parts, proceed=self._gradients_there if asked else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
         self._changes = _overriding(self.strategies, "batch")
         self._before = _overriding(self.strategies, "before_step")
-        self._behind = _overriding(self.strategies, "after_backward")
         self._after = _overriding(self.strategies, "after_step")
         self._rate_factors = _overriding(self.strategies, "rate_factor")
         self._batch_factors = _overriding(self.strategies, "batch_factor")
@@ -153,9 +157,13 @@ class Training:
     def step(self) -> float:
         """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
         share, self.skipped, self._part = self.share, False, 0
-        times = math.prod(factor(share) for factor in self._batch_factors)
-        inputs, targets, weight, keys = self.feed.take(share, times)
-        times = math.prod(factor() for factor in self._rate_factors)
+        times = 1.0
+        for batch_factor in self._batch_factors:
+            times *= batch_factor(share)
+        inputs, targets, weight, keys, whole = self.feed.take(share, times)
+        times = 1.0
+        for rate_factor in self._rate_factors:
+            times *= rate_factor()
         self._rates.set(int(self.clock + self.slack), times)
         if not self.model.training:
             self.model.train()
@@ -169,14 +177,15 @@ class Training:
         room = _ENDLESS
         if self.counts_work:
             room = (self.total - self.clock) / weight * FORWARD_BACKWARD
-        self.loss, work = self._take(inputs, targets, room)
+        self.loss, work = self._take(inputs, targets, room, whole)
+        self.engine.settle(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
 
     def done(self, clock: float) -> None:
         """Finish a step: the clock goes on, and strategies look at the new point."""
         self.clock, self.updates = clock, self.updates + 1
-        for after in self._after:
-            if not self.skipped:
+        if not self.skipped:
+            for after in self._after:
                 after(self)
 
     @contextmanager
@@ -195,8 +204,12 @@ class Training:
             strategy.finished(self)
         self.model.eval()
 
-    def _gradients_there(self, loss: Tensor) -> bool:
+    def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
         self.loss = loss
+        if not finite and math.isfinite(float(loss)):
+            # what overflowed is the scale, which is lower the next time
+            self.skip()
+            return False
         for behind in self._behind:
             behind(self)
             if self.skipped:
@@ -224,8 +237,24 @@ class Training:
         return self.feed.targets()
 
     def inputs(self, count: int | None) -> Iterable[Any]:
-        """Return the inputs of training batches, always the same ones, each as a tuple with nothing else."""
-        return ((inputs,) for inputs in self.feed.inputs(count))
+        """Return the inputs of training batches, always the same ones, each as a tuple with nothing else.
+
+        Of many processes each is given its share of every batch.
+        """
+        return ((self._mine(inputs),) for inputs in self.feed.inputs(count))
+
+    def _mine(self, inputs: Any) -> Any:
+        engine = self.engine
+        if engine.world == 1:
+            return inputs
+        count = examples_in(inputs)
+        # a batch that has too few for all is everybody's
+        begin, end = rows(count, engine.rank, engine.world) if count >= engine.world else (0, count)
+        return taken(inputs, torch.arange(begin, end))
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return a tensor of each process."""
+        return self.engine.gather(value)
 
     def skip(self) -> None:
         """Leave out this step."""
@@ -326,19 +355,21 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
     model, total = training.model, training.total
     slack = training.slack
     model.train()
+    upcoming = _ahead(points, observer)
     while True:
-        here = [point for point in points if observer.evaluated < point <= training.clock + slack]
-        if here:
+        here: list[int] = []
+        if upcoming and upcoming[0] <= training.clock + slack:
+            here = [point for point in upcoming if point <= training.clock + slack]
             observer.evaluate(here)
+            upcoming = _ahead(points, observer)
         # where a step was taken back, the end is evaluated but the clock isn't there
-        ended = training.clock + slack >= total or observer.evaluated >= points[-1]
-        if ended or not observer.going:
+        if training.clock + slack >= total or not upcoming or not observer.going:
             break
         observer.between(evaluated=bool(here))
 
         before = copied(model.state_dict()) if training.counts_work else None
         reached = training.step()
-        passed = [p for p in points if training.clock < p < reached] if before is not None else []
+        passed = [p for p in upcoming if p < reached] if before is not None else []
         if passed and before is not None:
             assert training.loss is not None
             if training.updates == 0:
@@ -346,6 +377,7 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
             after = copied(model.state_dict())
             model.load_state_dict(before)
             observer.evaluate(passed)
+            upcoming = _ahead(points, observer)
             if reached > total or not observer.going:
                 break
             model.load_state_dict(after)
@@ -353,6 +385,11 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
         if not training.skipped:
             assert training.loss is not None
             observer.stepped(training.loss, math.ceil(reached - slack))
+
+
+def _ahead(points: Sequence[int], observer: Observer) -> list[int]:
+    """The points that weren't evaluated yet."""
+    return [point for point in points if point > observer.evaluated]
 
 
 def copied(state: Any) -> Any:

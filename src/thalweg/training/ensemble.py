@@ -11,6 +11,7 @@ from thalweg import models
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
+from thalweg.equipment import equipped
 from thalweg.errors import Interrupted, ThalwegError, UserError
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
@@ -71,7 +72,7 @@ def train_members(
         schedule_options=recipe.schedule.options,
     )
     runs = runs_of(training.seed, asked.members, setting)
-    factory = models.factory(recipe.model.spec)
+    factory = equipped(models.factory(recipe.model.spec), recipe.model.equipment)
     workload = Workload(
         epochs=training.epochs,
         batch_size=training.batch_size,
