@@ -3,8 +3,8 @@
     python -m benchmarks.fit --json benchmarks/results/fit.json
 
 Steps: mlp:128,64 on 784 inputs at batch 64, Adam, on data in memory. The bare loop is what a careful
-engineer writes: an order drawn once an epoch, ``zero_grad``, ``backward``, ``step``. ``fit`` does the same with
-everything off; what is timed is the whole call, set-up included, of so many steps. Both come to the same
+engineer writes: an order drawn once an epoch, ``zero_grad``, ``backward``, ``step``. ``fit`` does the same
+with everything off; what is timed is the whole call, set-up included, of so many steps. Both come to the same
 weights, which is checked. Each strategy is then timed against ``fit`` without it, with five evaluations in
 both. In each round every contender takes its steps once, in an order drawn anew; ratios are taken within a
 round. Besides the clock, CPU time is taken, which a busy machine disturbs less.

@@ -141,7 +141,8 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
         shutil.rmtree(command.folder)
     return {
         "recipe": recipe, "checkpoint_seconds": seconds, "kills": hits, "moments": dict(Counter(moments)),
-        "exit_code": ends, "seconds_left_alone": round(lasts, 2), "lost": [f"training {number}: {each}" for each in lost],
+        "exit_code": ends, "seconds_left_alone": round(lasts, 2),
+        "lost": [f"training {number}: {each}" for each in lost],
     }  # fmt: skip
 
 
