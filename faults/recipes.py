@@ -50,6 +50,7 @@ _SECOND = ("lbfgs", "cg-pr", "newton-cg", "gauss-newton", "levenberg-marquardt")
 
 STRATEGIES: dict[str, list[dict[str, Any]]] = {
     "initialization": [{"scheme": "he"}, {"scheme": "orthogonal", "output_bias": True}],
+    "augmentation": [{"translate": 0.1, "brightness": 0.2, "flip": 0.3}],
     "guard": [{"every": 20, "bound": 3.0}],
     "clipping": [{"norm": 0.5}, {"unit": 0.05, "value": 0.5}],
     "averaging": [{"decay": 0.99}, {"kind": "uniform", "every": 3}, {"kind": "tail"}],
@@ -74,7 +75,7 @@ def draw(rng: random.Random, second_order: bool = False, work: float = 1.0) -> d
     chosen = {
         name: rng.choice(settings)
         for name, settings in STRATEGIES.items()
-        if rng.random() < 0.45 and not (second_order and name in ("guard", "clipping"))
+        if rng.random() < 0.45 and not (second_order and name in ("guard", "clipping", "augmentation"))
     }
     if second_order:
         name = rng.choice(_SECOND)

@@ -410,6 +410,13 @@ def test_one_sentence_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not out.exists()
 
 
+def test_another_ensemble_is_refused_when_taken_up(four: Path, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    for changes, key in (([], "ensemble.members"), (["ensemble.members=5", FOUR[1]], "ensemble.members")):
+        with pytest.raises(OptionError, match=f"was begun with another {key}"):
+            thalweg.train(path, changes=changes, out=four, resume=True)
+
+
 def test_what_fit_ensemble_refuses(tmp_path: Path) -> None:
     x, y = points(32)
     for words, asked in (

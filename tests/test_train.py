@@ -296,6 +296,7 @@ def test_recipes_with_mistakes(more: str, words: str) -> None:
         (["optimizer.name=lbfgs", "groups.decay=weights"], "treats all parameters as one"),
         (["optimizer.name=newton", "training.accumulate=2"], "can't be computed in parts"),
         (["optimizer.name=schedule-free", "strategies.averaging.decay=0.9"], "averages its points already"),
+        (["training.accumulate=17"], "a batch of 16 can't be computed in 17 parts"),
         (["schedule.cycles=3", "strategies.snapshots.cycles=5"], "but the schedule has 3"),
         (["strategies.initialization.k=3"], "k is for the schemes sparse"),
         (["optimizer.lr"], "isn't KEY=VALUE"),

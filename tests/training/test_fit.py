@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg import streams
+from thalweg import catalogue, streams
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.randomness import Keyed, RunDraws
-from thalweg.strategies import Averaging, BatchSize, Clipping, EarlyStopping, Guard
+from thalweg.strategies import Averaging, BatchSize, Clipping, EarlyStopping, Guard, Plateau
 from thalweg.training import Pattern, parameter_groups
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -69,6 +69,85 @@ def test_fit_is_the_loop_by_hand_to_the_bit(clip: float | None, dropout: float) 
     assert equal(fitted.model, by_hand(clip, dropout))
     assert fitted.updates == 12
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def rows(name: str, lr: float) -> Any:
+    return lambda parameters: catalogue.get(name).make(parameters, lr=lr)
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "torch SGD": lambda ps: torch.optim.SGD(ps, lr=0.05, momentum=0.9, nesterov=True),
+    "torch AdamW": lambda ps: torch.optim.AdamW(ps, lr=0.01),
+    "torch RMSprop": lambda ps: torch.optim.RMSprop(ps, lr=0.002),
+    "torch NAdam": lambda ps: torch.optim.NAdam(ps, lr=0.01),
+    "torch LBFGS": lambda ps: torch.optim.LBFGS(ps, lr=0.1, max_iter=3),
+    **{name: rows(name, 0.01) for name in ("momentum", "adam", "rprop", "muon", "soap", "schedule-free")},
+    "lbfgs": lambda ps: catalogue.get("lbfgs").make(ps),
+    "gauss-newton": lambda ps: catalogue.get("gauss-newton").make(ps),
+}
+SCHEDULES = {
+    "torch SGD": "one-cycle", "torch AdamW": "warmup-stable-decay", "adam": "exponential", "rprop": "step",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_kind_of_step_is_the_one_by_hand_to_the_bit(optimizer: str, parts: int) -> None:
+    """With batch norm, dropout drawn by part and step, a schedule, and a ragged split into parts."""
+    if parts > 1 and optimizer == "gauss-newton":
+        pytest.skip("needs the graph of a whole batch")
+    schedule = SCHEDULES.get(optimizer, "cosine")
+    fitted = thalweg.fit(
+        network(0.3), (X, Y), nn.functional.cross_entropy, OPTIMIZERS[optimizer], schedule,
+        epochs=2, batch_size=16, seed=7, accumulate=parts,
+    )  # fmt: skip
+
+    model = network(0.3).train()
+    made = OPTIMIZERS[optimizer](list(model.parameters()))
+    if hasattr(made, "track"):
+        made.track(model)
+    base, total = made.param_groups[0].get("lr"), 2 * (70 // 16)
+    factors = thalweg.schedules.build(schedule, total=total)(np.arange(total))
+    draws = [RunDraws(7, torch.device("cpu"))]
+    draws += [RunDraws(streams.seed32(7, "part", n), torch.device("cpu")) for n in range(1, parts)]
+    step = 0
+    for epoch in range(2):
+        order = torch.from_numpy(streams.order(70, seed=7, epoch=epoch))
+        for begin in range(0, 64, 16):
+            chosen = order[begin : begin + 16]
+            if base is not None:
+                made.param_groups[0]["lr"] = base * float(factors[step])
+
+            def closure(chosen: Tensor = chosen, step: int = step) -> Tensor:
+                made.zero_grad()
+                total_loss = torch.zeros(())
+                for part, draw in zip(chosen.tensor_split(parts), draws, strict=True):
+                    draw.step = step
+                    with Keyed(draw):
+                        loss = nn.functional.cross_entropy(model(X[part]), Y[part])
+                    if parts > 1:
+                        loss = loss * (len(part) / 16)
+                    loss.backward()
+                    total_loss = total_loss + loss.detach()
+                return total_loss if parts > 1 else loss.detach()
+
+            def outputs(chosen: Tensor = chosen, step: int = step) -> Any:
+                draws[0].step = step
+                with Keyed(draws[0]):
+                    return model(X[chosen]), lambda o: nn.functional.cross_entropy(o, Y[chosen])
+
+            if optimizer == "gauss-newton":
+                made.step(outputs)
+            elif "lbfgs" in optimizer.lower():
+                made.step(closure)
+            else:
+                closure()
+                made.step()
+            step += 1
+    if hasattr(made, "eval"):
+        made.eval()
+    assert fitted.updates == step
+    assert equal(fitted.model, model)
 
 
 class Items:
@@ -222,6 +301,7 @@ def test_groups_by_pattern_and_depth() -> None:
         ({"batch_size": 100}, "fewer than one batch"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"metric": "accuracy"}, "a metric is of validation data"),
+        ({"strategies": [Plateau(watch="metric")]}, "plateau watches the validation metric, which nobody"),
         ({"strategies": [EarlyStopping()]}, "early-stopping watches the validation metric"),
         ({"loss": "cross-entropie"}, "did you mean 'cross-entropy'"),
         ({"schedule": "plateau"}, "is a strategy here"),

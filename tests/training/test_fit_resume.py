@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
-from thalweg.runs import RunDirectory
+from thalweg.runs import RunDirectory, save_state
 from thalweg.strategies import (
     Augmentation,
     Averaging,
@@ -96,16 +97,31 @@ DATA: dict[str, Callable[[], Any]] = {
 
 
 def train(
-    out: Path | None, strategies: str, data: str = "items", *, resume: bool = False, **more: Any
+    out: Path | None,
+    strategies: str,
+    data: str = "items",
+    *,
+    resume: bool = False,
+    optimizer: str | None = None,
+    **more: Any,
 ) -> Fitted:
     return thalweg.fit(
-        network(), DATA[data](), nn.functional.cross_entropy, functools.partial(torch.optim.Adam, lr=0.05),
+        network(), DATA[data](), nn.functional.cross_entropy,
+        optimizer or functools.partial(torch.optim.Adam, lr=0.05),
         "cosine", STRATEGIES[strategies](), epochs=3, batch_size=8, seed=5, validation=(X[:, None, None], Y),
         metric="accuracy", evaluations=6, out=out, resume=resume, checkpoint_seconds=0.0, **more,
     )  # fmt: skip
 
 
-def _child(out: Path, strategies: str, data: str, resume: bool, dies_at: int | None, place: str) -> None:
+def _child(
+    out: Path,
+    strategies: str,
+    data: str,
+    resume: bool,
+    dies_at: int | None,
+    place: str,
+    optimizer: str | None,
+) -> None:
     torch.set_num_threads(1)
     os.fsync = lambda descriptor: None
     calls = 0
@@ -137,7 +153,7 @@ def _child(out: Path, strategies: str, data: str, resume: bool, dies_at: int | N
 
         Path.replace = replaced  # type: ignore[method-assign]
     try:
-        train(out, strategies, data, resume=resume)
+        train(out, strategies, data, resume=resume, optimizer=optimizer)
     except Interrupted as interrupted:
         os._exit(130 if "everything is saved, and --resume goes on" in str(interrupted) else 1)
     os._exit(0)
@@ -151,20 +167,21 @@ def run(
     resume: bool,
     dies_at: int | None = None,
     place: str = "step",
+    optimizer: str | None = None,
 ) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["thalweg.training.fitting", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, strategies, data, resume, dies_at, place))
+    process = context.Process(target=_child, args=(out, strategies, data, resume, dies_at, place, optimizer))
     process.start()
     process.join(120)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
 
-def ends_alike(out: Path, strategies: str, data: str = "items") -> None:
+def ends_alike(out: Path, strategies: str, data: str = "items", optimizer: str | None = None) -> None:
     """What stands in ``out``, finished here, is what a training without ``out`` comes to."""
-    found = train(out, strategies, data, resume=True)
-    expected = train(None, strategies, data)
+    found = train(out, strategies, data, resume=True, optimizer=optimizer)
+    expected = train(None, strategies, data, optimizer=optimizer)
     for (name, value), other in zip(
         found.model.state_dict().items(), expected.model.state_dict().values(), strict=True
     ):
@@ -199,6 +216,19 @@ def test_killed_twice_it_ends_alike(strategies: str, data: str, tmp_path: Path) 
     ends_alike(out, strategies, data)
 
 
+@pytest.mark.parametrize(
+    "optimizer", ["lbfgs", "bfgs", "cg-hz", "newton-cg", "gauss-newton", "levenberg-marquardt", "muon",
+                  "schedule-free"],
+)  # fmt: skip
+def test_optimizers_that_keep_more_than_moments_end_alike(optimizer: str, tmp_path: Path) -> None:
+    """Searches, directions and models of the loss; killed in the middle of an epoch, twice."""
+    out = tmp_path / "out"
+    chosen = {"place": "checkpoint", "optimizer": optimizer}
+    assert run(out, "nothing", resume=False, dies_at=6, **chosen) == -9
+    assert run(out, "nothing", resume=True, dies_at=5, **chosen) == -9
+    ends_alike(out, "nothing", optimizer=optimizer)
+
+
 @pytest.mark.parametrize("dies_at", [1, 2, 7])
 def test_killed_while_a_checkpoint_is_written(dies_at: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -229,6 +259,41 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path: Path) ->
     ends_alike(out, "averaging")
     events = [e for e in RunDirectory.read(out).events() if e["event"] == "checkpoint damaged"]
     assert len(events) == 1
+
+
+def test_damaged_best_weights_are_found_anew_or_said_to_be_lost(tmp_path: Path) -> None:
+    """A state goes with best weights that it knows; where these are damaged an older state is taken."""
+    out = tmp_path / "out"
+    assert run(out, "averaging", resume=False, dies_at=8, place="written") == -9
+    best = sorted((out / "checkpoints").glob("best.*.pt"), reverse=True)
+    lost = tmp_path / "lost"
+    shutil.copytree(out, lost)
+    best[0].write_bytes(b"")
+    ends_alike(out, "averaging")
+    for file in (lost / "checkpoints").glob("best.*.pt"):
+        file.unlink()
+    found = train(lost, "averaging", resume=True)
+    assert "the checkpoint with the best weights" in found.notes[0]
+    if found.best is not None:
+        assert found.best_state is not None
+
+
+@pytest.mark.parametrize("what", ["network", "garbage"])
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(what: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(out, "nothing", resume=False, dies_at=8) == -9
+    last = sorted((out / "checkpoints").glob("last.*.pt"))
+    state = RunDirectory.read(out).load_checkpoint("last")
+    if what == "network":
+        state["model"]["1.weight"] = torch.zeros(3, 3)
+    else:
+        del state["batches"]
+    for file in last:
+        file.unlink()
+    save_state(out / "checkpoints" / "last", state)
+    with pytest.raises(RunDirectoryError, match="doesn't fit the model and the optimizer") as caught:
+        train(out, "nothing", resume=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_all_checkpoints_damaged_is_one_sentence(tmp_path: Path) -> None:

@@ -360,6 +360,12 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             "10 crops are 5 and their mirror images, which training never saw; take 5, or set "
             "strategies.augmentation.flip",
         )
+    if recipe.training.accumulate > recipe.training.batch_size:
+        raise wrong(
+            ("training", "accumulate"),
+            f"a batch of {recipe.training.batch_size} can't be computed in {recipe.training.accumulate} "
+            "parts; give at most as many parts as it has examples",
+        )
     snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
     if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
         raise wrong(

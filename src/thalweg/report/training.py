@@ -131,6 +131,8 @@ def _plot(
     page: TrainingPage, steps: list[int], lines: list[tuple[str, str, str]], label: str, *, log: bool
 ) -> figure:
     values = [point[key] for _, key, _ in lines for point in page.curve if point[key] is not None]
+    for member in () if page.many is None else page.many.members:
+        values += [v for _, key, _ in lines for p in member.curve if (v := getattr(p, key)) is not None]
     log = log and bool(values) and min(values) > 0
     ends = window(values, log=log)
     plot = canvas(

@@ -12,7 +12,7 @@ from thalweg.runs.directory import RunDirectory
 from thalweg.training.core import copied
 from thalweg.training.engine import Engine
 from thalweg.training.parallel import FullyShardedDataParallel
-from thalweg.training.sharding import Shards, are_sound, assembled
+from thalweg.training.sharding import Shards, are_sound, assembled, unsharded
 
 __all__ = ["Keeper", "Together", "Writer", "keeper_of"]
 
@@ -29,7 +29,7 @@ def _any(state: Any) -> bool:
 def _newest(directory: RunDirectory, name: str, say: Callable[[str], None], fits: Fits) -> Any | None:
     folder = directory.path / "checkpoints"
     states = directory.load_checkpoints(name, say, lambda state: are_sound(state, folder))
-    return next(filter(fits, states), None)
+    return next((state for state in states if fits(unsharded(state))), None)
 
 
 class Keeper(Protocol):

@@ -12,7 +12,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
 from thalweg.equipment import equipped
-from thalweg.errors import ThalwegError, UserError
+from thalweg.errors import Interrupted, ThalwegError, UserError
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
 from thalweg.recipe.schema import why_not_lanes
@@ -113,7 +113,11 @@ def train_members(
                 with _taken_up(path, run.seed) as folder:
                     return alone(one, own_data, folder, told)
 
-            one_by_one(runs, kept, watcher, train)
+            try:
+                one_by_one(runs, kept, watcher, train)
+            except KeyboardInterrupt as problem:
+                # between two members, where nothing is under way
+                raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
     kept.tidy()
     if all(member.failed for member in kept.members.values()):
         raise ThalwegError(

@@ -26,7 +26,7 @@ from thalweg.runs.directory import RunDirectory
 from thalweg.runs.files import checksum
 from thalweg.training.engine import Engine
 
-__all__ = ["Shards", "are_sound", "assembled", "parted"]
+__all__ = ["Shards", "are_sound", "assembled", "parted", "unsharded"]
 
 _MARK = "thalweg.sharded"
 _FILES = "thalweg.shards"
@@ -67,6 +67,11 @@ def are_sound(state: Any, folder: Path) -> bool:
     place = folder / _plain(state[_FILES]["folder"])
     files: dict[str, str] = state[_FILES]["files"]
     return all(checksum(place / _plain(name)) == digest for name, digest in files.items())
+
+
+def unsharded(state: Any) -> Any:
+    """Return what a state holds beside its shards, which aren't read."""
+    return state["rest"] if isinstance(state, dict) and _FILES in state else state
 
 
 def assembled(state: Any, folder: Path, mesh: DeviceMesh | None) -> Any:
