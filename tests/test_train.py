@@ -90,6 +90,36 @@ def test_what_a_training_leaves_behind(tmp_path: Path) -> None:
     assert "This training isn" not in html
 
 
+def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
+    changes = [
+        "data.spec=digits", "model.spec=cnn:4,8", "model.batch_norm=true", "model.dropout=0.1",
+        "model.maxout=2", "training.memory_format=channels_last",
+        "strategies.initialization.output_bias=true",
+        "strategies.averaging.decay=0.9",
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    results = thalweg.train(written(tmp_path), changes=changes, out=out)
+    parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2}
+    assert results.model["equipment"] == parts
+    assert json.loads((out / "model.json").read_text())["equipment"] == parts
+    words = "batch_norm, dropout 0.1, maxout 2"
+    assert f"Into the model were put: {words}" in (out / "README.md").read_text()
+    assert words in (out / "report.html").read_text()
+    state = safetensors.torch.load_file(out / "weights.safetensors")
+    assert state["0.0.weight"].shape == (8, 1, 3, 3)
+    assert "0.0.bias" not in state
+    # predictions are those of the model that was scored, put together anew
+    source = data.load("digits")
+    prepared = data.prepare(source, seed=0, replicate=0)
+    test = prepared.test
+    inputs, targets = test.batch(torch.arange(len(test)))
+    raw = source.x[prepared.indices["test"]]  # type: ignore[attr-defined]
+    said = thalweg.predict(out, raw)
+    right = np.mean([source.task.classes[int(t)] == v for t, v in zip(targets, said.values, strict=True)])
+    assert right == pytest.approx(results.result["test"])
+    assert len(inputs) == len(raw)
+
+
 # Killed and taken up again ---------------------------------------------------------------------------------
 
 FULL = ["strategies.averaging.decay=0.9", "strategies.guard.every=5", "strategies.snapshots.cycles=2"]

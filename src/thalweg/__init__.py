@@ -14,16 +14,25 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from thalweg import augmentation as augmentation
+    from thalweg import averaging as averaging
+    from thalweg import calibration as calibration
     from thalweg import catalogue as catalogue
+    from thalweg import clipping as clipping
     from thalweg import data as data
     from thalweg import entries as entries
+    from thalweg import equipment as equipment
     from thalweg import errors as errors
+    from thalweg import initial as initial
     from thalweg import lanes as lanes
+    from thalweg import layers as layers
     from thalweg import models as models
     from thalweg import objectives as objectives
     from thalweg import optim as optim
     from thalweg import plugins as plugins
     from thalweg import racing as racing
+    from thalweg import randomness as randomness
+    from thalweg import rates as rates
     from thalweg import recipe as recipe
     from thalweg import report as report
     from thalweg import rules as rules
@@ -47,13 +56,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "augmentation",
+    "averaging",
+    "calibration",
     "catalogue",
+    "clipping",
     "data",
     "entries",
+    "equipment",
     "errors",
     "fit",
     "fit_ensemble",
+    "initial",
     "lanes",
+    "layers",
     "least_squares",
     "minimize",
     "models",
@@ -63,6 +79,8 @@ __all__ = [
     "predict",
     "race",
     "racing",
+    "randomness",
+    "rates",
     "recipe",
     "report",
     "rules",

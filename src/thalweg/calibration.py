@@ -109,7 +109,8 @@ def reliability(probabilities: Tensor, targets: Tensor, bins: int = 15) -> Relia
 def brier_score(probabilities: Tensor, targets: Tensor) -> float:
     """Return the mean squared distance of probabilities from what came.
 
-    ``mean_i sum_k (p_ik - [y_i = k])^2``, from 0 to 2. Of two classes it is twice what scikit-learn's ``brier_score_loss`` gives.
+    ``mean_i sum_k (p_ik - [y_i = k])^2``, from 0 to 2. Of two classes it is twice what scikit-learn's
+    ``brier_score_loss`` gives.
 
     Raises:
         OptionError: as for :func:`reliability`.

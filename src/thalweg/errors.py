@@ -10,6 +10,7 @@
     │   ├── RuleError                     an update rule that can't be traced, an unknown optimizer
     │   ├── RecipeError                   a recipe file, with line and column
     │   └── RunDirectoryError             a run directory that exists, is missing or can't be written
+    ├── SaidElsewhere            as there another process of the same training has said what is wrong
     └── Interrupted              exit 130 Ctrl-C or SIGTERM, after everything was saved
 
 Every message names the thing, its value, the rule it breaks and the remedy, in one sentence.
@@ -28,6 +29,7 @@ __all__ = [
     "RecipeError",
     "RuleError",
     "RunDirectoryError",
+    "SaidElsewhere",
     "ThalwegError",
     "UserError",
     "nearest",
@@ -68,6 +70,17 @@ class RecipeError(UserError):
 
 class RunDirectoryError(UserError):
     """A run directory that exists already, isn't one, or can't be written."""
+
+
+class SaidElsewhere(ThalwegError):
+    """Another process of the same training has failed, and said why; the command adds nothing."""
+
+    @classmethod
+    def of(cls, code: int) -> SaidElsewhere:
+        """Make one that ends with the exit code of the other."""
+        made = cls("another process of this training has failed, and said why")
+        made.exit_code = code
+        return made
 
 
 class Interrupted(ThalwegError):

@@ -9,7 +9,9 @@ runs at once and outside of ``vmap``, the ordinary loop draws as it goes, and bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg import streams
 
-__all__ = ["Draw", "Keyed", "LaneDraws", "Recorder", "RunDraws", "Site", "keep_mask"]
+__all__ = ["Draw", "Keyed", "LaneDraws", "Recorder", "RunDraws", "Site", "keep_mask", "portion"]
 
 
 class Site(NamedTuple):
@@ -50,6 +52,32 @@ class Recorder:
         return torch.full(site.shape, value, dtype=site.dtype, device=self._device)
 
 
+_portion: ContextVar[tuple[int, int, int] | None] = ContextVar("portion", default=None)
+
+
+@contextmanager
+def portion(whole: int, begin: int, end: int) -> Iterator[None]:
+    """Say that a forward pass is of the examples ``begin`` to ``end`` of a batch of ``whole``.
+
+    What is drawn for examples is then what a pass over the whole batch would have drawn for these: where the
+    first axis is as long as the examples are many, or a multiple of that (heads beside each other), or else
+    the first axis that is as long, the draw of the whole batch is cut. Draws of other shapes are the
+    same whatever the portion.
+
+    >>> draws = RunDraws(seed=1, device=torch.device("cpu"))
+    >>> with Keyed(draws):
+    ...     whole = torch.nn.functional.dropout(torch.ones(5, 4), 0.5)
+    >>> with portion(5, 3, 5), Keyed(draws):
+    ...     torch.equal(torch.nn.functional.dropout(torch.ones(2, 4), 0.5), whole[3:])
+    True
+    """
+    token = _portion.set((whole, begin, end))
+    try:
+        yield
+    finally:
+        _portion.reset(token)
+
+
 class RunDraws:
     """The source of one run: draws as it is asked. ``step`` is set before each training step."""
 
@@ -57,8 +85,22 @@ class RunDraws:
         self.seed, self.device, self.step = seed, device, 0
 
     def __call__(self, index: int, site: Site) -> Tensor:
-        """Draw ``[*shape]``."""
-        return _draw(index, site, self.step, self.seed, self.device)
+        """Draw ``[*shape]``; for a :func:`portion` of a batch its part of the whole one's draw."""
+        part = _portion.get()
+        axis = None if part is None else _examples_axis(site.shape, part[2] - part[1])
+        if part is None or axis is None:
+            return _draw(index, site, self.step, self.seed, self.device)
+        whole, begin, end = part
+        times = site.shape[axis] // (end - begin)
+        shape = (*site.shape[:axis], whole * times, *site.shape[axis + 1 :])
+        drawn = _draw(index, site._replace(shape=shape), self.step, self.seed, self.device)
+        return drawn.narrow(axis, begin * times, (end - begin) * times).contiguous()
+
+
+def _examples_axis(shape: tuple[int, ...], examples: int) -> int | None:
+    if shape and shape[0] >= examples and shape[0] % examples == 0:
+        return 0
+    return shape.index(examples) if examples in shape else None
 
 
 class LaneDraws:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from thalweg import report
-from thalweg.errors import Interrupted, ThalwegError, UserError
+from thalweg.errors import Interrupted, SaidElsewhere, ThalwegError, UserError
 from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.racing.setup import Options
 from thalweg.racing.watch import Silent, Watcher
 from thalweg.recipe import Recipe
 from thalweg.training.carry import carry_out
+from thalweg.training.parallel import is_first
 from thalweg.training.predicting import Predictions, Weights
 from thalweg.training.predicting import predict as predict_by
 from thalweg.training.results import TrainResults
@@ -192,9 +193,12 @@ def train(
         )
     except ThalwegError as error:
         # a training that failed has left its curves behind
-        if out is not None and not isinstance(error, (UserError, Interrupted)):
+        failed = not isinstance(error, (UserError, Interrupted, SaidElsewhere))
+        if out is not None and failed and is_first():
             report.write(Path(out))
         raise
+    if not is_first():
+        return results
     page = report.write(directory)
     if watcher is not None:
         watcher.finished(results, page)
@@ -217,7 +221,8 @@ def predict(
         directory: of a finished training.
         data: a file, a data frame, an array or a tensor.
         out: a CSV file to write.
-        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``.
+        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; the result of an ensemble is
+            the mean over its members.
         samples: draws of everything random in the model to average over; 0: none.
         crops: of images, to average over: 1, 5 or 10.
         device: where to compute.

@@ -157,6 +157,56 @@ def test_mistakes(old, new, words):
     assert str(caught.value).startswith("recipe")
 
 
+def test_parts_of_the_model():
+    text = GOOD.replace(
+        'spec = "mlp:128,64"', 'spec = "mlp:128,64"\nbatch_norm = true\ndropout = 0.3\nmaxout = 2'
+    )
+    read = recipe.loads(text)
+    assert str(read.model) == "mlp:128,64 with batch_norm, dropout 0.3, maxout 2"
+    assert recipe.loads(recipe.dumps(read)) == read
+    off = ["model.batch_norm=false", "model.dropout=0", "model.maxout=1"]
+    assert recipe.loads(text, changes=off) == recipe.loads(GOOD)
+    assert "dropout" not in recipe.dumps(recipe.loads(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dropout = 1", "column 1: model.dropout is 1 but must be less than 1"),
+        ('dropout = "high"', "column 1: model.dropout is 'high' but must be a number"),
+        ("batch_norm = 3", "column 1: model.batch_norm is 3 but must be"),
+        ("maxout = 0", "column 1: model.maxout is 0 but must be greater than or equal to 1"),
+        ("drop_out = 0.5", "column 1: [model] has no 'drop_out'; did you mean 'dropout'?"),
+    ],
+)
+def test_mistakes_in_parts_of_the_model(line, words):
+    with pytest.raises(RecipeError) as caught:
+        recipe.loads(GOOD.replace('spec = "mlp:128,64"', f'spec = "mlp:128,64"\n{line}'))
+    assert str(caught.value).startswith(f"recipe, line 13, {words}")
+
+
+def test_parts_without_a_place_are_refused_before_anything_is_loaded():
+    linear = GOOD.replace('spec = "mlp:128,64"', 'spec = "linear"\ndropout = 0.3')
+    with pytest.raises(
+        RecipeError, match="line 13, column 1: the model 'linear' has no hidden units for dropout"
+    ):
+        recipe.loads(linear)
+    normed = GOOD.replace('spec = "mlp:128,64"', 'spec = "mlp:128,64"\nbatch_norm = true')
+    for change in ("training.batch_size=1", "training.accumulate=40"):
+        with pytest.raises(RecipeError, match="line 13, column 1: batch_norm takes statistics over a batch"):
+            recipe.loads(normed, changes=[change])
+
+
+def test_strategies_are_switched_by_true_and_false():
+    text = GOOD + "\n[strategies.averaging]\ndecay = 0.9\n"
+    assert recipe.loads(text, changes=["strategies.averaging=false"]) == recipe.loads(GOOD)
+    both = recipe.loads(text, changes=["strategies.guard=true", "strategies.early-stopping=true"])
+    assert list(both.strategies.given()) == ["guard", "averaging", "early-stopping"]
+    assert both.strategies.guard == recipe.loads(GOOD + "\n[strategies.guard]").strategies.guard
+    with pytest.raises(RecipeError, match=r"\[strategies\] has no 'gard'; did you mean 'guard'"):
+        recipe.loads(text, changes=["strategies.gard=false"])
+
+
 def test_a_table_that_is_none():
     with pytest.raises(RecipeError, match=r"line 1, column 1: data is 3 but must be a table, \[data\]"):
         recipe.loads('data = 3\nmodel.spec = "linear"')

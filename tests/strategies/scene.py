@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ class Stage:
 
     def inputs(self, count: int | None) -> Iterable[Any]:
         return [(torch.ones(4, 2),)]
+
+    def surroundings(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        return [value]
 
     def capture(self) -> Any:
         return [p.detach().clone() for p in self.model.parameters()]

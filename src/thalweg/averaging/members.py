@@ -79,8 +79,8 @@ def ambiguity(predictions: Tensor, targets: Tensor) -> Ambiguity:
             f"predictions of shape {list(predictions.shape)} don't go with targets of shape "
             f"{list(targets.shape)}; give [members, *] and [*]"
         )
-    goal = targets.double().reshape(len(targets), -1)
-    each = predictions.double().reshape(len(predictions), *goal.shape)
+    goal = targets.detach().double().reshape(len(targets), -1)
+    each = predictions.detach().double().reshape(len(predictions), *goal.shape)
     mean = each.mean(0)
 
     def error(distance: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.errors import DataError
 from thalweg.layers.following import evaluating
-from thalweg.layers.norm import BatchNorm
+from thalweg.layers.norm import BatchNorm, entries
 
 __all__ = ["estimate_batch_norm"]
 
@@ -23,8 +23,10 @@ class _Moments:
         self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, rows: Tensor) -> None:
-        count, mean = len(rows), rows.mean(0)
-        squares = (rows - mean).square().sum(0)
+        mean = rows.mean(0)
+        self.merge(len(rows), mean, (rows - mean).square().sum(0))
+
+    def merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         total = self.count + count
         if self.count == 0:
             self.count, self.mean, self.squares = count, mean, squares
@@ -38,7 +40,11 @@ class _Moments:
 
 @torch.no_grad()
 def estimate_batch_norm(
-    model: nn.Module, batches: Iterable[Any], *, forward: Callable[[Any], object] | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Callable[[Any], object] | None = None,
+    gather: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> int:
     """Estimate the running statistics of all batch norms anew, in place, such as for averaged weights.
 
@@ -50,6 +56,8 @@ def estimate_batch_norm(
         model: any; does nothing where it has no batch norm with running statistics.
         batches: inputs of the model; of a tuple or list, such as ``(inputs, targets)``, the first.
         forward: what to do with a batch instead of calling the model on it.
+        gather: from a tensor to those of all processes, each of which has its share of every batch; all then
+            have the statistics of all.
 
     Returns:
         How many batch norms were estimated.
@@ -78,7 +86,7 @@ def estimate_batch_norm(
         rows = inputs[0].detach().movedim(axis, -1).reshape(-1, layer.num_features)
         moments[layer].add(rows.to(torch.float32 if rows.device.type == "mps" else torch.float64))
         # a single entry has no statistics to be normalized by while training
-        layer.train(len(rows) > 1)
+        layer.train(entries(inputs[0].detach().movedim(axis, 1)) > 1)
 
     passed = 0
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
@@ -97,6 +105,9 @@ def estimate_batch_norm(
                 buffer.copy_(buffers[name])
     if passed == 0:
         raise DataError("there are no batches to estimate batch norm's statistics from: give at least one")
+    if gather is not None:
+        for layer, seen in moments.items():
+            moments[layer] = _together(seen, layer.num_features, gather)
     used = [layer for layer in layers if moments[layer].count]
     for layer in used:
         seen = moments[layer]
@@ -106,3 +117,14 @@ def estimate_batch_norm(
         layer.running_mean.copy_(seen.mean)
         layer.running_var.copy_(seen.squares / max(seen.count - (0 if plain else 1), 1))
     return len(used)
+
+
+def _together(mine: _Moments, features: int, gather: Callable[[Tensor], list[Tensor]]) -> _Moments:
+    """The moments of all processes, in their order, so that all come to the same bits."""
+    mean = mine.mean.expand(features)
+    known = torch.stack([torch.full_like(mean, mine.count), mean, mine.squares.expand(features)])
+    both = _Moments()
+    for count, mean, squares in gather(known):
+        if count[0] > 0:
+            both.merge(int(count[0]), mean, squares)
+    return both

@@ -22,7 +22,7 @@ from thalweg.cli.predict import predict
 from thalweg.cli.race import race
 from thalweg.cli.report import report
 from thalweg.cli.train import train
-from thalweg.errors import Interrupted, OptionError, ThalwegError
+from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError
 
 __all__ = ["app", "main", "run"]
 
@@ -75,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
             )
     except typer.Abort:
         code = 130
+    except SaidElsewhere as error:
+        return error.exit_code
     except (typer.TyperException, ThalwegError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         prefix = "" if isinstance(error, Interrupted) else "error: "

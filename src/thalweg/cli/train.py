@@ -53,7 +53,10 @@ def train(
 
     from thalweg import verbs
     from thalweg.cli.progress import TrainingTerminal
+    from thalweg.training.parallel import is_first
 
+    if not is_first():
+        json, quiet = False, True
     with TrainingTerminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:
         results = verbs.train(
             recipe,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from thalweg.layers.following import activated
 from thalweg.layers.norm import BatchNorm, Insertion, Normalized, batch_norm, insert_batch_norm
+from thalweg.layers.placing import insert_dropout, insert_maxout
 from thalweg.layers.residual import (
     Skip,
     StochasticDepth,
@@ -34,6 +35,8 @@ __all__ = [
     "drop_rates",
     "dropout",
     "insert_batch_norm",
+    "insert_dropout",
+    "insert_maxout",
     "maxout",
     "sampled_outputs",
     "sampled_prediction",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["activated", "evaluating"]
+__all__ = ["activated", "activation_name", "evaluating", "in_line"]
 
 # fmt: off
 _ACTIVATIONS = (
@@ -56,17 +56,38 @@ def _activation(name: str) -> str | None:
     return _BY_PLAIN_NAME.get(_plain(name))
 
 
-def _read(model: nn.Module) -> dict[str, str]:
-    found: dict[str, str] = {}
+def activation_name(module: nn.Module) -> str | None:
+    """Return what :func:`activated` calls a module, or ``None`` where it is no activation.
+
+    >>> activation_name(nn.LeakyReLU()), activation_name(nn.Flatten())
+    ('leaky_relu', None)
+    """
+    return _activation(type(module).__name__)
+
+
+def in_line(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
+    """Return the modules of each ``nn.Sequential`` in order, nested ones joined and identities left out.
+
+    >>> nested = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.Identity()), nn.ReLU())
+    >>> in_line(nested)
+    [[('0.0', Linear(in_features=2, out_features=3, bias=True)), ('1', ReLU())]]
+    """
+    lines = []
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential) and module not in inside:
             inside.update(each for each in module.modules() if isinstance(each, nn.Sequential))
-            line = list(_flat(module, name))
-            for (before, layer), (_, after) in pairwise(line):
-                activation = _activation(type(after).__name__)
-                if isinstance(layer, _LINEAR) and activation:
-                    found[before] = activation
+            lines.append(list(_flat(module, name)))
+    return lines
+
+
+def _read(model: nn.Module) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in in_line(model):
+        for (before, layer), (_, after) in pairwise(line):
+            activation = activation_name(after)
+            if isinstance(layer, _LINEAR) and activation:
+                found[before] = activation
     return found
 
 

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.following import activated
 
-__all__ = ["BatchNorm", "Insertion", "Normalized", "batch_norm", "insert_batch_norm"]
+__all__ = ["BatchNorm", "Insertion", "Normalized", "batch_norm", "entries", "insert_batch_norm", "replace"]
 
 
 class Normalized(NamedTuple):
@@ -68,6 +69,18 @@ def batch_norm(
     if beta is not None:
         values = values + beta.reshape(shape)
     return Normalized(values, mean, variance)
+
+
+def entries(h: Tensor) -> int:
+    """Return how many entries a feature has in a batch ``[B, F, *]``; a mode may count those of others too.
+
+    >>> entries(torch.zeros(2, 3, 5))
+    10
+    """
+    if has_torch_function_unary(h):
+        counted: int = handle_torch_function(entries, (h,), h)
+        return counted
+    return h.numel() // h.shape[1]
 
 
 class BatchNorm(_BatchNorm):
@@ -141,7 +154,7 @@ class BatchNorm(_BatchNorm):
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         out = self._by_batch(h, mean, variance)
         if not self.unbiased:
-            m = h.numel() // self.num_features
+            m = entries(h)
             variance = variance * ((m - 1) / m)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
@@ -155,7 +168,7 @@ class BatchNorm(_BatchNorm):
         return out.movedim(1, self.axis)
 
     def _by_batch(self, h: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
-        if h.numel() == self.num_features:
+        if entries(h) == 1:
             raise ModelError(
                 "batch normalization of a single entry a feature gives nothing but beta: take more"
             )
@@ -256,13 +269,14 @@ def insert_batch_norm(
         if layer.bias is not None:
             layer.register_parameter("bias", None)
             dropped.append(f"{name}.bias")
-        _replace(model, layer, nn.Sequential(layer, norm).train(layer.training))
+        replace(model, layer, nn.Sequential(layer, norm).train(layer.training))
     return Insertion(chosen, tuple(dropped))
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Wherever the model holds one module, let it hold another."""
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Wherever a model holds one module, let it hold another, which may hold the first."""
+    within = set(new.modules())
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child is old and parent is not new:
+            if child is old and parent not in within:
                 parent._modules[name] = new

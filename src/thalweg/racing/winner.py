@@ -36,7 +36,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
 
     Returns:
         The text; ``None`` where data, model, loss, metric or optimizer were given as Python objects or come
-        from a collate function, which no script can spell.
+        from a collate function, or parts were put into the model, which no script can spell.
 
     >>> from thalweg import data, recipe
     >>> iris = data.load("iris")
@@ -59,7 +59,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     loss = recipe.objective.loss or objectives.default_loss(task)
     metric = recipe.objective.metric or objectives.default_metric(task)
     named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
-    if any(spec.startswith("python:") for spec in named):
+    if any(spec.startswith("python:") for spec in named) or recipe.model.equipment:
         return None
     data = source.script(recipe.data.seed, recipe.data.replicate)
     model = models.script(recipe.model.spec, prepared.input_shape, prepared.outputs)

@@ -116,7 +116,12 @@ def dumps(recipe: Recipe) -> str:
     values = recipe.model_dump(exclude_none=True, by_alias=True)
     if not values["data"]["types"]:
         del values["data"]["types"]
-    for key, value in (("accumulate", 1), ("precision", "float32")):
+    values["model"] = recipe.model.model_dump(exclude_defaults=True)
+    defaults = {
+        "accumulate": 1, "precision": "float32", "memory_format": "contiguous", "parallel": "ddp",
+        "sync_batch_norm": False,
+    }  # fmt: skip
+    for key, value in defaults.items():
         if values["training"][key] == value:
             del values["training"][key]
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
@@ -226,6 +231,7 @@ _UNION_BRANCHES = frozenset({"bool", "int", "float", "list[union[int,float]]"})
 _RULES = {
     "bool_type": "a number or true or false",
     "finite_number": "a finite number",
+    "float_parsing": "a number",
     "float_type": "a number",
     "int_from_float": "a whole number",
     "int_type": "a whole number",
@@ -269,6 +275,8 @@ def _check(recipe: Recipe, where: _Places) -> None:
     elif not _OWN_OBJECT.fullmatch(model):
         raise wrong(("model", "spec"), f"there is no model {model!r}; {nearest(family, _FAMILIES)}")
 
+    _check_equipment(recipe, wrong)
+
     optimizer = recipe.optimizer
     if ":" not in optimizer.name:
         if optimizer.name not in catalogue.names():
@@ -306,6 +314,24 @@ def _check(recipe: Recipe, where: _Places) -> None:
     _check_strategies(recipe, wrong)
 
 
+def _check_equipment(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+    """Parts that a model has no place for, as far as its name tells."""
+    given = recipe.model.equipment.given()
+    if recipe.model.spec == "linear" and given:
+        part = next(iter(given))
+        raise wrong(
+            ("model", part),
+            f"the model 'linear' has no hidden units for {part} to act on; leave it out, or take 'mlp:128'",
+        )
+    smallest = recipe.training.batch_size // recipe.training.accumulate
+    if "batch_norm" in given and smallest < 2:
+        raise wrong(
+            ("model", "batch_norm"),
+            "batch_norm takes statistics over a batch, or each part of one that is accumulated, and these "
+            "have a single example; raise training.batch_size, or leave batch_norm out",
+        )
+
+
 def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
     """Settings that don't go together, with each other or with the optimizer and the schedule."""
     name = recipe.optimizer.name
@@ -327,6 +353,12 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
                 ("strategies", "clipping"),
                 f"clipping doesn't go with {name!r}, whose steps rely on the gradient as it is; "
                 "leave one out",
+            )
+        if recipe.training.precision == "float16":
+            raise wrong(
+                ("training", "precision"),
+                f"float16 needs gradient scaling, which doesn't go with a closure, as {name!r} has one; use "
+                "bfloat16 or float32",
             )
         if recipe.groups != Groups():
             raise wrong(("groups",), f"{name!r} treats all parameters as one; leave groups out")
@@ -365,8 +397,8 @@ def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Reci
     if recipe.strategies.snapshots is not None:
         raise wrong(
             ("strategies", "snapshots"),
-            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one of both "
-            "out",
+            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one "
+            "of both out",
         )
     if recipe.ensemble.engine == "lanes":
         why = why_not_lanes(recipe)

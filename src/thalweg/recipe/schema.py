@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.averaging.testing import PredictionSettings
+from thalweg.equipment import Equipment
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -63,9 +64,27 @@ class Data(_Part):
 
 
 class Model(_Part):
-    """``[model]``: ``spec`` as for ``--model``."""
+    """``[model]``: what is trained.
+
+    Attributes:
+        spec: as for ``--model``.
+        batch_norm: put between each linear layer or convolution and its activation.
+        dropout: rate for hidden units on their way into linear layers.
+        maxout: linear pieces of each hidden unit, instead of its activation; 1 leaves the activation.
+    """
 
     spec: str
+    batch_norm: StrictBool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    maxout: StrictInt = Field(default=1, ge=1)
+
+    @property
+    def equipment(self) -> Equipment:
+        """What is put into the model that the spec names."""
+        return Equipment(batch_norm=self.batch_norm, dropout=self.dropout, maxout=self.maxout)
+
+    def __str__(self) -> str:
+        return f"{self.spec} with {self.equipment}" if self.equipment else self.spec
 
 
 class Objective(_Part):
@@ -112,7 +131,11 @@ class Training(_Part):
         seed: of initial weights, order and every other draw.
         evaluations: how often the validation split is scored, evenly over the run.
         accumulate: each batch is computed in so many parts, which saves memory.
-        precision: ``"bfloat16"`` for forward passes under autocast.
+        precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
+        parallel: how many processes that torchrun starts train one model: ``"ddp"`` or ``"fsdp2"``.
+        sync_batch_norm: batch norms normalize by the whole batch, not by the share of each process.
+        memory_format: ``"channels_last"`` lays images out pixel by pixel, with which convolutional networks
+            often train faster, on CPUs too; the result is the same within rounding.
     """
 
     batch_size: StrictInt = Field(ge=1)
@@ -120,7 +143,10 @@ class Training(_Part):
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
     evaluations: StrictInt = Field(default=20, ge=1, le=100_000)
     accumulate: StrictInt = Field(default=1, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    sync_batch_norm: StrictBool = False
 
 
 class Group(_Part):
@@ -161,7 +187,11 @@ class Ensemble(_Part):
 
 
 class Strategies(_Part):
-    """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on."""
+    """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on.
+
+    ``NAME = false`` instead of a table leaves it out, which ``--set strategies.NAME=false`` needs, and
+    ``NAME = true`` stands for its defaults.
+    """
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -174,6 +204,19 @@ class Strategies(_Part):
     plateau: PlateauSettings | None = None
     batch_size: BatchSizeSettings | None = Field(default=None, alias="batch-size")
     early_stopping: EarlyStoppingSettings | None = Field(default=None, alias="early-stopping")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched(cls, values: Any) -> Any:
+        """Tables for true, nothing for false; what isn't the name of a strategy stays, to be refused."""
+        if not isinstance(values, dict):
+            return values
+        known = {info.alias or field for field, info in cls.model_fields.items()}
+        return {
+            name: {} if value is True and name in known else value
+            for name, value in values.items()
+            if not (value is False and name in known)
+        }
 
     def given(self) -> dict[str, Settings]:
         """Return the settings of those that are on, by name."""
@@ -225,4 +268,6 @@ def why_not_lanes(recipe: Recipe) -> str | None:
         return "batches are computed in parts"
     if recipe.training.precision != "float32":
         return f"{recipe.training.precision} is for the loop"
+    if recipe.training.memory_format != "contiguous":
+        return f"{recipe.training.memory_format} is for the loop"
     return None

@@ -97,7 +97,7 @@ def squared_words(found: EnsembleRecord) -> tuple[str, str, str, str] | None:
     parts = found.squared
     if parts is None:
         return None
-    what = "Brier score" if parts.of == "brier" else "squared error, in the target's own units"
+    what = "Brier score" if parts.of == "brier" else "squared error (in the target's own units)"
     return what, general(parts.member, 4), general(parts.ambiguity, 4), general(parts.ensemble, 4)
 
 

@@ -11,6 +11,7 @@ from bokeh.models import ColumnDataSource, Span
 from bokeh.plotting import figure
 
 from thalweg import recipe
+from thalweg.equipment import Equipment
 from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
@@ -79,7 +80,7 @@ def read(directory: Path) -> TrainingPage:
         given = config.get("strategies", {})
     name = directory.resolve().name
     source = "" if carried is None else carried.data.spec.rpartition("/")[2]
-    title = name if carried is None else f"{carried.model.spec} on {source}"
+    title = name if carried is None else f"{carried.model} on {source}"
     last = int(curve[-1]["step"]) if curve else 0
     return TrainingPage(
         title=title,
@@ -130,6 +131,8 @@ def _plot(
     page: TrainingPage, steps: list[int], lines: list[tuple[str, str, str]], label: str, *, log: bool
 ) -> figure:
     values = [point[key] for _, key, _ in lines for point in page.curve if point[key] is not None]
+    for member in () if page.many is None else page.many.members:
+        values += [v for _, key, _ in lines for p in member.curve if (v := getattr(p, key)) is not None]
     log = log and bool(values) and min(values) > 0
     ends = window(values, log=log)
     plot = canvas(
@@ -197,7 +200,7 @@ def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> lis
             (f"best validation {results.metric}", general(best.validation, 4), f"at step {best.step:,}")
         )
     each = ", each member" if together else ""
-    facts.append(("parameters", f"{results.model['parameters']:,}", f"{results.model['spec']}{each}"))
+    facts.append(("parameters", f"{results.model['parameters']:,}", f"{_words(results.model)}{each}"))
     facts.append(("time", duration(results.timing["seconds"]), "of training"))
     return [*facts, *ensemble.facts(results)]
 
@@ -209,6 +212,11 @@ def _calibrations(results: TrainResults | None) -> list[tuple[str, CalibrationRe
     if found is None or found.pooled is None or found.kind == "snapshots":
         return [("the result", results.calibration)]
     return [("together", results.calibration), ("members alone, on average", found.pooled)]
+
+
+def _words(model: dict[str, Any]) -> str:
+    equipment = Equipment(**model.get("equipment", {}))
+    return f"{model['spec']} with {equipment}" if equipment else str(model["spec"])
 
 
 def _scores(results: TrainResults | None) -> list[tuple[str, str, str]]:

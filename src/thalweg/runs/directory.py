@@ -235,17 +235,28 @@ class RunDirectory:
         with self._writing(f"checkpoints/{name}"):
             save_state(self.path / "checkpoints" / name, state, keep=keep)
 
-    def load_checkpoint(self, name: str, say: Callable[[str], None] = lambda text: None) -> Any | None:
+    def load_checkpoint(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda text: None,
+        sound: Callable[[Any], bool] = lambda state: True,
+    ) -> Any | None:
         """Return the newest sound state under a name, or ``None`` if none was saved.
 
         A damaged file is passed over, and an event ``"checkpoint damaged"`` names it; ``say`` is told.
+        ``sound`` says whether what a state refers to is undamaged.
 
         Raises:
             RunDirectoryError: there are files under that name, and all are damaged.
         """
-        return next(self.load_checkpoints(name, say), None)
+        return next(self.load_checkpoints(name, say, sound), None)
 
-    def load_checkpoints(self, name: str, say: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
+    def load_checkpoints(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda text: None,
+        sound: Callable[[Any], bool] = lambda state: True,
+    ) -> Iterator[Any]:
         """Go through the sound states under a name, newest first, as :meth:`load_checkpoint` does for one."""
 
         def passed_over(damaged: Path) -> None:
@@ -253,7 +264,7 @@ class RunDirectory:
             if self._lock is not None:
                 self.append({"event": "checkpoint damaged", "file": damaged.name})
 
-        return load_states(self.path / "checkpoints" / name, passed_over)
+        return load_states(self.path / "checkpoints" / name, passed_over, sound)
 
     def drop_checkpoint(self, name: str) -> None:
         """Remove every state under a name."""

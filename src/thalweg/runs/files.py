@@ -19,6 +19,7 @@ from thalweg.errors import RunDirectoryError
 __all__ = [
     "as_json",
     "as_toml",
+    "checksum",
     "drop_state",
     "load_state",
     "load_states",
@@ -99,31 +100,40 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
     return written
 
 
-def load_state(path: Path, passed_over: Callable[[Path], None] | None = None) -> Any | None:
+def load_state(
+    path: Path,
+    passed_over: Callable[[Path], None] | None = None,
+    sound: Callable[[Any], bool] = lambda state: True,
+) -> Any | None:
     """Return the newest sound state under ``path``, or ``None`` if none was saved.
 
     Args:
         path: as given to :func:`save_state`.
         passed_over: told of each damaged file.
+        sound: whether what a state refers to is there and undamaged.
 
     Raises:
         RunDirectoryError: there are files, and all are damaged.
     """
-    return next(load_states(path, passed_over), None)
+    return next(load_states(path, passed_over, sound), None)
 
 
-def load_states(path: Path, passed_over: Callable[[Path], None] | None = None) -> Iterator[Any]:
+def load_states(
+    path: Path,
+    passed_over: Callable[[Path], None] | None = None,
+    sound: Callable[[Any], bool] = lambda state: True,
+) -> Iterator[Any]:
     """Go through the sound states under ``path``, newest first, as :func:`load_state` does for one."""
     found = _generations(path)
-    sound = 0
+    whole = 0
     for _, file in found:
         state = _read(file)
-        if state is not None:
-            sound += 1
+        if state is not None and sound(state[0]):
+            whole += 1
             yield state[0]
         elif passed_over is not None:
             passed_over(file)
-    if found and not sound:
+    if found and not whole:
         raise RunDirectoryError(
             f"the checkpoint {found[0][1]} is damaged, and so is any before it; delete {path.name}.*.pt "
             "there to begin anew"
@@ -196,7 +206,8 @@ class _Digesting:
         return self._hash.hexdigest()
 
 
-def _checksum(path: Path) -> str | None:
+def checksum(path: Path) -> str | None:
+    """Return the BLAKE2 of a file, 16 hex digits, or ``None`` where it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
@@ -208,7 +219,7 @@ def _read(file: Path) -> tuple[Any] | None:
     """What a file holds, unless it is damaged or isn't what was written."""
     import torch
 
-    if _checksum(file) != file.name.split(".")[-2]:
+    if checksum(file) != file.name.split(".")[-2]:
         return None
     try:
         return (torch.load(file, map_location="cpu", weights_only=True),)

@@ -14,10 +14,14 @@ class Interruption:
     """While entered, a first signal only raises a flag that the work looks at between steps.
 
     Outside the main thread Python delivers no signals; the flag then stays down.
+
+    Args:
+        patient: further signals change nothing: torchrun hands on what its processes have had already, and
+            ends those that take too long.
     """
 
-    def __init__(self) -> None:
-        self._asked = False
+    def __init__(self, *, patient: bool = False) -> None:
+        self._asked, self._patient = False, patient
         self._before: dict[int, Any] = {}
 
     def asked(self) -> bool:
@@ -35,6 +39,6 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._asked and not self._patient:
             raise KeyboardInterrupt
         self._asked = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from thalweg.augmentation.augment import Reach, augment_by, check, check_images, reach_of
@@ -62,7 +63,9 @@ class Augmentation(Strategy):
         for (inputs,) in scene.inputs(1):
             check_images(inputs, settings)
         if settings.needs_reach and settings.black is None:
-            self.reach = reach_of(inputs for (inputs,) in scene.inputs(_LOOKED_AT))
+            black, white = reach_of(inputs for (inputs,) in scene.inputs(_LOOKED_AT))
+            blacks, whites = scene.gather(black), scene.gather(white)
+            self.reach = torch.stack(blacks).amin(0), torch.stack(whites).amax(0)
 
     def batch(self, scene: Scene, inputs: Any, targets: Tensor, keys: Keys) -> tuple[Any, Tensor]:
         """Change the images of a batch."""

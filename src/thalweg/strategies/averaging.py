@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.averaging import Average, Exponential, Kind, Tail, Uniform, estimate_batch_norm
@@ -85,15 +85,25 @@ class Averaging(Strategy):
             self._of(model).update()
 
     @contextmanager
-    def swapped(self, model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[None]:
-        """Let the model hold the average; with training batches, under statistics estimated anew."""
+    def swapped(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        *,
+        forward: Callable[[Any], object] | None = None,
+        gather: Callable[[Tensor], list[Tensor]] | None = None,
+    ) -> Iterator[None]:
+        """Let the model hold the average; with training batches, under statistics estimated anew.
+
+        ``forward`` and ``gather`` are those of :func:`thalweg.averaging.estimate_batch_norm`.
+        """
         average = self._of(model)
         if average.count == 0:
             yield
             return
         with average.swapped():
             if batches is not None:
-                estimate_batch_norm(model, batches)
+                estimate_batch_norm(model, batches, forward=forward, gather=gather)
             yield
 
     def attach(self, scene: Scene) -> None:
@@ -108,7 +118,8 @@ class Averaging(Strategy):
     @contextmanager
     def shown(self, scene: Scene) -> Iterator[None]:
         """Let the average be judged."""
-        with self.swapped(scene.model, self._batches(scene)):
+        batches, forward = self._batches(scene), _forward(scene)
+        with self.swapped(scene.model, batches, forward=forward, gather=scene.gather):
             yield
 
     def finished(self, scene: Scene) -> None:
@@ -117,7 +128,7 @@ class Averaging(Strategy):
         if average.count:
             average.copy_to(scene.model)
             if (batches := self._batches(scene)) is not None:
-                estimate_batch_norm(scene.model, batches)
+                estimate_batch_norm(scene.model, batches, forward=_forward(scene), gather=scene.gather)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many points were seen."""
@@ -147,3 +158,11 @@ class Averaging(Strategy):
     def _batches(self, scene: Scene) -> Iterable[Any] | None:
         normalized = any(isinstance(module, _BatchNorm) for module in scene.model.modules())
         return scene.inputs(self.settings.batches) if normalized else None
+
+
+def _forward(scene: Scene) -> Callable[[Any], object]:
+    def forward(batch: Any) -> object:
+        with scene.surroundings():
+            return scene.model(batch[0])
+
+    return forward

@@ -119,7 +119,16 @@ class Scene(Protocol):
         """Return the training targets, where they are known all at once."""
 
     def inputs(self, count: int | None) -> Iterable[Any]:
-        """Return the inputs of ``count`` training batches (``None``: of all), always the same ones."""
+        """Return the inputs of ``count`` training batches (``None``: of all), always the same ones.
+
+        Of many processes each is given its share of every batch.
+        """
+
+    def surroundings(self) -> AbstractContextManager[Any]:
+        """Surround a forward pass."""
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return a tensor, of one shape everywhere, of each process."""
 
     def capture(self) -> Any:
         """Copy the model, the optimizer, and the strategies that follow the weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thalweg.equipment import Equipment
 from thalweg.training.results import Stored, TrainResults
 
 __all__ = ["card"]
@@ -37,10 +38,12 @@ def card(results: TrainResults, stored: Stored) -> str:
     if stored.snapshots:
         files.append(f"| `snapshot-N.safetensors` | {stored.snapshots} snapshots, an ensemble |")
     kinds = "\n".join(files)
+    equipment = Equipment(**stored.equipment)  # type: ignore[arg-type]
+    parts = f"Into the model were put: {equipment}.\n" if equipment else ""
     return f"""# {results.model["spec"]} on {_line(data["name"])}
 
 {who} {results.model["parameters"]:,} parameters{"; their average" if together else " that"} {_line(what)}.
-
+{parts}
 | split | {results.metric} | loss |
 |---|---|---|
 {scores}

@@ -18,8 +18,8 @@ from thalweg.schedules import Driver
 from thalweg.schedules.driver import Factor
 from thalweg.strategies.base import Strategy, in_order, showing
 from thalweg.streams import seed32
-from thalweg.training.engine import Engine, OneProcess
-from thalweg.training.feed import Feed
+from thalweg.training.engine import Engine, OneProcess, rows
+from thalweg.training.feed import Feed, examples_in, taken
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
@@ -120,11 +120,14 @@ class Training:
         self._parts = parts
         bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
         self.surroundings: Surroundings = nullcontext if bare else self._surrounded
+        if self.engine.world > 1:
+            feed.divide(self.engine.rank, self.engine.world, parts)
         # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
         self._behind = _overriding(self.strategies, "after_backward")
+        asked = self._behind or self.engine.scales
         self._take = stepping(
             needs, optimizer, model, loss, self.surroundings,
-            engine=self.engine, parts=parts, proceed=self._gradients_there if self._behind else None,
+            engine=self.engine, parts=parts, proceed=self._gradients_there if asked else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
         self._changes = _overriding(self.strategies, "batch")
@@ -157,7 +160,7 @@ class Training:
         times = 1.0
         for batch_factor in self._batch_factors:
             times *= batch_factor(share)
-        inputs, targets, weight, keys = self.feed.take(share, times)
+        inputs, targets, weight, keys, whole = self.feed.take(share, times)
         times = 1.0
         for rate_factor in self._rate_factors:
             times *= rate_factor()
@@ -174,7 +177,8 @@ class Training:
         room = _ENDLESS
         if self.counts_work:
             room = (self.total - self.clock) / weight * FORWARD_BACKWARD
-        self.loss, work = self._take(inputs, targets, room)
+        self.loss, work = self._take(inputs, targets, room, whole)
+        self.engine.settle(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
 
     def done(self, clock: float) -> None:
@@ -200,8 +204,12 @@ class Training:
             strategy.finished(self)
         self.model.eval()
 
-    def _gradients_there(self, loss: Tensor) -> bool:
+    def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
         self.loss = loss
+        if not finite and math.isfinite(float(loss)):
+            # what overflowed is the scale, which is lower the next time
+            self.skip()
+            return False
         for behind in self._behind:
             behind(self)
             if self.skipped:
@@ -229,8 +237,24 @@ class Training:
         return self.feed.targets()
 
     def inputs(self, count: int | None) -> Iterable[Any]:
-        """Return the inputs of training batches, always the same ones, each as a tuple with nothing else."""
-        return ((inputs,) for inputs in self.feed.inputs(count))
+        """Return the inputs of training batches, always the same ones, each as a tuple with nothing else.
+
+        Of many processes each is given its share of every batch.
+        """
+        return ((self._mine(inputs),) for inputs in self.feed.inputs(count))
+
+    def _mine(self, inputs: Any) -> Any:
+        engine = self.engine
+        if engine.world == 1:
+            return inputs
+        count = examples_in(inputs)
+        # a batch that has too few for all is everybody's
+        begin, end = rows(count, engine.rank, engine.world) if count >= engine.world else (0, count)
+        return taken(inputs, torch.arange(begin, end))
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return a tensor of each process."""
+        return self.engine.gather(value)
 
     def skip(self) -> None:
         """Leave out this step."""

@@ -4,47 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import OptionError
+from thalweg.errors import OptionError, ThalwegError
 
-__all__ = ["Engine", "OneProcess", "Precision"]
+__all__ = ["Engine", "OneProcess", "Precision", "agree", "from_first", "rows"]
 
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+_T = TypeVar("_T")
 
 
 class Engine(Protocol):
     """How a model is set up, gradients are had, numbers are shared, and states are saved and loaded.
 
     Gradients are clipped by :mod:`thalweg.clipping`, which takes sharded ones as they are. Every process of
-    an engine goes through the same loop; those with a rank other than 0 write nothing.
+    an engine goes through the same loop and calls these verbs in the same order; those with a rank other
+    than 0 write nothing.
 
     Attributes:
         device: where the model and its batches lie.
         rank, world: number of this process, and of how many.
+        sharded: whether parameters are, so that each process holds a part of each.
+        scales: whether gradients are scaled, so that half precision doesn't lose small ones.
     """
 
     device: torch.device
     rank: int
     world: int
+    sharded: bool
+    scales: bool
 
     def set_up(self, model: nn.Module) -> nn.Module:
-        """Bring a model to where it is trained, wrapped or sharded; its parameters are what is optimized."""
+        """Bring a model to where it is trained, or shard it; its parameters are what is optimized."""
+
+    def called(self, model: nn.Module) -> nn.Module:
+        """Return what a training step calls instead of the model: it, or what wraps it."""
 
     def surroundings(self) -> AbstractContextManager[Any]:
         """Surround a forward pass with its loss, such as with autocast."""
 
     def exchanging(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Surround a backward pass whose gradients are or aren't to be shared with other processes."""
+        """Surround a pass forward and backward whose gradients are or aren't to be shared with others."""
 
     def backward(self, loss: Tensor) -> None:
-        """Compute gradients into ``.grad``."""
+        """Compute gradients into ``.grad``: the mean over processes, where they are shared."""
+
+    def unscaled(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Take scaling back from gradients; say whether they are finite, so that a step can be taken."""
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over all processes."""
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return a tensor, of one shape everywhere, of each process."""
+
+    def collect(self, value: _T) -> list[_T]:
+        """Return a small value of each process."""
+
+    def broadcast(self, value: _T) -> _T:
+        """Return the value of process 0; what others give doesn't matter."""
+
+    def settle(self, model: nn.Module) -> None:
+        """Make buffers alike again where a forward pass has changed them in each process for itself."""
+
+    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors whole, on the CPU."""
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return the state of both, under ``"model"`` and ``"optimizer"``; not a copy."""
@@ -59,7 +86,8 @@ class OneProcess:
     Args:
         device: as torch spells it.
         precision: ``"bfloat16"`` computes forward passes under autocast; parameters and gradients stay as
-            they are, and no scaling of gradients is needed.
+            they are, and no scaling of gradients is needed. ``"float16"`` does, and scales the loss so that
+            small gradients aren't lost; a step whose gradients overflow is left out, and the scale halved.
 
     Raises:
         OptionError: an unknown precision.
@@ -71,36 +99,129 @@ class OneProcess:
     torch.bfloat16
     """
 
+    sharded = False
+
     def __init__(self, device: torch.device | str = "cpu", *, precision: Precision = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise OptionError(f"precision is {precision!r}, but must be float32 or bfloat16")
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise OptionError(f"precision is {precision!r}, but must be float32, bfloat16 or float16")
         self.device = torch.device(device)
         self.rank, self.world = 0, 1
         self.surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext
-        if precision == "bfloat16":
-            self.surroundings = lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if precision != "float32":
+            half = torch.bfloat16 if precision == "bfloat16" else torch.float16
+            self.surroundings = lambda: torch.autocast(self.device.type, dtype=half)
+        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "float16" else None
+        self.scales = self._scaler is not None
 
     def set_up(self, model: nn.Module) -> nn.Module:
         """Move the model to the device."""
         return model.to(self.device)
+
+    def called(self, model: nn.Module) -> nn.Module:
+        """Return the model."""
+        return model
 
     def exchanging(self, wanted: bool) -> AbstractContextManager[Any]:
         """There is nobody to share with."""
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Compute gradients."""
+        """Compute gradients, scaled where that is needed."""
+        if self._scaler is not None:
+            loss = self._scaler.scale(loss)
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def unscaled(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Unscale, and find the next step's scale.
+
+        Where the scale has fallen to 1 already gradients aren't finite by themselves, and that is for others
+        to judge.
+        """
+        scaler = self._scaler
+        if scaler is None:
+            return True
+        scaler.unscale_(optimizer)
+        found = scaler._found_inf_per_device(optimizer)
+        finite = not any(bool(value.item()) for value in found.values()) or scaler.get_scale() <= 1
+        scaler.update()
+        return finite
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Return the value."""
         return value
 
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """Return the value alone."""
+        return [value]
+
+    def collect(self, value: _T) -> list[_T]:
+        """Return the value alone."""
+        return [value]
+
+    def broadcast(self, value: _T) -> _T:
+        """Return the value."""
+        return value
+
+    def settle(self, model: nn.Module) -> None:
+        """There is nobody to differ from."""
+
+    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies on the CPU."""
+        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return both states."""
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        """Return both states, and the scale of gradients."""
+        scaler = {} if self._scaler is None else {"scaler": self._scaler.state_dict()}
+        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **scaler}
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take both states over."""
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if self._scaler is not None and "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])
+
+
+def agree(engine: Engine, *flags: bool) -> tuple[bool, ...]:
+    """Return of each flag whether it is up in any process: the same everywhere.
+
+    >>> agree(OneProcess(), True, False)
+    (True, False)
+    """
+    if engine.world == 1:
+        return flags
+    found = torch.stack(engine.gather(torch.tensor(flags, dtype=torch.uint8)))
+    return tuple(bool(flag) for flag in found.amax(0).tolist())
+
+
+def from_first(engine: Engine, action: Callable[[], _T]) -> _T:
+    """Let process 0 alone do something, and return its value, or raise its error, in all.
+
+    >>> from_first(OneProcess(), lambda: 3)
+    3
+    """
+    if engine.world == 1:
+        return action()
+    value, problem = None, None
+    if engine.rank == 0:
+        try:
+            value = action()
+        except ThalwegError as error:
+            problem = error
+    value, problem = engine.broadcast((value, problem))
+    if problem is not None:
+        raise problem
+    return value  # type: ignore[return-value]
+
+
+def rows(count: int, rank: int, world: int) -> tuple[int, int]:
+    """Return first and last-but-one of the examples of a batch that are a process's share.
+
+    As :func:`torch.tensor_split` has it: shares differ by one at most, the first ones are the larger.
+
+    >>> [rows(33, rank, 2) for rank in range(2)]
+    [(0, 17), (17, 33)]
+    """
+    size, more = divmod(count, world)
+    begin = rank * size + min(rank, more)
+    return begin, begin + size + (rank < more)

@@ -11,7 +11,8 @@ from thalweg import models
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import ThalwegError, UserError
+from thalweg.equipment import equipped
+from thalweg.errors import Interrupted, ThalwegError, UserError
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
 from thalweg.recipe.schema import why_not_lanes
@@ -71,7 +72,7 @@ def train_members(
         schedule_options=recipe.schedule.options,
     )
     runs = runs_of(training.seed, asked.members, setting)
-    factory = models.factory(recipe.model.spec)
+    factory = equipped(models.factory(recipe.model.spec), recipe.model.equipment)
     workload = Workload(
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -98,7 +99,7 @@ def train_members(
         if kept.how.engine == "lanes":
             in_lanes(
                 runs, kept, watcher, factory=factory, prepared=prepared, workload=workload, entry=entry,
-                device=device, resample=asked.resample, threads=kept.how.threads, seconds=seconds,
+                device=device, resample=asked.resample, how=kept.how, seconds=seconds,
             )  # fmt: skip
         else:
 
@@ -112,7 +113,11 @@ def train_members(
                 with _taken_up(path, run.seed) as folder:
                     return alone(one, own_data, folder, told)
 
-            one_by_one(runs, kept, watcher, train)
+            try:
+                one_by_one(runs, kept, watcher, train)
+            except KeyboardInterrupt as problem:
+                # between two members, where nothing is under way
+                raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
     kept.tidy()
     if all(member.failed for member in kept.members.values()):
         raise ThalwegError(

@@ -10,29 +10,57 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+    default_collate,
+)
 
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, as_given, moved
 from thalweg.errors import DataError
 from thalweg.lanes.course import steps_an_epoch
 from thalweg.strategies.base import Keys
 from thalweg.streams import seed32
-from thalweg.training.steps import Batches
+from thalweg.training.steps import Batches, shared
 
-__all__ = ["Batch", "ExampleFeed", "Feed", "LoaderFeed", "examples_of", "feed_of", "in_blocks"]
+__all__ = [
+    "Batch",
+    "ExampleFeed",
+    "Feed",
+    "LoaderFeed",
+    "examples_in",
+    "examples_of",
+    "feed_of",
+    "in_blocks",
+    "taken",
+]
 
 
 class Batch(NamedTuple):
-    """Inputs, targets, how many usual batches this one counts as, and which examples it holds."""
+    """A process's share of a batch.
+
+    Attributes:
+        inputs, targets: of the share.
+        weight: how many usual batches the whole one counts as.
+        keys: which examples the share holds.
+        whole: how many examples the whole one has.
+    """
 
     inputs: Any
     targets: Tensor
     weight: float
     keys: Keys
+    whole: int
 
 
 class Feed(Protocol):
     """Gives batches, endlessly, and can say and find again where it is."""
+
+    def divide(self, rank: int, world: int, parts: int) -> None:
+        """Give from now on a process's share of each batch, which is computed in so many parts."""
 
     def take(self, share: float, times: float = 1.0) -> Batch:
         """Return the next batch; ``share`` of the run is done, ``times`` the usual size is wanted."""
@@ -70,12 +98,23 @@ class ExampleFeed:
 
     def __init__(self, examples: Examples, batches: Batches, size: int) -> None:
         self._examples, self._batches, self._size = examples, batches, size
+        self._division: tuple[int, int, int] | None = None
+
+    def divide(self, rank: int, world: int, parts: int) -> None:
+        """Give from now on a process's share of each batch; nobody reads the others'."""
+        self._division = parts, rank, world
 
     def take(self, share: float, times: float = 1.0) -> Batch:
-        """Return the next batch of the order."""
+        """Return the next batch of the order.
+
+        Raises:
+            OptionError: it has too few examples to be divided.
+        """
         indices = self._batches.take(share, times)
-        inputs, targets = self._examples.batch(indices)
-        return Batch(inputs, targets, indices.shape[0] / self._size, Keys(self._batches.epoch, indices))
+        count = indices.shape[0]
+        mine = indices if self._division is None else shared(indices, *self._division)
+        inputs, targets = self._examples.batch(mine)
+        return Batch(inputs, targets, count / self._size, Keys(self._batches.epoch, mine), count)
 
     def steps_an_epoch(self) -> int:
         """Return how many whole batches an epoch has.
@@ -137,6 +176,11 @@ class LoaderFeed:
         self._steps = steps if steps is not None else len(loader)  # type: ignore[arg-type]
         self._epoch, self._position, self._seen = 0, 0, 0
         self._under_way: Iterator[Any] | None = None
+        self._division: tuple[int, int, int] | None = None
+
+    def divide(self, rank: int, world: int, parts: int) -> None:
+        """Give from now on a process's share of each batch: what its sampler leaves it, or rows of it."""
+        self._division = parts, rank, world
 
     def take(self, share: float, times: float = 1.0) -> Batch:
         """Return the loader's next batch, whatever size was wanted."""
@@ -151,9 +195,7 @@ class LoaderFeed:
             except StopIteration:
                 self._epoch, self._position, self._seen, self._under_way = self._epoch + 1, 0, 0, None
                 continue
-            inputs, targets = _pair(made, self._device)
-            begin = self._passed(targets)
-            return Batch(inputs, targets, 1.0, Keys(self._epoch, torch.arange(begin, self._seen)))
+            return self._mine(*_pair(made, self._device))
         raise DataError("the data hold no batches; give at least one")
 
     def steps_an_epoch(self) -> int:
@@ -199,6 +241,19 @@ class LoaderFeed:
         begin = self._seen
         self._position, self._seen = self._position + 1, begin + (len(targets) if targets.ndim else 1)
         return begin
+
+    def _mine(self, inputs: Any, targets: Tensor) -> Batch:
+        begin = self._passed(targets)
+        places, count = torch.arange(begin, self._seen), self._seen - begin
+        if self._division is None:
+            return Batch(inputs, targets, 1.0, Keys(self._epoch, places), count)
+        _, rank, world = self._division
+        if isinstance(getattr(self._loader, "sampler", None), DistributedSampler):
+            # which deals examples out in turn
+            return Batch(inputs, targets, 1.0, Keys(self._epoch, places * world + rank), count * world)
+        mine = shared(torch.arange(count), *self._division)
+        keys = Keys(self._epoch, places[mine])
+        return Batch(taken(inputs, mine), targets[mine.to(targets.device)], 1.0, keys, count)
 
     def _next(self) -> Any:
         if self._under_way is not None:
@@ -292,6 +347,37 @@ def in_blocks(examples: Examples, size: int, end: int | None = None) -> Iterator
     end = len(examples) if end is None else end
     for begin in range(0, end, size):
         yield examples.batch(torch.arange(begin, min(begin + size, end)))
+
+
+def taken(value: Any, indices: Tensor) -> Any:
+    """Return some examples of a batch, tensors nested in tuples, lists and dictionaries.
+
+    >>> taken({"x": torch.arange(4)}, torch.tensor([3, 0]))
+    {'x': tensor([3, 0])}
+    """
+    if isinstance(value, Tensor):
+        return value[indices.to(value.device)]
+    if isinstance(value, dict):
+        return {key: taken(part, indices) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [taken(part, indices) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    raise DataError(
+        f"a batch that holds {type(value).__name__} can't be shared out over processes; give a "
+        "Dataset, whose items are"
+    )
+
+
+def examples_in(value: Any) -> int:
+    """Return how many examples a batch has: the length of the first tensor in it.
+
+    >>> examples_in([{"x": torch.zeros(3, 2)}])
+    3
+    """
+    if isinstance(value, Tensor):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return next((count for part in parts if (count := examples_in(part))), 0)
 
 
 def _is_array(part: Any) -> bool:

@@ -23,7 +23,7 @@ from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.strategies.base import Strategy
 from thalweg.training.core import Rates, Training
-from thalweg.training.engine import Engine, OneProcess, Precision
+from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import Feed, LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.job import Data, Fitted, Job
 from thalweg.training.watch import Watcher
@@ -81,10 +81,12 @@ def fit(
         seed: see above.
         evaluations: how often the validation data are scored, besides once before the first step.
         accumulate: each batch is computed in so many parts, which saves memory.
-        precision: ``"bfloat16"`` for forward passes under autocast.
+        precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
         device: where to train; by default where the model is.
         collate: from a list of a Dataset's items to ``(inputs, targets)``.
-        engine: what lies beneath; by default one process on the device.
+        engine: what lies beneath; by default one process on the device. Under torchrun
+            :class:`thalweg.training.DistributedDataParallel` or
+            :class:`thalweg.training.FullyShardedDataParallel`, which have device and precision of their own.
         out: a run directory, to be made: checkpoints and events are kept there.
         resume: go on with the training in ``out``, from its last checkpoint.
         checkpoint_seconds: between two checkpoints, which are written beside training.
@@ -139,7 +141,7 @@ def fit(
         found_metric = objectives.metric(metric, task)
     loss_function = objectives.loss(loss, task) if isinstance(loss, str) else loss
     model = carried.set_up(model)
-    made = _optimizer(optimizer, model, dict(hyperparameters or {}))
+    made = _optimizer(optimizer, model, dict(hyperparameters or {}), carried)
     rates = _rates(made, schedule, total)
     said: list[Callable[[str], None]] = []
     training = Training(
@@ -159,7 +161,7 @@ def fit(
         activation=activation_of(loss),
         say=lambda text: said[0](text),
     )
-    directory = None
+    directory: RunDirectory | None = None
     if out is not None:
         config = {
             "kind": "fit",
@@ -174,7 +176,12 @@ def fit(
             "strategies": {s.name: s.settings.model_dump(exclude_none=True) for s in training.strategies},
             "fingerprint": fingerprint(data),
         }
-        directory = taken_up(Path(out), config, resume=resume)
+
+        def take_up() -> None:
+            nonlocal directory
+            directory = taken_up(Path(out), config, resume=resume)
+
+        from_first(carried, take_up)
     elif resume:
         raise OptionError("resume needs out: name the run directory of the training to go on with")
     job = Job(
@@ -185,7 +192,7 @@ def fit(
         validation=scored,
         directory=directory,
         seconds=checkpoint_seconds,
-        watcher=watcher,
+        watcher=watcher if carried.rank == 0 else None,
     )
     said.append(job.say)
     if directory is None:
@@ -244,14 +251,19 @@ def _whole(**values: int) -> None:
             raise OptionError(f"{name} is {value!r}, but must be a whole number of at least 1")
 
 
-def _optimizer(given: Any, model: nn.Module, hyperparameters: dict[str, Any]) -> torch.optim.Optimizer:
+def _optimizer(
+    given: Any, model: nn.Module, hyperparameters: dict[str, Any], engine: Engine
+) -> torch.optim.Optimizer:
     if isinstance(given, torch.optim.Optimizer):
         if hyperparameters:
             raise OptionError("the optimizer is made already; give its hyperparameters where it is made")
         held = {id(p) for p in model.parameters()}
         if not any(id(p) in held for group in given.param_groups for p in group["params"]):
             raise OptionError(
-                "the optimizer holds none of the model's parameters; make it over model.parameters()"
+                "sharding has made new parameters, which the optimizer doesn't hold; give it by name or as a "
+                "function of the parameters"
+                if engine.sharded
+                else "the optimizer holds none of the model's parameters; make it over model.parameters()"
             )
         return given
     trainable = [p for p in model.parameters() if p.requires_grad]

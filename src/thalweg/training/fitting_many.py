@@ -88,8 +88,8 @@ def fit_ensemble(
 
     Member k, from 1, is what :func:`thalweg.fit` makes of its initial weights with its seed,
     ``members.member_seed(seed, k)``: to the bit where members are trained one after another, within rounding
-    where they are lanes. As lanes all are one program, which is many times faster for small models; that takes
-    an optimizer and a schedule given by name, tensors, no strategies, and a model that can be traced.
+    where they are lanes. As lanes all are one program, which is many times faster for small models; that
+    takes an optimizer and a schedule given by name, tensors, no strategies, and a model that can be traced.
 
     Args:
         model: ``"mlp:64"`` or the like, or a function of input shape and number of outputs, a module class,
@@ -196,7 +196,7 @@ def fit_ensemble(
         assert kept.how is not None
         if len(kept.members) < members and kept.how.engine == "lanes":
             in_lanes(
-                runs, kept, watcher, resample=resample, threads=kept.how.threads, scored=scored is not None,
+                runs, kept, watcher, resample=resample, how=kept.how, scored=scored is not None,
                 seconds=checkpoint_seconds, **shared,
             )  # fmt: skip
         elif len(kept.members) < members:

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import Interrupted, RunDirectoryError, UserError
+from thalweg.errors import Interrupted, RunDirectoryError, SaidElsewhere, UserError
 from thalweg.lanes.course import History
 from thalweg.objectives import Metric
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.strategies.base import Scores
 from thalweg.streams import seed32
-from thalweg.training.checkpoints import Writer
+from thalweg.training.checkpoints import Keeper, keeper_of
 from thalweg.training.core import Training, advance, copied
+from thalweg.training.engine import agree
+from thalweg.training.feed import LoaderFeed
 from thalweg.training.scoring import score
 from thalweg.training.watch import Evaluation, Progress, Silent, Watcher
 
@@ -75,7 +77,7 @@ class Job:
         metric: what validation is judged by.
         validation: gives the validation batches; ``None``: there are none.
         tests: name to the batches of other splits that the result is scored on.
-        directory: where states and events are kept; ``None``: nowhere.
+        directory: where states and events are kept; ``None``: nowhere. Of many processes 0 alone has one.
         seconds: between two checkpoints.
         watcher: told what happens.
         predictor: makes what the result's scores are of, where that isn't the model itself.
@@ -104,7 +106,7 @@ class Job:
         self._tests = dict(tests or {})
         self._directory, self._seconds = directory, seconds
         self._watcher = Silent() if watcher is None else watcher
-        self._writer = None if directory is None else Writer(directory)
+        self._keeper = keeper_of(training.engine, directory)
         self._workload = Workload(
             epochs=1, batch_size=1, loss="", metric="", loss_bound=math.inf, evaluations=1
         )
@@ -118,7 +120,9 @@ class Job:
         self._spent = 0.0
         self._began = self._saved = self._told = time.monotonic()
         self._pace: tuple[float, float] | None = None
-        self._interruption = Interruption()
+        self._interruption = Interruption(patient=training.engine.world > 1)
+        # whoever reads whole batches has to draw alike in all processes
+        self._stream = 0 if isinstance(training.feed, LoaderFeed) else training.engine.rank
         self.begun = False
 
     def run(self) -> Fitted:
@@ -130,23 +134,23 @@ class Job:
         """
         training = self._training
         try:
-            with own_generators(training.seed, training.engine.device):
+            with own_generators(training.seed, training.engine.device, self._stream):
                 if not self._take_up():
                     training.begin()
                 self.begun = True
                 self._began = self._saved = time.monotonic()
-                if self._directory is None:
+                if self._keeper is None:
                     advance(training, self._points, self)
                 else:
                     with self._interruption:
                         advance(training, self._points, self)
                         self._save()
-                if self._writer is not None:
-                    self._writer.wait()
+                if self._keeper is not None:
+                    self._keeper.wait()
                 return self._finish()
         finally:
-            if self._writer is not None:
-                self._writer.close()
+            if self._keeper is not None:
+                self._keeper.close()
 
     def say(self, text: str) -> None:
         """Write down and tell what a strategy has to say."""
@@ -180,9 +184,7 @@ class Job:
         with training.judged():
             loss, found = None, None
             if self._validation is not None:
-                loss, found, _ = score(
-                    training.model, self._validation(), self._loss, self._metric, training.surroundings
-                )
+                loss, found = self._score(self._validation)
             for point in points:
                 self._note_down(point, loss, found)
                 evaluation = self._last()
@@ -197,9 +199,9 @@ class Job:
                 if self._is_best(evaluation):
                     self._best = evaluation
                     self._best_state = copied(training.model.state_dict())
-                    if self._writer is not None:
+                    if self._keeper is not None:
                         state = {"evaluation": asdict(evaluation), "model": self._best_state}
-                        self._writer.save("best", state)
+                        self._keeper.save("best", state)
                 self._tell(evaluation)
         if history.diverged_at is not None:
             training.stop(
@@ -216,16 +218,29 @@ class Job:
             self._watcher.progress(
                 Progress(step=self._training.clock, steps=self._training.total, seconds_left=self._left(now))
             )
-        if self._writer is None:
+        if self._keeper is None:
             return
-        if self._interruption.asked():
+        problem, due = None, False
+        try:
+            due = not self._keeper.busy and now - self._saved >= self._seconds
+        except RunDirectoryError as error:
+            problem = error
+        engine = self._training.engine
+        asked, due, failed = agree(
+            engine, self._interruption.asked(), due and engine.rank == 0, bool(problem)
+        )
+        if problem is not None:
+            raise problem
+        if failed:
+            raise SaidElsewhere.of(RunDirectoryError.exit_code)
+        if asked:
             self._save()
-            self._writer.wait()
+            self._keeper.wait()
             raise Interrupted(
                 f"interrupted at step {self._training.clock:g} of {self._training.total}; everything is "
                 "saved, and --resume goes on"
             )
-        if now - self._saved >= self._seconds and not self._writer.busy:
+        if due:
             self._save()
             self._saved = time.monotonic()
 
@@ -233,9 +248,9 @@ class Job:
 
     def _take_up(self) -> bool:
         """Go on where the run was left, if it was."""
-        if self._directory is None:
+        if self._keeper is None:
             return False
-        state, best = self._saved_states(self._directory)
+        state, best = self._saved_states(self._keeper)
         if state is None:
             return False
         try:
@@ -245,7 +260,7 @@ class Job:
                 raise
             said = " ".join(str(problem).split())[:120]
             raise RunDirectoryError(
-                f"the checkpoint in {self._directory.path} doesn't fit the model and the optimizer ({said}); "
+                f"the checkpoint of step {state['step']:g} doesn't fit the model and the optimizer ({said}); "
                 "bring back the code that the training was begun with, or begin anew with another --out"
             ) from problem
         self.history = History.restore(self._run, self._workload, state["history"])
@@ -262,27 +277,43 @@ class Job:
                 "the best of what follows stands for them"
             )
             self._best = None
-        _set_generators(state["generators"])
+        self._take_up_generators(state["generators"])
         self._watcher.note(f"going on from step {self._training.clock:g} of {self._training.total}")
         return True
 
-    def _saved_states(self, directory: RunDirectory) -> tuple[Any, Any]:
+    def _saved_states(self, keeper: Keeper) -> tuple[Any, Any]:
         """The newest state and the best one that go together: what the state knows as best is there."""
-        bests: list[Any] = []
+        best = None
         with contextlib.suppress(RunDirectoryError):
-            bests = list(directory.load_checkpoints("best", self._watcher.note))
-        first = None
-        for state in directory.load_checkpoints("last", self._watcher.note):
-            first = state if first is None else first
-            if state["best"] is None:
-                return state, bests[0] if bests else None
-            if bests and bests[0]["evaluation"]["step"] >= state["best"]["step"]:
-                return state, bests[0]
-        return first, None
+            best = keeper.load("best", self._watcher.note)
+
+        def known(state: Any) -> bool:
+            there = -1 if best is None else best["evaluation"]["step"]
+            return state["best"] is None or there >= state["best"]["step"]
+
+        state = keeper.load("last", self._watcher.note, known)
+        if state is not None:
+            return state, best
+        return keeper.load("last", lambda text: None), None
+
+    def _take_up_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        engine, device = self._training.engine, self._training.engine.device
+        before, now = len(states), engine.world
+        if before != now:
+            self._watcher.note(
+                f"the checkpoint is of {_processes(before)} and goes on in {_processes(now)}: sums over "
+                "examples are rounded in another order, batch norms that aren't synchronized measure other "
+                "shares, and what draws from torch's, NumPy's or Python's generators draws other numbers; "
+                "the rest is exact"
+            )
+        if engine.rank < before:
+            _set_generators(states[engine.rank], device)
+        else:
+            _seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
 
     def _save(self) -> None:
-        assert self._writer is not None
-        self._writer.save(
+        assert self._keeper is not None
+        self._keeper.save(
             "last",
             {
                 **self._training.state(),
@@ -292,7 +323,7 @@ class Job:
                 "notes": self._notes,
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
-                "generators": _generators(self._training.engine.device),
+                "generators": self._training.engine.collect(_generators(self._training.engine.device)),
             },
         )
 
@@ -305,7 +336,7 @@ class Job:
         judged = training.model if self._predictor is None else self._predictor(training.model)
         for name, batches in splits.items():
             if batches is not None:
-                found = score(judged, batches(), self._loss, self._metric, training.surroundings)
+                found = self._score(batches, judged)
                 final[f"{name}_loss"], final[name] = _finite(found[0]), _finite(found[1])
         return Fitted(
             model=training.model,
@@ -319,6 +350,11 @@ class Job:
             notes=self._notes,
             seconds=seconds,
         )
+
+    def _score(self, batches: Data, judged: nn.Module | None = None) -> tuple[float, float | None]:
+        training = self._training
+        model = training.model if judged is None else judged
+        return score(model, batches(), self._loss, self._metric, training.surroundings, training.engine)[:2]
 
     # Evaluations ---------------------------------------------------------------------------------
 
@@ -378,18 +414,26 @@ def _finite(value: float | None) -> float | None:
 
 
 @contextmanager
-def own_generators(seed: int, device: torch.device) -> Iterator[None]:
+def own_generators(seed: int, device: torch.device, rank: int = 0) -> Iterator[None]:
     """What still draws from torch's, NumPy's or Python's generators draws from the run's own."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed32(seed, "torch"))
-        np.random.seed(seed32(seed, "numpy"))  # noqa: NPY002
-        random.seed(seed32(seed, "python"))
+        _seed_generators(seed, *((rank,) if rank else ()))
         try:
             yield
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _seed_generators(seed: int, *names: int | str) -> None:
+    torch.manual_seed(seed32(seed, "torch", *names))
+    np.random.seed(seed32(seed, "numpy", *names))  # noqa: NPY002
+    random.seed(seed32(seed, "python", *names))
+
+
+def _processes(count: int) -> str:
+    return "one process" if count == 1 else f"{count} processes"
 
 
 def _generators(device: torch.device) -> dict[str, Any]:
@@ -403,10 +447,10 @@ def _generators(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_generators(state: Mapping[str, Any]) -> None:
+def _set_generators(state: Mapping[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     version, words, gauss = state["python"]

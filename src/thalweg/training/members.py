@@ -122,6 +122,7 @@ class How:
     engine: Literal["lanes", "loop"]
     reason: str
     threads: int
+    chunk: int = 1
 
 
 class Kept:
@@ -230,8 +231,13 @@ def how(
         return How(engine="loop", reason=reason, threads=torch.get_num_threads())
     entries = {runs[0].setting.optimizer: shared.pop("entry")}
     most = min(len(runs), _CHUNK)
-    choice = choose(runs, engine=engine, catalogue_entries=entries, processes=1, most=most, **shared)
-    return How(engine=choice.kind, reason=choice.reason, threads=choice.threads)
+    # a race has thousands of runs to win the measurement back, an ensemble a few; and where lanes were asked
+    # for, only their number and threads are open
+    seconds = 0.03 if engine == "auto" else 0.0
+    choice = choose(
+        runs, engine=engine, catalogue_entries=entries, processes=1, most=most, seconds=seconds, **shared
+    )
+    return How(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
 
 
 def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
@@ -253,7 +259,7 @@ def in_lanes(
     entry: Entry,
     device: str,
     resample: bool,
-    threads: int,
+    how: How,
     seconds: float,
     scored: bool = True,
 ) -> None:
@@ -266,7 +272,7 @@ def in_lanes(
         factory, prepared, workload, device: as for :func:`thalweg.lanes.run`.
         entry: of the optimizer.
         resample: each member on a :func:`bootstrap` of its own.
-        threads: of torch.
+        how: threads of torch, and the most lanes of a program.
         seconds: between two checkpoints.
         scored: whether the data's validation part is one, or only stands in for what isn't there.
 
@@ -277,7 +283,7 @@ def in_lanes(
     seeds = {run.identity: run.seed for run in runs}
     pace = Pace(watcher)
     entries = {runs[0].setting.optimizer: entry}
-    sizes = [len(chunk) for chunk in lanes.plan(runs, entries, _CHUNK)]
+    sizes = [len(chunk) for chunk in lanes.plan(runs, entries, how.chunk)]
 
     def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
         member = _member(outcome, seeds, scored)
@@ -301,7 +307,7 @@ def in_lanes(
     if resample:
         examples = {run.identity: bootstrap(len(prepared.train), seed=run.seed) for run in runs}
     try:
-        with Interruption() as interruption, with_threads(threads):
+        with Interruption() as interruption, with_threads(how.threads):
             outcomes = lanes.run(
                 runs,
                 factory=factory,
@@ -309,7 +315,7 @@ def in_lanes(
                 workload=workload,
                 catalogue_entries=entries,
                 device=device,
-                chunk=_CHUNK,
+                chunk=how.chunk,
                 watch=watch,
                 checkpoint=kept,
                 checkpoint_seconds=seconds,

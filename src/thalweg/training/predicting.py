@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thalweg import models
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
+from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
@@ -202,9 +203,8 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
     """
     if not (folder / name).is_file():
         raise RunDirectoryError(f"{folder / name} isn't there; use --weights result, or train anew")
-    model: nn.Module = initial_module(
-        models.factory(stored.spec), tuple(stored.input_shape), stored.outputs, 0
-    )
+    factory = equipped(models.factory(stored.spec), Equipment(**stored.equipment))  # type: ignore[arg-type]
+    model: nn.Module = initial_module(factory, tuple(stored.input_shape), stored.outputs, 0)
     taken = from_saved(model, folder / name)
     if taken.missing or taken.misfits or taken.unused:
         odd = [*taken.missing, *taken.misfits, *taken.unused][0]

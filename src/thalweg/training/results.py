@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.errors import RunDirectoryError
@@ -127,7 +127,7 @@ class TrainResults(_Record):
     Attributes:
         recipe: as it was carried out.
         data: name, rows, sizes of the splits, fingerprint, notes.
-        model: spec and number of parameters.
+        model: spec, the parts that were put into it, number of parameters.
         metric, higher_is_better: what validation and test are scored by.
         curve: every evaluation.
         best: the one with the best validation metric; ``best.safetensors`` holds its weights.
@@ -177,6 +177,7 @@ class Stored(_Record):
 
     Attributes:
         spec, input_shape, outputs: what the model is made from.
+        equipment: the parts that are put into it then, as in a recipe's ``[model]``.
         task: what it predicts, ``center`` and ``scale`` included.
         activation: from outputs to probabilities or numbers.
         inputs: how rows become inputs; ``None`` where a person's own code does it.
@@ -190,6 +191,7 @@ class Stored(_Record):
     spec: str
     input_shape: list[int]
     outputs: int
+    equipment: dict[str, bool | int | float] = Field(default_factory=dict)
     task: dict[str, Any]
     activation: Literal["softmax", "sigmoid", "identity"]
     inputs: dict[str, Any] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,29 @@ from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Needs
 from thalweg.errors import OptionError
 from thalweg.lanes.course import orders
+from thalweg.randomness import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
-from thalweg.training.engine import Engine, OneProcess
+from thalweg.training.engine import Engine, OneProcess, rows
 
-__all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "split", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "shared", "split", "stepping"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
 
 Surroundings: TypeAlias = Callable[[], AbstractContextManager[Any]]
-Step: TypeAlias = Callable[[Any, Tensor, float], tuple[Tensor, float]]
-"""From a batch, and the work there is room for, to the loss before the step and its work.
 
-Work is in forward passes over the batch. Who can be told to end a step early is; others may go beyond.
-"""
+
+class Step(Protocol):
+    """From a batch, and the work there is room for, to the loss before the step and its work.
+
+    Work is in forward passes over the batch. Who can be told to end a step early is; others may go beyond.
+    Of many processes each has its share of a batch of ``whole`` examples; the loss is that of the whole.
+    """
+
+    def __call__(
+        self, inputs: Any, targets: Tensor, room: float, whole: int | None = None
+    ) -> tuple[Tensor, float]: ...
 
 
 def stepping(
@@ -40,7 +48,7 @@ def stepping(
     *,
     engine: Engine | None = None,
     parts: int = 1,
-    proceed: Callable[[Tensor], bool] | None = None,
+    proceed: Callable[[Tensor, bool], bool] | None = None,
 ) -> Step:
     """Return what takes a step of an optimizer on a batch.
 
@@ -52,13 +60,24 @@ def stepping(
         surroundings: of every forward pass; a step on one batch draws the same numbers in all of them.
         engine: carries it out; by default one process.
         parts: a batch is computed in so many parts, one after another; the gradient is that of the whole.
-        proceed: told the loss once gradients are there, and says whether to take the step; for optimizers
-            that need nothing but gradients.
+        proceed: told the loss once gradients are there, and whether they are finite without their scale; says
+            whether to take the step; for optimizers that need nothing but gradients.
 
     Raises:
-        OptionError: parts for an optimizer that needs the graph of a whole batch.
+        OptionError: parts, or many processes, for an optimizer that needs the graph of a whole batch; scaled
+            gradients for one whose step computes several.
     """
-    carried = OneProcess() if engine is None else engine
+    carried: Engine = OneProcess() if engine is None else engine
+    if carried.scales and needs != "gradient":
+        raise OptionError(
+            f"{type(optimizer).__name__} calls a closure, in which no one scale fits all gradients; use "
+            "bfloat16, which needs no gradient scaling, or float32"
+        )
+    if carried.world > 1 and needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{type(optimizer).__name__} needs the graph of a whole batch, of which each of {carried.world} "
+            "processes has a part; train in one process, or take an optimizer that needs gradients, as lbfgs"
+        )
     if parts > 1 and needs in ("graph", "outputs"):
         raise OptionError(
             f"{type(optimizer).__name__} needs the graph of a whole batch, which can't be computed in "
@@ -68,57 +87,74 @@ def stepping(
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
 
+    called, world = carried.called(model), carried.world
     bare = surroundings is nullcontext
 
     def loss_of(inputs: Any, targets: Tensor) -> Tensor:
         if bare:
-            return loss(model(inputs), targets)
+            return loss(called(inputs), targets)
         with surroundings():
-            return loss(model(inputs), targets)
+            return loss(called(inputs), targets)
 
     most = [group.get("max_eval") for group in optimizer.param_groups]
 
-    def gradients(inputs: Any, targets: Tensor) -> Tensor:
+    def gradients(inputs: Any, targets: Tensor, whole: int | None) -> Tensor:
         optimizer.zero_grad()
-        if parts == 1:
-            value = loss(model(inputs), targets) if bare else loss_of(inputs, targets)
+        if parts == 1 and world == 1:
+            value = loss(called(inputs), targets) if bare else loss_of(inputs, targets)
             carried.backward(value)
             return value.detach()
-        total, whole = torch.zeros(()), len(targets)
-        pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
+        count = len(targets) if whole is None else whole
+        pieces = [(inputs, targets)]
+        if parts > 1:
+            pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
+        total = torch.zeros((), device=targets.device)
         for number, (some_inputs, some_targets) in enumerate(pieces):
-            with carried.exchanging(number == len(pieces) - 1):
-                value = loss_of(some_inputs, some_targets) * (len(some_targets) / whole)
+            of_part = rows(count, number, len(pieces))
+            size = of_part[1] - of_part[0]
+            mine: AbstractContextManager[Any] = nullcontext()
+            if world > 1:
+                mine = portion(size, *rows(size, carried.rank, world))
+            with carried.exchanging(number == len(pieces) - 1), mine:
+                # gradients become the mean over processes, whose shares may differ by an example
+                value = loss_of(some_inputs, some_targets) * (len(some_targets) * world / count)
                 carried.backward(value)
-            total = total.to(value.device) + value.detach()
-        return total
+            total = total + value.detach()
+        return carried.all_reduce(total)
 
-    def by_gradient(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
-        value = gradients(inputs, targets)
-        if proceed is None or proceed(value):
+    def by_gradient(
+        inputs: Any, targets: Tensor, room: float, whole: int | None = None
+    ) -> tuple[Tensor, float]:
+        value = gradients(inputs, targets, whole)
+        finite = carried.unscaled(optimizer)
+        if finite if proceed is None else proceed(value, finite):
             optimizer.step()
         return value, FORWARD_BACKWARD
 
-    def by_closure(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
+    def by_closure(
+        inputs: Any, targets: Tensor, room: float, whole: int | None = None
+    ) -> tuple[Tensor, float]:
         values: list[Tensor] = []
         for group, own in zip(optimizer.param_groups, most, strict=True):
             if own is not None:
                 group["max_eval"] = int(max(1, min(own, room // FORWARD_BACKWARD)))
 
         def closure() -> Tensor:
-            value = carried.all_reduce(gradients(inputs, targets))
+            value = gradients(inputs, targets, whole)
             values.append(value)
             return value
 
         _quietly(optimizer, closure)
         return values[0], FORWARD_BACKWARD * len(values)
 
-    def by_graph(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
+    def by_graph(inputs: Any, targets: Tensor, room: float, whole: int | None = None) -> tuple[Tensor, float]:
         before = optimizer.passes  # type: ignore[attr-defined]
         value = _quietly(optimizer, lambda: loss_of(inputs, targets))
         return value, optimizer.passes - before  # type: ignore[attr-defined]
 
-    def by_outputs(inputs: Any, targets: Tensor, room: float) -> tuple[Tensor, float]:
+    def by_outputs(
+        inputs: Any, targets: Tensor, room: float, whole: int | None = None
+    ) -> tuple[Tensor, float]:
         def closure() -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             with surroundings():
                 return model(inputs), lambda outputs: loss(outputs, targets)
@@ -157,6 +193,23 @@ def split(value: Any, parts: int) -> list[Any]:
     raise OptionError(
         f"a batch that holds {type(value).__name__} can't be computed in parts; leave accumulation out"
     )
+
+
+def shared(indices: Tensor, parts: int, rank: int, world: int) -> Tensor:
+    """Return a process's share of a batch: of each part of it, since all compute the same part at a time.
+
+    Raises:
+        OptionError: there is not one example for each process and part.
+
+    >>> shared(torch.arange(8), 2, 0, 2), shared(torch.arange(8), 2, 1, 2)
+    (tensor([0, 1, 4, 5]), tensor([2, 3, 6, 7]))
+    """
+    if len(indices) < parts * world:
+        raise OptionError(
+            f"a batch of {len(indices)} has less than one example for each of {world} processes"
+            f"{f' and {parts} parts' if parts > 1 else ''}; take a larger batch_size, or fewer processes"
+        )
+    return torch.cat([part[slice(*rows(len(part), rank, world))] for part in indices.tensor_split(parts)])
 
 
 def _quietly(optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Any:

@@ -1,0 +1,131 @@
+"""What a recipe's ``[model]`` puts into a model beside its spec: batch normalization, dropout, maxout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from thalweg.errors import ModelError
+from thalweg.layers import insert_batch_norm, insert_dropout, insert_maxout
+from thalweg.models import Factory
+
+__all__ = ["Equipment", "equip", "equipped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """Parts that any model can be given.
+
+    Attributes:
+        batch_norm: between each linear layer or convolution and its activation, as
+            :func:`thalweg.layers.insert_batch_norm` puts it.
+        dropout: rate for hidden units on their way into linear layers, in ``[0, 1)``, as
+            :func:`thalweg.layers.insert_dropout` puts it: in an ``mlp`` behind each hidden activation, in a
+            ``cnn`` before the last layer.
+        maxout: linear pieces of each hidden unit, instead of its activation, as
+            :func:`thalweg.layers.insert_maxout` puts it; 1 leaves the activation.
+
+    >>> str(Equipment(batch_norm=True, dropout=0.3)), bool(Equipment())
+    ('batch_norm, dropout 0.3', False)
+    """
+
+    batch_norm: bool = False
+    dropout: float = 0.0
+    maxout: int = 1
+
+    def given(self) -> dict[str, bool | int | float]:
+        """Return what is on, by name."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    def __bool__(self) -> bool:
+        return bool(self.given())
+
+    def __str__(self) -> str:
+        return ", ".join(
+            name if value is True else f"{name} {value:g}" for name, value in self.given().items()
+        )
+
+
+def equip(model: nn.Module, equipment: Equipment, *, input_shape: tuple[int, ...] | None = None) -> nn.Module:
+    """Put parts into a model, in place.
+
+    The order is maxout, batch normalization, dropout. Make the optimizer, and initialize, afterwards.
+
+    Args:
+        model: any; maxout needs activations that stand in ``nn.Sequential`` containers.
+        equipment: what to put in.
+        input_shape: of one example; where no ``nn.Sequential`` says what leads into what, the model is run on
+            two such examples of zeros, once.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: there is no place for a part.
+
+    >>> equip(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), Equipment(dropout=0.3))[2][0]
+    Dropout(p=0.3, inplace=False)
+    """
+    part = ""
+    try:
+        if equipment.maxout > 1:
+            part = "maxout"
+            insert_maxout(model, equipment.maxout)
+        if equipment.batch_norm:
+            part = "batch_norm"
+            _normalize(model, input_shape)
+        if equipment.dropout > 0:
+            part = "dropout"
+            insert_dropout(model, equipment.dropout)
+    except ModelError as problem:
+        raise ModelError(f"model.{part} can't be had: {problem}") from problem
+    return model
+
+
+def _normalize(model: nn.Module, input_shape: tuple[int, ...] | None) -> None:
+    try:
+        insert_batch_norm(model)
+    except ModelError:
+        if input_shape is None:
+            raise
+        example = torch.zeros(2, *input_shape)
+        try:
+            insert_batch_norm(model, example=example)
+        except ModelError:
+            raise
+        except Exception as problem:
+            said = " ".join(f"{type(problem).__name__}: {problem}".split())[:200]
+            raise ModelError(
+                f"the model raises on a batch of zeros {list(example.shape)} ({said}); build batch "
+                "normalization into it"
+            ) from problem
+
+
+@dataclass(frozen=True)
+class _Equipped:
+    """A factory that can be sent to another process where the one within can."""
+
+    factory: Factory
+    equipment: Equipment
+
+    def __call__(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        model = self.factory(input_shape, outputs)
+        return equip(model, self.equipment, input_shape=input_shape)
+
+
+def equipped(factory: Factory, equipment: Equipment) -> Factory:
+    """Return a factory whose models have parts put into them.
+
+    Args:
+        factory: as of :func:`thalweg.models.factory`.
+        equipment: what to put in.
+
+    >>> from thalweg import models
+    >>> model = equipped(models.factory("cnn:4"), Equipment(batch_norm=True, dropout=0.2))((1, 8, 8), 10)
+    >>> [type(layer).__name__ for layer in model.modules() if not isinstance(layer, nn.Sequential)]
+    ['Conv2d', 'BatchNorm', 'ReLU', 'MaxPool2d', 'AdaptiveAvgPool2d', 'Flatten', 'Dropout', 'Linear']
+    """
+    return _Equipped(factory, equipment) if equipment else factory

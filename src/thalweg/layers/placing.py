@@ -1,0 +1,152 @@
+"""What puts dropout and maxout units into a model that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from thalweg.errors import ModelError, OptionError, nearest
+from thalweg.layers.following import activation_name, in_line
+from thalweg.layers.norm import replace
+from thalweg.layers.units import Maxout
+
+__all__ = ["insert_dropout", "insert_maxout"]
+
+# their own code reads the weights of the layers inside, and they have dropout of their own
+_CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+def insert_dropout(
+    model: nn.Module, p: float = 0.5, *, layers: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """Drop the hidden units that go into linear layers, in place.
+
+    ``layer(h)`` becomes ``layer(dropout(h))``: each such layer is replaced by an ``nn.Sequential`` of
+    ``nn.Dropout``, which scales while training, and itself. In a stack of linear layers that is behind each
+    hidden activation, in a convolutional network before the linear layers on top. What goes into a model's
+    first layer is no hidden unit, and torch's transformer layers keep to dropout of their own.
+
+    Args:
+        model: any.
+        p: chance of a unit to be dropped, in ``[0, 1)``.
+        layers: names of the layers; without, all linear ones but the model's first layer.
+
+    Returns:
+        Names that the layers had; they are ``NAME.1`` now.
+
+    Raises:
+        OptionError: p outside of ``[0, 1)``, or a name that no linear layer has.
+        ModelError: there are no such layers, or the model is itself one.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> insert_dropout(model, 0.3)
+    ('2',)
+    >>> model[2]
+    Sequential(
+      (0): Dropout(p=0.3, inplace=False)
+      (1): Linear(in_features=8, out_features=2, bias=True)
+    )
+
+    Source: A4 (S); Srivastava et al. 2014.
+    """
+    if not 0 <= p < 1:
+        raise OptionError(f"p = {p} isn't allowed: the chance to be dropped lies in [0, 1)")
+    closed = {
+        inside for module in model.modules() if isinstance(module, _CLOSED) for inside in module.modules()
+    }
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module not in closed
+    }
+    if layers is None:
+        first = next((module for module in model.modules() if _has_matrix(module)), None)
+        chosen = [name for name, module in linear.items() if module is not first]
+    else:
+        chosen = list(layers)
+        for name in chosen:
+            if name not in linear:
+                raise OptionError(f"there is no linear layer {name!r}; {nearest(name, linear)}")
+    if not chosen:
+        raise ModelError("the model has no linear layer that takes hidden units, so dropout has no place")
+    if "" in chosen:
+        raise ModelError("the model is itself the layer: put it into an nn.Sequential first")
+    for name in chosen:
+        layer = linear[name]
+        replace(model, layer, nn.Sequential(nn.Dropout(p), layer).train(layer.training))
+    return tuple(chosen)
+
+
+def insert_maxout(model: nn.Module, pieces: int = 2) -> tuple[str, ...]:
+    """Replace hidden activations by maxout units, in place.
+
+    ``activation(X W + b)`` with n units becomes the largest of ``pieces`` linear pieces each: the layer is
+    replaced by one of the same kind with ``n * pieces`` outputs, whose initial weights torch draws. Put
+    batch normalization in, make optimizers and initialize afterwards.
+
+    Args:
+        model: one whose activations stand behind their layers in ``nn.Sequential`` containers.
+        pieces: k, at least 1; with 1 units are linear.
+
+    Returns:
+        Names of the layers that were replaced.
+
+    Raises:
+        OptionError: fewer pieces than 1.
+        ModelError: nothing was found to replace.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> insert_maxout(model, 3), model[0].out_features, model[1]
+    (('0',), 24, Maxout(pieces=3, axis=-1))
+
+    Source: D2 (N); Goodfellow et al. 2013.
+    """
+    if pieces < 1:
+        raise OptionError(f"pieces = {pieces} isn't allowed: a maxout unit has at least one")
+    changed = []
+    for (name, layer), (_, after) in [pair for line in in_line(model) for pair in pairwise(line)]:
+        if isinstance(layer, _WIDENED) and activation_name(after) is not None:
+            wide = _wider(layer, pieces)
+            replace(model, layer, wide)
+            axis = -1 if isinstance(layer, nn.Linear) else 1
+            replace(model, after, Maxout(pieces, axis=axis).train(after.training))
+            changed.append(name)
+    if not changed:
+        raise ModelError(
+            "no layer and activation were found one behind the other in an nn.Sequential, so maxout has no "
+            "place: build it into the model, by thalweg.layers.Maxout"
+        )
+    return tuple(changed)
+
+
+_WIDENED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _wider(layer: nn.Module, times: int) -> nn.Module:
+    """A layer of the same kind with so many times the outputs, newly drawn."""
+    assert isinstance(layer, _WIDENED)
+    bias = layer.bias is not None
+    place: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, layer.out_features * times, bias, **place).train(layer.training)
+    kind: Any = type(layer)
+    made: nn.Module = kind(
+        layer.in_channels,
+        layer.out_channels * times,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=bias,
+        padding_mode=layer.padding_mode,
+        **place,
+    )
+    return made.train(layer.training)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(p is not None and p.ndim > 1 for p in module._parameters.values())

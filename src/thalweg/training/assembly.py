@@ -1,0 +1,205 @@
+"""A recipe understood: its data, its model and everything else that a training needs, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared, Source
+from thalweg.equipment import equipped
+from thalweg.errors import OptionError
+from thalweg.lanes.course import initial_module, steps_an_epoch
+from thalweg.objectives import Loss, Metric
+from thalweg.recipe import Recipe
+from thalweg.strategies import Plateau, Strategy
+from thalweg.training.core import Rates, Training
+from thalweg.training.engine import Engine, OneProcess
+from thalweg.training.feed import ExampleFeed
+from thalweg.training.fitting import activation_of, tabulated
+from thalweg.training.groups import Pattern, parameter_groups
+from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
+from thalweg.training.steps import Batches
+
+__all__ = ["Assembled", "assemble", "lines"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """Everything a training needs, understood and checked."""
+
+    recipe: Recipe
+    source: Source
+    prepared: Prepared
+    loss: Loss
+    metric: Metric
+    entry: Entry
+    strategies: list[Strategy]
+    training: Training
+    say: list[Callable[[str], None]]
+    text: str
+
+
+def assemble(
+    wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None
+) -> Assembled:
+    """Make everything; the data may be known already."""
+    made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
+    entry = catalogue.resolve(wanted.optimizer.name)
+    hyperparameters = wanted.optimizer.hyperparameters
+    of_run = entry.of_run(hyperparameters)
+    settings = wanted.training
+    if world > 1:
+        _check_shares(wanted, entry, world)
+    place = _device(device if world == 1 else str(local_device(device)), device)
+    if known is None:
+        source = data.load(
+            wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
+            types=wanted.data.types or None,
+        )  # fmt: skip
+        seed, replicate = wanted.data.seed, wanted.data.replicate
+        known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
+    source, prepared = known
+    if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
+        raise OptionError(
+            f"prediction.crops is {wanted.prediction.crops}, but inputs of shape "
+            f"{list(prepared.input_shape)} are no images; leave crops out"
+        )
+    loss = objectives.loss(wanted.objective.loss, prepared.task)
+    metric = objectives.metric(wanted.objective.metric, prepared.task)
+    examples = len(prepared.train)
+    total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
+
+    factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
+    model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
+    models.check(model, prepared, loss, metric)
+    text = str(model)
+    if settings.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = _engine(settings, place, world)
+    model = engine.set_up(model)
+    optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
+    if wanted.schedule.name == "plateau":
+        made.append(Plateau(patience=2))
+        factor: Callable[[int], float] = lambda step: 1.0  # noqa: E731
+    else:
+        factor = tabulated(
+            schedules.build(wanted.schedule.name, total=total, **wanted.schedule.options), total
+        )
+    say: list[Callable[[str], None]] = []
+    batches = Batches(
+        examples,
+        seed=settings.seed,
+        size=settings.batch_size,
+        factor=of_run.get("batch_factor", 1.0),
+        growth=of_run.get("batch_growth", 1.0),
+    )
+    training = Training(
+        model=model,
+        optimizer=optimizer,
+        needs=entry.needs,
+        loss=loss,
+        feed=ExampleFeed(prepared.train, batches, settings.batch_size),
+        rates=Rates(optimizer, factor),
+        total=total,
+        seed=settings.seed,
+        engine=engine,
+        strategies=made,
+        parts=settings.accumulate,
+        measured=("loss", "metric"),
+        activation=activation_of(loss.name),
+        say=lambda text: say[0](text),
+    )
+    return Assembled(
+        recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
+        strategies=made, training=training, say=say, text=text,
+    )  # fmt: skip
+
+
+def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
+    """Refuse what can't be divided among processes."""
+    settings = wanted.training
+    if entry.needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{entry.name} needs the graph of a whole batch, of which each of {world} processes has a part; "
+            "train without torchrun, or by an optimizer that needs gradients alone, such as lbfgs"
+        )
+    if settings.batch_size < world * settings.accumulate:
+        raise OptionError(
+            f"training.batch_size is {settings.batch_size}, less than one example for each of {world} "
+            "processes and each part of a batch; take a larger one, or fewer processes"
+        )
+    if wanted.ensemble is not None:
+        raise OptionError(
+            f"the members of an ensemble are trained in one process, not in {world}; leave torchrun out, or "
+            "give each member a recipe of its own"
+        )
+
+
+def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engine:
+    if world == 1:
+        return OneProcess(place, precision=settings.precision)
+    kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
+    return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
+
+
+def _device(name: str, given: str) -> torch.device:
+    try:
+        place = torch.device(name)
+        float(torch.zeros(1, device=place).sum())
+    except (RuntimeError, AssertionError) as problem:
+        said = " ".join(str(problem).split())[:100]
+        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from problem
+    return place
+
+
+def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
+    groups = wanted.groups
+    if groups == recipe.Groups():
+        return [p for p in model.parameters() if p.requires_grad]
+    defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters}
+    lr = wanted.optimizer.hyperparameters.get("lr", defaults.get("lr"))
+    made = parameter_groups(
+        model,
+        lr=None if lr is None else float(lr),
+        decay_all=groups.decay == "all",
+        depth_factor=groups.depth_factor,
+        patterns=[Pattern(match=p.match, rate=p.rate, decay=p.decay) for p in groups.patterns],
+    )
+    if "weight_decay" not in defaults:
+        for group in made:
+            group.pop("weight_decay", None)
+    return made
+
+
+def lines(made: Assembled) -> dict[str, list[str]]:
+    """Say what is about to be trained."""
+    wanted, prepared = made.recipe, made.prepared
+    sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))
+    hyper = ", ".join(f"{name} {value:.4g}" for name, value in wanted.optimizer.hyperparameters.items())
+    parameters = sum(p.numel() for p in made.training.model.parameters())
+    training = wanted.training
+    lines = {
+        "data": [made.source.summary(), sizes, *made.source.notes],
+        "model": [f"{wanted.model}, {parameters:,} parameters"],
+        "recipe": [
+            f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
+            f"{training.epochs} epochs of batches of {training.batch_size}: {made.training.total:,} steps; "
+            f"{made.loss.name} trained, {made.metric.name} judged",
+        ],
+    }
+    if wanted.ensemble is not None:
+        kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
+        lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
+    engine = made.training.engine
+    if engine.world > 1:
+        how = "FSDP2" if engine.sharded else "DDP"
+        lines["recipe"].append(f"on {engine.world} processes by {how}, each with its share of every batch")
+    if made.strategies:
+        lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
+    return lines

@@ -1,0 +1,190 @@
+"""What a training leaves behind: weights, model card, results, and what predictions are made by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import safetensors.torch
+
+from thalweg import recipe
+from thalweg.averaging.testing import Activation
+from thalweg.data.source import Prepared
+from thalweg.data.stored import store
+from thalweg.runs.directory import RunDirectory
+from thalweg.runs.environment import environment
+from thalweg.strategies import Snapshots
+from thalweg.training.assembly import Assembled
+from thalweg.training.card import card
+from thalweg.training.ensemble import mean_curve, recorded
+from thalweg.training.job import Fitted
+from thalweg.training.judging import Judged, judge
+from thalweg.training.members import Kept
+from thalweg.training.predicting import load_model, predicting_model
+from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
+from thalweg.training.watch import Evaluation
+
+__all__ = ["activation_for", "deliver", "deliver_members"]
+
+
+def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
+    """Judge weights as they lie in files: what predictions will be made by."""
+    device = str(made.training.engine.device)
+    return judge(
+        (
+            predicting_model(
+                load_model(directory.path, stored, name, device), stored.prediction, stored.activation
+            )
+            for name in names
+        ),
+        made.prepared,
+        loss=made.loss,
+        metric=made.metric,
+        activation=stored.activation,
+    )
+
+
+def deliver(
+    made: Assembled, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
+) -> TrainResults:
+    """Lay down what came out of a training; of many processes all call it, and 0 alone has the directory."""
+    engine = made.training.engine
+    snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
+    taken = snapshots.states() if snapshots is not None else []
+    states = {"weights": fitted.model.state_dict()}
+    if fitted.best_state is not None:
+        states["best"] = fitted.best_state
+    states |= {f"snapshot-{number}": state for number, state in enumerate(taken, 1)}
+    for name, state in states.items():
+        whole = engine.whole(state)
+        if directory is not None:
+            directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
+    stored = _stored(made, snapshots=len(taken))
+    calibration, ensemble = None, None
+    if directory is not None and made.prepared.task.kind == "classification":
+        calibration = _judge(made, stored, ["weights.safetensors"], directory).calibration
+    if directory is not None and len(taken) > 1:
+        files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
+        ensemble = recorded(_judge(made, stored, files, directory), None)
+    results = _results(
+        made, config,
+        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=fitted.notes,
+        seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
+        calibration=calibration, ensemble=ensemble,
+    )  # fmt: skip
+    if directory is not None:
+        _conclude(results, stored, directory)
+    return results
+
+
+def deliver_members(
+    made: Assembled, kept: Kept, directory: RunDirectory, config: dict[str, Any]
+) -> TrainResults:
+    """Lay down what came out of an ensemble, whose members' weights are there already."""
+    assert made.recipe.ensemble is not None
+    assert kept.how is not None
+    good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+    stored = _stored(made, members=good)
+    judged = _judge(made, stored, [f"member-{number}.safetensors" for number in good], directory)
+    record = recorded(judged, kept, resample=made.recipe.ensemble.resample)
+    members = [kept.members[number] for number in good]
+    notes = [
+        f"member {each.number} is left out: {each.stopped}" if each.failed
+        else f"member {each.number}: {text}"
+        for each in kept.members.values()
+        for text in (each.notes or [""] if each.failed else each.notes)
+    ]  # fmt: skip
+    results = _results(
+        made, config,
+        curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
+        notes=notes, seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
+        engine=kept.how.reason,
+    )  # fmt: skip
+    _conclude(results, stored, directory)
+    return results
+
+
+def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
+    prepared, wanted = made.prepared, made.recipe
+    inputs = store(made.source, prepared.indices, wanted.data.missing)
+    return Stored(
+        spec=wanted.model.spec,
+        input_shape=list(prepared.input_shape),
+        outputs=prepared.outputs,
+        equipment=wanted.model.equipment.given(),
+        task=asdict(prepared.task),
+        activation=activation_for(prepared),
+        inputs=None if inputs is None else inputs.model_dump(),
+        snapshots=snapshots,
+        members=list(members),
+        prediction=wanted.prediction,
+        mirrored=recipe.mirrors(wanted),
+    )
+
+
+def activation_for(prepared: Prepared) -> Activation:
+    """Say what leads from outputs to probabilities."""
+    if prepared.task.kind != "classification":
+        return "identity"
+    return "softmax" if prepared.outputs > 1 else "sigmoid"
+
+
+def _results(
+    made: Assembled,
+    config: dict[str, Any],
+    *,
+    curve: Sequence[Evaluation],
+    result: dict[str, float | None],
+    updates: int,
+    notes: list[str],
+    seconds: float,
+    best: Evaluation | None = None,
+    stopped: str | None = None,
+    failed: bool = False,
+    calibration: CalibrationRecord | None = None,
+    ensemble: EnsembleRecord | None = None,
+    engine: str | None = None,
+) -> TrainResults:
+    prepared, wanted, source = made.prepared, made.recipe, made.source
+    timing: dict[str, Any] = {"started": config.get("started"), "seconds": seconds}
+    if engine is not None:
+        timing["engine"] = engine
+    return TrainResults(
+        recipe=wanted.model_dump(exclude_none=True, by_alias=True),
+        data={
+            "name": source.name,
+            "rows": source.rows,
+            "inputs": source.inputs,
+            "classes": list(source.task.classes),
+            "splits": {part: len(getattr(prepared, part)) for part in ("train", "validation", "test")},
+            "fingerprint": source.fingerprint,
+            "notes": list(dict.fromkeys([*source.notes, *prepared.notes])),
+        },
+        model={
+            "spec": wanted.model.spec,
+            "equipment": wanted.model.equipment.given(),
+            "parameters": sum(p.numel() for p in made.training.model.parameters()),
+            "text": made.text,
+        },
+        metric=made.metric.name,
+        higher_is_better=made.metric.higher_is_better,
+        curve=[Point(**asdict(each)) for each in curve],
+        best=None if best is None else Point(**asdict(best)),
+        result=result,
+        updates=updates,
+        stopped=stopped,
+        failed=failed,
+        notes=notes,
+        machine=environment(str(made.training.engine.device)),
+        timing=timing,
+        calibration=calibration,
+        ensemble=ensemble,
+    )
+
+
+def _conclude(results: TrainResults, stored: Stored, directory: RunDirectory) -> None:
+    directory.write_text("model.json", stored.model_dump_json(indent=1))
+    directory.write_text("README.md", card(results, stored))
+    # last of all: a directory with results is a finished one
+    directory.write_json("results.json", results.model_dump(mode="json"))

@@ -1,0 +1,320 @@
+"""Two processes as torchrun starts them, and what they train: for the tests of many processes.
+
+Both are started by fork from a process that has imported everything, so that a pair costs no import.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import thalweg
+from thalweg import strategies as st
+from thalweg.errors import DataError, ThalwegError
+from thalweg.layers import BatchNorm
+from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
+from thalweg.training.checkpoints import Writer
+from thalweg.training.engine import Engine
+
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "ddp": DistributedDataParallel,
+    "fsdp2": FullyShardedDataParallel,
+}
+X = torch.randn(61, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = (X.sum(1) > 0).long() + (X[:, 0] > 0.5).long()
+# 41 in blocks of 256 is one block of two shares that differ
+VALIDATION = X[:41], Y[:41]
+
+
+def network(*, norm: bool = False, drop: float = 0.0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(3)
+    # a bias that batch norm takes away has a gradient of rounding errors, which Adam makes large
+    layers: list[nn.Module] = [nn.Linear(5, 9, bias=not norm)]
+    layers += [nn.BatchNorm1d(9)] if norm else []
+    layers += [nn.Tanh(), nn.Dropout(drop), nn.Linear(9, 7, bias=not norm)]
+    layers += [BatchNorm(7)] if norm else []
+    return nn.Sequential(*layers, nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.02)
+
+
+# 13 examples are shares of 7 and 6, whose parts of 5, 4 and 4 differ again
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "dropout": {"drop": 0.4},
+    "synchronized batch norm": {"norm": True},
+    "accumulation": {"drop": 0.3, "accumulate": 3},
+    "clipping": {"strategies": lambda: [st.Clipping(norm=0.05, unit=0.5, value=0.02)]},
+    "averaging": {
+        "norm": True,
+        "strategies": lambda: [st.Averaging(kind="tail", batches=3), st.EarlyStopping(patience=9)],
+    },
+    "all strategies": {
+        "drop": 0.2,
+        "strategies": lambda: [
+            st.Initialization(scheme="orthogonal", output_bias=True), st.Guard(every=4, bound=1.01),
+            st.Clipping(norm=1.0), st.Averaging(decay=0.9), st.Snapshots(cycles=2), st.Plateau(patience=0),
+            st.BatchSize(growth=2), st.EarlyStopping(patience=6),
+        ],
+    },
+    "closure": {"optimizer": lambda p: thalweg.optim.LBFGS(p, lr=0.5, max_iter=3), "steps": 5},
+    # which flattens parameters, as uneven shards can't be
+    "torch's closure": {
+        "optimizer": lambda p: torch.optim.LBFGS(p, max_iter=3), "steps": 4, "only": "ddp",
+    },
+    "own optimizer": {"optimizer": "muon", "only": "ddp"},
+    "loader": {"loader": True, "drop": 0.3},
+    "half precision": {
+        "precision": "float16", "dtype": torch.float32, "steps": 8,
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.1),
+    },
+    # by how much a sum overflows depends on how many sum: it is left out in both processes, or in none
+    "overflow": {
+        "precision": "float16", "dtype": torch.float32, "steps": 8, "steep": 100.0,
+        "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3), "strategies": lambda: [st.Averaging()],
+    },
+}  # fmt: skip
+
+
+def train(case: str, engine: Engine | None, **more: Any) -> Fitted:
+    given = CASES[case]
+    dtype = given.get("dtype", torch.float64)
+    x = X.to(dtype)
+    data: Any = (x, Y)
+    if given.get("loader"):
+        data = DataLoader(TensorDataset(x, Y), batch_size=13, shuffle=True, drop_last=True)
+    steep = given.get("steep")
+    loss: Any = "cross-entropy" if steep is None else lambda o, t: steep * F.cross_entropy(o, t)
+    net = network(norm=given.get("norm", False), drop=given.get("drop", 0.0), dtype=dtype)
+    settings: dict[str, Any] = {"validation": (VALIDATION[0].to(dtype), VALIDATION[1]), "metric": "accuracy"}
+    settings |= {"steps": given.get("steps", 16), "batch_size": 13, "evaluations": 5, "seed": 5}
+    return thalweg.fit(
+        net, data, loss, given.get("optimizer", _adam), "cosine", given.get("strategies", list)(),
+        accumulate=given.get("accumulate", 1), engine=engine, **{**settings, **more},
+    )  # fmt: skip
+
+
+def engine_for(name: str, case: str) -> Engine:
+    given = CASES[case]
+    return ENGINES[name](
+        precision=given.get("precision", "float32"), sync_batch_norm=given.get("norm", False)
+    )
+
+
+def outcome(fitted: Fitted, engine: Engine | None = None) -> dict[str, Any]:
+    """What two trainings have to have in common, whole."""
+
+    def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: (v.full_tensor() if isinstance(v, DTensor) else v).clone() for k, v in state.items()}
+
+    return {
+        "model": whole(fitted.model.state_dict()),
+        "best": whole(fitted.best_state or {}),
+        "final": fitted.final,
+        "losses": [[e.step, e.train_loss or 0.0, e.validation_loss or 0.0] for e in fitted.curve],
+        "metrics": [e.validation for e in fitted.curve],
+        "notes": fitted.notes,
+        "updates": fitted.updates,
+        "stopped": fitted.stopped,
+    }
+
+
+# Pairs ------------------------------------------------------------------------------------------------
+
+
+def _begin(work: Callable[..., Any], rank: int, port: int, folder: Path, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None
+    # no torchrun is there to keep what processes say to each other
+    values = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in values.items()})
+    with (folder / f"said.{rank}").open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        try:
+            code = work(rank, *arguments) or 0
+        except ThalwegError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            code = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        said.flush()
+        os._exit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        found: int = one.getsockname()[1]
+    return found
+
+
+def run(work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 150) -> list[int | None]:
+    """Run ``work(rank, ...)`` in two processes; return their exit codes, ``None`` for one that hangs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["thalweg.training.fitting", "thalweg.cli.app", "thalweg.verbs", "torch._dynamo"]
+    )
+    port = free_port()
+    folder.mkdir(exist_ok=True)
+    pair = [context.Process(target=_begin, args=(work, rank, port, folder, arguments)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(seconds)
+    codes = [process.exitcode for process in pair]
+    for process in pair:
+        if process.is_alive():
+            process.kill()
+    return codes
+
+
+def said(folder: Path) -> list[str]:
+    return [(folder / f"said.{rank}").read_text() for rank in range(2)]
+
+
+# What pairs do -----------------------------------------------------------------------------------------
+
+
+def carry_out_cases(rank: int, folder: Path) -> None:
+    """Every case on both engines; process 0 lays down what came out, process 1 what it has beside."""
+    for name in ENGINES:
+        for case, given in CASES.items():
+            if given.get("only", name) != name:
+                continue
+            try:
+                engine = engine_for(name, case)
+                found = outcome(train(case, engine))
+                found["alike"] = engine.collect(found["losses"])
+                found["sums"] = engine.collect([float(v.double().sum()) for v in found["model"].values()])
+            except Exception:
+                # of its own test alone, where both processes come to it
+                found = {"problem": traceback.format_exc()}
+            if rank == 0:
+                torch.save(found, folder / f"{name} {case}.pt")
+
+
+def refused(rank: int, folder: Path) -> None:
+    """What goes with one process alone is said in one sentence, by all."""
+    lines = []
+    tries: dict[str, Callable[[], Any]] = {
+        "graph": lambda: fit_with(optimizer="newton", batch_size=13),
+        "small": lambda: fit_with(batch_size=1),
+        "parts": lambda: fit_with(batch_size=5, accumulate=3),
+        "made": made_before,
+    }
+    for name, attempt in tries.items():
+        try:
+            attempt()
+        except ThalwegError as error:
+            lines.append(f"{name}: {error}")
+    (folder / f"refused.{rank}").write_text("\n".join(lines))
+
+
+def fit_with(optimizer: Any = _adam, **settings: Any) -> Fitted:
+    return thalweg.fit(
+        network(), (X, Y), "cross-entropy", optimizer, engine=DistributedDataParallel(), steps=2, **settings
+    )
+
+
+def made_before() -> Fitted:
+    net = network()
+    return thalweg.fit(
+        net, (X, Y), "cross-entropy", torch.optim.SGD(net.parameters()), steps=2, batch_size=13,
+        engine=FullyShardedDataParallel(),
+    )  # fmt: skip
+
+
+class Noisy:
+    """A Dataset that draws from torch's generator, as augmentation of a person's own may."""
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        return X[position] + 0.1 * torch.randn(5, dtype=torch.float64), Y[position]
+
+
+def go_on(
+    rank: int, out: Path | None, name: str, resume: bool, dies_at: int | None, how: str, result: Path | None
+) -> int:
+    """A training that may die at a step; what came of it is laid down."""
+    calls, step = 0, torch.optim.Adam.step
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at and how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == dies_at and how == "interrupt" and rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    torch.optim.Adam.step = counted  # type: ignore[method-assign]
+    save = Writer.save
+
+    def saved(self: Writer, state_name: str, state: Any) -> None:
+        save(self, state_name, state)
+        # the first time every step's state stands on the disk, later a kill comes while one is written
+        if not resume:
+            self.wait()
+
+    Writer.save = saved  # type: ignore[method-assign]
+    found = outcome(resumable(out, ENGINES[name](), resume=resume))
+    if rank == 0 and result is not None:
+        torch.save(found, result)
+    return 0
+
+
+def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: Any) -> Fitted:
+    strategies = [
+        st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0), st.Averaging(),
+        st.Snapshots(cycles=2), st.Plateau(), st.BatchSize(growth=2), st.EarlyStopping(patience=9),
+    ]  # fmt: skip
+    return thalweg.fit(
+        network(norm=True, drop=0.3), Noisy(), "cross-entropy",
+        functools.partial(torch.optim.Adam, lr=0.05), "cosine", strategies, epochs=3, batch_size=8, seed=5,
+        validation=VALIDATION, metric="accuracy", evaluations=6, out=out, resume=resume,
+        checkpoint_seconds=0.0, engine=engine, **more,
+    )  # fmt: skip
+
+
+def command(rank: int, arguments: list[str], breaks: str | None) -> int:
+    """The command, as torchrun would start it in each process; process 1 may break in the second epoch."""
+    from thalweg.cli import app
+    from thalweg.training.steps import Batches
+
+    take = Batches.take
+
+    def broken(self: Batches, *args: Any) -> Tensor:
+        if self.epoch == 1:
+            if breaks == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DataError("row 7 can't be read; mend the file")
+        return take(self, *args)
+
+    if breaks is not None and rank == 1:
+        Batches.take = broken  # type: ignore[method-assign]
+    return app.run(arguments)

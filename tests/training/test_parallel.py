@@ -1,0 +1,70 @@
+"""Two processes train what one trains: DDP and FSDP2 on gloo, case by case."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from training import pairs
+
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix" or not dist.is_gloo_available(), reason="needs gloo and fork"),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    codes = pairs.run(pairs.carry_out_cases, folder, folder=folder)
+    assert codes == [0, 0], pairs.said(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", pairs.CASES)
+@pytest.mark.parametrize("engine", pairs.ENGINES)
+def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
+    given = pairs.CASES[case]
+    if given.get("only", engine) != engine:
+        pytest.skip("not sharded")
+    found: dict[str, Any] = torch.load(two / f"{engine} {case}.pt", weights_only=False)
+    assert "problem" not in found, found["problem"]
+    # both processes know and hold the same, to the bit
+    assert found["alike"][0] == found["alike"][1]
+    assert found["sums"][0] == found["sums"][1]
+    if case == "overflow":
+        assert all(value.isfinite().all() for value in found["model"].values())
+        return
+    expected = pairs.outcome(pairs.train(case, None, precision=given.get("precision", "float32")))
+    tolerance = {"rtol": 1e-9, "atol": 1e-10} if case != "half precision" else {"rtol": 2e-2, "atol": 2e-2}
+    for part in ("model", "best"):
+        assert found[part].keys() == expected[part].keys()
+        for name, value in expected[part].items():
+            torch.testing.assert_close(
+                found[part][name], value, **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected["losses"]), **tolerance)
+    for part in ("metrics", "updates", "stopped"):
+        assert found[part] == expected[part], part
+    assert [n.split(" at ")[0] for n in found["notes"]] == [n.split(" at ")[0] for n in expected["notes"]]
+
+
+def test_what_many_processes_refuse(tmp_path: Path) -> None:
+    codes = pairs.run(pairs.refused, tmp_path, folder=tmp_path)
+    assert codes == [0, 0], pairs.said(tmp_path)
+    one, other = ((tmp_path / f"refused.{rank}").read_text() for rank in range(2))
+    assert one == other
+    lines = one.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["graph", "small", "parts", "made"], one
+    for line, words in zip(
+        lines,
+        ("Newton needs the graph of a whole batch", "one example for each of 2 processes", "and 3 parts",
+         "sharding has made new parameters"),
+        strict=True,
+    ):  # fmt: skip
+        assert words in line

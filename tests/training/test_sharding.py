@@ -1,0 +1,68 @@
+"""The index of shards is read without running what somebody may have put into it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from thalweg.errors import RunDirectoryError
+from thalweg.runs.files import checksum
+from thalweg.training.sharding import are_sound, assembled
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+MARK = {"thalweg.sharded": "/a", "shape": [3], "dtype": "float64", "axis": 0}
+
+
+def laid_down(folder: Path) -> dict[str, Any]:
+    place = folder / "last.000001.shards"
+    values = {"/a": torch.arange(3.0, dtype=torch.float64)}
+    save(values, storage_writer=FileSystemWriter(place, single_file_per_rank=True), no_dist=True)
+    files = {path.name: checksum(path) for path in place.iterdir()}
+    return {"thalweg.shards": {"folder": place.name, "files": files}, "rest": {"x": [MARK, 1]}}
+
+
+def test_shards_come_back(tmp_path: Path) -> None:
+    state = laid_down(tmp_path)
+    assert are_sound(state, tmp_path)
+    found = assembled(state, tmp_path, None)
+    assert found["x"][0].tolist() == [0.0, 1.0, 2.0]
+    assert found["x"][1] == 1
+    assert assembled({"no": "shards"}, tmp_path, None) == {"no": "shards"}
+
+
+def test_damage_and_loss_are_recognised(tmp_path: Path) -> None:
+    state = laid_down(tmp_path)
+    file = next((tmp_path / "last.000001.shards").glob("__0*"))
+    content = bytearray(file.read_bytes())
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not are_sound(state, tmp_path)
+    file.unlink()
+    assert not are_sound(state, tmp_path)
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+def test_an_index_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = laid_down(tmp_path)
+    (tmp_path / "last.000001.shards" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(RunDirectoryError, match=r"no readable index \(it refers to posix.mkdir\)"):
+        assembled(state, tmp_path, None)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_checkpoint_leads_nowhere_else(tmp_path: Path) -> None:
+    state = laid_down(tmp_path)
+    state["thalweg.shards"]["folder"] = "../elsewhere"
+    with pytest.raises(RunDirectoryError, match="outside of its folder"):
+        are_sound(state, tmp_path)
