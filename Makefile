@@ -9,7 +9,7 @@ TESTS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
-SOURCES := $(wildcard src tests benchmarks examples docs *.md)
+SOURCES := $(wildcard src tests benchmarks faults examples docs *.md)
 # what takes --json FILE measures speed on this machine
 BENCHMARKS = $(notdir $(basename $(shell grep -l -e --json benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
@@ -17,7 +17,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help race test check format bench docs clean
+.PHONY: help race test check format bench faults docs clean
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json; done
 	$(BIN)/python -m benchmarks.verdict_calibration --write
+
+faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to docs/faults.md. Takes half an hour.
+	$(BIN)/python -m faults --json faults/results.json --write docs/faults.md
 
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import thalweg
+
 __all__ = ["Command", "Process", "damaged_where", "finished", "kill_at_random", "moment_of", "same"]
 
 PATIENCE_SECONDS = 600.0
@@ -90,7 +92,9 @@ class Command:
             handle: Any = context.Process(target=_child, args=(self.folder, said, shown, words, largest_file))
             handle.start()
             return Process(handle.pid, said, shown, handle)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # the thalweg that is imported here, wherever the command runs
+        source = str(Path(thalweg.__file__).resolve().parent.parent)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": source}
 
         def limited() -> None:
             if largest_file is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tomli_w
 
@@ -28,7 +28,7 @@ from faults.damage import BOMB, DAMAGES
 from faults.process import Command, damaged_where, kill_at_random, moment_of, same
 from faults.table import Row
 
-__all__ = ["SCENARIOS", "Workshop"]
+__all__ = ["SCENARIOS", "Scenario", "Workshop"]
 
 _SETTLED = {
     "version": 1,
@@ -508,7 +508,9 @@ def _outcome(out: Path) -> dict[str, Any]:
     return {"runs": values["runs"], "winner": (out / "winner.toml").read_text(encoding="utf-8")}
 
 
-SCENARIOS: tuple[Callable[[Workshop], list[Row]], ...] = (
+Scenario: TypeAlias = Callable[[Workshop], list[Row]]
+
+SCENARIOS: tuple[Scenario, ...] = (
     killed,
     asked,
     damaged,

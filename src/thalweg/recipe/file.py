@@ -68,6 +68,7 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
     """
     try:
         values = tomllib.loads(text)
+        nul = _nul(values)
     except RecursionError as problem:
         raise RecipeError(
             f"{name} is nested too deeply for a recipe; write its tables as [table]"
@@ -75,6 +76,8 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
     except tomllib.TOMLDecodeError as problem:
         raise RecipeError(f"{name} is not TOML: {str(problem)[:1].lower()}{str(problem)[1:]}") from problem
     where = _Places(name, positions(text), _changed(values, changes))
+    if nul is not None:
+        raise where.error(nul, f"{'.'.join(map(str, nul))} holds a NUL character; take it out")
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as problem:
@@ -182,6 +185,20 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
             target = target[part]
         found[path] = change.strip()
     return found
+
+
+def _nul(value: Any, path: Path = ()) -> Path | None:
+    """Where there is text that no path and no name can hold, if anywhere."""
+    if isinstance(value, str):
+        return path if "\0" in value else None
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        if isinstance(key, str) and "\0" in key:
+            return (*path, key)
+        found = _nul(each, (*path, key))
+        if found is not None:
+            return found
+    return None
 
 
 def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:

@@ -141,7 +141,7 @@ class Training(_Part):
     batch_size: StrictInt = Field(ge=1)
     epochs: StrictInt = Field(ge=1)
     seed: StrictInt = Field(default=0, ge=0, lt=2**63)
-    evaluations: StrictInt = Field(default=20, ge=1)
+    evaluations: StrictInt = Field(default=20, ge=1, le=100_000)
     accumulate: StrictInt = Field(default=1, ge=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"

@@ -208,8 +208,10 @@ def fit(
 
 def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
     """Return a schedule as a table over a run, as races have it; beyond its end it stays."""
-    table: list[float] = np.asarray(schedule(np.arange(total)), dtype=np.float64).tolist()
-    return lambda step: table[step] if step < total else table[-1]
+    if total > _LONGEST_TABLE:
+        return lambda step: float(schedule(min(step, total - 1)))
+    table = np.asarray(schedule(np.arange(total)), dtype=np.float64)
+    return lambda step: table.item(min(step, total - 1))
 
 
 def needs_of(optimizer: torch.optim.Optimizer) -> Needs:
@@ -229,6 +231,7 @@ def activation_of(loss: Any) -> Any:
     return _ACTIVATIONS.get(name)
 
 
+_LONGEST_TABLE = 10_000_000
 _ACTIVATIONS = {
     "cross-entropy": "softmax", "cross_entropy": "softmax", "CrossEntropyLoss": "softmax",
     "bce": "softmax", "BCEWithLogitsLoss": "sigmoid", "binary_cross_entropy_with_logits": "sigmoid",
