@@ -95,7 +95,7 @@ def main() -> None:
     }
     for label in arguments.sets:
         shapes = SETS[label]
-        seconds = interleave({**thalwegs(shapes), "AveragedModel": torchs(shapes)}, arguments.rounds)
+        seconds = interleave({}, {**thalwegs(shapes), "AveragedModel": torchs(shapes)}, 1, arguments.rounds)
         ratios = {
             peer: spread([a / b for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
             for peer in ("lerp", "AveragedModel")

@@ -1,4 +1,4 @@
-"""Weights, checkpoints and models from a stranger: nothing in them is run, one sentence says why."""
+"""Weights, checkpoints and models of a stranger: nothing in them is run; one sentence says what is wrong."""
 
 from __future__ import annotations
 
