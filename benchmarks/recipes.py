@@ -137,8 +137,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     """Return two tables in Markdown; gains are computed seed by seed."""
     scores = {(each["row"], each["seed"]): each for each in runs}
     taken = _table(scores, OUT, WHOLE, "gain of what is left out")
-    added = _table(scores, {BARE: (PLAIN, ()), **IN}, BARE, "gain of what is added")
-    return f"Taken out of the whole recipe:\n\n{taken}\n\nAdded to plain Adam:\n\n{added}"
+    text = f"Taken out of the whole recipe:\n\n{taken}"
+    if any(row in IN for row, _ in scores):
+        added = _table(scores, {BARE: (PLAIN, ()), **IN}, BARE, "gain of what is added")
+        text += f"\n\nAdded to plain Adam:\n\n{added}"
+    return text
 
 
 def _table(scores: Mapping[tuple[str, int], Any], rows: Iterable[str], reference: str, gained: str) -> str:
