@@ -101,6 +101,8 @@ def test_command_lines_of_documents(words: list[str]) -> None:
         assert words[1] in targets
     elif words[0] == "thalweg":
         parse(words[1:])
+    elif words[0] == "torchrun":
+        parse(words[words.index("thalweg") + 1 :])
     else:
         assert words[0] in ("git", "cd", "pip", "python"), "a command that no test knows"
 
