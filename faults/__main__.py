@@ -37,6 +37,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small sample")
     parser.add_argument("--kills", type=int, default=60, help="of trainings at random moments")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=float, default=1.0, help="how long trainings take, against the usual")
+    parser.add_argument(
+        "--forked", action="store_true",
+        help="fork processes from one that has everything imported, which saves the seconds of starting",
+    )  # fmt: skip
+    parser.add_argument("--add", type=Path, help="rows of an earlier run to put in front")
     parser.add_argument("--only", nargs="*", help="names of scenarios")
     parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
     parser.add_argument("--json", type=Path, help="write all that is known here")
@@ -44,7 +50,9 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="thalweg-faults-") as temporary:
         folder = asked.folder or Path(temporary)
-        shop = Workshop(folder, seed=asked.seed, kills=asked.kills)
+        shop = Workshop(
+            folder, seed=asked.seed, kills=asked.kills, work=asked.work, forked=asked.forked
+        )  # fmt: skip
         if asked.quick:
             shop = Workshop(folder, seed=asked.seed, kills=4, work=0.3, forked=True)
         rows, begun = [], time.monotonic()
@@ -64,11 +72,17 @@ def main() -> int:
         "machine": machine,
         "rows": [row.json() for row in rows],
     }
+    if asked.add is not None:
+        before = json.loads(asked.add.read_text(encoding="utf-8"))
+        values["command"] = f"{before['command']}, then {values['command']}"
+        values["seconds"] = round(before["seconds"] + values["seconds"], 1)
+        values["rows"] = before["rows"] + values["rows"]
     if asked.json is not None:
         asked.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if asked.write is not None:
         head = HEAD.format(
-            command=f"{sum(row.times for row in rows)} trials", seed=asked.seed, seconds=values["seconds"],
+            command=f"{sum(row['times'] for row in values['rows'])} trials",
+            seed=asked.seed, seconds=values["seconds"],
             cores=machine["cores"], torch=machine["versions"]["torch"],
         )  # fmt: skip
         asked.write.write_text(page(values["rows"], head), encoding="utf-8")

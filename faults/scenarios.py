@@ -76,9 +76,10 @@ class Workshop:
 
 def killed(shop: Workshop) -> list[Row]:
     """SIGKILL at random moments of random recipes, each taken up again, often several times."""
+    how = ", forked from a process that has everything imported" if shop.forked else ""
     rows = [
-        Row("SIGKILL at a random moment, then `--resume`, first-order recipes"),
-        Row("the same, second-order recipes"),
+        Row(f"SIGKILL at a random moment, then `--resume`, first-order recipes{how}"),
+        Row(f"SIGKILL at a random moment, then `--resume`, second-order recipes{how}"),
     ]
     rng = random.Random(shop.seed)
     plans: list[tuple[int, int, bool]] = []
@@ -119,7 +120,11 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
         return {"kills": 0, "lost": [f"left alone it fails: {process.sentence()}"], "moments": {}}
     lasts = time.monotonic() - begun
     hits, moments = 0, []
-    for attempt in range(4 * wanted):
+    for attempt in range(6 * wanted):
+        if (out / "results.json").exists():
+            # the next ones hit another training of the same recipe
+            lost += _ends_alike(shop, command, path, out, whole, ends)
+            out = command.folder / f"out-{attempt}"
         resume = ["--resume"] if out.exists() else []
         process = command.start(*shop.arguments(path, out, *resume, seconds=seconds))
         hit = kill_at_random(process, out, rng, lasts / wanted * 1.5, signal.SIGKILL)
@@ -132,11 +137,7 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
             break
         if hits == wanted:
             break
-    if not lost:
-        resume = ["--resume"] if out.exists() else []
-        code, said = command.run(*shop.arguments(path, out, *resume, seconds=seconds))
-        lost += [] if code == ends else [f"the last resume ended with {code}: {said}"]
-        lost += [f"{part} differs" for part in same(out, whole)] if code == ends else []
+    lost += _ends_alike(shop, command, path, out, whole, ends)
     if not lost:
         shutil.rmtree(command.folder)
     return {
@@ -144,6 +145,15 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
         "exit_code": ends, "seconds_left_alone": round(lasts, 2),
         "lost": [f"training {number}: {each}" for each in lost],
     }  # fmt: skip
+
+
+def _ends_alike(shop: Workshop, command: Command, path: Path, out: Path, whole: Path, ends: int) -> list[str]:
+    """Finish what was killed, and say in what it differs from what was left alone."""
+    resume = ["--resume"] if out.exists() else []
+    code, said = command.run(*shop.arguments(path, out, *resume, seconds=60))
+    if code != ends:
+        return [f"the last resume ended with {code}: {said}"]
+    return [f"{part} differs" for part in same(out, whole)]
 
 
 def asked(shop: Workshop) -> list[Row]:
@@ -269,9 +279,12 @@ def _one_sentence(row: Row, code: int, said: str, instead: dict[str, str], expec
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """What a person would miss: not the events, to which damage that was found is added."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "events.jsonl"]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    """What a person would miss: not the events, which tell of damage, nor drafts that a kill left behind."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != "events.jsonl" and file.suffix != ".draft"
+    }
 
 
 def full_disk(shop: Workshop) -> list[Row]:
@@ -281,7 +294,7 @@ def full_disk(shop: Workshop) -> list[Row]:
     whole = command.folder / "whole"
     assert command.run(*shop.arguments(path, whole)) == (0, "")
     rows = []
-    row = Row("a disk that becomes full (a tmpfs of 150 to 700 KiB), then room and `--resume`")
+    row = Row("a disk that becomes full (a tmpfs of 60 to 700 KiB), then room and `--resume`")
     for kib in (150, 300) if shop.kills < 8 else (60, 150, 200, 250, 300, 700):
         with _small_disk(command.folder / f"disk-{kib}", kib) as disk:
             if disk is None:
@@ -389,7 +402,9 @@ def changed(shop: Workshop) -> list[Row]:
         row = Row(what, times=1)
         before = _contents(out)
         code, said = command.run(*(arguments or shop.arguments(path, out, "--resume")))
-        _one_sentence(row, code, said, {str(out): "DIR", str(command.folder) + "/": ""})
+        _one_sentence(
+            row, code, said, {str(out): "DIR", f"{command.folder}/": "", str(command.folder): "FOLDER"}
+        )
         row.expect(_contents(out) == before, "something in the directory was changed")
         back()
         rows.append(row)
@@ -437,6 +452,7 @@ def changed(shop: Workshop) -> list[Row]:
     row = Row("a line torn at the end of `events.jsonl`, then `--resume`", times=1)
     code, said = command.run(*shop.arguments(path, out, "--resume"))
     row.expect(code == 0 and not same(out, whole), f"{code} {said}")
+    rows.append(row)
     row = Row("all of the above brought back, and `--resume`, in the same directory", times=1)
     row.expect(code == 0 and not same(out, whole), f"{code} {said}")
     return [*rows, row]
@@ -505,7 +521,11 @@ def _outcome(out: Path) -> dict[str, Any]:
     import json
 
     values = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return {"runs": values["runs"], "winner": (out / "winner.toml").read_text(encoding="utf-8")}
+    parts = ("data", "model", "plan", "optimizers", "verdict", "elimination")
+    return {
+        **{part: values[part] for part in parts},
+        "winner.toml": (out / "winner.toml").read_text(encoding="utf-8"),
+    }
 
 
 Scenario: TypeAlias = Callable[[Workshop], list[Row]]

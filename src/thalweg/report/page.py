@@ -60,8 +60,9 @@ def write(directory: Path) -> Path:
     try:
         write_whole(target, html.encode())
     except OSError as error:
+        reason = (error.strerror or str(error)).lower()
         raise RunDirectoryError(
-            f"{target} can't be written ({error.strerror}); make the directory writable"
+            f"{target} can't be written ({reason}); make room, or the directory writable"
         ) from error
     return target
 
