@@ -261,6 +261,15 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(tmp_path: Path) ->
     assert len(events) == 1
 
 
+def test_one_damaged_file_of_the_best_weights_costs_nothing(tmp_path: Path) -> None:
+    """All states are from after the best evaluation, that of step 3, whose weights lie there twice."""
+    out = tmp_path / "out"
+    assert run(out, "averaging", resume=False, dies_at=9, place="written") == -9
+    best = sorted((out / "checkpoints").glob("best.*.pt"), reverse=True)
+    best[0].write_bytes(b"")
+    ends_alike(out, "averaging")
+
+
 def test_damaged_best_weights_are_found_anew_or_said_to_be_lost(tmp_path: Path) -> None:
     """A state goes with best weights that it knows; where these are damaged an older state is taken."""
     out = tmp_path / "out"

@@ -116,6 +116,7 @@ class Job:
         self._ends: list[int] = []
         self._best: Evaluation | None = None
         self._best_state: dict[str, Any] | None = None
+        self._copied = False
         self._notes: list[str] = []
         self._spent = 0.0
         self._began = self._saved = self._told = time.monotonic()
@@ -199,9 +200,8 @@ class Job:
                 if self._is_best(evaluation):
                     self._best = evaluation
                     self._best_state = copied(training.model.state_dict())
-                    if self._keeper is not None:
-                        state = {"evaluation": asdict(evaluation), "model": self._best_state}
-                        self._keeper.save("best", state)
+                    self._save_best()
+                    self._copied = False
                 self._tell(evaluation)
         if history.diverged_at is not None:
             training.stop(
@@ -311,8 +311,16 @@ class Job:
         else:
             _seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
 
+    def _save_best(self) -> None:
+        if self._keeper is not None and self._best is not None:
+            self._keeper.save("best", {"evaluation": asdict(self._best), "model": self._best_state})
+
     def _save(self) -> None:
         assert self._keeper is not None
+        if not self._copied:
+            # they may stay the best for long, and one damaged file should cost nothing
+            self._save_best()
+            self._copied = True
         self._keeper.save(
             "last",
             {
