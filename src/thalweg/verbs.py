@@ -15,8 +15,7 @@ from thalweg.racing.watch import Silent, Watcher
 from thalweg.recipe import Recipe
 from thalweg.training.carry import carry_out
 from thalweg.training.parallel import is_first
-from thalweg.training.predicting import Predictions, Weights
-from thalweg.training.predicting import predict as predict_by
+from thalweg.training.predicting import predict
 from thalweg.training.results import TrainResults
 from thalweg.training.watch import Watcher as TrainingWatcher
 
@@ -203,34 +202,3 @@ def train(
     if watcher is not None:
         watcher.finished(results, page)
     return results
-
-
-def predict(
-    directory: str | Path,
-    data: Any,
-    *,
-    out: str | Path | None = None,
-    weights: Weights = "auto",
-    samples: int | None = None,
-    crops: int | None = None,
-    device: str = "cpu",
-) -> Predictions:
-    """Predict for new data by a model that ``train`` laid down, with the preparation that training used.
-
-    Args:
-        directory: of a finished training.
-        data: a file, a data frame, an array or a tensor.
-        out: a CSV file to write.
-        weights: ``"result"``, ``"best"``, ``"snapshots"``, or ``"auto"``; the result of an ensemble is
-            the mean over its members.
-        samples: draws of everything random in the model to average over; 0: none.
-        crops: of images, to average over: 1, 5 or 10.
-        device: where to compute.
-
-    Returns:
-        Class names with probabilities, or numbers in the target's own units.
-
-    Raises:
-        UserError: the directory or the data can't be used.
-    """
-    return predict_by(directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device)

@@ -19,6 +19,7 @@ from thalweg.objectives import Loss, Metric
 from thalweg.racing import plan as planning
 from thalweg.racing import pools
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
+from thalweg.runs.environment import usable_device
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
@@ -124,7 +125,7 @@ def understand(options: Options) -> Setup:
     splits = planning.whole_number("--splits", options.splits, least=2)
     confirm = planning.whole_number("--confirm", options.confirm, least=1)
     seed = planning.whole_number("--seed", options.seed, least=0)
-    _device(options.device)
+    usable_device(options.device)
     if options.engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"--engine is {options.engine!r}, but must be auto, lanes or loop")
     for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
@@ -267,21 +268,6 @@ def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:
         if name not in schedules.names():
             raise OptionError(f"there is no schedule {name!r}; {nearest(name, schedules.names())}")
     return tuple(dict.fromkeys(names))
-
-
-def _device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise OptionError(
-            f"--device is {name!r}, but must be one that torch knows; use cpu, cuda, cuda:1 or mps"
-        ) from error
-    try:
-        # read back, since a device such as meta holds no numbers
-        float(torch.zeros(1, device=device).sum())
-    except (RuntimeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise OptionError(f"--device {name!r} can't be used on this machine ({said}); use cpu") from error
 
 
 def _data_info(source: Source, first: Prepared) -> DataInfo:

@@ -6,11 +6,15 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import thalweg
+from thalweg.errors import OptionError
 
-__all__ = ["environment"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["environment", "usable_device"]
 
 _PACKAGES = (
     "torch",
@@ -69,3 +73,31 @@ def _memory_bytes() -> int:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0
+
+
+def usable_device(name: str, given: str | None = None) -> torch.device:
+    """Return a device by its name, once a number has lain there and been read back.
+
+    Args:
+        name: as torch spells it.
+        given: what was asked for, where the name is made from it.
+
+    Raises:
+        OptionError: torch doesn't know it, or it can't be used here.
+    """
+    import torch
+
+    given = name if given is None else given
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(
+            f"--device is {given!r}, but must be one that torch knows; use cpu, cuda, cuda:1 or mps"
+        ) from error
+    try:
+        # read back, since a device such as meta holds no numbers
+        float(torch.zeros(1, device=device).sum())
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from error
+    return device

@@ -17,6 +17,7 @@ from thalweg.errors import OptionError
 from thalweg.lanes.course import initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
+from thalweg.runs.environment import usable_device
 from thalweg.strategies import Plateau, Strategy
 from thalweg.training.core import Rates, Training
 from thalweg.training.engine import Engine, OneProcess
@@ -56,7 +57,7 @@ def assemble(
     settings = wanted.training
     if world > 1:
         _check_shares(wanted, entry, world)
-    place = _device(device if world == 1 else str(local_device(device)), device)
+    place = usable_device(device if world == 1 else str(local_device(device)), device)
     if known is None:
         source = data.load(
             wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
@@ -146,16 +147,6 @@ def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engin
         return OneProcess(place, precision=settings.precision)
     kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
     return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
-
-
-def _device(name: str, given: str) -> torch.device:
-    try:
-        place = torch.device(name)
-        float(torch.zeros(1, device=place).sum())
-    except (RuntimeError, AssertionError) as problem:
-        said = " ".join(str(problem).split())[:100]
-        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from problem
-    return place
 
 
 def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:

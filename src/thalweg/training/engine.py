@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import OptionError, ThalwegError
 
-__all__ = ["Engine", "OneProcess", "Precision", "agree", "from_first", "rows"]
+__all__ = ["Engine", "OneProcess", "Precision", "agree", "from_first", "laid_down", "rows"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _T = TypeVar("_T")
@@ -167,7 +167,7 @@ class OneProcess:
 
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return copies on the CPU."""
-        return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        return {name: laid_down(value) for name, value in state.items()}
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return both states, and the scale of gradients."""
@@ -225,3 +225,8 @@ def rows(count: int, rank: int, world: int) -> tuple[int, int]:
     size, more = divmod(count, world)
     begin = rank * size + min(rank, more)
     return begin, begin + size + (rank < more)
+
+
+def laid_down(value: Tensor) -> Tensor:
+    """Return a copy on the CPU, of its own memory: safetensors refuses tensors that share some."""
+    return value.detach().cpu().contiguous().clone()

@@ -28,6 +28,7 @@ from thalweg.streams import seed32
 from thalweg.training.choose import choose
 from thalweg.training.core import copied
 from thalweg.training.cost import with_threads
+from thalweg.training.engine import laid_down
 from thalweg.training.job import Fitted
 from thalweg.training.watch import Evaluation, Progress, Watcher
 
@@ -163,8 +164,7 @@ class Kept:
             if self.directory is None:
                 self._states[member.number] = copied(dict(state))
             else:
-                # a clone of each: safetensors refuses tensors that share memory
-                whole = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+                whole = {name: laid_down(value) for name, value in state.items()}
                 self.directory.write_bytes(
                     f"member-{member.number}.safetensors", safetensors.torch.save(whole)
                 )

@@ -23,7 +23,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from thalweg.errors import OptionError, SaidElsewhere, ThalwegError
 from thalweg.layers.synchronized import Synchronized
-from thalweg.training.engine import Engine, OneProcess, Precision
+from thalweg.training.engine import Engine, OneProcess, Precision, laid_down
 
 __all__ = [
     "DistributedDataParallel",
@@ -276,7 +276,7 @@ class FullyShardedDataParallel(_Processes):
         for name, value in state.items():
             one = value.full_tensor() if isinstance(value, DTensor) else value
             if self.rank == 0:
-                found[name] = one.detach().cpu().contiguous().clone()
+                found[name] = laid_down(one)
         return found
 
     def spread(self, state: Any) -> Any:
