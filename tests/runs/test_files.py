@@ -4,6 +4,8 @@ import getpass
 import json
 import os
 import platform
+import resource
+import signal
 import socket
 
 import pytest
@@ -43,6 +45,25 @@ def test_two_newest_states_are_kept(tmp_path):
         assert load_state(stem) == {"step": step}
     names = sorted(p.name for p in stem.parent.iterdir())
     assert [name.split(".")[2] for name in names] == ["000011", "000012"]
+
+
+def test_a_full_disk_is_an_os_error_wherever_it_is_met(tmp_path):
+    state = {"large": torch.randn(3000), "small": [torch.randn(50) for _ in range(30)]}
+    size = save_state(tmp_path / "whole", state).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    refused = 0
+    try:
+        for room in range(1, size, 509):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+            with pytest.raises(OSError, match="too large"):
+                save_state(tmp_path / "cut", state)
+            refused += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, heard)
+    assert refused > 40
+    assert [file.name.split(".")[0] for file in tmp_path.iterdir()] == ["whole"]
 
 
 def test_names_do_not_mix(tmp_path):

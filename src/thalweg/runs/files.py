@@ -91,13 +91,27 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
 
     def write(file: IO[bytes]) -> str:
         digest = _Digesting(file)
-        torch.save(state, digest)  # type: ignore[arg-type]
+        try:
+            torch.save(state, digest)  # type: ignore[arg-type]
+        except RuntimeError as problem:
+            raise behind(problem) from None
         return f"{path.name}.{count:06d}.{digest.hexdigest()}.pt"
 
     written = write_whole(path, write)
     for _, old in before[keep - 1 :]:
         old.unlink(missing_ok=True)
     return written
+
+
+def behind(problem: RuntimeError) -> Exception:
+    """Return why a file couldn't be written, where that is behind what torch says of it.
+
+    After a write that failed, ``torch.save`` closes its archive, and complains that it ends in the wrong place.
+    """
+    found: BaseException | None = problem
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return found or problem
 
 
 def load_state(

@@ -23,7 +23,7 @@ from torch.distributed.tensor import empty as empty_sharded
 
 from thalweg.errors import RunDirectoryError
 from thalweg.runs.directory import RunDirectory
-from thalweg.runs.files import checksum
+from thalweg.runs.files import behind, checksum
 from thalweg.training.engine import Engine
 
 __all__ = ["Shards", "are_sound", "assembled", "parted", "unsharded"]
@@ -151,7 +151,7 @@ class Shards:
         try:
             save(
                 dict(sharded),
-                storage_writer=FileSystemWriter(place, single_file_per_rank=True, thread_count=1),
+                storage_writer=_Writer(place, single_file_per_rank=True, thread_count=1),
                 process_group=self._group,
             )
         except CheckpointException as error:
@@ -195,6 +195,17 @@ class Shards:
         for path in self._folder.glob("*.shards"):
             if path.name not in wanted:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+class _Writer(FileSystemWriter):
+    """Writes shards, and says why where it can't."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        """Write this process's shards."""
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as problem:
+            raise behind(problem) from None
 
 
 class _Reader(FileSystemReader):
