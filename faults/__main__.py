@@ -13,8 +13,9 @@ from pathlib import Path
 # as the command does for itself: bits that don't depend on what a processor has
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
-from faults.scenarios import SCENARIOS, Workshop
+from faults.scenarios import SCENARIOS
 from faults.table import page
+from faults.workshop import Workshop
 from thalweg.runs import environment
 
 HEAD = """# Whatever happens

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from faults import recipes, scenarios
 from faults.table import page
+from faults.workshop import Workshop
 
 from thalweg import strategies
 
@@ -22,7 +23,7 @@ SAMPLE = (scenarios.killed, scenarios.damaged, scenarios.full_disk, scenarios.to
 
 @pytest.mark.parametrize("scenario", SAMPLE, ids=lambda scenario: scenario.__name__)
 def test_nothing_is_lost(scenario: scenarios.Scenario, tmp_path: Path) -> None:
-    shop = scenarios.Workshop(tmp_path, kills=2, work=0.15, forked=True, beside=1)
+    shop = Workshop(tmp_path, kills=2, work=0.15, forked=True, beside=1)
     rows = scenario(shop)
     assert rows
     for row in rows:
