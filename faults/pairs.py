@@ -74,8 +74,8 @@ class _Pair:
         return [f"{part} differs" for part in same(out, self.whole)]
 
 
-def _pair(shop: Workshop, name: str, recipe: dict[str, Any]) -> _Pair:
-    command = Torchrun(shop.folder / name, forked=shop.forked)
+def _pair(shop: Workshop, name: str, recipe: dict[str, Any], *, forked: bool) -> _Pair:
+    command = Torchrun(shop.folder / name, forked=forked)
     path, whole = recipes.write(recipe, command.folder), command.folder / "whole"
     pair = _Pair(command, path, whole, 0, 0.0, 0.0)
     begun = time.monotonic()
@@ -90,11 +90,14 @@ def _pair(shop: Workshop, name: str, recipe: dict[str, Any]) -> _Pair:
     return pair
 
 
-def _settled(shop: Workshop, name: str, parallel: str, model: str = "net.py:network") -> _Pair:
+def _settled(
+    shop: Workshop, name: str, parallel: str, model: str = "net.py:network", *, forked: bool = True
+) -> _Pair:
+    """A recipe of which only what is given varies; forked where it isn't the starting that is tried."""
     training = {
-        "batch_size": 24, "epochs": max(2, round(4 * shop.work)), "evaluations": 6, "parallel": parallel
+        "batch_size": 24, "epochs": max(2, round(3 * shop.work)), "evaluations": 6, "parallel": parallel
     }  # fmt: skip
-    return _pair(shop, name, {**SETTLED, "model": {"spec": model}, "training": training})
+    return _pair(shop, name, {**SETTLED, "model": {"spec": model}, "training": training}, forked=forked)
 
 
 def _half_way(pair: _Pair, out: Path) -> None:
@@ -102,8 +105,8 @@ def _half_way(pair: _Pair, out: Path) -> None:
     process = pair.start(out, "--quiet")
     while process.running() and not _has_several(out):
         time.sleep(0.005)
-    for pid in (pids := ranks(process)):
-        os.kill(pid, signal.SIGKILL)
+    pids = ranks(process)
+    _kill(pids)
     end(process, pids)
     assert not (out / "results.json").exists(), process.sentence()
 
@@ -114,59 +117,62 @@ def _has_several(out: Path) -> bool:
 
 def killed_of_two(shop: Workshop) -> list[Row]:
     """SIGKILL at random moments of both processes, of one of them, and of torchrun; each taken up again."""
-    how = ", forked from a process that has everything imported" if shop.forked else ""
-    rows = {
-        target: Row(f"SIGKILL of {target} at a random moment, two by DDP or FSDP2, then `--resume`{how}")
-        for target in _TARGETS
-    }
-    # recipes of each, with as many kills
-    plans = [("fsdp2", 2)] if shop.kills < 8 else [(name, shop.kills // 12) for name in (*_NAMES, *_NAMES)]
-    targets = iter(list(_TARGETS) * shop.kills)
-    for number, (parallel, wanted) in enumerate(plans):
-        _killed(shop, number, parallel, [next(targets) for _ in range(wanted)], rows)
+    # of each way to start recipes by DDP and by FSDP2, with so many kills
+    plans = [
+        (forked, parallel, wanted)
+        for forked, wanted in ((False, shop.kills // 15), (True, shop.kills // 10))
+        for parallel in _NAMES
+        if forked or not shop.forked
+    ]
+    if shop.kills < 8:
+        plans = [(True, "fsdp2", 2)]
+    rows: dict[tuple[str, bool], Row] = {}
+    for forked in (False, True):
+        how = ", forked from a process that has everything imported" if forked else ""
+        for target in _TARGETS:
+            rows[target, forked] = Row(
+                f"SIGKILL of {target} under torchrun (DDP, FSDP2) at a random moment, then `--resume`{how}"
+            )
+    for number, (forked, parallel, wanted) in enumerate(plans):
+        targets = [_TARGETS[(number // 2 + kill) % len(_TARGETS)] for kill in range(wanted)]
+        _killed(shop, number, parallel, targets, {name: rows[name, forked] for name in _TARGETS}, forked)
     return [row for row in rows.values() if row.times]
 
 
-def _killed(shop: Workshop, number: int, parallel: str, targets: list[str], rows: dict[str, Row]) -> None:
+def _killed(
+    shop: Workshop, number: int, parallel: str, targets: list[str], rows: dict[str, Row], forked: bool
+) -> None:
     rng = random.Random(f"{shop.seed} {parallel} {number}")
     recipe = recipes.draw_for_two(rng, parallel, shop.work)
-    pair = _pair(shop, f"two-{number}", recipe)
+    pair = _pair(shop, f"two-{number}", recipe, forked=forked)
     seconds = rng.choice([0.0, 0.1])
     out = pair.command.folder / "out"
     lost: list[str] = []
-    left, attempts = list(targets), 0
-    while left and attempts < 4 * len(targets):
-        attempts += 1
+    left = list(targets)
+    for attempt in range(4 * len(targets)):
+        if not left:
+            break
         if (out / "results.json").exists():
             # the next ones hit another training of the same recipe
             lost += pair.ends_alike(out)
-            out = pair.command.folder / f"out-{attempts}"
-        row = rows[left[0]]
+            out = pair.command.folder / f"out-{attempt}"
         process = pair.start(out, "--quiet", seconds=seconds)
-        running = at_random(
-            process, out, rng, 1.5 * pair.lasts / len(targets), starting=pair.starts + 0.3 * pair.lasts
-        )
+        soon = 1.5 * pair.lasts / len(targets)
+        running = at_random(process, out, rng, soon, starting=pair.starts + 0.3 * pair.lasts)
         pids = ranks(process)
         if not running or len(pids) < 2:
             process.send(signal.SIGTERM)
             end(process, pids)
             continue
-        for pid in {"both processes": pids, "process 0": pids[:1], "process 1": pids[1:2]}.get(
-            left.pop(0), [process.pid]
-        ):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        lasted = end(process, pids)
-        row.times += 1
-        row.details["longest_seconds_to_end"] = max(
-            round(lasted, 1), row.details.get("longest_seconds_to_end", 0.0)
-        )
-        for sentence in sentences(process.sentence()):
-            row.hear(re.sub(r"step \d+ of \d+", "step N of M", sentence), instead={str(out): "DIR"})
-            row.expect(not sentence.startswith("File "), f"a traceback: {process.sentence()[-2000:]}")
-        moments = Counter(row.details.get("moments", {}))
-        moments[moment_of(out)] += 1
-        row.details["moments"] = dict(moments)
+        target = left.pop(0)
+        hit = {
+            "both processes": pids,
+            "process 0": pids[:1],
+            "process 1": pids[1:],
+            "torchrun": [process.pid],
+        }
+        _kill(hit[target])
+        _take_down(rows[target], process, out, end(process, pids))
     lost += pair.ends_alike(out)
     done = {"recipe": recipe, "checkpoint_seconds": seconds, "targets": targets, "not_hit": left}
     for target in dict.fromkeys(targets):
@@ -176,15 +182,34 @@ def _killed(shop: Workshop, number: int, parallel: str, targets: list[str], rows
         shutil.rmtree(pair.command.folder)
 
 
+def _take_down(row: Row, process: Process, out: Path, lasted: float) -> None:
+    """Write down what came of a kill."""
+    row.times += 1
+    longest = row.details.get("longest_seconds_to_end", 0.0)
+    row.details["longest_seconds_to_end"] = max(round(lasted, 1), longest)
+    for sentence in sentences(process.sentence()):
+        row.hear(re.sub(r"step \d+ of \d+", "step N of M", sentence), instead={str(out): "DIR"})
+        row.expect(not sentence.startswith("File "), f"a traceback: {process.sentence()[-2000:]}")
+    moments = Counter(row.details.get("moments", {}))
+    moments[moment_of(out)] += 1
+    row.details["moments"] = dict(moments)
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def asked_of_two(shop: Workshop) -> list[Row]:
     """SIGTERM to torchrun: both save at one step, it is said once, and they go on exactly."""
     from thalweg.training.sharding import unsharded
 
     row = Row("SIGTERM to torchrun with two processes (DDP, FSDP2), then `--resume`")
     for parallel in list(_NAMES)[1 if shop.kills < 8 else 0 :]:
-        pair = _settled(shop, f"two-asked-{parallel}", parallel)
+        pair = _settled(shop, f"two-asked-{parallel}", parallel, forked=shop.forked)
         rng = random.Random(f"{shop.seed} asked {parallel}")
-        for number in range(1 if shop.kills < 8 else 2):
+        for number in range(2 if parallel == "fsdp2" and shop.kills >= 8 else 1):
             out = pair.command.folder / f"out-{number}"
             # a minute between checkpoints: what is there afterwards was saved because it was asked for
             process = pair.start(out, "--quiet", seconds=60)
@@ -279,11 +304,11 @@ _SHARD_DAMAGES: dict[str, Callable[[Path, int], object]] = {
 def full_disk_of_two(shop: Workshop) -> list[Row]:
     """A disk that becomes full while shards are written: one sentence, and with room they go on exactly."""
     row = Row("a disk that becomes full under two processes (DDP, FSDP2), then room and `--resume`")
-    for parallel, sizes in {"fsdp2": (100, 250, 400), "ddp": (150,)}.items():
+    for parallel, sizes in {"fsdp2": (100, 250), "ddp": (150,)}.items():
         if shop.kills < 8 and parallel == "ddp":
             break
         pair = _settled(shop, f"two-full-{parallel}", parallel)
-        for kib in sizes[: 1 if shop.kills < 8 else 3]:
+        for kib in sizes[: 1 if shop.kills < 8 else 2]:
             with small_disk(pair.command.folder / f"disk-{kib}", kib) as disk:
                 if disk is None:
                     return []
@@ -347,10 +372,8 @@ def _kill_when_saved(process: Process, out: Path, number: int, before: set[str])
     while process.running() and not saved():
         time.sleep(0.005)
     pids = ranks(process) if number == 2 else [process.pid]
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    end(process, pids if number == 2 else [])
+    _kill(pids)
+    end(process, pids)
 
 
 def _distance(out: Path, expected: Path) -> float:

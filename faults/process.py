@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -240,8 +241,10 @@ def left_over(out: Path) -> list[str]:
 
     wanted = set()
     for file in out.glob("checkpoints/*.pt"):
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        wanted.add(state.get("thalweg.shards", {}).get("folder"))
+        # a damaged one may be anything, and raise anything
+        with contextlib.suppress(Exception):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            wanted.add(state["thalweg.shards"]["folder"])
     return [folder.name for folder in sorted(out.glob("checkpoints/*.shards")) if folder.name not in wanted]
 
 
