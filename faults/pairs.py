@@ -128,11 +128,10 @@ def killed_of_two(shop: Workshop) -> list[Row]:
         plans = [(True, "fsdp2", 2)]
     rows: dict[tuple[str, bool], Row] = {}
     for forked in (False, True):
-        how = ", forked from a process that has everything imported" if forked else ""
+        launcher = _launcher(forked)
         for target in _TARGETS:
-            rows[target, forked] = Row(
-                f"SIGKILL of {target} under torchrun (DDP, FSDP2) at a random moment, then `--resume`{how}"
-            )
+            hit = f"{target} under {launcher}" if target != "torchrun" else launcher
+            rows[target, forked] = Row(f"SIGKILL of {hit} (DDP, FSDP2) at a random moment, then `--resume`")
     for number, (forked, parallel, wanted) in enumerate(plans):
         targets = [_TARGETS[(number // 2 + kill) % len(_TARGETS)] for kill in range(wanted)]
         _killed(shop, number, parallel, targets, {name: rows[name, forked] for name in _TARGETS}, forked)
@@ -182,6 +181,10 @@ def _killed(
         shutil.rmtree(pair.command.folder)
 
 
+def _launcher(forked: bool) -> str:
+    return "a stand-in for torchrun that forks" if forked else "torchrun"
+
+
 def _take_down(row: Row, process: Process, out: Path, lasted: float) -> None:
     """Write down what came of a kill."""
     row.times += 1
@@ -205,7 +208,7 @@ def asked_of_two(shop: Workshop) -> list[Row]:
     """SIGTERM to torchrun: both save at one step, it is said once, and they go on exactly."""
     from thalweg.training.sharding import unsharded
 
-    row = Row("SIGTERM to torchrun with two processes (DDP, FSDP2), then `--resume`")
+    row = Row(f"SIGTERM to {_launcher(shop.forked)} with two processes (DDP, FSDP2), then `--resume`")
     for parallel in list(_NAMES)[1 if shop.kills < 8 else 0 :]:
         pair = _settled(shop, f"two-asked-{parallel}", parallel, forked=shop.forked)
         rng = random.Random(f"{shop.seed} asked {parallel}")

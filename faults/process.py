@@ -105,9 +105,7 @@ class Command:
         words = [str(word) for word in arguments]
         if self._forked:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(
-                ["thalweg.verbs", "thalweg.cli.app", "torch._dynamo", "torch.distributed.launcher.api"]
-            )
+            context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
             handle: Any = context.Process(
                 target=_child, args=(self.folder, said, shown, words, largest_file, self._within)
             )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import time
 import traceback
-import uuid
 from pathlib import Path
+from typing import NoReturn
 
 import thalweg
 from faults.process import PATIENCE_SECONDS, Command, Process
 
 __all__ = ["Torchrun", "end", "interrupted", "ranks", "sentences"]
+
+# as long as torchrun has it
+_PATIENCE_SECONDS = 30.0
 
 
 class Torchrun(Command):
@@ -22,7 +26,7 @@ class Torchrun(Command):
 
     Args:
         folder: as of :class:`~faults.process.Command`.
-        forked: torchrun's agent and both processes are forked from what has everything imported.
+        forked: both processes, and what does torchrun's work, are forked from what has everything imported.
     """
 
     _line = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "thalweg")
@@ -33,30 +37,41 @@ class Torchrun(Command):
 
 
 def _launch(words: list[str]) -> int:
-    """What torchrun does with its arguments, but the processes are forked instead of begun anew."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    """Do what torchrun does: keep the store, hand signals on, and end all where one has failed."""
+    import torch.distributed as dist
 
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1, start_method="fork",
-    )  # fmt: skip
-    try:
-        elastic_launch(config, _rank)(words)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    running = [os.fork() or _rank(rank, store.port, words) for rank in range(2)]
+
+    def send(number: int) -> None:
+        for pid in running:
+            os.kill(pid, number)
+
+    signal.signal(signal.SIGTERM, lambda number, frame: send(number))
+    failed, until = False, math.inf
+    while running:
+        time.sleep(0.1)
+        for pid in list(running):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                running.remove(pid)
+                failed = failed or status != 0
+        if failed and until == math.inf:
+            send(signal.SIGTERM)
+            until = time.monotonic() + _PATIENCE_SECONDS
+        elif time.monotonic() > until:
+            send(signal.SIGKILL)
+    return int(failed)
 
 
-def _rank(words: list[str]) -> None:
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-
+def _rank(rank: int, port: int, words: list[str]) -> NoReturn:
     from thalweg.cli import app
 
-    # as in a process begun anew
-    _prctl_pr_set_pdeathsig(0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    values = {
+        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0,
+    }  # fmt: skip
+    os.environ.update({name: str(value) for name, value in values.items()})
     code = 1
     try:
         code = app.run(words)
@@ -64,8 +79,7 @@ def _rank(words: list[str]) -> None:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code:
-        os._exit(code)
+    os._exit(code)
 
 
 def ranks(process: Process) -> list[int]:
@@ -79,13 +93,13 @@ def ranks(process: Process) -> list[int]:
 def end(process: Process, pids: list[int]) -> float:
     """Wait until torchrun and its processes have ended; return after how many seconds."""
     begun = time.monotonic()
-    process.wait()
-    while left := [pid for pid in pids if _lives(pid)]:
-        if time.monotonic() - begun > PATIENCE_SECONDS / 5:
+    while left := [pid for pid in [process.pid, *pids] if _lives(pid)]:
+        if time.monotonic() - begun > PATIENCE_SECONDS / 3:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             raise TimeoutError(f"{left} of {pids} hang; they said: {process.sentence()[-500:]}")
         time.sleep(0.01)
+    process.wait()
     return time.monotonic() - begun
 
 

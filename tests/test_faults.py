@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from faults import recipes, scenarios
+from faults import pairs, recipes, scenarios
 from faults.table import page
 from faults.workshop import Workshop
 
@@ -18,7 +18,9 @@ ROOT = Path(__file__).parent.parent
 
 
 # what others do is tried, one by one, in the tests of recipes, of resuming and of races
-SAMPLE = (scenarios.killed, scenarios.damaged, scenarios.full_disk, scenarios.together)
+SAMPLE = (
+    scenarios.killed, scenarios.damaged, scenarios.full_disk, scenarios.together, pairs.killed_of_two,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("scenario", SAMPLE, ids=lambda scenario: scenario.__name__)
