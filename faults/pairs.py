@@ -43,7 +43,7 @@ class _Pair:
         whole: the run directory of the training that was left alone.
         ends: its exit code: a guard that gives up ends with 1, and so must whatever is resumed.
         starts: seconds until it took steps.
-        lasts: seconds from then on.
+        lasts: seconds from then on to its results.
     """
 
     command: Torchrun
@@ -84,8 +84,10 @@ def _pair(shop: Workshop, name: str, recipe: dict[str, Any], *, forked: bool) ->
     while process.running() and under_way(whole) == before:
         time.sleep(0.005)
     pair.starts = time.monotonic() - begun
-    pair.ends = process.wait()
+    while process.running() and not (whole / "results.json").exists():
+        time.sleep(0.005)
     pair.lasts = time.monotonic() - begun - pair.starts
+    pair.ends = process.wait()
     assert (whole / "results.json").exists(), process.sentence()
     return pair
 
@@ -171,7 +173,10 @@ def _killed(
             "torchrun": [process.pid],
         }
         _kill(hit[target])
-        _take_down(rows[target], process, out, end(process, pids))
+        # without torchrun they go on
+        moment = moment_of(out) if target == "torchrun" else ""
+        lasted = end(process, pids)
+        _take_down(rows[target], process, out, lasted, moment or moment_of(out))
     lost += pair.ends_alike(out)
     done = {"recipe": recipe, "checkpoint_seconds": seconds, "targets": targets, "not_hit": left}
     for target in dict.fromkeys(targets):
@@ -185,7 +190,7 @@ def _launcher(forked: bool) -> str:
     return "a stand-in for torchrun that forks" if forked else "torchrun"
 
 
-def _take_down(row: Row, process: Process, out: Path, lasted: float) -> None:
+def _take_down(row: Row, process: Process, out: Path, lasted: float, moment: str) -> None:
     """Write down what came of a kill."""
     row.times += 1
     longest = row.details.get("longest_seconds_to_end", 0.0)
@@ -194,7 +199,7 @@ def _take_down(row: Row, process: Process, out: Path, lasted: float) -> None:
         row.hear(re.sub(r"step \d+ of \d+", "step N of M", sentence), instead={str(out): "DIR"})
         row.expect(not sentence.startswith("File "), f"a traceback: {process.sentence()[-2000:]}")
     moments = Counter(row.details.get("moments", {}))
-    moments[moment_of(out)] += 1
+    moments[moment] += 1
     row.details["moments"] = dict(moments)
 
 
@@ -218,7 +223,7 @@ def asked_of_two(shop: Workshop) -> list[Row]:
             process = pair.start(out, "--quiet", seconds=60)
             while process.running() and not under_way(out)[:1] > (0,):
                 time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.6 * pair.lasts))
+            time.sleep(rng.uniform(0, 0.8 * pair.lasts))
             pids = ranks(process)
             process.send(signal.SIGTERM)
             end(process, pids)
@@ -335,7 +340,7 @@ def full_disk_of_two(shop: Workshop) -> list[Row]:
 def other_worlds(shop: Workshop) -> list[Row]:
     """Going on with another number of processes: said what is no longer exact, and trained to the end."""
     rows = []
-    for parallel, numbers in (("fsdp2", (2, 1, 2)), ("ddp", (1, 2)), ("fsdp2", (1, 2)), ("ddp", (2, 1))):
+    for parallel, numbers in (("fsdp2", (2, 1, 2)), ("ddp", (1, 2)), ("ddp", (2, 1))):
         if shop.kills < 8 and rows:
             break
         words = ", then ".join("one process" if number == 1 else "two" for number in numbers)
