@@ -30,14 +30,13 @@ from thalweg.training.core import copied
 from thalweg.training.cost import with_threads
 from thalweg.training.engine import laid_down
 from thalweg.training.job import Fitted
-from thalweg.training.watch import Evaluation, Progress, Watcher
+from thalweg.training.watch import Evaluation, Pace, Progress, Watcher
 
 __all__ = [
     "Among",
     "How",
     "Kept",
     "Member",
-    "Pace",
     "bootstrap",
     "how",
     "in_lanes",
@@ -392,27 +391,6 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, own in [*module.named_parameters(), *module.named_buffers()]:
         own.copy_(tensors[name])
     return module.eval()
-
-
-class Pace:
-    """Says how far all members together are, a few times a second, and how long it will take."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self._since: tuple[float, float] | None = None
-        self._told = -math.inf
-
-    def tell(self, done: float, total: int) -> None:
-        """Steps of all members that are done, and in all."""
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now, done
-        if now - self._told < 0.2:
-            return
-        self._told = now
-        since, first = self._since
-        left = None if done <= first else (now - since) / (done - first) * (total - done)
-        self._watcher.progress(Progress(step=done, steps=total, seconds_left=left))
 
 
 class Among(Watcher):
