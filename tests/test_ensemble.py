@@ -22,6 +22,7 @@ from thalweg.cli import app
 from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import OptionError, RecipeError, ThalwegError
 from thalweg.runs import RunDirectory
+from thalweg.strategies import Clipping
 from thalweg.training.members import bootstrap, member_seed
 from thalweg.training.results import Stored, TrainResults
 
@@ -546,7 +547,20 @@ def test_fit_ensemble_goes_on_where_it_was(tmp_path: Path) -> None:
             thalweg.fit_ensemble(
                 net, (x, y), "cross-entropy", "adam", out=out, resume=True, **{**asked, "epochs": 4}
             )
+        if engine == "lanes":
+            changed: dict[str, Any] = {**asked, "engine": "auto", "strategies": [Clipping(norm=1.0)]}
+            with pytest.raises(OptionError, match="begun as lanes, which they can't be now: strategies"):
+                thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **changed)
         again = thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **asked)
         for one, other in zip(whole.models, again.models, strict=True):
             for name, value in one.state_dict().items():
                 assert torch.equal(value, other.state_dict()[name])
+
+
+def test_an_ensemble_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    x, y = points()
+    with pytest.raises(OptionError, match="use the loop engine"):
+        thalweg.fit_ensemble(
+            net, (x, y), "cross-entropy", "lbfgs", members=2, epochs=1, engine="lanes", out=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
