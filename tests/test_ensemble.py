@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +18,12 @@ from thalweg import calibration, catalogue, data, lanes, models, recipe
 from thalweg.cli import app
 from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import OptionError, RecipeError, ThalwegError
-from thalweg.runs import RunDirectory
 from thalweg.strategies import Clipping
 from thalweg.training.members import bootstrap, member_seed
 from thalweg.training.results import Stored, TrainResults
+from trainings import RECIPE, comparable, run, written
 
-RECIPE = """version = 1
-[data]
-spec = "iris"
-[model]
-spec = "mlp:8"
-[optimizer]
-name = "adam"
-lr = 0.02
-[schedule]
-name = "cosine"
-[training]
-batch_size = 16
-epochs = 4
-evaluations = 6
-seed = 3
-"""
 FOUR = ["ensemble.members=4", "ensemble.engine=lanes"]
-
-
-def written(folder: Path, text: str = RECIPE) -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def member(out: Path, number: int) -> dict[str, torch.Tensor]:
@@ -437,58 +412,6 @@ def test_what_fit_ensemble_refuses(tmp_path: Path) -> None:
 
 LOOP = ["ensemble.members=3", "ensemble.resample=true", "strategies.averaging.decay=0.9"]
 LANES = ["ensemble.members=3", "ensemble.resample=true", "ensemble.engine=lanes", "schedule.name=plateau"]
-
-
-def _child(out: Path, path: Path, changes: list[str], resume: bool, place: str, count: int) -> None:
-    os.environ["MKL_CBWR"] = "AVX2"
-    torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None
-    append, replace, save, seen = RunDirectory.append, Path.replace, RunDirectory.save_checkpoint, 0
-
-    def die() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGTERM if place == "term" else signal.SIGKILL)
-
-    def appended(self: RunDirectory, event: Any) -> None:
-        append(self, event)
-        if place in ("event", "term"):
-            die()
-
-    def replaced(self: Path, target: Any) -> Any:
-        if Path(target).name == place:
-            die()
-        return replace(self, target)
-
-    def saved(self: RunDirectory, *given: Any, **more: Any) -> None:
-        save(self, *given, **more)
-        if place == "state":
-            die()
-
-    RunDirectory.append, Path.replace, RunDirectory.save_checkpoint = appended, replaced, saved  # type: ignore[method-assign,assignment]
-    arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
-    for change in changes:
-        arguments += ["--set", change]
-    os._exit(app.run([*arguments, *(["--resume"] if resume else [])]))
-
-
-def run(
-    out: Path, path: Path, changes: list[str], *, resume: bool = False, place: str = "", count: int = 0
-) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, changes, resume, place, count))
-    process.start()
-    process.join(240)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
-
-
-def comparable(out: Path) -> dict[str, Any]:
-    values = json.loads((out / "results.json").read_text())
-    del values["timing"]
-    return dict(values)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")

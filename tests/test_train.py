@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-import multiprocessing
 import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +25,7 @@ from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryErro
 from thalweg.runs import RunDirectory
 from thalweg.training import loop
 from thalweg.training.results import TrainResults
-
-RECIPE = """version = 1
-[data]
-spec = "iris"
-[model]
-spec = "mlp:8"
-[optimizer]
-name = "adam"
-lr = 0.02
-[schedule]
-name = "cosine"
-[training]
-batch_size = 16
-epochs = 4
-evaluations = 6
-seed = 3
-"""
-
-
-def written(folder: Path, text: str = RECIPE) -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
+from trainings import RECIPE, comparable, run, written
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
@@ -125,62 +101,16 @@ def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
 FULL = ["strategies.averaging.decay=0.9", "strategies.guard.every=5", "strategies.snapshots.cycles=2"]
 
 
-def _child(out: Path, path: Path, resume: bool, place: str, count: int, changes: list[str]) -> None:
-    torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None
-    append, replace, seen = RunDirectory.append, Path.replace, 0
-
-    def die() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGTERM if place == "term" else signal.SIGKILL)
-
-    def appended(self: RunDirectory, event: Any) -> None:
-        append(self, event)
-        if place in ("event", "term"):
-            die()
-
-    def replaced(self: Path, target: Any) -> Any:
-        if Path(target).name == place:
-            die()
-        return replace(self, target)
-
-    RunDirectory.append, Path.replace = appended, replaced  # type: ignore[method-assign]
-    arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
-    for change in changes:
-        arguments += ["--set", change]
-    os._exit(app.run([*arguments, *(["--resume"] if resume else [])]))
-
-
 SECOND_ORDER = [
     "optimizer={name = 'lbfgs'}", "strategies.averaging.decay=0.9", "strategies.plateau.patience=0",
     "training.epochs=20",
 ]  # fmt: skip
 
 
-def run(
-    out: Path, path: Path, *, resume: bool = False, place: str = "", count: int = 0, changes: list[str] = FULL
-) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, resume, place, count, changes))
-    process.start()
-    process.join(180)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
-
-
-def comparable(out: Path) -> dict[str, Any]:
-    values = TrainResults.read(out / "results.json").model_dump()
-    del values["timing"]
-    return values
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert run(folder / "out", written(folder)) == 0
+    assert run(folder / "out", written(folder), FULL) == 0
     return folder / "out"
 
 
@@ -199,12 +129,12 @@ def test_a_killed_training_ends_alike(
     place: str, count: int, code: int, tmp_path: Path, undisturbed: Path
 ) -> None:
     out, path = tmp_path / "out", written(tmp_path)
-    assert run(out, path, place=place, count=count) == code
+    assert run(out, path, FULL, place=place, count=count) == code
     assert not (out / "results.json").exists()
     # a report of what is there, finished or not
     assert app.run(["report", str(out)]) == 0
     assert "finished: its last evaluation was at step" in (out / "report.html").read_text()
-    assert run(out, path, resume=True) == 0
+    assert run(out, path, FULL, resume=True) == 0
     assert comparable(out) == comparable(undisturbed)
     for name in ("weights", "best", "snapshot-1", "snapshot-2"):
         file = f"{name}.safetensors"
@@ -217,10 +147,10 @@ def test_a_killed_training_ends_alike(
 def test_a_last_step_that_was_taken_back_stays_so(tmp_path: Path) -> None:
     """A second-order step that would go beyond the end isn't taken anew by who lays down the results anew."""
     path = written(tmp_path)
-    assert run(tmp_path / "whole", path, changes=SECOND_ORDER) == 0
-    assert run(tmp_path / "out", path, changes=SECOND_ORDER, place="event", count=3) == -9
+    assert run(tmp_path / "whole", path, SECOND_ORDER) == 0
+    assert run(tmp_path / "out", path, SECOND_ORDER, place="event", count=3) == -9
     for _ in range(2):
-        assert run(tmp_path / "out", path, changes=SECOND_ORDER, resume=True) == 0
+        assert run(tmp_path / "out", path, SECOND_ORDER, resume=True) == 0
     assert comparable(tmp_path / "out") == comparable(tmp_path / "whole")
     for name in ("weights.safetensors", "best.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
