@@ -100,7 +100,7 @@ def race(
         typer.Option(
             metavar="NAME,...",
             help="How weights may begin, scale and sparsity searched: default,sparse,normalized,...",
-            show_default="default: as the model makes them",
+            show_default="default, as the model makes them",
             rich_help_panel=_FIELD,
         ),
     ] = None,

@@ -167,8 +167,15 @@ def initialization_spaces(
     Raises:
         OptionError: as :func:`spaces` does.
     """
-    known = {name: SEARCHED[name] for name in names}
-    return _with_own(known, {key: ends for key, ends in overrides.items() if _begins(key, entries)})
+    own = {key: ends for key, ends in overrides.items() if _begins(key, entries)}
+    for key in own:
+        of = key.rpartition(".")[0]
+        if of not in names:
+            raise OptionError(
+                f"the search space {key!r} is for {of} weights, which aren't in this race; "
+                f"write --initializations {','.join([*names, of])}"
+            )
+    return _with_own({name: SEARCHED[name] for name in names}, own)
 
 
 def _begins(key: str, entries: Mapping[str, Entry]) -> bool:

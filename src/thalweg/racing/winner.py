@@ -122,13 +122,13 @@ _BUILT = "nn.Sequential("
 def _beginning(recipe: Recipe) -> str | None:
     """A line that draws the weights by the recipe's scheme; ``None`` where strategies are more than that."""
     given = recipe.strategies.given()
+    if not given:
+        return ""
     begins = recipe.strategies.initialization
-    if begins is None:
-        return None if given else ""
-    options = begins.model_dump(exclude_defaults=True)
-    scheme = options.pop("scheme", None)
-    if len(given) > 1 or scheme is None or not options.keys() <= {"scale", "gain", "k"}:
+    options = begins.by_scheme_alone() if begins is not None else None
+    if options is None or len(given) > 1:
         return None
+    scheme = options.pop("scheme")
     spelled = "".join(f", {name}={value!r}" for name, value in options.items())
     return f"\ninitialize(model, {scheme!r}, seed={recipe.training.seed}{spelled})"
 
