@@ -15,11 +15,12 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.exchange import as_torchs, from_torchs
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
-from thalweg.secondorder.solver import Found, Limits, Memory, descend
+from thalweg.secondorder.solver import Found, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 

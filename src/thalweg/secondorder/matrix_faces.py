@@ -26,11 +26,12 @@ from thalweg.secondorder.closures import (
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Found, Limits, Memory
+from thalweg.secondorder.solver import Found, Memory
 from thalweg.secondorder.vectors import Space, Vector
 
 __all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
