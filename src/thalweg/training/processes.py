@@ -46,6 +46,7 @@ def run_many(
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
     stop: Callable[[], bool] | None = None,
+    until: int | None = None,
 ) -> list[Outcome]:
     """Train runs one after another, or in several processes at a time.
 
@@ -58,7 +59,7 @@ def run_many(
         workers: kept from call to call, in place of ``processes`` and ``threads``.
         watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
             process also of every evaluation.
-        checkpoint: as there; processes get a copy each.
+        checkpoint, until: as there; processes get a copy each.
 
     Returns:
         Outcomes in the order of ``runs``.
@@ -74,6 +75,7 @@ def run_many(
         "catalogue_entries": catalogue_entries,
         "device": device,
         "checkpoint": checkpoint,
+        "until": until,
     }
     found: dict[str, Outcome] = {}
 
