@@ -120,7 +120,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     @property
     def passes(self) -> float:
-        """Forward passes that all steps so far have cost (:class:`thalweg.secondorder.Counts`); 0 before them."""
+        """Forward passes that all steps so far cost (:class:`thalweg.secondorder.Counts`); 0 before them."""
         return float(self._kept().get("passes", 0.0))
 
     def _kept(self) -> dict[str, Any]:
