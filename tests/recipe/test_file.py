@@ -109,7 +109,11 @@ def test_the_least():
         ("beta1", "beta", "line 21, column 1: the optimizer 'adam' has no 'beta'; did you mean"),
         ("lr = 0.003", 'lr = "high"', "line 20, column 1: optimizer.lr is 'high' but must be a number"),
         ("lr = 0.003", "lr = inf", "line 20, column 1: optimizer.lr is inf but must be a finite number"),
-        ("lr = 0.003", "lr = -1", "line 20, column 1: optimizer.lr is -1 but must be at least 0"),
+        (
+            "lr = 0.003",
+            "lr = -1",
+            "line 20, column 1: optimizer.lr is -1, but must be at least 0; give one such as 0.001",
+        ),
         ("lr = 0.003", "lr = [1]", "line 20, column 1: optimizer.lr is [1] but must be"),
         (
             '"cosine"',

@@ -40,7 +40,8 @@ class Range:
     Attributes:
         low, high: the ends, ``low < high``.
         scale: ``"log"``; ``"linear"``; or ``"complement"``, which is 1 - x on a log scale (momentum, betas).
-        least: the smallest legal value, where there is one.
+        least, most: the ends of what is legal, where there are any.
+        open: those of them that aren't legal themselves.
         whole: only whole numbers.
     """
 
@@ -48,6 +49,8 @@ class Range:
     high: float
     scale: Scale
     least: float = -math.inf
+    most: float = math.inf
+    open: tuple[float, ...] = ()
     whole: bool = False
 
     def place(self, value: float) -> float:
@@ -62,6 +65,8 @@ class Range:
     def value(self, place: float) -> float:
         """Return the value at a place from 0 to 1, rounded to 4 significant digits (1 - x to 3).
 
+        Where rounding would lead to an end that isn't legal, it isn't done.
+
         >>> Range(low=0.0, high=0.999, scale="complement").value(0.5)
         0.9684
         """
@@ -69,14 +74,19 @@ class Range:
         at = low + place * (high - low)
         if self.scale == "complement":
             # the digits that matter are those of 1 - x; the outer rounding only clears float dust
-            return self._inside(round(1.0 - _rounded(math.exp(-at), 3), 12))
-        found = math.exp(at) if self.scale == "log" else at
-        return self._inside(float(round(found)) if self.whole else _rounded(found))
+            found = 1.0 - math.exp(-at)
+            near = round(1.0 - _rounded(math.exp(-at), 3), 12)
+        else:
+            found = math.exp(at) if self.scale == "log" else at
+            near = float(round(found)) if self.whole else _rounded(found)
+        near = self._inside(near)
+        return self._inside(found) if near in self.open else near
 
     def beyond(self, end: Literal["low", "high"]) -> float:
         """Return how far this end may be moved out: a decade, on a linear scale the range's own width.
 
-        Clipped to what is legal: over 0 on a log scale, at least 0 and under 1 on a complement scale.
+        Clipped to what is legal: over 0 on a log scale, at least 0 and under 1 on a complement scale, and
+        whole where only whole numbers are.
 
         >>> Range(low=1e-4, high=1e-2, scale="log").beyond("high")
         0.1
@@ -86,10 +96,14 @@ class Range:
         sign = -1.0 if end == "low" else 1.0
         start = self.low if end == "low" else self.high
         if self.scale == "log":
-            return max(self.least, _rounded(start * 10.0**sign))
-        if self.scale == "complement":
-            return round(max(0.0, 1.0 - _rounded((1.0 - start) * 10.0**-sign)), 12)
-        return max(self.least, _rounded(start + sign * (self.high - self.low)))
+            far = _rounded(start * 10.0**sign)
+        elif self.scale == "complement":
+            far = round(max(0.0, 1.0 - _rounded((1.0 - start) * 10.0**-sign)), 12)
+        else:
+            far = _rounded(start + sign * (self.high - self.low))
+        if self.whole:
+            far = float(max(round(far), 1) if self.scale == "log" else round(far))
+        return min(max(far, self.least), self.most)
 
     def _inside(self, value: float) -> float:
         return min(max(value, self.low), self.high)
@@ -125,7 +139,7 @@ def spaces(
         optimizer, _, name = key.rpartition(".")
         _check(key, optimizer, name, low, high, entries)
         own[optimizer][name] = (float(low), float(high))
-    return {
+    found = {
         optimizer: {
             hyper.name: own[optimizer].get(hyper.name, (hyper.low, hyper.high))
             for hyper in entry.hyperparameters
@@ -133,6 +147,9 @@ def spaces(
         }
         for optimizer, entry in entries.items()
     }
+    for optimizer, space in found.items():
+        _check_together(optimizer, entries[optimizer], space)
+    return found
 
 
 def _check(
@@ -151,23 +168,37 @@ def _check(
             f"the search space of {key} goes from {low:g} to {high:g}, but must go from a lower to a "
             f"higher number; swap or change the ends"
         )
-    scale = known[name].scale
-    if scale == "log" and low <= 0:
+    hyper = known[name]
+    for end in (low, high):
+        # a space may begin or end where values aren't legal any more: draws lie inside
+        why = None if end in (hyper.above, hyper.below) else hyper.refusal(end)
+        if why is not None:
+            raise OptionError(f"the search space of {key} goes from {low:g} to {high:g}: {name} {why}")
+    if hyper.scale == "log" and low <= 0:
         raise OptionError(
             f"the search space of {key} starts at {low:g}, but is searched on a log scale and must start "
             f"above 0; give a small positive number"
         )
-    if scale == "complement" and not 0 <= low < high < 1:
+    if hyper.scale == "complement" and not 0 <= low < high < 1:
         raise OptionError(
             f"the search space of {key} goes from {low:g} to {high:g}, but {name} must be at least 0 and "
             f"under 1; give ends in that range, such as 0.8:0.999"
         )
-    least = _least(known[name])
-    if low < least:
-        raise OptionError(
-            f"the search space of {key} starts at {low:g}, but {name} can't be "
-            f"{f'less than {least:g}' if least else 'negative'}; start at {least:g}"
-        )
+
+
+def _check_together(optimizer: str, entry: Entry, space: Space) -> None:
+    """Refuse spaces of which one may give less than another's values, where it can't be less."""
+    for hyper in entry.hyperparameters:
+        other = next((one for one in entry.hyperparameters if one.name == hyper.not_under), None)
+        if other is None:
+            continue
+        lowest = space.get(hyper.name, (hyper.default, hyper.default))[0]
+        highest = space.get(other.name, (other.default, other.default))[1]
+        if lowest < highest:
+            raise OptionError(
+                f"{optimizer}.{hyper.name} may be as low as {lowest:g} and {other.name} as high as "
+                f"{highest:g}, but the first can't be less than the second; part their search spaces"
+            )
 
 
 def first_wave(
@@ -250,13 +281,15 @@ def extended(entry: Entry, space: Space, edges: Edges) -> dict[str, tuple[float,
 
 
 def _ranges(entry: Entry, space: Space) -> dict[str, Range]:
-    """Ends with scale and legal limit, in the catalogue's order."""
+    """Ends with scale and legal limits, in the catalogue's order."""
     return {
         hyper.name: Range(
             low=space[hyper.name][0],
             high=space[hyper.name][1],
             scale=hyper.scale,
-            least=_least(hyper),
+            least=_least(hyper, entry, space),
+            most=_most(hyper, entry, space),
+            open=tuple(end for end in (hyper.above, hyper.below) if end is not None),
             whole=hyper.whole,
         )
         for hyper in entry.hyperparameters
@@ -264,10 +297,21 @@ def _ranges(entry: Entry, space: Space) -> dict[str, Range]:
     }
 
 
-def _least(hyper: Hyperparameter) -> float:
-    if hyper.least is not None:
-        return hyper.least
-    return 0.0 if hyper.scale == "linear" and hyper.low >= 0 else -math.inf
+def _least(hyper: Hyperparameter, entry: Entry, space: Space) -> float:
+    ends = [end for end in (hyper.least, hyper.above) if end is not None]
+    for other in entry.hyperparameters:
+        if other.name == hyper.not_under:
+            # where both are searched, this end stays, so that only the other one's moves
+            ends.append(space[hyper.name][0] if other.name in space else other.default)
+    return max(ends, default=-math.inf)
+
+
+def _most(hyper: Hyperparameter, entry: Entry, space: Space) -> float:
+    ends = [end for end in (hyper.most, hyper.below) if end is not None]
+    for other in entry.hyperparameters:
+        if other.not_under == hyper.name:
+            ends.append(space[other.name][0] if other.name in space else other.default)
+    return min(ends, default=math.inf)
 
 
 def _draws(
