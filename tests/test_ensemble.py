@@ -95,14 +95,20 @@ def test_members_do_not_depend_on_how_many_there_are(four: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "schedule", [[], ["schedule.cycles=2"], ["schedule.name=plateau", "optimizer.lr=0.3"]]
+    "changed",
+    [
+        [],
+        ["schedule.cycles=2"],
+        ["schedule.name=plateau", "optimizer.lr=0.3"],
+        ["strategies.initialization.scheme=sparse", "strategies.initialization.k=6"],
+    ],
 )
-def test_a_member_is_the_training_of_its_seed(schedule: list[str], tmp_path: Path) -> None:
+def test_a_member_is_the_training_of_its_seed(changed: list[str], tmp_path: Path) -> None:
     path = written(tmp_path)
     both = {
         engine: thalweg.train(
             path,
-            changes=[*schedule, "ensemble.members=2", f"ensemble.engine={engine}"],
+            changes=[*changed, "ensemble.members=2", f"ensemble.engine={engine}"],
             out=tmp_path / engine,
         )
         for engine in ("lanes", "loop")
@@ -111,7 +117,7 @@ def test_a_member_is_the_training_of_its_seed(schedule: list[str], tmp_path: Pat
     assert found is not None
     seed = found.members[1].seed
     assert seed == member_seed(3, 2)
-    single = thalweg.train(path, changes=[*schedule, f"training.seed={seed}"], out=tmp_path / "single")
+    single = thalweg.train(path, changes=[*changed, f"training.seed={seed}"], out=tmp_path / "single")
     expected = (tmp_path / "single" / "weights.safetensors").read_bytes()
     # one after another to the bit, as lanes within rounding
     assert (tmp_path / "loop" / "member-2.safetensors").read_bytes() == expected

@@ -663,3 +663,45 @@ def test_the_model_is_chosen_by_the_data() -> None:
 def test_numbers_that_no_file_could_hold_are_refused(name: str, value: float) -> None:
     with pytest.raises(OptionError, match=f"--{name} is"):
         setup.understand(races.options(**{name: value}))
+
+
+@pytest.mark.parametrize("kind", ["lanes", "loop"])
+def test_starting_points_are_raced_and_the_winners_recipe_begins_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THALWEG_STATE_DIR", str(tmp_path / "state"))
+    with races.engine(kind):
+        results = verbs.race(
+            "mlp:6", "iris", optimizers=["momentum"], trials=12, splits=2, epochs=3, batch_size=16,
+            initializations=["sparse", "normalized"], spaces={"sparse.k": (1, 3)}, out=tmp_path / "out",
+        )  # fmt: skip
+    assert results.plan.initializations == {
+        "sparse": {"k": (1.0, 3.0), "scale": (0.03, 3.0)},
+        "normalized": {"gain": (0.1, 3.0)},
+    }
+    begins = [trial.setting.initialization for trial in results.optimizers[0].trials]
+    assert {each["scheme"] for each in begins} == {"sparse", "normalized"}
+    # what differs in nothing but its start ends elsewhere
+    assert len({trial.validation for trial in results.optimizers[0].trials}) > 2
+    won = recipe.read(tmp_path / "out" / "winner.toml")
+    assert won.strategies.initialization is not None
+    winner = results.optimizers[0].winners[won.data.replicate]
+    chosen = won.strategies.initialization.model_dump(exclude_defaults=True)
+    assert chosen == winner.setting.initialization
+    trained = verbs.train(tmp_path / "out" / "winner.toml", out=tmp_path / "trained")
+    confirmed = next(run for run in results.optimizers[0].runs if run.seed == won.training.seed)
+    assert trained.result["test"] == pytest.approx(confirmed.score, abs=1e-6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Where training begins" in page
+    assert "k of sparse weights" in page
+
+
+def test_starting_points_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for model, more, says in (
+        ("linear", {"initializations": ["spars"]}, "did you mean 'sparse'"),
+        ("linear", {"spaces": {"sparse.k": (1, 3)}}, "write --initializations default,sparse"),
+        ("linear", {"initializations": []}, "--initializations is empty"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            verbs.race(model, "iris", out=tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()

@@ -24,12 +24,15 @@ class Setting:
             (``lr``, ``momentum``, ``beta1``, ...); names left out have their default.
         schedule: name of the schedule that multiplies ``lr`` (``"constant"``, ``"cosine"``, ...).
         schedule_options: of the schedule, such as ``{"cycles": 3}``; those left out have their default.
+        initialization: of the weights: a scheme and its options as :func:`thalweg.initial.initialize` takes
+            them, such as ``{"scheme": "sparse", "k": 15}``; empty: as the model makes them.
     """
 
     optimizer: str
     hyperparameters: Mapping[str, float | bool] = field(default_factory=dict)
     schedule: str = "constant"
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    initialization: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ def race(
     optimizers: Sequence[Any] | None = None,
     spaces: Mapping[str, tuple[float, float]] | None = None,
     schedules: Sequence[str] | None = None,
+    initializations: Sequence[str] | None = None,
     trials: int | None = None,
     splits: int = 5,
     confirm: int = 2,
@@ -68,8 +69,10 @@ def race(
         metric: likewise: what validation chooses by and the verdict is about.
         optimizers: names of the catalogue, ``"all"`` for all of them, ``"file.py:rule"``,
             ``"torch.optim:RAdam"``; by default the seven basic first-order ones.
-        spaces: ``{"adam.lr": (1e-4, 1e-1)}`` changes a search space.
+        spaces: ``{"adam.lr": (1e-4, 1e-1)}`` changes a search space; ``{"sparse.k": (5, 30)}`` likewise.
         schedules: names of the schedules that every pool may draw; constant, cosine and linear by default.
+        initializations: names of the starting points that every pool may draw, with their scale and sparsity
+            (``"sparse"``, ``"normalized"``, ...); by default ``"default"``, the model's own, alone.
         trials: settings in each optimizer's pool, in each replicate; 16 by default.
         splits: replicates, each with its own split, pools and seeds; at least 2.
         confirm: confirmation seeds for each optimizer in each replicate.
@@ -115,6 +118,7 @@ def race(
         optimizers=optimizers,
         spaces=spaces,
         schedules=schedules,
+        initializations=initializations,
         trials=trials,
         splits=splits,
         confirm=confirm,

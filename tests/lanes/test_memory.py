@@ -23,7 +23,7 @@ def measured(lanes: int, width: int, batch: int, evaluated: int) -> int:
         )
 
     chosen = runs(lanes, names=["adam"])
-    stack = Stack.build(factory, (20,), 3, [run.seed for run in chosen], CPU)
+    stack = Stack.build(factory, (20,), 3, chosen, CPU)
     loss = objectives.loss("cross-entropy", objectives.Task(kind="classification", classes=("a", "b", "c")))
     program = Program(stack, forward_of(stack.template), loss, chosen, entries())
     inputs, targets = torch.randn(batch, 20), torch.zeros(batch, dtype=torch.int64)

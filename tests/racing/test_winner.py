@@ -52,6 +52,20 @@ CASES = {
         "optimizer": ("adam", {"lr": 0.01}),
         "schedule": "cosine",
     },
+    "digits, sparse weights": {
+        "data": "digits",
+        "model": "mlp:32",
+        "optimizer": ("sgd", {"lr": 0.3}),
+        "schedule": "linear",
+        "initialization": {"scheme": "sparse", "k": 7, "scale": 0.4},
+    },
+    "diabetes, normalized weights of a module": {
+        "data": "diabetes",
+        "model": "own.py:Net",
+        "optimizer": ("adam", {"lr": 0.01}),
+        "schedule": "constant",
+        "initialization": {"scheme": "normalized", "gain": 0.5},
+    },
     "digits, lbfgs": {
         "data": "digits",
         "model": "linear",
@@ -162,6 +176,8 @@ NEEDS_THALWEG = {
     "digits, an optimizer that evaluates a mean",
     "digits, lbfgs",
     "iris, newton",
+    "digits, sparse weights",
+    "diabetes, normalized weights of a module",
 }
 
 
@@ -186,6 +202,7 @@ def made(case):
     source = data.load(case["data"], target=case.get("target"), missing=case.get("missing"))
     prepared = data.prepare(source, seed=SEED, replicate=REPLICATE)
     name, numbers = case["optimizer"]
+    begins = case.get("initialization", {})
     chosen = recipe.Recipe.model_validate(
         {
             "data": {
@@ -199,6 +216,7 @@ def made(case):
             "objective": {"loss": case.get("loss"), "metric": case.get("metric")},
             "optimizer": {"name": name, **numbers},
             "schedule": {"name": case["schedule"]},
+            "strategies": {"initialization": begins} if begins else {},
             "training": {
                 "batch_size": 32,
                 "epochs": case.get("epochs", 4),
@@ -209,7 +227,9 @@ def made(case):
     )
     assert recipe.loads(recipe.dumps(chosen)) == chosen
     text = winner.script(chosen, source=source, prepared=prepared)
-    setting = Setting(optimizer=name, hyperparameters=numbers, schedule=case["schedule"])
+    setting = Setting(
+        optimizer=name, hyperparameters=numbers, schedule=case["schedule"], initialization=begins
+    )
     workload = Workload(
         epochs=chosen.training.epochs,
         batch_size=32,
@@ -296,6 +316,11 @@ def test_python_objects_have_no_spelling():
     )
     assert winner.script(chosen, source=source, prepared=prepared) is None
     iris = data.load("iris")
+    for strategies in ({"averaging": {}}, {"initialization": {"scheme": "he", "open_gates": True}}):
+        more = recipe.Recipe.model_validate(
+            chosen.model_dump() | {"data": {"spec": "iris"}, "strategies": strategies}
+        )
+        assert winner.script(more, source=iris, prepared=data.prepare(iris, seed=0, replicate=0)) is None
     split = data.prepare(iris, seed=0, replicate=0)
     for part, value in (("model", {"spec": "python:Net"}), ("objective", {"loss": "python:loss"})):
         own = recipe.Recipe.model_validate(chosen.model_dump() | {part: value})

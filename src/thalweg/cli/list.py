@@ -12,14 +12,14 @@ import typer
 
 __all__ = ["list_"]
 
-_Kind = Literal["optimizers", "schedules", "data", "models"]
+_Kind = Literal["optimizers", "schedules", "initializations", "data", "models"]
 
 
 def list_(
     kind: Annotated[_Kind, typer.Argument(help="What to list.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print everything known, as JSON.")] = False,
 ) -> None:
-    """List the optimizers, schedules, data or models that go by a name."""
+    """List the optimizers, schedules, initializations, data or models that go by a name."""
     rows = [_plain(entry) for entry in _entries(kind)]
     if json:
         typer.echo(json_module.dumps(rows, indent=2, ensure_ascii=False))
@@ -39,6 +39,10 @@ def _entries(kind: _Kind) -> list[Any]:
         from thalweg import schedules
 
         return list(schedules.describe())
+    if kind == "initializations":
+        from thalweg.racing import initializations
+
+        return initializations.describe()
     if kind == "data":
         from thalweg import data
 

@@ -95,6 +95,15 @@ def race(
             rich_help_panel=_FIELD,
         ),
     ] = None,
+    initializations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="How weights may begin, scale and sparsity searched: default,sparse,normalized,...",
+            show_default="default, as the model makes them",
+            rich_help_panel=_FIELD,
+        ),
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -209,6 +218,7 @@ def race(
             optimizers=parsing.names(optimizers),
             spaces=spaces,
             schedules=parsing.names(schedules),
+            initializations=parsing.names(initializations),
             trials=trials,
             splits=splits,
             confirm=confirm,

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.racing.initializations import DEFAULT, words
 from thalweg.racing.plan import spoken_seconds
 from thalweg.racing.results import (
     DataInfo,
@@ -195,8 +196,8 @@ def _number(value: float | None) -> str:
 
 
 def _setting_words(setting: SettingInfo) -> str:
-    words = [f"{name} {_hyperparameter(value)}" for name, value in setting.hyperparameters.items()]
-    return ", ".join([*words, setting.schedule])
+    numbers = [f"{name} {_hyperparameter(value)}" for name, value in setting.hyperparameters.items()]
+    return ", ".join([*numbers, setting.schedule, *words(setting.initialization)])
 
 
 def _hyperparameter(value: float | bool) -> str:
@@ -226,10 +227,12 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
     )
     goal = "" if plan.goal is None else f", goal {plan.goal:g} ({plan.goal_source})"
     better = "higher" if plan.higher_is_better else "lower"
+    drawn = ", ".join(plan.initializations)
+    begins = "" if drawn == DEFAULT else f"; initializations {drawn}"
     return [
         f"{fields} x {plan.trials} settings x {plan.splits} splits; {confirmed}",
         f"{plan.epochs} epochs of batches of {plan.batch_size} ({plan.steps:,} steps) a run; "
-        f"schedules {', '.join(plan.schedules)}",
+        f"schedules {', '.join(plan.schedules)}{begins}",
         f"{plan.loss} trained, {plan.metric} judged, {better} is better; margin {plan.margin:g}{goal}",
     ]
 

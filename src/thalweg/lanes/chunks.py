@@ -323,7 +323,7 @@ class _Chunk:
             self.factory,
             self.prepared.input_shape,
             self.prepared.outputs,
-            [run.seed for run in rows],
+            rows,
             self.device,
         )
         self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.entries)

@@ -15,6 +15,7 @@ from torch import nn
 from thalweg import schedules
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import DataError, ModelError
+from thalweg.initial import initialize
 from thalweg.models import Factory
 from thalweg.streams import order, seed32
 
@@ -60,13 +61,20 @@ def evaluation_points(total: int, evaluations: int) -> list[int]:
     return sorted({round(total * i / evaluations) for i in range(evaluations + 1)} | {0, total})
 
 
-def initial_module(factory: Factory, input_shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+def initial_module(
+    factory: Factory,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    seed: int,
+    initialization: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build the module of a run: its initial weights are a pure function of the run's seed.
 
-    ``torch.manual_seed(seed32(seed, "initial"))`` inside ``torch.random.fork_rng``, then the factory.
+    ``torch.manual_seed(seed32(seed, "initial"))`` inside ``torch.random.fork_rng``, then the factory; then,
+    where a setting has one, its initialization.
 
     Raises:
-        ModelError: what the factory returns isn't a module.
+        ModelError: what the factory returns isn't a module, or can't be initialized so.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed32(seed, "initial"))
@@ -75,6 +83,9 @@ def initial_module(factory: Factory, input_shape: tuple[int, ...], outputs: int,
         raise ModelError(
             f"the model factory returned {type(module).__name__}, not a torch.nn.Module; return the module"
         )
+    if initialization:
+        options = dict(initialization)
+        initialize(module, options.pop("scheme"), seed=seed, **options)
     return module
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from thalweg.entries import Run
 from thalweg.errors import ModelError
 from thalweg.lanes.course import initial_module
 from thalweg.models import Factory
@@ -47,16 +48,20 @@ class Stack:
         factory: Factory,
         input_shape: tuple[int, ...],
         outputs: int,
-        seeds: Sequence[int],
+        runs: Sequence[Run],
         device: torch.device,
     ) -> Stack:
-        """Build the replicas of these seeds; each distinct seed is built once.
+        """Build the replicas of these runs; of those that begin alike one is built.
 
         Raises:
             ModelError: the module can't be stacked, or the factory's modules differ in shape.
         """
-        distinct = list(dict.fromkeys(seeds))
-        modules = [initial_module(factory, input_shape, outputs, seed).to(device) for seed in distinct]
+        begins = [(run.seed, tuple(run.setting.initialization.items())) for run in runs]
+        distinct = list(dict.fromkeys(begins))
+        modules = [
+            initial_module(factory, input_shape, outputs, seed, dict(initialization)).to(device)
+            for seed, initialization in distinct
+        ]
         template = modules[0]
         reason = refusal(template)
         if reason is not None:
@@ -68,7 +73,7 @@ class Stack:
                 f"{type(template).__name__} has other parameters or shapes under another random seed; "
                 f"build the same structure every time"
             )
-        slot = torch.tensor([distinct.index(seed) for seed in seeds], device=device)
+        slot = torch.tensor([distinct.index(each) for each in begins], device=device)
         tensors = {
             name: torch.stack([each[name] for each in values]).index_select(0, slot) for name in values[0]
         }

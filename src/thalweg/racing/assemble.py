@@ -56,6 +56,7 @@ def setting_info(setting: Setting) -> SettingInfo:
         optimizer=setting.optimizer,
         hyperparameters=dict(setting.hyperparameters),
         schedule=setting.schedule,
+        initialization=dict(setting.initialization),
     )
 
 

@@ -76,12 +76,14 @@ def _edges(winners: Mapping[str, Sequence[ReplicateWinner]]) -> list[Warning_]:
             ]
         )
         first = next(iter(often))[0]
+        # a starting point's number goes by its own name
+        key = first if "." in first else f"{name}.{first}"
         found.append(
             Warning_(
                 code="edge",
                 optimizer=name,
                 text=f"{name} was best with {where}, so better settings may lie beyond: "
-                f"widen it with --space {name}.{first}=LOW:HIGH",
+                f"widen it with --space {key}=LOW:HIGH",
             )
         )
     return found

@@ -45,7 +45,7 @@ def _measure(setup: Setup) -> dict[str, Any]:
         Run(identity=f"{name}/{i}", setting=setting, seed=plan.seed)
         for name, entry in setup.entries.items()
         for i, setting in enumerate(
-            pools.first_wave(entry, plan.spaces[name], plan.schedules, plan.trials, seed=plan.seed)
+            pools.first_wave(entry, pools.choices(plan, name), plan.trials, seed=plan.seed)
         )
     ]
     device = setup.options.device

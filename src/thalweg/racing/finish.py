@@ -27,6 +27,7 @@ from thalweg.racing.tuning import best_of_k
 from thalweg.racing.verdict import Evidence
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import environment
+from thalweg.strategies.initialization import InitializationSettings
 
 __all__ = ["build_results", "winning_pool", "write_winner"]
 
@@ -279,6 +280,11 @@ def write_winner(
         objective=recipe.Objective(loss=plan.loss, metric=plan.metric),
         optimizer=recipe.Optimizer(name=setting.optimizer, **setting.hyperparameters),
         schedule=recipe.Schedule(name=setting.schedule),
+        strategies=recipe.Strategies(
+            initialization=InitializationSettings(**setting.initialization)
+            if setting.initialization
+            else None
+        ),
         training=recipe.Training(
             batch_size=plan.batch_size,
             epochs=plan.epochs,

@@ -81,6 +81,7 @@ class PlanInfo(_Record):
     optimizers: list[str]
     schedules: list[str]
     spaces: dict[str, dict[str, tuple[float, float]]]
+    initializations: dict[str, dict[str, tuple[float, float]]] = {"default": {}}
     trials: int
     splits: int
     reruns: int
@@ -118,11 +119,12 @@ class EngineInfo(_Record):
 
 
 class SettingInfo(_Record):
-    """A setting: hyperparameters by name, and the schedule."""
+    """A setting: hyperparameters by name, the schedule, and how weights begin (empty: as the model's own)."""
 
     optimizer: str
     hyperparameters: dict[str, float | bool]
     schedule: str
+    initialization: dict[str, str | int | float] = {}
 
 
 class Trial(_Record):

@@ -14,10 +14,11 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.entries import Workload
 from thalweg.errors import OptionError, nearest
+from thalweg.initial import initialize
 from thalweg.lanes.course import initial_module
 from thalweg.objectives import Loss, Metric
+from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
-from thalweg.racing import pools
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 from thalweg.runs.environment import usable_device
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
@@ -61,6 +62,7 @@ class Options:
     optimizers: Sequence[Any] | None = None
     spaces: Mapping[str, tuple[float, float]] | None = None
     schedules: Sequence[str] | None = None
+    initializations: Sequence[str] | None = None
     trials: int | None = None
     splits: int = 5
     confirm: int = 2
@@ -131,7 +133,10 @@ def understand(options: Options) -> Setup:
     for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise OptionError(f"{name} is {value!r}, but must be a finite number above 0")
-    pools.spaces(asked, options.spaces or {})
+    spaces = pools.spaces(asked, options.spaces or {})
+    begins = pools.initialization_spaces(
+        initializations.chosen(options.initializations), asked, options.spaces or {}
+    )
     if options.data is None:
         raise OptionError("--data is missing; name a table, a folder or a built-in such as digits")
     source = data.load(
@@ -166,17 +171,18 @@ def understand(options: Options) -> Setup:
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, seed)
     models.check(module, first, loss, metric)
+    for name in begins:
+        if name != initializations.DEFAULT:
+            # refuses a model that can't begin so
+            initialize(module, name, seed=seed)
     steps = epochs * (examples // batch_size)
     parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
     entries, left_out = _fitting(asked, options.optimizers, parameters, steps)
     plan = PlanInfo(
         optimizers=list(entries),
         schedules=list(names),
-        spaces={
-            name: space
-            for name, space in pools.spaces(asked, options.spaces or {}).items()
-            if name in entries
-        },
+        spaces={name: space for name, space in spaces.items() if name in entries},
+        initializations=begins,
         trials=trials,
         splits=splits,
         reruns=RERUNS,

@@ -68,14 +68,22 @@ def _first_wave(
     settings = {
         name: pools.first_wave(
             setup.entries[name],
-            plan.spaces[name],
-            plan.schedules,
+            pools.choices(plan, name),
             plan.trials - reserve_size(plan.trials),
             seed=_pool_seed(plan, record, name),
         )
         for name in plan.optimizers
     }
-    _screen(record, setup, plan, engine, prepared, settings, wave=1, spaces=plan.spaces)
+    _screen(
+        record,
+        setup,
+        plan,
+        engine,
+        prepared,
+        settings,
+        {name: pools.choices(plan, name) for name in settings},
+        wave=1,
+    )
 
 
 def _second_wave(
@@ -85,24 +93,23 @@ def _second_wave(
     if not reserve_size(plan.trials):
         return
     settings = {}
-    spaces: dict[str, Mapping[str, tuple[float, float]]] = {}
+    drawn_from: dict[str, pools.Choices] = {}
     for name, pool in record.pools.items():
         best = ranked(pool.tried, higher_is_better=plan.higher_is_better)[0]
-        entry, space = setup.entries[name], plan.spaces[name]
+        entry, whole = setup.entries[name], pools.choices(plan, name)
         # the library defaults stand where they stand: only a drawn setting says that the space is too small
         at = best.edges if best.wave == 1 and final(best.outcome) is not None else {}
         pool.extended = bool(at)
-        spaces[name] = pools.extended(entry, space, at)
+        drawn_from[name] = pools.extended(entry, whole, at)
         settings[name] = pools.second_wave(
             entry,
-            space,
-            plan.schedules,
+            whole,
             reserve_size(plan.trials),
             seed=_pool_seed(plan, record, name),
             drawn=len(pool.tried),
             edges=at,
         )
-    _screen(record, setup, plan, engine, prepared, settings, wave=2, spaces=spaces)
+    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=2)
 
 
 def reserve_size(trials: int) -> int:
@@ -121,9 +128,9 @@ def _screen(
     engine: Engine,
     prepared: Prepared,
     settings: Mapping[str, list[Setting]],
+    drawn_from: Mapping[str, pools.Choices],
     *,
     wave: int,
-    spaces: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> None:
     """Run new settings of every pool once, all with the replicate's screening seed."""
     r = record.replicate
@@ -153,7 +160,9 @@ def _screen(
                     setting=run.setting,
                     outcome=outcomes[run.identity],
                     wave=0 if is_default else wave,
-                    edges={} if is_default else pools.edges(setup.entries[name], run.setting, spaces[name]),
+                    edges={}
+                    if is_default
+                    else pools.edges(setup.entries[name], run.setting, drawn_from[name]),
                     eliminated_at=halving.stopped.get(run.identity) if halving else None,
                 )
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from thalweg.entries import Setting
+from thalweg.racing.initializations import words
 from thalweg.racing.records import PoolRecord, ReplicateRecord, final, ranked
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.watch import LeaderboardRow
@@ -46,11 +48,10 @@ def _row(name: str, pools: Sequence[PoolRecord], plan: PlanInfo) -> LeaderboardR
         confirmed_score=statistics.median(known) if known else None,
         tried=len(tried),
         diverged=sum(one.outcome.diverged_at is not None for one in tried),
-        setting=_phrase(best[-1].setting.hyperparameters, best[-1].setting.schedule) if best else "",
+        setting=_phrase(best[-1].setting) if best else "",
     )
 
 
-def _phrase(hyperparameters: object, schedule: str) -> str:
-    assert isinstance(hyperparameters, dict)
-    parts = [f"{name}={value:g}" for name, value in hyperparameters.items()]
-    return ", ".join([*parts, schedule])
+def _phrase(setting: Setting) -> str:
+    parts = [f"{name}={value:g}" for name, value in setting.hyperparameters.items()]
+    return ", ".join([*parts, setting.schedule, *words(setting.initialization)])

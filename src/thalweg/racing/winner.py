@@ -36,7 +36,8 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
 
     Returns:
         The text; ``None`` where data, model, loss, metric or optimizer were given as Python objects or come
-        from a collate function, or parts were put into the model, which no script can spell.
+        from a collate function, parts were put into the model, or strategies beside weights by a scheme
+        accompany the run, which no script can spell.
 
     >>> from thalweg import data, recipe
     >>> iris = data.load("iris")
@@ -61,6 +62,9 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
     if any(spec.startswith("python:") for spec in named) or recipe.model.equipment:
         return None
+    begins = _beginning(recipe)
+    if begins is None:
+        return None
     data = source.script(recipe.data.seed, recipe.data.replicate)
     model = models.script(recipe.model.spec, prepared.input_shape, prepared.outputs)
     if data is None or model is None:
@@ -69,7 +73,8 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     optimizer = entry.script(recipe.optimizer.hyperparameters)
     # It evaluates a mean of what it trains, and has to be told which of both is wanted.
     averages = hasattr(entry.call.target, "eval")
-    borrows = any("thalweg" in line for line in optimizer.imports)
+    borrowed = ["its optimizer"] if any("thalweg" in line for line in optimizer.imports) else []
+    borrowed += ["its initial weights"] if begins else []
 
     training = recipe.training
     total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
@@ -80,7 +85,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
             "loss and metric",
             _objective(loss, metric, prepared, built=model.startswith(_BUILT), averages=averages),
         ),
-        _section("model, with the run's initial weights", _model(model, recipe)),
+        _section("model, with the run's initial weights", f"{_model(model, recipe)}{begins}"),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
         _section(
             "training",
@@ -94,7 +99,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     for name, line in _IMPORTS.items():
         if re.search(rf"\b{name}[.(]", code):
             used.add(line)
-    heading = f'"""{_summary(recipe, source, total, borrows=borrows)}"""'
+    heading = f'"""{_summary(recipe, source, total, borrowed)}"""'
     return f"{heading}\n\n{_sorted_imports(used)}\n\n{code}\n"
 
 
@@ -107,14 +112,29 @@ _IMPORTS = {
     "torch": "import torch",
     "nn": "from torch import nn",
     "F": "import torch.nn.functional as F",
+    "initialize": "from thalweg.initial import initialize",
     "roc_auc_score": "from sklearn.metrics import roc_auc_score",
     "balanced_accuracy_score": "from sklearn.metrics import balanced_accuracy_score",
 }
 _BUILT = "nn.Sequential("
 
 
-def _summary(recipe: Recipe, source: Source, total: int, *, borrows: bool) -> str:
-    needed = "needs its optimizer alone" if borrows else "doesn't need it"
+def _beginning(recipe: Recipe) -> str | None:
+    """A line that draws the weights by the recipe's scheme; ``None`` where strategies are more than that."""
+    given = recipe.strategies.given()
+    if not given:
+        return ""
+    begins = recipe.strategies.initialization
+    options = begins.by_scheme_alone() if begins is not None else None
+    if options is None or len(given) > 1:
+        return None
+    scheme = options.pop("scheme")
+    spelled = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"\ninitialize(model, {scheme!r}, seed={recipe.training.seed}{spelled})"
+
+
+def _summary(recipe: Recipe, source: Source, total: int, borrowed: list[str]) -> str:
+    needed = f"needs {' and '.join(borrowed)} alone" if borrowed else "doesn't need it"
     words = (
         f"{recipe.model.spec} on {source.name} by {recipe.optimizer.name}, {total} steps of "
         f"{recipe.training.batch_size} examples. Prints the validation {recipe.objective.metric or 'metric'} "

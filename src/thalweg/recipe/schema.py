@@ -260,6 +260,9 @@ def mirrors(recipe: Recipe) -> bool:
 def why_not_lanes(recipe: Recipe) -> str | None:
     """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
     strategies = list(recipe.strategies.given())
+    begins = recipe.strategies.initialization
+    if begins is not None and begins.by_scheme_alone() is not None:
+        strategies.remove("initialization")
     if strategies:
         return f"strategies ({', '.join(strategies)}) accompany one run at a time"
     if recipe.groups != Groups():

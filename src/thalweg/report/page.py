@@ -20,7 +20,7 @@ from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables, training
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
 from thalweg.report.palette import looks, swatch
-from thalweg.report.sensitivity import RATE, sensitivity
+from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
 from thalweg.runs import RunDirectory, write_whole
 
 __all__ = ["render", "render_training", "render_unfinished", "write"]
@@ -90,6 +90,8 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
     rates = sensitivity(results, order, look, score)
     # Names are anybody's text, so keys of pictures are numbers.
     pictures |= {f"rate_{i}": rates[o.name] for i, o in enumerate(order) if o.name in rates}
+    starts = starting_points(results, order, look, score)
+    pictures |= {f"start_{i}": plot for i, plot in enumerate(starts.values())}
     bokeh_script, drawn = _embed({k: p for k, p in pictures.items() if p is not None})
     return _page(
         "race.html.jinja",
@@ -102,6 +104,8 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
         rates=[(o, drawn[f"rate_{i}"]) for i, o in enumerate(order) if f"rate_{i}" in drawn],
         unrated=[o.name for o in order if o.name not in rates],
         rate_name=RATE,
+        starts=starting_point_rows(results, score),
+        start_pictures=[drawn[f"start_{i}"] for i in range(len(starts))],
         swatches={name: swatch(each) for name, each in look.items()},
         shown=curves.at_first(order),
         facts=tables.facts(results, score),

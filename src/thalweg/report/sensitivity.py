@@ -1,25 +1,28 @@
-"""How much the learning rate matters: every setting that was tried, one small picture an optimizer."""
+"""How much a searched number matters, the learning rate above all: a dot for every setting that was tried."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from bokeh.models import BoxAnnotation, ColumnDataSource, Range1d, Span
 from bokeh.plotting import figure
 
-from thalweg.racing.results import OptimizerResult, Results, Trial
+from thalweg.racing.initializations import DEFAULT, words
+from thalweg.racing.results import OptimizerResult, Results, SettingInfo, Trial
 from thalweg.report.canvas import DIVERGED_MARKER, GRID, INK, Strip, canvas, hover, window
-from thalweg.report.numbers import ScoreFormat, general, hyperparameter
+from thalweg.report.numbers import MISSING, ScoreFormat, count, general, hyperparameter
 from thalweg.report.palette import Look
+from thalweg.report.tables import middle
 
-__all__ = ["RATE", "sensitivity"]
+__all__ = ["RATE", "sensitivity", "starting_point_rows", "starting_points"]
 
 RATE = "lr"
 _WAVES = {0: "library default", 1: "search space", 2: "reserve"}
 _AT_THE_END = {False: "diverged", True: "diverged or stopped"}
+_Ends = tuple[float, float] | None
 
 
 def sensitivity(
@@ -30,45 +33,116 @@ def sensitivity(
     rated = {name: trials for name, trials in rated.items() if trials}
     if not rated:
         return {}
-    higher = results.plan.higher_is_better
     rates = [_rate(t) for trials in rated.values() for t in trials]
     for name in rated:
         rates += list(results.plan.spaces.get(name, {}).get(RATE, ()))
-    strip = Strip(*_score_window(rated, higher=higher), higher=higher)
+    strip = _strip(results, rated)
     x_range = Range1d(*window(rates, pad=0.03, log=True))
     y_range = Range1d(*strip.range)
-    return {
-        o.name: _one(results, o, rated[o.name], looks[o.name], score, strip, x_range, y_range)
-        for o in ranked
-        if o.name in rated
-    }
+    plots = {}
+    for o in ranked:
+        if o.name in rated:
+            ends = results.plan.spaces.get(o.name, {}).get(RATE)
+            plots[o.name] = _empty(results, "learning rate", ends, strip, x_range, y_range)
+            _dots(plots[o.name], o, rated[o.name], _rate, "learning rate", looks[o.name], score, strip)
+    return plots
 
 
-def _one(
-    results: Results,
-    optimizer: OptimizerResult,
-    trials: Sequence[Trial],
-    look: Look,
-    score: ScoreFormat,
-    strip: Strip,
-    x_range: Range1d,
-    y_range: Range1d,
+def starting_points(
+    results: Results, ranked: Sequence[OptimizerResult], looks: Mapping[str, Look], score: ScoreFormat
+) -> dict[str, figure]:
+    """Draw validation score against each number of a starting point, such as ``"sparse.k"``."""
+    strip = _strip(results, {o.name: o.trials for o in ranked})
+    y_range = Range1d(*strip.range)
+    plots = {}
+    for scheme, space in results.plan.initializations.items():
+        for number, ends in space.items():
+            value = _number_of(scheme, number)
+            found = {o.name: [t for t in o.trials if value(t) is not None] for o in ranked}
+            values = [value(t) for trials in found.values() for t in trials]
+            x_range = Range1d(*window([*values, *ends], pad=0.03, log=True))
+            label = f"{number} of {scheme} weights"
+            plot = _empty(results, label, ends, strip, x_range, y_range)
+            for o in ranked:
+                _dots(plot, o, found[o.name], value, number, looks[o.name], score, strip)
+            plots[f"{scheme}.{number}"] = plot
+    return plots
+
+
+def starting_point_rows(results: Results, score: ScoreFormat) -> list[dict[str, Any]]:
+    """Return a row a starting point: its numbers, how its settings fared, how often it was chosen.
+
+    Nothing where weights were left as the model makes them.
+    """
+    rows: list[dict[str, Any]] = []
+    if not any(trial.setting.initialization for o in results.optimizers for trial in o.trials):
+        return rows
+    won = [winner.setting for o in results.optimizers for winner in o.winners]
+    for name, space in results.plan.initializations.items():
+        own = [t for o in results.optimizers for t in o.trials if _starts(t.setting) == name]
+        values = [t.validation for t in own]
+        known = [v for v in values if v is not None]
+        rows.append(
+            {
+                "name": name,
+                "ranges": [f"{n} {general(low)} to {general(high)}" for n, (low, high) in space.items()],
+                "tried": count(len(own)),
+                "diverged": count(sum(t.diverged_at is not None for t in own)),
+                "middle": score(middle(values, results)) if known else MISSING,
+                "best": score((max if results.plan.higher_is_better else min)(known)) if known else MISSING,
+                "chosen": f"{sum(_starts(setting) == name for setting in won)} of {len(won)}",
+            }
+        )
+    return rows
+
+
+def _starts(info: SettingInfo) -> str:
+    return str(info.initialization.get("scheme", DEFAULT))
+
+
+def _number_of(scheme: str, number: str) -> Callable[[Trial], float | None]:
+    def value(trial: Trial) -> float | None:
+        begins = trial.setting.initialization
+        return float(begins[number]) if begins.get("scheme") == scheme and number in begins else None
+
+    return value
+
+
+def _strip(results: Results, trials: Mapping[str, Sequence[Trial]]) -> Strip:
+    higher = results.plan.higher_is_better
+    return Strip(*_score_window(trials, higher=higher), higher=higher)
+
+
+def _empty(
+    results: Results, label: str, ends: _Ends, strip: Strip, x_range: Range1d, y_range: Range1d
 ) -> figure:
-    plot = canvas(
-        height=206, x="learning rate", x_axis_type="log", x_range=x_range, y_range=y_range, tools=""
-    )
+    """A picture without dots: axes, the strip of the dead, and the ends of the search space."""
+    plot = canvas(height=206, x=label, x_axis_type="log", x_range=x_range, y_range=y_range, tools="")
     plot.min_border_right = 6
     plot.yaxis.ticker.desired_num_ticks = 4
     plot.xaxis.ticker.desired_num_ticks = 5
     strip.draw(plot, dimension="y", label=_AT_THE_END[results.plan.eliminate])
-    space = results.plan.spaces.get(optimizer.name, {}).get(RATE)
-    if space:
-        for end in space:
+    if ends:
+        for end in ends:
             plot.add_layout(
                 Span(location=end, dimension="height", line_color=INK, line_dash=[4, 4], line_width=1.2)
             )
-        plot.add_layout(BoxAnnotation(right=space[0], fill_color=GRID, fill_alpha=0.1, line_color=None))
-        plot.add_layout(BoxAnnotation(left=space[1], fill_color=GRID, fill_alpha=0.1, line_color=None))
+        plot.add_layout(BoxAnnotation(right=ends[0], fill_color=GRID, fill_alpha=0.1, line_color=None))
+        plot.add_layout(BoxAnnotation(left=ends[1], fill_color=GRID, fill_alpha=0.1, line_color=None))
+    return plot
+
+
+def _dots(
+    plot: figure,
+    optimizer: OptimizerResult,
+    trials: Sequence[Trial],
+    value: Callable[[Trial], float | None],
+    label: str,
+    look: Look,
+    score: ScoreFormat,
+    strip: Strip,
+) -> None:
+    """A dot a setting, of one optimizer."""
     chosen = {winner.identity for winner in optimizer.winners}
     low, high = sorted((strip.edge, strip.range[1] if strip.higher else strip.range[0]))
     table: dict[str, list[Any]] = defaultdict(list)
@@ -76,7 +150,7 @@ def _one(
         dead = trial.diverged_at is not None or (trial.validation is None and trial.eliminated_at is None)
         hollow = trial.wave == 2 or trial.eliminated_at is not None
         row = {
-            "x": _rate(trial),
+            "x": value(trial),
             "y": strip.at
             if dead or trial.validation is None
             else float(np.clip(trial.validation, low, high)),
@@ -85,14 +159,14 @@ def _one(
             "fill": 0.0 if hollow else 0.6,
             "ring": 13 if trial.identity in chosen else 0,
             "name": optimizer.name,
-            "rate": general(_rate(trial)),
+            "number": general(value(trial)),
             "text": _fate(trial, score),
             "from": f"{_WAVES.get(trial.wave, trial.wave)}, split {trial.replicate + 1}",
-            "rest": _rest(trial),
+            "rest": _setting(trial),
             "role": trial.identity + (", chosen" if trial.identity in chosen else ""),
         }
-        for column, value in row.items():
-            table[column].append(value)
+        for column, cell in row.items():
+            table[column].append(cell)
     source = ColumnDataSource(dict(table))
     dots = plot.scatter(
         "x",
@@ -108,13 +182,12 @@ def _one(
     rings = {"marker": "circle", "size": "ring", "fill_alpha": 0, "line_color": INK, "line_width": 1.6}
     plot.scatter("x", "y", source=ColumnDataSource(_only_chosen(table)), **rings)
     tips = [
-        ("learning rate", "@rate"),
+        (label, "@number"),
         ("validation", "@text"),
         ("drawn from", "@from"),
         ("setting", "@rest"),
     ]
     hover(plot, [dots], [("optimizer", "@name"), *tips, ("trial", "@role")])
-    return plot
 
 
 def _only_chosen(table: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -147,6 +220,7 @@ def _fate(trial: Trial, score: ScoreFormat) -> str:
     return score(trial.validation, "none")
 
 
-def _rest(trial: Trial) -> str:
-    parts = [f"{k} {hyperparameter(v)}" for k, v in trial.setting.hyperparameters.items() if k != RATE]
-    return ", ".join([*parts, f"schedule {trial.setting.schedule}"])
+def _setting(trial: Trial) -> str:
+    setting = trial.setting
+    parts = [f"{k} {hyperparameter(v)}" for k, v in setting.hyperparameters.items()]
+    return ", ".join([*parts, f"schedule {setting.schedule}", *words(setting.initialization)])

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thalweg.racing.initializations import words
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
 from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, hyperparameter, percent
 
@@ -20,6 +21,7 @@ __all__ = [
     "has_long_steps",
     "leaderboard",
     "matrix",
+    "middle",
     "ranked",
     "setting",
     "setup",
@@ -61,7 +63,7 @@ def leaderboard(
                 "title": optimizer.title,
                 "mean": score(optimizer.mean),
                 "interval": score.interval(optimizer.low, optimizer.high),
-                "median": score(_middle([run.score for run in optimizer.runs], results)),
+                "median": score(middle([run.score for run in optimizer.runs], results)),
                 "runs": len(optimizer.runs),
                 "dead": dead,
                 "work": optimizer.name in results.verdict.work.could_be_best,
@@ -105,8 +107,8 @@ def cost(results: Results, order: Sequence[OptimizerResult], score: ScoreFormat)
                 "passes": general(_half([r.goal.passes for r in runs], len(runs))),
                 "work": count(_half([r.goal.work for r in runs], len(runs))),
                 "seconds": duration(_half(to_goal, len(to_goal))),
-                "at_work": score(_middle([r.score for r in runs], results)),
-                "at_seconds": score(_middle(equal, results)),
+                "at_work": score(middle([r.score for r in runs], results)),
+                "at_seconds": score(middle(equal, results)),
             }
         )
     return rows
@@ -330,6 +332,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
             [
                 ("optimizers", ", ".join(plan.optimizers)),
                 ("schedules", ", ".join(plan.schedules)),
+                ("initializations", ", ".join(plan.initializations)),
                 ("loss and metric", f"{plan.loss}; {plan.metric}, {_direction(results)} is better"),
                 (
                     "length of a run",
@@ -377,6 +380,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
 def setting(info: SettingInfo, *, schedule: bool = False) -> str:
     """Write a setting on one line."""
     parts = [f"{name} {hyperparameter(value)}" for name, value in info.hyperparameters.items()]
+    parts += words(info.initialization)
     return ", ".join(([*parts, info.schedule] if schedule else parts) or ["library defaults"])
 
 
@@ -384,7 +388,7 @@ def _direction(results: Results) -> str:
     return "higher" if results.plan.higher_is_better else "lower"
 
 
-def _middle(values: Sequence[float | None], results: Results) -> float | None:
+def middle(values: Sequence[float | None], results: Results) -> float | None:
     """Return the median, where a missing score is the worst; ``None`` if that is what it is."""
     if not values:
         return None

@@ -19,6 +19,7 @@ from thalweg.errors import RunDirectoryError
 __all__ = [
     "as_json",
     "as_toml",
+    "behind",
     "checksum",
     "drop_state",
     "load_state",
@@ -106,7 +107,7 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
 def behind(problem: RuntimeError) -> Exception:
     """Return why a file couldn't be written, where that is behind what torch says of it.
 
-    After a write that failed, ``torch.save`` closes its archive, and complains that it ends in the wrong place.
+    After a write that failed ``torch.save`` closes its archive, and complains where that ends.
     """
     found: BaseException | None = problem
     while found is not None and not isinstance(found, OSError):

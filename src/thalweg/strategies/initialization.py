@@ -38,6 +38,15 @@ class InitializationSettings(Settings):
     open_gates: bool = False
     saved: str | None = None
 
+    def by_scheme_alone(self) -> dict[str, Any] | None:
+        """Return the scheme and its numbers, as a race's settings have them; ``None`` if there is more to it.
+
+        >>> InitializationSettings(scheme="sparse", k=9).by_scheme_alone()
+        {'scheme': 'sparse', 'k': 9}
+        """
+        given = self.model_dump(exclude_defaults=True)
+        return given if "scheme" in given and given.keys() <= {"scheme", *_OPTIONS} else None
+
 
 class Initialization(Strategy):
     """Begin at a chosen point: draws the weights anew before the first step, from the run's seed.

@@ -199,7 +199,7 @@ class _Trial:
         self.form = program.forward.form
         inputs, targets = self._batch(2)
         first = float(program.step(inputs, targets, 1, np.ones((1, 2)))[0])
-        alone = self._alone(program.runs[0].seed, inputs[0], targets[0])
+        alone = self._alone(program.runs[0], inputs[0], targets[0])
         if abs(first - alone) > 1e-3 * max(1.0, abs(alone)):
             raise ModelError(f"its loss as a lane is {first:.6g}, but {alone:.6g} alone")
         block = max(workload.batch_size, 256)
@@ -250,7 +250,7 @@ class _Trial:
             self._factory,
             self._prepared.input_shape,
             self._prepared.outputs,
-            [run.seed for run in chosen],
+            chosen,
             self._device,
         )
         return Program(stack, forward_of(stack.template), self._loss, chosen, self._entries)
@@ -259,10 +259,11 @@ class _Trial:
         inputs, targets = self._prepared.train.batch(torch.arange(self._workload.batch_size))
         return inputs.expand(lanes, *inputs.shape), targets.expand(lanes, *targets.shape)
 
-    def _alone(self, seed: int, inputs: Tensor, targets: Tensor) -> float:
-        prepared = self._prepared
-        model = initial_module(self._factory, prepared.input_shape, prepared.outputs, seed).to(self._device)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(RunDraws(seed, self._device)):
+    def _alone(self, run: Run, inputs: Tensor, targets: Tensor) -> float:
+        shape, outputs = self._prepared.input_shape, self._prepared.outputs
+        model = initial_module(self._factory, shape, outputs, run.seed, run.setting.initialization)
+        model.to(self._device)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(RunDraws(run.seed, self._device)):
             return float(self._loss(model.train()(inputs), targets))
 
 

@@ -65,11 +65,13 @@ def train_members(
     asked, training = recipe.ensemble, recipe.training
     assert asked is not None
     kept = Kept(directory)
+    begins = recipe.strategies.initialization
     setting = Setting(
         optimizer=entry.name,
         hyperparameters=recipe.optimizer.hyperparameters,
         schedule=recipe.schedule.name,
         schedule_options=recipe.schedule.options,
+        initialization=(begins and begins.by_scheme_alone()) or {},
     )
     runs = runs_of(training.seed, asked.members, setting)
     factory = equipped(models.factory(recipe.model.spec), recipe.model.equipment)

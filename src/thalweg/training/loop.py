@@ -74,7 +74,8 @@ def run(
     size = workload.batch_size
     total = steps_an_epoch(len(prepared.train), size) * workload.epochs
 
-    model = initial_module(factory, prepared.input_shape, prepared.outputs, run.seed).to(place)
+    shape, outputs = prepared.input_shape, prepared.outputs
+    model = initial_module(factory, shape, outputs, run.seed, run.setting.initialization).to(place)
     entry = catalogue_entries[run.setting.optimizer]
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **run.setting.hyperparameters)
     of_run = entry.of_run(run.setting.hyperparameters)
