@@ -330,6 +330,13 @@ def _check_equipment(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Rec
             ("model", part),
             f"the model 'linear' has no hidden units for {part} to act on; leave it out, or take 'mlp:128'",
         )
+    built = recipe.model.spec.partition(":")[0] in _FAMILIES
+    if "stochastic_depth" in given and "skip" not in given and built:
+        raise wrong(
+            ("model", "stochastic_depth"),
+            f"the model {recipe.model.spec!r} has no residual blocks that stochastic_depth could leave out; "
+            "set model.skip = true, or leave stochastic_depth out",
+        )
     smallest = recipe.training.batch_size // recipe.training.accumulate
     if "batch_norm" in given and smallest < 2:
         raise wrong(
