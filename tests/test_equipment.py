@@ -78,7 +78,7 @@ def test_an_own_model_is_seen_on_zeros() -> None:
         (
             Own,
             Equipment(stochastic_depth=0.1),
-            r"model\.stochastic_depth can't be had: there are no residual",
+            r"model\.stochastic_depth can't be had: there are no",
         ),
     ],
 )
@@ -149,11 +149,8 @@ def test_training_leaves_blocks_out_as_often_as_it_should() -> None:
         h = h + kept[1] * torch.relu(two(h))
         outputs[kept] = top(h)
     chance = {(a, b): (0.7 if a else 0.3) * (0.4 if b else 0.6) for a, b in outputs}
-    draws, seen, mean = (
-        RunDraws(3, torch.device("cpu")),
-        Counter[tuple[int, ...]](),
-        torch.zeros(3, 2).double(),
-    )
+    draws, seen = RunDraws(3, torch.device("cpu")), Counter[tuple[int, ...]]()
+    mean = torch.zeros(3, 2, dtype=torch.float64)
     with torch.no_grad():
         for draws.step in range(steps):
             with Keyed(draws):

@@ -222,7 +222,7 @@ def test_skips_and_stochastic_depth():
     with pytest.raises(RecipeError, match="line 14, column 1: the model 'mlp:64,64' has no residual"):
         recipe.loads(text, changes=["model.skip=false"])
     linear = GOOD.replace('spec = "mlp:128,64"', 'spec = "linear"\nskip = true')
-    with pytest.raises(RecipeError, match="line 13, column 1: .* has no hidden units for skip to"):
+    with pytest.raises(RecipeError, match=r"line 13, column 1: .* has no hidden units for skip to"):
         recipe.loads(linear)
 
 
