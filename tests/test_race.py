@@ -387,6 +387,18 @@ def test_lanes_and_loop_stop_the_same_settings(eliminated: dict[str, tuple[Resul
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
+def test_several_processes_stop_the_same_settings(
+    eliminated: dict[str, tuple[Results, Path]], tmp_path: Path
+) -> None:
+    with races.engine("loop", processes=2):
+        found = races.run(tmp_path / "out", data="wine", trials=8, eliminate=True, confirm=1)
+    alone, several = (races.comparable(each) for each in (eliminated["loop"][0], found))
+    # the second race on this data looks at its test split once more, and says so
+    for part in ("engine", "test_looks", "warnings"):
+        del alone[part], several[part]
+    assert several == alone
+
+
 @pytest.mark.parametrize("kind", ["lanes", "loop"])
 def test_decisions_are_written_before_they_are_acted_on(
     kind: str, eliminated: dict[str, tuple[Results, Path]]

@@ -40,6 +40,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
     "--metric": anything | st.sampled_from(["r2", "auc", "log-loss"]),
     "--optimizers": anything | st.builds("{},{}".format, st.sampled_from(["sgd", "adam"]), anything),
     "--schedules": anything | st.builds("{},{}".format, st.sampled_from(["cosine", "plateau"]), anything),
+    "--initializations": anything | st.builds("{},{}".format, st.sampled_from(["sparse", "he"]), anything),
     "--space": spaces | st.builds("adam.lr={}:{}".format, numbers, numbers),
     "--device": anything | st.sampled_from(["cpu:0", "cpu:1", "cuda", "meta", "mps"]),
     "--engine": anything,

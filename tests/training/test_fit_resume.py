@@ -37,6 +37,8 @@ from thalweg.strategies import (
 )
 from thalweg.training import Fitted
 from thalweg.training.checkpoints import Writer
+from thalweg.training.cost import with_threads
+from thalweg.training.watch import Watcher
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -332,3 +334,41 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
         with pytest.raises(RunDirectoryError, match=r"no space left on device.*unharmed.*--resume"):
             train(out, "averaging")
     ends_alike(out, "averaging")
+
+
+def test_a_resume_takes_the_threads_it_was_begun_with(tmp_path: Path) -> None:
+    class Notes(Watcher):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.heard.append(text)
+
+    seen: list[int] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 7:
+            raise RuntimeError("the power went out")
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def carried(out: Path, threads: int, *, resume: bool = False) -> Fitted:
+        with with_threads(threads):
+            fitted = thalweg.fit(
+                network(), (X[:, None, None], Y), loss, "adam", epochs=3, batch_size=8, seed=5, out=out,
+                resume=resume, checkpoint_seconds=0.0, watcher=notes,
+            )  # fmt: skip
+            assert torch.get_num_threads() == threads
+        return fitted
+
+    notes = Notes()
+    with pytest.raises(RuntimeError, match="power"):
+        carried(tmp_path / "out", 3)
+    carried(tmp_path / "out", 2, resume=True)
+    assert set(seen) == {3}
+    assert "going on with 3 threads, as it began: another number rounds sums in another order" in notes.heard
+    del notes.heard[:], seen[:]
+    with pytest.raises(RuntimeError, match="power"):
+        carried(tmp_path / "again", 2)
+    carried(tmp_path / "again", 2, resume=True)
+    assert not any("threads" in each for each in notes.heard)

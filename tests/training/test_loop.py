@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lanes.small import entries, prepared, runs, workload
-from thalweg import streams
+from thalweg import catalogue, streams
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting
 from thalweg.objectives import Task
+from thalweg.racing.engines import Checkpoints
 from thalweg.training import loop
 
 
@@ -78,6 +80,29 @@ class Sentences:
     def __getitem__(self, position: int) -> tuple[list[int], int]:
         word = position % 3
         return [word] * (1 + position % 4), word
+
+
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_a_run_that_pauses_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    """A step of L-BFGS passes points of the clock, a step of Adam is one."""
+    numbers = {"lr": 0.02} if name == "adam" else {"max_iter": 2, "batch_factor": 2.0}
+    run = Run(identity="a", setting=Setting(optimizer=name, hyperparameters=numbers), seed=3)
+    common: dict[str, Any] = {
+        "factory": lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)).double(),
+        "prepared": prepared(dtype=torch.float64), "workload": workload(metric="accuracy"),
+        "catalogue_entries": {name: catalogue.get(name)}, "checkpoint": Checkpoints(tmp_path),
+    }  # fmt: skip
+    first = loop.run(run, until=9, **common)
+    assert 9 <= first.steps[-1] < 36
+    again = loop.run(run, until=9, **common)
+    assert again == first
+    further = loop.run(run, until=20, **common)
+    assert further.validation[: len(first.validation)] == first.validation
+    assert 20 <= further.steps[-1] < 36
+    whole = loop.run(run, **common)
+    undisturbed = loop.run(run, **common | {"checkpoint": None})
+    assert whole == undisturbed
+    assert whole.steps[-1] == 36
 
 
 def pad(items: list[tuple[list[int], int]]) -> tuple[dict[str, Tensor], Tensor]:

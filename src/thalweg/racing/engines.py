@@ -11,7 +11,6 @@ from typing import Any
 
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
-from thalweg.errors import Interrupted
 from thalweg.lanes.chunks import Progress as LaneProgress
 from thalweg.lanes.chunks import plan as plan_chunks
 from thalweg.lanes.chunks import run as run_lanes
@@ -21,7 +20,6 @@ from thalweg.racing.journal import Journal
 from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
-from thalweg.training import loop
 from thalweg.training.cost import with_threads
 from thalweg.training.processes import Workers, run_chunks, run_many
 
@@ -248,94 +246,77 @@ class Engine:
             else:
                 pending.append(run)
         began = time.monotonic()
+        keeper = Checkpoints(self._checkpoints)
+        told = dict.fromkeys((run.identity for run in pending), 0)
+
+        def reached(outcome: Outcome) -> None:
+            step = outcome.steps[-1]
+            self._advanced(stage, outcome.identity, float(step - told[outcome.identity]))
+            told[outcome.identity] = step
 
         def finished(outcome: Outcome) -> None:
             nonlocal began
             value = self._written([outcome], began)
             self.journal.once("runs", f"{key}/{outcome.identity}", lambda: value)
-            Checkpoints(self._checkpoints).drop(outcome.identity)
+            keeper.drop(outcome.identity)
             began = time.monotonic()
             found.update(self._read(value, stage))
-            self._advanced(stage, outcome.identity, float(outcome.steps[-1]))
+            reached(outcome)
 
-        common: dict[str, Any] = {
-            "factory": self._setup.factory,
-            "prepared": prepared,
-            "workload": workload,
-            "catalogue_entries": self._setup.entries,
-            "device": self._setup.options.device,
-        }
-        if halving is None:
-
+        def train(
+            some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None
+        ) -> list[Outcome]:
             def watch(progress: LaneProgress) -> None:
                 for outcome in progress.finished:
-                    finished(outcome)
+                    ended(outcome)
 
-            run_many(
-                pending,
+            return run_many(
+                some,
+                factory=self._setup.factory,
+                prepared=prepared,
+                workload=workload,
+                catalogue_entries=self._setup.entries,
+                device=self._setup.options.device,
                 workers=self._workers,
                 watch=watch,
-                checkpoint=Checkpoints(self._checkpoints),
+                checkpoint=keeper,
                 stop=self._stop,
-                **common,
+                until=until,
             )
-        elif pending:
-            for outcome in self._by_rungs(pending, halving, common):
+
+        if halving is None:
+            train(pending, finished)
+        else:
+            going: list[Run] = pending
+            stopped: dict[str, Outcome] = {}
+            for rung in sorted(halving.rungs):
+                train(going, reached, rung)
+                going, ended = self._judged(going, rung, halving, keeper, workload)
+                stopped |= ended
+            for outcome in [*stopped.values(), *train(going, reached)]:
                 finished(outcome)
         return found
 
-    def _by_rungs(self, runs: Sequence[Run], halving: Halving, common: Mapping[str, Any]) -> list[Outcome]:
-        """Bring every run to a rung before any goes beyond it, so that each pool is judged as a whole."""
-        keeper = Checkpoints(self._checkpoints)
+    def _judged(
+        self, runs: Sequence[Run], rung: int, halving: Halving, keeper: Checkpoints, workload: Workload
+    ) -> tuple[list[Run], dict[str, Outcome]]:
+        """Who goes on from a rung that all have reached, each pool judged as a whole; how the rest ended."""
+        histories = {run.identity: _history(run, keeper, workload) for run in runs}
+        at_rung = {
+            name: dict(zip(history.steps, history.validation, strict=True)).get(rung)
+            for name, history in histories.items()
+        }
+        stopped = halving(rung, at_rung)
         outcomes: dict[str, Outcome] = {}
-        going = list(runs)
-        for rung in [*sorted(halving.rungs), None]:
-            for run in going:
-                self._to_rung(run, rung, keeper, outcomes, common)
-            if rung is None:
-                break
-            histories = {run.identity: _history(run, keeper, common["workload"]) for run in going}
-            at_rung = {
-                name: dict(zip(history.steps, history.validation, strict=True)).get(rung)
-                for name, history in histories.items()
-            }
-            stopped = halving(rung, at_rung)
-            for run in going:
-                history = histories[run.identity]
-                if run.identity in stopped and history.active:
-                    history.stopped_at = rung
-                    for point in evaluation_points(self._plan.steps, common["workload"].evaluations):
-                        if point > rung:
-                            history.skip(point)
-                    outcomes[run.identity] = history.outcome()
-            going = [run for run in going if run.identity not in stopped]
-        return [outcomes[run.identity] for run in runs]
-
-    def _to_rung(
-        self,
-        run: Run,
-        rung: int | None,
-        keeper: Checkpoints,
-        outcomes: dict[str, Outcome],
-        common: Mapping[str, Any],
-    ) -> None:
-        state = keeper.load(run.identity)
-        at = 0 if state is None else int(state["step"])
-
-        def watch(progress: LaneProgress) -> None:
-            nonlocal at
-            at = progress.step
-
-        def reached() -> bool:
-            return self._stop() or (rung is not None and at >= rung)
-
-        if rung is not None and at >= rung:
-            return
-        try:
-            outcomes[run.identity] = loop.run(run, watch=watch, checkpoint=keeper, stop=reached, **common)
-        except Interrupted:
-            if self._stop():
-                raise
+        for name in stopped & histories.keys():
+            history = histories[name]
+            if history.active:
+                history.stopped_at = rung
+                for point in evaluation_points(self._plan.steps, workload.evaluations):
+                    if point > rung:
+                        history.skip(point)
+                outcomes[name] = history.outcome()
+        return [run for run in runs if run.identity not in stopped], outcomes
 
     def _written(self, outcomes: Sequence[Outcome], began: float) -> dict[str, Any]:
         # predictions of thousands of examples are needed only where the test set is the same each time

@@ -25,6 +25,7 @@ from thalweg.strategies.base import Scores
 from thalweg.streams import seed32
 from thalweg.training.checkpoints import Keeper, keeper_of
 from thalweg.training.core import Training, advance, copied
+from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
 from thalweg.training.scoring import score
@@ -135,8 +136,11 @@ class Job:
         """
         training = self._training
         try:
-            with own_generators(training.seed, training.engine.device, self._stream):
-                if not self._take_up():
+            with (
+                own_generators(training.seed, training.engine.device, self._stream),
+                contextlib.ExitStack() as as_begun,
+            ):
+                if not self._take_up(as_begun):
                     training.begin()
                 self.begun = True
                 self._began = self._saved = time.monotonic()
@@ -246,7 +250,7 @@ class Job:
 
     # State -------------------------------------------------------------------------------------------------
 
-    def _take_up(self) -> bool:
+    def _take_up(self, as_begun: contextlib.ExitStack) -> bool:
         """Go on where the run was left, if it was."""
         if self._keeper is None:
             return False
@@ -278,6 +282,13 @@ class Job:
             )
             self._best = None
         self._take_up_generators(state["generators"])
+        threads = state["threads"]
+        if self._training.engine.device.type == "cpu" and threads != torch.get_num_threads():
+            as_begun.enter_context(with_threads(threads))
+            said = "one thread" if threads == 1 else f"{threads} threads"
+            self._watcher.note(
+                f"going on with {said}, as it began: another number rounds sums in another order"
+            )
         self._watcher.note(f"going on from step {self._training.clock:g} of {self._training.total}")
         return True
 
@@ -331,6 +342,7 @@ class Job:
                 "notes": self._notes,
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
+                "threads": torch.get_num_threads(),
                 "generators": self._training.engine.collect(_generators(self._training.engine.device)),
             },
         )

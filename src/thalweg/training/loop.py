@@ -42,6 +42,7 @@ def run(
     checkpoint: Keeper | None = None,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
+    until: int | None = None,
 ) -> Outcome:
     """Train one run.
 
@@ -60,9 +61,10 @@ def run(
         checkpoint: keeps the state; a run that it holds is taken up where it was.
         checkpoint_seconds: at least this long between two states, which are kept at evaluations.
         stop: asked before every step; ``True`` saves and raises.
+        until: pause once this step has been evaluated, for which ``checkpoint`` keeps the state.
 
     Returns:
-        The outcome: that of the same run in a lane, within rounding.
+        The outcome: that of the same run in a lane, within rounding; of a run that pauses, as far as it is.
 
     Raises:
         ModelError: the factory returns no module.
@@ -101,12 +103,16 @@ def run(
     points = evaluation_points(total, workload.evaluations)
     observer = _Observer(
         run=run, training=training, factors=factors, prepared=prepared, workload=workload, watch=watch,
-        checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop,
+        checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop, until=until,
     )  # fmt: skip
     with _own_generator(run.seed):
         if observer.take_up():
             return observer.history.outcome()
-        advance(training, points, observer)
+        try:
+            advance(training, points, observer)
+        except _Paused:
+            observer.save()
+            return observer.history.outcome()
         for point in points:
             if point > observer.evaluated:
                 observer.history.skip(point)
@@ -134,6 +140,10 @@ class _Rates(Factors):
         self._here = self.at([0])
 
 
+class _Paused(Exception):
+    """A run has come as far as was asked for."""
+
+
 class _Observer:
     """What a race wants of a run: its history, its state at evaluations, and somebody who is told."""
 
@@ -149,7 +159,9 @@ class _Observer:
         checkpoint: Keeper | None,
         seconds: float,
         stop: Callable[[], bool] | None,
+        until: int | None,
     ) -> None:
+        self._until = until
         self._run, self._training, self._factors = run, training, factors
         self._prepared, self._workload = prepared, workload
         self._loss = objectives.loss(workload.loss, prepared.task)
@@ -205,6 +217,8 @@ class _Observer:
         if self._stop is not None and self._stop():
             self.save()
             raise Interrupted("stopped on request; everything up to the last step is saved")
+        if self._until is not None and self.evaluated >= self._until:
+            raise _Paused
 
     def take_up(self) -> bool:
         """Go on where the run was left; return whether that was its end."""

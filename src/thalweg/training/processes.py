@@ -46,6 +46,7 @@ def run_many(
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
     stop: Callable[[], bool] | None = None,
+    until: int | None = None,
 ) -> list[Outcome]:
     """Train runs one after another, or in several processes at a time.
 
@@ -56,7 +57,7 @@ def run_many(
         workers: kept from call to call, in place of ``processes`` and ``threads``.
         watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
             process also of every evaluation.
-        checkpoint: as for :func:`run`; processes get a copy each.
+        checkpoint, until: as for :func:`thalweg.training.loop.run`; processes get a copy each.
 
     Returns:
         Outcomes in the order of ``runs``.
@@ -72,6 +73,7 @@ def run_many(
         "catalogue_entries": catalogue_entries,
         "device": device,
         "checkpoint": checkpoint,
+        "until": until,
     }
     found: dict[str, Outcome] = {}
 
