@@ -66,11 +66,12 @@ def test_a_section_says_everything(name: str) -> None:
         assert said in section
     spans = re.findall(r"^`(.+)`(?:<br>)?$", section, re.MULTILINE)
     assert ";  ".join(spans) == entry.formula
-    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (no|\S+ to \S+) \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| ([^|]+) \| (no|\S+ to \S+) \|", section, re.MULTILINE)
     assert [row[0] for row in rows] == [one.name for one in entry.hyperparameters]
     for row, one in zip(rows, entry.hyperparameters, strict=True):
         assert float(row[1]) == pytest.approx(one.default, rel=1e-5)
-        assert (row[2] != "no") == one.searched
+        assert row[2].startswith(one.rule)
+        assert (row[3] != "no") == one.searched
 
 
 def test_the_table_of_contents_leads_to_headings() -> None:

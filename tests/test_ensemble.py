@@ -77,6 +77,7 @@ def test_members_do_not_depend_on_how_many_there_are(four: Path, tmp_path: Path)
         ["schedule.cycles=2"],
         ["schedule.name=plateau", "optimizer.lr=0.3"],
         ["strategies.initialization.scheme=sparse", "strategies.initialization.k=6"],
+        ["model.spec=mlp:8,8", "model.skip=true", "model.stochastic_depth=0.5", "model.dropout=0.1"],
     ],
 )
 def test_a_member_is_the_training_of_its_seed(changed: list[str], tmp_path: Path) -> None:

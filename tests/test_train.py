@@ -68,17 +68,18 @@ def test_what_a_training_leaves_behind(tmp_path: Path) -> None:
 
 def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
     changes = [
-        "data.spec=digits", "model.spec=cnn:4,8", "model.batch_norm=true", "model.dropout=0.1",
-        "model.maxout=2", "training.memory_format=channels_last",
+        "data.spec=digits", "model.spec=cnn:4,4", "model.batch_norm=true", "model.dropout=0.1",
+        "model.maxout=2", "model.skip=true", "model.stochastic_depth=0.3",
+        "training.memory_format=channels_last",
         "strategies.initialization.output_bias=true",
         "strategies.averaging.decay=0.9",
     ]  # fmt: skip
     out = tmp_path / "out"
     results = thalweg.train(written(tmp_path), changes=changes, out=out)
-    parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2}
+    parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2, "skip": True, "stochastic_depth": 0.3}
     assert results.model["equipment"] == parts
     assert json.loads((out / "model.json").read_text())["equipment"] == parts
-    words = "batch_norm, dropout 0.1, maxout 2"
+    words = "batch_norm, dropout 0.1, maxout 2, skip, stochastic_depth 0.3"
     assert f"Into the model were put: {words}" in (out / "README.md").read_text()
     assert words in (out / "report.html").read_text()
     state = safetensors.torch.load_file(out / "weights.safetensors")
@@ -141,6 +142,25 @@ def test_a_killed_training_ends_alike(
         assert (out / file).read_bytes() == (undisturbed / file).read_bytes()
     steps = [e["step"] for e in RunDirectory.read(out).events() if e["event"] == "evaluation"]
     assert sorted(set(steps)) == [point["step"] for point in comparable(out)["curve"]]
+
+
+PARTS = [
+    "model.spec=mlp:8,8,8", "model.skip=true", "model.stochastic_depth=0.5", "model.dropout=0.1",
+    "model.batch_norm=true",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+def test_a_killed_training_with_parts_ends_alike(tmp_path: Path) -> None:
+    """Killed twice in the midst of it: which blocks were left out is told by the step alone."""
+    out, alone, path, changes = tmp_path / "out", tmp_path / "alone", written(tmp_path), [*FULL, *PARTS]
+    assert run(alone, path, changes=changes) == 0
+    for attempt in range(2):
+        assert run(out, path, place="event", count=3, changes=changes, resume=attempt > 0) == -9
+    assert run(out, path, resume=True, changes=changes) == 0
+    assert comparable(out) == comparable(alone)
+    for file in ("weights.safetensors", "best.safetensors"):
+        assert (out / file).read_bytes() == (alone / file).read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
