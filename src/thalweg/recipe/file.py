@@ -87,7 +87,7 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
             return kind == "missing", where.position(details["loc"]), kind != "finite_number"
 
         details = min(problem.errors(), key=rank)
-        raise where.error(details["loc"], _sentence(details, values)) from problem
+        raise where.error(details["loc"], _sentence(details)) from problem
     _check(recipe, where)
     return recipe
 
@@ -201,7 +201,7 @@ def _nul(value: Any, path: Path = ()) -> Path | None:
     return None
 
 
-def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
+def _sentence(details: ErrorDetails) -> str:
     loc = [part for part in details["loc"] if not (isinstance(part, str) and part in _UNION_BRANCHES)]
     key = ".".join(str(part) for part in loc)
     kind, value = details["type"], details["input"]
