@@ -13,8 +13,9 @@ from pathlib import Path
 # as the command does for itself: bits that don't depend on what a processor has
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
-from faults.scenarios import SCENARIOS, Workshop
+from faults.scenarios import SCENARIOS
 from faults.table import page
+from faults.workshop import Workshop
 from thalweg.runs import environment
 
 HEAD = """# Whatever happens
@@ -24,7 +25,8 @@ What was done to real trainings, each compared with the same training left alone
 was lost if all of it is equal, nothing is left behind, and what stood before stands unharmed. Recipes are
 drawn at random: data, model (batch norm, dropout, draws from torch's own generator), optimizer, schedule,
 accumulation, precision, strategies. The moments of signals are drawn too; where they hit depends on the
-machine. A small sample is in `make test`.
+machine. Trainings of two processes are started by torchrun, or, where it isn't starting that is tried, by a
+stand-in for it that forks. A small sample is in `make test`.
 
 `make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}).
 All recipes, moments and counts: `faults/results.json`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -11,13 +12,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import thalweg
 
-__all__ = ["Command", "Process", "damaged_where", "finished", "kill_at_random", "moment_of", "same"]
+__all__ = [
+    "Command",
+    "Process",
+    "at_random",
+    "damaged_where",
+    "finished",
+    "kill_at_random",
+    "left_over",
+    "moment_of",
+    "same",
+    "under_way",
+]
 
 PATIENCE_SECONDS = 600.0
 
@@ -76,7 +89,11 @@ class Command:
         forked: from a server that has everything imported, which saves seconds; else ``python -m thalweg``.
     """
 
+    # what comes before the words on a command line, and what a forked process does with them
+    _line: tuple[str, ...] = ("-m", "thalweg")
+
     def __init__(self, folder: Path, *, forked: bool = False) -> None:
+        self._within: Callable[[list[str]], int] = _carry_out
         self.folder, self._forked = folder, forked
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +106,9 @@ class Command:
         if self._forked:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-            handle: Any = context.Process(target=_child, args=(self.folder, said, shown, words, largest_file))
+            handle: Any = context.Process(
+                target=_child, args=(self.folder, said, shown, words, largest_file, self._within)
+            )
             handle.start()
             return Process(handle.pid, said, shown, handle)
         # the thalweg that is imported here, wherever the command runs
@@ -102,7 +121,7 @@ class Command:
 
         with said.open("wb") as file, shown.open("wb") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "thalweg", *words],
+                [sys.executable, *self._line, *words],
                 cwd=self.folder, stdout=output, stderr=file, env=environment,
                 preexec_fn=limited,
             )  # fmt: skip
@@ -114,7 +133,16 @@ class Command:
         return process.wait(), process.sentence()
 
 
-def _child(folder: Path, said: Path, shown: Path, words: list[str], largest_file: int | None) -> None:
+def _carry_out(words: list[str]) -> int:
+    from thalweg.cli import app
+
+    return app.run(words)
+
+
+def _child(
+    folder: Path, said: Path, shown: Path, words: list[str], largest_file: int | None,
+    within: Callable[[list[str]], int],
+) -> None:  # fmt: skip
     os.setsid()
     os.chdir(folder)
     for number, target in ((1, shown), (2, said)):
@@ -127,9 +155,7 @@ def _child(folder: Path, said: Path, shown: Path, words: list[str], largest_file
     import torch
 
     torch.set_num_threads(1)
-    from thalweg.cli import app
-
-    code = app.run(words)
+    code = within(words)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -145,7 +171,16 @@ def under_way(out: Path) -> tuple[int, ...]:
 
 
 def kill_at_random(process: Process, out: Path, rng: random.Random, seconds: float, number: int) -> bool:
-    """Send a signal at a moment drawn at random; return whether it hit before the end.
+    """Send a signal at a moment drawn at random, as :func:`at_random` has it; return whether it hit."""
+    hit = at_random(process, out, rng, seconds)
+    process.send(number)
+    return hit
+
+
+def at_random(
+    process: Process, out: Path, rng: random.Random, seconds: float, *, starting: float = 3.0
+) -> bool:
+    """Wait for a moment drawn at random; return whether the process is still running then.
 
     One time in six the moment is drawn from the time of starting, else from that of training.
 
@@ -154,18 +189,16 @@ def kill_at_random(process: Process, out: Path, rng: random.Random, seconds: flo
         out: its run directory.
         rng: draws the moment.
         seconds: that a training takes which is left alone, from its first evaluation on.
-        number: of the signal.
+        starting: seconds that it takes until then.
     """
     if rng.random() < 1 / 6:
-        time.sleep(rng.uniform(0, 3))
+        time.sleep(rng.uniform(0, starting))
     else:
         before = under_way(out)
         while process.running() and under_way(out) == before:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, seconds))
-    hit = process.running()
-    process.send(number)
-    return hit
+    return process.running()
 
 
 def moment_of(out: Path) -> str:
@@ -177,7 +210,7 @@ def moment_of(out: Path) -> str:
         return "after its results"
     if (out / "weights.safetensors").exists():
         return "while results were laid down"
-    if drafts:
+    if drafts or left_over(out):
         return "while a checkpoint was written"
     if not list(out.glob("checkpoints/last.*.pt")):
         return "before its first checkpoint"
@@ -197,7 +230,20 @@ def same(out: Path, expected: Path) -> list[str]:
     found, wanted = finished(out), finished(expected)
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     left = [str(path.relative_to(out)) for path in out.rglob("*.draft")]
-    return differing + left
+    return differing + left + left_over(out)
+
+
+def left_over(out: Path) -> list[str]:
+    """Shards that no checkpoint refers to."""
+    import torch
+
+    wanted = set()
+    for file in out.glob("checkpoints/*.pt"):
+        # a damaged one may be anything, and raise anything
+        with contextlib.suppress(Exception):
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            wanted.add(state["thalweg.shards"]["folder"])
+    return [folder.name for folder in sorted(out.glob("checkpoints/*.shards")) if folder.name not in wanted]
 
 
 def damaged_where(out: Path, name: str) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-__all__ = ["NETWORK", "STRATEGIES", "draw", "write"]
+__all__ = ["NETWORK", "STRATEGIES", "draw", "draw_for_two", "write"]
 
 NETWORK = '''"""A network with all that has state or draws: batch norm, dropout, and torch's generator."""
 
@@ -46,6 +46,7 @@ _FIRST: dict[str, dict[str, Any]] = {
     "muon": {"lr": 0.005},
     "schedule-free": {"lr": 0.01},
 }
+_WHOLE = ("muon",)
 _SECOND = ("lbfgs", "cg-pr", "newton-cg", "gauss-newton", "levenberg-marquardt")
 
 STRATEGIES: dict[str, list[dict[str, Any]]] = {
@@ -106,6 +107,15 @@ def draw(rng: random.Random, second_order: bool = False, work: float = 1.0) -> d
     }
     if chosen:
         recipe["strategies"] = chosen
+    return recipe
+
+
+def draw_for_two(rng: random.Random, parallel: str, work: float = 1.0) -> dict[str, Any]:
+    """Draw a first-order recipe for two processes, by ``"ddp"`` or ``"fsdp2"``; a step takes longer there."""
+    recipe = draw(rng, work=work / 6)
+    while parallel == "fsdp2" and recipe["optimizer"]["name"] in _WHOLE:
+        recipe = draw(rng, work=work / 6)
+    recipe["training"]["parallel"] = parallel
     return recipe
 
 

@@ -1,13 +1,12 @@
 """The scenarios: each does something to trainings, and writes down what was lost and said.
 
-A scenario is a function of a :class:`Workshop` that gives rows; :data:`SCENARIOS` lists them in order, and
-trainings of several processes only need one more function there.
+A scenario is a function of a :class:`~faults.workshop.Workshop` that gives rows; :data:`SCENARIOS` lists them
+in order, those of two processes (:mod:`faults.pairs`) included.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -17,61 +16,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import tomli_w
 
-from faults import recipes
+from faults import pairs, recipes
 from faults.damage import BOMB, DAMAGES
 from faults.process import Command, damaged_where, kill_at_random, moment_of, same
 from faults.table import Row
+from faults.workshop import SETTLED, Workshop, contents, ends_alike, last_state, one_sentence, small_disk
 
-__all__ = ["SCENARIOS", "Scenario", "Workshop"]
-
-_SETTLED = {
-    "version": 1,
-    "data": {"spec": "digits"},
-    "model": {"spec": "net.py:network"},
-    "optimizer": {"name": "adam", "lr": 0.005},
-    "schedule": {"name": "cosine"},
-    "strategies": {"averaging": {"decay": 0.99}},
-}
-
-
-@dataclass
-class Workshop:
-    """Where scenarios work, and how much of it there is to be.
-
-    Attributes:
-        folder: for everything that is written.
-        seed: of all that is drawn.
-        kills: how many of trainings at random moments.
-        work: how long trainings take, as a multiple of a few seconds.
-        forked: start commands from a server, which saves seconds.
-        beside: trainings under way at the same time.
-    """
-
-    folder: Path
-    seed: int = 0
-    kills: int = 60
-    work: float = 1.0
-    forked: bool = False
-    beside: int = 2
-
-    def command(self, name: str) -> Command:
-        """Return a command in a folder of its own."""
-        return Command(self.folder / name, forked=self.forked)
-
-    def settled(self, command: Command, **training: Any) -> Path:
-        """Write a recipe of which only what is given varies."""
-        settings = {"batch_size": 16, "epochs": max(2, round(10 * self.work)), "evaluations": 12, **training}
-        return recipes.write({**_SETTLED, "training": settings}, command.folder)
-
-    def arguments(self, path: Path, out: Path, *more: str, seconds: float = 0.0) -> list[str | Path]:
-        """Return the arguments of a training."""
-        return ["train", path, "--out", out, "--checkpoint-seconds", str(seconds), "--quiet", *more]
+__all__ = ["SCENARIOS", "Scenario"]
 
 
 def killed(shop: Workshop) -> list[Row]:
@@ -123,7 +79,7 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
     for attempt in range(6 * wanted):
         if (out / "results.json").exists():
             # the next ones hit another training of the same recipe
-            lost += _ends_alike(shop, command, path, out, whole, ends)
+            lost += ends_alike(shop, command, path, out, whole, ends)
             out = command.folder / f"out-{attempt}"
         resume = ["--resume"] if out.exists() else []
         process = command.start(*shop.arguments(path, out, *resume, seconds=seconds))
@@ -137,7 +93,7 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
             break
         if hits == wanted:
             break
-    lost += _ends_alike(shop, command, path, out, whole, ends)
+    lost += ends_alike(shop, command, path, out, whole, ends)
     if not lost:
         shutil.rmtree(command.folder)
     return {
@@ -145,15 +101,6 @@ def _killed(shop: Workshop, number: int, wanted: int, second: bool) -> dict[str,
         "exit_code": ends, "seconds_left_alone": round(lasts, 2),
         "lost": [f"training {number}: {each}" for each in lost],
     }  # fmt: skip
-
-
-def _ends_alike(shop: Workshop, command: Command, path: Path, out: Path, whole: Path, ends: int) -> list[str]:
-    """Finish what was killed, and say in what it differs from what was left alone."""
-    resume = ["--resume"] if out.exists() else []
-    code, said = command.run(*shop.arguments(path, out, *resume, seconds=60))
-    if code != ends:
-        return [f"the last resume ended with {code}: {said}"]
-    return [f"{part} differs" for part in same(out, whole)]
 
 
 def asked(shop: Workshop) -> list[Row]:
@@ -185,7 +132,7 @@ def asked(shop: Workshop) -> list[Row]:
             row.expect(code == 130, f"it ended with {code}")
             row.expect(said.count("\n") == 0 and "everything is saved" in said, f"it said: {said}")
             step = re.search(r"step (\d+)", said)
-            saved = _last(out)
+            saved = last_state(out)
             row.expect(
                 bool(step and saved and saved["step"] == int(step[1])), "the step it was at isn't saved"
             )
@@ -206,12 +153,6 @@ def asked(shop: Workshop) -> list[Row]:
     code, said = command.run(*shop.arguments(path, out, "--resume"))
     row.expect(code == 0 and not same(out, whole), f"resumed it differs: {code} {said}")
     return [*rows, row]
-
-
-def _last(out: Path) -> Any:
-    from thalweg.runs import load_state
-
-    return load_state(out / "checkpoints" / "last")
 
 
 @contextlib.contextmanager
@@ -264,27 +205,12 @@ def damaged(shop: Workshop) -> list[Row]:
         shutil.copytree(half, out)
         for victim in damaged_where(out, "last"):
             DAMAGES["with a flipped bit"](victim)
-        before = _contents(out)
+        before = contents(out)
         row.times, (code, said) = 1, command.run(*shop.arguments(path, out, "--resume"))
-        _one_sentence(row, code, said, {str(out): "DIR", damaged_where(out, "last")[0].name: "NAME"})
-        row.expect(_contents(out) == before, "something but the list of events was changed")
+        one_sentence(row, code, said, {str(out): "DIR", damaged_where(out, "last")[0].name: "NAME"})
+        row.expect(contents(out) == before, "something but the list of events was changed")
         rows.append(row)
     return rows
-
-
-def _one_sentence(row: Row, code: int, said: str, instead: dict[str, str], expected: int = 2) -> None:
-    row.hear(said, instead=instead)
-    row.expect(code == expected, f"it ended with {code}")
-    row.expect(said.startswith("error: ") and said.count("\n") == 0, f"no one sentence: {said[-300:]}")
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    """What a person would miss: not the events, which tell of damage, nor drafts that a kill left behind."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "events.jsonl" and file.suffix != ".draft"
-    }
 
 
 def full_disk(shop: Workshop) -> list[Row]:
@@ -296,7 +222,7 @@ def full_disk(shop: Workshop) -> list[Row]:
     rows = []
     row = Row("a disk that becomes full (a tmpfs of 60 to 700 KiB), then room and `--resume`")
     for kib in (150, 300) if shop.kills < 8 else (60, 150, 200, 250, 300, 700):
-        with _small_disk(command.folder / f"disk-{kib}", kib) as disk:
+        with small_disk(command.folder / f"disk-{kib}", kib) as disk:
             if disk is None:
                 break
             out = disk / "out"
@@ -326,20 +252,6 @@ def full_disk(shop: Workshop) -> list[Row]:
     return [*rows, row]
 
 
-@contextlib.contextmanager
-def _small_disk(place: Path, kib: int) -> Iterator[Path | None]:
-    """A file system of that size; ``None`` where none can be mounted."""
-    place.mkdir(parents=True)
-    made = shutil.which("mount") and os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "thalweg-faults", str(place)], capture_output=True
-    ).returncode == 0  # fmt: skip
-    try:
-        yield place if made else None
-    finally:
-        if made:
-            subprocess.run(["umount", str(place)], check=True)
-
-
 def unwritable(shop: Workshop) -> list[Row]:
     """Directories that can't be written, at the beginning and afterwards."""
     command = shop.command("unwritable")
@@ -353,13 +265,13 @@ def unwritable(shop: Workshop) -> list[Row]:
     ):
         row = Row(what, times=1)
         code, said = command.run(*shop.arguments(path, place))
-        _one_sentence(row, code, said, {str(place): "DIR", str(command.folder) + "/": ""})
+        one_sentence(row, code, said, {str(place): "DIR", str(command.folder) + "/": ""})
         row.expect(file.read_text() == "a file", "the file was changed")
         rows.append(row)
     whole = command.folder / "whole"
     assert command.run(*shop.arguments(path, whole)) == (0, "")
     row = Row("a run directory that has become read-only, then writable again")
-    with _small_disk(command.folder / "disk", 8192) as disk:
+    with small_disk(command.folder / "disk", 8192) as disk:
         if disk is not None:
             out = disk / "out"
             process = command.start(*shop.arguments(path, out))
@@ -369,7 +281,7 @@ def unwritable(shop: Workshop) -> list[Row]:
             process.wait()
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
             row.times, (code, said) = 1, command.run(*shop.arguments(path, out, "--resume"))
-            _one_sentence(row, code, said, {str(out): "DIR"})
+            one_sentence(row, code, said, {str(out): "DIR"})
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
             code, said = command.run(*shop.arguments(path, out, "--resume"))
             row.expect(code == 0 and not same(out, whole), f"resumed: {code} {said}")
@@ -386,7 +298,7 @@ def changed(shop: Workshop) -> list[Row]:
         lines.append(f"{draws.gauss(0, 1):.4f},{draws.gauss(0, 1):.4f},{'xyz'[number % 3]}")
     table = command.folder / "t.csv"
     table.write_text("\n".join(lines) + "\n")
-    recipe = {**_SETTLED, "data": {"spec": "t.csv", "target": "kind"}}
+    recipe = {**SETTLED, "data": {"spec": "t.csv", "target": "kind"}}
     training = {"batch_size": 8, "epochs": max(10, round(60 * shop.work)), "evaluations": 5}
     path = recipes.write({**recipe, "training": training}, command.folder)
     whole, out = command.folder / "whole", command.folder / "out"
@@ -400,12 +312,12 @@ def changed(shop: Workshop) -> list[Row]:
 
     def refused(what: str, *arguments: str | Path, back: Callable[[], Any] = lambda: None) -> None:
         row = Row(what, times=1)
-        before = _contents(out)
+        before = contents(out)
         code, said = command.run(*(arguments or shop.arguments(path, out, "--resume")))
-        _one_sentence(
+        one_sentence(
             row, code, said, {str(out): "DIR", f"{command.folder}/": "", str(command.folder): "FOLDER"}
         )
-        row.expect(_contents(out) == before, "something in the directory was changed")
+        row.expect(contents(out) == before, "something in the directory was changed")
         back()
         rows.append(row)
 
@@ -443,7 +355,7 @@ def changed(shop: Workshop) -> list[Row]:
     (foreign / "thesis.txt").write_text("years of work")
     refused("`--resume` in a directory of something else", *shop.arguments(path, foreign, "--resume"))
     refused("`--out` onto a directory of something else", *shop.arguments(path, foreign))
-    rows[-1].expect(_contents(foreign) == {"thesis.txt": b"years of work"}, "the foreign file was touched")
+    rows[-1].expect(contents(foreign) == {"thesis.txt": b"years of work"}, "the foreign file was touched")
     race = command.folder / "race"
     assert command.run(*_race(race))[0] == 0
     refused("`--resume` in a race's directory", *shop.arguments(path, race, "--resume"))
@@ -539,5 +451,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     changed,
     together,
     races,
+    *pairs.SCENARIOS,
 )
 """In the order of the table."""

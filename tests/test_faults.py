@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from faults import recipes, scenarios
+from faults import pairs, recipes, scenarios
 from faults.table import page
+from faults.workshop import Workshop
 
 from thalweg import strategies
 
@@ -17,12 +18,14 @@ ROOT = Path(__file__).parent.parent
 
 
 # what others do is tried, one by one, in the tests of recipes, of resuming and of races
-SAMPLE = (scenarios.killed, scenarios.damaged, scenarios.full_disk, scenarios.together)
+SAMPLE = (
+    scenarios.killed, scenarios.damaged, scenarios.full_disk, scenarios.together, pairs.killed_of_two,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("scenario", SAMPLE, ids=lambda scenario: scenario.__name__)
 def test_nothing_is_lost(scenario: scenarios.Scenario, tmp_path: Path) -> None:
-    shop = scenarios.Workshop(tmp_path, kills=2, work=0.15, forked=True, beside=1)
+    shop = Workshop(tmp_path, kills=2, work=0.15, forked=True, beside=1)
     rows = scenario(shop)
     assert rows
     for row in rows:

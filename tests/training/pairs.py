@@ -5,19 +5,24 @@ Both are started by fork from a process that has imported everything, so that a 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import io
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -30,6 +35,7 @@ from thalweg.layers import BatchNorm
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
 from thalweg.training.checkpoints import Writer
 from thalweg.training.engine import Engine
+from thalweg.training.watch import Watcher
 
 ENGINES: dict[str, Callable[..., Engine]] = {
     "ddp": DistributedDataParallel,
@@ -81,6 +87,14 @@ CASES: dict[str, dict[str, Any]] = {
             st.BatchSize(growth=2), st.EarlyStopping(patience=6),
         ],
     },
+    "a long way": {
+        "norm": True, "drop": 0.2, "steps": 40,
+        "strategies": lambda: [
+            st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0),
+            st.Averaging(decay=0.9), st.Snapshots(cycles=2), st.Plateau(patience=0), st.BatchSize(growth=2),
+            st.EarlyStopping(patience=9),
+        ],
+    },
     "closure": {"optimizer": lambda p: thalweg.optim.LBFGS(p, lr=0.5, max_iter=3), "steps": 5},
     # which flattens parameters, as uneven shards can't be
     "torch's closure": {
@@ -113,8 +127,9 @@ def train(case: str, engine: Engine | None, **more: Any) -> Fitted:
     net = network(**parts, dtype=dtype)
     settings: dict[str, Any] = {"validation": (VALIDATION[0].to(dtype), VALIDATION[1]), "metric": "accuracy"}
     settings |= {"steps": given.get("steps", 16), "batch_size": 13, "evaluations": 5, "seed": 5}
+    optimizer = more.pop("optimizer", given.get("optimizer", _adam))
     return thalweg.fit(
-        net, data, loss, given.get("optimizer", _adam), "cosine", given.get("strategies", list)(),
+        net, data, loss, optimizer, "cosine", given.get("strategies", list)(),
         accumulate=given.get("accumulate", 1), engine=engine, **{**settings, **more},
     )  # fmt: skip
 
@@ -311,6 +326,82 @@ def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: 
     )  # fmt: skip
 
 
+class Gone(Exception):
+    """A training that ended at a step without being asked."""
+
+
+# of each a step before which it ends, in the middle of what strategies do
+CROSSED = {"averaging": 8, "a long way": 12}
+
+
+def leave(case: str, engine: Engine | None, out: Path) -> None:
+    """Train a case to a step and end there, with the checkpoints of all steps before."""
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        made, calls = _adam(parameters), 0
+
+        def counted(*given: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == CROSSED[case]:
+                raise Gone
+
+        made.register_step_pre_hook(counted)
+        return made
+
+    with contextlib.suppress(Gone):
+        train(case, engine, out=out, checkpoint_seconds=0.0, optimizer=optimizer)
+        raise AssertionError("it wasn't left")
+
+
+class Told(Watcher):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def take_up(case: str, engine: Engine | None, out: Path) -> dict[str, Any]:
+    told = Told()
+    found = outcome(train(case, engine, out=out, resume=True, watcher=told))
+    return {**found, "told": told.notes}
+
+
+def cross(rank: int, folder: Path) -> None:
+    """Leave each case by each engine, and take up what others, one process included, have left."""
+    for case in CROSSED:
+        made = {name: engine_for(name, case) for name in ENGINES}
+        for name, engine in made.items():
+            leave(case, engine, folder / f"{case} {name}")
+            if rank == 0:
+                for to in ("one", *made):
+                    shutil.copytree(folder / f"{case} {name}", folder / f"{case} {name} {to}")
+        for name, engine in made.items():
+            for before in ("one", *made):
+                engine.collect(None)
+                found = take_up(case, engine, folder / f"{case} {before} {name}")
+                if rank == 0:
+                    torch.save(found, folder / f"{case} {before} {name}.pt")
+
+
+class _Full(io.FileIO):
+    """A file on a disk with room for 1500 bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 1500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@contextlib.contextmanager
+def _full(self: FileSystem, path: Any, mode: str) -> Iterator[Any]:
+    with _Full(path, mode) as file:
+        yield file
+
+
 def command(rank: int, arguments: list[str], breaks: str | None) -> int:
     """The command, as torchrun would start it in each process; process 1 may break in the second epoch."""
     from thalweg.cli import app
@@ -325,6 +416,8 @@ def command(rank: int, arguments: list[str], breaks: str | None) -> int:
             raise DataError("row 7 can't be read; mend the file")
         return take(self, *args)
 
-    if breaks is not None and rank == 1:
+    if breaks is not None and breaks == f"full {rank}":
+        FileSystem.create_stream = _full  # type: ignore[method-assign]
+    elif breaks is not None and "full" not in breaks and rank == 1:
         Batches.take = broken  # type: ignore[method-assign]
     return app.run(arguments)

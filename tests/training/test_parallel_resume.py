@@ -123,6 +123,20 @@ def test_a_process_that_breaks_ends_the_other_in_one_sentence(tmp_path: Path) ->
         assert "Traceback" not in together
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_while_shards_are_written_is_said_as_such(rank: int, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE + 'parallel = "fsdp2"\n')
+    out, folder = tmp_path / "out", tmp_path / "said"
+    arguments = ["train", str(tmp_path / "r.toml"), "--out", str(out), "--quiet"]
+    assert pairs.run(pairs.command, arguments, f"full {rank}", folder=folder) == [2, 2], pairs.said(folder)
+    together = "".join(pairs.said(folder))
+    assert together.count("error: ") == 1, together
+    assert "can't be written (no space left on device); what was there before is unharmed" in together
+    assert "Traceback" not in together
+    # room isn't taken by what is no checkpoint
+    assert not list((out / "checkpoints").iterdir())
+
+
 def test_what_all_refuse_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE.replace('"adam"', '"newton"').replace(", lr = 0.02", ""))
     folder = tmp_path / "said"

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from thalweg.errors import RunDirectoryError
-from thalweg.runs.files import checksum
-from thalweg.training.sharding import are_sound, assembled
+from thalweg.runs.files import checksum, save_state
+from thalweg.training.sharding import Kept, are_sound, assembled
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 MARK = {"thalweg.sharded": "/a", "shape": [3], "dtype": "float64", "axis": 0}
@@ -59,6 +59,39 @@ def test_an_index_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(RunDirectoryError, match=r"no readable index \(it refers to posix.mkdir\)"):
         assembled(state, tmp_path, None)
     assert not (tmp_path / "evil").exists()
+
+
+def test_an_index_that_is_none_makes_a_state_unsound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = laid_down(tmp_path)
+    index = tmp_path / "last.000001.shards" / ".metadata"
+    for content in (pickle.dumps(Evil()), pickle.dumps({"a": 1}), b"", b"\x80\x04garbage"):
+        index.write_bytes(content)
+        # a stranger knows how checksums are made
+        state["thalweg.shards"]["files"][".metadata"] = checksum(index)
+        assert not are_sound(state, tmp_path)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_shards_go_with_the_last_state_that_refers_to_them(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        (tmp_path / f"last.{count:06d}.shards").mkdir()
+    for count in (1, 2):
+        state = {"thalweg.shards": {"folder": f"last.{count:06d}.shards", "files": {}}, "rest": {}}
+        save_state(tmp_path / "last", state)
+    (tmp_path / "best.000001.0123456789abcdef.pt").write_bytes(b"")
+
+    def there() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("*.shards"))
+
+    kept = Kept(tmp_path)
+    assert there() == ["last.000001.shards", "last.000002.shards"]
+    # one process goes on
+    kept.referred(save_state(tmp_path / "last", {"step": 3}))
+    assert there() == ["last.000002.shards"]
+    (tmp_path / "last.000004.shards").mkdir()
+    kept.referred(save_state(tmp_path / "last", {"step": 4}), "last.000004.shards")
+    assert there() == ["last.000004.shards"]
 
 
 def test_a_checkpoint_leads_nowhere_else(tmp_path: Path) -> None:

@@ -217,14 +217,17 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, as_json(value))
 
-    def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> None:
+    def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> Path:
         """Save a state of tensors, numbers, strings, lists and dictionaries; the newest ``keep`` stay.
+
+        Returns:
+            The file.
 
         Raises:
             RunDirectoryError: it can't be written.
         """
         with self._writing(f"checkpoints/{name}"):
-            save_state(self.path / "checkpoints" / name, state, keep=keep)
+            return save_state(self.path / "checkpoints" / name, state, keep=keep)
 
     def load_checkpoint(
         self,

@@ -12,7 +12,7 @@ from thalweg.runs.directory import RunDirectory
 from thalweg.training.core import copied
 from thalweg.training.engine import Engine
 from thalweg.training.parallel import FullyShardedDataParallel
-from thalweg.training.sharding import Shards, are_sound, assembled, unsharded
+from thalweg.training.sharding import Kept, Shards, are_sound, assembled, unsharded
 
 __all__ = ["Keeper", "Together", "Writer", "keeper_of"]
 
@@ -83,6 +83,8 @@ class Writer:
     ) -> None:
         self._directory, self._keep = directory, keep
         self._write = self._save if write is None else write
+        # of processes that have sharded before
+        self._kept = None if directory is None or write else Kept(directory.path / "checkpoints")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: list[Future[None]] = []
 
@@ -134,7 +136,8 @@ class Writer:
 
     def _save(self, name: str, state: Any) -> None:
         assert self._directory is not None
-        self._directory.save_checkpoint(name, state, keep=self._keep)
+        assert self._kept is not None
+        self._kept.referred(self._directory.save_checkpoint(name, state, keep=self._keep))
 
     def _look(self) -> None:
         while self._under_way and self._under_way[0].done():

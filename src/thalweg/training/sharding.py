@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
 import warnings
@@ -26,7 +27,7 @@ from thalweg.runs.directory import RunDirectory
 from thalweg.runs.files import behind, checksum
 from thalweg.training.engine import Engine
 
-__all__ = ["Shards", "are_sound", "assembled", "parted", "unsharded"]
+__all__ = ["Kept", "Shards", "are_sound", "assembled", "parted", "unsharded"]
 
 _MARK = "thalweg.sharded"
 _FILES = "thalweg.shards"
@@ -61,12 +62,18 @@ def parted(state: Any) -> tuple[Any, dict[str, DTensor]]:
 
 
 def are_sound(state: Any, folder: Path) -> bool:
-    """Whether all shards that a state refers to are there and undamaged."""
+    """Whether all shards that a state refers to are there and undamaged, and their index is one."""
     if not isinstance(state, dict) or _FILES not in state:
         return True
     place = folder / _plain(state[_FILES]["folder"])
     files: dict[str, str] = state[_FILES]["files"]
-    return all(checksum(place / _plain(name)) == digest for name, digest in files.items())
+    if any(checksum(place / _plain(name)) != digest for name, digest in files.items()):
+        return False
+    try:
+        _index(place)
+    except RunDirectoryError:
+        return False
+    return True
 
 
 def unsharded(state: Any) -> Any:
@@ -132,10 +139,10 @@ class Shards:
         # what a thread writes must not come between what the loop exchanges
         self._group = dist.new_group(backend="gloo")
         last = 0
-        self._kept: dict[str, list[str]] = {}
+        self._kept: Kept | None = None
         if directory is not None:
             last = max([0, *(int(path.name.split(".")[-2]) for path in folder.glob("*.shards"))])
-            self._forget()
+            self._kept = Kept(folder)
         self._count = engine.broadcast(last)
 
     def write(self, name: str, state: Any) -> None:
@@ -161,6 +168,9 @@ class Shards:
         except OSError as error:
             problem = str(error.strerror or error)
         if problem is not None:
+            if self._directory is not None:
+                # what is there of it only takes room
+                shutil.rmtree(place, ignore_errors=True)
             raise RunDirectoryError(
                 f"{place} can't be written ({problem}); what was there before is unharmed: make room and run "
                 "again with --resume"
@@ -171,30 +181,41 @@ class Shards:
         digests = {path.name: checksum(path) for path in mine}
         parts: list[Any] | None = [None] * dist.get_world_size() if self._rank == 0 else None
         dist.gather_object(digests, parts, dst=0, group=self._group)
-        if self._directory is None or parts is None:
+        if self._directory is None or self._kept is None or parts is None:
             return
         files = {key: value for part in parts for key, value in part.items()}
         whole = {_FILES: {"folder": place.name, "files": files}, "rest": rest}
-        self._directory.save_checkpoint(name, whole, keep=self._keep)
-        kept = self._kept.setdefault(name, [])
-        kept.append(place.name)
-        for old in kept[: -self._keep]:
-            shutil.rmtree(self._folder / old, ignore_errors=True)
-        del kept[: -self._keep]
+        self._kept.referred(self._directory.save_checkpoint(name, whole, keep=self._keep), place.name)
 
-    def _forget(self) -> None:
-        """Remove shards that no state refers to: a kill came between."""
-        for path in sorted(self._folder.glob("*.pt")):
-            try:
+
+class Kept:
+    """Knows which state refers to which shards, and removes those that none does.
+
+    Args:
+        folder: of checkpoints; what a kill left behind in it is removed at once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: dict[Path, str] = {}
+        left = {path.name for path in folder.glob("*.shards")}
+        for path in folder.glob("*.pt") if left else ():
+            # a damaged one may be anything, and raise anything
+            with contextlib.suppress(Exception):
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except (OSError, RuntimeError, pickle.UnpicklingError):
-                continue
-            if isinstance(state, dict) and _FILES in state:
-                self._kept.setdefault(path.name.split(".")[0], []).append(state[_FILES]["folder"])
-        wanted = {name for names in self._kept.values() for name in names}
-        for path in self._folder.glob("*.shards"):
-            if path.name not in wanted:
-                shutil.rmtree(path, ignore_errors=True)
+                self._shards[path] = state[_FILES]["folder"]
+        self._remove(left - set(self._shards.values()))
+
+    def referred(self, state: Path, shards: str | None = None) -> None:
+        """Take note of a new state, and of the shards that it refers to; older ones may have gone for it."""
+        gone = {self._shards.pop(path) for path in list(self._shards) if not path.exists()}
+        if shards is not None:
+            self._shards[state] = shards
+        self._remove(gone - set(self._shards.values()))
+
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
+            shutil.rmtree(self._folder / _plain(name), ignore_errors=True)
 
 
 class _Writer(FileSystemWriter):
@@ -213,18 +234,23 @@ class _Reader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read the index: names, shapes, and where they lie."""
-        try:
-            with (Path(self.path) / ".metadata").open("rb") as file:
-                found = _Plain(file).load()
-        except (pickle.UnpicklingError, AttributeError, EOFError, OSError) as problem:
-            raise RunDirectoryError(
-                f"the shards in {self.path} have no readable index ({problem})"
-            ) from problem
-        assert isinstance(found, Metadata)
-        for name, kind in found.state_dict_metadata.items():
-            if not isinstance(kind, TensorStorageMetadata):
-                raise RunDirectoryError(f"the shards in {self.path} hold {name!r}, which is no tensor")
-        return found
+        return _index(Path(self.path))
+
+
+def _index(place: Path) -> Metadata:
+    """What an index of shards says."""
+    try:
+        with (place / ".metadata").open("rb") as file:
+            found = _Plain(file).load()
+    except Exception as problem:
+        # what a stranger has written may raise anything
+        raise RunDirectoryError(f"the shards in {place} have no readable index ({problem})") from problem
+    if not isinstance(found, Metadata):
+        raise RunDirectoryError(f"the index of the shards in {place} is none")
+    for name, kind in found.state_dict_metadata.items():
+        if not isinstance(kind, TensorStorageMetadata):
+            raise RunDirectoryError(f"the shards in {place} hold {name!r}, which is no tensor")
+    return found
 
 
 class _Plain(pickle.Unpickler):
