@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from thalweg.errors import OptionError
+from thalweg.training import parallel
 from training import pairs
 
 pytestmark = [
@@ -68,3 +70,19 @@ def test_what_many_processes_refuse(tmp_path: Path) -> None:
         strict=True,
     ):  # fmt: skip
         assert words in line
+
+
+def test_without_torchrun_nobody_waits_for_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_MEETING", 0.5)
+    values = {
+        "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(pairs.free_port()),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+    }  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(OptionError, match="2 processes can't come together on cpu"),
+        parallel.together("cpu"),
+    ):
+        pass
+    assert not dist.is_initialized()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import parallel
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +37,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 _TIMEOUT = 600.0
+_MEETING = 20.0
 _LINGERING = 5.0
 _CLAIM = "thalweg/said"
 # settle() sees to buffers; what the option is called depends on torch's release
@@ -351,7 +353,13 @@ def _join(device: torch.device, seconds: float) -> None:
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
+    whole = datetime.timedelta(seconds=seconds)
+    # torchrun's store stands before its processes do: where it can't be found, torchrun has gone
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    patience = min(whole, datetime.timedelta(seconds=_MEETING)) if kept else whole
+    store, rank, world = next(rendezvous("env://", timeout=patience))
+    store.set_timeout(whole)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=whole)
     atexit.register(_leave)
 
 
