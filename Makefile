@@ -10,8 +10,8 @@ TESTS ?=
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
 SOURCES := $(wildcard src tests benchmarks faults examples docs *.md)
-# what takes --json FILE measures speed on this machine
-BENCHMARKS = $(notdir $(basename $(shell grep -l -e --json benchmarks/*.py)))
+# what is called with --json FILE measures speed on this machine
+BENCHMARKS = $(notdir $(basename $(shell grep -l -e '^    python -m benchmarks\..* --json' benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
 TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 

@@ -8,19 +8,13 @@ one block of calls, in an order drawn anew; the share of a step is computed with
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.step_kernels import interleave, processor, spread
+from benchmarks import records
+from benchmarks.step_kernels import interleave
 
 from thalweg import models
 from thalweg.augmentation import AugmentationSettings, augment_by
@@ -68,56 +62,31 @@ def contenders(shape: tuple[int, ...]) -> dict[str, Callable[[], None]]:
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=21, help="rounds of interleaved blocks (default 21)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.augmentation {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "model": MODEL,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "kornia": version("kornia"),
-            "thalweg": version("thalweg"),
-        },
-        "shapes": {},
-    }
+    results = records.begin("kornia", rounds=arguments.rounds, threads=arguments.threads, model=MODEL)
+    results["shapes"] = {}
     for label, shape in SHAPES.items():
         seconds = interleave({}, contenders(shape), 1, arguments.rounds)
         steps = seconds["step"]
         found = {
             name: {
-                "milliseconds": spread([1e3 * each for each in values]),
-                "share_of_a_step": spread([a / b for a, b in zip(values, steps, strict=True)]),
+                "milliseconds": records.spread(values, 1e3),
+                "share_of_a_step": records.ratio(values, steps),
             }
             for name, values in seconds.items()
         }
         results["shapes"][label] = found
         for name, each in found.items():
-            time, share = each["milliseconds"], each["share_of_a_step"]
+            share = records.said(each["share_of_a_step"], ".3f")
             print(
-                f"{label} {name:27s} {time['median']:8.3f} ms, {share['median']:.3f} of a step "
-                f"({share['p10']:.3f}-{share['p90']:.3f})",
-                flush=True,
+                f"{label} {name:27s} {each['milliseconds']['median']:8.3f} ms, of a step {share}", flush=True
             )
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    records.end(results, arguments.json)
 
 
 if __name__ == "__main__":

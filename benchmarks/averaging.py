@@ -10,19 +10,12 @@ every contender takes one block of updates, in an order drawn anew; ratios are c
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
-import sys
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import torch
-from benchmarks.step_kernels import interleave, processor, spread, tensor_sets
+from benchmarks import records
+from benchmarks.step_kernels import interleave, tensor_sets
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -66,54 +59,32 @@ def torchs(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=41, help="rounds of interleaved blocks (default 41)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.averaging {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "thalweg": version("thalweg"),
-        },
-        "sets": {},
-    }
+    results = records.begin(rounds=arguments.rounds, threads=arguments.threads)
+    results["sets"] = {}
     for label in arguments.sets:
         shapes = SETS[label]
         seconds = interleave({}, {**thalwegs(shapes), "AveragedModel": torchs(shapes)}, 1, arguments.rounds)
         ratios = {
-            peer: spread([a / b for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
-            for peer in ("lerp", "AveragedModel")
+            peer: records.ratio(seconds["thalweg"], seconds[peer]) for peer in ("lerp", "AveragedModel")
         }
         results["sets"][label] = {
             "elements": sum(math.prod(shape) for shape in shapes),
-            "milliseconds": {name: spread([1e3 * s for s in values]) for name, values in seconds.items()},
+            "milliseconds": records.milliseconds(seconds),
             "times_as_long_as": ratios,
         }
         times = "  ".join(
             f"{k} {v['median']:8.3f}" for k, v in results["sets"][label]["milliseconds"].items()
         )
-        said = "  ".join(f"{k} {r['median']:.3f} ({r['p10']:.3f}-{r['p90']:.3f})" for k, r in ratios.items())
+        said = "  ".join(f"{k} {records.said(r, '.3f')}" for k, r in ratios.items())
         print(f"{label:21s} ms: {times}  | times as long as {said}", flush=True)
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    records.end(results, arguments.json)
 
 
 if __name__ == "__main__":

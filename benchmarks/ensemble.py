@@ -15,19 +15,12 @@ import os
 
 os.environ.setdefault("MKL_CBWR", "AVX2")  # as the command does, before the first matrix product
 
-import argparse
-import json
-import platform
 import random
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from benchmarks.step_kernels import processor, spread
+from benchmarks import records
 
 import thalweg
 from thalweg.training import Ensemble
@@ -91,47 +84,24 @@ def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
         "batch": BATCH,
         "threads": best,
         "largest_difference_of_a_weight": apart,
-        "seconds": {name: spread(values) for name, values in seconds.items()},
-        "times_faster": {
-            name: spread([b / a for a, b in zip(seconds[name], seconds["loop"], strict=True)])
-            for name in ("lanes", "auto")
-        },
+        "seconds": {name: records.spread(values) for name, values in seconds.items()},
+        "times_faster": {name: records.ratio(seconds["loop"], seconds[name]) for name in ("lanes", "auto")},
     }
 
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds (default 9)")
     parser.add_argument("--cases", nargs="+", type=int, default=list(range(len(CASES))))
     arguments = parser.parse_args()
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.ensemble {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            **{name: version(name) for name in ("torch", "numba", "thalweg")},
-        },
-        "cases": [],
-    }
+    results = records.begin("numpy", "numba", rounds=arguments.rounds)
+    results["cases"] = []
     for number in arguments.cases:
         result = compare(CASES[number], arguments.rounds)
         results["cases"].append(result)
         print(result["case"], result["threads"], result["seconds"], result["times_faster"], flush=True)
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    records.end(results, arguments.json)
 
 
 if __name__ == "__main__":

@@ -15,24 +15,18 @@ take while one is written beside them.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmarks.step_kernels import processor, spread
+from benchmarks import records
 from torch import Tensor, nn
 
 import thalweg
@@ -139,8 +133,8 @@ def against(
     found = {}
     for kind, values in seconds.items():
         pairs = list(zip(values[name], values[peer], strict=True))
-        found[f"times as long ({kind})"] = spread([a / b for a, b in pairs])
-        found[f"microseconds more ({kind})"] = spread([1e6 * (a - b) / steps for a, b in pairs])
+        found[f"times as long ({kind})"] = records.ratio(values[name], values[peer])
+        found[f"microseconds more ({kind})"] = records.spread([a - b for a, b in pairs], 1e6 / steps)
     return found
 
 
@@ -151,7 +145,7 @@ def steps_of(rounds: int, steps: int) -> dict[str, Any]:
     seconds = rounds_of({"bare": lambda: bare(steps), "fit": lambda: fit(steps)}, rounds)
     return {
         "steps": steps,
-        "microseconds a step, bare": spread([1e6 * s / steps for s in seconds["clock"]["bare"]]),
+        "microseconds a step, bare": records.spread(seconds["clock"]["bare"], 1e6 / steps),
         "set-up milliseconds": statistics.median(_timed(lambda: fit(1)) for _ in range(9)) * 1e3,
         **against(seconds, "fit", "bare", steps),
     }
@@ -206,14 +200,10 @@ def checkpoints_of(rounds: int, widths: Sequence[int]) -> dict[str, Any]:
         writer.close()
     return {
         "megabytes": sum(t.numel() * t.element_size() for t in tensors) / 1e6,
-        "milliseconds": {name: spread([1e3 * s for s in values]) for name, values in found.items()},
-        "stall against copy": spread([a / b for a, b in zip(found["stall"], found["copy"], strict=True)]),
-        "stall against writing": spread(
-            [a / b for a, b in zip(found["stall"], found["written"], strict=True)]
-        ),
-        "steps beside against alone": spread(
-            [a / b for a, b in zip(found["beside"], found["alone"], strict=True)]
-        ),
+        "milliseconds": records.milliseconds(found),
+        "stall against copy": records.ratio(found["stall"], found["copy"]),
+        "stall against writing": records.ratio(found["stall"], found["written"]),
+        "steps beside against alone": records.ratio(found["beside"], found["alone"]),
     }
 
 
@@ -232,8 +222,7 @@ def _tensors(state: Any) -> list[Tensor]:
 
 def main() -> None:
     """Run what is asked for and write the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write results to this file")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
@@ -241,22 +230,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.fit {' '.join(sys.argv[1:])}".strip(),
-        "rounds": asked.rounds,
-        "threads": asked.threads,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "thalweg": version("thalweg"),
-        },
-    }
+    results = records.begin(rounds=asked.rounds, threads=asked.threads)
     if "steps" in asked.parts:
         results["steps"] = steps_of(asked.rounds, asked.steps)
         _show("fit against the bare loop", results["steps"])
@@ -270,17 +244,14 @@ def main() -> None:
         }
         for name, values in results["checkpoints"].items():
             _show(f"checkpoint of {name}", values)
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    records.end(results, asked.json)
 
 
 def _show(name: str, values: dict[str, Any]) -> None:
     print(name)
     for key, value in values.items():
         if isinstance(value, dict) and "median" in value:
-            print(f"    {key}: {value['median']:.3f} ({value['p10']:.3f}-{value['p90']:.3f})", flush=True)
+            print(f"    {key}: {records.said(value, '.3f')}", flush=True)
         elif not isinstance(value, dict):
             print(f"    {key}: {value}", flush=True)
 

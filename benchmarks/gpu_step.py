@@ -12,21 +12,16 @@ no GPU, this says so and ends.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.step_kernels import OPTIMIZERS, PEERS, TRIAD_BYTES, processor, spread, tensor_sets
+from benchmarks import records
+from benchmarks.step_kernels import OPTIMIZERS, PEERS, TRIAD_BYTES, tensor_sets
 
 from thalweg import runtimes
 from thalweg.runtimes import gpu
@@ -128,15 +123,12 @@ def compare(
         "bytes_per_element": width,
         "triad_bytes_per_element": TRIAD_BYTES,
         "first_step_seconds": begun,
-        "device_milliseconds": {key: spread([1e3 * s for s in values]) for key, values in device.items()},
-        "host_milliseconds": {key: spread([1e3 * s for s in values]) for key, values in host.items()},
+        "device_milliseconds": records.milliseconds(device),
+        "host_milliseconds": records.milliseconds(host),
         "best_of_torch": best,
-        "times_faster_than": {
-            peer: spread([b / a for a, b in zip(device["thalweg"], device[peer], strict=True)])
-            for peer in peers
-        },
-        "gigabytes_per_second": {key: spread(values) for key, values in rate.items()},
-        "of_triad_bandwidth": spread([a / b for a, b in zip(rate["thalweg"], rate["triad"], strict=True)]),
+        "times_faster_than": {peer: records.ratio(device[peer], device["thalweg"]) for peer in peers},
+        "gigabytes_per_second": {key: records.spread(values) for key, values in rate.items()},
+        "of_triad_bandwidth": records.ratio(rate["thalweg"], rate["triad"]),
     }
 
 
@@ -146,7 +138,7 @@ def show(label: str, result: dict[str, Any]) -> None:
     best, ratio = result["best_of_torch"], result["times_faster_than"][result["best_of_torch"]]
     print(
         f"{label:21s} {result['optimizer']:13s} ms: {times}  | against {best} "
-        f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})  | of triad "
+        f"{records.said(ratio)}  | of triad "
         f"{result['of_triad_bandwidth']['median']:.0%}  | host "
         f"{result['host_milliseconds']['thalweg']['median']:.3f} ms",
         flush=True,
@@ -157,10 +149,7 @@ def main() -> None:
     """Run the comparison and write what was found."""
     entries = [entry for entry in OPTIMIZERS if entry[2] is not None]  # those that torch has too
     names = [entry[0] for entry in entries]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=41, help="rounds of interleaved blocks (default 41)")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
@@ -170,24 +159,14 @@ def main() -> None:
         return
 
     properties = torch.cuda.get_device_properties(0)
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.gpu_step {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "machine": {
-            "device": properties.name,
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "device_gigabytes": properties.total_memory / 1e9,
-            "processor": processor(),
-            "platform": platform.platform(),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "cuda": torch.version.cuda,
-            "torch": torch.__version__,
-            **{name: version(name) for name in ("triton", "numpy", "thalweg")},
-        },
-        "sets": {},
+    results = records.begin("triton", "numpy", rounds=arguments.rounds)
+    results["machine"] |= {
+        "device": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "device_gigabytes": properties.total_memory / 1e9,
     }
+    results["versions"]["cuda"] = torch.version.cuda
+    results["sets"] = {}
     for label in arguments.sets:
         results["sets"][label] = []
         for entry in entries:
@@ -195,9 +174,7 @@ def main() -> None:
                 result = compare(entry, SETS[label], arguments.rounds)
                 results["sets"][label].append(result)
                 show(label, result)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    records.end(results, arguments.json)
 
 
 if __name__ == "__main__":

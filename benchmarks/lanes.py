@@ -17,26 +17,18 @@ import os
 
 os.environ.setdefault("MKL_CBWR", "AVX2")  # as the command does, before the first matrix product
 
-import argparse
-import json
-import math
 import multiprocessing
-import platform
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.step_kernels import processor, spread
+from benchmarks import records
 
 from thalweg import catalogue, lanes, models
 from thalweg.data.examples import TensorExamples
@@ -346,61 +338,36 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
         },
         "reason": choice.reason,
         "milliseconds_a_step_of_all": {
-            name: spread([each * s for s in values]) for name, values in seconds.items()
+            name: records.spread(values, each) for name, values in seconds.items()
         },
-        "times_faster_than": {
-            name: spread([b / a for a, b in zip(seconds["thalweg"], seconds[name], strict=True)])
-            for name in others
-        },
+        "times_faster_than": {name: records.ratio(seconds[name], seconds["thalweg"]) for name in others},
     }
 
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds (default 9)")
     parser.add_argument("--cases", nargs="+", type=int, default=list(range(len(CASES))))
     arguments = parser.parse_args()
-    peers = [name for name in ("jax", "optax") if find_spec(name) is not None]
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.lanes {' '.join(sys.argv[1:])}".strip(),
-        "rounds": arguments.rounds,
-        "threads": torch.get_num_threads(),
-        "promise": lanes.promise(),
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            **{name: version(name) for name in ("torch", "numba", "thalweg", *peers)},
-        },
-        "cases": [],
-    }
+    results = records.begin(
+        "numpy", "numba", "jax", "optax",
+        rounds=arguments.rounds, threads=torch.get_num_threads(), promise=lanes.promise(),
+    )  # fmt: skip
+    results["cases"] = []
     for number in arguments.cases:
         result = compare(CASES[number], arguments.rounds)
         results["cases"].append(result)
         show(result)
-    results["machine"]["load_after"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    records.end(results, arguments.json)
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a few lines."""
     print(f"{result['case']}: {result['settings']} settings, {result['reason']}")
     for name, took in result["milliseconds_a_step_of_all"].items():
-        ratio = result["times_faster_than"].get(name, dict.fromkeys(("median", "p10", "p90"), math.nan))
-        against = (
-            f"{ratio['median']:6.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})" if name != "thalweg" else ""
-        )
+        ratio = result["times_faster_than"].get(name)
+        against = "" if ratio is None else records.said(ratio)
         print(f"  {name:28s} {took['median']:8.3f} ms  {against}", flush=True)
 
 

@@ -11,19 +11,12 @@ Rounds alternate in order; the ratio is computed within a round.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.step_kernels import processor, spread
+from benchmarks import records
 from torch import Tensor
 
 import thalweg
@@ -86,10 +79,7 @@ def largest_gradient(inputs: Tensor, labels: Tensor, w: Tensor) -> float:
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds")
     parser.add_argument("--rounds", type=int, default=15, help="of timing (default 15)")
     parser.add_argument("--counts", type=int, nargs="+", default=[64], help="how many problems (default 64)")
@@ -98,8 +88,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds = 3 if arguments.quick else arguments.rounds
-    load = os.getloadavg()[0]
-    found = []
+    results = records.begin(
+        "numpy",
+        rounds=rounds,
+        threads=arguments.threads,
+        tolerance=arguments.tolerance,
+        problem={"examples": EXAMPLES, "features": FEATURES, "penalty": PENALTY, "history": HISTORY},
+    )
+    results["results"] = []
     for count in arguments.counts:
         inputs, labels = problems(count)
         sides: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -120,38 +116,14 @@ def main() -> None:
         ours, theirs = seconds["thalweg lanes"], seconds["torch LBFGS, a loop"]
         result: dict[str, Any] = {
             "problems": count,
-            "milliseconds": {name: spread([1e3 * s for s in values]) for name, values in seconds.items()},
-            "times_faster": spread([b / a for a, b in zip(ours, theirs, strict=True)]),
+            "milliseconds": records.milliseconds(seconds),
+            "times_faster": records.ratio(theirs, ours),
             "largest_gradient": gradients,
         }
-        found.append(result)
+        results["results"].append(result)
         times = ", ".join(f"{name} {row['median']:.1f} ms" for name, row in result["milliseconds"].items())
-        ratio = result["times_faster"]
-        print(
-            f"{count} problems: {times}; {ratio['median']:.1f} times ({ratio['p10']:.1f}-{ratio['p90']:.1f})"
-        )
-    results = {
-        "command": f"python -m benchmarks.logistic_lanes {' '.join(sys.argv[1:])}".strip(),
-        "rounds": rounds,
-        "threads": arguments.threads,
-        "tolerance": arguments.tolerance,
-        "problem": {"examples": EXAMPLES, "features": FEATURES, "penalty": PENALTY, "history": HISTORY},
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": load,
-            "load_after": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "thalweg")},
-        },
-        "results": found,
-    }
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"{count} problems: {times}; times as fast {records.said(result['times_faster'], '.1f')}")
+    records.end(results, arguments.json)
 
 
 if __name__ == "__main__":

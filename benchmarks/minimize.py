@@ -16,25 +16,20 @@ is 1 for who is always best. Problems that nobody in the family solved are left 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
-import platform
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import threadpoolctl
 import torch
+from benchmarks import records
 from benchmarks.minimizers import FAMILIES, Function, Solver, absent, solvers
-from benchmarks.step_kernels import processor
 from torch import Tensor
 
 from thalweg import streams, surfaces, tasks
@@ -335,10 +330,7 @@ def tables(made: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the comparison and write what was found."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser = records.parser(__doc__)
     parser.add_argument("--markdown", type=Path, help="file for the tables")
     parser.add_argument("--quick", action="store_true", help="standard starts of the surfaces, one round")
     parser.add_argument("--rounds", type=int, default=3, help="of timing (default 3); 0: count only")
@@ -354,7 +346,8 @@ def main() -> None:
         arguments.rounds, arguments.starts, arguments.task_starts = min(arguments.rounds, 1), 1, 0
 
     torch.set_num_threads(arguments.threads)
-    load = os.getloadavg()[0]
+    peers = ("numpy", "scipy", "jax", "pytorch-minimize", "torchzero", "optimistix")
+    results = records.begin(*peers, rounds=arguments.rounds, threads=arguments.threads)
     contenders = {
         name: solver
         for name, solver in solvers().items()
@@ -375,23 +368,8 @@ def main() -> None:
     print(tables(made))
     for line in missed(table):
         print(line)
-    packages = ["torch", "numpy", "scipy", "thalweg", "jax", "pytorch-minimize", "torchzero", "optimistix"]
-    results: dict[str, Any] = {
-        "command": f"python -m benchmarks.minimize {' '.join(sys.argv[1:])}".strip(),
+    results |= {
         "seconds": time.perf_counter() - begin,
-        "rounds": arguments.rounds,
-        "threads": arguments.threads,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "platform": platform.platform(),
-            "load_before": load,
-            "load_after": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages if name not in absent()},
-        },
         "absent": absent(),
         "largest_ratio": LARGEST_RATIO,
         "profiles": made,
@@ -400,11 +378,8 @@ def main() -> None:
         "solves": {name: {key: row(solve) for key, solve in found.items()} for name, found in table.items()},
     }
     print(f"{len(problems)} instances, {results['seconds']:.0f} s")
-    if arguments.markdown:
-        arguments.markdown.write_text(tables(made), encoding="utf-8")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(compact(results), encoding="utf-8")
+    records.write(tables(made), arguments.markdown)
+    records.end(results, arguments.json, compact)
 
 
 def row(solve: Solve) -> list[Any]:

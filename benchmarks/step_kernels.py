@@ -14,12 +14,10 @@ torch's, in place, over as many elements in one tensor, in the same rounds.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import math
 import os
-import platform
 import random
 import shutil
 import signal
@@ -28,11 +26,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import records
 
 from thalweg import optim, runtimes
 
@@ -239,12 +237,6 @@ def interleave(
     return seconds
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, and the tenth and ninetieth percentile."""
-    cuts = statistics.quantiles(values, n=10, method="inclusive")
-    return {"median": statistics.median(values), "p10": cuts[0], "p90": cuts[-1]}
-
-
 def compare(
     name: str, shapes: list[tuple[int, ...]], placements: int, rounds: int, compile_seconds: float
 ) -> dict[str, Any]:
@@ -271,16 +263,13 @@ def compare(
         "bytes_per_element": width,
         "triad_bytes_per_element": TRIAD_BYTES,
         "rounds": len(seconds["thalweg"]),
-        "milliseconds": {key: spread([1e3 * s for s in values]) for key, values in seconds.items()},
+        "milliseconds": records.milliseconds(seconds),
         "least_milliseconds": {key: 1e3 * min(values) for key, values in seconds.items()},
         "best_of_torch": best,
         "compilation": compilation,
-        "times_faster_than": {
-            peer: spread([b / a for a, b in zip(seconds["thalweg"], seconds[peer], strict=True)])
-            for peer in peers
-        },
-        "gigabytes_per_second": {key: spread(values) for key, values in rates.items()},
-        "of_triad_bandwidth": spread([a / b for a, b in zip(rates["thalweg"], rates["triad"], strict=True)]),
+        "times_faster_than": {peer: records.ratio(seconds[peer], seconds["thalweg"]) for peer in peers},
+        "gigabytes_per_second": {key: records.spread(values) for key, values in rates.items()},
+        "of_triad_bandwidth": records.ratio(rates["thalweg"], rates["triad"]),
     }
 
 
@@ -301,28 +290,18 @@ def goals(label: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def processor() -> str:
-    """Return the processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def show(label: str, result: dict[str, Any]) -> None:
     """Print one comparison."""
-    share = result["of_triad_bandwidth"]
     print(
         f"{label}, {result['optimizer']}: {result['milliseconds']['thalweg']['median']:.3f} ms, of triad "
-        f"{share['median']:.0%} ({share['p10']:.0%}-{share['p90']:.0%})"
+        f"{records.said(result['of_triad_bandwidth'], '.0%')}"
     )
     for peer, ratio in result["times_faster_than"].items():
         note = ", torch's best" if peer == result["best_of_torch"] else ""
         if peer == COMPILED:
             note = f", compiled in {result['compilation']['seconds']:.0f} s"
         print(
-            f"    {ratio['median']:6.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f}) times as fast as {peer}, "
+            f"    {records.said(ratio)} times as fast as {peer}, "
             f"{result['milliseconds'][peer]['median']:.3f} ms{note}"
         )
     if "failed" in result["compilation"]:
@@ -332,28 +311,12 @@ def show(label: str, result: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what takes part."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "numba", "numpy", "torchzero", "pytorch_optimizer", "thalweg"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 def main() -> None:
     """Run the comparison and write what was found."""
     sets = tensor_sets()
     names = [entry[0] for entry in OPTIMIZERS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        help="file to write; other results of this machine and these versions stay in it",
+    parser = records.parser(
+        __doc__, "file to write; other results of this machine and these versions stay in it"
     )
     parser.add_argument("--placements", type=int, default=5, help="times contenders are built (default 5)")
     parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds a placement (default 8)")
@@ -376,8 +339,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of the peers, which are as they are
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "platform": platform.platform()},
-        "versions": versions(),
+        "machine": records.machine(),
+        "versions": records.versions("numba", "numpy", "torchzero", "pytorch_optimizer"),
         "runtime": runtimes.available()[0],
         "sets": {},
     }
@@ -393,7 +356,7 @@ def main() -> None:
             )
             result |= {
                 "goals": goals(label, result),
-                "command": f"python -m benchmarks.step_kernels {' '.join(sys.argv[1:])}".strip(),
+                "command": records.command(),
                 "placements": arguments.placements,
                 "threads": arguments.threads,
                 "load": [load, os.getloadavg()[0]],
@@ -403,9 +366,7 @@ def main() -> None:
             results["sets"][label] = sorted(
                 [*kept, result], key=lambda entry: names.index(entry["optimizer"])
             )
-            if arguments.json:
-                arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            records.write(records.text(results), arguments.json)
 
 
 if __name__ == "__main__":

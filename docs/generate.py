@@ -117,13 +117,14 @@ def _optimizer(entry: Entry) -> str:
         "",
         f"![Paths of {entry.title} on three surfaces](images/paths/{entry.name}.svg)",
         "",
-        "| hyperparameter | default | searched | scale |",
-        "|---|---|---|---|",
+        "| hyperparameter | default | legal | searched | scale |",
+        "|---|---|---|---|---|",
     ]
     for one in entry.hyperparameters:
         searched = f"{one.low:g} to {one.high:g}" if one.searched else "no"
         scale = _SCALES[one.scale] if one.searched else ""
-        lines.append(f"| `{one.name}` | {one.default:g} | {searched} | {scale} |")
+        legal = one.rule + (f", no less than `{one.not_under}`" if one.not_under else "")
+        lines.append(f"| `{one.name}` | {one.default:g} | {legal} | {searched} | {scale} |")
     return "\n".join([*lines, "", f"Source: {entry.source}.", ""])
 
 

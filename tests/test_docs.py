@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import sys
-from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -16,12 +14,12 @@ import pytest
 import torch
 from pydantic import BaseModel
 
+from scripts import ROOT, script
 from thalweg import catalogue
 from thalweg.augmentation import AugmentationSettings
 from thalweg.racing import results
 from thalweg.strategies.table import STRATEGIES
 
-ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 RECORDS = {
     name: record
@@ -30,26 +28,14 @@ RECORDS = {
 }
 
 
-def script(name: str) -> ModuleType:
-    """Return a script of the docs as a module."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def generate() -> ModuleType:
-    return script("generate")
+    return script("docs/generate.py")
 
 
 @pytest.fixture(scope="module")
 def paths() -> ModuleType:
-    return script("paths")
+    return script("docs/paths.py")
 
 
 def test_generated_parts_are_up_to_date(generate: ModuleType) -> None:
@@ -80,11 +66,12 @@ def test_a_section_says_everything(name: str) -> None:
         assert said in section
     spans = re.findall(r"^`(.+)`(?:<br>)?$", section, re.MULTILINE)
     assert ";  ".join(spans) == entry.formula
-    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (no|\S+ to \S+) \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| ([^|]+) \| (no|\S+ to \S+) \|", section, re.MULTILINE)
     assert [row[0] for row in rows] == [one.name for one in entry.hyperparameters]
     for row, one in zip(rows, entry.hyperparameters, strict=True):
         assert float(row[1]) == pytest.approx(one.default, rel=1e-5)
-        assert (row[2] != "no") == one.searched
+        assert row[2].startswith(one.rule)
+        assert (row[3] != "no") == one.searched
 
 
 def test_the_table_of_contents_leads_to_headings() -> None:
@@ -212,7 +199,7 @@ def test_every_strategy_has_a_card_with_its_settings() -> None:
 
 
 def test_the_picture_of_augmentation_shows_every_change() -> None:
-    shown = dict(script("augmentation").CHANGES)
+    shown = dict(script("docs/augmentation.py").CHANGES)
     around = {"chance", "fill", "black", "white"}
     changes = set(AugmentationSettings.model_fields) - around
     assert changes == set(shown) - {"all, mildly"}

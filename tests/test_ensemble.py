@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +18,12 @@ from thalweg import calibration, catalogue, data, lanes, models, recipe
 from thalweg.cli import app
 from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import OptionError, RecipeError, ThalwegError
-from thalweg.runs import RunDirectory
+from thalweg.strategies import Clipping
 from thalweg.training.members import bootstrap, member_seed
 from thalweg.training.results import Stored, TrainResults
+from trainings import RECIPE, comparable, run, written
 
-RECIPE = """version = 1
-[data]
-spec = "iris"
-[model]
-spec = "mlp:8"
-[optimizer]
-name = "adam"
-lr = 0.02
-[schedule]
-name = "cosine"
-[training]
-batch_size = 16
-epochs = 4
-evaluations = 6
-seed = 3
-"""
 FOUR = ["ensemble.members=4", "ensemble.engine=lanes"]
-
-
-def written(folder: Path, text: str = RECIPE) -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def member(out: Path, number: int) -> dict[str, torch.Tensor]:
@@ -101,6 +77,7 @@ def test_members_do_not_depend_on_how_many_there_are(four: Path, tmp_path: Path)
         ["schedule.cycles=2"],
         ["schedule.name=plateau", "optimizer.lr=0.3"],
         ["strategies.initialization.scheme=sparse", "strategies.initialization.k=6"],
+        ["model.spec=mlp:8,8", "model.skip=true", "model.stochastic_depth=0.5", "model.dropout=0.1"],
     ],
 )
 def test_a_member_is_the_training_of_its_seed(changed: list[str], tmp_path: Path) -> None:
@@ -444,58 +421,6 @@ LOOP = ["ensemble.members=3", "ensemble.resample=true", "strategies.averaging.de
 LANES = ["ensemble.members=3", "ensemble.resample=true", "ensemble.engine=lanes", "schedule.name=plateau"]
 
 
-def _child(out: Path, path: Path, changes: list[str], resume: bool, place: str, count: int) -> None:
-    os.environ["MKL_CBWR"] = "AVX2"
-    torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None
-    append, replace, save, seen = RunDirectory.append, Path.replace, RunDirectory.save_checkpoint, 0
-
-    def die() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGTERM if place == "term" else signal.SIGKILL)
-
-    def appended(self: RunDirectory, event: Any) -> None:
-        append(self, event)
-        if place in ("event", "term"):
-            die()
-
-    def replaced(self: Path, target: Any) -> Any:
-        if Path(target).name == place:
-            die()
-        return replace(self, target)
-
-    def saved(self: RunDirectory, *given: Any, **more: Any) -> None:
-        save(self, *given, **more)
-        if place == "state":
-            die()
-
-    RunDirectory.append, Path.replace, RunDirectory.save_checkpoint = appended, replaced, saved  # type: ignore[method-assign,assignment]
-    arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
-    for change in changes:
-        arguments += ["--set", change]
-    os._exit(app.run([*arguments, *(["--resume"] if resume else [])]))
-
-
-def run(
-    out: Path, path: Path, changes: list[str], *, resume: bool = False, place: str = "", count: int = 0
-) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, changes, resume, place, count))
-    process.start()
-    process.join(240)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
-
-
-def comparable(out: Path) -> dict[str, Any]:
-    values = json.loads((out / "results.json").read_text())
-    del values["timing"]
-    return dict(values)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 @pytest.mark.parametrize(
     ("changes", "deaths"),
@@ -552,7 +477,20 @@ def test_fit_ensemble_goes_on_where_it_was(tmp_path: Path) -> None:
             thalweg.fit_ensemble(
                 net, (x, y), "cross-entropy", "adam", out=out, resume=True, **{**asked, "epochs": 4}
             )
+        if engine == "lanes":
+            changed: dict[str, Any] = {**asked, "engine": "auto", "strategies": [Clipping(norm=1.0)]}
+            with pytest.raises(OptionError, match="begun as lanes, which they can't be now: strategies"):
+                thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **changed)
         again = thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **asked)
         for one, other in zip(whole.models, again.models, strict=True):
             for name, value in one.state_dict().items():
                 assert torch.equal(value, other.state_dict()[name])
+
+
+def test_an_ensemble_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    x, y = points()
+    with pytest.raises(OptionError, match="use the loop engine"):
+        thalweg.fit_ensemble(
+            net, (x, y), "cross-entropy", "lbfgs", members=2, epochs=1, engine="lanes", out=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,21 +12,15 @@ import pytest
 from scipy import stats
 
 import thalweg
+from scripts import ROOT, script
 from thalweg import recipe
 
-ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipes_table", ROOT / "benchmarks" / "recipes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/recipes.py")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

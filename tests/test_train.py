@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-import multiprocessing
 import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +25,7 @@ from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryErro
 from thalweg.runs import RunDirectory
 from thalweg.training import loop
 from thalweg.training.results import TrainResults
-
-RECIPE = """version = 1
-[data]
-spec = "iris"
-[model]
-spec = "mlp:8"
-[optimizer]
-name = "adam"
-lr = 0.02
-[schedule]
-name = "cosine"
-[training]
-batch_size = 16
-epochs = 4
-evaluations = 6
-seed = 3
-"""
-
-
-def written(folder: Path, text: str = RECIPE) -> Path:
-    path = folder / "recipe.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
+from trainings import RECIPE, comparable, run, written
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
@@ -92,17 +68,18 @@ def test_what_a_training_leaves_behind(tmp_path: Path) -> None:
 
 def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
     changes = [
-        "data.spec=digits", "model.spec=cnn:4,8", "model.batch_norm=true", "model.dropout=0.1",
-        "model.maxout=2", "training.memory_format=channels_last",
+        "data.spec=digits", "model.spec=cnn:4,4", "model.batch_norm=true", "model.dropout=0.1",
+        "model.maxout=2", "model.skip=true", "model.stochastic_depth=0.3",
+        "training.memory_format=channels_last",
         "strategies.initialization.output_bias=true",
         "strategies.averaging.decay=0.9",
     ]  # fmt: skip
     out = tmp_path / "out"
     results = thalweg.train(written(tmp_path), changes=changes, out=out)
-    parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2}
+    parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2, "skip": True, "stochastic_depth": 0.3}
     assert results.model["equipment"] == parts
     assert json.loads((out / "model.json").read_text())["equipment"] == parts
-    words = "batch_norm, dropout 0.1, maxout 2"
+    words = "batch_norm, dropout 0.1, maxout 2, skip, stochastic_depth 0.3"
     assert f"Into the model were put: {words}" in (out / "README.md").read_text()
     assert words in (out / "report.html").read_text()
     state = safetensors.torch.load_file(out / "weights.safetensors")
@@ -125,62 +102,16 @@ def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
 FULL = ["strategies.averaging.decay=0.9", "strategies.guard.every=5", "strategies.snapshots.cycles=2"]
 
 
-def _child(out: Path, path: Path, resume: bool, place: str, count: int, changes: list[str]) -> None:
-    torch.set_num_threads(1)
-    os.fsync = lambda descriptor: None
-    append, replace, seen = RunDirectory.append, Path.replace, 0
-
-    def die() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGTERM if place == "term" else signal.SIGKILL)
-
-    def appended(self: RunDirectory, event: Any) -> None:
-        append(self, event)
-        if place in ("event", "term"):
-            die()
-
-    def replaced(self: Path, target: Any) -> Any:
-        if Path(target).name == place:
-            die()
-        return replace(self, target)
-
-    RunDirectory.append, Path.replace = appended, replaced  # type: ignore[method-assign]
-    arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
-    for change in changes:
-        arguments += ["--set", change]
-    os._exit(app.run([*arguments, *(["--resume"] if resume else [])]))
-
-
 SECOND_ORDER = [
     "optimizer={name = 'lbfgs'}", "strategies.averaging.decay=0.9", "strategies.plateau.patience=0",
     "training.epochs=20",
 ]  # fmt: skip
 
 
-def run(
-    out: Path, path: Path, *, resume: bool = False, place: str = "", count: int = 0, changes: list[str] = FULL
-) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, resume, place, count, changes))
-    process.start()
-    process.join(180)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
-
-
-def comparable(out: Path) -> dict[str, Any]:
-    values = TrainResults.read(out / "results.json").model_dump()
-    del values["timing"]
-    return values
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert run(folder / "out", written(folder)) == 0
+    assert run(folder / "out", written(folder), FULL) == 0
     return folder / "out"
 
 
@@ -199,12 +130,12 @@ def test_a_killed_training_ends_alike(
     place: str, count: int, code: int, tmp_path: Path, undisturbed: Path
 ) -> None:
     out, path = tmp_path / "out", written(tmp_path)
-    assert run(out, path, place=place, count=count) == code
+    assert run(out, path, FULL, place=place, count=count) == code
     assert not (out / "results.json").exists()
     # a report of what is there, finished or not
     assert app.run(["report", str(out)]) == 0
     assert "finished: its last evaluation was at step" in (out / "report.html").read_text()
-    assert run(out, path, resume=True) == 0
+    assert run(out, path, FULL, resume=True) == 0
     assert comparable(out) == comparable(undisturbed)
     for name in ("weights", "best", "snapshot-1", "snapshot-2"):
         file = f"{name}.safetensors"
@@ -213,14 +144,33 @@ def test_a_killed_training_ends_alike(
     assert sorted(set(steps)) == [point["step"] for point in comparable(out)["curve"]]
 
 
+PARTS = [
+    "model.spec=mlp:8,8,8", "model.skip=true", "model.stochastic_depth=0.5", "model.dropout=0.1",
+    "model.batch_norm=true",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+def test_a_killed_training_with_parts_ends_alike(tmp_path: Path) -> None:
+    """Killed twice in the midst of it: which blocks were left out is told by the step alone."""
+    out, alone, path, changes = tmp_path / "out", tmp_path / "alone", written(tmp_path), [*FULL, *PARTS]
+    assert run(alone, path, changes=changes) == 0
+    for attempt in range(2):
+        assert run(out, path, place="event", count=3, changes=changes, resume=attempt > 0) == -9
+    assert run(out, path, resume=True, changes=changes) == 0
+    assert comparable(out) == comparable(alone)
+    for file in ("weights.safetensors", "best.safetensors"):
+        assert (out / file).read_bytes() == (alone / file).read_bytes()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 def test_a_last_step_that_was_taken_back_stays_so(tmp_path: Path) -> None:
     """A second-order step that would go beyond the end isn't taken anew by who lays down the results anew."""
     path = written(tmp_path)
-    assert run(tmp_path / "whole", path, changes=SECOND_ORDER) == 0
-    assert run(tmp_path / "out", path, changes=SECOND_ORDER, place="event", count=3) == -9
+    assert run(tmp_path / "whole", path, SECOND_ORDER) == 0
+    assert run(tmp_path / "out", path, SECOND_ORDER, place="event", count=3) == -9
     for _ in range(2):
-        assert run(tmp_path / "out", path, changes=SECOND_ORDER, resume=True) == 0
+        assert run(tmp_path / "out", path, SECOND_ORDER, resume=True) == 0
     assert comparable(tmp_path / "out") == comparable(tmp_path / "whole")
     for name in ("weights.safetensors", "best.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

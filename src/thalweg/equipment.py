@@ -1,4 +1,4 @@
-"""What a recipe's ``[model]`` puts into a model beside its spec: batch normalization, dropout, maxout."""
+"""What a recipe's ``[model]`` puts into a model: batch norm, dropout, maxout, skips, stochastic depth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from thalweg.errors import ModelError
-from thalweg.layers import insert_batch_norm, insert_dropout, insert_maxout
+from thalweg.layers import (
+    insert_batch_norm,
+    insert_dropout,
+    insert_maxout,
+    insert_skips,
+    set_stochastic_depth,
+)
 from thalweg.models import Factory
 
 __all__ = ["Equipment", "equip", "equipped"]
@@ -26,6 +32,11 @@ class Equipment:
             ``cnn`` before the last layer.
         maxout: linear pieces of each hidden unit, instead of its activation, as
             :func:`thalweg.layers.insert_maxout` puts it; 1 leaves the activation.
+        skip: a connection around each block of layer, normalization and activation that gives as much as it
+            takes, as :func:`thalweg.layers.insert_skips` puts it.
+        stochastic_depth: chance, in ``[0, 1)``, that a training step leaves out the last residual block; it
+            falls linearly towards the first, as :func:`thalweg.layers.set_stochastic_depth` has it. Blocks
+            are those of ``skip``, and any ``Skip`` or ``StochasticDepth`` that the model has of itself.
 
     >>> str(Equipment(batch_norm=True, dropout=0.3)), bool(Equipment())
     ('batch_norm, dropout 0.3', False)
@@ -34,6 +45,8 @@ class Equipment:
     batch_norm: bool = False
     dropout: float = 0.0
     maxout: int = 1
+    skip: bool = False
+    stochastic_depth: float = 0.0
 
     def given(self) -> dict[str, bool | int | float]:
         """Return what is on, by name."""
@@ -52,10 +65,11 @@ class Equipment:
 def equip(model: nn.Module, equipment: Equipment, *, input_shape: tuple[int, ...] | None = None) -> nn.Module:
     """Put parts into a model, in place.
 
-    The order is maxout, batch normalization, dropout. Make the optimizer, and initialize, afterwards.
+    The order is maxout, batch normalization, skip connections with their stochastic depth, dropout: a block
+    is ``x + activation(normalized(dropped(x) W))``. Make the optimizer, and initialize, afterwards.
 
     Args:
-        model: any; maxout needs activations that stand in ``nn.Sequential`` containers.
+        model: any; maxout and skip connections need activations that stand in ``nn.Sequential`` containers.
         equipment: what to put in.
         input_shape: of one example; where no ``nn.Sequential`` says what leads into what, the model is run on
             two such examples of zeros, once.
@@ -77,6 +91,12 @@ def equip(model: nn.Module, equipment: Equipment, *, input_shape: tuple[int, ...
         if equipment.batch_norm:
             part = "batch_norm"
             _normalize(model, input_shape)
+        if equipment.skip:
+            part = "skip"
+            insert_skips(model)
+        if equipment.stochastic_depth > 0:
+            part = "stochastic_depth"
+            set_stochastic_depth(model, equipment.stochastic_depth)
         if equipment.dropout > 0:
             part = "dropout"
             insert_dropout(model, equipment.dropout)

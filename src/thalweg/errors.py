@@ -89,26 +89,25 @@ class Interrupted(ThalwegError):
     exit_code = 130
 
 
-def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Phrase the valid names closest to ``name``, for the end of an error message.
 
     Args:
         name: what was given.
         known: the valid names.
-        limit: how many near names to show at most.
 
     Returns:
         ``"did you mean 'adam' or 'adamw'?"`` where something is near, otherwise
         ``"known: a, b, c"`` with all of them, sorted.
 
-    >>> nearest("adma", ["adam", "adamw", "sgd"], limit=1)
-    "did you mean 'adam'?"
+    >>> nearest("adma", ["adam", "adamw", "sgd"])
+    "did you mean 'adam' or 'adamw'?"
     >>> nearest("xyz", ["b", "a"])
     'known: a, b'
     """
     names = sorted(set(known))
     folded = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), list(folded), n=limit, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.6)
     if not close:
         return "known: " + ", ".join(names) if names else "there are none"
     return "did you mean " + " or ".join(repr(folded[match]) for match in close) + "?"

@@ -234,7 +234,7 @@ def check(
         except Exception as problem:
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ModelError(f"the model raises on a batch{shape}: {_said(problem)}") from problem
-        _check_outputs(outputs, targets, count, prepared, loss)
+        _check_outputs(outputs, count, prepared, loss)
         _check_loss(outputs, targets, loss)
         if metric is not None and not metric.per_example:
             try:
@@ -269,7 +269,7 @@ def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_outputs(outputs: object, targets: Tensor, count: int, prepared: Prepared, loss: Loss) -> None:
+def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) -> None:
     if not isinstance(outputs, Tensor):
         if loss.per_example is None:
             return

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thalweg import catalogue, runtimes
-from thalweg.errors import RuleError
+from thalweg.errors import OptionError, RuleError
 from thalweg.rules import rule
 
 RULES = """
@@ -234,3 +234,27 @@ def test_a_class_is_tried_without_touching_anybodys_randomness() -> None:
     before = torch.get_rng_state()
     catalogue.resolve("torch.optim:RAdam")
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_is_legal_is_inferred_where_the_name_tells(folder: Path) -> None:
+    by_name = {
+        hyper.name: hyper.rule for hyper in catalogue.resolve(f"{folder}/mine.py:decorated").hyperparameters
+    }
+    fraction, least = "at least 0 and below 1", "at least 0"
+    assert by_name == {"lr": least, "beta": fraction, "floor": "", "shift": "", "weight_decay": least}
+    radam = catalogue.resolve("torch.optim:RAdam")
+    assert [hyper.rule for hyper in radam.hyperparameters] == [least, fraction, fraction, least, least]
+    with pytest.raises(OptionError, match=r"torch\.optim:RAdam: beta1 is 1\.5, but must be at least 0"):
+        radam.make([start()], beta1=1.5)
+    with pytest.raises(OptionError, match=r"mine\.py:decorated: lr is -1, but must be at least 0"):
+        catalogue.resolve(f"{folder}/mine.py:decorated").make([start()], lr=-1)
+    catalogue.resolve(f"{folder}/mine.py:decorated").make([start()], shift=-7)
+
+
+def test_what_is_whole_is_said_by_the_type_and_not_by_a_default_of_zero() -> None:
+    sgd = catalogue.resolve("torch.optim:SGD")
+    assert not any(hyper.whole for hyper in sgd.hyperparameters)
+    made = sgd.make([start()], momentum=0.5, weight_decay=0.01)
+    assert made.param_groups[0]["weight_decay"] == 0.01
+    whole = {hyper.name for hyper in catalogue.resolve("torch.optim:LBFGS").hyperparameters if hyper.whole}
+    assert whole == {"max_iter", "history_size"}

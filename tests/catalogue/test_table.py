@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import math
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -223,9 +225,63 @@ def test_unknown_hyperparameters(entry: Entry) -> None:
             call({"lrr": 0.1})
 
 
-def test_values_out_of_range_are_the_classes_affair() -> None:
-    with pytest.raises(OptionError, match=r"betas\[0\] is 1\.5"):
-        catalogue.get("adam").make([start()], beta1=1.5)
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "adam",
+            {"beta1": 2},
+            r"adam: beta1 is 2, but must be at least 0 and below 1 \(from 1 on nothing is",
+        ),
+        (
+            "sgd",
+            {"momentum": 1.5},
+            r"momentum is 1\.5, but must be at least 0 and below 1 .*; give one such as 0",
+        ),
+        ("sgd", {"lr": math.nan}, r"sgd: lr is nan, but must be a finite number; give one such as 0\.001"),
+        ("sgd", {"lr": True}, "lr is True, but must be a finite number"),
+        ("sgd", {"lr": "fast"}, "lr is 'fast', but must be a finite number"),
+        ("quickprop", {"growth": -3}, "growth is -3, but must be at least 1"),
+        ("lbfgs", {"max_iter": 2.5}, r"max_iter is 2\.5, but must be a whole number, at least 1; give 2"),
+        (
+            "lbfgs",
+            {"batch_factor": 0.5},
+            r"batch_factor is 0\.5, but must be at least 1; give one such as 16",
+        ),
+        (
+            "rprop",
+            {"step_size_max": 1e-8},
+            "step_size_max is 1e-08, but must be at least step_size_min, which is",
+        ),
+    ],
+)
+def test_values_that_make_no_sense(name: str, given: dict[str, Any], said: str) -> None:
+    entry = catalogue.get(name)
+    calls: list[Callable[[dict[str, Any]], Any]] = [
+        lambda values: entry.make([start()], **values),
+        entry.script,
+        entry.of_run,
+    ]
+    if entry.rule is not None:
+        calls.append(entry.rule_hyperparameters)
+    for call in calls:
+        with pytest.raises(OptionError, match=said) as caught:
+            call(given)
+        assert "\n" not in str(caught.value)
+
+
+def test_groups_are_looked_at_too() -> None:
+    adam, sgd = catalogue.get("adam"), catalogue.get("sgd")
+    for groups in ([{"params": [start()], "betas": (0.9, 1.0)}], ({"params": [start()], "eps": -1},)):
+        with pytest.raises(OptionError, match=r"adam: (beta2 is 1\.0|eps is -1), but must be at least 0"):
+            adam.make(groups)
+    with pytest.raises(OptionError, match=r"sgd: momentum is 1\.5, but must be"):
+        sgd.make(iter([{"params": [start()], "momentum": 1.5}]))
+    assert len(sgd.make(p for p in [start(), start()]).param_groups[0]["params"]) == 2
+    with pytest.raises(
+        OptionError, match=r"step_size_max is 0\.1, but must be at least step_size_min, which is 1;"
+    ):
+        catalogue.get("rprop").make([{"params": [start()], "step_sizes": (1.0, 0.1)}])
 
 
 @every_entry

@@ -201,6 +201,7 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
         "optimizers": ["sgd", "adam", "mine.py:rule"],
         "spaces": {"adam.lr": (1e-4, 1e-1), "mine.py:rule.lr": (0.5, 2.0)},
         "schedules": ["constant", "cosine"],
+        "initializations": None,
         "trials": 7,
         "splits": 3,
         "confirm": 4,

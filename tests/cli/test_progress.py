@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from thalweg.cli.progress import TrainingTerminal
 from thalweg.training.watch import Evaluation, Progress
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def point(step: int, validation: float | None) -> Evaluation:
@@ -39,3 +46,18 @@ def test_quiet_says_nothing_on_the_way() -> None:
         terminal.progress(Progress(step=1, steps=2, seconds_left=None))
         terminal.note("a note")
     assert stream.getvalue() == ""
+
+
+def test_a_terminal_is_redrawn_in_place_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    stream = FakeTerminal()
+    with TrainingTerminal(stream) as terminal:
+        terminal.begun({"data": ["iris: 150 rows", "90 train"]})
+        terminal.evaluated(point(5, 0.5), point(5, 0.5))
+        terminal.progress(Progress(step=50, steps=200, seconds_left=30.0))
+        assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
+    text = stream.getvalue()
+    assert "25 %, about 30 s left; step 5: training loss 0.5, validation 0.5; best 0.5 at step 5" in text
+    assert text.count("data") == 1, "a label stands in front of its first line"
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -103,6 +103,22 @@ def test_semicolons_divide_columns(folder: Path, same_as_script: Same) -> None:
     same_as_script(source)
 
 
+def test_decimal_commas_are_numbers_where_semicolons_divide(folder: Path, same_as_script: Same) -> None:
+    text = houses().write_csv(separator=";").replace(".", ",")
+    (folder / "h.csv").write_text(text)
+    source = load("h.csv", target="price")
+    houses().write_csv(folder / "points.csv")
+    points = load("points.csv", target="price")
+    assert (source.columns, source.task) == (points.columns, points.task)
+    ours, theirs = (prepare(each, seed=0, replicate=0).train for each in (source, points))
+    assert torch.equal(ours.inputs, theirs.inputs)
+    assert torch.equal(ours.targets, theirs.targets)
+    same_as_script(source)
+    # lists of numbers beside words are words
+    (folder / "w.csv").write_text("a;kind\n" + "1,5;x\nmany;y\n" * 20)
+    assert load("w.csv", target="kind").columns == {"a": "category"}
+
+
 def test_missing_values_are_counted_by_column_and_refused(folder: Path, same_as_script: Same) -> None:
     area = [None if i < 3 else float(i) for i in range(ROWS)]
     city = [None if i == 5 else "ab"[i % 2] for i in range(ROWS)]

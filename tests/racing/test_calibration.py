@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from scripts import script
 from thalweg.racing.statistics import could_be_best, split_contrasts
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def calibration() -> ModuleType:
-    path = ROOT / "benchmarks" / "verdict_calibration.py"
-    spec = importlib.util.spec_from_file_location("verdict_calibration", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/verdict_calibration.py")
 
 
 # 400 races: a rate of 95 % is seen under 92 % once in 300 times

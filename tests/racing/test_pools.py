@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,14 @@ from thalweg.errors import OptionError
 from thalweg.initial import SCHEMES
 from thalweg.racing import pools
 from thalweg.racing.initializations import DEFAULT, SEARCHED, chosen
-from thalweg.racing.pools import Range
+from thalweg.racing.ranges import Range, Space, ranges
 
 ENTRIES = {name: catalogue.get(name) for name in catalogue.names()}
 SPACES = pools.spaces(ENTRIES, {})
 SCHEDULES = ("constant", "cosine", "linear")
 
 
-def choices(
-    space: pools.Space, schedules: Sequence[str] = SCHEDULES, **initializations: pools.Space
-) -> pools.Choices:
+def choices(space: Space, schedules: Sequence[str] = SCHEDULES, **initializations: Space) -> pools.Choices:
     return pools.Choices(space=space, schedules=schedules, initializations=initializations or {DEFAULT: {}})
 
 
@@ -214,9 +213,61 @@ def test_a_space_that_cannot_be_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_linear_hyperparameter_that_cannot_be_negative() -> None:
-    with pytest.raises(OptionError, match="can't be negative"):
-        pools.spaces({"sgd": entry_of(dampening=(0.0, 0.9, "linear"))}, {"sgd.dampening": (-0.1, 0.5)})
+OTHERS = {name: catalogue.get(name) for name in ("rprop", "quickprop", "lbfgs", "nesterov")}
+
+
+@pytest.mark.parametrize(
+    ("key", "ends", "says"),
+    [
+        ("sgd.dampening", (-0.1, 0.5), r"dampening is -0\.1, but must be at least 0 and at most 1"),
+        ("sgd.lr", (-1.0, 0.5), r"goes from -1 to 0\.5: lr is -1\.0, but must be at least 0; give one"),
+        ("rprop.etaminus", (0.5, 1.5), r"etaminus is 1\.5, but must be above 0 and below 1"),
+        ("quickprop.growth", (0.5, 1.5), "growth is 0.5, but must be at least 1"),
+        ("lbfgs.max_iter", (0, 3), "max_iter is 0.*a whole number, at least 1"),
+        ("lbfgs.max_iter", (1.2, 3.7), "max_iter is 1.2.*a whole number, at least 1; give 1"),
+        (
+            "rprop.step_size_max",
+            (1e-8, 1e-2),
+            "step_size_max may be as low as 1e-08 and step_size_min as high",
+        ),
+    ],
+)
+def test_spaces_keep_to_what_is_legal(key: str, ends: tuple[float, float], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        pools.spaces({**ENTRIES, **OTHERS}, {key: ends})
+
+
+@pytest.mark.parametrize("name", ["nesterov.momentum", "rprop.etaminus"])
+def test_a_space_may_touch_what_is_not_legal_and_draws_keep_off_it(name: str) -> None:
+    optimizer, _, number = name.partition(".")
+    entry = OTHERS[optimizer]
+    (space,) = pools.spaces({optimizer: entry}, {name: (0.0, 0.9)}).values()
+    (hyper,) = (each for each in entry.hyperparameters if each.name == number)
+    assert hyper.refusal(0.0) is not None
+    span = ranges(entry.hyperparameters, {number: (0.0, 0.9)})[number]
+    assert span.value(1e-6) > 0
+    assert span.beyond("low") == 0
+    for setting in pools.first_wave(entry, choices(space), 40, seed=1):
+        assert entry.refusal(setting.hyperparameters) is None
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("optimizer", catalogue.names())
+def test_every_draw_beyond_every_end_is_legal(optimizer: str, end: Any) -> None:
+    entry = catalogue.get(optimizer)
+    every = {hyper.name: (hyper.low, hyper.high) for hyper in entry.hyperparameters}
+    for hyper in entry.hyperparameters:
+        if hyper.not_under:
+            every[hyper.not_under] = (every[hyper.not_under][0], hyper.low)
+    (space,) = pools.spaces(
+        {optimizer: entry}, {f"{optimizer}.{n}": ends for n, ends in every.items()}
+    ).values()
+    drawn = choices(space)
+    for _ in range(3):
+        edges = dict.fromkeys(space, end)
+        for setting in pools.second_wave(entry, drawn, 20, seed=2, drawn=1, edges=edges):
+            assert entry.refusal(setting.hyperparameters) is None
+        drawn = pools.extended(entry, drawn, edges)
 
 
 def test_where_a_schedule_does_nothing_only_the_constant_one_is_drawn() -> None:
@@ -226,7 +277,7 @@ def test_where_a_schedule_does_nothing_only_the_constant_one_is_drawn() -> None:
     assert {s.schedule for s in more} == {"cosine"}
 
 
-SEVERAL: dict[str, pools.Space] = {
+SEVERAL: dict[str, Space] = {
     DEFAULT: {},
     "he": {},
     "normalized": {"gain": (0.1, 3.0)},
@@ -234,7 +285,7 @@ SEVERAL: dict[str, pools.Space] = {
 }
 
 
-def begun(count: int, **initializations: pools.Space) -> list[dict[str, object]]:
+def begun(count: int, **initializations: Space) -> list[dict[str, object]]:
     drawn = pools.first_wave(
         ENTRIES["adam"], choices(SPACES["adam"], **(initializations or SEVERAL)), count, seed=5
     )
@@ -309,7 +360,7 @@ def test_ranges_of_starting_points() -> None:
     [
         ("gaussian.scale", (1e-3, 1.0), "write --initializations sparse,gaussian"),
         ("sparse.scal", (1e-3, 1.0), "did you mean 'scale'"),
-        ("sparse.k", (0.5, 9.0), "can't be less than 1"),
+        ("sparse.k", (0.5, 9.0), r"k is 0\.5, but must be a whole number, at least 1"),
         ("sparse.scale", (0.0, 9.0), "above 0"),
     ],
 )

@@ -109,7 +109,11 @@ def test_the_least():
         ("beta1", "beta", "line 21, column 1: the optimizer 'adam' has no 'beta'; did you mean"),
         ("lr = 0.003", 'lr = "high"', "line 20, column 1: optimizer.lr is 'high' but must be a number"),
         ("lr = 0.003", "lr = inf", "line 20, column 1: optimizer.lr is inf but must be a finite number"),
-        ("lr = 0.003", "lr = -1", "line 20, column 1: optimizer.lr is -1 but must be at least 0"),
+        (
+            "lr = 0.003",
+            "lr = -1",
+            "line 20, column 1: optimizer.lr is -1, but must be at least 0; give one such as 0.001",
+        ),
         ("lr = 0.003", "lr = [1]", "line 20, column 1: optimizer.lr is [1] but must be"),
         (
             '"cosine"',
@@ -177,6 +181,16 @@ def test_parts_of_the_model():
         ("batch_norm = 3", "column 1: model.batch_norm is 3 but must be"),
         ("maxout = 0", "column 1: model.maxout is 0 but must be greater than or equal to 1"),
         ("drop_out = 0.5", "column 1: [model] has no 'drop_out'; did you mean 'dropout'?"),
+        ("skip = 1", "column 1: model.skip is 1 but must be"),
+        ("stochastic_depth = 1", "column 1: model.stochastic_depth is 1 but must be less than 1"),
+        ("stochastic_depth = -0.1", "column 1: model.stochastic_depth is -0.1 but must be greater than or"),
+        ("stochastic_depth = true", "column 1: model.stochastic_depth is True but must be"),
+        ("dropout = true", "column 1: model.dropout is True but must be"),
+        (
+            "stochastic_depth = 0.2",
+            "column 1: the model 'mlp:128,64' has no residual blocks that stochastic_depth could leave out; "
+            "set model.skip = true, or leave stochastic_depth out",
+        ),
     ],
 )
 def test_mistakes_in_parts_of_the_model(line, words):
@@ -195,6 +209,21 @@ def test_parts_without_a_place_are_refused_before_anything_is_loaded():
     for change in ("training.batch_size=1", "training.accumulate=40"):
         with pytest.raises(RecipeError, match="line 13, column 1: batch_norm takes statistics over a batch"):
             recipe.loads(normed, changes=[change])
+
+
+def test_skips_and_stochastic_depth():
+    text = GOOD.replace('spec = "mlp:128,64"', 'spec = "mlp:64,64"\nskip = true\nstochastic_depth = 0.2')
+    read = recipe.loads(text)
+    assert str(read.model) == "mlp:64,64 with skip, stochastic_depth 0.2"
+    assert recipe.loads(recipe.dumps(read)) == read
+    # a person's own model may have blocks of its own, which only its code tells
+    own = GOOD.replace('spec = "mlp:128,64"', 'spec = "net.py:make"\nstochastic_depth = 0.2')
+    assert recipe.loads(own).model.stochastic_depth == 0.2
+    with pytest.raises(RecipeError, match="line 14, column 1: the model 'mlp:64,64' has no residual"):
+        recipe.loads(text, changes=["model.skip=false"])
+    linear = GOOD.replace('spec = "mlp:128,64"', 'spec = "linear"\nskip = true')
+    with pytest.raises(RecipeError, match=r"line 13, column 1: .* has no hidden units for skip to"):
+        recipe.loads(linear)
 
 
 def test_strategies_are_switched_by_true_and_false():

@@ -15,6 +15,7 @@ import thalweg
 from thalweg.errors import RunDirectoryError
 from thalweg.racing.results import MachineInfo
 from thalweg.runs import drop_state, environment, load_state, save_state, write_whole
+from thalweg.runs.files import as_toml
 
 
 def test_whole_or_not_at_all(tmp_path):
@@ -133,3 +134,7 @@ def test_environment_is_machine_info_and_private_about_people():
     assert os.path.expanduser("~") not in text
     user = getpass.getuser()
     assert user not in text or user in ("root", "python", "torch")
+
+
+def test_toml_has_no_word_for_nothing():
+    assert as_toml({"a": {"b": 1, "c": None}}) == b"[a]\nb = 1\n"

@@ -107,9 +107,10 @@ def test_directions_of_lbfgs_are_conjugate(history: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_bfgs_has_the_exact_inverse_after_n_steps(seed: int) -> None:
+    from thalweg.secondorder.ending import Limits
     from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
     from thalweg.secondorder.solution import Tally
-    from thalweg.secondorder.solver import Limits, descend
+    from thalweg.secondorder.solver import descend
 
     n = 6
     a, _, f = quadratic(spread(n, 60.0), seed)

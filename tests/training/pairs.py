@@ -27,7 +27,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
+from thalweg import models
 from thalweg import strategies as st
+from thalweg.equipment import Equipment, equip
 from thalweg.errors import DataError, ThalwegError
 from thalweg.layers import BatchNorm
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
@@ -45,8 +47,14 @@ Y = (X.sum(1) > 0).long() + (X[:, 0] > 0.5).long()
 VALIDATION = X[:41], Y[:41]
 
 
-def network(*, norm: bool = False, drop: float = 0.0, dtype: torch.dtype = torch.float64) -> nn.Module:
+def network(
+    *, norm: bool = False, drop: float = 0.0, skip: bool = False, dtype: torch.dtype = torch.float64
+) -> nn.Module:
     torch.manual_seed(3)
+    if skip:
+        model = models.build("mlp:8,8,8", (5,), 3).to(dtype)
+        parts = Equipment(skip=True, stochastic_depth=0.6, dropout=drop, batch_norm=norm)
+        return equip(model, parts)
     # a bias that batch norm takes away has a gradient of rounding errors, which Adam makes large
     layers: list[nn.Module] = [nn.Linear(5, 9, bias=not norm)]
     layers += [nn.BatchNorm1d(9)] if norm else []
@@ -64,6 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "dropout": {"drop": 0.4},
     "synchronized batch norm": {"norm": True},
+    "skips and stochastic depth": {"skip": True, "drop": 0.2, "accumulate": 2},
     "accumulation": {"drop": 0.3, "accumulate": 3},
     "clipping": {"strategies": lambda: [st.Clipping(norm=0.05, unit=0.5, value=0.02)]},
     "averaging": {
@@ -114,7 +123,8 @@ def train(case: str, engine: Engine | None, **more: Any) -> Fitted:
         data = DataLoader(TensorDataset(x, Y), batch_size=13, shuffle=True, drop_last=True)
     steep = given.get("steep")
     loss: Any = "cross-entropy" if steep is None else lambda o, t: steep * F.cross_entropy(o, t)
-    net = network(norm=given.get("norm", False), drop=given.get("drop", 0.0), dtype=dtype)
+    parts = {name: given[name] for name in ("norm", "drop", "skip") if name in given}
+    net = network(**parts, dtype=dtype)
     settings: dict[str, Any] = {"validation": (VALIDATION[0].to(dtype), VALIDATION[1]), "metric": "accuracy"}
     settings |= {"steps": given.get("steps", 16), "batch_size": 13, "evaluations": 5, "seed": 5}
     optimizer = more.pop("optimizer", given.get("optimizer", _adam))

@@ -292,6 +292,9 @@ def test_groups_by_pattern_and_depth() -> None:
     assert found["2.bias"] == (5.0, None)
     with pytest.raises(OptionError, match="'head' matches no parameter; there are"):
         parameter_groups(model, patterns=[Pattern(match="head")])
+    for rate in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(OptionError, match=rf"rate of the pattern '2\.\*' is {rate}, but must be"):
+            parameter_groups(model, lr=0.1, patterns=[Pattern(match="2.*", rate=rate)])
 
 
 @pytest.mark.parametrize(

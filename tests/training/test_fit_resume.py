@@ -331,6 +331,8 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
+        # a busy writer is passed over, and how many saves there are would depend on the machine
+        patched.setattr(Writer, "busy", property(lambda writer: writer.wait() is not None))
         with pytest.raises(RunDirectoryError, match=r"no space left on device.*unharmed.*--resume"):
             train(out, "averaging")
     ends_alike(out, "averaging")

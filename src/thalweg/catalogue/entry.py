@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -34,10 +35,18 @@ class Hyperparameter:
         scale: ``"log"``; ``"linear"``; or ``"complement"``: 1 - x on a log scale.
         searched: whether a race searches it unless told otherwise.
         whole: whether only whole numbers make sense.
-        least: the smallest value that makes sense, where that isn't plain from scale and range.
+        least, most: the smallest and the largest legal value, where there are such.
+        above, below: what every legal value lies above and below, where it can't be reached itself.
+        not_under: the hyperparameter than which it can't be less.
         of_run: whether it belongs to the run rather than to the optimizer: ``batch_factor``, how many of
             the race's batches are one batch of this run, and ``batch_growth``, by how much that has grown
             when the run ends.
+
+    >>> beta = Hyperparameter(name="beta", default=0.9, low=0.5, high=0.99, least=0, below=1)
+    >>> beta.rule, beta.refusal(0.0)
+    ('at least 0 and below 1', None)
+    >>> beta.refusal(-0.5)
+    'is -0.5, but must be at least 0 and below 1; give one such as 0.9'
     """
 
     name: str
@@ -48,7 +57,41 @@ class Hyperparameter:
     searched: bool = False
     whole: bool = False
     least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    not_under: str | None = None
     of_run: bool = False
+
+    @property
+    def rule(self) -> str:
+        """What is legal, in words; empty where nothing is known."""
+        words = ("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)
+        ends = " and ".join(f"{word} {end:g}" for word, end in words if end is not None)
+        return ", ".join(filter(None, ["a whole number" if self.whole else "", ends]))
+
+    def refusal(self, value: Any) -> str | None:
+        """Say why a value can't be: itself, the rule and the remedy; ``None`` where it can.
+
+        Args:
+            value: a number or a tensor with one element.
+        """
+        remedy = f"give one such as {self.default:g}"
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number) and math.isfinite(self.default):
+            return f"is {value!r}, but must be a finite number; {remedy}"
+        low = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
+        high = (self.most is None or number <= self.most) and (self.below is None or number < self.below)
+        if not low or not high:
+            forgets = not high and self.scale == "complement" and self.below == 1
+            why = " (from 1 on nothing is ever forgotten, and steps grow without end)" if forgets else ""
+            return f"is {value!r}, but must be {self.rule}{why}; {remedy}"
+        if self.whole and number != round(number):
+            return f"is {value!r}, but must be {self.rule}; give {round(number)}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +180,20 @@ class Entry:
             hyperparameters: by flat name; those left out have their default, those of the run are left to it.
 
         Raises:
-            OptionError: a name that this optimizer doesn't have, or a value out of range.
+            OptionError: a name that this optimizer doesn't have, or a value out of range, groups included.
         """
+        if isinstance(params, Iterator):
+            params = list(params)
+        for group in params if isinstance(params, (list, tuple)) else ():
+            if isinstance(group, Mapping):
+                self._refuse({**hyperparameters, **self._flat(group)})
         return self.call.target(params, **self._arguments(hyperparameters))
 
     def rule_hyperparameters(self, hyperparameters: Mapping[str, float]) -> dict[str, float]:
         """Return every hyperparameter of the rule, defaults filled in; for entries with a rule.
 
         Raises:
-            OptionError: a name that this optimizer doesn't have.
+            OptionError: as of :meth:`make`.
         """
         assert self.rule is not None
         values = self._values(hyperparameters)
@@ -155,7 +203,7 @@ class Entry:
         """Return Python that builds the same optimizer for ``model``, in plain torch where torch has it.
 
         Raises:
-            OptionError: a name that this optimizer doesn't have.
+            OptionError: as of :meth:`make`.
         """
         arguments = self._arguments(hyperparameters)
         spelled = "".join(f", {name}={value!r}" for name, value in arguments.items())
@@ -164,9 +212,32 @@ class Entry:
         )
 
     def of_run(self, hyperparameters: Mapping[str, Any]) -> dict[str, float]:
-        """Return the hyperparameters that belong to the run, defaults filled in."""
+        """Return the hyperparameters that belong to the run, defaults filled in.
+
+        Raises:
+            OptionError: as of :meth:`make`, of any hyperparameter.
+        """
         values = self._values(hyperparameters)
         return {hyper.name: float(values[hyper.name]) for hyper in self.hyperparameters if hyper.of_run}
+
+    def refusal(self, hyperparameters: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return the first hyperparameter whose value can't be, and why; ``None`` where all can.
+
+        >>> from thalweg.catalogue import get
+        >>> get("rprop").refusal({"step_size_min": 100})
+        ('step_size_max', 'is 50, but must be at least step_size_min, which is 100; change one of both')
+        """
+        for hyper in self.hyperparameters:
+            if hyper.name in hyperparameters:
+                why = hyper.refusal(hyperparameters[hyper.name])
+                if why is not None:
+                    return hyper.name, why
+        values = {hyper.name: hyper.default for hyper in self.hyperparameters} | dict(hyperparameters)
+        for hyper in self.hyperparameters:
+            if hyper.not_under is not None and values[hyper.name] < values[hyper.not_under]:
+                rule = f"at least {hyper.not_under}, which is {values[hyper.not_under]:g}"
+                return hyper.name, f"is {values[hyper.name]:g}, but must be {rule}; change one of both"
+        return None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An entry is its name: other processes look it up, so that rules from files travel too.
@@ -179,14 +250,22 @@ class Entry:
         for name in given:
             if name not in defaults:
                 raise OptionError(f"{self.name} has no hyperparameter {name!r}; {nearest(name, defaults)}")
+        self._refuse(given)
         return {**defaults, **given}
 
-    def _whole(self, name: str, value: Any) -> int:
-        if value != int(value):
-            raise OptionError(
-                f"{self.name}: {name} is {value}, but must be a whole number; give {round(value)}"
-            )
-        return int(value)
+    def _refuse(self, given: Mapping[str, Any]) -> None:
+        refused = self.refusal(given)
+        if refused is not None:
+            raise OptionError(f"{self.name}: {' '.join(refused)}")
+
+    def _flat(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyperparameters that a group of parameters sets, by flat name."""
+        names = {hyper.name for hyper in self.hyperparameters}
+        found = {name: group[name] for name in names if name in group}
+        for pair, parts in self.call.pairs.items():
+            if isinstance(group.get(pair), (list, tuple)):
+                found |= dict(zip(parts, group[pair], strict=False))
+        return found
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         values = self._values(given)
@@ -194,7 +273,7 @@ class Entry:
             if hyper.of_run:
                 del values[hyper.name]
             elif hyper.whole:
-                values[hyper.name] = self._whole(hyper.name, values[hyper.name])
+                values[hyper.name] = round(values[hyper.name])
         wanted = {name for name in values if name in given or name in self.call.always}
         paired = {part: pair for pair, parts in self.call.pairs.items() for part in parts}
         arguments: dict[str, Any] = {}

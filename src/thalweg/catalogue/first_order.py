@@ -7,7 +7,9 @@ ranges are this project's own: wide enough for small and middling networks, with
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -66,16 +68,38 @@ def _entry(
     )
 
 
-def _searched(
-    name: str, default: float, low: float, high: float, scale: Literal["log", "complement"] = "log"
+def _listed(
+    name: str,
+    default: float,
+    low: float,
+    high: float,
+    scale: Literal["log", "complement"] = "log",
+    *,
+    searched: bool = False,
+    above: float | None = None,
 ) -> Hyperparameter:
-    return Hyperparameter(name=name, default=default, low=low, high=high, scale=scale, searched=True)
+    """Rates, decays and eps are legal from 0 on, what remembers from 0 to below 1; above: 0 isn't."""
+    return Hyperparameter(
+        name=name,
+        default=default,
+        low=low,
+        high=high,
+        scale=scale,
+        searched=searched,
+        least=0.0 if above is None else None,
+        above=above,
+        below=1.0 if scale == "complement" else None,
+    )
 
+
+_searched = functools.partial(_listed, searched=True)
 
 # Listed so that anybody can set them or give them a range; 0 switches them off.
-_DECAY = Hyperparameter(name="weight_decay", default=0.0, low=1e-6, high=1e-1)
-_DAMPENING = Hyperparameter(name="dampening", default=0.0, low=0.0, high=1.0, scale="linear")
-_NO_MOMENTUM = Hyperparameter(name="momentum", default=0.0, low=0.0, high=0.999, scale="complement")
+_DECAY = _listed("weight_decay", 0.0, 1e-6, 1e-1)
+_DAMPENING = Hyperparameter(
+    name="dampening", default=0.0, low=0.0, high=1.0, scale="linear", least=0.0, most=1.0
+)
+_NO_MOMENTUM = _listed("momentum", 0.0, 0.0, 0.999, "complement")
 _MOMENTUM = _searched("momentum", 0.9, 0.0, 0.999, "complement")
 _ADAM = (
     _searched("lr", 1e-3, 1e-5, 1e-1),
@@ -109,7 +133,11 @@ FIRST_ORDER: tuple[Entry, ...] = (
         "v = momentum * v + g;  p = p - lr * (g + momentum * v)",
         f"O3; Nesterov 1983, Sutskever et al. 2013; {_SPACES}",
         rules.sgd, optim.SGD,
-        (_searched("lr", 1e-3, 1e-4, 1e0), _MOMENTUM, _DECAY),
+        (
+            _searched("lr", 1e-3, 1e-4, 1e0),
+            _searched("momentum", 0.9, 0.0, 0.999, "complement", above=0.0),
+            _DECAY,
+        ),
         {"nesterov": True},
         raced=True,
     ),
@@ -122,8 +150,8 @@ FIRST_ORDER: tuple[Entry, ...] = (
         (
             _searched("lr", 1e-2, 1e-4, 1e0),
             _searched("eps", 1e-10, 1e-12, 1e-2),
-            Hyperparameter(name="lr_decay", default=0.0, low=1e-6, high=1e-1),
-            Hyperparameter(name="initial_accumulator_value", default=0.0, low=1e-6, high=1e0),
+            _listed("lr_decay", 0.0, 1e-6, 1e-1),
+            _listed("initial_accumulator_value", 0.0, 1e-6, 1e0),
             _DECAY,
         ),
         raced=True,
@@ -171,7 +199,7 @@ FIRST_ORDER: tuple[Entry, ...] = (
             _searched("beta1", 0.9, 0.5, 0.99, "complement"),
             _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
             _searched("eps", 1e-8, 1e-10, 1e-2),
-            Hyperparameter(name="momentum_decay", default=4e-3, low=1e-4, high=1e-1),
+            _listed("momentum_decay", 4e-3, 1e-4, 1e-1),
             _DECAY,
         ),
         pairs=_BETAS,
@@ -185,7 +213,7 @@ FIRST_ORDER: tuple[Entry, ...] = (
         (
             *_ADAM,
             _searched("weight_decay", 1e-2, 1e-5, 1e0),
-            Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
+            _listed("eps", 1e-8, 1e-10, 1e-2),
         ),
         pairs=_BETAS,
         raced=True,
@@ -202,10 +230,12 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.rprop, optim.Rprop,
         (
             _searched("lr", 1e-2, 1e-6, 1e0),
-            _searched("step_size_max", 50.0, 1e-4, 1e2),
-            Hyperparameter(name="step_size_min", default=1e-6, low=1e-10, high=1e-2),
-            Hyperparameter(name="etaminus", default=0.5, low=0.1, high=0.9, scale="linear"),
-            Hyperparameter(name="etaplus", default=1.2, low=1.01, high=2.0, scale="linear"),
+            replace(_searched("step_size_max", 50.0, 1e-4, 1e2), not_under="step_size_min"),
+            _listed("step_size_min", 1e-6, 1e-10, 1e-2),
+            Hyperparameter(
+                name="etaminus", default=0.5, low=0.1, high=0.9, scale="linear", above=0.0, below=1.0
+            ),
+            Hyperparameter(name="etaplus", default=1.2, low=1.01, high=2.0, scale="linear", above=1.0),
         ),
         pairs={"etas": ("etaminus", "etaplus"), "step_sizes": ("step_size_min", "step_size_max")},
         scheduled=False,
@@ -221,7 +251,7 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.quickprop, optim.Quickprop,
         (
             _searched("lr", 1e-2, 1e-5, 1e1),
-            Hyperparameter(name="growth", default=1.75, low=1.05, high=3.0, scale="linear"),
+            Hyperparameter(name="growth", default=1.75, low=1.05, high=3.0, scale="linear", least=1.0),
             _DECAY,
         ),
     ),
@@ -236,13 +266,13 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.schedule_free_adamw, optim.ScheduleFreeAdamW,
         (
             _searched("lr", 2.5e-3, 1e-5, 1e-1),
-            _searched("beta1", 0.9, 0.5, 0.99, "complement"),
+            _searched("beta1", 0.9, 0.5, 0.99, "complement", above=0.0),
             _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
-            Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
+            _listed("eps", 1e-8, 1e-10, 1e-2),
             _DECAY,
-            Hyperparameter(name="warmup_steps", default=0.0, low=0.0, high=1e3, scale="linear"),
-            Hyperparameter(name="r", default=0.0, low=0.0, high=2.0, scale="linear"),
-            Hyperparameter(name="weight_lr_power", default=2.0, low=0.0, high=4.0, scale="linear"),
+            Hyperparameter(name="warmup_steps", default=0.0, low=0.0, high=1e3, scale="linear", least=0.0),
+            Hyperparameter(name="r", default=0.0, low=0.0, high=2.0, scale="linear", least=0.0),
+            Hyperparameter(name="weight_lr_power", default=2.0, low=0.0, high=4.0, scale="linear", least=0.0),
         ),
         pairs=_BETAS,
         scheduled=False,
@@ -274,11 +304,11 @@ FIRST_ORDER: tuple[Entry, ...] = (
             _searched("lr", 1e-3, 1e-5, 1e-1),
             _searched("momentum", 0.95, 0.5, 0.99, "complement"),
             _searched("weight_decay", 0.1, 1e-4, 1e0),
-            Hyperparameter(name="eps", default=1e-7, low=1e-10, high=1e-4),
-            Hyperparameter(name="beta1", default=0.9, low=0.5, high=0.99, scale="complement"),
-            Hyperparameter(name="beta2", default=0.999, low=0.9, high=0.9999, scale="complement"),
-            Hyperparameter(name="adamw_eps", default=1e-8, low=1e-10, high=1e-2),
-            Hyperparameter(name="adamw_ratio", default=1.0, low=1e-2, high=1e2),
+            _listed("eps", 1e-7, 1e-10, 1e-4),
+            _listed("beta1", 0.9, 0.5, 0.99, "complement"),
+            _listed("beta2", 0.999, 0.9, 0.9999, "complement"),
+            _listed("adamw_eps", 1e-8, 1e-10, 1e-2),
+            _listed("adamw_ratio", 1.0, 1e-2, 1e2),
         ),
         {"adjust_lr_fn": "match_rms_adamw", "precision": "parameter"},
         {"adamw_betas": ("beta1", "beta2")},
@@ -298,7 +328,7 @@ FIRST_ORDER: tuple[Entry, ...] = (
             _searched("beta1", 0.95, 0.5, 0.99, "complement"),
             _searched("beta2", 0.95, 0.9, 0.9999, "complement"),
             _searched("weight_decay", 1e-2, 1e-5, 1e0),
-            Hyperparameter(name="eps", default=1e-8, low=1e-10, high=1e-2),
+            _listed("eps", 1e-8, 1e-10, 1e-2),
         ),
         pairs=_BETAS,
     ),

@@ -6,6 +6,7 @@ import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -18,7 +19,11 @@ from thalweg.optim.custom import from_rule
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.rules import MatrixRule, Rule, as_rule, trace
 
-__all__ = ["resolve"]
+__all__ = ["refusal_by_name", "resolve"]
+
+# what anybody means by these names; of any other name nothing is known
+_FROM_ZERO = ("eps", "lr", "weight_decay")
+_FRACTIONS = ("beta", "beta1", "beta2", "momentum")
 
 
 def resolve(spec: object) -> Entry:
@@ -109,9 +114,8 @@ def _of_class(spec: str, found: type) -> Entry:
             pairs[name] = ("beta1", "beta2")
             hyperparameters += [_guessed(f"beta{i}", float(beta)) for i, beta in enumerate(default, 1)]
         elif isinstance(default, int | float) and not isinstance(default, bool):
-            hyperparameters.append(
-                replace(_guessed(name, float(default)), whole=isinstance(default, int) and name != "lr")
-            )
+            whole = _is_whole(parameter.annotation, default)
+            hyperparameters.append(replace(_guessed(name, float(default)), whole=whole))
     imports, name = _imports(spec)
     closure = inspect.signature(found.step).parameters.get("closure")
     wants_closure = closure is not None and closure.default is closure.empty
@@ -165,8 +169,34 @@ def _is_pair(name: str, default: object) -> bool:
     return name == "betas" and isinstance(default, tuple) and len(default) == 2
 
 
+def _is_whole(annotation: object, default: float) -> bool:
+    """Whether a number counts something: by its type or, where none is given, by a default such as 10."""
+    if annotation is inspect.Parameter.empty:
+        return isinstance(default, int) and abs(default) > 1
+    return annotation in (int, "int")
+
+
+def refusal_by_name(name: str, value: Any) -> str | None:
+    """Say why no optimizer can have such a value, where the name of the hyperparameter alone tells.
+
+    >>> refusal_by_name("lr", -1)
+    'is -1, but must be at least 0; give one such as 0.001'
+    >>> refusal_by_name("shift", -1)
+    """
+    return _guessed(name, 1e-3).refusal(value) if name in _FROM_ZERO else None
+
+
 def _guessed(name: str, default: float, low: float = math.inf, high: float = -math.inf) -> Hyperparameter:
-    """A range for a number of which only name and default are known; only ``lr`` is searched by itself."""
+    """What is known of a number by its name and default; only ``lr`` is searched by itself."""
+    guessed = _ranged(name, default, low, high)
+    if name in _FROM_ZERO and default >= 0:
+        return replace(guessed, least=0.0)
+    if name in _FRACTIONS and 0 <= default < 1:
+        return replace(guessed, least=0.0, below=1.0)
+    return guessed
+
+
+def _ranged(name: str, default: float, low: float, high: float) -> Hyperparameter:
     if name == "lr" and default > 0:
         if not low <= default <= high:
             low, high = _rounded(default / 100), _rounded(default * 100)

@@ -11,6 +11,7 @@ own; iterations on a batch after Le et al., On optimization methods for deep lea
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,7 +35,7 @@ _GROWTH = Hyperparameter(
 OF_RUN = (_factor(16.0), _GROWTH)
 """What the runs of an optimizer that evaluates as often as it likes have of their own: their batches."""
 
-_RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1)
+_RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1, above=0.0)
 
 
 def _whole(name: str, default: float, low: float, high: float, *, searched: bool = False) -> Hyperparameter:
@@ -94,8 +95,8 @@ def _conjugate(name: str, title: str, formula: str, spelled: str, source: str) -
         optim.NonlinearCG, "closure",
         (
             *_OF_A_BATCH,
-            _whole("sgd_steps", 0, 0, 100),
-            Hyperparameter(name="sgd_lr", default=0.01, low=1e-4, high=1e0),
+            replace(_whole("sgd_steps", 0, 1, 100), least=0.0),
+            Hyperparameter(name="sgd_lr", default=0.01, low=1e-4, high=1e0, above=0.0),
         ),
         {"formula": formula},
     )  # fmt: skip
@@ -153,7 +154,7 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O9; N algorithm 8.8 and (8.28)",
         optim.Newton, "graph",
         (
-            Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True),
+            Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True, least=0.0),
             _whole("max_iter", 1, 1, 8, searched=True),
             *OF_RUN, _RATE,
         ),
@@ -193,7 +194,7 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O10; Levenberg 1944, Marquardt 1963, Martens 2010",
         optim.LevenbergMarquardt, "outputs",
         (
-            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True),
+            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True, above=0.0),
             _whole("max_products", 10, 1, 50, searched=True),
             _whole("max_iter", 1, 1, 8, searched=True),
             *OF_RUN,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from thalweg.cli import parsing
+from thalweg.cli.repeatable import repeatable_products
 
 __all__ = ["race"]
 
@@ -196,9 +195,8 @@ def race(
     ] = False,
 ) -> None:
     """Find the optimizer, learning rate and schedule that train your model best on your data."""
-    # MKL reads this once, before its first product; without it a lane's bits depend on who runs beside it
-    if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
-        os.environ.setdefault("MKL_CBWR", "AVX2")
+    # without it a lane's bits depend on who runs beside it
+    repeatable_products()
     spaces = parsing.spaces(space or [])
     types = parsing.column_types(type_ or [])
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.cli.screen import Screen, how_far, printable
 from thalweg.racing.initializations import DEFAULT, words
-from thalweg.racing.plan import spoken_seconds
 from thalweg.racing.results import (
     DataInfo,
     EngineInfo,
@@ -29,58 +26,22 @@ from thalweg.racing.results import (
 )
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
 
-__all__ = ["Terminal", "printable"]
-
-_SECONDS_BETWEEN_LINES = 15.0
-_LABEL_WIDTH = 8
-# a table in a log file keeps one line a row, however long a setting is
-_PLAIN_WIDTH = 400
+__all__ = ["Terminal"]
 
 
-class Terminal(Watcher):
-    """A watcher that tells a person what happens; a context manager, so that the cursor comes back.
-
-    In a terminal a progress bar and the leaderboard are redrawn in place. Elsewhere, and where the
-    terminal is dumb, everything is a plain line without control codes, progress one now and then.
+class Terminal(Screen, Watcher):
+    """A watcher that tells a person what happens: a progress bar and the leaderboard.
 
     Args:
-        stream: where to write.
+        stream, clock: as for :class:`thalweg.cli.screen.Screen`.
         quiet: nothing but the verdict.
-        clock: seconds; how often a plain line of progress is due is counted by it.
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
-        lively = stream.isatty()
-        self._console = Console(
-            file=stream,
-            force_terminal=lively,
-            no_color=None if lively else True,
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=not lively,
-            width=None if lively else _PLAIN_WIDTH,
-        )
-        self._lively = lively and not self._console.is_dumb_terminal
-        self._quiet = quiet
-        self._clock = clock
-        self._live: Live | None = None
+        super().__init__(stream, quiet=quiet, clock=clock)
         self._progress: Progress | None = None
         self._rows: Sequence[LeaderboardRow] = ()
         self._metric = "metric"
-        self._line_due = -math.inf
-        self._line_stage = ""
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
 
     def understood(self, data: DataInfo, model: ModelInfo, plan: PlanInfo) -> None:
         self._metric = plan.metric
@@ -89,104 +50,56 @@ class Terminal(Watcher):
             ("model", [f"{model.spec}, {model.parameters:,} parameters"]),
             ("plan", _plan_lines(plan)),
         ):
-            self._say(label, lines)
+            self.say(label, *lines)
 
     def engine(self, engine: EngineInfo) -> None:
         if engine.kind == "lanes":
             how = f"lanes: up to {engine.chunk} runs as one program"
         else:
             how = f"loop: {engine.processes} {'process' if engine.processes == 1 else 'processes'}"
-        self._say("engine", [f"{how}, {engine.device}; {engine.reason}", engine.promise])
+        self.say("engine", f"{how}, {engine.device}; {engine.reason}", engine.promise)
 
     def note(self, text: str) -> None:
-        self._say("note", [text])
+        self.say("note", text)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
-        if self._quiet:
-            return
-        if self._lively:
-            self._redraw()
-            return
-        now = self._clock()
-        if progress.stage != self._line_stage or now >= self._line_due:
-            self._line_stage = progress.stage
-            self._line_due = now + _SECONDS_BETWEEN_LINES
-            line = _progress_words(progress)
-            if self._rows and self._rows[0].best_validation is not None:
-                best = self._rows[0]
-                line += f"; ahead: {best.optimizer} {_number(best.best_validation)} on validation"
-            self._say(progress.stage, [line])
+        self.moved(progress.stage, self._line)
 
     def leaderboard(self, rows: Sequence[LeaderboardRow]) -> None:
         self._rows = rows
-        if self._lively and not self._quiet:
-            self._redraw()
+        self.redraw()
 
     def finished(self, results: Results, report: Path) -> None:
-        self._stop()
-        if not self._quiet:
-            self._console.print()
-            self._console.print(_final_table(results), soft_wrap=False)
-            self._console.print()
+        self.stop()
+        if not self.quiet:
+            self.console.print()
+            self.console.print(_final_table(results), soft_wrap=False)
+            self.console.print()
             for warning in results.warnings:
-                self._say("warning", [warning.text], style="yellow")
-        self._say("verdict", [results.verdict.sentence], style="bold green", always=True)
+                self.say("warning", warning.text, style="yellow")
+        self.say("verdict", results.verdict.sentence, style="bold green", always=True)
         if results.timing.verdict is not None:
-            self._say("time", [_time_words(results)])
-        self._say("winner", [str(report.parent / "winner.toml")])
-        self._say("report", [str(report)])
+            self.say("time", _time_words(results))
+        self.say("winner", str(report.parent / "winner.toml"))
+        self.say("report", str(report))
 
-    def _say(self, label: str, lines: Iterable[str], *, style: str = "cyan", always: bool = False) -> None:
-        if self._quiet and not always:
-            return
-        lines = [clean for line in lines if (clean := printable(line))]
-        if not self._lively:
-            for line in lines:
-                self._console.print(Text(f"{label}: {line}"))
-            return
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(min_width=_LABEL_WIDTH, style=style)
-        grid.add_column(overflow="fold")
-        for number, line in enumerate(lines):
-            grid.add_row(Text("" if number else label), Text(line))
-        self._console.print(grid)
-
-    def _redraw(self) -> None:
-        if self._live is None:
-            self._live = Live(
-                console=self._console, get_renderable=self._draw, refresh_per_second=4, transient=True
-            )
-            self._live.start()
-
-    def _draw(self) -> RenderableType:
+    def drawn(self) -> RenderableType:
         parts: list[RenderableType] = []
         if self._progress is not None:
-            bar = Table.grid(padding=(0, 1))
-            bar.add_column(min_width=_LABEL_WIDTH, style="cyan")
-            bar.add_column(width=30)
-            bar.add_column()
-            bar.add_row(
-                Text(self._progress.stage),
-                ProgressBar(total=max(self._progress.total, 1e-9), completed=self._progress.done),
-                Text(printable(_progress_words(self._progress))),
-            )
-            parts.append(bar)
+            done, total = self._progress.done, self._progress.total
+            parts.append(self.bar(self._progress.stage, done, total, _progress_words(self._progress)))
         if self._rows:
             parts.append(Padding(_standing(self._rows, self._metric), (1, 0, 0, 0)))
         return Group(*parts)
 
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-
-def printable(text: str) -> str:
-    """One line, without control codes: names from a person's data may hold anything."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split())
-    )
+    def _line(self) -> str:
+        assert self._progress is not None
+        line = _progress_words(self._progress)
+        if self._rows and self._rows[0].best_validation is not None:
+            best = self._rows[0]
+            line += f"; ahead: {best.optimizer} {_number(best.best_validation)} on validation"
+        return line
 
 
 def _number(value: float | None) -> str:
@@ -238,10 +151,8 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
 
 
 def _progress_words(progress: Progress) -> str:
-    share = 100 * min(1.0, progress.done / progress.total) if progress.total > 0 else 100.0
-    left = "" if progress.seconds_left is None else f", about {spoken_seconds(progress.seconds_left)} left"
-    detail = f" ({progress.detail})" if progress.detail else ""
-    return f"{share:.0f} %{left}{detail}"
+    far = how_far(progress.done, progress.total, progress.seconds_left)
+    return f"{far} ({progress.detail})" if progress.detail else far
 
 
 def _table(*columns: str) -> Table:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from thalweg.cli.repeatable import repeatable_products
 
 __all__ = ["train"]
 
@@ -48,8 +48,7 @@ def train(
 ) -> None:
     """Train what a recipe says, exactly, and go on after any interruption."""
     # as for races, so that a recipe of theirs trains to the same bits
-    if platform.machine().lower() in ("x86_64", "amd64", "i386", "i686"):
-        os.environ.setdefault("MKL_CBWR", "AVX2")
+    repeatable_products()
 
     from thalweg import verbs
     from thalweg.cli.progress import TrainingTerminal

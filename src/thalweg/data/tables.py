@@ -246,13 +246,15 @@ def parse_table(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
             frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
             return frame, f"frame = pl.read_ndjson({str(path)!r}, infer_schema_length=None)"
         divider = _divider(content)
-        frame = pl.read_csv(
-            io.BytesIO(content), separator=divider, infer_schema_length=None, try_parse_dates=True,
-            null_values=list(_MISSING),
-        )  # fmt: skip
-        options = "" if divider == "," else f"separator={divider!r}, "
+        options: dict[str, Any] = {} if divider == "," else {"separator": divider}
+        always: dict[str, Any] = {"infer_schema_length": None, "try_parse_dates": True}
+        frame = pl.read_csv(io.BytesIO(content), **options, **always, null_values=list(_MISSING))
+        if divider != "," and _has_decimal_commas(frame):
+            options["decimal_comma"] = True
+            frame = pl.read_csv(io.BytesIO(content), **options, **always, null_values=list(_MISSING))
+        spelled = "".join(f"{name}={value!r}, " for name, value in options.items())
         return frame, (
-            f"frame = pl.read_csv(\n    {str(path)!r}, {options}infer_schema_length=None,\n"
+            f"frame = pl.read_csv(\n    {str(path)!r}, {spelled}infer_schema_length=None,\n"
             f"    try_parse_dates=True,\n    null_values={list(_MISSING)!r},\n)"
         )
     except (pl.exceptions.PolarsError, OSError, ValueError) as problem:
@@ -265,6 +267,17 @@ def parse_table(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
 def _divider(content: bytes) -> str:
     first = content.partition(b"\n")[0].decode(errors="replace")
     return max((",", ";", "\t"), key=first.count)
+
+
+def _has_decimal_commas(frame: pl.DataFrame) -> bool:
+    """Whether some text column holds numbers alone, of which some have a comma before their decimals."""
+    for column in frame.get_columns():
+        if column.dtype == pl.String:
+            known = column.drop_nulls()
+            numbers = known.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
+            if numbers.all() and known.str.contains(",", literal=True).any():
+                return True
+    return False
 
 
 def _drop(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from thalweg.randomness import Draw, Site, keep_mask
 
-__all__ = ["Batched", "aligned", "known_layers", "missing_elements"]
+__all__ = ["Batched", "aligned", "missing_elements"]
 
 _GRAIN = 32768  # elements below which torch doesn't split elementwise work over threads
 _VECTORS = 64  # elements: two of the widest vectors there are, unrolled twice
@@ -104,11 +104,6 @@ class Batched:
         for layer in self._layers:
             x = layer(state, x)
         return x
-
-
-def known_layers() -> tuple[str, ...]:
-    """Return the names of the layers that have a twin, sorted."""
-    return tuple(sorted({kind.__name__ for kind in (*_EXACT, *_ALIGNED, *_TWINS, nn.Sequential)}))
 
 
 def _compile(module: nn.Module, names: _Names) -> list[_Layer]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from thalweg.layers.following import activated
 from thalweg.layers.norm import BatchNorm, Insertion, Normalized, batch_norm, insert_batch_norm
-from thalweg.layers.placing import insert_dropout, insert_maxout
+from thalweg.layers.placing import insert_dropout, insert_maxout, insert_skips
 from thalweg.layers.residual import (
     Skip,
     StochasticDepth,
@@ -37,6 +37,7 @@ __all__ = [
     "insert_batch_norm",
     "insert_dropout",
     "insert_maxout",
+    "insert_skips",
     "maxout",
     "sampled_outputs",
     "sampled_prediction",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["activated", "activation_name", "evaluating", "in_line"]
+__all__ = ["activated", "activation_name", "evaluating", "in_line", "is_chain"]
 
 # fmt: off
 _ACTIVATIONS = (
@@ -22,6 +22,7 @@ _ACTIVATIONS = (
 )
 # fmt: on
 _LINEAR = (nn.Linear, nn.Bilinear, _ConvNd)
+_IN_ORDER = nn.Sequential.forward
 
 
 def activated(model: nn.Module, example: Any = None) -> dict[str, str]:
@@ -68,6 +69,8 @@ def activation_name(module: nn.Module) -> str | None:
 def in_line(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
     """Return the modules of each ``nn.Sequential`` in order, nested ones joined and identities left out.
 
+    Subclasses count too, unless their forward pass is their own.
+
     >>> nested = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.Identity()), nn.ReLU())
     >>> in_line(nested)
     [[('0.0', Linear(in_features=2, out_features=3, bias=True)), ('1', ReLU())]]
@@ -75,10 +78,27 @@ def in_line(model: nn.Module) -> list[list[tuple[str, nn.Module]]]:
     lines = []
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential) and module not in inside:
-            inside.update(each for each in module.modules() if isinstance(each, nn.Sequential))
+        if is_chain(module) and module not in inside:
+            inside.update(_joined(module))
             lines.append(list(_flat(module, name)))
     return lines
+
+
+def is_chain(module: nn.Module | None) -> bool:
+    """Say whether a module is an ``nn.Sequential`` that does what its parts do in order, and nothing else.
+
+    >>> is_chain(nn.Sequential(nn.ReLU())), is_chain(nn.ReLU())
+    (True, False)
+    """
+    return isinstance(module, nn.Sequential) and getattr(module.forward, "__func__", None) is _IN_ORDER
+
+
+def _joined(chain: nn.Module) -> Iterator[nn.Module]:
+    """A chain and those that stand in it as parts of the same line."""
+    yield chain
+    for child in chain._modules.values():
+        if child is not None and is_chain(child):
+            yield from _joined(child)
 
 
 def _read(model: nn.Module) -> dict[str, str]:
@@ -96,7 +116,7 @@ def _flat(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(child, nn.Identity) or child is None:
             continue
         path = f"{name}.{own}" if name else own
-        if type(child) is nn.Sequential:
+        if is_chain(child):
             yield from _flat(child, path)
         else:
             yield path, child

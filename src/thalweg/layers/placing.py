@@ -1,19 +1,22 @@
-"""What puts dropout and maxout units into a model that is there already."""
+"""What puts dropout, maxout units and skip connections into a model that is there already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from thalweg.errors import ModelError, OptionError, nearest
-from thalweg.layers.following import activation_name, in_line
+from thalweg.layers.following import activation_name, in_line, is_chain
 from thalweg.layers.norm import replace
+from thalweg.layers.residual import Skip
 from thalweg.layers.units import Maxout
 
-__all__ = ["insert_dropout", "insert_maxout"]
+__all__ = ["insert_dropout", "insert_maxout", "insert_skips"]
 
 # their own code reads the weights of the layers inside, and they have dropout of their own
 _CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -122,7 +125,115 @@ def insert_maxout(model: nn.Module, pieces: int = 2) -> tuple[str, ...]:
     return tuple(changed)
 
 
+def insert_skips(model: nn.Module) -> tuple[str, ...]:
+    """Put a skip connection around each block that gives as much as it takes, in place.
+
+    A block is a linear layer or convolution, what normalizes or drops its outputs, and its activation:
+    ``f(x)`` becomes ``x + f(x)``. The block's :class:`~thalweg.layers.Skip` stands where its first layer
+    stood, identities stand where the others did, so that layers elsewhere keep their names. What lies in a
+    skip connection already is left alone. Put maxout units and batch normalization in before, so that they
+    become part of the blocks; dropout put in afterwards acts within them.
+
+    Args:
+        model: one whose activations stand behind their layers in ``nn.Sequential`` containers.
+
+    Returns:
+        Names of the skip connections; the blocks are their ``NAME.body``.
+
+    Raises:
+        ModelError: no block gives as much as it takes.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> insert_skips(model), model[2].body
+    (('2',), Sequential(
+      (0): Linear(in_features=8, out_features=8, bias=True)
+      (1): ReLU()
+    ))
+
+    Source: D3 (N, K); He, Zhang, Ren and Sun 2016.
+    """
+    skips = [name for name, module in model.named_modules() if isinstance(module, Skip)]
+    placed = []
+    for line in in_line(model):
+        if any(not skip or line[0][0].startswith(f"{skip}.") for skip in skips if line):
+            continue
+        names = [name for name, _ in line]
+        for begin, end in _blocks([module for _, module in line]):
+            modules = [module for _, module in line[begin:end]]
+            if any(model.get_submodule(name) is not module for name, module in line[begin:end]):
+                continue  # a container that the model holds twice, and that has been seen to
+            body = nn.Sequential(*modules)
+            skip = Skip(body)
+            for made in (skip, body, skip.shortcut):
+                made.training = modules[0].training
+            place = _place(model, names, begin, end)
+            for name in names[begin + 1 : end]:
+                if not name.startswith(f"{place}."):
+                    _put(model, name, nn.Identity().train(body.training))
+            _put(model, place, skip)
+            placed.append(place)
+    if not placed:
+        raise ModelError(
+            "no layer with its activation, one behind the other in an nn.Sequential, gives as many features "
+            "of the same size as it takes, so skip connections have no place: let neighbouring layers be "
+            "equally wide (mlp:64,64), or build them into the model, by thalweg.layers.skip_around"
+        )
+    return tuple(placed)
+
+
+def _blocks(line: Sequence[nn.Module]) -> list[tuple[int, int]]:
+    """Where blocks that give as much as they take begin and end."""
+    found = []
+    for begin, layer in enumerate(line):
+        if not isinstance(layer, _WIDENED):
+            continue
+        end = begin + 1
+        while end < len(line) and isinstance(line[end], _BETWEEN):
+            end += 1
+        if end < len(line) and _keeps_shape(layer, line[end]):
+            found.append((begin, end + 1))
+    return found
+
+
+def _keeps_shape(layer: nn.Module, activation: nn.Module) -> bool:
+    if activation_name(activation) in (None, "glu"):  # a gated unit takes two features for each that it gives
+        return False
+    pieces = activation.pieces if isinstance(activation, Maxout) else 1
+    if isinstance(layer, nn.Linear):
+        return layer.out_features == layer.in_features * pieces
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    reaches = [spread * (size - 1) for spread, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    padding = layer.padding
+    padded = (
+        padding == "same" or (padding == "valid" and not any(reaches))
+        if isinstance(padding, str)
+        else all(2 * pad == reach for pad, reach in zip(padding, reaches, strict=True))
+    )
+    return padded and set(layer.stride) == {1} and layer.out_channels == layer.in_channels * pieces
+
+
+def _place(model: nn.Module, names: Sequence[str], begin: int, end: int) -> str:
+    """The outermost part of the line that holds the block alone, or else the place of its first layer."""
+    parts = names[begin].split(".")
+    for depth in range(1, len(parts)):
+        container = ".".join(parts[:depth])
+        outer = ".".join(parts[: depth - 1])
+        held = {index for index, name in enumerate(names) if name.startswith(f"{container}.")}
+        if held <= set(range(begin, end)) and all(
+            is_chain(model.get_submodule(c)) for c in (outer, container)
+        ):
+            return container
+    return names[begin]
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    model.get_submodule(parent)._modules[last] = module
+
+
 _WIDENED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# what changes no shape between a layer and its activation
+_BETWEEN = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _DropoutNd)
 
 
 def _wider(layer: nn.Module, times: int) -> nn.Module:

@@ -39,7 +39,7 @@ def warnings(
         evidence: what ``verdict`` was made of.
         verdict: at equal work.
         metric: its name.
-        margin: as for :func:`judge`.
+        margin: as for :func:`thalweg.racing.verdict.judge`.
         trials: settings an optimizer.
         epochs: passes a run.
         winners: optimizer to the winner of each replicate's pool.

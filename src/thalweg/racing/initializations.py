@@ -19,20 +19,25 @@ __all__ = ["DEFAULT", "SEARCHED", "chosen", "describe", "words"]
 DEFAULT = "default"
 """The name of no scheme: weights as the model makes them."""
 
-_GAIN = Hyperparameter(name="gain", default=1.0, low=0.1, high=3.0, searched=True)
+
+def _scale(default: float) -> tuple[Hyperparameter, ...]:
+    return (Hyperparameter(name="scale", default=default, low=1e-3, high=1.0, searched=True, above=0.0),)
+
+
+_GAIN = Hyperparameter(name="gain", default=1.0, low=0.1, high=3.0, searched=True, above=0.0)
 
 SEARCHED: Mapping[str, tuple[Hyperparameter, ...]] = MappingProxyType(
     {
         DEFAULT: (),
-        "uniform": (Hyperparameter(name="scale", default=0.05, low=1e-3, high=1.0, searched=True),),
-        "gaussian": (Hyperparameter(name="scale", default=0.01, low=1e-3, high=1.0, searched=True),),
+        "uniform": _scale(0.05),
+        "gaussian": _scale(0.01),
         "inverse-root": (),
         "normalized": (_GAIN,),
         "he": (),
         "orthogonal": (_GAIN,),
         "sparse": (
             Hyperparameter(name="k", default=15, low=3, high=60, searched=True, whole=True, least=1),
-            Hyperparameter(name="scale", default=1.0, low=0.03, high=3.0, searched=True),
+            Hyperparameter(name="scale", default=1.0, low=0.03, high=3.0, searched=True, above=0.0),
         ),
     }
 )

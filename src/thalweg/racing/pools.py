@@ -22,13 +22,12 @@ from thalweg.catalogue.entry import Entry, Hyperparameter
 from thalweg.entries import Setting
 from thalweg.errors import OptionError, nearest
 from thalweg.racing.initializations import DEFAULT, SEARCHED
+from thalweg.racing.ranges import Space, ranges
 from thalweg.racing.results import PlanInfo
 
 __all__ = [
     "Choices",
     "Edges",
-    "Range",
-    "Space",
     "choices",
     "edges",
     "extended",
@@ -38,9 +37,7 @@ __all__ = [
     "spaces",
 ]
 
-Scale = Literal["log", "linear", "complement"]
 Edges = Mapping[str, Literal["low", "high"]]
-Space = Mapping[str, tuple[float, float]]
 
 _EDGE = 0.05
 # scipy renamed the argument; a Generator means the same draws under both names
@@ -61,76 +58,6 @@ class Choices:
     space: Space
     schedules: Sequence[str]
     initializations: Mapping[str, Space] = field(default_factory=lambda: {DEFAULT: {}})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Where a hyperparameter is searched.
-
-    Attributes:
-        low, high: the ends, ``low < high``.
-        scale: ``"log"``; ``"linear"``; or ``"complement"``, which is 1 - x on a log scale (momentum, betas).
-        least: the smallest legal value, where there is one.
-        whole: only whole numbers.
-    """
-
-    low: float
-    high: float
-    scale: Scale
-    least: float = -math.inf
-    whole: bool = False
-
-    def place(self, value: float) -> float:
-        """Return where a value lies on the search scale: 0 at the low end, 1 at the high end.
-
-        >>> round(Range(low=1e-4, high=1e-2, scale="log").place(1e-3), 6)
-        0.5
-        """
-        low, high, at = (self._straight(x) for x in (self.low, self.high, value))
-        return (at - low) / (high - low)
-
-    def value(self, place: float) -> float:
-        """Return the value at a place from 0 to 1, rounded to 4 significant digits (1 - x to 3).
-
-        >>> Range(low=0.0, high=0.999, scale="complement").value(0.5)
-        0.9684
-        """
-        low, high = self._straight(self.low), self._straight(self.high)
-        at = low + place * (high - low)
-        if self.scale == "complement":
-            # the digits that matter are those of 1 - x; the outer rounding only clears float dust
-            return self._inside(round(1.0 - _rounded(math.exp(-at), 3), 12))
-        found = math.exp(at) if self.scale == "log" else at
-        return self._inside(float(round(found)) if self.whole else _rounded(found))
-
-    def beyond(self, end: Literal["low", "high"]) -> float:
-        """Return how far this end may be moved out: a decade, on a linear scale the range's own width.
-
-        Clipped to what is legal: over 0 on a log scale, at least 0 and under 1 on a complement scale.
-
-        >>> Range(low=1e-4, high=1e-2, scale="log").beyond("high")
-        0.1
-        >>> Range(low=0.0, high=0.99, scale="complement").beyond("low")
-        0.0
-        """
-        sign = -1.0 if end == "low" else 1.0
-        start = self.low if end == "low" else self.high
-        if self.scale == "log":
-            return max(self.least, _rounded(start * 10.0**sign))
-        if self.scale == "complement":
-            return round(max(0.0, 1.0 - _rounded((1.0 - start) * 10.0**-sign)), 12)
-        return max(self.least, _rounded(start + sign * (self.high - self.low)))
-
-    def _inside(self, value: float) -> float:
-        return min(max(value, self.low), self.high)
-
-    def _straight(self, value: float) -> float:
-        """The value on the axis on which the search is uniform."""
-        if self.scale == "log":
-            return math.log(value) if value > 0 else -math.inf
-        if self.scale == "complement":
-            return -math.log(1.0 - value) if value < 1 else math.inf
-        return value
 
 
 def spaces(
@@ -192,7 +119,7 @@ def _with_own(
         of, _, name = key.rpartition(".")
         _check(key, of, name, low, high, known)
         own[of][name] = (float(low), float(high))
-    return {
+    found = {
         of: {
             hyper.name: own[of].get(hyper.name, (hyper.low, hyper.high))
             for hyper in numbers
@@ -200,6 +127,9 @@ def _with_own(
         }
         for of, numbers in known.items()
     }
+    for of, numbers in known.items():
+        _check_together(of, numbers, found[of])
+    return found
 
 
 def _check(
@@ -218,23 +148,37 @@ def _check(
             f"the search space of {key} goes from {low:g} to {high:g}, but must go from a lower to a "
             f"higher number; swap or change the ends"
         )
-    scale = numbers[name].scale
-    if scale == "log" and low <= 0:
+    hyper = numbers[name]
+    for end in (low, high):
+        # a space may begin or end where values aren't legal any more: draws lie inside
+        why = None if end in (hyper.above, hyper.below) else hyper.refusal(end)
+        if why is not None:
+            raise OptionError(f"the search space of {key} goes from {low:g} to {high:g}: {name} {why}")
+    if hyper.scale == "log" and low <= 0:
         raise OptionError(
             f"the search space of {key} starts at {low:g}, but is searched on a log scale and must start "
             f"above 0; give a small positive number"
         )
-    if scale == "complement" and not 0 <= low < high < 1:
+    if hyper.scale == "complement" and not 0 <= low < high < 1:
         raise OptionError(
             f"the search space of {key} goes from {low:g} to {high:g}, but {name} must be at least 0 and "
             f"under 1; give ends in that range, such as 0.8:0.999"
         )
-    least = _least(numbers[name])
-    if low < least:
-        raise OptionError(
-            f"the search space of {key} starts at {low:g}, but {name} can't be "
-            f"{f'less than {least:g}' if least else 'negative'}; start at {least:g}"
-        )
+
+
+def _check_together(of: str, numbers: Sequence[Hyperparameter], space: Space) -> None:
+    """Refuse spaces of which one may give less than another's values, where it can't be less."""
+    for hyper in numbers:
+        other = next((one for one in numbers if one.name == hyper.not_under), None)
+        if other is None:
+            continue
+        lowest = space.get(hyper.name, (hyper.default, hyper.default))[0]
+        highest = space.get(other.name, (other.default, other.default))[1]
+        if lowest < highest:
+            raise OptionError(
+                f"{of}.{hyper.name} may be as low as {lowest:g} and {other.name} as high as {highest:g}, but "
+                f"the first can't be less than the second; part their search spaces"
+            )
 
 
 def choices(plan: PlanInfo, optimizer: str) -> Choices:
@@ -307,7 +251,7 @@ def _at_ends(
 ) -> dict[str, Literal["low", "high"]]:
     found: dict[str, Literal["low", "high"]] = {}
     defaults = {number.name: number.default for number in numbers}
-    for name, span in _ranges(numbers, space).items():
+    for name, span in ranges(numbers, space).items():
         place = span.place(float(values.get(name, defaults[name])))
         if place <= _EDGE and span.beyond("low") < span.low:
             found[name] = "low"
@@ -320,8 +264,8 @@ def _moved(entry: Entry, choices: Choices, edges: Edges, *, beyond: bool) -> Cho
     """The choices with the ends named moved out; ``beyond``: without what there was before."""
 
     def moved(numbers: Sequence[Hyperparameter], space: Space, of: str) -> Space:
-        ranges, found = _ranges(numbers, space), dict(space)
-        for name, span in ranges.items():
+        spans, found = ranges(numbers, space), dict(space)
+        for name, span in spans.items():
             end = edges.get(f"{of}{name}")
             if end is None:
                 continue
@@ -343,27 +287,6 @@ def _moved(entry: Entry, choices: Choices, edges: Edges, *, beyond: bool) -> Cho
     )
 
 
-def _ranges(numbers: Sequence[Hyperparameter], space: Space) -> dict[str, Range]:
-    """Ends with scale and legal limit, in the catalogue's order."""
-    return {
-        hyper.name: Range(
-            low=space[hyper.name][0],
-            high=space[hyper.name][1],
-            scale=hyper.scale,
-            least=_least(hyper),
-            whole=hyper.whole,
-        )
-        for hyper in numbers
-        if hyper.name in space
-    }
-
-
-def _least(hyper: Hyperparameter) -> float:
-    if hyper.least is not None:
-        return hyper.least
-    return 0.0 if hyper.scale == "linear" and hyper.low >= 0 else -math.inf
-
-
 def _draws(entry: Entry, choices: Choices, count: int, seed: int, *, skip: int) -> list[Setting]:
     """``count`` settings from a scrambled Halton sequence.
 
@@ -372,17 +295,17 @@ def _draws(entry: Entry, choices: Choices, count: int, seed: int, *, skip: int) 
     """
     if count <= 0:
         return []
-    ranges = _ranges(entry.hyperparameters, choices.space)
+    spans = ranges(entry.hyperparameters, choices.space)
     schedules = choices.schedules if entry.scheduled else [_plain(choices.schedules)]
-    begins = {name: _ranges(SEARCHED[name], space) for name, space in choices.initializations.items()}
+    begins = {name: ranges(SEARCHED[name], space) for name, space in choices.initializations.items()}
     names = list(begins)
     several = len(names) > 1
-    dimensions = len(ranges) + 1 + several + max(map(len, begins.values()))
+    dimensions = len(spans) + 1 + several + max(map(len, begins.values()))
     sampler = qmc.Halton(dimensions, scramble=True, **{_RNG: np.random.default_rng(seed)})
     found = []
     for point in sampler.random(skip + count)[skip:]:
         places = iter(float(place) for place in point)
-        hyperparameters = {name: span.value(next(places)) for name, span in ranges.items()}
+        hyperparameters = {name: span.value(next(places)) for name, span in spans.items()}
         schedule = schedules[int(next(places) * len(schedules))]
         begin = names[int(next(places) * len(names))] if several else names[0]
         found.append(
@@ -408,7 +331,3 @@ def _beginning(name: str, values: Mapping[str, float]) -> dict[str, Any]:
 
 def _plain(schedules: Sequence[str]) -> str:
     return "constant" if "constant" in schedules else schedules[0]
-
-
-def _rounded(value: float, digits: int = 4) -> float:
-    return float(f"{value:.{digits}g}")

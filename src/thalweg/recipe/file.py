@@ -87,7 +87,7 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
             return kind == "missing", where.position(details["loc"]), kind != "finite_number"
 
         details = min(problem.errors(), key=rank)
-        raise where.error(details["loc"], _sentence(details, values)) from problem
+        raise where.error(details["loc"], _sentence(details)) from problem
     _check(recipe, where)
     return recipe
 
@@ -201,7 +201,7 @@ def _nul(value: Any, path: Path = ()) -> Path | None:
     return None
 
 
-def _sentence(details: ErrorDetails, values: Mapping[str, Any]) -> str:
+def _sentence(details: ErrorDetails) -> str:
     loc = [part for part in details["loc"] if not (isinstance(part, str) and part in _UNION_BRANCHES)]
     key = ".".join(str(part) for part in loc)
     kind, value = details["type"], details["input"]
@@ -282,14 +282,21 @@ def _check(recipe: Recipe, where: _Places) -> None:
         if optimizer.name not in catalogue.names():
             known = nearest(optimizer.name, catalogue.names())
             raise wrong(("optimizer", "name"), f"there is no optimizer {optimizer.name!r}; {known}")
-        known_numbers = [h.name for h in catalogue.get(optimizer.name).hyperparameters]
+        entry = catalogue.get(optimizer.name)
+        known_numbers = [h.name for h in entry.hyperparameters]
         for key in optimizer.hyperparameters:
             if key not in known_numbers:
                 near = nearest(key, known_numbers)
                 raise wrong(("optimizer", key), f"the optimizer {optimizer.name!r} has no {key!r}; {near}")
-    if optimizer.hyperparameters.get("lr", 1) < 0:
-        lr = optimizer.hyperparameters["lr"]
-        raise wrong(("optimizer", "lr"), f"optimizer.lr is {lr!r} but must be at least 0")
+        refused = entry.refusal(optimizer.hyperparameters)
+        if refused is not None:
+            key, why = refused
+            raise wrong(("optimizer", key), f"optimizer.{key} {why}")
+    for key, value in optimizer.hyperparameters.items():
+        # of a person's own optimizer, whose code isn't run here
+        by_name = catalogue.refusal_by_name(key, value) if ":" in optimizer.name else None
+        if by_name is not None:
+            raise wrong(("optimizer", key), f"optimizer.{key} {by_name}")
 
     schedule = recipe.schedule
     if schedule.name not in schedules.names():
@@ -322,6 +329,13 @@ def _check_equipment(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Rec
         raise wrong(
             ("model", part),
             f"the model 'linear' has no hidden units for {part} to act on; leave it out, or take 'mlp:128'",
+        )
+    built = recipe.model.spec.partition(":")[0] in _FAMILIES
+    if "stochastic_depth" in given and "skip" not in given and built:
+        raise wrong(
+            ("model", "stochastic_depth"),
+            f"the model {recipe.model.spec!r} has no residual blocks that stochastic_depth could leave out; "
+            "set model.skip = true, or leave stochastic_depth out",
         )
     smallest = recipe.training.batch_size // recipe.training.accumulate
     if "batch_norm" in given and smallest < 2:

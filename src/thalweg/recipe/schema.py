@@ -71,17 +71,22 @@ class Model(_Part):
         batch_norm: put between each linear layer or convolution and its activation.
         dropout: rate for hidden units on their way into linear layers.
         maxout: linear pieces of each hidden unit, instead of its activation; 1 leaves the activation.
+        skip: connections around blocks of layer and activation that give as much as they take.
+        stochastic_depth: chance that a training step leaves out the last residual block, falling linearly
+            towards the first.
     """
 
     spec: str
     batch_norm: StrictBool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     maxout: StrictInt = Field(default=1, ge=1)
+    skip: StrictBool = False
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def equipment(self) -> Equipment:
         """What is put into the model that the spec names."""
-        return Equipment(batch_norm=self.batch_norm, dropout=self.dropout, maxout=self.maxout)
+        return Equipment(**self.model_dump(exclude={"spec"}))
 
     def __str__(self) -> str:
         return f"{self.spec} with {self.equipment}" if self.equipment else self.spec

@@ -118,7 +118,7 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
             for axis in (results.verdict.work, results.timing.verdict)
             if axis is not None
         ],
-        winners=tables.winners(order, results, score),
+        winners=tables.winners(order, score),
         compute=tables.compute(order),
         eliminated=tables.eliminated(results),
         audits=tables.audits(results, score),

@@ -153,7 +153,7 @@ def _cell(row: str, column: str, pair: Pair, turned: bool, score: ScoreFormat) -
     }
 
 
-def winners(order: Sequence[OptimizerResult], results: Results, score: ScoreFormat) -> list[dict[str, Any]]:
+def winners(order: Sequence[OptimizerResult], score: ScoreFormat) -> list[dict[str, Any]]:
     """Return, an optimizer and split each, the setting that was confirmed."""
     rows = []
     for optimizer in order:

@@ -217,15 +217,6 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, as_json(value))
 
-    def write_toml(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write plain values as TOML, whole; ``None`` is left out.
-
-        Raises:
-            RunDirectoryError: it can't be written.
-        """
-        with self._writing(name):
-            write_whole(self.path / name, as_toml(value))
-
     def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> Path:
         """Save a state of tensors, numbers, strings, lists and dictionaries; the newest ``keep`` stay.
 

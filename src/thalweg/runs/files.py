@@ -19,6 +19,7 @@ from thalweg.errors import RunDirectoryError
 __all__ = [
     "as_json",
     "as_toml",
+    "behind",
     "checksum",
     "drop_state",
     "load_state",

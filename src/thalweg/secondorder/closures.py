@@ -15,11 +15,12 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.exchange import as_torchs, from_torchs
 from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
-from thalweg.secondorder.solver import Found, Limits, Memory, descend
+from thalweg.secondorder.solver import Found, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
@@ -119,7 +120,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     @property
     def passes(self) -> float:
-        """What all steps so far have cost, in forward passes (:class:`Counts`); 0 before the first."""
+        """Forward passes that all steps so far cost (:class:`thalweg.secondorder.Counts`); 0 before them."""
         return float(self._kept().get("passes", 0.0))
 
     def _kept(self) -> dict[str, Any]:

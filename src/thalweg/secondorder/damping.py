@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.directions import Direction, State
+from thalweg.secondorder.ending import Callback, Lane, Limits
 from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
 from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.solution import Counts, Record, Status
-from thalweg.secondorder.solver import Callback, Found, Limits, Memory
+from thalweg.secondorder.solution import Status
+from thalweg.secondorder.solver import Found, Memory
 from thalweg.secondorder.vectors import Scalar, Space, Vector
 
 __all__ = ["GaussNewton", "LevenbergMarquardt", "descend_damped"]
@@ -99,31 +100,12 @@ class LevenbergMarquardt(Inner):
 
 
 @dataclass
-class _Lane:
-    """One lane as the host sees it; ``trusted`` is the damping of its last accepted step."""
+class _Lane(Lane):
+    """One lane with its damping; ``trusted`` is that of its last accepted step."""
 
-    number: int | None
-    value: float
-    norm: float
     mu: float = math.nan
     trusted: float = math.nan
     growth: float = 2.0
-    iterations: int = 0
-    evaluations: int = 1
-    status: Status | None = None
-    trace: list[Record] = field(default_factory=list)
-
-    def note(self, step: float) -> Record:
-        record = Record(
-            iteration=self.iterations,
-            value=self.value,
-            gradient_norm=self.norm,
-            step=step,
-            evaluations=self.evaluations,
-            lane=self.number,
-        )
-        self.trace.append(record)
-        return record
 
 
 def descend_damped(
@@ -172,7 +154,7 @@ class _Damped:
         ]
         for lane, mu_before in zip(lanes, kept.get("mu", [math.nan] * len(lanes)), strict=True):
             lane.mu = lane.trusted = mu_before
-            self._begin(lane)
+            lane.begin(self.limits)
         mu = space.scalar(kept["mu"], x) if "mu" in kept else None
         scale: Tensor | None = kept.get("scale")
         near: Vector | None = kept.get("direction")
@@ -201,34 +183,7 @@ class _Damped:
         state: State = {} if mu is None else {"mu": [lane.trusted for lane in lanes]}
         state |= {} if scale is None else {"scale": scale}
         state |= {} if near is None or self.settings.solver == "dense" else {"direction": near}
-        return Found(
-            point,
-            [lane.value for lane in lanes],
-            [lane.norm for lane in lanes],
-            [lane.status for lane in lanes if lane.status is not None],
-            [tuple(lane.trace) for lane in lanes],
-            [
-                Counts(iterations=lane.iterations, evaluations=lane.evaluations, gradients=lane.evaluations)
-                for lane in lanes
-            ],
-            Memory(state, [None] * len(lanes)),
-        )
-
-    def _begin(self, lane: _Lane) -> None:
-        lane.note(0.0)
-        if not (math.isfinite(lane.value) and math.isfinite(lane.norm)):
-            lane.status = Status.NOT_FINITE
-        elif lane.norm <= self.limits.tolerance:
-            lane.status = Status.CONVERGED
-        else:
-            lane.status = self._limit(lane)
-
-    def _limit(self, lane: _Lane) -> Status | None:
-        if lane.iterations >= self.limits.max_iterations:
-            return Status.ITERATION_LIMIT
-        if self.limits.max_evaluations is not None and lane.evaluations >= self.limits.max_evaluations:
-            return Status.EVALUATION_LIMIT
-        return None
+        return Found.at(point, lanes, Memory(state, [None] * len(lanes)))
 
     def _first(self, model: GaussNewtonModel) -> Scalar:
         """Return the first damping, computed where the tensors are."""
@@ -270,23 +225,13 @@ class _Damped:
             if not lane.mu < 1e50:
                 lane.status = Status.SEARCH_FAILED
         if lane.status is None:
-            lane.status = self._limit(lane)
+            lane.heed(self.limits)
         return taken
 
     def _arrive(self, lane: _Lane, value: float, norm: float, gain: float) -> None:
-        used, change = lane.mu, abs(lane.value - value)
+        used = lane.mu
         # below the smallest number of the type it would be zero, and grow no more
         lane.mu = lane.trusted = max(used * max(1 / 3, 1 - (2 * gain - 1) ** 3), self.tiny)
-        lane.growth, lane.value, lane.norm = 2.0, value, norm
-        lane.iterations += 1
+        lane.growth = 2.0
         self.problem.tally.iterations += 1
-        record = lane.note(used)
-        stopped = self.callback is not None and self.callback(record)
-        if norm <= self.limits.tolerance:
-            lane.status = Status.CONVERGED
-        elif stopped:
-            lane.status = Status.STOPPED
-        elif self.limits.tolerance_change > 0 and change <= self.limits.tolerance_change * max(
-            1.0, abs(value)
-        ):
-            lane.status = Status.SMALL_CHANGE
+        lane.arrive(value, norm, used, self.limits, self.callback)

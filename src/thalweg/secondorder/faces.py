@@ -21,9 +21,10 @@ from thalweg.secondorder.closures import (
     whole,
 )
 from thalweg.secondorder.directions import Direction, Formula
+from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Found, Limits, Memory, descend
+from thalweg.secondorder.solver import Found, Memory, descend
 from thalweg.secondorder.vectors import Vector
 
 __all__ = ["BFGS", "LBFGS", "NonlinearCG", "SteepestDescent"]

@@ -26,11 +26,12 @@ from thalweg.secondorder.closures import (
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.directions import Direction
+from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Found, Limits, Memory
+from thalweg.secondorder.solver import Found, Memory
 from thalweg.secondorder.vectors import Space, Vector
 
 __all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
@@ -46,7 +47,8 @@ class Newton(ClosureOptimizer):
         hessian: ``"exact"``, ``"finite-difference"``, or ``"block"`` (each tensor with itself alone).
         modified: replace eigenvalues by their magnitudes, so that the direction leads downhill.
         max_iter: iterations in a step.
-        line_search_fn: as for :class:`LBFGS`; None: the whole step, as on the slide.
+        tolerance_grad: end where no element of the gradient is larger.
+        line_search_fn: as for :class:`thalweg.optim.LBFGS`; None: the whole step, as on the slide.
 
     The closure returns the loss **without** calling ``backward``, since the gradient is differentiated again;
     for ``"finite-difference"`` it calls ``backward``, as elsewhere. ``step`` returns the loss before it.
@@ -127,7 +129,7 @@ class NewtonCG(ClosureOptimizer):
         max_eval: calls of the closure for a gradient in a step; None: no limit.
         tolerance_grad: end where no element of the gradient is larger.
         tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
-        line_search_fn: as for :class:`LBFGS`; None: the whole direction times ``lr``.
+        line_search_fn: as for :class:`thalweg.optim.LBFGS`; None: the whole direction times ``lr``.
 
     The closure returns the loss **without** calling ``backward``. ``step`` returns the loss before it.
     Nothing is carried from step to step but the length of the first try, so each may have its own batch.
@@ -223,7 +225,7 @@ class GaussNewton(_CompositeOptimizer):
         lr: how much of the direction is taken; what a search begins with.
         max_iter: iterations in a step.
         tolerance_grad: end where no element of the gradient is larger.
-        line_search_fn: as for :class:`LBFGS`; None: the same part of every direction.
+        line_search_fn: as for :class:`thalweg.optim.LBFGS`; None: the same part of every direction.
         solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
             nets of any size and sharded parameters.
         max_products: of ``"cg"`` in one iteration; None: twice the number of elements or

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, Direction, SteepestDescent
+from thalweg.secondorder.ending import Callback, Limits
 from thalweg.secondorder.newton import Newton, NewtonCG
 from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Search, Values
 from thalweg.secondorder.solution import Solution, Tally
-from thalweg.secondorder.solver import Callback, Found, Limits, descend
+from thalweg.secondorder.solver import Found, descend
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
 __all__ = ["METHODS", "SEARCHES", "minimize", "named_search", "solution_of"]

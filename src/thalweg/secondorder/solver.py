@@ -8,23 +8,20 @@ search has ended takes its next direction while others still search, so that no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import OptionError
 from thalweg.secondorder.directions import Direction, State, Step
+from thalweg.secondorder.ending import Callback, Lane, Limits
 from thalweg.secondorder.problem import Point, Problem
 from thalweg.secondorder.searches import Course, Outcome, Result, Search, Trial
 from thalweg.secondorder.solution import Counts, Record, Status
-from thalweg.secondorder.vectors import Scalar, Space, Vector
+from thalweg.secondorder.vectors import Scalar, Vector
 
-__all__ = ["Callback", "Found", "Limits", "Memory", "descend"]
-
-Callback = Callable[[Record], Any]
+__all__ = ["Found", "Memory", "descend"]
 
 _ENDS = {
     Result.FAILED: Status.SEARCH_FAILED,
@@ -32,36 +29,6 @@ _ENDS = {
     Result.UNBOUNDED: Status.UNBOUNDED,
     Result.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When to end.
-
-    Args:
-        tolerance: largest magnitude in the gradient at which it counts as zero, at least 0.
-        tolerance_change: end where a step changes the value by less than this, relative to the larger of
-            its magnitude and 1; 0 switches it off.
-        max_iterations: accepted steps, at least 0.
-        max_evaluations: of the function, at least 1; None: no limit.
-    """
-
-    tolerance: float = 1e-6
-    tolerance_change: float = 0.0
-    max_iterations: int = 1000
-    max_evaluations: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("tolerance", "tolerance_change"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise OptionError(f"minimize: {name} is {value}; give a finite number of at least 0")
-        if self.max_iterations < 0:
-            raise OptionError(f"minimize: max_iterations is {self.max_iterations}; give at least 0")
-        if self.max_evaluations is not None and self.max_evaluations < 1:
-            raise OptionError(
-                f"minimize: max_evaluations is {self.max_evaluations}; give at least 1, or None"
-            )
 
 
 @dataclass(frozen=True)
@@ -84,18 +51,25 @@ class Found:
     counts: list[Counts]
     memory: Memory
 
+    @classmethod
+    def at(cls, point: Point, lanes: Sequence[Lane], memory: Memory) -> Found:
+        """Return what was found where all lanes have ended."""
+        return cls(
+            point,
+            [lane.value for lane in lanes],
+            [lane.norm for lane in lanes],
+            [lane.status for lane in lanes if lane.status is not None],
+            [tuple(lane.trace) for lane in lanes],
+            [lane.counts() for lane in lanes],
+            memory,
+        )
+
 
 @dataclass
-class _Lane:
-    """One lane as the host sees it."""
+class _Lane(Lane):
+    """One lane with its search."""
 
-    number: int | None
-    value: float
-    norm: float
     expected: float | None
-    evaluations: int = 1
-    iterations: int = 0
-    status: Status | None = None
     search: Course | None = None
     start: Trial | None = None
     first: float = 0.0
@@ -103,19 +77,6 @@ class _Lane:
     keep: bool = False
     fresh: bool = False
     retried: bool = False
-    trace: list[Record] = field(default_factory=list)
-
-    def note(self, step: float) -> Record:
-        record = Record(
-            iteration=self.iterations,
-            value=self.value,
-            gradient_norm=self.norm,
-            step=step,
-            evaluations=self.evaluations,
-            lane=self.number,
-        )
-        self.trace.append(record)
-        return record
 
 
 def descend(
@@ -167,38 +128,12 @@ class _Descent:
         for number, ((value, norm), drop) in enumerate(zip(rows, expected, strict=True)):
             lane = _Lane(None if space.lanes is None else number, value, norm, drop)
             self.lanes.append(lane)
-            lane.note(0.0)
-            lane.status = self._status_at_start(lane)
+            lane.begin(self.limits)
         state = self.direction.begin(space, point) if memory is None else memory.state
         self._state = state
         self._loop(point)
         assert all(lane.status is not None for lane in self.lanes)
-        return Found(
-            self._point,
-            [lane.value for lane in self.lanes],
-            [lane.norm for lane in self.lanes],
-            [lane.status for lane in self.lanes if lane.status is not None],
-            [tuple(lane.trace) for lane in self.lanes],
-            [
-                Counts(iterations=lane.iterations, evaluations=lane.evaluations, gradients=lane.evaluations)
-                for lane in self.lanes
-            ],
-            Memory(self._state, [lane.expected for lane in self.lanes]),
-        )
-
-    def _status_at_start(self, lane: _Lane) -> Status | None:
-        if not (math.isfinite(lane.value) and math.isfinite(lane.norm)):
-            return Status.NOT_FINITE
-        if lane.norm <= self.limits.tolerance:
-            return Status.CONVERGED
-        return self._limit(lane)
-
-    def _limit(self, lane: _Lane) -> Status | None:
-        if lane.iterations >= self.limits.max_iterations:
-            return Status.ITERATION_LIMIT
-        if self.limits.max_evaluations is not None and lane.evaluations >= self.limits.max_evaluations:
-            return Status.EVALUATION_LIMIT
-        return None
+        return Found.at(self._point, self.lanes, Memory(self._state, [lane.expected for lane in self.lanes]))
 
     def _loop(self, point: Point) -> None:
         problem, space, lanes = self.problem, self.space, self.lanes
@@ -250,7 +185,7 @@ class _Descent:
             fresh = [lane.fresh for lane in lanes]
             if not any(fresh) or (search.absolute and not search.cautious):
                 return whole
-            return _pick(space, fresh, whole * self._cautious(point), whole)
+            return _pick(fresh, whole * self._cautious(point), whole)
         drops = [lane.expected for lane in lanes]
         expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
         usual = expected / slope
@@ -265,7 +200,7 @@ class _Descent:
         if all(begins):
             return first
         asked = self.space.scalar([lane.step if lane.status is None else 0.0 for lane in lanes], like)
-        return _pick(self.space, begins, first, asked) if any(begins) else asked
+        return _pick(begins, first, asked) if any(begins) else asked
 
     def _advance(self, lane: _Lane, begin: bool, row: list[float], noise: float) -> Outcome | None:
         """Hand a lane's search what was found; return how the search ended, if it did."""
@@ -306,7 +241,7 @@ class _Descent:
         if again and self.direction.remembers and not lane.fresh and not lane.retried:
             lane.retried = True
             self._forget(lane)
-            lane.status = self._limit(lane)
+            lane.heed(self.limits)
             return None
         lane.status = _ENDS[outcome.result]
         return None
@@ -315,7 +250,7 @@ class _Descent:
         lane.search = None
         if self.direction.remembers and not lane.fresh:
             self._forget(lane)
-            lane.status = self._limit(lane)
+            lane.heed(self.limits)
         else:
             lane.status = Status.NO_DIRECTION
 
@@ -380,26 +315,12 @@ class _Descent:
 
     def _arrive(self, lane: _Lane, trial: Trial, norm: float) -> None:
         assert lane.start is not None
-        change = abs(trial.value - lane.value)
-        lane.expected = trial.step * lane.start.slope
-        lane.value, lane.norm, lane.retried = trial.value, norm, False
-        lane.iterations += 1
+        lane.expected, lane.retried = trial.step * lane.start.slope, False
         self.problem.tally.iterations += 1
-        stop = lane.note(trial.step)
-        stopped = self.callback is not None and self.callback(stop)
-        if norm <= self.limits.tolerance:
-            lane.status = Status.CONVERGED
-        elif stopped:
-            lane.status = Status.STOPPED
-        elif self.limits.tolerance_change > 0 and change <= self.limits.tolerance_change * max(
-            1.0, abs(trial.value)
-        ):
-            lane.status = Status.SMALL_CHANGE
-        else:
-            lane.status = self._limit(lane)
+        lane.arrive(trial.value, norm, trial.step, self.limits, self.callback)
 
 
-def _pick(space: Space, choice: list[bool], a: Tensor, b: Tensor) -> Tensor:
+def _pick(choice: list[bool], a: Tensor, b: Tensor) -> Tensor:
     """Return ``a`` in the chosen lanes and ``b`` in the others."""
     if all(choice):
         return a

@@ -12,12 +12,13 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
+from thalweg.secondorder.ending import Callback, Limits
 from thalweg.secondorder.minimizing import named_search, solution_of
 from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Search
 from thalweg.secondorder.solution import Solution, Tally
-from thalweg.secondorder.solver import Callback, Limits, descend
+from thalweg.secondorder.solver import descend
 
 __all__ = ["least_squares"]
 

@@ -20,7 +20,7 @@ from thalweg.training.card import card
 from thalweg.training.ensemble import mean_curve, recorded
 from thalweg.training.job import Fitted
 from thalweg.training.judging import Judged, judge
-from thalweg.training.members import Kept
+from thalweg.training.kept import Kept
 from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.watch import Evaluation

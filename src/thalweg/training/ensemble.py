@@ -12,14 +12,14 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
 from thalweg.equipment import equipped
-from thalweg.errors import Interrupted, ThalwegError, UserError
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
 from thalweg.recipe.schema import why_not_lanes
 from thalweg.runs.directory import RunDirectory
 from thalweg.training.job import Fitted
 from thalweg.training.judging import Judged
-from thalweg.training.members import Kept, Member, how, in_lanes, one_by_one, resampled, runs_of
+from thalweg.training.kept import Kept, Member
+from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.results import EnsembleRecord, MemberRecord, Point, SquaredRecord
 from thalweg.training.watch import Evaluation, Watcher
 
@@ -83,49 +83,22 @@ def train_members(
         evaluations=training.evaluations,
         loss_bound=math.inf,
     )
-    if kept.how is None:
-        try:
-            kept.decide(
-                how(
-                    asked.engine, why_not_lanes(recipe), runs, factory=factory, prepared=prepared,
-                    workload=workload, entry=entry, device=device,
-                )
-            )  # fmt: skip
-        except UserError:
-            if new:
-                directory.discard()
-            raise
-    assert kept.how is not None
-    watcher.note(f"{asked.members} members {_means(kept.how.engine)}: {kept.how.reason}")
-    if len(kept.members) < asked.members:
-        if kept.how.engine == "lanes":
-            in_lanes(
-                runs, kept, watcher, factory=factory, prepared=prepared, workload=workload, entry=entry,
-                device=device, resample=asked.resample, how=kept.how, seconds=seconds,
-            )  # fmt: skip
-        else:
 
-            def train(run: Run, path: Path | None, told: Watcher) -> Fitted:
-                own = training.model_copy(update={"seed": run.seed})
-                one = recipe.model_copy(update={"training": own, "ensemble": None})
-                own_data = prepared
-                if asked.resample:
-                    own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
-                assert path is not None
-                with _taken_up(path, run.seed) as folder:
-                    return alone(one, own_data, folder, told)
+    def one_member(run: Run, path: Path | None, told: Watcher) -> Fitted:
+        own = training.model_copy(update={"seed": run.seed})
+        one = recipe.model_copy(update={"training": own, "ensemble": None})
+        own_data = prepared
+        if asked.resample:
+            own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
+        assert path is not None
+        with _taken_up(path, run.seed) as folder:
+            return alone(one, own_data, folder, told)
 
-            try:
-                one_by_one(runs, kept, watcher, train)
-            except KeyboardInterrupt as problem:
-                # between two members, where nothing is under way
-                raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
-    kept.tidy()
-    if all(member.failed for member in kept.members.values()):
-        raise ThalwegError(
-            f"every member failed (member 1: {kept.members[1].stopped}); lower the learning rate, clip "
-            "gradients, or add a guard"
-        )
+    train(
+        runs, kept, watcher, one_member,
+        Common(factory=factory, prepared=prepared, workload=workload, entry=entry, device=device),
+        engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds, new=new,
+    )  # fmt: skip
     return kept
 
 
@@ -133,10 +106,6 @@ def _taken_up(path: Path, seed: int) -> RunDirectory:
     if path.exists():
         return RunDirectory.resume(path)
     return RunDirectory.create(path, {"kind": "fit", "seed": seed})
-
-
-def _means(engine: str) -> str:
-    return "side by side, as lanes" if engine == "lanes" else "one after another"
 
 
 def mean_curve(members: Sequence[Member]) -> list[Evaluation]:

@@ -19,7 +19,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import DataError, OptionError, ThalwegError
+from thalweg.errors import DataError, OptionError
 from thalweg.lanes.course import initial_module
 from thalweg.objectives import Metric, Task
 from thalweg.strategies.base import Strategy
@@ -27,7 +27,8 @@ from thalweg.training.feed import examples_of
 from thalweg.training.fitting import activation_of, fingerprint, fit, taken_up
 from thalweg.training.job import Fitted
 from thalweg.training.judging import Judged, judge
-from thalweg.training.members import Kept, Member, how, in_lanes, one_by_one, resampled, runs_of
+from thalweg.training.kept import Kept, Member
+from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
@@ -167,7 +168,7 @@ def fit_ensemble(
 
     chosen: Any = optimizer if entry is None else entry
 
-    def train(run: Run, path: Path | None, told: Watcher) -> Fitted:
+    def alone(run: Run, path: Path | None, told: Watcher) -> Fitted:
         module = initial_module(factory, prepared.input_shape, outputs, run.seed)
         given = resampled(examples, seed=run.seed) if resample else examples
         return fit(
@@ -180,31 +181,23 @@ def fit_ensemble(
 
     with nullcontext() if directory is None else directory:
         kept = Kept(directory)
-        shared: dict[str, Any] = {}
-        if why_not is None and engine != "loop":
+        common = None
+        if why_not is None:
             assert entry is not None
             assert found_metric is not None
-            shared = {
-                "factory": factory, "prepared": prepared, "entry": entry, "device": device,
-                "workload": Workload(
-                    epochs=epochs, batch_size=batch_size, loss=loss, metric=found_metric,
-                    evaluations=evaluations, loss_bound=float("inf"),
-                ),
-            }  # fmt: skip
-        if kept.how is None:
-            kept.decide(how(engine, why_not, runs, **shared))
-        assert kept.how is not None
-        if len(kept.members) < members and kept.how.engine == "lanes":
-            in_lanes(
-                runs, kept, watcher, resample=resample, how=kept.how, scored=scored is not None,
-                seconds=checkpoint_seconds, **shared,
+            workload = Workload(
+                epochs=epochs, batch_size=batch_size, loss=loss, metric=found_metric,
+                evaluations=evaluations, loss_bound=float("inf"),
             )  # fmt: skip
-        elif len(kept.members) < members:
-            one_by_one(runs, kept, watcher, train)
-        kept.tidy()
+            common = Common(
+                factory=factory, prepared=prepared, workload=workload, entry=entry, device=device,
+                scored=scored is not None,
+            )  # fmt: skip
+        how = train(
+            runs, kept, watcher, alone, common,
+            engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds, new=not resume,
+        )  # fmt: skip
         good = [number for number, member in sorted(kept.members.items()) if not member.failed]
-        if not good:
-            raise ThalwegError(f"every member failed (member 1: {kept.members[1].stopped})")
         made = []
         for number in good:
             module = initial_module(factory, prepared.input_shape, outputs, kept.members[number].seed)
@@ -217,8 +210,8 @@ def fit_ensemble(
             splits=("validation",),
         )  # fmt: skip
     return Ensemble(
-        models=made, trained=[kept.members[n] for n in sorted(kept.members)], engine=kept.how.engine,
-        reason=kept.how.reason, activation=activation, judged=judged,
+        models=made, trained=[kept.members[n] for n in sorted(kept.members)], engine=how.engine,
+        reason=how.reason, activation=activation, judged=judged,
     )  # fmt: skip
 
 

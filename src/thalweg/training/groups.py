@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -54,7 +55,8 @@ def parameter_groups(
         is to decay.
 
     Raises:
-        OptionError: a pattern that matches nothing, rates that differ without ``lr``, a factor out of range.
+        OptionError: a pattern that matches nothing, rates that differ without ``lr``, a factor or a rate out
+            of range.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> groups = parameter_groups(model, lr=0.1, decay_all=False, depth_factor=0.5)
@@ -65,6 +67,11 @@ def parameter_groups(
         raise OptionError(f"depth_factor is {depth_factor}, but must be above 0 and at most 1")
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for pattern in patterns:
+        if not 0 <= pattern.rate < math.inf:
+            raise OptionError(
+                f"the rate of the pattern {pattern.match!r} is {pattern.rate}, but must be a finite number "
+                "of at least 0; give 1 for the usual rate, 0 to freeze what matches"
+            )
         if not any(fnmatchcase(name, pattern.match) for name in named):
             raise OptionError(
                 f"the pattern {pattern.match!r} matches no parameter; there are "

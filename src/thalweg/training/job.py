@@ -29,11 +29,10 @@ from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
 from thalweg.training.scoring import score
-from thalweg.training.watch import Evaluation, Progress, Silent, Watcher
+from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
 
 __all__ = ["Fitted", "Job", "own_generators"]
 
-_SECONDS_BETWEEN_PROGRESS = 0.2
 _NONE = np.empty(0)
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
@@ -120,8 +119,8 @@ class Job:
         self._copied = False
         self._notes: list[str] = []
         self._spent = 0.0
-        self._began = self._saved = self._told = time.monotonic()
-        self._pace: tuple[float, float] | None = None
+        self._began = self._saved = time.monotonic()
+        self._pace = Pace(self._watcher)
         self._interruption = Interruption(patient=training.engine.world > 1)
         # whoever reads whole batches has to draw alike in all processes
         self._stream = 0 if isinstance(training.feed, LoaderFeed) else training.engine.rank
@@ -216,17 +215,12 @@ class Job:
 
     def between(self, *, evaluated: bool) -> None:
         """Save where it is time, say how far training is, and heed a request to end."""
-        now = time.monotonic()
-        if now - self._told >= _SECONDS_BETWEEN_PROGRESS:
-            self._told = now
-            self._watcher.progress(
-                Progress(step=self._training.clock, steps=self._training.total, seconds_left=self._left(now))
-            )
+        self._pace.tell(self._training.clock, self._training.total)
         if self._keeper is None:
             return
         problem, due = None, False
         try:
-            due = not self._keeper.busy and now - self._saved >= self._seconds
+            due = not self._keeper.busy and time.monotonic() - self._saved >= self._seconds
         except RunDirectoryError as error:
             problem = error
         engine = self._training.engine
@@ -417,16 +411,6 @@ class Job:
         if self._directory is not None:
             self._directory.append({"event": "evaluation", **asdict(evaluation)})
         self._watcher.evaluated(evaluation, self._best)
-
-    def _left(self, now: float) -> float | None:
-        clock = self._training.clock
-        if self._pace is None:
-            # the first steps wait for what is compiled and read for the first time
-            self._pace = now, clock
-        since, first = self._pace
-        if clock <= first:
-            return None
-        return (now - since) / (clock - first) * (self._training.total - clock)
 
 
 def _finite(value: float | None) -> float | None:

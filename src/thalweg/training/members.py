@@ -1,4 +1,4 @@
-"""Members of an ensemble: their seeds, how they are trained, and where they are kept."""
+"""Members of an ensemble: their seeds, and how they are trained."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -19,25 +18,20 @@ from thalweg.catalogue import Entry
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Setting, Workload
-from thalweg.errors import Interrupted, OptionError
+from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError
 from thalweg.lanes.course import initial_module
 from thalweg.models import Factory
-from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.streams import seed32
 from thalweg.training.choose import choose
-from thalweg.training.core import copied
 from thalweg.training.cost import with_threads
-from thalweg.training.engine import laid_down
 from thalweg.training.job import Fitted
-from thalweg.training.watch import Evaluation, Progress, Watcher
+from thalweg.training.kept import How, Kept, Member
+from thalweg.training.watch import Evaluation, Pace, Progress, Watcher
 
 __all__ = [
     "Among",
-    "How",
-    "Kept",
-    "Member",
-    "Pace",
+    "Common",
     "bootstrap",
     "how",
     "in_lanes",
@@ -45,6 +39,7 @@ __all__ = [
     "one_by_one",
     "resampled",
     "runs_of",
+    "train",
     "with_tensors",
 ]
 
@@ -96,122 +91,94 @@ def resampled(examples: Examples, *, seed: int) -> Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """What came of a member; its weights are kept apart.
+class Common:
+    """What members have in common that are trained as lanes.
 
     Attributes:
-        number, seed: from 1, and see :func:`member_seed`.
-        curve: every evaluation.
-        updates: steps that its optimizer took.
-        stopped, failed: why training ended before its time, and whether that was a failure.
-        notes: what strategies had to say.
+        factory, prepared, workload, device: as for :func:`thalweg.lanes.run`.
+        entry: of the optimizer.
+        scored: whether the data's validation part is one, or only stands in for what isn't there.
     """
 
-    number: int
-    seed: int
-    curve: list[Evaluation] = field(repr=False)
-    updates: int
-    stopped: str | None = None
-    failed: bool = False
-    notes: list[str] = field(default_factory=list)
+    factory: Factory
+    prepared: Prepared
+    workload: Workload
+    entry: Entry
+    device: str
+    scored: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How members are trained: the choice, once made, is kept and followed by every resume."""
-
-    engine: Literal["lanes", "loop"]
-    reason: str
-    threads: int
-    chunk: int = 1
-
-
-class Kept:
-    """Where members are kept: in a run directory, or in memory.
+def train(
+    runs: Sequence[Run],
+    kept: Kept,
+    watcher: Watcher,
+    alone: Callable[[Run, Path | None, Watcher], Fitted],
+    common: Common | None,
+    *,
+    engine: Literal["auto", "lanes", "loop"],
+    why_not: str | None,
+    resample: bool,
+    seconds: float,
+    new: bool,
+) -> How:
+    """Train members to their end, or go on with it: choose how, train, and drop what only a resume needs.
 
     Args:
-        directory: ``None`` for memory.
+        runs: of :func:`runs_of`.
+        kept: where they go.
+        watcher: told what happens.
+        alone: trains one, as for :func:`one_by_one`.
+        common: as for :func:`in_lanes`; may be ``None`` where lanes can't be.
+        engine, why_not: as for :func:`how`.
+        resample: as for :func:`in_lanes`.
+        seconds: between two checkpoints.
+        new: whether the run has only begun; what is refused then leaves nothing behind.
 
-    Attributes:
-        members: those that are trained, by number.
+    Returns:
+        The choice.
+
+    Raises:
+        UserError: the members can't be trained so.
+        Interrupted: Ctrl-C or SIGTERM, after everything was saved.
+        ThalwegError: every member failed.
     """
-
-    def __init__(self, directory: RunDirectory | None = None) -> None:
-        self.directory = directory
-        self.members: dict[int, Member] = {}
-        self.how: How | None = None
-        self.seconds = 0.0
-        self._states: dict[int, dict[str, Tensor]] = {}
-        self._names: set[str] = set()
-        for event in [] if directory is None else directory.events():
-            if event["event"] == "member":
-                values = {**event["member"], "curve": [Evaluation(**e) for e in event["member"]["curve"]]}
-                self.members[values["number"]] = Member(**values)
-            elif event["event"] == "engine":
-                self.how = How(**event["how"])
-            elif event["event"] == "spent":
-                self.seconds += event["seconds"]
-
-    def decide(self, how: How) -> None:
-        """Keep the choice of engine."""
-        self.how = how
-        if self.directory is not None:
-            self.directory.append({"event": "engine", "how": asdict(how)})
-
-    def put(self, member: Member, state: Mapping[str, Tensor] | None) -> None:
-        """Keep a member, and its weights unless it failed."""
-        if state is not None:
-            if self.directory is None:
-                self._states[member.number] = copied(dict(state))
+    if kept.how is None:
+        try:
+            kept.decide(how(engine, why_not, runs, common))
+        except UserError:
+            if new and kept.directory is not None:
+                kept.directory.discard()
+            raise
+    assert kept.how is not None
+    means = "side by side, as lanes" if kept.how.engine == "lanes" else "one after another"
+    watcher.note(f"{len(runs)} members {means}: {kept.how.reason}")
+    if len(kept.members) < len(runs):
+        try:
+            if kept.how.engine == "loop":
+                one_by_one(runs, kept, watcher, alone)
+            elif common is not None:
+                in_lanes(runs, kept, watcher, common, how=kept.how, resample=resample, seconds=seconds)
             else:
-                whole = {name: laid_down(value) for name, value in state.items()}
-                self.directory.write_bytes(
-                    f"member-{member.number}.safetensors", safetensors.torch.save(whole)
+                raise OptionError(
+                    f"the members were begun as lanes, which they can't be now: {why_not}; give what they "
+                    "were begun with, or begin anew with another out"
                 )
-        if self.directory is not None and member.number not in self.members:
-            self.directory.append({"event": "member", "member": asdict(member)})
-        self.members[member.number] = member
-
-    def state(self, number: int) -> dict[str, Tensor]:
-        """Return the weights of a member."""
-        if self.directory is None:
-            return self._states[number]
-        return safetensors.torch.load_file(self.directory.path / f"member-{number}.safetensors")
-
-    def spent(self, seconds: float) -> None:
-        """Note how long training went on."""
-        self.seconds += seconds
-        if self.directory is not None:
-            self.directory.append({"event": "spent", "seconds": seconds})
-
-    # What lanes ask of a keeper ---------------------------------------------------------------------
-
-    def save(self, chunk: str, state: dict[str, Any]) -> None:
-        """Keep the state of lanes under way."""
-        if self.directory is not None:
-            self._names.add(chunk)
-            self.directory.save_checkpoint(f"lanes-{chunk}", state)
-
-    def load(self, chunk: str) -> dict[str, Any] | None:
-        """Return the state of lanes kept last."""
-        if self.directory is None:
-            return None
-        self._names.add(chunk)
-        return self.directory.load_checkpoint(f"lanes-{chunk}")
-
-    def tidy(self) -> None:
-        """Drop what was kept for a resume alone."""
-        if self.directory is not None:
-            for name in self._names:
-                self.directory.drop_checkpoint(f"lanes-{name}")
-            shutil.rmtree(self.directory.path / "members", ignore_errors=True)
+        except KeyboardInterrupt as problem:
+            if kept.directory is None:
+                raise
+            # between two members, where nothing is under way
+            raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
+    kept.tidy()
+    if all(member.failed for member in kept.members.values()):
+        raise ThalwegError(
+            f"every member failed (member 1: {kept.members[1].stopped}); lower the learning rate, clip "
+            "gradients, or add a guard"
+        )
+    return kept.how
 
 
 def how(
-    engine: Literal["auto", "lanes", "loop"],
-    why_not: str | None,
-    runs: Sequence[Run],
-    **shared: Any,
+    engine: Literal["auto", "lanes", "loop"], why_not: str | None, runs: Sequence[Run], common: Common | None
 ) -> How:
     """Choose how to train members: as lanes where that can be and pays, by a short measurement.
 
@@ -219,8 +186,7 @@ def how(
         engine: what was asked for.
         why_not: why lanes can't be, as far as is known beforehand.
         runs: the members.
-        shared: ``factory``, ``prepared``, ``workload``, ``entry`` and ``device``, as for :func:`in_lanes`; of
-            no use where lanes can't be.
+        common: as for :func:`in_lanes`; of no use where lanes can't be.
 
     Raises:
         ModelError: lanes were asked for and the model can't be one.
@@ -229,14 +195,16 @@ def how(
     if why_not is not None or engine == "loop":
         reason = "the loop was asked for" if why_not is None else why_not
         return How(engine="loop", reason=reason, threads=torch.get_num_threads())
-    entries = {runs[0].setting.optimizer: shared.pop("entry")}
+    assert common is not None
     most = min(len(runs), _CHUNK)
     # a race has thousands of runs to win the measurement back, an ensemble a few; and where lanes were asked
     # for, only their number and threads are open
     seconds = 0.03 if engine == "auto" else 0.0
     choice = choose(
-        runs, engine=engine, catalogue_entries=entries, processes=1, most=most, seconds=seconds, **shared
-    )
+        runs, factory=common.factory, prepared=common.prepared, workload=common.workload,
+        catalogue_entries={runs[0].setting.optimizer: common.entry}, device=common.device,
+        engine=engine, processes=1, most=most, seconds=seconds,
+    )  # fmt: skip
     return How(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
 
 
@@ -252,16 +220,11 @@ def in_lanes(
     runs: Sequence[Run],
     kept: Kept,
     watcher: Watcher,
+    common: Common,
     *,
-    factory: Factory,
-    prepared: Prepared,
-    workload: Workload,
-    entry: Entry,
-    device: str,
-    resample: bool,
     how: How,
+    resample: bool,
     seconds: float,
-    scored: bool = True,
 ) -> None:
     """Train members as lanes, or go on with it.
 
@@ -269,12 +232,10 @@ def in_lanes(
         runs: of :func:`runs_of`.
         kept: where they go, and where lanes under way are kept.
         watcher: told the mean over members.
-        factory, prepared, workload, device: as for :func:`thalweg.lanes.run`.
-        entry: of the optimizer.
-        resample: each member on a :func:`bootstrap` of its own.
+        common: to all.
         how: threads of torch, and the most lanes of a program.
+        resample: each member on a :func:`bootstrap` of its own.
         seconds: between two checkpoints.
-        scored: whether the data's validation part is one, or only stands in for what isn't there.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
@@ -282,12 +243,15 @@ def in_lanes(
     began = time.monotonic()
     seeds = {run.identity: run.seed for run in runs}
     pace = Pace(watcher)
-    entries = {runs[0].setting.optimizer: entry}
+    factory, prepared, scored = common.factory, common.prepared, common.scored
+    entries = {runs[0].setting.optimizer: common.entry}
     sizes = [len(chunk) for chunk in lanes.plan(runs, entries, how.chunk)]
 
     def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
         member = _member(outcome, seeds, scored)
-        module = initial_module(factory, prepared.input_shape, prepared.outputs, member.seed).to(device)
+        module = initial_module(factory, prepared.input_shape, prepared.outputs, member.seed).to(
+            common.device
+        )
         kept.put(member, with_tensors(module, tensors).state_dict())
 
     def watch(progress: lanes.Progress) -> None:
@@ -312,9 +276,9 @@ def in_lanes(
                 runs,
                 factory=factory,
                 prepared=prepared,
-                workload=workload,
+                workload=common.workload,
                 catalogue_entries=entries,
-                device=device,
+                device=common.device,
                 chunk=how.chunk,
                 watch=watch,
                 checkpoint=kept,
@@ -336,7 +300,7 @@ def one_by_one(
     runs: Sequence[Run],
     kept: Kept,
     watcher: Watcher,
-    train: Callable[[Run, Path | None, Watcher], Fitted],
+    alone: Callable[[Run, Path | None, Watcher], Fitted],
 ) -> None:
     """Train members one after another, each in a run directory of its own while it is under way.
 
@@ -344,7 +308,7 @@ def one_by_one(
         runs: of :func:`runs_of`.
         kept: where they go.
         watcher: told of all members together.
-        train: trains one, or goes on with it, in this run directory, which is gone afterwards.
+        alone: trains one, or goes on with it, in this run directory, which is gone afterwards.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
@@ -355,7 +319,7 @@ def one_by_one(
         if number in kept.members:
             continue
         path = None if kept.directory is None else kept.directory.path / "members" / run.identity
-        fitted = train(run, path, Among(watcher, pace, position, len(runs)))
+        fitted = alone(run, path, Among(watcher, pace, position, len(runs)))
         kept.put(
             Member(
                 number=number, seed=run.seed, curve=fitted.curve, updates=fitted.updates,
@@ -392,27 +356,6 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, own in [*module.named_parameters(), *module.named_buffers()]:
         own.copy_(tensors[name])
     return module.eval()
-
-
-class Pace:
-    """Says how far all members together are, a few times a second, and how long it will take."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self._since: tuple[float, float] | None = None
-        self._told = -math.inf
-
-    def tell(self, done: float, total: int) -> None:
-        """Steps of all members that are done, and in all."""
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now, done
-        if now - self._told < 0.2:
-            return
-        self._told = now
-        since, first = self._since
-        left = None if done <= first else (now - since) / (done - first) * (total - done)
-        self._watcher.progress(Progress(step=done, steps=total, seconds_left=left))
 
 
 class Among(Watcher):

@@ -394,41 +394,50 @@ def together(device: torch.device | str) -> Iterator[Engine]:
     try:
         yield others
     except ThalwegError as error:
-        if isinstance(error, SaidElsewhere) or not _first(error.exit_code):
-            raise SaidElsewhere.of(_code(error.exit_code)) from error
+        first = _first_code(error.exit_code, speaks=not isinstance(error, SaidElsewhere))
+        if first is not None:
+            raise SaidElsewhere.of(first) from error
         raise
     except KeyboardInterrupt as error:
-        if not _first(130):
-            raise SaidElsewhere.of(_code(130)) from error
+        first = _first_code(130)
+        if first is not None:
+            raise SaidElsewhere.of(first) from error
         raise
     except RuntimeError as error:
+        first = _first_code(1)
         if not _is_loss_of_others(error):
-            _first(1)
             raise
-        if not _first(1):
-            raise SaidElsewhere.of(_code(1)) from error
+        if first is not None:
+            raise SaidElsewhere.of(first) from error
         raise ThalwegError(
             "another process of this training has ended or doesn't answer; --resume goes on from the last "
             "checkpoint"
         ) from error
     except BaseException:
-        _first(1)
+        _first_code(1)
         raise
     _leave()
 
 
-def _first(code: int) -> bool:
-    """Whether nobody has failed before; remembers the exit code of the first."""
+def _first_code(own: int, *, speaks: bool = True) -> int | None:
+    """The exit code of whoever says why all fail; ``None``: that is this process, which ends with ``own``."""
     try:
         store = dist.distributed_c10d._get_default_store()
-        first = store.add(_CLAIM, 1) == 1
-        if first:
-            store.set(f"{_CLAIM}/code", str(code))
+    except (RuntimeError, ValueError):
+        return own
+    found: int | None = own
+    try:
+        if speaks and store.add(_CLAIM, 1) == 1:
+            store.set(f"{_CLAIM}/code", str(own))
+            found = None
+        else:
+            found = int(store.get(f"{_CLAIM}/code"))
+        store.add(f"{_CLAIM}/seen", 1)
         _linger(store)
     except (RuntimeError, ValueError):
         # the store has gone with its process
-        return False
-    return first
+        return found
+    return found
 
 
 def _linger(store: Any) -> None:
@@ -436,16 +445,8 @@ def _linger(store: Any) -> None:
     if dist.get_rank() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return
     until = time.monotonic() + _LINGERING
-    while store.add(_CLAIM, 0) < dist.get_world_size() and time.monotonic() < until:
+    while store.add(f"{_CLAIM}/seen", 0) < dist.get_world_size() and time.monotonic() < until:
         time.sleep(0.05)
-
-
-def _code(own: int) -> int:
-    try:
-        store = dist.distributed_c10d._get_default_store()
-        return int(store.get(f"{_CLAIM}/code"))
-    except (RuntimeError, ValueError):
-        return own
 
 
 def _is_loss_of_others(error: BaseException) -> bool:

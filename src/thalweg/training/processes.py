@@ -51,13 +51,15 @@ def run_many(
     """Train runs one after another, or in several processes at a time.
 
     Args:
+        runs, factory, prepared, workload, catalogue_entries, device, stop: as for
+            :func:`thalweg.training.loop.run`.
         processes: at most this many at a time. Above 1, everything given must be :func:`portable`.
         threads: torch threads of each run; together with the machine they decide the last bits, the number
             of processes doesn't.
         workers: kept from call to call, in place of ``processes`` and ``threads``.
         watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
             process also of every evaluation.
-        checkpoint, until: as for :func:`thalweg.training.loop.run`; processes get a copy each.
+        checkpoint, until: as there; processes get a copy each.
 
     Returns:
         Outcomes in the order of ``runs``.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from thalweg.training.results import TrainResults
 
-__all__ = ["Evaluation", "Progress", "Silent", "Watcher"]
+__all__ = ["Evaluation", "Pace", "Progress", "Silent", "Watcher"]
+
+_SECONDS_BETWEEN = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +53,25 @@ class Watcher:
 
 class Silent(Watcher):
     """Says nothing."""
+
+
+class Pace:
+    """Tells a watcher how far training is, a few times a second, and how long it will take."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._told = time.monotonic()
+        self._since: tuple[float, float] | None = None
+
+    def tell(self, done: float, total: int) -> None:
+        """Steps that are done, and in all; may be called at every step."""
+        now = time.monotonic()
+        if now - self._told < _SECONDS_BETWEEN:
+            return
+        self._told = now
+        if self._since is None:
+            # the first steps wait for what is compiled and read for the first time
+            self._since = now, done
+        since, first = self._since
+        left = None if done <= first else (now - since) / (done - first) * (total - done)
+        self._watcher.progress(Progress(step=done, steps=total, seconds_left=left))

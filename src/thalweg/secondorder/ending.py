@@ -1,0 +1,116 @@
+"""How far a lane has come and how it ends: what descents by searches and by damping have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from thalweg.errors import OptionError
+from thalweg.secondorder.solution import Counts, Record, Status
+
+__all__ = ["Callback", "Lane", "Limits"]
+
+Callback = Callable[[Record], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When to end.
+
+    Args:
+        tolerance: largest magnitude in the gradient at which it counts as zero, at least 0.
+        tolerance_change: end where a step changes the value by less than this, relative to the larger of
+            its magnitude and 1; 0 switches it off.
+        max_iterations: accepted steps, at least 0.
+        max_evaluations: of the function, at least 1; None: no limit.
+    """
+
+    tolerance: float = 1e-6
+    tolerance_change: float = 0.0
+    max_iterations: int = 1000
+    max_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "tolerance_change"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise OptionError(f"minimize: {name} is {value}; give a finite number of at least 0")
+        if self.max_iterations < 0:
+            raise OptionError(f"minimize: max_iterations is {self.max_iterations}; give at least 0")
+        if self.max_evaluations is not None and self.max_evaluations < 1:
+            raise OptionError(
+                f"minimize: max_evaluations is {self.max_evaluations}; give at least 1, or None"
+            )
+
+
+@dataclass
+class Lane:
+    """One lane as the host sees it.
+
+    Attributes:
+        number: ``None`` alone.
+        value, norm: of the function, and the largest magnitude in its gradient, where the lane stands.
+        status: how it ended; ``None`` on the way.
+        trace: every accepted step.
+    """
+
+    number: int | None
+    value: float
+    norm: float
+    iterations: int = field(default=0, kw_only=True)
+    evaluations: int = field(default=1, kw_only=True)
+    status: Status | None = field(default=None, kw_only=True)
+    trace: list[Record] = field(default_factory=list, kw_only=True)
+
+    def begin(self, limits: Limits) -> None:
+        """Note the start, which may be an end."""
+        self._note(0.0)
+        if not (math.isfinite(self.value) and math.isfinite(self.norm)):
+            self.status = Status.NOT_FINITE
+        elif self.norm <= limits.tolerance:
+            self.status = Status.CONVERGED
+        else:
+            self.heed(limits)
+
+    def heed(self, limits: Limits) -> None:
+        """End where a limit is reached."""
+        if self.iterations >= limits.max_iterations:
+            self.status = Status.ITERATION_LIMIT
+        elif limits.max_evaluations is not None and self.evaluations >= limits.max_evaluations:
+            self.status = Status.EVALUATION_LIMIT
+
+    def arrive(
+        self, value: float, norm: float, step: float, limits: Limits, callback: Callback | None
+    ) -> None:
+        """Take an accepted step, which may be the last."""
+        change = abs(value - self.value)
+        self.value, self.norm = value, norm
+        self.iterations += 1
+        record = self._note(step)
+        stopped = callback is not None and callback(record)
+        if norm <= limits.tolerance:
+            self.status = Status.CONVERGED
+        elif stopped:
+            self.status = Status.STOPPED
+        elif limits.tolerance_change > 0 and change <= limits.tolerance_change * max(1.0, abs(value)):
+            self.status = Status.SMALL_CHANGE
+        else:
+            self.heed(limits)
+
+    def counts(self) -> Counts:
+        """Return what the lane alone would have cost."""
+        return Counts(iterations=self.iterations, evaluations=self.evaluations, gradients=self.evaluations)
+
+    def _note(self, step: float) -> Record:
+        record = Record(
+            iteration=self.iterations,
+            value=self.value,
+            gradient_norm=self.norm,
+            step=step,
+            evaluations=self.evaluations,
+            lane=self.number,
+        )
+        self.trace.append(record)
+        return record

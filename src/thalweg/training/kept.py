@@ -1,0 +1,130 @@
+"""What came of an ensemble's members, and where they are kept: in a run directory, or in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import safetensors.torch
+from torch import Tensor
+
+from thalweg.runs.directory import RunDirectory
+from thalweg.training.core import copied
+from thalweg.training.engine import laid_down
+from thalweg.training.watch import Evaluation
+
+__all__ = ["How", "Kept", "Member"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What came of a member; its weights are kept apart.
+
+    Attributes:
+        number, seed: from 1, and see :func:`thalweg.training.members.member_seed`.
+        curve: every evaluation.
+        updates: steps that its optimizer took.
+        stopped, failed: why training ended before its time, and whether that was a failure.
+        notes: what strategies had to say.
+    """
+
+    number: int
+    seed: int
+    curve: list[Evaluation] = field(repr=False)
+    updates: int
+    stopped: str | None = None
+    failed: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How members are trained: the choice, once made, is kept and followed by every resume."""
+
+    engine: Literal["lanes", "loop"]
+    reason: str
+    threads: int
+    chunk: int = 1
+
+
+class Kept:
+    """Where members are kept: in a run directory, or in memory.
+
+    Args:
+        directory: ``None`` for memory.
+
+    Attributes:
+        members: those that are trained, by number.
+    """
+
+    def __init__(self, directory: RunDirectory | None = None) -> None:
+        self.directory = directory
+        self.members: dict[int, Member] = {}
+        self.how: How | None = None
+        self.seconds = 0.0
+        self._states: dict[int, dict[str, Tensor]] = {}
+        self._names: set[str] = set()
+        for event in [] if directory is None else directory.events():
+            if event["event"] == "member":
+                values = {**event["member"], "curve": [Evaluation(**e) for e in event["member"]["curve"]]}
+                self.members[values["number"]] = Member(**values)
+            elif event["event"] == "engine":
+                self.how = How(**event["how"])
+            elif event["event"] == "spent":
+                self.seconds += event["seconds"]
+
+    def decide(self, how: How) -> None:
+        """Keep the choice of engine."""
+        self.how = how
+        if self.directory is not None:
+            self.directory.append({"event": "engine", "how": asdict(how)})
+
+    def put(self, member: Member, state: Mapping[str, Tensor] | None) -> None:
+        """Keep a member, and its weights unless it failed."""
+        if state is not None:
+            if self.directory is None:
+                self._states[member.number] = copied(dict(state))
+            else:
+                whole = {name: laid_down(value) for name, value in state.items()}
+                self.directory.write_bytes(
+                    f"member-{member.number}.safetensors", safetensors.torch.save(whole)
+                )
+        if self.directory is not None and member.number not in self.members:
+            self.directory.append({"event": "member", "member": asdict(member)})
+        self.members[member.number] = member
+
+    def state(self, number: int) -> dict[str, Tensor]:
+        """Return the weights of a member."""
+        if self.directory is None:
+            return self._states[number]
+        return safetensors.torch.load_file(self.directory.path / f"member-{number}.safetensors")
+
+    def spent(self, seconds: float) -> None:
+        """Note how long training went on."""
+        self.seconds += seconds
+        if self.directory is not None:
+            self.directory.append({"event": "spent", "seconds": seconds})
+
+    # What lanes ask of a keeper ---------------------------------------------------------------------
+
+    def save(self, chunk: str, state: dict[str, Any]) -> None:
+        """Keep the state of lanes under way."""
+        if self.directory is not None:
+            self._names.add(chunk)
+            self.directory.save_checkpoint(f"lanes-{chunk}", state)
+
+    def load(self, chunk: str) -> dict[str, Any] | None:
+        """Return the state of lanes kept last."""
+        if self.directory is None:
+            return None
+        self._names.add(chunk)
+        return self.directory.load_checkpoint(f"lanes-{chunk}")
+
+    def tidy(self) -> None:
+        """Drop what was kept for a resume alone."""
+        if self.directory is not None:
+            for name in self._names:
+                self.directory.drop_checkpoint(f"lanes-{name}")
+            shutil.rmtree(self.directory.path / "members", ignore_errors=True)
