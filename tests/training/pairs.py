@@ -298,16 +298,9 @@ def go_on(
         return step(*args, **kwargs)
 
     torch.optim.Adam.step = counted  # type: ignore[method-assign]
-    save = Writer.save
-
-    def saved(self: Writer, state_name: str, state: Any) -> None:
-        save(self, state_name, state)
-        # the first time every step's state stands on the disk, later a kill comes while one is written
-        if not resume:
-            self.wait()
-
-    Writer.save = saved  # type: ignore[method-assign]
-    found = outcome(resumable(out, ENGINES[name](), resume=resume))
+    # later a kill comes while one is written
+    with contextlib.nullcontext() if resume else written_at_once():
+        found = outcome(resumable(out, ENGINES[name](), resume=resume))
     if rank == 0 and result is not None:
         torch.save(found, result)
     return 0
@@ -334,6 +327,22 @@ class Gone(Exception):
 CROSSED = {"averaging": 8, "a long way": 12}
 
 
+@contextlib.contextmanager
+def written_at_once() -> Iterator[None]:
+    """Within, every step's state stands on the disk before the next is taken."""
+    save = Writer.save
+
+    def saved(self: Writer, name: str, state: Any) -> None:
+        save(self, name, state)
+        self.wait()
+
+    Writer.save = saved  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Writer.save = save  # type: ignore[method-assign]
+
+
 def leave(case: str, engine: Engine | None, out: Path) -> None:
     """Train a case to a step and end there, with the checkpoints of all steps before."""
 
@@ -349,7 +358,7 @@ def leave(case: str, engine: Engine | None, out: Path) -> None:
         made.register_step_pre_hook(counted)
         return made
 
-    with contextlib.suppress(Gone):
+    with written_at_once(), contextlib.suppress(Gone):
         train(case, engine, out=out, checkpoint_seconds=0.0, optimizer=optimizer)
         raise AssertionError("it wasn't left")
 
