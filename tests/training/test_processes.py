@@ -33,6 +33,12 @@ def test_two_processes_give_the_outcomes_of_one_in_order() -> None:
     assert sorted(outcome.identity for outcome in ended) == sorted(run.identity for run in chosen)
 
 
+def test_each_end_is_told_once_in_one_process_too() -> None:
+    chosen, ended = runs(2, names=["sgd", "adam"]), []
+    found = run_many(chosen, watch=lambda progress: ended.extend(progress.finished), **common())
+    assert ended == found
+
+
 def test_workers_are_kept_and_take_chunks_of_lanes_too() -> None:
     chosen, given, steps = runs(2, names=["sgd", "adam"]), common(), []
     found: dict[int, list[Outcome]] = {}

@@ -57,7 +57,7 @@ def run(
         workload: epochs, batch size, loss, metric, evaluations.
         catalogue_entries: entry of the optimizer's name.
         device: where the model lies.
-        watch: told of every evaluation, and of the end.
+        watch: told of every evaluation.
         checkpoint: keeps the state; a run that it holds is taken up where it was.
         checkpoint_seconds: at least this long between two states, which are kept at evaluations.
         stop: asked before every step; ``True`` saves and raises.
@@ -118,9 +118,7 @@ def run(
                 observer.history.skip(point)
         observer.history.updates = None if entry.needs == "gradient" else training.updates
         observer.save(finished=True)
-    outcome = observer.history.outcome()
-    observer.tell(total, {}, [outcome])
-    return outcome
+    return observer.history.outcome()
 
 
 _NONE = np.empty(0)
@@ -249,19 +247,16 @@ class _Observer:
                 state |= {"model": None, "optimizer": None}
             self._checkpoint.save(self._run.identity, state)
 
-    def tell(self, step: int, validation: Mapping[str, float | None], done: Sequence[Outcome] = ()) -> None:
+    def tell(self, step: int, validation: Mapping[str, float | None]) -> None:
         if self._watch is not None:
-            going = int(self.history.active and not done)
-            total = self._training.total
             self._watch(
                 Progress(
                     chunk=0,
                     chunks=1,
                     step=step,
-                    steps=total,
-                    going=going,
+                    steps=self._training.total,
+                    going=int(self.history.active),
                     validation=validation,
-                    finished=done,
                 )
             )
 
