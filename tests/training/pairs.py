@@ -141,6 +141,20 @@ def engine_for(name: str, case: str) -> Engine:
     )
 
 
+def come_to_the_same(found: dict[str, Any], expected: dict[str, Any], *, rtol: float, atol: float) -> None:
+    """Hold an outcome to another: weights and losses within a tolerance, the rest exactly."""
+    for part in ("model", "best"):
+        assert found[part].keys() == expected[part].keys()
+        for name, value in expected[part].items():
+            torch.testing.assert_close(
+                found[part][name], value, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    losses = torch.tensor(found["losses"]), torch.tensor(expected["losses"])
+    torch.testing.assert_close(*losses, rtol=rtol, atol=atol)
+    for part in ("metrics", "updates", "stopped"):
+        assert found[part] == expected[part], part
+
+
 def outcome(fitted: Fitted, engine: Engine | None = None) -> dict[str, Any]:
     """What two trainings have to have in common, whole."""
 

@@ -44,15 +44,7 @@ def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
         return
     expected = pairs.outcome(pairs.train(case, None, precision=given.get("precision", "float32")))
     tolerance = {"rtol": 1e-9, "atol": 1e-10} if case != "half precision" else {"rtol": 2e-2, "atol": 2e-2}
-    for part in ("model", "best"):
-        assert found[part].keys() == expected[part].keys()
-        for name, value in expected[part].items():
-            torch.testing.assert_close(
-                found[part][name], value, **tolerance, msg=lambda m, n=name: f"{n}: {m}"
-            )
-    torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected["losses"]), **tolerance)
-    for part in ("metrics", "updates", "stopped"):
-        assert found[part] == expected[part], part
+    pairs.come_to_the_same(found, expected, **tolerance)
     assert [n.split(" at ")[0] for n in found["notes"]] == [n.split(" at ")[0] for n in expected["notes"]]
 
 

@@ -48,15 +48,7 @@ def test_what_others_left_is_taken_up(before: str, after: str, case: str, left: 
     else:
         found = torch.load(left / f"{case} {before} {after}.pt", weights_only=False)
     assert any(note.startswith("going on from step") for note in found["told"]), found["told"]
-    for part in ("model", "best"):
-        assert found[part].keys() == expected[part].keys()
-        for name, value in expected[part].items():
-            torch.testing.assert_close(
-                found[part][name], value, **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
-            )
-    torch.testing.assert_close(torch.tensor(found["losses"]), torch.tensor(expected["losses"]), **TOLERANCE)
-    for part in ("metrics", "updates", "stopped"):
-        assert found[part] == expected[part], part
+    pairs.come_to_the_same(found, expected, **TOLERANCE)
     warned = [note for note in found["told"] if "the rest is exact" in note]
     if WORLDS[before] == WORLDS[after]:
         assert warned == []

@@ -263,14 +263,12 @@ class Engine:
             found.update(self._read(value, stage))
             reached(outcome)
 
-        def train(
-            some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None
-        ) -> list[Outcome]:
+        def train(some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None) -> None:
             def watch(progress: LaneProgress) -> None:
                 for outcome in progress.finished:
                     ended(outcome)
 
-            return run_many(
+            run_many(
                 some,
                 factory=self._setup.factory,
                 prepared=prepared,
@@ -284,22 +282,19 @@ class Engine:
                 until=until,
             )
 
-        if halving is None:
-            train(pending, finished)
-        else:
-            going: list[Run] = pending
-            stopped: dict[str, Outcome] = {}
+        going = pending
+        if halving is not None:
             for rung in sorted(halving.rungs):
                 train(going, reached, rung)
-                going, ended = self._judged(going, rung, halving, keeper, workload)
-                stopped |= ended
-            for outcome in [*stopped.values(), *train(going, reached)]:
-                finished(outcome)
+                going, stopped = self._judged(going, rung, halving, keeper, workload)
+                for outcome in stopped:
+                    finished(outcome)
+        train(going, finished)
         return found
 
     def _judged(
         self, runs: Sequence[Run], rung: int, halving: Halving, keeper: Checkpoints, workload: Workload
-    ) -> tuple[list[Run], dict[str, Outcome]]:
+    ) -> tuple[list[Run], list[Outcome]]:
         """Who goes on from a rung that all have reached, each pool judged as a whole; how the rest ended."""
         histories = {run.identity: _history(run, keeper, workload) for run in runs}
         at_rung = {
@@ -307,15 +302,14 @@ class Engine:
             for name, history in histories.items()
         }
         stopped = halving(rung, at_rung)
-        outcomes: dict[str, Outcome] = {}
-        for name in stopped & histories.keys():
-            history = histories[name]
-            if history.active:
+        outcomes: list[Outcome] = []
+        for name, history in histories.items():
+            if name in stopped and history.active:
                 history.stopped_at = rung
                 for point in evaluation_points(self._plan.steps, workload.evaluations):
                     if point > rung:
                         history.skip(point)
-                outcomes[name] = history.outcome()
+                outcomes.append(history.outcome())
         return [run for run in runs if run.identity not in stopped], outcomes
 
     def _written(self, outcomes: Sequence[Outcome], began: float) -> dict[str, Any]:

@@ -65,25 +65,17 @@ def replicate(
 def _first_wave(
     record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
 ) -> None:
+    drawn_from = {name: pools.choices(plan, name) for name in plan.optimizers}
     settings = {
         name: pools.first_wave(
             setup.entries[name],
-            pools.choices(plan, name),
+            choices,
             plan.trials - reserve_size(plan.trials),
             seed=_pool_seed(plan, record, name),
         )
-        for name in plan.optimizers
+        for name, choices in drawn_from.items()
     }
-    _screen(
-        record,
-        setup,
-        plan,
-        engine,
-        prepared,
-        settings,
-        {name: pools.choices(plan, name) for name in settings},
-        wave=1,
-    )
+    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=1)
 
 
 def _second_wave(
