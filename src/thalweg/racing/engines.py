@@ -235,7 +235,7 @@ class Engine:
         stage: str,
         halving: Halving | None,
     ) -> dict[str, Outcome]:
-        """One by one, or several processes side by side; with halving, rung by rung in this process."""
+        """One by one, or several processes side by side; with halving, from rung to rung."""
         found: dict[str, Outcome] = {}
         pending: list[Run] = []
         for run in runs:
