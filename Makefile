@@ -6,10 +6,11 @@ CONSTRAINTS ?= constraints.txt
 JOBS ?= 2
 RACE ?= --data digits
 TESTS ?=
+MUTANTS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
-SOURCES := $(wildcard src tests benchmarks faults examples docs *.md)
+SOURCES := $(wildcard src tests benchmarks faults mutants examples docs *.md)
 # what is called with --json FILE measures speed on this machine
 BENCHMARKS = $(notdir $(basename $(shell grep -l -e '^    python -m benchmarks\..* --json' benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
@@ -17,7 +18,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help race test check format bench faults docs clean
+.PHONY: help race test check format bench faults mutants docs clean
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +47,9 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 
 faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to docs/faults.md. Takes half an hour.
 	$(BIN)/python -m faults --json faults/results.json --write docs/faults.md
+
+mutants: $(VENV)/.dev ## Change each formula a little and see that a test fails; some: make mutants MUTANTS="rules Adam"
+	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m mutants --jobs $(JOBS) $(if $(MUTANTS),--only $(MUTANTS))
 
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py

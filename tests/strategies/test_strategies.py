@@ -86,6 +86,19 @@ def test_early_stopping_against_the_definition() -> None:
             assert (best, end) == (int(np.argmin(series)), None)
 
 
+@pytest.mark.parametrize("higher", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.25])
+def test_a_score_that_beats_the_best_by_the_threshold_alone_is_not_better(
+    higher: bool, threshold: float
+) -> None:
+    best = 1.0 if higher else -1.0
+    stopping = EarlyStopping(patience=2, threshold=threshold)
+    assert not stopping.observe(best, higher_is_better=higher, step=0)
+    assert not stopping.observe(best + (threshold if higher else -threshold), higher_is_better=higher, step=1)
+    assert stopping.observe(best, higher_is_better=higher, step=2)
+    assert stopping.best_step == 0
+
+
 def test_early_stopping_watches_only_what_is_measured() -> None:
     stage = Stage()
     stage.measured = {"loss"}
@@ -104,6 +117,36 @@ def test_plateau_is_torchs_for_losses() -> None:
         ours.at_evaluation(stage, scores(step, loss))
         assert ours.rate_factor() == pytest.approx(optimizer.param_groups[0]["lr"])
     assert ours.rate_factor() < 0.1
+
+
+def test_plateau_does_not_count_the_start() -> None:
+    """Its loss would be the best one of a training that gets worse at first, by a high rate."""
+    plateau, stage = Plateau(patience=0, decay=0.5), Stage()
+    for step, loss in enumerate([0.1, 0.9, 0.8, 0.7]):
+        plateau.at_evaluation(stage, scores(step, loss))
+    assert plateau.rate_factor() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "percent", "every"),
+    [(10, 50, 1), (10, 30, 1), (10, 50, 3), (10, 0, 1), (10, 99, 1), (100, 57, 1), (100, 57, 4), (7, 50, 2)],
+)
+def test_a_tail_begins_after_its_share_of_the_run(steps: int, percent: int, every: int) -> None:
+    """Of 10 steps and tail = 0.5 the average is of steps 6 to 10, those beyond half of the run."""
+    stage = Stage(steps=steps)
+    tail = percent / 100
+    averaging = Averaging(kind="tail", tail=tail, every=every)
+    averaging.attach(stage)
+    points = []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            stage.model.weight.fill_(float(step))
+        averaging.after_step(stage)
+        if (step - 1) % every == 0:
+            points.append(step)
+    beyond = [step for step in points if 100 * step > percent * steps] or points[-1:]
+    with averaging.shown(stage):
+        assert stage.model.weight[0, 0].item() == pytest.approx(np.mean(beyond))
 
 
 def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
@@ -152,7 +153,10 @@ class Averaging(Strategy):
         if wanted.kind == "uniform":
             return Uniform()
         if wanted.kind == "tail":
-            return Tail(start=int(wanted.tail * self._planned) // wanted.every + 1)
+            # steps within the share: 0.57 * 100 is a little less than 57
+            before = math.floor(wanted.tail * self._planned + 1e-9)
+            # points are taken at steps 1, 1 + every, ...: the first one beyond the share begins the tail
+            return Tail(start=-(-before // wanted.every) + 1)
         return Exponential(decay=wanted.decay, warmup=wanted.warmup)
 
     def _batches(self, scene: Scene) -> Iterable[Any] | None:

@@ -1,0 +1,149 @@
+"""Runs the tests of mutants, each on a copy of the source that has its change."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from mutants.place import Mutant, find
+
+__all__ = ["Outcome", "outcomes", "passes"]
+
+# what takes long to import and isn't ours: loaded once, inherited by each run of tests
+_PRELOADED = (
+    "torch",
+    "torch.distributed.tensor",
+    "pytest",
+    "scipy.optimize",
+    "sklearn.datasets",
+    "polars",
+    "pydantic",
+)
+
+# pytest's exit codes
+_PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a mutant.
+
+    ``caught``: a test failed, or the tests couldn't even be imported. ``timed out``: a test went on for ever,
+    which counts as caught. ``survived``: all tests passed. ``broken``: its tests can't be run.
+    """
+
+    mutant: Mutant
+    end: Literal["caught", "timed out", "survived", "broken"]
+    output: str
+
+
+class _Pool:
+    """Copies of the source, each for one run of tests at a time."""
+
+    def __init__(self, root: Path, folder: Path, count: int) -> None:
+        self.root = root
+        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(_PRELOADED))
+        self._copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(count):
+            copy = folder / str(number)
+            shutil.copytree(root / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+            self._copies.put(copy)
+
+    def test(
+        self, tests: Sequence[str], seconds: float, mutant: Mutant | None = None
+    ) -> tuple[int | None, str]:
+        """Run tests; return pytest's exit code, ``None`` after so many seconds, and what was printed."""
+        copy = self._copies.get()
+        try:
+            with _applied(mutant, copy / "src") if mutant else contextlib.nullcontext():
+                output = copy / "output.txt"
+                process = self._context.Process(target=_pytest, args=(self.root, copy, output, tuple(tests)))
+                process.start()
+                process.join(seconds)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+                    return None, output.read_text(encoding="utf-8", errors="replace")
+                return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
+        finally:
+            self._copies.put(copy)
+
+
+def outcomes(
+    mutants: Sequence[Mutant], *, root: Path, folder: Path, jobs: int = 2, seconds: float = 900.0
+) -> Iterator[Outcome]:
+    """Yield what becomes of each mutant, as it is known.
+
+    Args:
+        mutants: those to try.
+        root: of the project: ``src/`` and the tests lie below.
+        folder: an empty one, for copies of the source.
+        jobs: runs of tests at a time.
+        seconds: after which the tests of a mutant are ended.
+    """
+    pool = _Pool(root, folder, jobs)
+    with ThreadPoolExecutor(jobs) as threads:
+        for done in as_completed([threads.submit(_outcome, pool, mutant, seconds) for mutant in mutants]):
+            yield done.result()
+
+
+def passes(tests: Sequence[str], *, root: Path, folder: Path) -> tuple[bool, str]:
+    """Return whether tests pass on the source as it is, and what they printed."""
+    code, output = _Pool(root, folder, 1).test(tests, 3600.0)
+    return code == _PASSED, output
+
+
+def _outcome(pool: _Pool, mutant: Mutant, seconds: float) -> Outcome:
+    code, output = pool.test(mutant.tests, seconds, mutant)
+    if code is None:
+        return Outcome(mutant=mutant, end="timed out", output=output)
+    if code in (_FAILED, _INTERRUPTED):
+        return Outcome(mutant=mutant, end="caught", output=output)
+    return Outcome(mutant=mutant, end="survived" if code == _PASSED else "broken", output=output)
+
+
+@contextlib.contextmanager
+def _applied(mutant: Mutant, source: Path) -> Iterator[None]:
+    place = find(mutant, source / "thalweg")
+    before = place.path.read_text(encoding="utf-8")
+    place.path.write_text(place.mutated, encoding="utf-8")
+    try:
+        yield
+    finally:
+        place.path.write_text(before, encoding="utf-8")
+
+
+def _pytest(root: Path, copy: Path, output: Path, tests: tuple[str, ...]) -> None:
+    """Run pytest in this process, with the copy's source in front of everything else."""
+    with output.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(root)
+    source = str(copy / "src")
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # a mutation may keep a file's size and time, by which Python would know its bytecode
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, source)
+    try:
+        import pytest
+
+        code = int(
+            pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
+        )
+    except BaseException:
+        traceback.print_exc()
+        code = _INTERRUPTED
+    sys.stdout.flush()
+    os._exit(code)
