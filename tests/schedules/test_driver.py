@@ -134,7 +134,9 @@ def test_bad_names(name, words):
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("cooldown", [0, 3])
 @pytest.mark.parametrize("patience", [0, 2])
-def test_plateau_is_torchs(mode, relative, cooldown, patience):
+# the worst infinity first, and between; the best one late (it ends all progress)
+@pytest.mark.parametrize("infinite", [{}, {0: 1}, {0: 1, 1: 1, 7: 1}, {9: -1, 20: 1, 30: -1}])
+def test_plateau_is_torchs(mode, relative, cooldown, patience, infinite):
     optimizer = torch.optim.SGD(parameters(), lr=1.0)
     theirs = ReduceLROnPlateau(
         optimizer,
@@ -162,6 +164,8 @@ def test_plateau_is_torchs(mode, relative, cooldown, patience):
         metric = (
             math.nan if step % 11 == 5 else 1.0 + draw.random() * (0.97**step if mode == "min" else step / 20)
         )
+        if step in infinite:
+            metric = (math.inf if mode == "min" else -math.inf) * infinite[step]
         theirs.step(metric)
         factors.append(ours.observe(metric))
         assert factors[-1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)

@@ -117,3 +117,15 @@ def test_many_at_once_with_plateaus():
     falling.observe(1.0)
     assert schedules.evaluate(lanes, 5).tolist() == [0.1, 1.0, 1.0]
     assert schedules.evaluate(lanes, np.arange(2)).tolist() == [[0.1, 0.1], [1.0, 1.0], [1.0, 1.0]]
+
+
+def test_which_schedules_go_on_falling_beyond_their_end():
+    falling = {"step", "exponential", "inverse-time", "inverse-square"}
+    for name in schedules.names()[:-1]:
+        schedule = schedules.build(name, total=30)
+        beyond = schedule(np.arange(30, 400))
+        if name in falling:
+            assert beyond[-1] < beyond[0] / 3, name
+            assert bool((np.diff(beyond) <= 0).all()), name
+        else:
+            assert bool((beyond == schedule(30)).all()), name

@@ -149,6 +149,13 @@ def test_a_tail_begins_after_its_share_of_the_run(steps: int, percent: int, ever
         assert stage.model.weight[0, 0].item() == pytest.approx(np.mean(beyond))
 
 
+@pytest.mark.parametrize("higher", [False, True])
+def test_plateau_goes_on_after_a_first_infinity(higher: bool) -> None:
+    plateau, sign = Plateau(patience=1), -1.0 if higher else 1.0
+    seen = [math.inf, 5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0]
+    assert [plateau.observe(sign * score, higher_is_better=higher) for score in seen] == [1.0] * 7 + [0.1]
+
+
 def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:
     stage = Stage()
     points = []

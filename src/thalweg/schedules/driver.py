@@ -24,7 +24,8 @@ class Plateau:
     """Multiply by ``decay`` whenever a metric has stopped getting better, again and again (R5: C s99).
 
     A measurement is better when it beats the best so far by more than ``threshold * abs(best)``, or by more
-    than ``threshold`` with ``relative=False``. NaN is never better. After more than ``patience`` measurements
+    than ``threshold`` with ``relative=False``. NaN is never better, nor is the worst infinity, and every other
+    measurement is better than that. After more than ``patience`` measurements
     in a row that aren't better the factor falls, and ``cooldown`` measurements pass before counting begins
     again. It is torch's ``ReduceLROnPlateau`` for any hyperparameter, apart from the optimizer; torch's
     relative threshold has the wrong sign where the best is negative, this one hasn't.
@@ -102,12 +103,14 @@ class Plateau:
         self.bad, self.resting = state["bad"], state["resting"]
 
     def _better(self, metric: float) -> bool:
-        if math.isnan(metric):
-            return False
-        if self.best is None:
-            return True
-        margin = self.threshold * abs(self.best) if self.relative else self.threshold
-        return metric > self.best + margin if self.higher_is_better else metric < self.best - margin
+        best = self.best
+        if best is None:
+            best = -math.inf if self.higher_is_better else math.inf
+        margin = self.threshold * abs(best) if self.relative else self.threshold
+        if math.isinf(best):
+            # any finite measurement is better than the worst there is; infinity less infinity would be NaN
+            margin = 0.0
+        return metric > best + margin if self.higher_is_better else metric < best - margin
 
 
 class Driver:

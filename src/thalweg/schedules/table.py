@@ -234,7 +234,9 @@ def build(name: str, *, total: int, **options: Any) -> Schedule:
 
     Args:
         name: one of :func:`names`.
-        total: optimizer steps of the run, at least 1.
+        total: optimizer steps of the run, at least 1. What ``step``, ``exponential``, ``inverse-time`` and
+            ``inverse-square`` have reached by then they don't keep: beyond it they go on falling. The others
+            keep their value.
         options: those of :func:`describe`; what is left out has its default. ``warmup`` puts a warm-up before
             any schedule. ``warmup``, ``every``, ``peak_at``, ``decay`` and ``boundaries`` are steps when 1 or
             more, and parts of the run below 1.
