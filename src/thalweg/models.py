@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import ModelError, OptionError, UserError, nearest
+from thalweg.layers.modes import begin_training
+from thalweg.layers.untouched import same_generators
 from thalweg.objectives import Loss, Metric
 from thalweg.plugins import is_file_spec, load_object
 
@@ -207,7 +209,7 @@ def check(
     """Run a copy of a model forward and backward on a few training examples.
 
     Args:
-        model: left as it is, as is torch's global generator.
+        model: left as it is, as are torch's, NumPy's and Python's generators.
         prepared: the data.
         loss: the loss.
         metric: the metric; a person's own is tried too.
@@ -226,9 +228,10 @@ def check(
     inputs, targets = prepared.train.batch(torch.arange(count))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("the model has no trainable parameters; an optimizer would have nothing to do")
-    with torch.random.fork_rng():
+    with same_generators():
         # A copy, since a batch changes running statistics too.
-        trial = copy.deepcopy(model).to(targets.device).train()
+        trial = copy.deepcopy(model).to(targets.device)
+        begin_training(trial)
         try:
             outputs = trial(inputs)
         except Exception as problem:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg.layers.following import activated, evaluating
+from thalweg.layers.following import activated
+from thalweg.layers.modes import evaluating
 
 
 def nested() -> nn.Sequential:

@@ -29,6 +29,16 @@ class Net(nn.Module):
         return self.body(x)
 
 
+class Frozen(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(input_shape[0]), nn.Linear(input_shape[0], outputs)
+        self.norm.eval()
+
+    def forward(self, x):
+        return self.layer(self.norm(x))
+
+
 one_logit = nn.Sequential(nn.Linear(30, 1))
 
 
@@ -65,6 +75,18 @@ CASES = {
         "optimizer": ("adam", {"lr": 0.01}),
         "schedule": "constant",
         "initialization": {"scheme": "normalized", "gain": 0.5},
+    },
+    "wine, a frozen batch norm": {
+        "data": "wine",
+        "model": "own.py:Frozen",
+        "optimizer": ("sgd", {"lr": 0.3}),
+        "schedule": "constant",
+    },
+    "wine, a frozen batch norm, by work": {
+        "data": "wine",
+        "model": "own.py:Frozen",
+        "optimizer": ("lbfgs", {"batch_factor": 2.0, "batch_growth": 1.0, "max_iter": 3}),
+        "schedule": "constant",
     },
     "digits, lbfgs": {
         "data": "digits",
@@ -176,6 +198,7 @@ NEEDS_THALWEG = {
     "digits, an optimizer that evaluates a mean",
     "digits, lbfgs",
     "iris, newton",
+    "wine, a frozen batch norm, by work",
     "digits, sparse weights",
     "diabetes, normalized weights of a module",
 }

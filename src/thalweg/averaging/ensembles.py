@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from thalweg.averaging.running import tensors_of
 from thalweg.errors import OptionError
-from thalweg.layers.following import evaluating
+from thalweg.layers.modes import evaluating
 
 __all__ = ["Snapshots", "averaged_probabilities"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.errors import DataError
-from thalweg.layers.following import evaluating
+from thalweg.layers.modes import begin_training, evaluating, kept_modes
 from thalweg.layers.norm import BatchNorm, entries
 
 __all__ = ["estimate_batch_norm"]
@@ -50,10 +50,13 @@ def estimate_batch_norm(
 
     Means and variances over all entries of all batches, so that a batch counts by its size and the spread
     between batches isn't lost. Batch norms normalize by their batch meanwhile, as while training; everything
-    else, dropout included, runs as in evaluation.
+    else, dropout included, runs as in evaluation. Frozen batch norms keep their statistics and normalize by
+    these: those that stay in evaluation mode while the model is trained (by ``eval()``, or by a ``train``
+    of the model's own), and those with a momentum of 0.
 
     Args:
-        model: any; does nothing where it has no batch norm with running statistics.
+        model: any; does nothing where it has no batch norm with running statistics. Where all of it is in
+            evaluation mode, every batch norm counts as one that trains.
         batches: inputs of the model; of a tuple or list, such as ``(inputs, targets)``, the first.
         forward: what to do with a batch instead of calling the model on it.
         gather: from a tensor to those of all processes, each of which has its share of every batch; all then
@@ -73,9 +76,7 @@ def estimate_batch_norm(
 
     Source: A1 with D1; Izmailov et al. 2018. Deviation: they average the batches' statistics.
     """
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None
-    ]
+    layers = _measuring(model)
     if not layers:
         return 0
     moments = {layer: _Moments() for layer in layers}
@@ -117,6 +118,20 @@ def estimate_batch_norm(
         layer.running_mean.copy_(seen.mean)
         layer.running_var.copy_(seen.squares / max(seen.count - (0 if plain else 1), 1))
     return len(used)
+
+
+def _measuring(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms whose running statistics training moves."""
+    with kept_modes(model):
+        begin_training(model)
+        return [
+            layer
+            for layer in model.modules()
+            if isinstance(layer, _BatchNorm)
+            and layer.running_mean is not None
+            and layer.training
+            and layer.momentum != 0
+        ]
 
 
 def _together(mine: _Moments, features: int, gather: Callable[[Tensor], list[Tensor]]) -> _Moments:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.augmentation.views import Crops, crops
 from thalweg.errors import OptionError
-from thalweg.layers.following import evaluating
+from thalweg.layers.modes import evaluating
 from thalweg.layers.sampling import sampled_outputs
 from thalweg.settings import Settings, settle
 

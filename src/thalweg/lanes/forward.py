@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thalweg.lanes.batched import Batched, missing_elements
+from thalweg.layers.modes import begin_training, set_modes
 from thalweg.objectives import Loss
 from thalweg.randomness import Draw, Keyed, Recorder, Site
 
@@ -50,14 +51,16 @@ class Vmapped:
     form: Literal["vmap"] = "vmap"
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self._module, self._modes = module, begin_training(module)
         self._sites: dict[tuple[Any, ...], list[Site]] = {}
         self._mapped = vmap(self._one)
+        self._evaluates = False
 
     def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
         """Map inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
-        if self._module.training != training:
-            self._module.train(training)
+        if self._evaluates is training:
+            set_modes(self._modes) if training else self._module.eval()
+            self._evaluates = not training
         key = (training, x.shape[1:])
         if key not in self._sites:
             self._sites[key] = self._record(tensors, x[0])
@@ -88,10 +91,14 @@ def _tensor(output: Any) -> Tensor:
 def forward_of(module: nn.Module) -> Forward:
     """Return the batched form where every layer has a twin, otherwise the vmap form.
 
+    Parts that stay in evaluation mode while a model is trained have no twin.
+
     >>> forward_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).form, forward_of(nn.Bilinear(2, 2, 1)).form
     ('batched', 'vmap')
     """
     try:
+        if not all(training for _, training in begin_training(module)):
+            raise TypeError("a part stays in evaluation mode")
         return _Sequence(module)
     except TypeError:
         return Vmapped(module)

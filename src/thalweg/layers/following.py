@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["activated", "activation_name", "evaluating", "in_line", "is_chain"]
+from thalweg.layers.modes import evaluating
+from thalweg.layers.untouched import untouched
+
+__all__ = ["activated", "activation_name", "in_line", "is_chain"]
 
 # fmt: off
 _ACTIVATIONS = (
@@ -161,21 +163,9 @@ def _seen(model: nn.Module, example: Any) -> dict[str, str]:
 
             handles.append(module.register_forward_pre_hook(note))
     try:
-        with evaluating(model), torch.no_grad(), watch:
+        with untouched(model, parameters=False), evaluating(model), torch.no_grad(), watch:
             model(*example) if isinstance(example, tuple) else model(example)
     finally:
         for handle in handles:
             handle.remove()
     return watch.found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and each part of it back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

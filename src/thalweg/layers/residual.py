@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from thalweg.errors import ModelError, OptionError
-from thalweg.layers.following import evaluating
+from thalweg.layers.modes import evaluating
+from thalweg.layers.untouched import untouched
 
 __all__ = [
     "Skip",
@@ -168,7 +169,7 @@ def skip_around(body: nn.Module, example: Tensor, *, drop: StochasticDepth | Non
 
     Source: D3 (N, K); He et al. 2016, option B.
     """
-    with evaluating(body), torch.no_grad():
+    with untouched(body, parameters=False), evaluating(body), torch.no_grad():
         output = body(example)
     if output.shape == example.shape:
         return Skip(body, drop=drop)

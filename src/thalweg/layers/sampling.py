@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
 from thalweg.errors import ModelError, OptionError
-from thalweg.layers.following import evaluating
+from thalweg.layers.modes import begin_training
+from thalweg.layers.untouched import untouched
 from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
 
@@ -47,7 +48,8 @@ def sampled_prediction(
     """Estimate ``E_z[f(x, z)]`` over a model's randomness z: the mean of several random passes.
 
     All parts run as in training, so that whatever is random draws, but batch normalization keeps to its
-    running averages and nothing in the model is changed. Sample j draws from the streams of step j: the
+    running averages, parts that are in evaluation mode beside others that aren't stay so, and nothing is
+    changed: no buffer, no mode, no generator. Sample j draws from the streams of step j: the
     result depends on the seed alone, and the first samples of more are the same.
 
     Args:
@@ -101,11 +103,7 @@ def sampled_outputs(model: nn.Module, inputs: Any, *, samples: int, seed: int = 
     draws = RunDraws(seed, device)
     for sample in range(samples):
         draws.step = sample
-        with (
-            _random_alone(model),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            Keyed(draws),
-        ):
+        with _random_alone(model), Keyed(draws):
             # what the mode doesn't cover, such as dropout inside of torch's recurrent layers
             torch.manual_seed(seed32(seed, "sample", sample))
             output = model(*arguments)
@@ -116,9 +114,10 @@ def sampled_outputs(model: nn.Module, inputs: Any, *, samples: int, seed: int = 
 
 @contextmanager
 def _random_alone(model: nn.Module) -> Iterator[None]:
-    """Everything as in training but what would change the model: running statistics, power iterations."""
-    with evaluating(model):
-        model.train()
+    """Everything as in training but what normalizes by the batch; what a pass changes comes back."""
+    # values of parameters nobody changes in a pass without gradients
+    with untouched(model, parameters=False):
+        begin_training(model)
         for module in model.modules():
             if isinstance(module, (_NormBase, ParametrizationList)):
                 module.eval()

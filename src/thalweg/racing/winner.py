@@ -14,7 +14,8 @@ from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
-from thalweg.lanes.course import steps_an_epoch
+from thalweg.lanes.course import initial_module, steps_an_epoch
+from thalweg.layers.modes import held
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.recipe import Recipe
 from thalweg.streams import seed32
@@ -85,7 +86,10 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
             "loss and metric",
             _objective(loss, metric, prepared, built=model.startswith(_BUILT), averages=averages),
         ),
-        _section("model, with the run's initial weights", f"{_model(model, recipe)}{begins}"),
+        _section(
+            "model, with the run's initial weights",
+            f"{_model(model, recipe)}{begins}{_FROZEN if _holds(recipe, prepared) else ''}",
+        ),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
         _section(
             "training",
@@ -95,6 +99,8 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
         ),
     ]
     code = "\n\n".join(parts)
+    if _holds(recipe, prepared):
+        code = code.replace(_TRAIN, f"{_TRAIN}    for part in frozen:\n        part.training = False\n")
     used = {line for line in (*data.splitlines(), *optimizer.imports) if _is_import(line)}
     for name, line in _IMPORTS.items():
         if re.search(rf"\b{name}[.(]", code):
@@ -117,6 +123,17 @@ _IMPORTS = {
     "balanced_accuracy_score": "from sklearn.metrics import balanced_accuracy_score",
 }
 _BUILT = "nn.Sequential("
+_TRAIN = "    model.train()\n"
+_FROZEN = """
+# These parts are in evaluation mode, and stay so while the others train.
+frozen = [part for part in model.modules() if not part.training]"""
+
+
+def _holds(recipe: Recipe, prepared: Prepared) -> bool:
+    """Whether parts of the model stay in evaluation mode."""
+    factory = models.factory(recipe.model.spec)
+    module = initial_module(factory, prepared.input_shape, prepared.outputs, recipe.training.seed)
+    return bool(held(module))
 
 
 def _beginning(recipe: Recipe) -> str | None:

@@ -1,8 +1,9 @@
 """A number that changes over time: step to factor, in closed form, without state.
 
 A schedule is a frozen dataclass that is called with a step and gives the factor by which a base value is
-multiplied at that step; steps count from 0. Beyond the ``total`` steps that they are made for, :class:`Linear`,
-:class:`Polynomial`, :class:`Cosine`, :class:`OneCycle` and :class:`WarmupStableDecay` keep their final value;
+multiplied at that step; steps count from 0. Beyond the ``total`` steps that they are made for,
+:class:`Linear`, :class:`Polynomial`, :class:`Cosine`, :class:`OneCycle` and :class:`WarmupStableDecay` keep
+their final value;
 :class:`Step`, :class:`Exponential`, :class:`InverseTime` and :class:`InverseSquare` have no end and go on
 falling. Checkpointing a schedule is checkpointing the step. Every schedule works as the function of torch's
 ``LambdaLR``; :class:`Driver` drives any numeric hyperparameter of any torch optimizer. :class:`Plateau` alone

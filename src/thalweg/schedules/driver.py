@@ -24,8 +24,8 @@ class Plateau:
     """Multiply by ``decay`` whenever a metric has stopped getting better, again and again (R5: C s99).
 
     A measurement is better when it beats the best so far by more than ``threshold * abs(best)``, or by more
-    than ``threshold`` with ``relative=False``. NaN is never better, nor is the worst infinity, and every other
-    measurement is better than that. After more than ``patience`` measurements
+    than ``threshold`` with ``relative=False``. NaN is never better, nor is the worst infinity, than which
+    every other measurement is better. After more than ``patience`` measurements
     in a row that aren't better the factor falls, and ``cooldown`` measurements pass before counting begins
     again. It is torch's ``ReduceLROnPlateau`` for any hyperparameter, apart from the optimizer; torch's
     relative threshold has the wrong sign where the best is negative, this one hasn't.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
+from thalweg.layers.modes import begin_training
+from thalweg.layers.untouched import untouched
 
 __all__ = ["RangeTest", "rate_range_test"]
 
@@ -53,7 +54,9 @@ def rate_range_test(
     """Train a few steps while the rate grows geometrically, and take everything back afterwards.
 
     Args:
-        model: trained from the point where it is; it and the optimizer are as before afterwards.
+        model: trained from the point where it is. It and the optimizer are as before afterwards, also where
+            an error ends the test: values, gradients, buffers, modes, options; so are all random generators,
+            those of a DataLoader too. Batches that draw elsewhere go on from where they are.
         batches: (inputs, targets); begun anew where they are fewer than ``steps`` and can be.
         loss: of outputs and targets.
         optimizer: any that takes gradients; its groups keep the ratios of their rates.
@@ -84,17 +87,15 @@ def rate_range_test(
         raise OptionError(f"steps = {steps} aren't enough for a curve: give 2 or more, such as 100")
     if not 0 <= smoothing < 1:
         raise OptionError(f"smoothing = {smoothing} isn't allowed: give a number in [0, 1)")
-    before = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    training = model.training
     first = float(optimizer.param_groups[0]["lr"]) or 1.0
     shares = [float(group["lr"]) / first or 1.0 for group in optimizer.param_groups]
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     mean, best, ended = 0.0, math.inf, "the highest rate was reached"
-    supply = iter(batches)
-    try:
-        model.train()
+    with untouched(model, optimizer, batches):
+        supply = iter(batches)
+        begin_training(model)
         for number in range(steps):
             rate = lowest * (highest / lowest) ** (number / (steps - 1))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
@@ -123,10 +124,6 @@ def rate_range_test(
                 ended = f"the loss exploded at a rate of {rate:.3g}"
                 break
             optimizer.step()
-    finally:
-        model.load_state_dict(before[0])
-        optimizer.load_state_dict(before[1])
-        model.train(training)
     if not losses:
         raise OptionError(f"the loss isn't finite at a rate of {lowest:g}: mend the model or the data first")
     slopes = np.gradient(np.array(smoothed)) if len(smoothed) > 1 else np.zeros(1)

@@ -23,6 +23,7 @@ from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
+from thalweg.layers.modes import begin_training
 from thalweg.models import Factory
 from thalweg.randomness import Keyed, RunDraws
 from thalweg.training.cost import stepper, with_threads
@@ -262,9 +263,9 @@ class _Trial:
     def _alone(self, run: Run, inputs: Tensor, targets: Tensor) -> float:
         shape, outputs = self._prepared.input_shape, self._prepared.outputs
         model = initial_module(self._factory, shape, outputs, run.seed, run.setting.initialization)
-        model.to(self._device)
+        begin_training(model.to(self._device))
         with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(RunDraws(run.seed, self._device)):
-            return float(self._loss(model.train()(inputs), targets))
+            return float(self._loss(model(inputs), targets))
 
 
 def _step_seconds(step: Callable[[], object], seconds: float, device: torch.device) -> float:

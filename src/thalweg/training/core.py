@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.catalogue.entry import Needs
 from thalweg.errors import OptionError
+from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, set_modes
 from thalweg.randomness import RunDraws
 from thalweg.schedules import Driver
 from thalweg.schedules.driver import Factor
@@ -113,6 +114,7 @@ class Training:
         self.skipped = False
         self.counts_work = by_work and needs != "gradient"
         self._rates, self._measured, self._say = rates, measured, say
+        self._modes: Modes | None = None
         self._draws = RunDraws(seed, self.engine.device)
         self._pieces = [RunDraws(seed32(seed, "part", n), self.engine.device) for n in range(1, parts)]
         self._part = 0
@@ -154,6 +156,19 @@ class Training:
         for strategy in self.strategies:
             strategy.before_training(self)
 
+    def train(self) -> Modes:
+        """Put the model into training mode, but for the parts that were in evaluation mode at the beginning.
+
+        Returns:
+            The modes of its parts.
+        """
+        if self._modes is None:
+            self._modes = begin_training(self.model)
+        elif self.model.training is not self._modes[0][1]:
+            # somebody's code has put the whole model into another mode, and left it there
+            set_modes(self._modes)
+        return self._modes
+
     def step(self) -> float:
         """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
         share, self.skipped, self._part = self.share, False, 0
@@ -165,8 +180,7 @@ class Training:
         for rate_factor in self._rate_factors:
             times *= rate_factor()
         self._rates.set(int(self.clock + self.slack), times)
-        if not self.model.training:
-            self.model.train()
+        self.train()
         self._draws.step = self.updates
         for draws in self._pieces:
             draws.step = self.updates
@@ -190,11 +204,11 @@ class Training:
 
     @contextmanager
     def judged(self) -> Iterator[None]:
-        """Hold the model at what is to be judged."""
+        """Hold the model at what is to be judged, in evaluation mode."""
+        self.train()
         self._draws.step, self._part = self.updates, 0
-        with judged_point(self.optimizer), showing(self.strategies, self):
+        with judged_point(self.optimizer), showing(self.strategies, self), evaluating(self.model):
             yield
-        self.model.train()
 
     def finish(self) -> None:
         """Leave in the model what is the result."""
@@ -202,7 +216,7 @@ class Training:
             self.optimizer.eval()  # type: ignore[attr-defined]
         for strategy in self.strategies:
             strategy.finished(self)
-        self.model.eval()
+        end_training(self.model, self.train())
 
     def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
         self.loss = loss
@@ -354,7 +368,7 @@ def advance(training: Training, points: Sequence[int], observer: Observer) -> No
     """
     model, total = training.model, training.total
     slack = training.slack
-    model.train()
+    training.train()
     upcoming = _ahead(points, observer)
     while True:
         here: list[int] = []

@@ -15,6 +15,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Workload
 from thalweg.lanes.course import initial_module
+from thalweg.layers.modes import begin_training
 from thalweg.models import Factory
 from thalweg.training.steps import FORWARD_BACKWARD, Batches, stepping
 
@@ -93,7 +94,8 @@ def measured_passes(
 def _parts(
     factory: Factory, prepared: Prepared, workload: Workload, device: str
 ) -> tuple[torch.nn.Module, objectives.Loss, Callable[[], tuple[object, torch.Tensor]]]:
-    model = initial_module(factory, prepared.input_shape, prepared.outputs, 0).to(device).train()
+    model = initial_module(factory, prepared.input_shape, prepared.outputs, 0).to(device)
+    begin_training(model)
     loss = objectives.loss(workload.loss, prepared.task)
     batches = Batches(len(prepared.train), seed=0, size=workload.batch_size)
     return model, loss, lambda: prepared.train.batch(batches.take(0.0))

@@ -64,7 +64,8 @@ def fit(
     generators, which are as before afterwards. An epoch's ragged rest is dropped.
 
     Args:
-        model: any module; trained where it is, from the weights that it has.
+        model: any module; trained where it is, from the weights that it has. Parts that are in evaluation
+            mode, beside others that aren't, stay so: frozen batch norms keep their statistics.
         data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, a DataLoader, or an iterable of
             batches that can be begun again and again; a batch is ``(inputs, targets)``.
         loss: a name, or a function of outputs and targets that gives the mean over examples.

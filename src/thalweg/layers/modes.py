@@ -1,0 +1,109 @@
+"""Training and evaluation mode, part by part: what a person has set is kept.
+
+``model.train()`` puts every part of a model into training mode, also a batch norm whose statistics somebody
+has frozen by ``eval()``. Whoever trains a model calls :func:`begin_training` instead, and :func:`evaluating`
+where it is only judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+from weakref import WeakSet
+
+from torch import nn
+
+__all__ = [
+    "Modes",
+    "begin_training",
+    "end_training",
+    "evaluating",
+    "held",
+    "kept_modes",
+    "modes_of",
+    "set_modes",
+]
+
+Modes: TypeAlias = list[tuple[nn.Module, bool]]
+"""Every part of a model, and whether it is in training mode."""
+
+# Parts that stayed in evaluation while their model was trained, and then was put into evaluation as a whole.
+_STAYED: WeakSet[nn.Module] = WeakSet()
+
+
+def modes_of(model: nn.Module) -> Modes:
+    """Return the present mode of every part."""
+    return [(part, part.training) for part in model.modules()]
+
+
+def set_modes(modes: Modes) -> None:
+    """Put every part into a mode, those first that hold others.
+
+    By ``train`` and ``eval``, since some layers do more in them, such as to merge low-rank factors.
+    """
+    for part, training in modes:
+        if part.training != training:
+            part.train(training)
+    for part, training in modes:
+        part.training = training
+
+
+def held(model: nn.Module) -> set[nn.Module]:
+    """Return the parts that stay in evaluation while the model is trained, as far as their modes say.
+
+    Those are the parts in evaluation mode; where all are, as in a model that was trained before or is only
+    used, those that stayed so then.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> _ = model[1].eval()
+    >>> held(model) == {model[1]}, held(model.eval())
+    (True, set())
+    """
+    still = {part for part in model.modules() if not part.training}
+    whole = len(still) == sum(1 for _ in model.modules())
+    return {part for part in still if part in _STAYED} if whole else still
+
+
+def begin_training(model: nn.Module) -> Modes:
+    """Put a model into training mode, but for parts that are :func:`held` or that its ``train`` keeps out.
+
+    Returns:
+        The modes, for :func:`set_modes`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    >>> _ = model[1].eval()
+    >>> _ = begin_training(model)
+    >>> [part.training for part in model]
+    [True, False, True]
+    """
+    staying = held(model)
+    model.train()
+    modes = [(part, part.training and part not in staying) for part in model.modules()]
+    set_modes(modes)
+    return modes
+
+
+def end_training(model: nn.Module, modes: Modes) -> None:
+    """Put a model into evaluation mode as a whole, and remember for a next training which parts were held."""
+    for part, training in modes:
+        (_STAYED.discard if training else _STAYED.add)(part)
+    model.eval()
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Put each part of a model back into its own mode afterwards."""
+    modes = modes_of(model)
+    try:
+        yield
+    finally:
+        set_modes(modes)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each part of it back into its own mode afterwards."""
+    with kept_modes(model):
+        model.eval()
+        yield

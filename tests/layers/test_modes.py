@@ -1,0 +1,220 @@
+"""Modes of parts: what a person has frozen stays frozen, wherever our code trains or judges a model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thalweg
+from thalweg import averaging, lanes
+from thalweg.entries import Run, Setting, Workload
+from thalweg.lanes.forward import forward_of
+from thalweg.layers import BatchNorm, sampled_prediction
+from thalweg.layers.modes import begin_training, end_training, evaluating, held
+from thalweg.strategies import Averaging
+from thalweg.training import loop
+
+GENERATOR = torch.Generator().manual_seed(5)
+X = 3 + 2 * torch.randn(64, 4, generator=GENERATOR)
+Y = (X.sum(1) > 12).long()
+
+
+class KeptOut(nn.Sequential):
+    """Its own ``train`` keeps its batch norm in evaluation."""
+
+    def train(self, mode: bool = True) -> KeptOut:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def network(frozen: str, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Sequential:
+    torch.manual_seed(1)
+    made = nn.BatchNorm1d(6) if norm is nn.BatchNorm1d else BatchNorm(6)
+    kind = KeptOut if frozen == "train" else nn.Sequential
+    model = kind(nn.Linear(4, 6), made, nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
+    if frozen == "eval":
+        made.eval()
+    if frozen == "momentum":
+        made.momentum = 0.0
+    return model
+
+
+def statistics(model: nn.Module) -> tuple[Tensor, Tensor]:
+    return model[1].running_mean.clone(), model[1].running_var.clone()  # type: ignore[index]
+
+
+def untouched_statistics(model: nn.Module) -> bool:
+    mean, variance = statistics(model)
+    return torch.equal(mean, torch.zeros(6)) and torch.equal(variance, torch.ones(6))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, BatchNorm])
+@pytest.mark.parametrize("averages", [False, True])
+@pytest.mark.parametrize("frozen", ["eval", "train", "momentum"])
+def test_frozen_statistics_stay_through_training_and_averaging(
+    frozen: str, averages: bool, norm: type[nn.Module]
+) -> None:
+    model = network(frozen, norm)
+    strategies = [Averaging(decay=0.5)] if averages else []
+    fitted = thalweg.fit(
+        model, (X, Y), "cross-entropy", "sgd", "constant", strategies, validation=(X, Y), epochs=2,
+        batch_size=16, evaluations=2,
+    )  # fmt: skip
+    assert untouched_statistics(fitted.model)
+    assert not any(part.training for part in model.modules())
+    # a second training knows what was frozen in the first one, whose end is evaluation mode as a whole
+    thalweg.fit(model, (X, Y), "cross-entropy", "sgd", epochs=1, batch_size=16)
+    assert untouched_statistics(model)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_statistics_that_nobody_froze_are_learnt_also_by_a_model_in_evaluation_mode(averages: bool) -> None:
+    model = network("").eval()
+    thalweg.fit(
+        model, (X, Y), "cross-entropy", "sgd", "constant", [Averaging()] if averages else [], epochs=2,
+        batch_size=16,
+    )  # fmt: skip
+    assert not untouched_statistics(model)
+
+
+def test_a_frozen_norm_is_the_one_by_hand_and_frozen_dropout_drops_nothing() -> None:
+    model = network("eval")
+    model[3].eval()
+    twin = copy.deepcopy(model)
+    thalweg.fit(
+        model, (X, Y), "cross-entropy", "sgd", validation=(X, Y), epochs=1, batch_size=16, seed=2,
+        hyperparameters={"lr": 0.1}, evaluations=4,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    order = torch.from_numpy(thalweg.streams.order(64, seed=2, epoch=0))
+    for begin in range(0, 64, 16):
+        chosen = order[begin : begin + 16]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(X[chosen]), Y[chosen]).backward()
+        optimizer.step()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_mode_set_while_training_stays_over_an_evaluation() -> None:
+    class Freezing(thalweg.strategies.Strategy):
+        name, place = "freezing", 5
+
+        def __init__(self) -> None:
+            self.settings, self.seen = thalweg.strategies.Settings(), []
+
+        def before_step(self, scene: Any) -> None:
+            if scene.updates == 1:
+                scene.model[1].eval()
+            self.seen.append((scene.model[1].training, scene.model.training))
+
+    freezing = Freezing()
+    thalweg.fit(
+        network(""), (X, Y), "cross-entropy", "sgd", "constant", [freezing], validation=(X, Y), epochs=1,
+        batch_size=16, evaluations=4,
+    )  # fmt: skip
+    assert freezing.seen == [(True, True), (False, True), (False, True), (False, True)]
+
+
+@pytest.mark.parametrize("frozen", ["eval", "train", "momentum"])
+def test_estimates_leave_frozen_norms_alone(frozen: str) -> None:
+    model = network(frozen)
+    modes = [part.training for part in model.modules()]
+    assert averaging.estimate_batch_norm(model, [X]) == 0
+    assert untouched_statistics(model)
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_estimates_are_made_for_a_model_in_evaluation_mode_and_beside_a_frozen_norm() -> None:
+    both = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), nn.BatchNorm1d(4))
+    assert averaging.estimate_batch_norm(both.eval(), [X]) == 2
+    both.train()[0].eval()
+    both[2].reset_running_stats()
+    first = both[0].running_mean.clone()
+    assert averaging.estimate_batch_norm(both, [X]) == 1
+    assert torch.equal(both[0].running_mean, first)
+    # behind two norms that have normalized already
+    torch.testing.assert_close(both[2].running_mean, torch.zeros(4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", ["eval", "train", "momentum", ""])
+def test_a_run_of_a_race_is_the_same_in_a_lane_and_alone(frozen: str) -> None:
+    from thalweg import catalogue, data
+    from thalweg.data.examples import TensorExamples
+    from thalweg.data.source import Prepared
+    from thalweg.objectives import Task
+
+    del data
+    examples = TensorExamples(X, Y)
+    prepared = Prepared(
+        train=examples, validation=examples, test=examples, outputs=2, indices={}, input_shape=(4,),
+        task=Task(kind="classification", classes=("0", "1")),
+    )  # fmt: skip
+    work: dict[str, Any] = {
+        "factory": lambda shape, outputs: network(frozen),
+        "prepared": prepared,
+        "workload": Workload(
+            epochs=2, batch_size=16, loss="cross-entropy", metric="accuracy", evaluations=2, loss_bound=1e9
+        ),
+        "catalogue_entries": {"sgd": catalogue.get("sgd")},
+    }
+    runs = [Run(identity="one", setting=Setting(optimizer="sgd", hyperparameters={"lr": 0.1}), seed=3)]
+    kept: dict[str, Any] = {}
+    alone = loop.run(runs[0], **work)
+    lane = lanes.run(runs, **work, collect=lambda outcome, tensors: kept.update(tensors))[0]
+    assert alone.validation_loss == pytest.approx(lane.validation_loss, rel=1e-4)
+    still = torch.equal(kept["1.running_mean"], torch.zeros(6))
+    assert still is (frozen != "")
+
+
+def test_held_parts_have_no_twin_in_lanes() -> None:
+    assert forward_of(network("")).form == "batched"
+    assert forward_of(network("eval")).form == "vmap"
+
+
+def test_sampling_keeps_frozen_parts_still() -> None:
+    model = network("")
+    model[3].eval()
+    assert bool((sampled_prediction(model, X, samples=3).spread == 0).all())
+    model.train()
+    assert bool((sampled_prediction(model, X, samples=3).spread > 0).any())
+
+
+def test_modes_go_through_train_and_eval_of_the_layers() -> None:
+    class Merging(nn.Linear):
+        """As low-rank adapters do: merged into the weight while evaluating."""
+
+        merged = False
+
+        def train(self, mode: bool = True) -> Merging:
+            self.merged = not mode
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(2, 2), nn.Dropout())
+    model[1].eval()
+    assert held(model) == {model[1]}
+    modes = begin_training(model)
+    with evaluating(model):
+        assert model[0].merged
+    assert not model[0].merged
+    assert [part.training for part in model.modules()] == [True, True, False]
+    end_training(model, modes)
+    assert model[0].merged
+    begin_training(model)
+    assert [part.training for part in model.modules()] == [True, True, False]
+    # who trains it as a whole in between has thawed it
+    model.train()
+    begin_training(model)
+    assert all(part.training for part in model.modules())
+
+
+def test_a_head_alone_in_training_mode() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Dropout()).eval()
+    model[1].train()
+    begin_training(model)
+    assert [part.training for part in model.modules()] == [False, False, True]
