@@ -192,7 +192,7 @@ def test_what_a_resume_refuses(tmp_path: Path) -> None:
     assert (out / "results.json").read_bytes() == before
     with pytest.raises(RunDirectoryError, match="exists already"):
         thalweg.train(path, out=out)
-    with pytest.raises(RunDirectoryError, match="--resume needs --out"):
+    with pytest.raises(RunDirectoryError, match="resume=True needs out:"):
         thalweg.train(path, resume=True)
 
 
@@ -250,8 +250,8 @@ def test_recipes_with_mistakes(more: str, words: str) -> None:
         (["schedule.cycles=3", "strategies.snapshots.cycles=5"], "but the schedule has 3"),
         (["strategies.initialization.k=3"], "k is for the schemes sparse"),
         (["optimizer.lr"], "isn't KEY=VALUE"),
-        (["optimizer.lrr=1"], r"--set optimizer.lrr=1: the optimizer 'adam' has no 'lrr'"),
-        (["training.epochs=many"], r"--set training.epochs=many: .*must be a whole number"),
+        (["optimizer.lrr=1"], r"changes=\['optimizer.lrr=1'\]: the optimizer 'adam' has no 'lrr'"),
+        (["training.epochs=many"], r"changes=\['training.epochs=many'\]: .*must be a whole number"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_loaded(changes: list[str], words: str) -> None:

@@ -13,13 +13,20 @@
     ├── SaidElsewhere            as there another process of the same training has said what is wrong
     └── Interrupted              exit 130 Ctrl-C or SIGTERM, after everything was saved
 
-Every message names the thing, its value, the rule it breaks and the remedy, in one sentence.
+Every message names the thing, its value, the rule it breaks and the remedy, in one sentence. A setting is
+named by :func:`option`, which spells it as the person can write it: as an argument in Python, as an option of
+the command, as a key of a recipe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 
 __all__ = [
     "DataError",
@@ -33,6 +40,9 @@ __all__ = [
     "ThalwegError",
     "UserError",
     "nearest",
+    "option",
+    "spelled_as_command",
+    "spelled_as_recipe",
 ]
 
 
@@ -111,3 +121,119 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close:
         return "known: " + ", ".join(names) if names else "there are none"
     return "did you mean " + " or ".join(repr(folded[match]) for match in close) + "?"
+
+
+# How settings are spelled -------------------------------------------------------------------------------
+
+# what the command calls otherwise than the functions do
+_IN_COMMAND = {"changes": "set", "spaces": "space", "types": "type"}
+# given anew for each of their values
+_REPEATED = ("changes", "spaces", "types")
+_IN_RECIPE = {
+    "data": "data.spec",
+    "target": "data.target",
+    "task": "data.task",
+    "missing": "data.missing",
+    "types": "data.types",
+    "model": "model.spec",
+    "loss": "objective.loss",
+    "metric": "objective.metric",
+    "batch_size": "training.batch_size",
+    "epochs": "training.epochs",
+    "seed": "training.seed",
+}
+_NOTHING = object()
+_PLACE = re.compile(r"[A-Z][A-Z.:]*")
+
+# The command is one for the whole process, its threads and what it forks; a recipe is one call's.
+_is_command = False
+_has_recipe: ContextVar[bool] = ContextVar("_has_recipe", default=False)
+
+
+@contextlib.contextmanager
+def spelled_as_command() -> Iterator[None]:
+    """Within it, settings are spelled as options of the command."""
+    global _is_command
+    before, _is_command = _is_command, True
+    try:
+        yield
+    finally:
+        _is_command = before
+
+
+@contextlib.contextmanager
+def spelled_as_recipe() -> Iterator[None]:
+    """Within it, settings that a recipe has are spelled as its keys."""
+    token = _has_recipe.set(True)
+    try:
+        yield
+    finally:
+        _has_recipe.reset(token)
+
+
+def option(name: str, value: object = _NOTHING) -> str:
+    """Spell a setting of ``race``, ``train`` or ``predict`` for a message.
+
+    Args:
+        name: of the argument in Python.
+        value: shown with it; a word in capitals, such as ``"LOW"``, stands for what the person fills in.
+
+    Returns:
+        The spelling that this person can write; values are quoted as that place needs it.
+
+    >>> option("missing", "drop"), option("resume", True), option("types", {"net weight": "ignore"})
+    ("missing='drop'", 'resume=True', "types={'net weight': 'ignore'}")
+    >>> with spelled_as_command():
+    ...     print(option("missing", "drop"), option("types", {"net weight": "ignore"}))
+    --missing drop --type 'net weight=ignore'
+    >>> with spelled_as_recipe():
+    ...     print(option("missing", "drop"), option("types", {"net weight": "ignore"}))
+    data.missing = "drop" data.types = {"net weight" = "ignore"}
+    """
+    if _has_recipe.get() and name in _IN_RECIPE:
+        key = _IN_RECIPE[name]
+        return key if value is _NOTHING else f"{key} = {_as_toml(value)}"
+    if not _is_command:
+        return name if value is _NOTHING else f"{name}={_as_python(value)}"
+    spelled = f"--{_IN_COMMAND.get(name, name).replace('_', '-')}"
+    if value is _NOTHING or value is True:
+        return spelled
+    if isinstance(value, Mapping):
+        words = [f"{key}={_joined(one)}" for key, one in value.items()]
+    elif name in _REPEATED and isinstance(value, list | tuple):
+        words = [str(one) for one in value]
+    else:
+        words = [_joined(value)]
+    return " ".join(f"{spelled} {shlex.quote(word)}" for word in words)
+
+
+def _joined(value: object) -> str:
+    """A value as a word of the command: ranges by a colon, lists by commas."""
+    if isinstance(value, list | tuple):
+        return (":" if isinstance(value, tuple) else ",").join(_joined(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _as_python(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_as_python(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        inside = ", ".join(_as_python(one) for one in value)
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    if isinstance(value, str) and _PLACE.fullmatch(value):
+        return value
+    if isinstance(value, bool | int | str):
+        return repr(value)
+    return f"{value:g}" if isinstance(value, float) else repr(str(value))
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_as_toml(one)}" for key, one in value.items()) + "}"
+    return (
+        value if isinstance(value, str) and _PLACE.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

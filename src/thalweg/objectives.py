@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError, nearest, option
 from thalweg.plugins import load_object
 
 __all__ = ["Loss", "Metric", "Task", "default_loss", "default_metric", "loss", "metric", "names"]
@@ -436,7 +436,9 @@ def default_loss(task: Task) -> str:
         OptionError: the task is custom.
     """
     if task.kind == "custom":
-        raise OptionError("this data doesn't settle the loss; give one with --loss, as 'file.py:function'")
+        raise OptionError(
+            f"this data doesn't settle the loss; give one, as {option('loss', 'file.py:function')}"
+        )
     return "cross-entropy" if task.kind == "classification" else "mse"
 
 
@@ -448,7 +450,7 @@ def default_metric(task: Task) -> str:
     """
     if task.kind == "custom":
         raise OptionError(
-            "this data doesn't settle the metric; give one with --metric, as 'file.py:function'"
+            f"this data doesn't settle the metric; give one, as {option('metric', 'file.py:function')}"
         )
     return "accuracy" if task.kind == "classification" else "rmse"
 

@@ -50,6 +50,6 @@ def test_an_interrupted_race_says_how_to_go_on(number: signal.Signals, engine: s
     assert begun, said
     assert race.returncode == 130, said
     assert said.count("\n") == 1, said
-    assert "--out here --resume" in said
+    assert "--out here and --resume" in said
     assert (tmp_path / "here" / "events.jsonl").exists()
     assert not (tmp_path / "here" / "results.json").exists()

@@ -94,7 +94,7 @@ def test_beyond_each_end_a_recipe_and_make_refuse(subject: Subject) -> None:
             change = f"optimizer.{hyper.name}={spelled}"
             with pytest.raises(RecipeError) as raised:
                 recipe.loads(text(entry, {hyper.name: hyper.default}), changes=[change])
-            assert str(raised.value) == f"--set {change}: optimizer.{told}"
+            assert str(raised.value) == f"changes=[{change!r}]: optimizer.{told}"
 
 
 @every_row

@@ -28,13 +28,13 @@ def test_builtins_equal_their_script(name: str, same_as_script: Same) -> None:
 
 
 def test_builtins_bring_their_target() -> None:
-    with pytest.raises(DataError, match=r"'wine' brings its own target, so --target x doesn't apply"):
+    with pytest.raises(DataError, match=r"'wine' brings its own target, so target='x' doesn't apply"):
         load("wine", target="x")
     with pytest.raises(DataError, match=r"column types are for tables"):
         load("wine", types={"x": "number"})
     with pytest.raises(DataError, match=r"collate function is for a Dataset"):
         load("wine", collate=list)
-    with pytest.raises(OptionError, match=r"--task is 'foo'"):
+    with pytest.raises(OptionError, match=r"^task is 'foo'"):
         load("wine", task="foo")
 
 

@@ -123,7 +123,7 @@ def test_missing_values_are_counted_by_column_and_refused(folder: Path, same_as_
     area = [None if i < 3 else float(i) for i in range(ROWS)]
     city = [None if i == 5 else "ab"[i % 2] for i in range(ROWS)]
     name = write(folder, area=area, city=city)
-    with pytest.raises(DataError, match=r"'area' \(3\), column 'city' \(1\), of 60 rows; say --missing drop"):
+    with pytest.raises(DataError, match=r"'area' \(3\), column 'city' \(1\), of 60 rows; say missing='drop'"):
         load(name, target="price")
     dropped = load(name, target="price", missing="drop")
     assert dropped.rows == ROWS - 4
@@ -352,7 +352,7 @@ def test_folder_instead_of_a_file(folder: Path) -> None:
 
 def test_target_missing_or_unknown(folder: Path) -> None:
     name = write(folder)
-    with pytest.raises(DataError, match=r"needs --target.*'area', 'rooms'"):
+    with pytest.raises(DataError, match=r"needs target,.*'area', 'rooms'"):
         load(name)
     with pytest.raises(DataError, match=r"no column 'prize'; did you mean 'price'"):
         load(name, target="prize")

@@ -73,7 +73,7 @@ def test_labels_that_do_not_fit() -> None:
     with pytest.raises(DataError, match=r"holds text, such as 'a', so it can't be regressed"):
         read_target(np.array(["a", "b"] * 10), asked="regression")
     with pytest.raises(
-        DataError, match=r"20 different values in 20 rows, too many to be classes; use --task regr"
+        DataError, match=r"20 different values in 20 rows, too many to be classes; use task='regression'"
     ):
         read_target(np.arange(20) / 7, asked="classification")
     with pytest.raises(
@@ -106,7 +106,7 @@ def test_test_part_is_encoded_alike() -> None:
 
 
 def test_unknown_words() -> None:
-    with pytest.raises(OptionError, match=r"--task is 'regresion'; did you mean 'regression'"):
+    with pytest.raises(OptionError, match=r"^task is 'regresion'; did you mean 'regression'"):
         check_options(task="regresion", missing=None)
-    with pytest.raises(OptionError, match=r"--missing is 'mean'"):
+    with pytest.raises(OptionError, match=r"^missing is 'mean'"):
         check_options(task=None, missing="mean")

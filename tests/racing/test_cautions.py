@@ -52,7 +52,7 @@ def test_an_edge_in_half_the_splits() -> None:
     found = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": often})
     assert found["edge"].optimizer == "adam"
     assert "lr at the high end of its space in 3 of 5 splits" in found["edge"].text
-    assert "--space adam.lr=" in found["edge"].text
+    assert "spaces={'adam.lr': (LOW, HIGH)}" in found["edge"].text
     seldom = [winner(r, lr="high") if r < 2 else winner(r) for r in range(5)]
     assert "edge" not in told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": seldom})
 

@@ -51,12 +51,12 @@ def test_a_file_holds_only_what_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "option"),
     [
-        ("trials", 8, "--trials"),
-        ("batch_size", 32, "--batch-size"),
-        ("spaces", {"adam.lr": (1e-4, 0.2)}, "--space"),
-        ("types", {"zip code": "number"}, "--type"),
-        ("optimizers", ["sgd"], "--optimizers"),
-        ("data", "other.csv", "--data"),
+        ("trials", 8, "trials"),
+        ("batch_size", 32, "batch_size"),
+        ("spaces", {"adam.lr": (1e-4, 0.2)}, "spaces"),
+        ("types", {"zip code": "number"}, "types"),
+        ("optimizers", ["sgd"], "optimizers"),
+        ("data", "other.csv", "data"),
     ],
 )
 def test_another_value_is_refused(name: str, value: Any, option: str) -> None:
@@ -102,7 +102,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
     refuse_existing(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     for taken in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(RunDirectoryError, match="--out"):
+        with pytest.raises(RunDirectoryError, match="another out"):
             refuse_existing(taken)
 
 

@@ -358,7 +358,7 @@ def test_ranges_of_starting_points() -> None:
 @pytest.mark.parametrize(
     ("key", "ends", "says"),
     [
-        ("gaussian.scale", (1e-3, 1.0), "write --initializations sparse,gaussian"),
+        ("gaussian.scale", (1e-3, 1.0), r"write initializations=\['sparse', 'gaussian'\]"),
         ("sparse.scal", (1e-3, 1.0), "did you mean 'scale'"),
         ("sparse.k", (0.5, 9.0), r"k is 0\.5, but must be a whole number, at least 1"),
         ("sparse.scale", (0.0, 9.0), "above 0"),

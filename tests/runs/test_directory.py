@@ -62,7 +62,7 @@ def test_folders_above_are_made_and_an_empty_one_is_taken(tmp_path):
 def test_refused_when_it_exists(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    with pytest.raises(RunDirectoryError, match=r"full exists already; .*--resume"):
+    with pytest.raises(RunDirectoryError, match=r"full exists already; .*resume=True"):
         RunDirectory.create(tmp_path / "full", {})
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunDirectoryError, match="is a file"):
@@ -198,7 +198,7 @@ def test_files(run):
 
 
 def test_resume_refusals(tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"there is no run directory .*leave out --resume"):
+    with pytest.raises(RunDirectoryError, match=r"there is no run directory .*leave out resume=True"):
         RunDirectory.resume(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     with pytest.raises(RunDirectoryError, match=r"is no run directory: it has no config.toml"):

@@ -157,7 +157,7 @@ def _child(
     try:
         train(out, strategies, data, resume=resume, optimizer=optimizer)
     except Interrupted as interrupted:
-        os._exit(130 if "everything is saved, and --resume goes on" in str(interrupted) else 1)
+        os._exit(130 if "everything is saved, and resume=True goes on" in str(interrupted) else 1)
     os._exit(0)
 
 
@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
         patched.setattr(torch, "save", full)
         # a busy writer is passed over, and how many saves there are would depend on the machine
         patched.setattr(Writer, "busy", property(lambda writer: writer.wait() is not None))
-        with pytest.raises(RunDirectoryError, match=r"no space left on device.*unharmed.*--resume"):
+        with pytest.raises(RunDirectoryError, match=r"no space left on device.*unharmed.*resume=True"):
             train(out, "averaging")
     ends_alike(out, "averaging")
 

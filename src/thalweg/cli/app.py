@@ -22,7 +22,7 @@ from thalweg.cli.predict import predict
 from thalweg.cli.race import race
 from thalweg.cli.report import report
 from thalweg.cli.train import train
-from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError
+from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError, spelled_as_command
 
 __all__ = ["app", "main", "run"]
 
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     arguments = list(arguments) or ["--help"]
     try:
         _refuse_what_is_no_text(arguments)
-        with _sigterm_as_sigint():
+        with spelled_as_command(), _sigterm_as_sigint():
             code = typer.main.get_command(app).main(
                 args=arguments, prog_name="thalweg", standalone_mode=False, obj=arguments
             )

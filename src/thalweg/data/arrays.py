@@ -18,7 +18,7 @@ from thalweg.data.examples import TensorExamples, as_given
 from thalweg.data.script import assemble, parts, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, encode, fit_target, outputs_of, read_target
-from thalweg.errors import DataError
+from thalweg.errors import DataError, option
 
 __all__ = ["ArraySource", "from_arrays"]
 
@@ -297,13 +297,14 @@ def _refuse(
         if missing is None:
             raise DataError(
                 f"the {called} hold {gone.sum()} missing values{_where(gone)}; "
-                "say --missing drop (leave these rows out) or --missing median"
+                f"say {option('missing', 'drop')} (leave these rows out) or {option('missing', 'median')}"
             )
         if missing == "median" and part == "x":
             if own or x.ndim != 2:
                 raise DataError(
-                    f"the {called} hold {gone.sum()} missing values, and --missing median is for columns of "
-                    "a table or an array in a file; use --missing drop, or fill them yourself"
+                    f"the {called} hold {gone.sum()} missing values, and {option('missing', 'median')} is "
+                    f"for columns of a table or an array in a file; use {option('missing', 'drop')}, or fill "
+                    "them yourself"
                 )
             if gone.all(0).any():
                 raise DataError(
@@ -314,7 +315,9 @@ def _refuse(
     for rowwise in empty.values():
         rows[rowwise] = False
     if not rows.any():
-        raise DataError(f"every row of {what} has missing values; use --missing median, or leave columns out")
+        raise DataError(
+            f"every row of {what} has missing values; use {option('missing', 'median')}, or leave columns out"
+        )
     if not empty:
         return rows, []
     words = [_gone_line(part, x if part == "x" else y) for part in empty]

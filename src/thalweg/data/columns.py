@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from thalweg.errors import DataError, nearest
+from thalweg.errors import DataError, nearest, option
 
 __all__ = ["Columns", "check_values", "read_columns"]
 
@@ -66,7 +66,7 @@ def read_columns(frame: pl.DataFrame, *, target: str, types: Mapping[str, str] |
         if kind not in _KINDS:
             raise DataError(f"the type {kind!r} of column {name!r} isn't known; {nearest(kind, _KINDS)}")
         if name == target:
-            raise DataError(f"the column {name!r} is the target; choose what it is with --task")
+            raise DataError(f"the column {name!r} is the target; choose what it is with {option('task')}")
     columns = Columns()
     for name in frame.columns:
         if name == target:
@@ -101,7 +101,7 @@ def check_values(
     if missing is None and any(gone.values()):
         raise DataError(
             f"{spec} has missing values in {_counted(gone)}, of {len(frame)} rows; "
-            "say --missing drop (leave these rows out) or --missing median"
+            f"say {option('missing', 'drop')} (leave these rows out) or {option('missing', 'median')}"
         )
 
 
@@ -132,7 +132,7 @@ def _inferred(column: pl.Series, columns: Columns) -> str:
     if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
         raise DataError(
             f"the column {name!r} holds {_word(dtype)} values, neither numbers nor text; "
-            f"take it apart in a function of your own, or say --type {name}=ignore"
+            f"take it apart in a function of your own, or say {option('types', {name: 'ignore'})}"
         )
     distinct = there.n_unique()
     if distinct == 1 and len(there) == len(column):
@@ -145,7 +145,7 @@ def _inferred(column: pl.Series, columns: Columns) -> str:
         if dtype.is_integer() and distinct == len(column) >= _SURE and _IDENTIFIER.search(name):
             columns.notes.append(
                 f"the column {name!r} looks like an identifier (every row another whole number); "
-                f"consider --type {name}=ignore"
+                f"consider {option('types', {name: 'ignore'})}"
             )
         return "number"
     text = there.cast(pl.String)
@@ -171,5 +171,6 @@ def _refuse_nearly_numbers(text: pl.Series) -> None:
     if 0 < len(failed) < 0.2 * len(text):
         raise DataError(
             f"the column {text.name!r} holds numbers, but {failed[0]!r} too ({len(failed)} of "
-            f"{len(text)} rows are no numbers); mend it, or say --type {text.name}=category (or =ignore)"
+            f"{len(text)} rows are no numbers); mend it, or say "
+            f"{option('types', {str(text.name): 'category'})}"
         )

@@ -12,7 +12,7 @@ from thalweg.data.files import check_file
 from thalweg.data.npz import read_npz
 from thalweg.data.source import Source
 from thalweg.data.target import check_options
-from thalweg.errors import DataError, nearest
+from thalweg.errors import DataError, nearest, option
 
 __all__ = ["describe", "load"]
 
@@ -21,7 +21,8 @@ def describe() -> dict[str, str]:
     """Return the forms data can be given in, with a line about each."""
     return {
         **builtin.BUILTIN,
-        "table.csv": "a table, with --target COLUMN; also .csv.gz, .tsv, .parquet, .jsonl, .ndjson",
+        "table.csv": f"a table, with {option('target', 'COLUMN')}; also .csv.gz, .tsv, .parquet, .jsonl and "
+        ".ndjson",
         "arrays.npz": "NumPy arrays x and y, or x_train, y_train, x_test and y_test",
         "idx:DIR": "a folder of MNIST-format files, plain or gzipped; keeps its test part",
         "images:DIR": "a folder with a folder of PNG or JPEG images for each class, or train and test "
@@ -83,12 +84,13 @@ def load(
 
         return read_table(Path(data), types=types, **options)
     if types:
-        raise DataError(f"column types are for tables, not for {data!r}; leave --type out")
+        raise DataError(f"column types are for tables, not for {data!r}; leave {option('types')} out")
     if kind == "npz":
         return read_npz(Path(data), spec=data, **options)
     if target is not None:
         raise DataError(
-            f"the data {data!r} brings its own target, so --target {target} doesn't apply; leave it out"
+            f"the data {data!r} brings its own target, so {option('target', target)} doesn't apply; leave it "
+            "out"
         )
     if kind == "idx":
         from thalweg.data.idx import read_idx

@@ -23,7 +23,7 @@ from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, fit_target, outputs_of, read_target
-from thalweg.errors import DataError, nearest
+from thalweg.errors import DataError, nearest, option
 
 __all__ = ["FILLED", "TableSource", "from_frame", "parse_table", "read_table"]
 
@@ -172,7 +172,8 @@ def from_frame(
         raise DataError(f"{spec} has columns but no rows; there is nothing to learn from")
     if target is None:
         raise DataError(
-            f"{spec} needs --target, the column to predict; its columns are {_listed(frame.columns)}"
+            f"{spec} needs {option('target')}, the column to predict; its columns are "
+            f"{_listed(frame.columns)}"
         )
     if target not in frame.columns:
         raise DataError(f"{spec} has no column {target!r}; {nearest(target, frame.columns)}")
@@ -290,7 +291,9 @@ def _drop(
     if not gone:
         return frame, ([], [])
     if not len(kept):
-        raise DataError(f"every row of {spec} has a missing value; use --missing median, or ignore columns")
+        raise DataError(
+            f"every row of {spec} has a missing value; use {option('missing', 'median')}, or ignore columns"
+        )
     what = "a missing value" if missing == "drop" else "no target"
     note = f"{gone} of {len(frame)} rows have {what} and are left out"
     return kept, ([f"frame = frame.drop_nulls({names!r})"], [note])

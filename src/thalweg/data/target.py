@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.data.examples import as_given
-from thalweg.errors import DataError, OptionError, nearest
+from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.objectives import Task
 
 __all__ = ["LEAST_ROWS", "Target", "check_options", "encode", "fit_target", "outputs_of", "read_target"]
@@ -50,12 +50,12 @@ def check_options(*, task: str | None, missing: str | None) -> None:
     Raises:
         OptionError: naming the nearest that are.
     """
-    for option, value, known in (
-        ("--task", task, ("classification", "regression", "custom")),
-        ("--missing", missing, ("drop", "median")),
+    for name, value, known in (
+        ("task", task, ("classification", "regression", "custom")),
+        ("missing", missing, ("drop", "median")),
     ):
         if value is not None and value not in known:
-            raise OptionError(f"{option} is {value!r}; {nearest(value, known)}")
+            raise OptionError(f"{option(name)} is {value!r}; {nearest(value, known)}")
 
 
 def read_target(
@@ -84,14 +84,14 @@ def read_target(
         if asked in ("classification", "regression"):
             raise DataError(
                 f"{called} has shape {list(raw.shape)}, but {asked} needs one value for each example; "
-                "leave --task out and give your own loss and metric"
+                f"leave {option('task')} out and give your own loss and metric"
             )
         return Target(task=Task(kind="custom", target=name), values=raw)
     words = raw.dtype.kind in "OUSb"
     if asked == "regression" and words and raw.dtype.kind != "b":
         raise DataError(
             f"{called} holds text, such as {str(raw[0])!r}, so it can't be regressed; "
-            "choose another target, or --task classification"
+            f"choose another target, or {option('task', 'classification')}"
         )
     kind = asked or ("classification" if words or _few(raw, labelled) else "regression")
     if kind == "classification":
@@ -175,7 +175,11 @@ def _classes(
         if len(classes) > len(raw) / LEAST_ROWS:
             raise DataError(
                 f"{called} has {len(classes)} different values in {len(raw)} rows, too many to be classes; "
-                + ("choose another target" if raw.dtype.kind in "OUS" else "use --task regression")
+                + (
+                    "choose another target"
+                    if raw.dtype.kind in "OUS"
+                    else f"use {option('task', 'regression')}"
+                )
             )
         raise DataError(
             f"the class {classes[rarest]!r} of {called} has {counts[rarest]} of {len(raw)} rows, but a "
@@ -186,13 +190,14 @@ def _classes(
     if asked is None and raw.dtype.kind in "iuf" and not numbered:
         notes.append(
             f"{called} has {len(classes)} different whole numbers, so this is a classification; "
-            "if they are amounts, say --task regression"
+            f"if they are amounts, say {option('task', 'regression')}"
         )
     if counts.max() / counts.min() >= _SKEWED:
         share = counts.max() / counts.sum()
         notes.append(
             f"the classes are skewed: {share:.0%} of the rows are {classes[int(counts.argmax())]!r}, and "
-            f"saying that always would have an accuracy of {share:.3g}; consider --metric balanced-accuracy"
+            f"saying that always would have an accuracy of {share:.3g}; consider "
+            f"{option('metric', 'balanced-accuracy')}"
         )
     plain = raw.dtype == np.int64 and bool((levels == np.arange(len(levels))).all())
     return Target(
@@ -218,7 +223,7 @@ def _numbers(raw: npt.NDArray[Any], name: str | None, called: str, asked: str | 
     if asked is None and raw.dtype.kind in "iu":
         notes.append(
             f"{called} has {len(np.unique(raw))} different whole numbers, so this is a regression; "
-            "if they are classes, say --task classification"
+            f"if they are classes, say {option('task', 'classification')}"
         )
     return Target(task=Task(kind="regression", target=name, spread=spread), values=values, notes=notes)
 

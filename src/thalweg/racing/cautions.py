@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from thalweg.errors import option
 from thalweg.racing import statistics
 from thalweg.racing.results import AxisVerdict, ReplicateWinner, Warning_
 from thalweg.racing.verdict import Evidence
@@ -83,7 +84,7 @@ def _edges(winners: Mapping[str, Sequence[ReplicateWinner]]) -> list[Warning_]:
                 code="edge",
                 optimizer=name,
                 text=f"{name} was best with {where}, so better settings may lie beyond: "
-                f"widen it with --space {key}=LOW:HIGH",
+                f"widen it with {option('spaces', {key: ('LOW', 'HIGH')})}",
             )
         )
     return found
@@ -103,7 +104,8 @@ def _adam(verdict: AxisVerdict) -> list[Warning_]:
             code="adam-behind-momentum",
             optimizer="adam",
             text=f"adam lost to {listed(ahead)} at equal tuning, though it can imitate it: it may be "
-            f"under-tuned, so try more --trials or a wider --space for adam before giving it up",
+            f"under-tuned, so try more {option('trials')} or a wider {option('spaces')} for adam before "
+            "giving it up",
         )
     ]
 
@@ -151,7 +153,7 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
             Warning_(
                 code="too-few-splits",
                 text=f"{start}: {replicates} splits are too few to say how many would settle it; take at "
-                f"least 5 (--splits)",
+                f"least 5 ({option('splits')})",
             )
         ]
     if needed is not None:
@@ -159,7 +161,7 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
             Warning_(
                 code="too-few-splits",
                 text=f"{start}: {replicates} splits are too few; about {max(needed, replicates + 1)} "
-                f"(--splits) would show that two equal optimizers are equal",
+                f"({option('splits')}) would show that two equal optimizers are equal",
             )
         ]
     # with as many splits as one likes, what is left is the noise of the test examples
@@ -170,7 +172,7 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
         Warning_(
             code="too-few-test-examples",
             text=f"{start}, and more splits of the same data can't settle them: {evidence.n_test} test "
-            f"examples are too few; about {_round_up(examples)}{alike} would, or a wider --margin",
+            f"examples are too few; about {_round_up(examples)}{alike} would, or a wider {option('margin')}",
         )
     ]
 

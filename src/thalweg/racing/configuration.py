@@ -7,17 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import OptionError, RunDirectoryError
+from thalweg.errors import OptionError, RunDirectoryError, option
 from thalweg.racing.setup import Options
 
 __all__ = ["merged", "written"]
 
 _OBJECTS = "objects"
-# as the command spells them
-_OPTIONS = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(Options)} | {
-    "spaces": "--space",
-    "types": "--type",
-}
 
 
 def written(options: Options, command: str | None) -> dict[str, Any]:
@@ -69,8 +64,8 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
             now = repr(value) if _can_be_stored(name, value) else f"a Python {type(value).__name__}"
             began = f"{stored[name]!r}" if name in stored else "its default"
             raise OptionError(
-                f"{_OPTIONS[name]} is {now}, but the race in {path} was begun with {began}; "
-                "leave it out to resume, or begin another race with another --out"
+                f"{option(name)} is {now}, but the race in {path} was begun with {began}; "
+                f"leave it out to resume, or begin another race with another {option('out')}"
             )
     return replace(Options(), **{name: _revived(name, value) for name, value in stored.items()})
 

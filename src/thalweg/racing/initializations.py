@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from thalweg.catalogue.entry import Hyperparameter
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError, nearest, option
 from thalweg.initial import SCHEMES
 
 __all__ = ["DEFAULT", "SEARCHED", "chosen", "describe", "words"]
@@ -85,7 +85,7 @@ def chosen(given: Sequence[str] | None) -> tuple[str, ...]:
     """
     names = (DEFAULT,) if given is None else tuple(given)
     if not names:
-        raise OptionError("--initializations is empty; name at least one, such as default")
+        raise OptionError(f"{option('initializations')} is empty; name at least one, such as default")
     for name in names:
         if name not in SEARCHED:
             raise OptionError(f"there is no initialization {name!r}; {nearest(name, SEARCHED)}")

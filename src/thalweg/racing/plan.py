@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thalweg.errors import DataError, OptionError
+from thalweg.errors import DataError, OptionError, option
 from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
 
@@ -48,7 +48,7 @@ def whole_number(name: str, value: object, *, least: int) -> int:
         OptionError: it isn't a whole number, or is too small.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name} is {value!r}, but must be a whole number of at least {least}")
+        raise OptionError(f"{option(name)} is {value!r}, but must be a whole number of at least {least}")
     return value
 
 
@@ -69,9 +69,10 @@ def default_epochs(examples: int, batch_size: int) -> int:
 def check_batch_size(batch_size: int, examples: int) -> None:
     """Refuse a batch larger than the training split."""
     if batch_size > examples:
+        most = 2 ** int(math.log2(max(1, examples)))
         raise DataError(
             f"the training split has {examples} rows, fewer than one batch of {batch_size}; "
-            f"give more rows or --batch-size {max(1, 2 ** int(math.log2(max(1, examples))))} or less"
+            f"give more rows, or {option('batch_size', most)} or less"
         )
 
 
@@ -85,16 +86,18 @@ def check_goal(goal: float, metric: Metric) -> None:
     if not metric.higher_is_better:
         better, beyond, worse = ("at least", goal < metric.best, goal >= metric.worst)
     if not math.isfinite(goal):
-        raise OptionError(f"--goal is {goal:g}, but must be a value of {metric.name}; give a finite number")
+        raise OptionError(
+            f"{option('goal')} is {goal:g}, but must be a value of {metric.name}; give a finite number"
+        )
     if beyond:
         raise OptionError(
-            f"--goal {goal:g} can't be reached: {metric.name} is {better} {metric.best:g} by definition; "
-            f"give a goal on the reachable side of it"
+            f"{option('goal', goal)} can't be reached: {metric.name} is {better} {metric.best:g} by "
+            "definition; give a goal on the reachable side of it"
         )
     if worse:
         raise OptionError(
-            f"--goal {goal:g} is reached by every model: {metric.name} is never worse than {metric.worst:g}; "
-            f"give a better value"
+            f"{option('goal', goal)} is reached by every model: {metric.name} is never worse than "
+            f"{metric.worst:g}; give a better value"
         )
 
 

@@ -20,7 +20,7 @@ from scipy.stats import qmc
 
 from thalweg.catalogue.entry import Entry, Hyperparameter
 from thalweg.entries import Setting
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError, nearest, option
 from thalweg.racing.initializations import DEFAULT, SEARCHED
 from thalweg.racing.ranges import Space, ranges
 from thalweg.racing.results import PlanInfo
@@ -100,7 +100,7 @@ def initialization_spaces(
         if of not in names:
             raise OptionError(
                 f"the search space {key!r} is for {of} weights, which aren't in this race; "
-                f"write --initializations {','.join([*names, of])}"
+                f"write {option('initializations', [*names, of])}"
             )
     return _with_own({name: SEARCHED[name] for name in names}, own)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg import __version__
-from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError
+from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
 from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
@@ -52,7 +52,10 @@ def run_race(
     """
     if resume:
         if out is None:
-            raise RunDirectoryError("--resume needs --out: name the run directory of the race to go on with")
+            raise RunDirectoryError(
+                f"{option('resume', True)} needs {option('out')}: name the run directory of the race to "
+                "go on with"
+            )
         with RunDirectory.resume(out) as directory:
             options = configuration.merged(directory.config(), options, Path(out))
             return _race(understand(options), directory, watcher), directory.path
@@ -81,15 +84,15 @@ def _race(setup: Setup, directory: RunDirectory, watcher: Watcher) -> Results:
     if begun["fingerprint"] != setup.source.fingerprint:
         raise DataError(
             f"{setup.source.spec} has changed since the race in {directory.path} began; "
-            "restore the data, or begin another race with another --out"
+            f"restore the data, or begin another race with another {option('out')}"
         )
     with Interruption() as interruption:
         try:
             return _run(setup, journal, begun, watcher, interruption)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             raise Interrupted(
-                f"interrupted; everything up to here is saved: the same command with "
-                f"--out {directory.path} --resume goes on"
+                "interrupted; everything up to here is saved: the same race with "
+                f"{option('out', directory.path)} and {option('resume', True)} goes on"
             ) from interrupted
 
 

@@ -13,7 +13,7 @@ from thalweg import catalogue, data, models, objectives, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.entries import Workload
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError, nearest, option
 from thalweg.initial import initialize
 from thalweg.lanes.course import initial_module
 from thalweg.objectives import Loss, Metric
@@ -122,23 +122,23 @@ def understand(options: Options) -> Setup:
     asked = _entries(options.optimizers)
     names = _schedules(options.schedules)
     trials = planning.whole_number(
-        "--trials", DEFAULT_TRIALS if options.trials is None else options.trials, least=1
+        "trials", DEFAULT_TRIALS if options.trials is None else options.trials, least=1
     )
-    splits = planning.whole_number("--splits", options.splits, least=2)
-    confirm = planning.whole_number("--confirm", options.confirm, least=1)
-    seed = planning.whole_number("--seed", options.seed, least=0)
+    splits = planning.whole_number("splits", options.splits, least=2)
+    confirm = planning.whole_number("confirm", options.confirm, least=1)
+    seed = planning.whole_number("seed", options.seed, least=0)
     usable_device(options.device)
     if options.engine not in ("auto", "lanes", "loop"):
-        raise OptionError(f"--engine is {options.engine!r}, but must be auto, lanes or loop")
-    for name, value in (("--minutes", options.minutes), ("--margin", options.margin)):
+        raise OptionError(f"{option('engine')} is {options.engine!r}, but must be auto, lanes or loop")
+    for name, value in (("minutes", options.minutes), ("margin", options.margin)):
         if value is not None and not (value > 0 and math.isfinite(value)):
-            raise OptionError(f"{name} is {value!r}, but must be a finite number above 0")
+            raise OptionError(f"{option(name)} is {value!r}, but must be a finite number above 0")
     spaces = pools.spaces(asked, options.spaces or {})
     begins = pools.initialization_spaces(
         initializations.chosen(options.initializations), asked, options.spaces or {}
     )
     if options.data is None:
-        raise OptionError("--data is missing; name a table, a folder or a built-in such as digits")
+        raise OptionError(f"{option('data')} is missing; name a table, a folder or a built-in such as digits")
     source = data.load(
         options.data,
         target=options.target,
@@ -157,13 +157,13 @@ def understand(options: Options) -> Setup:
         planning.check_goal(options.goal, metric)
     examples = len(first.train)
     batch_size = planning.whole_number(
-        "--batch-size",
+        "batch_size",
         planning.default_batch_size(examples) if options.batch_size is None else options.batch_size,
         least=1,
     )
     planning.check_batch_size(batch_size, examples)
     epochs = planning.whole_number(
-        "--epochs",
+        "epochs",
         planning.default_epochs(examples, batch_size) if options.epochs is None else options.epochs,
         least=1,
     )
@@ -231,10 +231,10 @@ def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:
     for spec in [*(name for name in every if name not in named), *named]:
         entry = catalogue.resolve(spec)
         if entry.name in entries:
-            raise OptionError(f"--optimizers names {entry.name!r} twice; name each optimizer once")
+            raise OptionError(f"{option('optimizers')} names {entry.name!r} twice; name each optimizer once")
         entries[entry.name] = entry
     if not entries:
-        raise OptionError("--optimizers is empty; name at least one, such as adam")
+        raise OptionError(f"{option('optimizers')} is empty; name at least one, such as adam")
     return entries
 
 
@@ -269,7 +269,7 @@ def _fitting(
 def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:
     names = tuple(DEFAULT_SCHEDULES if given is None else given)
     if not names:
-        raise OptionError("--schedules is empty; name at least one, such as constant")
+        raise OptionError(f"{option('schedules')} is empty; name at least one, such as constant")
     for name in names:
         if name not in schedules.names():
             raise OptionError(f"there is no schedule {name!r}; {nearest(name, schedules.names())}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from thalweg import catalogue, data, models, objectives, schedules, strategies
-from thalweg.errors import ModelError, OptionError, RecipeError, nearest
+from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
 
@@ -150,7 +150,7 @@ class _Places:
         path = tuple(loc)
         for key, change in self.changes.items():
             if path[: len(key)] == key:
-                return RecipeError(f"--set {change}: {sentence}")
+                return RecipeError(f"{option('changes', [change])}: {sentence}")
         line, column = self.position(loc)
         return RecipeError(f"{self.name}, line {line}, column {column}: {sentence}")
 
@@ -161,7 +161,10 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
     for change in changes:
         key, sign, value = change.partition("=")
         if not sign or not key.strip():
-            raise RecipeError(f"--set {change} isn't KEY=VALUE; write it as --set optimizer.lr=0.01")
+            raise RecipeError(
+                f"{option('changes', [change])} isn't KEY=VALUE; write it as "
+                f"{option('changes', ['optimizer.lr=0.01'])}"
+            )
         try:
             inside = tomllib.loads(f"{key} = {value}")
         except tomllib.TOMLDecodeError:
@@ -170,7 +173,8 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
                 inside = tomllib.loads(f"{key} = {tomli_w.dumps({'v': value.strip()})[4:]}")
             except tomllib.TOMLDecodeError as problem:
                 raise RecipeError(
-                    f"--set {change} isn't KEY=VALUE as in TOML; write it as --set optimizer.lr=0.01"
+                    f"{option('changes', [change])} isn't KEY=VALUE as in TOML; write it as "
+                    f"{option('changes', ['optimizer.lr=0.01'])}"
                 ) from problem
         target: Any = values
         path: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from markupsafe import Markup
 
-from thalweg.errors import RunDirectoryError
+from thalweg.errors import RunDirectoryError, option
 from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables, training
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
@@ -141,6 +141,8 @@ def render_unfinished(directory: Path) -> str:
     return _page(
         "unfinished.html.jinja",
         directory=directory.resolve().name,
+        resume=option("resume", True),
+        out=option("out"),
         command=begun.get("command"),
         started=begun.get("started"),
         stages=tables.stages_so_far(events),

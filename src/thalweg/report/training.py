@@ -12,6 +12,7 @@ from bokeh.plotting import figure
 
 from thalweg import recipe
 from thalweg.equipment import Equipment
+from thalweg.errors import option
 from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
@@ -175,11 +176,11 @@ def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, An
         if members:
             return (
                 f"This ensemble isn't finished: {members} of its members are trained. The same command with "
-                "--resume and this directory as --out goes on."
+                f"{option('resume', True)} and this directory as {option('out')} goes on."
             )
         return (
             f"This training isn't finished: its last evaluation was at step {last:,}. The same command with "
-            "--resume and this directory as --out goes on."
+            f"{option('resume', True)} and this directory as {option('out')} goes on."
         )
     test = results.result.get("test")
     if test is None:

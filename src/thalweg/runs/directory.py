@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from thalweg.errors import RunDirectoryError
+from thalweg.errors import RunDirectoryError, option
 from thalweg.runs.environment import environment
 from thalweg.runs.files import (
     as_json,
@@ -89,7 +89,7 @@ class RunDirectory:
             _remove_empty(made)
             refuse_existing(path)
             raise RunDirectoryError(
-                f"the run directory {path} can't be made ({_reason(problem)}); give another --out"
+                f"the run directory {path} can't be made ({_reason(problem)}); give another {option('out')}"
             ) from problem
 
     @classmethod
@@ -103,11 +103,13 @@ class RunDirectory:
         path = Path(path)
         if not os.path.exists(path):
             raise RunDirectoryError(
-                f"there is no run directory {path} to resume; leave out --resume to begin it"
+                f"there is no run directory {path} to resume; leave out {option('resume', True)} to begin it"
             )
         missing = [name for name in ("config.toml", "events.jsonl") if not os.path.isfile(path / name)]
         if missing:
-            raise RunDirectoryError(f"{path} is no run directory: it has no {missing[0]}; give another --out")
+            raise RunDirectoryError(
+                f"{path} is no run directory: it has no {missing[0]}; give another {option('out')}"
+            )
         try:
             lock = _take_lock(path)
         except BlockingIOError as problem:
@@ -298,7 +300,8 @@ class RunDirectory:
         except OSError as problem:
             raise RunDirectoryError(
                 f"{self.path / name} can't be written ({_reason(problem)}); "
-                "what was there before is unharmed: make room and run again with --resume"
+                "what was there before is unharmed: make room and run again with "
+                f"{option('resume', True)}"
             ) from problem
 
 
@@ -335,14 +338,15 @@ def refuse_existing(path: Path) -> None:
     if os.path.isdir(path):
         if os.listdir(path):
             raise RunDirectoryError(
-                f"the run directory {path} exists already; give another --out, or --resume to go on with it"
+                f"the run directory {path} exists already; give another {option('out')}, or "
+                f"{option('resume', True)} to go on with it"
             )
     elif os.path.lexists(path):
-        raise RunDirectoryError(f"the run directory {path} is a file; give another --out")
+        raise RunDirectoryError(f"the run directory {path} is a file; give another {option('out')}")
     for above in path.parents:
         if os.path.exists(above) and not os.path.isdir(above):
             raise RunDirectoryError(
-                f"the run directory {path} can't be made: {above} is a file; give another --out"
+                f"the run directory {path} can't be made: {above} is a file; give another {option('out')}"
             )
 
 

@@ -9,7 +9,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 import thalweg
-from thalweg.errors import OptionError
+from thalweg.errors import OptionError, option
 
 if TYPE_CHECKING:
     import torch
@@ -92,12 +92,14 @@ def usable_device(name: str, given: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise OptionError(
-            f"--device is {given!r}, but must be one that torch knows; use cpu, cuda, cuda:1 or mps"
+            f"{option('device')} is {given!r}, but must be one that torch knows; use cpu, cuda, cuda:1 or mps"
         ) from error
     try:
         # read back, since a device such as meta holds no numbers
         float(torch.zeros(1, device=device).sum())
     except (RuntimeError, AssertionError) as error:
         said = " ".join(str(error).split())[:100]
-        raise OptionError(f"--device {given!r} can't be used on this machine ({said}); use cpu") from error
+        raise OptionError(
+            f"{option('device', given)} can't be used on this machine ({said}); use cpu"
+        ) from error
     return device

@@ -14,7 +14,16 @@ from pydantic import ValidationError
 
 from thalweg import recipe
 from thalweg.data.source import Prepared, Source
-from thalweg.errors import DataError, Interrupted, OptionError, RunDirectoryError, ThalwegError, UserError
+from thalweg.errors import (
+    DataError,
+    Interrupted,
+    OptionError,
+    RunDirectoryError,
+    ThalwegError,
+    UserError,
+    option,
+    spelled_as_recipe,
+)
 from thalweg.lanes.course import evaluation_points
 from thalweg.recipe import Recipe
 from thalweg.runs.directory import RunDirectory, refuse_existing
@@ -65,7 +74,7 @@ def carry_out(
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: training failed; the directory holds the last good weights.
     """
-    with together(device) as processes, ExitStack() as stack:
+    with spelled_as_recipe(), together(device) as processes, ExitStack() as stack:
         told = Silent() if watcher is None or processes.rank else watcher
         held: list[RunDirectory] = []
 
@@ -77,7 +86,8 @@ def carry_out(
         if resume:
             if out is None:
                 raise RunDirectoryError(
-                    "--resume needs --out: name the run directory of the training to go on with"
+                    f"{option('resume', True)} needs {option('out')}: name the run directory of the training "
+                    "to go on with"
                 )
             path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
             wanted = _same(path, config, wanted)
@@ -85,7 +95,7 @@ def carry_out(
             if made.source.fingerprint != config.get("fingerprint"):
                 raise DataError(
                     f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
-                    "it was, or begin anew with another --out"
+                    f"it was, or begin anew with another {option('out')}"
                 )
         else:
             if wanted is None:
@@ -127,7 +137,7 @@ def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe
         return recipe.loads(recipe.dumps(given), changes=changes) if changes else given
     if given is None:
         if changes:
-            raise OptionError("--set changes a recipe; give the recipe too")
+            raise OptionError(f"{option('changes')} is for a recipe; give the recipe too")
         return None
     return recipe.read(given, changes)
 
@@ -141,7 +151,7 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
     except (KeyError, ValidationError) as problem:
         raise RunDirectoryError(
             f"{path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
-            "bring it back, or begin anew with another --out"
+            f"bring it back, or begin anew with another {option('out')}"
         ) from problem
     if wanted is not None and wanted != begun:
         now, before = (each.model_dump(by_alias=True) for each in (wanted, begun))
@@ -152,7 +162,7 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
         key = f"{table}.{differing[0]}"
         raise OptionError(
             f"the training in {path} was begun with another {key}; leave the recipe out to go on "
-            "with its own, or begin anew with another --out"
+            f"with its own, or begin anew with another {option('out')}"
         )
     return begun
 
@@ -179,7 +189,8 @@ def _train(made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new:
         raise
     except KeyboardInterrupt as problem:
         raise Interrupted(
-            f"interrupted before a step was ended; --resume goes on from what {run.path} holds"
+            f"interrupted before a step was ended; {option('resume', True)} goes on from what {run.path} "
+            "holds"
         ) from problem
     results = deliver(made, fitted, run.directory, run.config)
     if fitted.failed:

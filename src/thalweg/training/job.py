@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import Interrupted, RunDirectoryError, SaidElsewhere, UserError
+from thalweg.errors import Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
 from thalweg.lanes.course import History
 from thalweg.objectives import Metric
 from thalweg.runs.directory import RunDirectory
@@ -236,7 +236,7 @@ class Job:
             self._keeper.wait()
             raise Interrupted(
                 f"interrupted at step {self._training.clock:g} of {self._training.total}; everything is "
-                "saved, and --resume goes on"
+                f"saved, and {option('resume', True)} goes on"
             )
         if due:
             self._save()
@@ -259,7 +259,8 @@ class Job:
             said = " ".join(str(problem).split())[:120]
             raise RunDirectoryError(
                 f"the checkpoint of step {state['step']:g} doesn't fit the model and the optimizer ({said}); "
-                "bring back the code that the training was begun with, or begin anew with another --out"
+                "bring back the code that the training was begun with, or begin anew with another "
+                f"{option('out')}"
             ) from problem
         self.history = History.restore(self._run, self._workload, state["history"])
         self._losses, self._ends = list(state["losses"]), list(state["ends"])

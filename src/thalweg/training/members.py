@@ -18,7 +18,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Setting, Workload
-from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError
+from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
 from thalweg.lanes.course import initial_module
 from thalweg.models import Factory
 from thalweg.runs.interrupt import Interruption
@@ -167,7 +167,9 @@ def train(
             if kept.directory is None:
                 raise
             # between two members, where nothing is under way
-            raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
+            raise Interrupted(
+                f"interrupted; everything is saved, and {option('resume', True)} goes on"
+            ) from problem
     kept.tidy()
     if all(member.failed for member in kept.members.values()):
         raise ThalwegError(
@@ -288,7 +290,9 @@ def in_lanes(
                 collect=collect,
             )
     except Interrupted as problem:
-        raise Interrupted("interrupted; everything is saved, and --resume goes on") from problem
+        raise Interrupted(
+            f"interrupted; everything is saved, and {option('resume', True)} goes on"
+        ) from problem
     finally:
         kept.spent(time.monotonic() - began)
     for outcome in outcomes:

@@ -22,7 +22,7 @@ from torch.nn import parallel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from thalweg.errors import OptionError, SaidElsewhere, ThalwegError
+from thalweg.errors import OptionError, SaidElsewhere, ThalwegError, option
 from thalweg.layers.synchronized import Synchronized
 from thalweg.training.engine import Engine, OneProcess, Precision, laid_down
 
@@ -410,8 +410,8 @@ def together(device: torch.device | str) -> Iterator[Engine]:
         if first is not None:
             raise SaidElsewhere.of(first) from error
         raise ThalwegError(
-            "another process of this training has ended or doesn't answer; --resume goes on from the last "
-            "checkpoint"
+            f"another process of this training has ended or doesn't answer; {option('resume', True)} goes on "
+            "from the last checkpoint"
         ) from error
     except BaseException:
         _first_code(1)

@@ -17,7 +17,7 @@ from thalweg import models
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
 from thalweg.equipment import Equipment, equipped
-from thalweg.errors import ModelError, OptionError, RunDirectoryError
+from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
 from thalweg.runs.files import write_whole
@@ -136,7 +136,8 @@ def predict(
             write_whole(path, predictions.frame().write_csv().encode())
         except OSError as problem:
             raise OptionError(
-                f"the predictions can't be written to {path} ({problem.strerror}); give another --out"
+                f"the predictions can't be written to {path} ({problem.strerror}); give another "
+                f"{option('out')}"
             ) from problem
     return predictions
 
@@ -185,7 +186,8 @@ def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:
     if stored.members:
         if weights in ("best", "snapshots"):
             raise OptionError(
-                f"{folder} holds an ensemble, whose members have no {weights} weights; use --weights result"
+                f"{folder} holds an ensemble, whose members have no {weights} weights; use "
+                f"{option('weights', 'result')}"
             )
         return [f"member-{number}.safetensors" for number in stored.members]
     if weights == "snapshots" and not stored.snapshots:
@@ -202,7 +204,9 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
         UserError: the file is missing, or isn't of this model.
     """
     if not (folder / name).is_file():
-        raise RunDirectoryError(f"{folder / name} isn't there; use --weights result, or train anew")
+        raise RunDirectoryError(
+            f"{folder / name} isn't there; use {option('weights', 'result')}, or train anew"
+        )
     factory = equipped(models.factory(stored.spec), Equipment(**stored.equipment))  # type: ignore[arg-type]
     model: nn.Module = initial_module(factory, tuple(stored.input_shape), stored.outputs, 0)
     taken = from_saved(model, folder / name)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thalweg.averaging.testing import PredictionSettings
-from thalweg.errors import RunDirectoryError
+from thalweg.errors import RunDirectoryError, option
 
 __all__ = [
     "CalibrationRecord",
@@ -215,7 +215,8 @@ def _read(kind: type[_R], path: Path) -> _R:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as problem:
         raise RunDirectoryError(
-            f"{path} isn't there; give the directory of a finished training, or finish it with --resume"
+            f"{path} isn't there; give the directory of a finished training, or finish it with "
+            f"{option('resume', True)}"
         ) from problem
     except OSError as problem:
         raise RunDirectoryError(f"{path} can't be read ({problem.strerror})") from problem

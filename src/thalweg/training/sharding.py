@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor import empty as empty_sharded
 
-from thalweg.errors import RunDirectoryError
+from thalweg.errors import RunDirectoryError, option
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.files import behind, checksum
 from thalweg.training.engine import Engine
@@ -173,7 +173,7 @@ class Shards:
                 shutil.rmtree(place, ignore_errors=True)
             raise RunDirectoryError(
                 f"{place} can't be written ({problem}); what was there before is unharmed: make room and run "
-                "again with --resume"
+                f"again with {option('resume', True)}"
             )
         mine = list(place.glob(f"__{self._rank}_*"))
         if self._rank == 0:
