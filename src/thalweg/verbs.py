@@ -78,7 +78,8 @@ def race(
         confirm: confirmation seeds for each optimizer in each replicate.
         epochs: passes over the training split; by default as many as make about 700 steps.
         batch_size: examples a step; by default a power of two that grows with the data.
-        minutes: a budget; the plan shrinks to fit it, and says so.
+        minutes: a budget; the plan shrinks to fit it by an estimate, is cut when the clock says so, and tells
+            what was left out. Two splits are always run.
         goal: value of the metric whose reaching is timed; by default the best untuned optimizer's.
         margin: differences below it don't matter; by default the metric's usual one.
         seed: of everything random.

@@ -14,6 +14,8 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.lanes.course import evaluation_points
 from thalweg.racing import assemble, finish, stages
+from thalweg.racing.budget import Budget
+from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord, final, ranked
 from thalweg.racing.results import EngineInfo, PlanInfo, Results
 from thalweg.racing.setup import Setup, understand
@@ -47,6 +49,7 @@ class Formula:
         *,
         stage: str,
         halving: Any = None,
+        over: Any = None,
     ) -> dict[str, Outcome]:
         assert key not in self.asked
         self.asked[key] = list(runs)
@@ -95,10 +98,19 @@ def setup() -> Setup:
 def play(
     setup: Setup, score: Score, *, number: int = 0, **changes: Any
 ) -> tuple[ReplicateRecord, Formula, PlanInfo]:
-    plan = setup.plan.model_copy(update={"trials": 16, **changes})
+    plan = planned(setup, **changes)
     engine = Formula(plan, score)
-    record = stages.replicate(number, setup, plan, engine, told=lambda record: None)  # type: ignore[arg-type]
+    record = stages.replicate(number, setup, unlimited(plan, engine), engine, told=lambda record: None)  # type: ignore[arg-type]
     return record, engine, plan
+
+
+def planned(setup: Setup, *, trials: int = 16, **changes: Any) -> PlanInfo:
+    return setup.plan.model_copy(update={"trials": trials, "reserve": trials // 4, **changes})
+
+
+def unlimited(plan: PlanInfo, engine: Formula) -> Budget:
+    """No budget: whatever the clock says, nothing is cut."""
+    return Budget(plan, Cost(step_seconds={}, evaluation_seconds=0.0), engine.journal, print)  # type: ignore[arg-type]
 
 
 def test_pools_are_equal_and_begin_with_the_library_defaults(setup: Setup) -> None:
@@ -353,11 +365,13 @@ def test_the_audit_finds_the_regret_of_a_late_bloomer(setup: Setup) -> None:
 
 
 def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
-    plan = setup.plan.model_copy(update={"trials": 16, **changes})
+    plan = planned(setup, **changes)
     records = []
     for number in range(4):
         engine = Formula(plan, score)
-        records.append(stages.replicate(number, setup, plan, engine, told=lambda record: None))  # type: ignore[arg-type]
+        records.append(
+            stages.replicate(number, setup, unlimited(plan, engine), engine, told=lambda record: None)  # type: ignore[arg-type]
+        )
     engine_info = EngineInfo(
         kind="lanes",
         forward="batched",
@@ -372,7 +386,7 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
     )
     begun: Mapping[str, Any] = {"thalweg": "0", "command": "", "started": "2026-01-01T00:00:00+00:00"}
     return finish.build_results(
-        setup, plan, engine_info, records, begun=begun, test_looks=1,
+        setup, plan, engine_info, records, begun=begun, test_looks=1, cuts=(),
         step_seconds=dict.fromkeys(plan.optimizers, (1.0, 1.0, 1.0)), forward_backward=3.0,
         seconds=1.0, seconds_by_stage={},
     )  # fmt: skip

@@ -131,7 +131,7 @@ def race(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="A budget of time: the cost is estimated first, and the plan made to fit.",
+            help="A budget of time: the plan is made to fit it by an estimate, and cut by the clock.",
             rich_help_panel=_EFFORT,
         ),
     ] = None,

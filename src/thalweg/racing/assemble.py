@@ -172,8 +172,11 @@ def replicate_winners(pools: Sequence[PoolRecord]) -> list[ReplicateWinner]:
 
 
 def rerun_mean(pool: PoolRecord, one: Tried) -> float | None:
-    """Return the mean final validation over a setting's reruns, ``None`` if one of them diverged."""
-    values = [final(outcome) for outcome in pool.reruns[one.outcome.identity]]
+    """Return the mean final validation over a setting's reruns, ``None`` if one of them diverged.
+
+    Of a race that had no time for reruns it is that of the screening.
+    """
+    values = [final(outcome) for outcome in pool.reruns[one.outcome.identity] or [one.outcome]]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
 

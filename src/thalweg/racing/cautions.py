@@ -29,12 +29,13 @@ def warnings(
     epochs: int,
     winners: Mapping[str, Sequence[ReplicateWinner]],
     test_looks: int,
+    cuts: Sequence[str] = (),
 ) -> list[Warning_]:
     """Return what a careful reader has to know, the most particular first.
 
-    Codes: ``edge`` (an optimizer's best setting lies at an end of its space in at least half the
-    replicates), ``adam-behind-momentum``, ``diverged``, ``too-few-splits``, ``too-few-test-examples``,
-    ``test-looks`` (this test data has been scored before), ``scope`` (always).
+    Codes: ``out-of-time`` (the clock cut the plan), ``edge`` (an optimizer's best setting lies at an end of
+    its space in at least half the replicates), ``adam-behind-momentum``, ``diverged``, ``too-few-splits``,
+    ``too-few-test-examples``, ``test-looks`` (this test data has been scored before), ``scope`` (always).
 
     Args:
         evidence: what ``verdict`` was made of.
@@ -45,8 +46,10 @@ def warnings(
         epochs: passes a run.
         winners: optimizer to the winner of each replicate's pool.
         test_looks: how often this test data has been scored, this race included.
+        cuts: what the clock took from the plan, a sentence each.
     """
     return [
+        *(Warning_(code="out-of-time", text=cut) for cut in cuts),
         *_edges(winners),
         *_adam(verdict),
         *_diverged(evidence),

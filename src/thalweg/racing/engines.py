@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
+from thalweg.errors import Interrupted
 from thalweg.lanes.chunks import Progress as LaneProgress
 from thalweg.lanes.chunks import plan as plan_chunks
 from thalweg.lanes.chunks import run as run_lanes
@@ -90,7 +91,7 @@ class Engine:
         self._checkpoints = journal.directory.path / "checkpoints"
         self._plan = plan
         self._workers = workers
-        self._stop = stop
+        self.stop = stop
         self._advanced = advanced
 
     def run(
@@ -102,6 +103,7 @@ class Engine:
         *,
         stage: str,
         halving: Halving | None = None,
+        over: Callable[[], bool] | None = None,
     ) -> dict[str, Outcome]:
         """Train runs, or read their outcomes from the journal.
 
@@ -112,6 +114,8 @@ class Engine:
             workload: what the runs share.
             stage: what they are for.
             halving: stops the worse half of each pool early.
+            over: asked often by runs that aren't lanes; once it says so, and each optimizer has had a run,
+                those not yet at their end are left out, as many of each optimizer.
 
         Returns:
             Outcome by identity.
@@ -134,9 +138,44 @@ class Engine:
         for name, chunk in chunks.items():
             known = name in self.journal and name not in pending
             found |= self._lanes(name, chunk, prepared, workload, stage, halving, told=not known)
+        if alone and halving is None and over is not None:
+            return self._while_time(key, runs, alone, found, prepared, workload, stage, over)
         if alone:
             found |= self._alone(key, alone, prepared, workload, stage, halving)
         return found
+
+    def _while_time(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        alone: Sequence[Run],
+        found: dict[str, Outcome],
+        prepared: Prepared,
+        workload: Workload,
+        stage: str,
+        over: Callable[[], bool],
+    ) -> dict[str, Outcome]:
+        """Runs that aren't lanes, each optimizer's first, then each one's second, until time is over."""
+        places: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        for run in runs:
+            name = run.setting.optimizer
+            places[run.identity] = counts[name] = counts.get(name, -1) + 1
+        decided = f"{key}/left out"
+        rounds = max(counts.values()) + 1
+        if decided in self.journal:
+            rounds = int(self.journal.once("budget", decided, int))
+            alone = [run for run in alone if places[run.identity] < rounds]
+        firsts = {run.identity for run in alone if places[run.identity] == 0}
+        in_turn = sorted(alone, key=lambda run: places[run.identity])
+        found |= self._alone(
+            key, in_turn, prepared, workload, stage, None, over=lambda ended: firsts <= set(ended) and over()
+        )
+        missing = [places[run.identity] for run in runs if run.identity not in found]
+        if missing and decided not in self.journal:
+            rounds = min(missing)
+            self.journal.once("budget", decided, lambda: rounds)
+        return {run.identity: found[run.identity] for run in runs if places[run.identity] < rounds}
 
     def _chunks(self, runs: Sequence[Run], *, whole_pools: bool) -> list[list[Run]]:
         """Divide runs into programs; whole pools where they are held against each other while running."""
@@ -185,7 +224,7 @@ class Engine:
                     chunk=len(runs),
                     watch=watch,
                     checkpoint=Checkpoints(self._checkpoints),
-                    stop=self._stop,
+                    stop=self.stop,
                     eliminate=halving,
                 )
             return self._written(outcomes, began)
@@ -222,7 +261,7 @@ class Engine:
             ended=ended,
             advanced=lambda steps: self._advanced(stage, names[0], steps),
             checkpoint=Checkpoints(self._checkpoints),
-            stop=self._stop,
+            stop=self.stop,
         )
         Checkpoints(self._checkpoints).clear()
 
@@ -234,8 +273,12 @@ class Engine:
         workload: Workload,
         stage: str,
         halving: Halving | None,
+        over: Callable[[Collection[str]], bool] | None = None,
     ) -> dict[str, Outcome]:
-        """One by one, or several processes side by side; with halving, from rung to rung."""
+        """One by one, or several processes side by side; with halving, from rung to rung.
+
+        ``over`` is told which runs have ended; once it says so, the others are left out.
+        """
         found: dict[str, Outcome] = {}
         pending: list[Run] = []
         for run in runs:
@@ -263,6 +306,9 @@ class Engine:
             found.update(self._read(value, stage))
             reached(outcome)
 
+        def time_is_over() -> bool:
+            return over is not None and over(found.keys())
+
         def train(some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None) -> None:
             def watch(progress: LaneProgress) -> None:
                 for outcome in progress.finished:
@@ -278,7 +324,7 @@ class Engine:
                 workers=self._workers,
                 watch=watch,
                 checkpoint=keeper,
-                stop=self._stop,
+                stop=lambda: self.stop() or time_is_over(),
                 until=until,
             )
 
@@ -289,7 +335,12 @@ class Engine:
                 going, stopped = self._judged(going, rung, halving, keeper, workload)
                 for outcome in stopped:
                     finished(outcome)
-        train(going, finished)
+        try:
+            train(going, finished)
+        except Interrupted:
+            if self.stop() or not time_is_over():
+                raise
+            keeper.clear()
         return found
 
     def _judged(

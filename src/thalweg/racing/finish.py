@@ -42,6 +42,7 @@ def build_results(
     *,
     begun: Mapping[str, Any],
     test_looks: int,
+    cuts: Sequence[str],
     step_seconds: StepSeconds,
     forward_backward: float,
     seconds: float,
@@ -56,6 +57,7 @@ def build_results(
         records: one a replicate.
         begun: the event with which the race began.
         test_looks: how often this test data has been scored, this race included.
+        cuts: what the clock took from the plan, a sentence each.
         step_seconds: optimizer to (low, median, high) seconds of a step run alone.
         forward_backward: forward with backward in forward passes, as measured.
         seconds: of the whole race.
@@ -95,6 +97,7 @@ def build_results(
             epochs=plan.epochs,
             winners=winners,
             test_looks=test_looks,
+            cuts=cuts,
         ),
         test_looks=test_looks,
         timing=Timing(

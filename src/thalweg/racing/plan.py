@@ -11,6 +11,7 @@ from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
 
 __all__ = [
+    "KEPT_BACK",
     "Cost",
     "check_batch_size",
     "check_goal",
@@ -18,10 +19,15 @@ __all__ = [
     "default_epochs",
     "estimate_seconds",
     "fit_minutes",
+    "replicate_seconds",
+    "reserve_size",
     "run_counts",
     "spoken_seconds",
     "whole_number",
 ]
+
+KEPT_BACK = 0.1
+"""Part of a budget that no runs get: start-up, verdict and report take time too."""
 
 _TARGET_STEPS = 700
 _FEWEST_TRIALS = 6
@@ -110,17 +116,31 @@ def run_counts(plan: PlanInfo) -> dict[str, int]:
     }
 
 
+def reserve_size(trials: int) -> int:
+    """Return how many of a pool's settings are held back for the second wave: a quarter."""
+    return trials // 4
+
+
+def replicate_seconds(plan: PlanInfo, cost: Cost) -> dict[str, float]:
+    """Return the seconds that each part of one split's procedure will take at this cost.
+
+    Parts: ``first`` and ``second`` wave of the screening, ``rerun``, ``confirm``.
+    """
+    counts = run_counts(plan)
+    evaluation = (plan.evaluations + 1) * cost.evaluation_seconds
+    run = sum(plan.steps * cost.step_seconds[name] + evaluation for name in plan.optimizers)
+    return {
+        "first": (counts["screen"] - plan.reserve) * run,
+        "second": plan.reserve * run,
+        "rerun": counts["rerun"] * run,
+        # these runs evaluate the test split beside the validation split
+        "confirm": counts["confirm"] * (run + len(plan.optimizers) * evaluation),
+    }
+
+
 def estimate_seconds(plan: PlanInfo, cost: Cost) -> float:
     """Return the seconds the whole plan will take at this cost."""
-    counts = run_counts(plan)
-    runs = plan.splits * sum(counts.values())
-    evaluations = plan.evaluations + 1
-    # confirmation runs evaluate the test split beside the validation split
-    extra = plan.splits * counts["confirm"] * evaluations * cost.evaluation_seconds
-    return sum(
-        runs * (plan.steps * cost.step_seconds[name] + evaluations * cost.evaluation_seconds) + extra
-        for name in plan.optimizers
-    )
+    return plan.splits * sum(replicate_seconds(plan, cost).values())
 
 
 def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
@@ -139,8 +159,7 @@ def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
     seconds = estimate_seconds(plan, cost)
     if plan.minutes is None:
         return plan, [f"estimated time: {spoken_seconds(seconds)}"]
-    # a tenth is kept back: start-up, verdict and report take time too
-    budget = 60 * plan.minutes * 0.9
+    budget = 60 * plan.minutes * (1 - KEPT_BACK)
     notes = [f"estimated time as asked: {spoken_seconds(seconds)}; the budget is {plan.minutes:g} min"]
     asked = plan
     for name, least in (("trials", _FEWEST_TRIALS), ("splits", _FEWEST_SPLITS), ("epochs", 1)):
@@ -171,6 +190,8 @@ def _with(plan: PlanInfo, name: str, value: int) -> PlanInfo:
     update: dict[str, object] = {name: value}
     if name == "epochs":
         update["steps"] = plan.steps // plan.epochs * value
+    if name == "trials":
+        update["reserve"] = reserve_size(value)
     return plan.model_copy(update=update)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from thalweg import __version__
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
+from thalweg.racing.budget import Budget
 from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
 from thalweg.racing.engines import Engine
 from thalweg.racing.journal import Journal
@@ -125,12 +127,17 @@ def _run(
     def told(record: ReplicateRecord) -> None:
         watcher.leaderboard(standing.leaderboard([*records, record], plan))
 
+    budget = Budget(plan, cost, journal, watcher.note)
     with Workers(info.processes, info.loop_threads) as workers:
         engine = Engine(
             setup, journal, info, plan, workers=workers, stop=interruption.asked, advanced=meter.advanced
         )
         for number in range(plan.splits):
-            records.append(stages.replicate(number, setup, plan, engine, told=told))
+            record = _replicate(number, setup, budget, engine, interruption, told)
+            if record is None:
+                break
+            records.append(record)
+    plan = budget.plan
     seconds = step_seconds(setup, plan, records, journal)
     goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
     results = finish.build_results(
@@ -140,6 +147,7 @@ def _run(
         records,
         begun=begun,
         test_looks=looked,
+        cuts=budget.cuts,
         step_seconds=seconds,
         forward_backward=forward_backward(setup, journal),
         seconds=journal.elapsed,
@@ -149,6 +157,33 @@ def _run(
         watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
     journal.directory.write_json("results.json", results.model_dump(mode="json"))
     return results
+
+
+def _replicate(
+    number: int,
+    setup: Setup,
+    budget: Budget,
+    engine: Engine,
+    interruption: Interruption,
+    told: Callable[[ReplicateRecord], None],
+) -> ReplicateRecord | None:
+    """Run a split; ``None`` where the budget of time has no room for it, or ran out on the way."""
+    if not budget.next_fits(number):
+        budget.end(number, "; another would have taken longer than there is time")
+        return None
+    if not budget.dropped(number):
+        engine.stop = lambda: interruption.asked() or budget.is_over(number)
+        try:
+            record = stages.replicate(number, setup, budget, engine, told=told)
+        except Interrupted:
+            if interruption.asked() or not budget.is_over(number):
+                raise
+            budget.drop(number)
+        else:
+            budget.done(number)
+            return record
+    budget.end(number, f"; split {number + 1} was under way and is dropped")
+    return None
 
 
 class _Meter:

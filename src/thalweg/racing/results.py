@@ -76,13 +76,17 @@ class ModelInfo(_Record):
 
 
 class PlanInfo(_Record):
-    """What was set before the race began."""
+    """What was set before the race began; with a budget of time, what the clock left of it.
+
+    ``reserve``: how many of the trials are held back for the second wave.
+    """
 
     optimizers: list[str]
     schedules: list[str]
     spaces: dict[str, dict[str, tuple[float, float]]]
     initializations: dict[str, dict[str, tuple[float, float]]] = {"default": {}}
     trials: int
+    reserve: int = 0
     splits: int
     reruns: int
     rerun_seeds: int

@@ -184,6 +184,7 @@ def understand(options: Options) -> Setup:
         spaces={name: space for name, space in spaces.items() if name in entries},
         initializations=begins,
         trials=trials,
+        reserve=planning.reserve_size(trials),
         splits=splits,
         reruns=RERUNS,
         rerun_seeds=RERUN_SEEDS,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting
 from thalweg.racing import pools
+from thalweg.racing.budget import Budget
 from thalweg.racing.elimination import Halving
 from thalweg.racing.engines import Engine
 from thalweg.racing.records import Audit, PoolRecord, ReplicateRecord, Tried, final, ranked
@@ -20,7 +21,7 @@ from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
 from thalweg.streams import seed32
 
-__all__ = ["replicate", "reserve_size"]
+__all__ = ["replicate"]
 
 _AUDITED_AT_RANDOM = 1
 
@@ -28,7 +29,7 @@ _AUDITED_AT_RANDOM = 1
 def replicate(
     number: int,
     setup: Setup,
-    plan: PlanInfo,
+    budget: Budget,
     engine: Engine,
     *,
     told: Callable[[ReplicateRecord], None],
@@ -38,19 +39,21 @@ def replicate(
     Args:
         number: of the replicate, from 0.
         setup: what the race understood.
-        plan: how much of everything.
+        budget: has the plan, how much of everything, and cuts it behind the first wave where time is short.
         engine: runs chunks of runs, and remembers those of an interrupted race.
         told: called after each stage with the record so far.
 
     Returns:
         The record: every setting tried, the reruns of the best three, the winner and its confirmations.
     """
-    prepared = setup.prepared(number)
+    prepared, plan = setup.prepared(number), budget.plan
     record = ReplicateRecord(
         replicate=number,
         pools={name: PoolRecord(optimizer=name, replicate=number) for name in plan.optimizers},
     )
-    _first_wave(record, setup, plan, engine, prepared)
+    _first_wave(record, setup, plan, engine, prepared, over=lambda: budget.first_wave_is_over(number))
+    budget.after_first_wave(number, min(len(pool.tried) for pool in record.pools.values()))
+    plan = budget.plan
     told(record)
     _second_wave(record, setup, plan, engine, prepared)
     if plan.eliminate:
@@ -63,26 +66,32 @@ def replicate(
 
 
 def _first_wave(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+    record: ReplicateRecord,
+    setup: Setup,
+    plan: PlanInfo,
+    engine: Engine,
+    prepared: Prepared,
+    *,
+    over: Callable[[], bool],
 ) -> None:
     drawn_from = {name: pools.choices(plan, name) for name in plan.optimizers}
     settings = {
         name: pools.first_wave(
             setup.entries[name],
             choices,
-            plan.trials - reserve_size(plan.trials),
+            plan.trials - plan.reserve,
             seed=_pool_seed(plan, record, name),
         )
         for name, choices in drawn_from.items()
     }
-    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=1)
+    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=1, over=over)
 
 
 def _second_wave(
     record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
 ) -> None:
     """Spend the reserve: beyond the edge where the best setting so far lies at one, inside otherwise."""
-    if not reserve_size(plan.trials):
+    if not plan.reserve:
         return
     settings = {}
     drawn_from: dict[str, pools.Choices] = {}
@@ -96,17 +105,12 @@ def _second_wave(
         settings[name] = pools.second_wave(
             entry,
             whole,
-            reserve_size(plan.trials),
+            plan.reserve,
             seed=_pool_seed(plan, record, name),
             drawn=len(pool.tried),
             edges=at,
         )
     _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=2)
-
-
-def reserve_size(trials: int) -> int:
-    """Return how many of a pool's settings are held back for the second wave: a quarter."""
-    return trials // 4
 
 
 def _pool_seed(plan: PlanInfo, record: ReplicateRecord, optimizer: str) -> int:
@@ -123,8 +127,12 @@ def _screen(
     drawn_from: Mapping[str, pools.Choices],
     *,
     wave: int,
+    over: Callable[[], bool] | None = None,
 ) -> None:
-    """Run new settings of every pool once, all with the replicate's screening seed."""
+    """Run new settings of every pool once, all with the replicate's screening seed.
+
+    Where time is over before all have run, what is left of each pool is as long as the others' and not empty.
+    """
     r = record.replicate
     seed = seed32(plan.seed, "run", r, "screen")
     runs = {
@@ -143,9 +151,12 @@ def _screen(
         setup.workload(plan),
         stage="screen",
         halving=halving,
+        over=over,
     )
     for name, pool in runs.items():
         for i, run in enumerate(pool):
+            if run.identity not in outcomes:
+                break
             is_default = wave == 1 and i == 0
             record.pools[name].tried.append(
                 Tried(

@@ -1,0 +1,211 @@
+"""What the clock leaves of a plan, by a clock that goes as the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import races
+from thalweg.errors import Interrupted
+from thalweg.racing.budget import Budget
+from thalweg.racing.engines import Engine
+from thalweg.racing.journal import Journal
+from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
+from thalweg.racing.results import PlanInfo, Results
+from thalweg.racing.setup import understand
+from thalweg.racing.watch import Silent
+from thalweg.training import loop
+
+COST = Cost(step_seconds={"sgd": 1e-4, "adam": 1e-4}, evaluation_seconds=1e-4)
+TRIALS, SPLITS = 8, 5
+
+
+class Clock:
+    """Seconds that pass only when something is run."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(Journal, "elapsed", property(lambda journal: made.now))
+    return made
+
+
+@pytest.fixture(scope="module")
+def plan() -> PlanInfo:
+    return understand(races.options(trials=TRIALS, splits=SPLITS)).plan
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], float]) -> None:
+    """Let each call of the engine take its estimate times the pace of its stage."""
+    run = Engine.run
+
+    def timed(self: Engine, key: str, runs: Any, *rest: Any, stage: str, **options: Any) -> Any:
+        outcomes = run(self, key, runs, *rest, stage=stage, **options)
+        parts = replicate_seconds(self._plan, COST)
+        part = {"r": "rerun", "c": "confirm"}.get(stage[0], "first")
+        counted = parts[part] / {"rerun": 9, "confirm": 2}.get(part, TRIALS - TRIALS // 4) / 2
+        clock.now += pace(key) * counted * len(runs)
+        return outcomes
+
+    monkeypatch.setattr(Engine, "run", timed)
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def race(out: Path, minutes: float, **changes: Any) -> tuple[Results, list[str]]:
+    watcher = Noting()
+    with races.engine(changes.pop("kind", "lanes")):
+        results = races.run(out, watcher=watcher, trials=TRIALS, splits=SPLITS, minutes=minutes, **changes)
+    return results, watcher.notes
+
+
+def minutes_for(plan: PlanInfo) -> float:
+    """A budget that the plan as asked for just fits."""
+    return estimate_seconds(plan, COST) / 60 / 0.9 * 1.001
+
+
+def out_of_time(results: Results) -> list[str]:
+    return [warning.text for warning in results.warnings if warning.code == "out-of-time"]
+
+
+def test_a_race_on_time_is_left_alone(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, clock, lambda key: 1.0)
+    results, _ = race(tmp_path / "race", minutes_for(plan))
+    assert (results.plan.splits, results.plan.trials, results.plan.rerun_seeds) == (SPLITS, TRIALS, 3)
+    assert out_of_time(results) == []
+
+
+@pytest.mark.parametrize(("pace", "splits"), [(1.5, 3), (2.0, 2), (2.4, 2)])
+def test_a_slow_race_has_fewer_splits_and_says_so(
+    pace: float, splits: int, tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = minutes_for(plan)
+    slow(monkeypatch, clock, lambda key: pace)
+    results, notes = race(tmp_path / "race", minutes)
+    assert (results.plan.splits, results.plan.trials, results.plan.rerun_seeds) == (splits, TRIALS, 3)
+    assert all(len(each.winners) == splits for each in results.optimizers)
+    (said,) = out_of_time(results)
+    assert said in notes
+    assert said.startswith(f"{splits} of {SPLITS} splits were run; another would have taken longer")
+    assert clock.now <= 60 * minutes
+
+
+def test_two_splits_fit_without_second_waves_and_reruns(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 4 times the estimate two whole splits take 1.6 times the budget; their first waves and ends fit."""
+    minutes = minutes_for(plan)
+    slow(monkeypatch, clock, lambda key: 4.0)
+    results, _ = race(tmp_path / "race", minutes)
+    assert (results.plan.splits, results.plan.trials, results.plan.rerun_seeds) == (2, 6, 0)
+    assert [trial.wave for trial in results.optimizers[0].trials] == 2 * ([0] + 5 * [1])
+    assert results.optimizers[0].tuned_validation[0] is not None
+    words = [
+        "6 of 8 settings an optimizer were tried",
+        "the best settings weren't run again",
+        "2 of 5 splits",
+    ]
+    assert all(said.startswith(word) for said, word in zip(out_of_time(results), words, strict=True))
+    assert clock.now <= 60 * minutes
+
+
+def test_a_split_that_takes_too_long_is_dropped(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, clock, lambda key: 100.0 if key.startswith("r3/screen1") else 1.0)
+    results, _ = race(tmp_path / "race", minutes_for(plan), kind="loop")
+    assert results.plan.splits == 3
+    assert all(len(each.winners) == 3 for each in results.optimizers)
+    (said,) = out_of_time(results)
+    assert said.startswith("3 of 5 splits were run; split 4 was under way and is dropped")
+
+
+def test_runs_one_by_one_stop_when_the_first_wave_has_had_its_time(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each optimizer keeps as many settings, its default among them."""
+    minutes = minutes_for(plan)
+    train = loop.run
+
+    def timed(run: Any, **options: Any) -> Any:
+        outcome = train(run, **options)
+        clock.now += 60 * minutes / 18
+        return outcome
+
+    monkeypatch.setattr("thalweg.training.processes.loop.run", timed, raising=False)
+    monkeypatch.setattr("thalweg.training.processes.run", timed, raising=False)
+    results, _ = race(tmp_path / "race", minutes, kind="loop")
+    assert results.plan.trials < 6
+    for each in results.optimizers:
+        for split in range(results.plan.splits):
+            tried = [trial for trial in each.trials if trial.replicate == split]
+            assert [trial.wave for trial in tried] == [0] + (results.plan.trials - 1) * [1]
+    assert out_of_time(results)[0].startswith(f"{results.plan.trials} of 8 settings an optimizer were tried")
+
+
+def test_a_resumed_race_decides_the_same(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if what is left goes faster than before."""
+    minutes = minutes_for(plan)
+    slow(monkeypatch, clock, lambda key: 4.0)
+    whole, _ = race(tmp_path / "whole", minutes)
+    clock.now = 0.0
+    run = Engine.run
+
+    def interrupted(self: Engine, key: str, *rest: Any, **options: Any) -> Any:
+        if key == "r1/confirm":
+            raise Interrupted("asked for by a test")
+        return run(self, key, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "run", interrupted)
+        with pytest.raises(Interrupted):
+            race(tmp_path / "parts", minutes)
+    clock.now = 0.01
+    with races.engine():
+        resumed = races.run(tmp_path / "parts", resume=True, trials=TRIALS, splits=SPLITS, minutes=minutes)
+    before, after = races.comparable(whole), races.comparable(resumed)
+    for values in (before, after):
+        values["warnings"] = [one for one in values["warnings"] if one["code"] != "test-looks"]
+        del values["test_looks"]
+    assert before == after
+
+
+def test_a_plan_without_minutes_never_looks_at_the_clock(plan: PlanInfo) -> None:
+    class Stopped:
+        @property
+        def elapsed(self) -> float:
+            raise AssertionError("nobody asked for a budget")
+
+        def __contains__(self, key: str) -> bool:
+            return False
+
+    budget = Budget(plan, COST, Stopped(), print)  # type: ignore[arg-type]
+    assert not budget.first_wave_is_over(0)
+    budget.after_first_wave(0, 3)
+    assert budget.next_fits(4)
+    assert not budget.is_over(4)
+    assert budget.plan == plan
+
+
+def test_the_estimate_of_parts_adds_up(plan: PlanInfo) -> None:
+    fitted, _ = fit_minutes(plan, COST)
+    assert sum(replicate_seconds(fitted, COST).values()) * SPLITS == pytest.approx(
+        estimate_seconds(plan, COST)
+    )
