@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import ModelError, OptionError, UserError, nearest
+from thalweg.generators import undisturbed
 from thalweg.layers.modes import begin_training
-from thalweg.layers.untouched import same_generators
 from thalweg.objectives import Loss, Metric
 from thalweg.plugins import is_file_spec, load_object
 
@@ -225,10 +225,10 @@ def check(
     thalweg.errors.ModelError: the model gives shape (8, 5) for 8 examples, but 3 classes need (8, 3)
     """
     count = min(examples, len(prepared.train))
-    inputs, targets = prepared.train.batch(torch.arange(count))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("the model has no trainable parameters; an optimizer would have nothing to do")
-    with same_generators():
+    with undisturbed():
+        inputs, targets = prepared.train.batch(torch.arange(count))
         # A copy, since a batch changes running statistics too.
         trial = copy.deepcopy(model).to(targets.device)
         begin_training(trial)

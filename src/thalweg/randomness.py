@@ -4,6 +4,8 @@ While a :class:`Keyed` mode is active, dropout and its relatives, ``torch.rand``
 take their numbers from a source: the i-th call of a forward pass draws from the stream ``"module/i"`` of
 :mod:`thalweg.streams`, at the number of the step and with the run's seed as its lane. Lanes draw for all
 runs at once and outside of ``vmap``, the ordinary loop draws as it goes, and both get the same numbers.
+
+What nothing replaces draws from generators that :mod:`thalweg.generators` seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg import streams
 
-__all__ = ["Draw", "Keyed", "LaneDraws", "Recorder", "RunDraws", "Site", "keep_mask", "portion"]
+__all__ = [
+    "Draw",
+    "Keyed",
+    "LaneDraws",
+    "Recorder",
+    "RunDraws",
+    "Site",
+    "keep_mask",
+    "portion",
+]
 
 
 class Site(NamedTuple):

@@ -15,6 +15,7 @@ from torch import nn
 from thalweg import schedules
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import DataError, ModelError
+from thalweg.generators import own_generators
 from thalweg.initial import initialize
 from thalweg.models import Factory
 from thalweg.streams import order, seed32
@@ -70,13 +71,13 @@ def initial_module(
 ) -> nn.Module:
     """Build the module of a run: its initial weights are a pure function of the run's seed.
 
-    ``torch.manual_seed(seed32(seed, "initial"))`` inside ``torch.random.fork_rng``, then the factory; then,
-    where a setting has one, its initialization.
+    ``torch.manual_seed(seed32(seed, "initial"))``, then the factory; then, where a setting has one, its
+    initialization. NumPy's and Python's generators are seeded likewise, and all are as before afterwards.
 
     Raises:
         ModelError: what the factory returns isn't a module, or can't be initialized so.
     """
-    with torch.random.fork_rng(devices=[]):
+    with own_generators(seed, "initial"):
         torch.manual_seed(seed32(seed, "initial"))
         module = factory(input_shape, outputs)
     if not isinstance(module, nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from thalweg.generators import undisturbed
 from thalweg.lanes.batched import Batched, missing_elements
 from thalweg.layers.modes import begin_training, set_modes
 from thalweg.objectives import Loss
@@ -77,7 +78,7 @@ class Vmapped:
     def _record(self, tensors: Mapping[str, Tensor], x: Tensor) -> list[Site]:
         recorder = Recorder(x.device)
         first = {name: tensor[0].detach().clone() for name, tensor in tensors.items()}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(recorder):
+        with torch.no_grad(), undisturbed(), Keyed(recorder):
             functional_call(self._module, first, (x,))
         return recorder.sites
 

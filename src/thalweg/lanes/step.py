@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from thalweg import runtimes
 from thalweg.catalogue import Entry
 from thalweg.entries import Run
 from thalweg.errors import ModelError, RuleError
+from thalweg.generators import noticed_draws
 from thalweg.lanes.forward import Forward, lane_losses
 from thalweg.lanes.stack import Stack
 from thalweg.objectives import Loss
@@ -199,7 +201,7 @@ class Program:
             The losses ``[K]`` before the step.
         """
         self.draws.step = t - 1
-        outputs = self.forward(self.stack.tensors, inputs, draw=self.draws, training=True)
+        outputs = self._outputs(inputs)
         losses = self._losses(outputs, targets)
         grads = torch.autograd.grad(losses.sum(), self.stack.parameters, allow_unused=True)
         if self._used is None:
@@ -208,6 +210,20 @@ class Program:
         for group in self.groups:
             group.update(given, t, factors)
         return losses.detach()
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        """Run the training pass; the first one is watched for draws that would be the same in all lanes."""
+        watched: AbstractContextManager[list[str]] = (
+            noticed_draws() if self._used is None else nullcontext([])
+        )
+        with watched as whose:
+            outputs = self.forward(self.stack.tensors, inputs, draw=self.draws, training=True)
+        if whose:
+            raise ModelError(
+                f"the model draws from {' and '.join(whose)} generator, which has no numbers of its own for "
+                "each lane; use the loop engine, or draw by torch.rand and the like"
+            )
+        return outputs
 
     def _begin(self, used: list[int], factors: Floats) -> None:
         # A parameter that takes no part in the loss is left alone, as torch's optimizers leave it.

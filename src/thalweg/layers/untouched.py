@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,29 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from thalweg.generators import undisturbed
 from thalweg.layers.modes import modes_of, set_modes
 
-__all__ = ["same_generators", "untouched"]
-
-
-@contextmanager
-def same_generators(*own: object) -> Iterator[None]:
-    """Give torch's generators, of every device in use, NumPy's and Python's back the state that they had.
-
-    Args:
-        own: torch generators that are to be kept too; or a DataLoader, with those of it and its samplers.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    others = [(generator, generator.get_state()) for generator in _generators(own)]
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(list(range(torch.cuda.device_count())) if cuda else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-            for generator, state in others:
-                generator.set_state(state)
+__all__ = ["untouched"]
 
 
 @contextmanager
@@ -55,7 +35,7 @@ def untouched(
     Args:
         model: any.
         optimizer: over its parameters, where it is stepped.
-        own: what has generators of its own, as for :func:`same_generators`.
+        own: what has generators of its own, as for :func:`thalweg.generators.undisturbed`.
         parameters: whether values of parameters are copied; of no need where nothing changes them.
 
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
@@ -75,7 +55,7 @@ def untouched(
     backs += [_kept(vars(part), seen) for part in parts if not _lazy(part)]
     if optimizer is not None:
         backs.append(_kept(vars(optimizer), seen))
-    with same_generators(*own):
+    with undisturbed(*own):
         try:
             yield
         finally:
@@ -177,14 +157,3 @@ def _kept(value: Any, seen: dict[int, Any]) -> _Back:
         entries = [_kept(item, seen) for item in value]
         return lambda: [entry() for entry in entries] and value
     return lambda: value
-
-
-def _generators(own: tuple[object, ...]) -> Iterator[torch.Generator]:
-    for each in own:
-        if isinstance(each, torch.Generator):
-            yield each
-            continue
-        for name in ("generator", "sampler", "batch_sampler"):
-            inner = getattr(each, name, None)
-            if inner is not None and inner is not each:
-                yield from _generators((inner,))

@@ -14,6 +14,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.entries import Workload
 from thalweg.errors import OptionError, nearest, option
+from thalweg.generators import own_generators
 from thalweg.initial import initialize
 from thalweg.lanes.course import initial_module
 from thalweg.objectives import Loss, Metric
@@ -108,9 +109,10 @@ class Setup:
         """Return the data of one replicate, split and preprocessed."""
         if replicate == 0:
             return self.first
-        return data.prepare(
-            self.source, seed=self.options.seed, replicate=replicate, device=self.options.device
-        )
+        with own_generators(self.options.seed, "data", replicate):
+            return data.prepare(
+                self.source, seed=self.options.seed, replicate=replicate, device=self.options.device
+            )
 
 
 def understand(options: Options) -> Setup:
@@ -119,6 +121,13 @@ def understand(options: Options) -> Setup:
     Raises:
         UserError: anything that can't be used, one sentence each.
     """
+    seed = planning.whole_number("seed", options.seed, least=0)
+    # a Dataset may draw from anybody's generators while it is read
+    with own_generators(seed, "data"):
+        return _understood(options, seed)
+
+
+def _understood(options: Options, seed: int) -> Setup:
     asked = _entries(options.optimizers)
     names = _schedules(options.schedules)
     trials = planning.whole_number(
@@ -126,7 +135,6 @@ def understand(options: Options) -> Setup:
     )
     splits = planning.whole_number("splits", options.splits, least=2)
     confirm = planning.whole_number("confirm", options.confirm, least=1)
-    seed = planning.whole_number("seed", options.seed, least=0)
     usable_device(options.device)
     if options.engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"{option('engine')} is {options.engine!r}, but must be auto, lanes or loop")

@@ -14,6 +14,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.equipment import equipped
 from thalweg.errors import OptionError
+from thalweg.generators import own_generators
 from thalweg.lanes.course import initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
@@ -59,12 +60,14 @@ def assemble(
         _check_shares(wanted, entry, world)
     place = usable_device(device if world == 1 else str(local_device(device)), device)
     if known is None:
-        source = data.load(
-            wanted.data.spec, target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
-            types=wanted.data.types or None,
-        )  # fmt: skip
         seed, replicate = wanted.data.seed, wanted.data.replicate
-        known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
+        # a Dataset may draw from anybody's generators while it is read
+        with own_generators(seed, "data"):
+            source = data.load(
+                wanted.data.spec, target=wanted.data.target, task=wanted.data.task,
+                missing=wanted.data.missing, types=wanted.data.types or None,
+            )  # fmt: skip
+            known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
     source, prepared = known
     if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
         raise OptionError(

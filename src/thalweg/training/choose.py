@@ -18,6 +18,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Workload
 from thalweg.errors import ModelError, OptionError
+from thalweg.generators import undisturbed
 from thalweg.lanes.course import initial_module
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
@@ -65,6 +66,7 @@ class Choice:
     loop_seconds: float | None = None
 
 
+@undisturbed()
 def choose(
     runs: Sequence[Run],
     *,
@@ -264,7 +266,7 @@ class _Trial:
         shape, outputs = self._prepared.input_shape, self._prepared.outputs
         model = initial_module(self._factory, shape, outputs, run.seed, run.setting.initialization)
         begin_training(model.to(self._device))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), Keyed(RunDraws(run.seed, self._device)):
+        with torch.no_grad(), Keyed(RunDraws(run.seed, self._device)):
             return float(self._loss(model(inputs), targets))
 
 

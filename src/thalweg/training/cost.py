@@ -14,6 +14,7 @@ from thalweg import objectives
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Workload
+from thalweg.generators import undisturbed
 from thalweg.lanes.course import initial_module
 from thalweg.layers.modes import begin_training
 from thalweg.models import Factory
@@ -51,7 +52,7 @@ def step_seconds(
         The lowest, the median and the highest of the measurements.
     """
     step = stepper(entry, hyperparameters, factory, prepared, workload, device)
-    with with_threads(threads), torch.random.fork_rng(devices=[]):
+    with with_threads(threads), undisturbed():
         times = _measure(step, repeats, seconds, torch.device(device))
     return min(times), statistics.median(times), max(times)
 
@@ -86,7 +87,7 @@ def measured_passes(
         return 1.0
 
     place = torch.device(device)
-    with with_threads(threads), torch.random.fork_rng(devices=[]):
+    with with_threads(threads), undisturbed():
         ahead = statistics.median(_measure(forward, repeats, seconds, place))
         return statistics.median(_measure(both, repeats, seconds, place)) / ahead
 

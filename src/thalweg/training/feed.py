@@ -21,6 +21,7 @@ from torch.utils.data import (
 
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, as_given, moved
 from thalweg.errors import DataError
+from thalweg.generators import own_generators
 from thalweg.lanes.course import steps_an_epoch
 from thalweg.strategies.base import Keys
 from thalweg.streams import seed32
@@ -267,16 +268,14 @@ class LoaderFeed:
 
     @contextmanager
     def _seeded(self, epoch: int | str) -> Iterator[None]:
-        state, seed = torch.get_rng_state(), seed32(self._seed, "loader", epoch)
-        torch.manual_seed(seed)
-        for owner in (self._loader, getattr(self._loader, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(seed)
-        try:
+        seed = seed32(self._seed, "loader", epoch)
+        with own_generators(self._seed, "loader", epoch):
+            torch.manual_seed(seed)
+            for owner in (self._loader, getattr(self._loader, "sampler", None)):
+                generator = getattr(owner, "generator", None)
+                if isinstance(generator, torch.Generator):
+                    generator.manual_seed(seed)
             yield
-        finally:
-            torch.set_rng_state(state)
 
 
 def feed_of(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,12 +15,12 @@ from torch import Tensor, nn
 
 from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
+from thalweg.generators import generator_states, own_generators, seed_generators, set_generator_states
 from thalweg.lanes.course import History
 from thalweg.objectives import Metric
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.strategies.base import Scores
-from thalweg.streams import seed32
 from thalweg.training.checkpoints import Keeper, keeper_of
 from thalweg.training.core import Training, advance, copied
 from thalweg.training.cost import with_threads
@@ -31,7 +29,7 @@ from thalweg.training.feed import LoaderFeed
 from thalweg.training.scoring import score
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
 
-__all__ = ["Fitted", "Job", "own_generators"]
+__all__ = ["Fitted", "Job"]
 
 _NONE = np.empty(0)
 
@@ -123,7 +121,8 @@ class Job:
         self._pace = Pace(self._watcher)
         self._interruption = Interruption(patient=training.engine.world > 1)
         # whoever reads whole batches has to draw alike in all processes
-        self._stream = 0 if isinstance(training.feed, LoaderFeed) else training.engine.rank
+        alike = isinstance(training.feed, LoaderFeed) or training.engine.rank == 0
+        self._stream: tuple[int, ...] = () if alike else (training.engine.rank,)
         self.begun = False
 
     def run(self) -> Fitted:
@@ -136,7 +135,7 @@ class Job:
         training = self._training
         try:
             with (
-                own_generators(training.seed, training.engine.device, self._stream),
+                own_generators(training.seed, *self._stream),
                 contextlib.ExitStack() as as_begun,
             ):
                 if not self._take_up(as_begun):
@@ -313,9 +312,9 @@ class Job:
                 "the rest is exact"
             )
         if engine.rank < before:
-            _set_generators(states[engine.rank], device)
+            set_generator_states(states[engine.rank], device)
         else:
-            _seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
+            seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
 
     def _save_best(self) -> None:
         if self._keeper is not None and self._best is not None:
@@ -338,7 +337,7 @@ class Job:
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
                 "threads": torch.get_num_threads(),
-                "generators": self._training.engine.collect(_generators(self._training.engine.device)),
+                "generators": self._training.engine.collect(generator_states(self._training.engine.device)),
             },
         )
 
@@ -418,45 +417,5 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-@contextmanager
-def own_generators(seed: int, device: torch.device, rank: int = 0) -> Iterator[None]:
-    """What still draws from torch's, NumPy's or Python's generators draws from the run's own."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed_generators(seed, *((rank,) if rank else ()))
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])  # noqa: NPY002
-
-
-def _seed_generators(seed: int, *names: int | str) -> None:
-    torch.manual_seed(seed32(seed, "torch", *names))
-    np.random.seed(seed32(seed, "numpy", *names))  # noqa: NPY002
-    random.seed(seed32(seed, "python", *names))
-
-
 def _processes(count: int) -> str:
     return "one process" if count == 1 else f"{count} processes"
-
-
-def _generators(device: torch.device) -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
-    version, words, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
-    }
-
-
-def _set_generators(state: Mapping[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
+from thalweg.generators import generator_states, own_generators, set_generator_states
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
 from thalweg.models import Factory
-from thalweg.streams import seed32
 from thalweg.training.core import Rates, Training, advance
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
@@ -105,7 +104,7 @@ def run(
         run=run, training=training, factors=factors, prepared=prepared, workload=workload, watch=watch,
         checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop, until=until,
     )  # fmt: skip
-    with _own_generator(run.seed):
+    with own_generators(run.seed):
         if observer.take_up():
             return observer.history.outcome()
         try:
@@ -230,7 +229,7 @@ class _Observer:
         self._losses, self._ends = list(state["losses"]), list(state["ends"])
         self._factors.load(state["plateaus"], self.history.steps[-1])
         self._factors.look()
-        torch.set_rng_state(state["generator"])
+        set_generator_states(state["generators"], self._training.engine.device)
         return False
 
     def save(self, finished: bool = False) -> None:
@@ -241,7 +240,7 @@ class _Observer:
                 "losses": self._losses,
                 "ends": self._ends,
                 "plateaus": self._factors.state(),
-                "generator": torch.get_rng_state(),
+                "generators": generator_states(self._training.engine.device),
             }
             if finished:
                 state |= {"model": None, "optimizer": None}
@@ -264,11 +263,3 @@ class _Observer:
         blocks = in_blocks(examples, max(self._workload.batch_size, 256))
         surroundings = self._training.surroundings
         return score(self._training.model, blocks, self._loss, self._metric, surroundings)
-
-
-@contextmanager
-def _own_generator(seed: int) -> Iterator[None]:
-    """What still draws from torch's generator draws from the run's own."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed32(seed, "torch"))
-        yield

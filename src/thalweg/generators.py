@@ -1,0 +1,142 @@
+"""Torch's, NumPy's and Python's generators: seeded for a run, watched, saved, and given back.
+
+A Dataset that augments, or a module that calls ``numpy.random``, draws from these. :func:`own_generators` is
+the one place that seeds them all, for every run and whoever carries it out; their states belong to every
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.streams import seed32
+
+__all__ = [
+    "generator_states",
+    "noticed_draws",
+    "own_generators",
+    "seed_generators",
+    "set_generator_states",
+    "undisturbed",
+]
+
+
+@contextmanager
+def undisturbed(*own: object) -> Iterator[None]:
+    """Give torch's generators, of every device in use, NumPy's and Python's back as they were.
+
+    Args:
+        own: torch generators that are given back too; or a DataLoader, with those of it and its samplers.
+
+    >>> before = random.getstate()
+    >>> with undisturbed():
+    ...     _ = random.random()
+    >>> random.getstate() == before
+    True
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # torch.manual_seed seeds every GPU, so every GPU's generator is put back
+    begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if begun else []
+    others = [(generator, generator.get_state()) for generator in _generators(own)]
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+            for generator, state in others:
+                generator.set_state(state)
+
+
+def _generators(own: tuple[object, ...]) -> Iterator[torch.Generator]:
+    for each in own:
+        if isinstance(each, torch.Generator):
+            yield each
+            continue
+        for name in ("generator", "sampler", "batch_sampler"):
+            inner = getattr(each, name, None)
+            if inner is not None and inner is not each:
+                yield from _generators((inner,))
+
+
+@contextmanager
+def own_generators(seed: int, *names: int | str) -> Iterator[None]:
+    """Let everything draw from generators of a run's own, which its seed decides; then give them back.
+
+    Args:
+        seed: of the run.
+        names: what they are for, so that two purposes under one seed draw different numbers.
+
+    >>> with own_generators(3):
+    ...     first = torch.rand(()).item(), np.random.rand(), random.random()
+    >>> with own_generators(3):
+    ...     first == (torch.rand(()).item(), np.random.rand(), random.random())
+    True
+    """
+    with undisturbed():
+        seed_generators(seed, *names)
+        yield
+
+
+def seed_generators(seed: int, *names: int | str) -> None:
+    """Seed torch's (of all devices), NumPy's and Python's generators, each with a number of its own."""
+    torch.manual_seed(seed32(seed, "torch", *names))
+    np.random.seed(seed32(seed, "numpy", *names))  # noqa: NPY002
+    random.seed(seed32(seed, "python", *names))
+
+
+@contextmanager
+def noticed_draws() -> Iterator[list[str]]:
+    """Notice whose generators are drawn from within; the list is filled at the end.
+
+    >>> with noticed_draws() as whose:
+    ...     _ = random.random()
+    >>> whose
+    ["Python's"]
+    """
+    whose: list[str] = []
+    before = generator_states(torch.device("cpu"))
+    yield whose
+    after = generator_states(torch.device("cpu"))
+    for name, called in (("torch", "torch's"), ("numpy", "NumPy's"), ("python", "Python's")):
+        if not _alike(before[name], after[name]):
+            whose.append(called)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list):
+        return all(_alike(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators, as plain values and tensors that a checkpoint can hold."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+    }
+
+
+def set_generator_states(state: Mapping[str, Any], device: torch.device) -> None:
+    """Take over what :func:`generator_states` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
