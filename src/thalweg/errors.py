@@ -9,7 +9,8 @@
     │   ├── ModelError                    a model that can't be built, or doesn't fit the task
     │   ├── RuleError                     an update rule that can't be traced, an unknown optimizer
     │   ├── RecipeError                   a recipe file, with line and column
-    │   └── RunDirectoryError             a run directory that exists, is missing or can't be written
+    │   ├── RunDirectoryError             a run directory that exists, is missing or can't be written
+    │   └── TrustError                    code that a run directory names and that nobody here has run before
     ├── SaidElsewhere            as there another process of the same training has said what is wrong
     └── Interrupted              exit 130 Ctrl-C or SIGTERM, after everything was saved
 
@@ -38,6 +39,7 @@ __all__ = [
     "RunDirectoryError",
     "SaidElsewhere",
     "ThalwegError",
+    "TrustError",
     "UserError",
     "nearest",
     "option",
@@ -80,6 +82,10 @@ class RecipeError(UserError):
 
 class RunDirectoryError(UserError):
     """A run directory that exists already, isn't one, or can't be written."""
+
+
+class TrustError(UserError):
+    """Code that a run directory names and that isn't known here, or that has changed since a run began."""
 
 
 class SaidElsewhere(ThalwegError):

@@ -2,6 +2,7 @@
 
 Optimizers, models, data, losses and metrics may all be given this way, so the words of what can go
 wrong are chosen here once: each failure is one sentence that says which file, which line, which error.
+Nothing is run, and no package imported, before :mod:`thalweg.trust` has said that it may.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from thalweg.errors import RuleError, UserError, nearest
+from thalweg import trust
+from thalweg.errors import RuleError, TrustError, UserError, nearest
 
 __all__ = ["is_file_spec", "load_object"]
 
@@ -47,6 +49,7 @@ def load_object(spec: str, what: str = "optimizer", error: type[UserError] = Rul
     Raises:
         UserError: of class ``error``: the spec has no colon or no name, the file or module isn't there,
             it raises when it is run, or it has no such name.
+        TrustError: a run directory names it, and nobody here has run it before; or it has changed.
 
     >>> load_object("torch.optim:SGD").__name__
     'SGD'
@@ -60,8 +63,9 @@ def load_object(spec: str, what: str = "optimizer", error: type[UserError] = Rul
             f"{what} {spec!r} names no object; write 'file.py:name' or 'package.module:name', "
             f"for example {(spec.rstrip(':') or 'file.py') + ':name'!r}"
         )
+    code = trust.admit(spec, what)
     if place.endswith(".py"):
-        module = _load_file(Path(place), spec, what, error)
+        module = _load_file(Path(place), spec, what, error, code)
     else:
         module = _load_module(place, spec, what, error)
     found: object = module
@@ -79,7 +83,9 @@ def _reachable(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _load_file(path: Path, spec: str, what: str, error: type[UserError]) -> ModuleType:
+def _load_file(
+    path: Path, spec: str, what: str, error: type[UserError], code: trust.Code | None
+) -> ModuleType:
     try:
         source = path.read_bytes()
     except FileNotFoundError:
@@ -88,6 +94,8 @@ def _load_file(path: Path, spec: str, what: str, error: type[UserError]) -> Modu
         raise error(f"there is no file {str(path)!r} for the {what} {spec!r}; {hint}") from None
     except OSError as problem:
         raise error(f"{path} can't be read for the {what} {spec!r} ({problem.strerror})") from problem
+    if not trust.same_bytes(code, source):
+        raise TrustError(f"{path} changed while it was read for the {what} {spec!r}; run again")
     path = path.resolve()
     content = hashlib.blake2b(str(path).encode() + b"\0" + source, digest_size=6).hexdigest()
     # The content is in the name: a file that was edited is another module, and objects of the old one

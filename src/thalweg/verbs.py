@@ -53,6 +53,7 @@ def race(
     resume: bool = False,
     watcher: Watcher | None = None,
     command: str | None = None,
+    trust_code: bool = False,
 ) -> Results:
     """Find which optimizer, tuned with this budget, is best on this task.
 
@@ -91,6 +92,7 @@ def race(
         resume: go on with the race in ``out``.
         watcher: told what happens.
         command: how to make this race again, for the report.
+        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         What stands in ``results.json``; the report and the winning recipe lie beside it.
@@ -135,7 +137,9 @@ def race(
         collate=collate,
     )
     watcher = Silent() if watcher is None else watcher
-    results, directory = run_race(options, out=out, resume=resume, watcher=watcher, command=command)
+    results, directory = run_race(
+        options, out=out, resume=resume, watcher=watcher, command=command, trust_code=trust_code
+    )
     watcher.finished(results, report.write(directory))
     return results
 
@@ -150,6 +154,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     watcher: TrainingWatcher | None = None,
     command: str | None = None,
+    trust_code: bool = False,
 ) -> TrainResults:
     """Train what a recipe says, whatever happens; weights, model card, results and report lie in ``out``.
 
@@ -163,6 +168,7 @@ def train(
         checkpoint_seconds: between two checkpoints, which are written beside training.
         watcher: told what happens.
         command: how to make this training again, for the report.
+        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         What stands in ``results.json``.
@@ -194,6 +200,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             watcher=watcher,
             command=command,
+            trust_code=trust_code,
         )
     except ThalwegError as error:
         # a training that failed has left its curves behind

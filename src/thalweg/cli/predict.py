@@ -43,13 +43,21 @@ def predict(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that the run directory names, though it is not known here or has changed.",
+        ),
+    ] = False,
 ) -> None:
     """Predict for new data, prepared as training prepared its own."""
     from thalweg import verbs
 
     predictions = verbs.predict(
-        directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device
-    )
+        directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device,
+        trust_code=trust_code,
+    )  # fmt: skip
     for note in predictions.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"predictions: {out} ({len(predictions.values)} rows)")

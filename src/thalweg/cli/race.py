@@ -181,6 +181,14 @@ def race(
         bool,
         typer.Option("--resume", help="Go on with the race that stands in --out.", rich_help_panel=_RUNNING),
     ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that the run directory names, though it is not known here or has changed.",
+            rich_help_panel=_RUNNING,
+        ),
+    ] = False,
     json: Annotated[
         bool,
         typer.Option(
@@ -233,6 +241,7 @@ def race(
             resume=resume,
             watcher=terminal,
             command=shlex.join(["thalweg", *context.obj]),
+            trust_code=trust_code,
         )
     if json:
         typer.echo(results.model_dump_json(indent=2))

@@ -37,6 +37,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that stands in --out.")
     ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that the run directory names, though it is not known here or has changed.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Between two checkpoints, which are written beside training.", min=0)
@@ -66,6 +73,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             watcher=terminal,
             command=shlex.join(["thalweg", *context.obj]),
+            trust_code=trust_code,
         )
     if json:
         typer.echo(results.model_dump_json(indent=2))

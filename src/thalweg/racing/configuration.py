@@ -10,7 +10,7 @@ from typing import Any
 from thalweg.errors import OptionError, RunDirectoryError, option
 from thalweg.racing.setup import Options
 
-__all__ = ["merged", "written"]
+__all__ = ["merged", "names", "written"]
 
 _OBJECTS = "objects"
 
@@ -68,6 +68,15 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
                 f"leave it out to resume, or begin another race with another {option('out')}"
             )
     return replace(Options(), **{name: _revived(name, value) for name, value in stored.items()})
+
+
+def names(options: Options) -> list[str]:
+    """Return all that is asked for by name: what a person says themselves."""
+    found: list[str] = []
+    for value in _given(options).values():
+        found += [value] if isinstance(value, str) else []
+        found += [each for each in value if isinstance(each, str)] if isinstance(value, list | tuple) else []
+    return found
 
 
 def _given(options: Options) -> dict[str, Any]:

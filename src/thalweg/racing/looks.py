@@ -7,19 +7,17 @@ that scored the same data, over all run directories of this user; it holds finge
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from thalweg.trust import state_folder
 
 __all__ = ["count_and_add", "ledger_path"]
 
 
-def ledger_path() -> Path:
-    """Return the ledger's path: ``$THALWEG_STATE_DIR``, or ``thalweg`` in ``$XDG_STATE_HOME``."""
-    own = os.environ.get("THALWEG_STATE_DIR")
-    if own:
-        return Path(own) / "test-looks.jsonl"
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "thalweg" / "test-looks.jsonl"
+def ledger_path() -> Path | None:
+    """Return the ledger's path, in the state folder, if there is one."""
+    folder = state_folder()
+    return None if folder is None else folder / "test-looks.jsonl"
 
 
 def count_and_add(fingerprint: str, race: str) -> int:
@@ -33,6 +31,8 @@ def count_and_add(fingerprint: str, race: str) -> int:
         race: name that no other race has.
     """
     path = ledger_path()
+    if path is None:
+        return 1
     line = json.dumps({"data": fingerprint, "race": race}) + "\n"
     same = json.dumps({"data": fingerprint})[:-1] + ","
     try:
@@ -45,6 +45,6 @@ def count_and_add(fingerprint: str, race: str) -> int:
                 return known.index(line) + 1
             torn = bool(lines) and not lines[-1].endswith("\n")
             file.write("\n" + line if torn else line)
-    except (OSError, RuntimeError):
+    except OSError:
         return 1
     return len(known) + 1

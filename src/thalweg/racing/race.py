@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thalweg import __version__
+from thalweg import __version__, trust
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
@@ -35,6 +35,7 @@ def run_race(
     resume: bool,
     watcher: Watcher,
     command: str | None,
+    trust_code: bool = False,
 ) -> tuple[Results, Path]:
     """Run a race, or go on with one, and write everything but the report.
 
@@ -44,6 +45,7 @@ def run_race(
         resume: go on with the race in ``out``.
         watcher: told what happens.
         command: how to make this race again.
+        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         The results and the run directory.
@@ -52,20 +54,39 @@ def run_race(
         UserError: something given can't be used.
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
     """
-    if resume:
-        if out is None:
-            raise RunDirectoryError(
-                f"{option('resume', True)} needs {option('out')}: name the run directory of the race to "
-                "go on with"
-            )
-        with RunDirectory.resume(out) as directory:
-            options = configuration.merged(directory.config(), options, Path(out))
-            return _race(understand(options), directory, watcher), directory.path
+    with trust.own(accepted=trust_code, what="race") as gate:
+        if resume:
+            return _go_on(options, out, watcher, gate)
+        return _begin_anew(options, out, watcher, command, gate)
+
+
+def _go_on(
+    options: Options, out: str | Path | None, watcher: Watcher, gate: trust.Gate
+) -> tuple[Results, Path]:
+    if out is None:
+        raise RunDirectoryError(
+            f"{option('resume')} needs {option('out')}: name the run directory of the race to go on with"
+        )
+    with RunDirectory.resume(out) as directory:
+        asked = options
+        options = configuration.merged(directory.config(), asked, Path(out))
+        gate.carries_on(directory.path, directory.code(), stated=configuration.names(asked))
+        setup = understand(options)
+        gate.remember()
+        directory.note_code(gate.written())
+        return _race(setup, directory, watcher), directory.path
+
+
+def _begin_anew(
+    options: Options, out: str | Path | None, watcher: Watcher, command: str | None, gate: trust.Gate
+) -> tuple[Results, Path]:
     if out is not None:
         refuse_existing(Path(out))
     setup = understand(options)
+    gate.remember()
     path = Path(out) if out is not None else _default_path(setup.source.name)
-    with RunDirectory.create(path, configuration.written(options, command)) as directory:
+    config = {**configuration.written(options, command), "code": gate.written()}
+    with RunDirectory.create(path, config) as directory:
         try:
             return _race(setup, directory, watcher), directory.path
         except UserError:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from thalweg import trust
 from thalweg.errors import RunDirectoryError
 
 __all__ = [
@@ -375,12 +376,14 @@ class Results(_Record):
                 f"{path} can't be read ({error.strerror}); give the directory of a finished race"
             ) from error
         try:
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text)
         except ValueError as error:
             raise RunDirectoryError(
                 f"{path} is not a results file of version {SCHEMA_VERSION} "
                 f"({str(error).splitlines()[0]}); run the race again or use the thalweg that wrote it"
             ) from error
+        trust.heard(path.parent, [found.data.model_dump(), found.model.model_dump(), found.plan.model_dump()])
+        return found
 
 
 def schema() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from thalweg import trust
 from thalweg.errors import RunDirectoryError, option
 from thalweg.runs.environment import environment
 from thalweg.runs.files import (
@@ -180,17 +181,38 @@ class RunDirectory:
         return _read_events(self.path / "events.jsonl")[0]
 
     def config(self) -> dict[str, Any]:
-        """Return what :meth:`create` wrote into ``config.toml``.
+        """Return what :meth:`create` wrote into ``config.toml``; code that it names may be a stranger's.
 
         Raises:
             RunDirectoryError: it can't be read.
         """
         try:
-            return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+            values = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise RunDirectoryError(
                 f"{self.path / 'config.toml'} can't be read ({_reason(problem)})"
             ) from problem
+        trust.heard(self.path, values)
+        return values
+
+    def code(self) -> dict[str, dict[str, str]]:
+        """Return the fingerprints of the code that the run was begun with, or was allowed to go on with."""
+        found = dict(self.config().get("code", {}))
+        for event in self.events():
+            if event.get("event") == "code":
+                found |= event["code"]
+        return {
+            str(spec): {str(name): str(sha) for name, sha in files.items()}
+            for spec, files in found.items()
+            if isinstance(files, Mapping)
+        }
+
+    def note_code(self, loaded: Mapping[str, Mapping[str, str]]) -> None:
+        """Write down what code the run goes on with, where that isn't what is known of it."""
+        known = self.code()
+        new = {spec: dict(files) for spec, files in loaded.items() if known.get(spec) != files}
+        if new:
+            self.append({"event": "code", "code": new})
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the directory whole, or leave what was there.

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from thalweg import recipe
+from thalweg import recipe, trust
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import (
     DataError,
@@ -53,6 +53,7 @@ def carry_out(
     checkpoint_seconds: float = 60.0,
     watcher: Watcher | None = None,
     command: str | None = None,
+    trust_code: bool = False,
 ) -> tuple[TrainResults, Path]:
     """Train what a recipe says, or go on with it, and write everything but the report.
 
@@ -65,6 +66,7 @@ def carry_out(
         checkpoint_seconds: between two checkpoints.
         watcher: told what happens.
         command: how to make this training again.
+        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         The results, and the run directory.
@@ -74,13 +76,21 @@ def carry_out(
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: training failed; the directory holds the last good weights.
     """
-    with spelled_as_recipe(), together(device) as processes, ExitStack() as stack:
+    with (
+        spelled_as_recipe(),
+        together(device) as processes,
+        ExitStack() as stack,
+        trust.own(accepted=trust_code) as gate,
+    ):
         told = Silent() if watcher is None or processes.rank else watcher
         held: list[RunDirectory] = []
 
         def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
             held.append(stack.enter_context(directory))
             return directory.path, directory.config()
+
+        def known() -> tuple[dict[str, dict[str, str]], list[str]]:
+            return held[0].code(), sorted(trust.known_code())
 
         wanted = _recipe(given, changes)
         if resume:
@@ -90,6 +100,9 @@ def carry_out(
                     "to go on with"
                 )
             path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
+            # what process 0 knows holds for all, wherever they run
+            recorded, remembered = from_first(processes, known)
+            gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
             wanted = _same(path, config, wanted)
             made = assemble(wanted, device, processes.world)
             if made.source.fingerprint != config.get("fingerprint"):
@@ -112,6 +125,7 @@ def carry_out(
                 "fingerprint": made.source.fingerprint,
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
+                "code": gate.written(),
             }
             place = _place(out, made.source)
             path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
@@ -119,6 +133,9 @@ def carry_out(
             raise DataError(
                 f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
             )
+        if held:
+            gate.remember()
+            held[0].note_code(gate.written())
         run = _Run(directory=held[0] if held else None, path=path, config=config)
         return _train(made, run, checkpoint_seconds, told, new=not resume), path
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 
-from thalweg import recipe
+from thalweg import recipe, trust
 from thalweg.averaging.testing import Activation
 from thalweg.data.source import Prepared
 from thalweg.data.stored import store
@@ -120,6 +120,7 @@ def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ())
         members=list(members),
         prediction=wanted.prediction,
         mirrored=recipe.mirrors(wanted),
+        code=trust.current().written().get(wanted.model.spec, {}),
     )
 
 

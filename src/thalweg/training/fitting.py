@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, objectives, schedules
+from thalweg import catalogue, objectives, schedules, trust
 from thalweg.catalogue.entry import Needs
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
@@ -31,6 +31,7 @@ from thalweg.training.watch import Watcher
 __all__ = ["activation_of", "fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
 
 
+@trust.stated
 def fit(
     model: nn.Module,
     data: Any,
@@ -56,6 +57,7 @@ def fit(
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
     watcher: Watcher | None = None,
+    trust_code: bool = False,
 ) -> Fitted:
     """Train a module; it holds the result afterwards.
 
@@ -92,6 +94,7 @@ def fit(
         resume: go on with the training in ``out``, from its last checkpoint.
         checkpoint_seconds: between two checkpoints, which are written beside training.
         watcher: told what happens.
+        trust_code: with ``resume``, go on though code of your own that is given by name has changed.
 
     Returns:
         The curve, the best evaluation and its weights, the scores of the result.
@@ -350,10 +353,12 @@ def taken_up(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirector
     Raises:
         UserError: it isn't, in one sentence.
     """
+    gate = trust.current()
     if not resume:
-        return RunDirectory.create(path, config)
+        gate.remember()
+        return RunDirectory.create(path, {**config, "code": gate.written()})
     directory = RunDirectory.resume(path)
-    before = directory.config()
+    before = {name: value for name, value in directory.config().items() if name != "code"}
     now = {name: value for name, value in config.items() if value is not None}
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
@@ -367,4 +372,11 @@ def taken_up(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirector
                 f"the training in {path} was begun with {name} = {before.get(name)!r}, not "
                 f"{now.get(name)!r}; give the same, or begin anew with another out"
             )
+    try:
+        gate.carries_on(path, directory.code(), stated=True)
+    except UserError:
+        directory.close()
+        raise
+    gate.remember()
+    directory.note_code(gate.written())
     return directory

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, models, objectives
+from thalweg import catalogue, models, objectives, trust
 from thalweg.averaging import averaged_probabilities
 from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
@@ -61,6 +61,7 @@ class Ensemble:
         return averaged_probabilities(self.models, inputs, activation=self.activation)
 
 
+@trust.stated
 def fit_ensemble(
     model: Any,
     data: Any,
@@ -84,6 +85,7 @@ def fit_ensemble(
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
     watcher: Watcher | None = None,
+    trust_code: bool = False,
 ) -> Ensemble:
     """Train independent models that differ in initial weights, order of examples and every random draw.
 
@@ -107,6 +109,7 @@ def fit_ensemble(
         device: where to train.
         out, resume, checkpoint_seconds: as for :func:`thalweg.fit`.
         watcher: told what happens.
+        trust_code: as for :func:`thalweg.fit`.
 
     Raises:
         UserError: something given can't be used, in one sentence.

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from thalweg import models
+from thalweg import models, trust
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
 from thalweg.equipment import Equipment, equipped
@@ -76,6 +76,7 @@ def predict(
     samples: int | None = None,
     crops: int | None = None,
     device: str = "cpu",
+    trust_code: bool = False,
 ) -> Predictions:
     """Predict for new data.
 
@@ -92,6 +93,8 @@ def predict(
         crops: of images, to average over: 5, 10 with their mirror images, 1 for none; by default what the
             recipe says.
         device: where to compute.
+        trust_code: run the code that ``directory`` names, though nobody has trained with it here, or it has
+            changed since.
 
     Returns:
         The predictions.
@@ -112,14 +115,16 @@ def predict(
     if isinstance(data, (str, Path)):
         given, called = read_new(Path(data), preparation)
     inputs, notes = preparation.apply(given, called)
-    members = [
-        Averaged(
-            load_model(folder, stored, name, device),
-            **stored.prediction.model_dump(),
-            activation=stored.activation,
-        )
-        for name in _files(folder, stored, weights)
-    ]
+    recorded = {stored.spec: stored.code} if stored.code else {}
+    with trust.Gate(directory=folder, recorded=recorded, accepted=trust_code):
+        members = [
+            Averaged(
+                load_model(folder, stored, name, device),
+                **stored.prediction.model_dump(),
+                activation=stored.activation,
+            )
+            for name in _files(folder, stored, weights)
+        ]
     means, spreads, drawn, still = [], [], 1, True
     for part in torch.split(inputs, _BLOCK):
         each = torch.stack([draw.cpu() for member in members for draw in member.draws(part.to(device))])

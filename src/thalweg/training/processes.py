@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from thalweg import trust
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
@@ -240,7 +241,9 @@ class Workers:
             self._data, self._sent = self._written(folder, prepared), prepared
         task = self._data, self._written(folder, rest)
         try:
-            tasks = [(train, *task, runs) for runs in jobs]
+            # code that changes while a race goes on would make its later runs others than its first ones
+            code = trust.current().written()
+            tasks = [(train, *task, runs, code) for runs in jobs]
             stopped = _collect(self._pool, tasks, self._halt, ended, stop, self._told(advanced))
         except BaseException:
             self.close()
@@ -358,14 +361,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(train: _Train, data: Path, common: Path, runs: Sequence[Run]) -> list[Outcome] | None:
+def _work(
+    train: _Train, data: Path, common: Path, runs: Sequence[Run], code: Mapping[str, Mapping[str, str]]
+) -> list[Outcome] | None:
     (halt,) = _HALT
     for old in set(_LOADED) - {data, common}:
         del _LOADED[old]
     try:
         if halt.is_set():
             return None
-        return train(runs, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
+        with trust.Gate(recorded=code, what="race"):
+            return train(runs, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
     except Interrupted:
         return None
 

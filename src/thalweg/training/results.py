@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from thalweg import trust
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.errors import RunDirectoryError, option
 
@@ -185,6 +186,7 @@ class Stored(_Record):
         members: numbers of an ensemble's files.
         prediction: over what predictions are averaged.
         mirrored: whether training saw mirror images too.
+        code: of a model of one's own, the SHA-256 of each file that it was loaded from.
     """
 
     version: Literal[1] = 1
@@ -199,6 +201,7 @@ class Stored(_Record):
     members: list[int] = []
     prediction: PredictionSettings = PredictionSettings()
     mirrored: bool = False
+    code: dict[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Stored:
@@ -212,7 +215,9 @@ class Stored(_Record):
 
 def _read(kind: type[_R], path: Path) -> _R:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        found = kind.model_validate_json(path.read_bytes())
+        trust.heard(path.parent, found.model_dump())
+        return found
     except FileNotFoundError as problem:
         raise RunDirectoryError(
             f"{path} isn't there; give the directory of a finished training, or finish it with "
