@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,10 @@ from thalweg.errors import UserError
 
 Found = dict[str, dict[str, Any]]
 Place = Callable[[Tensor], Tensor]
+
+# how somebody averages gradients: in all closures, and in two of them
+WAYS = ("ddp", "by hand", "fsdp")
+CASES = ("spread out", "split up", "each alone", *WAYS, "whole", "shares")
 
 
 def starts() -> list[Tensor]:
@@ -97,6 +102,74 @@ def split_up(subject: Subject, rank: int, ranks: int) -> list[Tensor]:
     return whole(problem.params)
 
 
+class Small(nn.Module):
+    """As :class:`Problem`, but what FSDP can shard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        self.x, self.y = Problem().x, Problem().y
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layers(x)
+        return found
+
+
+def in_a_plain_loop(subject: Subject, rank: int, ranks: int, way: str) -> list[Tensor]:
+    """Four steps, as somebody writes them who averages gradients, in one of several ways, and no losses."""
+    problem: Problem | Small = Small() if way.startswith("fsdp") else Problem()
+    net: Any = DistributedDataParallel(problem) if way == "ddp" else problem
+    if way == "fsdp":
+        fully_shard(net)
+    size = problem.x.shape[1] // ranks
+    optimizer = subject.make(list(problem.parameters()))
+    part = slice(rank * size, (rank + 1) * size)
+
+    def backward(step: int) -> Tensor:
+        optimizer.zero_grad()
+        # the mean over processes is the whole batch's sum
+        loss = ranks * half_square(net(problem.x[step % 3, part]) - problem.y[step % 3, part])
+        loss.backward()
+        for p in problem.parameters():
+            if way == "by hand" and p.grad is not None:
+                dist.all_reduce(p.grad)
+                p.grad /= ranks
+        return loss
+
+    for step in range(4):
+        optimizer.step(lambda step=step: backward(step))  # type: ignore[misc]
+    return whole(list(problem.parameters()))
+
+
+def through_ddp(subject: Subject, rank: int, ranks: int, way: str) -> list[Tensor]:
+    """Four steps of an optimizer that differentiates by itself what DDP has computed."""
+    problem = Problem()
+    net = DistributedDataParallel(problem) if ranks > 1 else problem
+    size = problem.x.shape[1] // ranks
+    rows = slice(None) if way == "whole" else slice(rank * size, (rank + 1) * size)
+    optimizer = subject.make(problem.params)
+    try:
+        for step in range(4):
+            subject.step(
+                optimizer,
+                lambda now=step % 3: net(problem.x[now, rows]) - problem.y[now, rows],  # type: ignore[misc]
+            )
+    except UserError:
+        assert all(map(torch.equal, problem.params, Problem().params))
+        raise
+    return whole(problem.params)
+
+
+def each_alone(subject: Subject, rank: int) -> list[Tensor]:
+    """As many steps as the process has a number, on a batch of its own: nobody waits for anybody."""
+    problem = Problem()
+    optimizer = subject.make(problem.params)
+    for _ in range(2 * rank):
+        subject.step(optimizer, lambda: problem.residuals(rank))
+    return whole(problem.params)
+
+
 def said_or_done(case: Callable[[], list[Tensor]]) -> list[Tensor] | str:
     try:
         return case()
@@ -122,8 +195,21 @@ def work(rank: int, port: int, folder: str) -> None:
         def place(t: Tensor) -> Tensor:
             return distribute_tensor(t, mesh, [Shard(0) if t.ndim else Replicate()])
 
-        found: Found = {"spread out": {}, "split up": {}}
+        found: Found = {name: {} for name in CASES}
         for subject in CATALOGUE:
+            # first, as long as nobody has to have waited
+            found["each alone"][subject.name] = said_or_done(lambda s=subject: each_alone(s, rank))
+        for subject in CATALOGUE:
+            if subject.needs == "closure":
+                for way in WAYS[: None if subject.name in ("lbfgs", "cg-pr+") else 1]:
+                    found[way][subject.name] = said_or_done(
+                        lambda s=subject, w=way: in_a_plain_loop(s, rank, 2, w)
+                    )
+            elif subject.needs in ("graph", "outputs"):
+                for way in ("whole", "shares"):
+                    found[way][subject.name] = said_or_done(
+                        lambda s=subject, w=way: through_ddp(s, rank, 2, w)
+                    )
             found["spread out"][subject.name] = said_or_done(lambda s=subject: spread_out(s, place))
             found["split up"][subject.name] = said_or_done(lambda s=subject: split_up(s, rank, 2))
         torch.save(found, Path(folder) / f"{rank}.pt")

@@ -65,16 +65,19 @@ class Subject:
         """torch's class of the same name, or None."""
         return getattr(torch.optim, getattr(self.entry.call.target, "__name__", ""), None)
 
-    def closure(self, optimizer: Optimizer, residuals: Callable[[], Tensor]) -> Callable[[], Any]:
+    def closure(
+        self, optimizer: Optimizer, residuals: Callable[[], Tensor], sign: int = 1
+    ) -> Callable[[], Any]:
         """What this optimizer's step is called with, for half the sum of squares of residuals."""
         if self.needs == "outputs":
+            assert sign == 1
             return residuals
         if self.needs == "graph":
-            return lambda: half_square(residuals())
+            return lambda: sign * half_square(residuals())
 
         def with_backward() -> Tensor:
             optimizer.zero_grad()
-            loss = half_square(residuals())
+            loss = sign * half_square(residuals())
             loss.backward()
             return loss
 
@@ -282,7 +285,12 @@ REFUSALS = (
         "one step size goes with one direction over all parameters",
         r"groups differ in \w+ \(.* and .*\), but one step size goes with one direction",
     ),
-    Refusal("maximize", searches, "the line searches are for descent", r"a group sets maximize to True"),
+    Refusal(
+        "maximize",
+        lambda subject: subject.needs == "outputs",
+        "sums of squares and convex losses have no maximum",
+        r"a group sets maximize to True",
+    ),
     Refusal(
         "weight decay",
         without("weight_decay"),

@@ -119,6 +119,13 @@ def test_maximize_climbs(subject: Subject) -> None:
     with promised(subject, "maximize"):
         climbing = subject.make([{"params": up.params, "maximize": True}])
         falling = subject.make(down.params)
+        if subject.needs != "gradient":
+            for step in range(4):
+                high = climbing.step(subject.closure(climbing, lambda now=step: up.residuals(now), -1))
+                low = falling.step(subject.closure(falling, lambda now=step: down.residuals(now)))
+                assert torch.equal(-high, low)
+            assert trees_equal(up.params, down.params)
+            return
         for step in range(6):
             numbered(up.params, step)
             for p, q in zip(up.params, down.params, strict=True):

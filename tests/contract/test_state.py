@@ -133,6 +133,110 @@ def test_hooks_of_state_and_step_are_called(subject: Subject) -> None:
 
 
 @every_subject
+def test_hooks_change_what_is_saved_and_loaded(subject: Subject) -> None:
+    """A hook that returns another state is followed, whatever the optimizer does with the state itself."""
+    first, second, third = Problem(), Problem(), Problem()
+    one, two, three = (subject.make(problem.params) for problem in (first, second, third))
+    train(subject, one, first, range(3))
+    for problem in (second, third):
+        problem.load_state_dict(first.state_dict())
+    one.register_state_dict_post_hook(lambda _, found: {"wrapped": copy.deepcopy(found), "by": "a hook"})
+    two.register_load_state_dict_pre_hook(lambda _, given: given["wrapped"])
+    loaded: list[Any] = []
+    two.register_load_state_dict_post_hook(lambda it: loaded.append(copy.deepcopy(it.state_dict())))
+    given = one.state_dict()
+    assert given.keys() == {"wrapped", "by"}
+    two.load_state_dict(given)
+    three.load_state_dict(given["wrapped"])
+    # hooks that come after see what was made of it
+    assert trees_equal(loaded[0], two.state_dict())
+    assert trees_equal(loaded[0], given["wrapped"])
+    train(subject, two, second, range(3, 5))
+    train(subject, three, third, range(3, 5))
+    assert trees_equal(second.params, third.params)
+    assert trees_equal(two.state_dict(), three.state_dict())
+
+
+@every_subject
+def test_what_others_keep_in_the_state_stays(subject: Subject) -> None:
+    """Entries of hooks or by hand, beside ours and where we keep nothing: saved, loaded, in nobody's way."""
+    mine: dict[str, Any] = {
+        "note": "mine",
+        "seen": torch.arange(3),
+        "wide": torch.tensor([1 / 3], dtype=torch.float64),
+        "list": [1, 2.5, "x"],
+    }
+    plain, marked = Problem(torch.float32), Problem(torch.float32)
+    if subject.name.startswith("newton:max_iter=1:hess"):
+        plain, marked = Problem(), Problem()
+    one, two = subject.make(plain.params), subject.make(marked.params)
+
+    def mark(problem: Problem, optimizer: Any) -> None:
+        for p in (problem.frozen, problem.inner, problem.late):
+            optimizer.state[p] |= copy.deepcopy(mine)
+
+    def marks(problem: Problem, optimizer: Any) -> list[dict[str, Any]]:
+        marked = (problem.frozen, problem.inner, problem.late)
+        return [{name: optimizer.state[p][name] for name in mine} for p in marked]
+
+    mark(marked, two)
+    train(subject, one, plain, range(2))
+    train(subject, two, marked, range(2))
+    assert trees_equal(plain.params, marked.params)
+    state = copy.deepcopy(two.state_dict())
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    resumed = subject.make(marked.params)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert trees_equal(marks(marked, resumed), [mine] * 3)
+    assert trees_equal(resumed.state_dict()["state"], state["state"])
+    train(subject, one, plain, range(2, 4))
+    train(subject, resumed, marked, range(2, 4))
+    assert trees_equal(plain.params, marked.params)
+    assert trees_equal(marks(marked, resumed), [mine] * 3)
+
+
+@every_subject
+def test_a_state_is_of_the_parameters_that_it_was_made_with(subject: Subject) -> None:
+    """Layers of one shape, frozen and unfrozen around saving and loading: no curvature of another layer."""
+    for saved_frozen, then_frozen in (("second", "first"), ("second", ""), ("", "first"), ("first", "first")):
+        ways = [Layers(), Layers()]
+        ends = []
+        for restart, layers in enumerate(ways):
+            layers.freeze(saved_frozen)
+            optimizer: Any = subject.make(layers.parameters())
+            for _ in range(2):
+                subject.step(optimizer, layers.residuals)
+            layers.freeze(then_frozen)
+            optimizer.zero_grad()
+            if restart:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = subject.make(layers.parameters())
+                optimizer.load_state_dict(state)
+            for _ in range(2):
+                subject.step(optimizer, layers.residuals)
+            ends.append([*layers.parameters(), optimizer.state_dict()["state"]])
+        assert trees_equal(*ends)
+
+
+class Layers(nn.Module):
+    """Two layers of one shape, the curvature of which is not the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        begin = torch.linspace(-1, 1, 4, dtype=torch.float64).reshape(2, 2)
+        self.first, self.second = nn.Parameter(begin.clone()), nn.Parameter(begin.clone() / 2)
+
+    def freeze(self, name: str) -> None:
+        for known, p in self.named_parameters():
+            p.requires_grad_(known != name)
+
+    def residuals(self) -> torch.Tensor:
+        return torch.cat([(self.first**3 - 1).reshape(-1), (20 * (self.second - 1)).tanh().reshape(-1)])
+
+
+@every_subject
 def test_torchs_helper_for_checkpoints_gets_and_sets_the_state(subject: Subject) -> None:
     """It takes a step with zero gradients where there is no state yet, and names parameters by path."""
     first, second = Problem(), Problem()

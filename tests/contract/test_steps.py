@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from contract.subjects import (
     Problem,
     Subject,
+    close,
     every_subject,
     half_square,
     numbered,
@@ -95,7 +96,8 @@ def test_a_step_over_nothing_but_frozen_parameters_is_no_error(subject: Subject)
     frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     optimizer = subject.make([{"params": [frozen]}, {"params": []}])
     assert optimizer.step() is None
-    subject.step(optimizer, lambda: nn.Parameter(torch.ones(1)) * 2 + frozen)
+    given = subject.step(optimizer, lambda: nn.Parameter(torch.ones(1)) * 2 + frozen)
+    assert subject.needs == "gradient" or float(given.detach()) == 9
     assert torch.equal(frozen, torch.ones(2))
 
 
@@ -200,10 +202,12 @@ def test_strided_parameters_are_like_any_other(subject: Subject) -> None:
     turned.outer = nn.Parameter(turned.outer.detach().repeat(1, 2)[:, :3])
     assert not turned.inner.is_contiguous()
     one, two = subject.make(whole.params), subject.make(turned.params)
-    train(subject, one, whole, range(4))
-    train(subject, two, turned, range(4))
-    for p, q in zip(whole.params, turned.params, strict=True):
-        torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-9, atol=1e-9)
+    # products with a singular matrix magnify rounding, which depends on the processor
+    magnifies = subject.name == "gauss-newton"
+    steps, tolerance = (1, 1e-6) if magnifies else (4, 1e-9)
+    train(subject, one, whole, range(steps))
+    train(subject, two, turned, range(steps))
+    close(whole.params, turned.params, tolerance)
 
 
 @every_subject

@@ -130,8 +130,10 @@ def test_frozen_unused_scalar_and_empty_parameters(name: str, options: dict[str,
 
 def test_lbfgs_has_torchs_arguments() -> None:
     ours, theirs = (inspect.signature(c.__init__).parameters for c in (faces.LBFGS, torch.optim.LBFGS))
-    assert list(ours) == list(theirs)
-    assert {k: p.default for k, p in ours.items()} == {k: p.default for k, p in theirs.items()}
+    assert list(ours) == [*theirs, "maximize"]
+    assert {k: ours[k].default for k in theirs} == {k: p.default for k, p in theirs.items()}
+    assert ours["maximize"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert ours["maximize"].default is False
 
 
 @pytest.mark.parametrize("history", [2, 100])
@@ -268,7 +270,7 @@ def test_a_scheduler_moves_the_rate() -> None:
     ("make_it", "words"),
     [
         (lambda p: faces.LBFGS(p, lr=0), "lr is 0"),
-        (lambda p: faces.LBFGS(p, history_size=0), "history is 0"),
+        (lambda p: faces.LBFGS(p, history_size=0), "history_size is 0"),
         (lambda p: faces.LBFGS(p, line_search_fn="strong_wolf"), "did you mean 'strong_wolfe'"),
         (lambda p: faces.NonlinearCG(p, line_search_fn=None), "need a search"),
         (lambda p: faces.NonlinearCG(p, formula="pr"), "no formula 'pr'"),

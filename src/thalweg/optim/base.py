@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from abc import abstractmethod
@@ -413,6 +414,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                     if name in rule.scalars:
                         entry[name] = torch.tensor(float(original), dtype=torch.float64)
                         continue
+                    if name not in states and name != "step":
+                        # what others keep there isn't cast; torch makes generators of strings
+                        entry[name] = _copied(original, p.device)
+                        continue
                     if not isinstance(value, Tensor):
                         continue
                     entry[name] = value.clone()
@@ -477,6 +482,10 @@ def _step_differentiably(
             row[name] = value
     p.copy_(new[0])
     return {name: _plain(value) for name, value in zip(rule.states, new[1:], strict=True) if name in held}
+
+
+def _copied(value: Any, device: torch.device) -> Any:
+    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _plain(value: Any) -> float:

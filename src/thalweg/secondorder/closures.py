@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, Literal, TypeAlias, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.ending import Limits
+from thalweg.secondorder.evaluating import Closure, dense, write
 from thalweg.secondorder.exchange import as_torchs, from_torchs
-from thalweg.secondorder.problem import HessianKind, Point, Problem, check_tensors
-from thalweg.secondorder.searches import Backtracking, Fixed, Search
-from thalweg.secondorder.solution import BACKWARD, FORWARD, Status, Tally
+from thalweg.secondorder.options import check_option
+from thalweg.secondorder.problem import Problem, check_tensors
+from thalweg.secondorder.searches import Search
+from thalweg.secondorder.solution import Status, Tally
 from thalweg.secondorder.solver import Found, Memory, descend
 from thalweg.secondorder.vectors import Space, Vector
-from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
-__all__ = [
-    "BackwardProblem",
-    "ClosureOptimizer",
-    "checked_rate",
-    "explaining",
-    "graph_forward",
-    "line_search",
-    "scalar",
-    "whole",
-]
+__all__ = ["ClosureOptimizer", "Params"]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-Closure: TypeAlias = Callable[[], Any]
-LineSearch: TypeAlias = Literal["strong_wolfe", "hager_zhang", "backtracking"] | None
 
 _POOR = (Status.SEARCH_FAILED, Status.NOT_DESCENT, Status.NO_DIRECTION, Status.NOT_FINITE, Status.UNBOUNDED)
 
@@ -46,9 +35,12 @@ class ClosureOptimizer(torch.optim.Optimizer):
     """What the optimizers of this module share: groups, closures, state, and what is refused.
 
     - ``step(closure)`` takes up to ``max_iter`` iterations on the function that the closure computes, which
-      has to be the same throughout: the same batch within a step, dropout with the same masks. Under DDP it
-      returns the loss reduced over the ranks, or they drift apart; where it doesn't call backward, DDP
-      averages nothing, and every rank has to compute the whole batch, on the module itself.
+      has to be the same throughout: the same batch within a step, dropout with the same masks. Gradients
+      are cleared before each call.
+    - Where a closure that calls ``backward`` communicates with other processes, as under DDP or FSDP, or
+      where it averages gradients itself, the mean of the processes' losses is minimized; the closure may
+      have taken it already. Where a closure doesn't call ``backward``, DDP averages nothing: every process
+      has to compute the whole batch, and losses that differ are refused.
     - All groups have the same options, since one step size goes with one direction over all parameters.
     - Frozen parameters are left out; those that the closure gives no gradient count as having a zero one.
     - ``status`` says how the last step ended. Where it found no step, the parameters are as they were before
@@ -59,7 +51,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     Raises:
         OptionError: an option out of range, groups whose options differ, parameters of another type than
-            float32 and float64 or on several devices, a step without a closure where there are gradients.
+            float32 and float64 or on several devices, a step without a closure where there are gradients,
+            a closure that returns something else than its class asks for.
     """
 
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
@@ -70,6 +63,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
     # Told so, torch's gradient scalers leave everything to step, which can then say that it can't.
     _step_supports_amp_scaling: ClassVar[bool] = True
     _tracked: torch.nn.Module | None = None
+    # the largest magnitude in the last gradient
+    _slope: float = math.nan
 
     @abstractmethod
     def _check(self, settings: dict[str, Any]) -> None:
@@ -90,6 +85,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
                         f"goes with one direction over all parameters; give all groups the same, or an "
                         f"optimizer each"
                     )
+        for name, value in first.items():
+            check_option(self._name, name, value)
         return first
 
     def track(self, module: torch.nn.Module | None) -> None:
@@ -124,27 +121,31 @@ class ClosureOptimizer(torch.optim.Optimizer):
         return float(self._kept().get("passes", 0.0))
 
     def _kept(self) -> dict[str, Any]:
-        """Return the state, wherever it lies: what is frozen may have changed since the last step."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if self.state.get(p):
-                    return dict(self.state[p])
-        return {}
+        """Return what is kept from step to step, which lies with the first parameter, frozen or not."""
+        entry = self.state.get(self._everything()[0], {})
+        return entry if _is_ours(entry) else {}
 
-    def _begun(self, params: list[Tensor]) -> dict[str, Any]:
-        """Return the state, to be changed; what was learned is lost where the parameters are others now."""
-        kept, shapes = self._kept(), [tuple(p.shape) for p in params]
-        if params[0] not in self.state or kept.get("shapes") != shapes:
-            counts = {"n_iter": 0, "func_evals": 0, "passes": 0.0}
-            self.state.clear()
-            self.state[params[0]] = {**counts, **kept, "shapes": shapes, "memory": None}
-        state: dict[str, Any] = self.state[params[0]]
+    def _begun(self, params: list[Tensor], maximize: bool) -> dict[str, Any]:
+        """Return the state, to be changed; what was learned is lost where the function is another now.
+
+        Other entries, of hooks or by hand, are left alone.
+        """
+        state: dict[str, Any] = self.state[self._everything()[0]]
+        if not _is_ours(state):
+            state |= {"n_iter": 0, "func_evals": 0, "passes": 0.0, "memory": None}
+        trained = [i for i, p in enumerate(self._everything()) if p.requires_grad]
+        now = {"trained": trained, "shapes": [tuple(p.shape) for p in params], "maximize": maximize}
+        # what saved the state may not have known of these
+        before = {"trained": trained, "maximize": False, **state}
+        if any(before.get(name) != value for name, value in now.items()):
+            state["memory"] = None
+        state |= now
         return state
 
     def _is_without_slope(self) -> bool:
         """Say whether gradients are missing or zero, with which torch's checkpoints try a step."""
         given = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        filled = [_dense(grad) for grad in given if grad.numel()]
+        filled = [dense(grad) for grad in given if grad.numel()]
         return not filled or float(Space().norm_max(filled)) == 0.0
 
     def _params(self) -> list[Tensor]:
@@ -179,9 +180,10 @@ class ClosureOptimizer(torch.optim.Optimizer):
             raise OptionError(f"{self._name}: step needs a closure that computes the loss anew; give it one")
         params = self._params()
         if not params:
-            return None
+            with torch.enable_grad():
+                return self._returned(closure())
         settings = self._settings()
-        state = self._begun(params)
+        state = self._begun(params, bool(settings.get("maximize")))
         first: list[Any] = []
         buffers = [] if self._tracked is None else list(self._tracked.buffers())
         settled: list[Tensor] = []
@@ -201,18 +203,24 @@ class ClosureOptimizer(torch.optim.Optimizer):
             with torch.inference_mode(False), torch.enable_grad():
                 x, loss = self._advance(settings, remembering, params, before, state, tally)
         except BaseException:
-            _write(params, before)
+            write(params, before)
             raise
         finally:
             if first:
-                _write(buffers, settled)
-        _write(params, x)
+                write(buffers, settled)
+        write(params, x)
         state["n_iter"] += tally.iterations
         state["func_evals"] += tally.evaluations
         state["passes"] += tally.passes
         if self.status in _POOR:
             warnings.warn(f"{self._name}: {self.status}", stacklevel=2)
-        return first[0] if self.calls_backward else loss
+        if self.calls_backward:
+            return first[0]
+        return -loss if settings.get("maximize") else loss
+
+    def _returned(self, found: Any) -> Any:
+        """Return what a step without anything to train returns, from what the closure returned."""
+        return found if self.calls_backward or not isinstance(found, Tensor) else found.detach()
 
     @abstractmethod
     def _advance(
@@ -246,7 +254,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         kept = state["memory"]
         found = run(None if kept is None else Memory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
-        self.status = found.statuses[0]
+        self.status, self._slope = found.statuses[0], found.gradient_norms[0]
         return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -264,7 +272,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
     def _refuse_unheeded(self, group: dict[str, Any]) -> None:
         """Refuse what a group asks for in vain."""
         remedies = {
-            "maximize": "let the closure compute the negative of what should grow",
+            "maximize": "sums of squares and convex losses grow without end; take LBFGS or Newton for others",
             "weight_decay": "add the penalty to what the closure computes",
         }
         for name, remedy in remedies.items():
@@ -275,32 +283,73 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state; where torch has the class, as torch keeps it."""
-        found = super().state_dict()
-        if self.torchs_state and found["state"]:
-            (entry,) = found["state"].values()
-            found["state"] = {0: as_torchs(entry, self._everything())}
-        return found
+        if not self.torchs_state:
+            return super().state_dict()
+        # before the hooks of others, who look for torch's names
+        converted = self.register_state_dict_post_hook(lambda _, found: self._as_torchs(found), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            converted.remove()
+
+    def _as_torchs(self, found: dict[str, Any]) -> dict[str, Any]:
+        if not self._kept():
+            return found
+        key = next(key for group in found["param_groups"] for key in group["params"])
+        everyone = self._everything()
+        return {**found, "state": {**found["state"], key: as_torchs(found["state"][key], everyone)}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class, or of torch's; the tensors are copied, their types kept."""
-        super().load_state_dict(state_dict)
-        # torch casts a state to the type of its parameter, which for a scalar of mixed ones loses bits
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for p, key in zip(group["params"], saved["params"], strict=True):
-                entry = state_dict["state"].get(key)
-                if entry is not None and "old_dirs" in entry:
-                    # torch's first parameter may be a frozen one
-                    self.state.clear()
-                    of_torch = from_torchs(_copied(entry, p.device), self._everything())
-                    self.state[self._params()[0]] = of_torch
-                elif entry is not None:
-                    self.state[p] = _copied(entry, p.device)
+        seen: list[dict[str, Any]] = []
+
+        def withhold(_: Any, given: dict[str, Any]) -> dict[str, Any]:
+            # after the hooks of others; torch would cast a state to the type of its parameter, in which a
+            # scalar of mixed ones loses bits
+            seen.append(given)
+            keys = {key for group in given["param_groups"] for key in group["params"]}
+            return {**given, "state": {k: v for k, v in given["state"].items() if k not in keys}}
+
+        before = self.register_load_state_dict_pre_hook(withhold)
+        after = self.register_load_state_dict_post_hook(lambda _: self._take(seen[-1]), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _take(self, given: dict[str, Any]) -> None:
+        everyone = self._everything()
+        keys = [key for group in given["param_groups"] for key in group["params"]]
+        for p, key in zip(everyone, keys, strict=True):
+            if key in given["state"]:
+                self.state[p] = _copied(given["state"][key], p.device)
+        for p in everyone:
+            entry = self.state.get(p, {})
+            if _is_ours(entry):
+                if "old_dirs" in entry:
+                    entry = from_torchs(entry, everyone)
+                # an earlier version kept it with the first that is trained
+                del self.state[p]
+                self.state[everyone[0]] = {**self.state.get(everyone[0], {}), **entry}
+                break
 
     def _everything(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "status": self.status, "_tracked": self._tracked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # torch's states, and those of earlier versions, lack some options; torch gives copies another
+        for group in self.param_groups:
+            for name in self.defaults.keys() - {"differentiable"}:
+                group.setdefault(name, self.defaults[name])
+
+
+def _is_ours(entry: Mapping[str, Any]) -> bool:
+    return "func_evals" in entry
 
 
 def _copied(value: Any, device: torch.device) -> Any:
@@ -311,140 +360,3 @@ def _copied(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_copied(inner, device) for inner in value)
     return copy.deepcopy(value)
-
-
-@torch.no_grad()
-def _write(params: list[Tensor], x: Vector) -> None:
-    for p, value in zip(params, x, strict=True):
-        p.copy_(value)
-
-
-class BackwardProblem(Problem):
-    """A closure that computes the loss and calls ``backward``."""
-
-    def __init__(self, closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> None:
-        super().__init__(Space(), tally)
-        self._closure, self._params, self._owner = closure, params, owner
-        self._ahead: Point | None = None
-
-    def ahead(self, x: Vector) -> Point:
-        """Evaluate at ``x``, which is asked for again before long."""
-        self._ahead = self.evaluate(x)
-        return self._ahead
-
-    def evaluate(self, x: Vector) -> Point:
-        """Put ``x`` into the parameters and call the closure."""
-        if self._ahead is not None and self._ahead.x is x:
-            found, self._ahead = self._ahead, None
-            return found
-        self.tally.evaluations += 1
-        self.tally.gradients += 1
-        self.tally.passes += FORWARD + BACKWARD
-        _write(self._params, x)
-        value = scalar(self._closure(), x[0], self._owner)
-        grads = [p.grad for p in self._params]
-        if all(grad is None for grad in grads):
-            raise OptionError(
-                f"{self._owner}: the closure left no gradients; it has to call backward on the loss"
-            )
-        return Point(
-            x,
-            value,
-            [
-                torch.zeros_like(p) if grad is None else _dense(grad)
-                for p, grad in zip(self._params, grads, strict=True)
-            ],
-        )
-
-    def product(self, x: Vector, v: Vector) -> Vector:
-        """Return a product with the Hessian, from differences of gradients."""
-        return self.difference_product(x, v)
-
-    def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
-        """Return the Hessian from differences of gradients."""
-        return self.differences(x, kind)
-
-
-def _dense(grad: Tensor) -> Tensor:
-    return grad.to_dense() if grad.is_sparse else grad.detach().clone()
-
-
-def scalar(loss: Any, like: Tensor, owner: str) -> Tensor:
-    """Return the loss that a closure returned as a 0-dim tensor without graph."""
-    if isinstance(loss, (int, float)):
-        return torch.tensor(float(loss), dtype=torch.float64, device=like.device)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise OptionError(f"{owner}: the closure returned {got}; it has to return the loss, one number")
-    return loss.detach().reshape(())
-
-
-def graph_forward(
-    closure: Closure, params: list[Tensor], owner: str
-) -> Callable[[Vector], tuple[Vector, Tensor]]:
-    """Return what evaluates a closure that returns its result with the graph, without ``backward``."""
-
-    def forward(x: Vector) -> tuple[Vector, Tensor]:
-        _write(params, x)
-        result = closure()
-        if not isinstance(result, Tensor):
-            raise OptionError(
-                f"{owner}: the closure returned {type(result).__name__}; it has to return a tensor with its "
-                f"graph, without calling backward"
-            )
-        return params, result
-
-    return forward
-
-
-def line_search(owner: str, name: str | None, lr: float, *, c2: float = 0.9) -> Search:
-    """Return the search of that name; None: fixed steps, the first of them cautious."""
-    if name is None:
-        return Fixed(step=lr, cautious=True)
-    made: dict[str, Callable[[], Search]] = {
-        "strong_wolfe": lambda: StrongWolfe(first=lr, c2=c2),
-        "hager_zhang": lambda: HagerZhang(first=lr),
-        "backtracking": lambda: Backtracking(first=lr),
-    }
-    if name not in made:
-        raise OptionError(f"{owner}: there is no line search {name!r}; {nearest(str(name), made)}, or None")
-    return made[name]()
-
-
-def checked_rate(owner: str, lr: Any) -> float:
-    """Return a learning rate, or a tensor of one element, as a float above 0."""
-    try:
-        plain = float(lr)
-    except (TypeError, ValueError):
-        raise OptionError(f"{owner}: lr is {lr!r}; give a finite number above 0") from None
-    if not 0 < plain < math.inf:
-        raise OptionError(f"{owner}: lr is {plain}; give a finite number above 0")
-    return plain
-
-
-@overload
-def whole(number: float) -> int: ...
-@overload
-def whole(number: None) -> None: ...
-def whole(number: float | None) -> int | None:
-    """Return the nearest whole number: a schedule makes any number of one that was whole."""
-    return None if number is None else round(number)
-
-
-@contextlib.contextmanager
-def explaining(owner: str) -> Iterator[None]:
-    """Put in words what autograd says of a graph that can't be differentiated (again)."""
-    try:
-        yield
-    except RuntimeError as error:
-        if any(words in str(error) for words in ("double backward", "donated buffers")):
-            raise OptionError(
-                f"{owner}: a compiled model (torch.compile, its backends with aot_autograd) can't be "
-                f"differentiated twice; call the model itself in the closure"
-            ) from error
-        if "second time" not in str(error):
-            raise
-        raise OptionError(
-            f"{owner}: the closure has called backward, after which its graph is gone; return the result "
-            f"without calling it"
-        ) from error

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from thalweg.errors import OptionError
+from thalweg.errors import OptionError, nearest
 from thalweg.secondorder import directions
-from thalweg.secondorder.closures import (
-    BackwardProblem,
-    Closure,
-    ClosureOptimizer,
-    LineSearch,
-    Params,
-    checked_rate,
-    line_search,
-    whole,
-)
+from thalweg.secondorder.closures import ClosureOptimizer, Params
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.ending import Limits
+from thalweg.secondorder.evaluating import BackwardProblem, Closure
+from thalweg.secondorder.options import LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import Found, Memory, descend
@@ -40,10 +34,18 @@ def _limits(settings: Mapping[str, Any]) -> Limits:
 
 
 def _common(
-    max_iter: int, max_eval: int | None, grad: float, change: float, *, searching: bool = True
+    max_iter: int,
+    max_eval: int | None,
+    grad: float,
+    change: float,
+    *,
+    factor: float = 1.25,
+    spare: int = 26,
 ) -> dict[str, Any]:
-    # enough for a search that has begun to come to its end, also where an iteration is all there is
-    usual = max_iter * 5 // 4 + 1 + (25 if searching else 0)
+    # spare: enough for a search that has begun to come to its end, also where an iteration is all there is
+    usual = spare
+    if isinstance(max_iter, int | float) and math.isfinite(max_iter):
+        usual += int(max_iter * factor)
     return {
         "max_iter": max_iter,
         "max_eval": usual if max_eval is None else max_eval,
@@ -73,7 +75,7 @@ class _GradientOptimizer(ClosureOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         direction, search = self._pair(settings)
-        problem = BackwardProblem(closure, params, self._name, tally)
+        problem = BackwardProblem(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
         return self._descend(problem, x, state, direction, search, _limits(settings))
 
 
@@ -90,6 +92,7 @@ class LBFGS(_GradientOptimizer):
         tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
         history_size: how many pairs are kept.
         line_search_fn: ``"strong_wolfe"``, ``"hager_zhang"``, ``"backtracking"``, or None: fixed steps.
+        maximize: climb instead of descend; torch doesn't have this.
 
     The closure clears gradients, computes the loss, calls ``backward`` and returns the loss. It may be
     another batch's in each ``step``: pairs of older batches stay, and say what they saw of the curvature.
@@ -123,10 +126,12 @@ class LBFGS(_GradientOptimizer):
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: LineSearch = None,
+        *,
+        maximize: bool = False,
     ) -> None:
-        searching = line_search_fn is not None
-        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change, searching=searching)
-        own = {"lr": lr, "history_size": history_size, "line_search_fn": line_search_fn}
+        spare = 1 if line_search_fn is None else 26
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change, spare=spare)
+        own = {"lr": lr, "history_size": history_size, "line_search_fn": line_search_fn, "maximize": maximize}
         super().__init__(params, {**common, **own})
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
@@ -150,9 +155,12 @@ class BFGS(_GradientOptimizer):
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         line_search_fn: LineSearch = "strong_wolfe",
+        *,
+        maximize: bool = False,
     ) -> None:
         common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
-        super().__init__(params, {**common, "lr": lr, "line_search_fn": line_search_fn})
+        own = {"lr": lr, "line_search_fn": line_search_fn, "maximize": maximize}
+        super().__init__(params, {**common, **own})
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
@@ -175,6 +183,7 @@ class NonlinearCG(_GradientOptimizer):
         sgd_steps: the first so many calls of ``step`` are plain gradient steps (N: a few iterations of
             stochastic gradient descent first).
         sgd_lr: their learning rate.
+        maximize: climb instead of descend.
 
     The direction before stays from step to step, so that ``max_iter=1`` is the algorithm too. beta compares
     two gradients: where a step's batch is another than the one before (the loss at the same point is
@@ -195,10 +204,12 @@ class NonlinearCG(_GradientOptimizer):
         line_search_fn: LineSearch = "strong_wolfe",
         sgd_steps: int = 0,
         sgd_lr: float = 0.01,
+        *,
+        maximize: bool = False,
     ) -> None:
-        usual = max_iter * 3 + 25
-        common = _common(max_iter, usual if max_eval is None else max_eval, tolerance_grad, tolerance_change)
+        common = _common(max_iter, max_eval, tolerance_grad, tolerance_change, factor=3, spare=25)
         own = {"lr": lr, "formula": formula, "reset": reset, "line_search_fn": line_search_fn}
+        own["maximize"] = maximize
         super().__init__(params, {**common, **own, "sgd_steps": sgd_steps, "sgd_lr": sgd_lr})
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
@@ -207,7 +218,9 @@ class NonlinearCG(_GradientOptimizer):
                 f"{self._name}: line_search_fn is None, but conjugate directions need a search; "
                 f"give 'strong_wolfe'"
             )
-        checked_rate(self._name, settings["sgd_lr"])
+        if settings["formula"] not in list(directions.FORMULAS):
+            known = nearest(str(settings["formula"]), directions.FORMULAS)
+            raise OptionError(f"{self._name}: there is no formula {settings['formula']!r}; {known}")
         rate = checked_rate(self._name, settings["lr"])
         search = line_search(self._name, settings["line_search_fn"], rate, c2=0.1)
         direction = directions.ConjugateGradient(
@@ -225,7 +238,7 @@ class NonlinearCG(_GradientOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         taken = state.setdefault("sgd_steps", 0)
-        problem = BackwardProblem(closure, params, self._name, tally)
+        problem = BackwardProblem(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
         if taken >= settings["sgd_steps"]:
             return self._conjugate(settings, problem, x, state)
         state["sgd_steps"] = taken + 1
@@ -275,9 +288,12 @@ class SteepestDescent(_GradientOptimizer):
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         line_search_fn: LineSearch = "strong_wolfe",
+        *,
+        maximize: bool = False,
     ) -> None:
         common = _common(max_iter, max_eval, tolerance_grad, tolerance_change)
-        super().__init__(params, {**common, "lr": lr, "line_search_fn": line_search_fn})
+        own = {"lr": lr, "line_search_fn": line_search_fn, "maximize": maximize}
+        super().__init__(params, {**common, **own})
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         name, rate = settings["line_search_fn"], checked_rate(self._name, settings["lr"])

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError
 from thalweg.secondorder import damping as damping_of
 from thalweg.secondorder import newton
-from thalweg.secondorder.closures import (
-    BackwardProblem,
-    Closure,
-    ClosureOptimizer,
-    LineSearch,
-    Params,
-    checked_rate,
-    explaining,
-    graph_forward,
-    line_search,
-    scalar,
-    whole,
-)
-from thalweg.secondorder.curvature import CompositeProblem
+from thalweg.secondorder.closures import ClosureOptimizer, Params
+from thalweg.secondorder.curvature import CompositeProblem, Loss
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.ending import Limits
+from thalweg.secondorder.evaluating import BackwardProblem, Closure, GraphForward, explaining, scalar
 from thalweg.secondorder.models import SolverName
+from thalweg.secondorder.options import LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
@@ -37,7 +28,42 @@ from thalweg.secondorder.vectors import Space, Vector
 __all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
 
 
-class Newton(ClosureOptimizer):
+class _LossOptimizer(ClosureOptimizer):
+    """Those whose closure returns the loss."""
+
+    calls_backward: ClassVar[bool] = False
+
+    def _on_loss(
+        self,
+        closure: Closure,
+        params: list[Tensor],
+        x: Vector,
+        state: dict[str, Any],
+        tally: Tally,
+        direction: Direction,
+        search: Search,
+        limits: Limits,
+    ) -> tuple[Vector, Any]:
+        """Minimize what a closure returns with its graph."""
+        sign = -1 if state["maximize"] else 1
+        forward = GraphForward(
+            closure, params, self._name, "the loss", lambda loss: scalar(loss, loss, self._name)
+        )
+
+        def of_loss(x: Vector) -> tuple[Vector, Tensor]:
+            leaves, value = forward(x)
+            scalar(value, value, self._name)
+            return leaves, sign * value.reshape(())
+
+        with explaining(self._name):
+            problem = FunctionProblem(of_loss, Space(), tally)
+            found = self._descend(problem, x, state, direction, search, limits)
+            if self._slope == 0:
+                forward.refuse_unconnected()
+            return found
+
+
+class Newton(_LossOptimizer):
     """Newton's method (O9, O13).
 
     Args:
@@ -49,12 +75,11 @@ class Newton(ClosureOptimizer):
         max_iter: iterations in a step.
         tolerance_grad: end where no element of the gradient is larger.
         line_search_fn: as for :class:`thalweg.optim.LBFGS`; None: the whole step, as on the slide.
+        maximize: climb instead of descend.
 
     The closure returns the loss **without** calling ``backward``, since the gradient is differentiated again;
     for ``"finite-difference"`` it calls ``backward``, as elsewhere. ``step`` returns the loss before it.
     """
-
-    calls_backward: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -66,10 +91,12 @@ class Newton(ClosureOptimizer):
         max_iter: int = 1,
         tolerance_grad: float = 1e-9,
         line_search_fn: LineSearch = None,
+        *,
+        maximize: bool = False,
     ) -> None:
         own = {"lr": lr, "damping": damping, "hessian": hessian, "modified": modified}
         more = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
-        super().__init__(params, {**own, **more})
+        super().__init__(params, {**own, **more, "maximize": maximize})
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
@@ -95,29 +122,14 @@ class Newton(ClosureOptimizer):
     ) -> tuple[Vector, Any]:
         direction, search, limits = self._parts(settings)
         if settings["hessian"] == "finite-difference":
-            problem: Problem = BackwardProblem(closure, params, self._name, tally)
-            return self._descend(problem, x, state, direction, search, limits)
-        with explaining(self._name):
-            return self._descend(
-                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
+            problem: Problem = BackwardProblem(
+                closure, params, self._name, tally, maximize=bool(settings["maximize"])
             )
+            return self._descend(problem, x, state, direction, search, limits)
+        return self._on_loss(closure, params, x, state, tally, direction, search, limits)
 
 
-def _loss_problem(closure: Closure, params: list[Tensor], owner: str, tally: Tally) -> FunctionProblem:
-    """Return a closure that returns the loss with its graph as a function."""
-    forward = graph_forward(closure, params, owner)
-
-    def of_loss(x: Vector) -> tuple[Vector, Tensor]:
-        leaves, value = forward(x)
-        scalar(value, value, owner)
-        if value.requires_grad:
-            return leaves, value.reshape(())
-        raise OptionError(f"{owner}: the loss that the closure returned depends on no parameter")
-
-    return FunctionProblem(of_loss, Space(), tally)
-
-
-class NewtonCG(ClosureOptimizer):
+class NewtonCG(_LossOptimizer):
     """Newton's method by conjugate gradients, without a matrix, using negative curvature (O9, O13).
 
     Args:
@@ -130,6 +142,7 @@ class NewtonCG(ClosureOptimizer):
         tolerance_grad: end where no element of the gradient is larger.
         tolerance_change: end where the loss changes by less, relative to the larger of it and 1.
         line_search_fn: as for :class:`thalweg.optim.LBFGS`; None: the whole direction times ``lr``.
+        maximize: climb instead of descend.
 
     The closure returns the loss **without** calling ``backward``. ``step`` returns the loss before it.
     Nothing is carried from step to step but the length of the first try, so each may have its own batch.
@@ -143,8 +156,6 @@ class NewtonCG(ClosureOptimizer):
     [0.0, 1.0]
     """
 
-    calls_backward: ClassVar[bool] = False
-
     def __init__(
         self,
         params: Params,
@@ -155,8 +166,10 @@ class NewtonCG(ClosureOptimizer):
         tolerance_grad: float = 1e-9,
         tolerance_change: float = 0.0,
         line_search_fn: LineSearch = "strong_wolfe",
+        *,
+        maximize: bool = False,
     ) -> None:
-        own = {"lr": lr, "max_products": max_products, "line_search_fn": line_search_fn}
+        own = {"lr": lr, "max_products": max_products, "line_search_fn": line_search_fn, "maximize": maximize}
         limits = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
         super().__init__(params, {**own, "max_iter": max_iter, "max_eval": max_eval, **limits})
 
@@ -184,10 +197,7 @@ class NewtonCG(ClosureOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         direction, search, limits = self._parts(settings)
-        with explaining(self._name):
-            return self._descend(
-                _loss_problem(closure, params, self._name, tally), x, state, direction, search, limits
-            )
+        return self._on_loss(closure, params, x, state, tally, direction, search, limits)
 
 
 def _inner(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,21 +210,79 @@ class _CompositeOptimizer(ClosureOptimizer):
 
     calls_backward: ClassVar[bool] = False
 
-    def _problem(self, closure: Closure, params: list[Tensor], tally: Tally) -> CompositeProblem:
+    def _composite(
+        self,
+        closure: Closure,
+        params: list[Tensor],
+        tally: Tally,
+        run: Callable[[CompositeProblem], tuple[Vector, Any]],
+    ) -> tuple[Vector, Any]:
+        """Run on what a closure returns: residuals, or outputs and a loss."""
+
         def outputs() -> Any:
-            result = closure()
-            problem.loss = None
-            if isinstance(result, tuple) and len(result) == 2 and callable(result[1]):
-                result, problem.loss = result
-            if not isinstance(result, Tensor):
-                raise OptionError(
-                    f"{self._name}: the closure returned {type(result).__name__}; it has to return "
-                    f"residuals, or a pair of outputs and a convex loss of them"
-                )
+            result, problem.loss = self._parted(closure())
             return result
 
-        problem = CompositeProblem(graph_forward(outputs, params, self._name), None, tally)
-        return problem
+        def value(result: Tensor) -> Tensor:
+            return self._value(result, problem.loss)
+
+        wanted = "residuals, or a pair of outputs and a convex loss of them,"
+        forward = GraphForward(outputs, params, self._name, wanted, value)
+        problem = CompositeProblem(forward, None, tally)
+        with explaining(self._name):
+            found = run(problem)
+            if self._slope == 0:
+                forward.refuse_unconnected()
+            return found
+
+    def _parted(self, result: Any) -> tuple[Tensor, Loss | None]:
+        """Return residuals and None, or outputs and what checks and computes their loss."""
+        loss: Loss | None = None
+        if isinstance(result, tuple) and len(result) == 2 and callable(result[1]):
+            result, given = result
+
+            def loss(outputs: Tensor) -> Tensor:
+                return self._checked(given(outputs), outputs)
+
+        if not isinstance(result, Tensor):
+            raise OptionError(
+                f"{self._name}: the closure returned {type(result).__name__}; it has to return "
+                f"residuals, or a pair of outputs and a convex loss of them"
+            )
+        if result.ndim == 0 and loss is None:
+            raise OptionError(
+                f"{self._name}: the closure returned one number, as a loss is; it has to return the "
+                f"residuals, whose squares are summed, or a pair of outputs and a convex loss of them; a "
+                f"single residual is a tensor of shape [1]"
+            )
+        return result, loss
+
+    def _checked(self, value: Any, outputs: Tensor) -> Tensor:
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise OptionError(
+                f"{self._name}: the closure's loss of outputs returned {got}; return one number"
+            )
+        if outputs.requires_grad and not _depends(value, outputs):
+            raise OptionError(
+                f"{self._name}: the closure's loss doesn't depend on the outputs that it is given; compute "
+                f"it from its argument"
+            )
+        return value.reshape(())
+
+    def _value(self, result: Tensor, loss: Loss | None) -> Tensor:
+        return result.square().sum() / 2 if loss is None else loss(result)
+
+    def _returned(self, found: Any) -> Any:
+        result, loss = self._parted(found)
+        return self._value(result.detach(), loss).detach()
+
+
+def _depends(value: Tensor, on: Tensor) -> bool:
+    if not value.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(value, [on], retain_graph=True, allow_unused=True)
+    return slope is not None
 
 
 class GaussNewton(_CompositeOptimizer):
@@ -274,10 +342,13 @@ class GaussNewton(_CompositeOptimizer):
         state: dict[str, Any],
         tally: Tally,
     ) -> tuple[Vector, Any]:
-        problem = self._problem(closure, params, tally)
         direction, search, limits = self._parts(settings)
-        with explaining(self._name):
-            return self._descend(problem, x, state, direction, search, limits)
+        return self._composite(
+            closure,
+            params,
+            tally,
+            lambda problem: self._descend(problem, x, state, direction, search, limits),
+        )
 
 
 class LevenbergMarquardt(_CompositeOptimizer):
@@ -336,11 +407,12 @@ class LevenbergMarquardt(_CompositeOptimizer):
         state: dict[str, Any],
         tally: Tally,
     ) -> tuple[Vector, Any]:
-        problem = self._problem(closure, params, tally)
         method, limits = self._parts(settings)
 
-        def run(memory: Memory | None) -> Found:
-            return descend_damped(problem, x, method, limits=limits, memory=memory)
+        def run(problem: CompositeProblem) -> tuple[Vector, Any]:
+            def damped(memory: Memory | None) -> Found:
+                return descend_damped(problem, x, method, limits=limits, memory=memory)
 
-        with explaining(self._name):
-            return self._remembering(run, state, x)
+            return self._remembering(damped, state, x)
+
+        return self._composite(closure, params, tally, run)
