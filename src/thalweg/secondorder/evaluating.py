@@ -83,7 +83,7 @@ class BackwardProblem(Problem):
 
 def dense(grad: Tensor) -> Tensor:
     """Return a gradient with all its elements, as a tensor of its own."""
-    return grad.todense() if grad.is_sparse else grad.detach().clone()
+    return grad.to_dense() if grad.is_sparse else grad.detach().clone()
 
 
 def scalar(loss: Any, like: Tensor, owner: str) -> Tensor:
