@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
-from thalweg.data.examples import TensorExamples, as_given
+from thalweg.data.examples import ArrayExamples, Examples, TensorExamples, whole
+from thalweg.data.held import BLOCK, Held, blocks
+from thalweg.data.scaling import Scaling, Standardized, axes_of, fitted
 from thalweg.data.script import assemble, parts, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, encode, fit_target, outputs_of, read_target
@@ -23,7 +22,10 @@ from thalweg.errors import DataError, option
 __all__ = ["ArraySource", "from_arrays"]
 
 Array = npt.NDArray[Any]
-Scaling = Literal["columns", "channels", "whole", "as given"]
+
+_PARTS = ("train", "validation", "test")
+# Inputs up to this size are made once, others batch by batch of the array as it was read.
+_ONCE = 2**26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,36 +46,36 @@ class ArraySource(Source):
         return self.y if self.task.kind == "classification" else None
 
     def fit(self, indices: Mapping[str, Indices], device: torch.device) -> Prepared:
-        train, validation, test = (indices[part] for part in ("train", "validation", "test"))
-        x = [self.x[train], self.x[validation], self.x[test] if self.x_test is None else self.x_test]
-        y = [self.y[train], self.y[validation], self.y[test] if self.y_test is None else self.y_test]
-        inputs = [part.to(device) for part in self._inputs(x)]
+        y = [
+            self.y[indices[part]] if part != "test" or self.y_test is None else self.y_test for part in _PARTS
+        ]
         task, targets = fit_target(self.task, y, scaled=self.scaling != "as given")
-        examples = [TensorExamples(a, b.to(device)) for a, b in zip(inputs, targets, strict=True)]
+        made, held = self.standardized(indices["train"]), Held(self.x)
+        # as inputs they are float32, or what they are given as
+        size = math.prod(self.x.shape[1:]) * (4 if self.scaling != "as given" else self.x.itemsize)
+        once = device.type != "cpu" or size * self.rows <= _ONCE
+        examples: dict[str, Examples] = {}
+        for part, goals in zip(_PARTS, targets, strict=True):
+            rows, from_test = np.asarray(indices[part]), part == "test" and self.x_test is not None
+            source = Held(self.x_test) if from_test and self.x_test is not None else held
+            if once:
+                inputs = whole(source.array, rows, made, device)
+                examples[part] = TensorExamples(inputs, goals.to(device))
+            else:
+                examples[part] = ArrayExamples(source, rows, made, goals.to(device), device)
         return Prepared(
-            train=examples[0],
-            validation=examples[1],
-            test=examples[2],
+            train=examples["train"],
+            validation=examples["validation"],
+            test=examples["test"],
             input_shape=tuple(self.x.shape[1:]),
             outputs=outputs_of(self.task, self.y),
             task=task,
             indices=indices,
         )
 
-    def _inputs(self, x: list[Array]) -> list[Tensor]:
-        if self.scaling == "as given":
-            return [as_given(part) for part in x]
-        if self.scaling == "columns":
-            scaler = StandardScaler()
-            if self.impute:
-                scaler = make_pipeline(SimpleImputer(strategy="median"), scaler)
-            scaler.fit(x[0])
-            return [torch.tensor(scaler.transform(part), dtype=torch.float32) for part in x]
-        axes = _axes(self.scaling)
-        mean = x[0].mean(axes, keepdims=True).astype("float32")
-        std = x[0].std(axes, keepdims=True).astype("float32")
-        std[std == 0] = 1
-        return [torch.tensor((part - mean) / std, dtype=torch.float32) for part in x]
+    def standardized(self, train: Indices) -> Standardized:
+        """What makes inputs of rows, by the statistics of the training part."""
+        return fitted(self.x, np.asarray(train), self.scaling, impute=self.impute)
 
     def script(self, seed: int, replicate: int) -> str | None:
         if self.reading is None:
@@ -104,7 +106,7 @@ class ArraySource(Source):
             lines = [f"scaler = {scaler if self.impute else 'StandardScaler()'}.fit(x[train])"]
             made = "scaler.transform(part)"
         else:
-            axes = _axes(self.scaling)
+            axes = axes_of(self.scaling)
             lines = [
                 f"mean = x[train].mean({axes}, keepdims=True).astype('float32')",
                 f"std = x[train].std({axes}, keepdims=True).astype('float32')",
@@ -177,7 +179,9 @@ def from_arrays(
         said.append(f"{(~kept).sum()} of {len(kept)} rows have missing values and are left out")
         x, y = x[kept], y[kept]
         lines += kept_lines
-    impute = any(part is not None and _is_number(part) and np.isnan(part).any() for part in (x, x_test))
+    impute = missing == "median" and any(
+        part is not None and _is_number(part) and _gaps(part).missing.any() for part in (x, x_test)
+    )
     if impute:
         said.append("missing values are replaced by the median of their column in the training part")
     target = read_target(y, asked=task, labelled=True)
@@ -215,10 +219,6 @@ def _is_number(x: Array) -> bool:
     return bool(x.dtype.kind == "f")
 
 
-def _axes(scaling: Scaling) -> tuple[int, ...] | None:
-    return (0, 2, 3) if scaling == "channels" else None
-
-
 def _scaling(x: Array, own: bool) -> Scaling:
     if own and x.dtype != np.uint8:
         return "as given"
@@ -231,17 +231,24 @@ def _inputs_of(x: Array, what: str, own: bool) -> tuple[Array, str]:
         raise DataError(f"the inputs of {what} are of type {x.dtype}, not numbers")
     if x.ndim == 0 or x.size == 0:
         raise DataError(f"{what} holds no examples: its inputs have shape {list(x.shape)}")
+    x, cast = _plain(x)
     if x.ndim == 1:
-        return x[:, None], "[:, None]"
-    if x.dtype.kind == "b":
-        return x.astype("float32"), ".astype('float32')"
+        return x[:, None], cast + "[:, None]"
     if own and x.dtype != np.uint8:
-        return x, ""
+        return x, cast
     if x.ndim == 3 and x.dtype == np.uint8:
         return x[:, None], "[:, None]"
     if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
-        return x.transpose(0, 3, 1, 2), ".transpose(0, 3, 1, 2)"
-    return x, ""
+        return x.transpose(0, 3, 1, 2), cast + ".transpose(0, 3, 1, 2)"
+    return x, cast
+
+
+def _plain(x: Array) -> tuple[Array, str]:
+    """Numbers of a type that torch has and in which sums don't overflow, in the machine's byte order."""
+    name = {"b1": "float32", "f2": "float32", "f16": "float64", "f12": "float64"}.get(x.dtype.str[1:])
+    if name is None and not x.dtype.isnative:
+        name = x.dtype.name
+    return (x, "") if name is None else (x.astype(name), f".astype({name!r})")
 
 
 def _targets_of(x: Array, y: Array, what: str) -> tuple[Array, str]:
@@ -250,7 +257,50 @@ def _targets_of(x: Array, y: Array, what: str) -> tuple[Array, str]:
         raise DataError(f"{what} has {len(x)} inputs but {have} targets; there must be one for each")
     if y.dtype.kind not in "biufOUS":
         raise DataError(f"the targets of {what} are of type {y.dtype}, neither numbers nor labels")
-    return (y[:, 0], "[:, 0]") if y.ndim == 2 and y.shape[1] == 1 else (y, "")
+    if not y.size:
+        raise DataError(
+            f"the targets of {what} have shape {list(y.shape)}, which holds none; give one or more"
+        )
+    column = ""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y, column = y[:, 0], "[:, 0]"
+    if y.ndim > 1 and y.dtype.kind in "OUS":
+        raise DataError(
+            f"the targets of {what} have shape {list(y.shape)} and are of type {y.dtype}; give one label for "
+            "each example, or numbers"
+        )
+    if y.dtype.kind == "O":
+        y, cast = _of_objects(y, what)
+    else:
+        # booleans stay, since they are classes
+        y, cast = (y, "") if y.dtype.kind == "b" else _plain(y)
+    return y, column + cast
+
+
+def _of_objects(y: Array, what: str) -> tuple[Array, str]:
+    """Python objects that are all text, or all numbers."""
+    values = y.tolist()
+    if any(value is None or value != value for value in values):
+        raise DataError(f"the targets of {what} hold missing values; leave these examples out")
+    kinds = {type(value) for value in values}
+    numbers = kinds <= {bool, int, float}
+    if len(kinds) > 1 and not numbers:
+        shown = " and ".join(sorted(kind.__name__ for kind in kinds)[:3])
+        raise DataError(
+            f"the targets of {what} are of several kinds ({shown}); make them all text, or all numbers"
+        )
+    if not kinds <= {bool, int, float, str, bytes}:
+        raise DataError(
+            f"the targets of {what} are of type {next(iter(kinds)).__name__}, neither numbers nor labels"
+        )
+    if float in kinds:
+        try:
+            return y.astype(np.float64), ".astype('float64')"
+        except OverflowError:
+            raise DataError(f"the targets of {what} hold numbers beyond 1.8e308; scale them") from None
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return y.astype(np.int64), ".astype('int64')"
+    return y, ""
 
 
 def _each(name: str, suffix: str, fixed: bool) -> list[str]:
@@ -278,40 +328,37 @@ def _refuse(
 ) -> tuple[npt.NDArray[np.bool_], list[str]]:
     """Refuse infinite and, unless told what to do, missing values: rows to keep, and how a script does."""
     rows = np.ones(len(x), dtype=np.bool_)
-    if y.dtype.kind == "O" and any(value is None or value != value for value in y.ravel().tolist()):
-        raise DataError(f"the targets of {what} hold missing values; leave these examples out")
     empty: dict[str, npt.NDArray[np.bool_]] = {}
     for part, values in (("x", x), ("y", y)):
         if values.dtype.kind != "f":
             continue
         called = f"{'inputs' if part == 'x' else 'targets'} of {what}"
-        endless = np.isinf(values)
-        if endless.any():
+        gaps = _gaps(values)
+        if gaps.infinite.any():
             raise DataError(
-                f"the {called} hold {endless.sum()} infinite values{_where(endless)}; "
+                f"the {called} hold {gaps.infinite.sum()} infinite values{_where(gaps.infinite, values)}; "
                 "replace them or leave these rows out"
             )
-        gone = np.isnan(values)
-        if not gone.any():
+        if not gaps.missing.any():
             continue
+        count = gaps.missing.sum()
         if missing is None:
             raise DataError(
-                f"the {called} hold {gone.sum()} missing values{_where(gone)}; "
+                f"the {called} hold {count} missing values{_where(gaps.missing, values)}; "
                 f"say {option('missing', 'drop')} (leave these rows out) or {option('missing', 'median')}"
             )
         if missing == "median" and part == "x":
             if own or x.ndim != 2:
                 raise DataError(
-                    f"the {called} hold {gone.sum()} missing values, and {option('missing', 'median')} is "
+                    f"the {called} hold {count} missing values, and {option('missing', 'median')} is "
                     f"for columns of a table or an array in a file; use {option('missing', 'drop')}, or fill "
                     "them yourself"
                 )
-            if gone.all(0).any():
-                raise DataError(
-                    f"column {int(gone.all(0).argmax())} of the {called} has no values at all; leave it out"
-                )
+            if (gaps.missing == len(x)).any():
+                column = int((gaps.missing == len(x)).argmax())
+                raise DataError(f"column {column} of the {called} has no values at all; leave it out")
             continue
-        empty[part] = np.asarray(gone.reshape(len(values), -1).any(1))
+        empty[part] = gaps.rows
     for rowwise in empty.values():
         rows[rowwise] = False
     if not rows.any():
@@ -329,30 +376,77 @@ def _gone_line(part: str, values: Array) -> str:
     return f"np.isnan({part})" + (f".any(({axes},))" if axes else "")
 
 
-def _where(found: npt.NDArray[np.bool_]) -> str:
-    if found.ndim != 2:
+@dataclass(frozen=True)
+class _Gaps:
+    """How many values of each column are infinite and missing, and which rows have missing ones."""
+
+    infinite: npt.NDArray[np.int64]
+    missing: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.bool_]
+
+
+def _gaps(values: Array) -> _Gaps:
+    width = math.prod(values.shape[1:])
+    infinite, missing = np.zeros(width, np.int64), np.zeros(width, np.int64)
+    rows = np.zeros(len(values), np.bool_)
+    for begin, part in blocks(values):
+        # a sum is finite where everything is, unless it overflows
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(part.sum()):
+                continue
+        flat = part.reshape(len(part), width)
+        gone = np.isnan(flat)
+        infinite += np.isinf(flat).sum(0)
+        missing += gone.sum(0)
+        rows[begin : begin + len(part)] = gone.any(1)
+    return _Gaps(infinite, missing, rows)
+
+
+def _where(counts: npt.NDArray[np.int64], values: Array) -> str:
+    if values.ndim != 2:
         return ""
-    counts = [(column, int(count)) for column, count in enumerate(found.sum(0)) if count]
-    listed = ", ".join(f"{column} ({count})" for column, count in counts[:8])
-    return f" in column {listed}" + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")
+    found = [(int(column), int(counts[column])) for column in np.flatnonzero(counts)]
+    listed = ", ".join(f"{column} ({count})" for column, count in found[:8])
+    return f" in column {listed}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
 
 
 def _duplicates(x: Array, y: Array) -> list[str]:
-    seen = {a.tobytes() + str(b).encode() for a, b in zip(x, y.tolist(), strict=True)}
-    return duplicate_notes(len(x) - len(seen))
+    """Rows that repeat, told by 64 bits of each, which two different ones share in 1 of 2^64 cases."""
+    if y.dtype.kind in "OUS":
+        y = np.unique(y, return_inverse=True)[1].astype(np.int64)
+    codes = np.random.default_rng()
+    mixed = _mixed(x, codes) + _mixed(y, codes)
+    return duplicate_notes(len(mixed) - len(np.unique(mixed)))
+
+
+def _mixed(values: Array, codes: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """A number for each row, ``sum_j mix(word_j) * code_j`` modulo 2^64 with odd random codes."""
+    width = math.prod(values.shape[1:]) * values.itemsize
+    words = -(-width // 8)
+    keys = codes.integers(0, 2**63, words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    made = np.empty(len(values), np.uint64)
+    for begin, part in blocks(values, size=BLOCK // 4):
+        content = np.zeros((len(part), 8 * words), np.uint8)
+        content[:, :width] = np.ascontiguousarray(part).reshape(len(part), -1).view(np.uint8)
+        word = content.view(np.uint64)
+        # without this, differences that are multiples of large powers of two would be lost
+        for shift, factor in ((32, 0xD6E8FEB86659FD93), (29, 0xD6E8FEB86659FD93)):
+            word ^= word >> np.uint64(shift)
+            word *= np.uint64(factor)
+        made[begin : begin + len(part)] = (word * keys).sum(1, dtype=np.uint64)
+    return made
 
 
 def _scale_notes(x: Array, target: Target, own: bool) -> list[str]:
     notes = []
     if not own and x.ndim == 2 and x.dtype.kind in "iuf":
-        # ptp is NaN where a column has missing values; those are no constants.
-        still = np.flatnonzero(np.ptp(x, axis=0) == 0)
+        still = np.flatnonzero(_still(x))
         if len(still):
             listed = ", ".join(map(str, still[:8])) + (" and more" if len(still) > 8 else "")
             notes.append(f"{len(still)} columns hold one value only (number {listed}) and become zeros")
-    if own and x.dtype.kind == "f" and not 0.1 <= float(x.std()) <= 10:
+    if own and x.dtype.kind == "f" and not 0.1 <= (spread := _spread(x)) <= 10:
         notes.append(
-            f"inputs are taken as given, and their standard deviation is {float(x.std()):.3g}; "
+            f"inputs are taken as given, and their standard deviation is {spread:.3g}; "
             "most models train better near 1"
         )
     if own and x.dtype.kind in "iu" and x.dtype != np.uint8:
@@ -365,6 +459,23 @@ def _scale_notes(x: Array, target: Target, own: bool) -> list[str]:
             "most optimizers' search spaces expect about 1"
         )
     return notes
+
+
+def _still(x: Array) -> npt.NDArray[np.bool_]:
+    """Columns of one value; where values are missing there is more than one."""
+    same = np.ones(x.shape[1], np.bool_)
+    for _, part in blocks(x):
+        same &= (part == x[0]).all(0)
+    return same
+
+
+def _spread(x: Array) -> float:
+    """The standard deviation of everything, in float64."""
+    mean = math.fsum(float(part.sum(dtype=np.float64)) for _, part in blocks(x)) / x.size
+    squares = math.fsum(
+        float(np.square(part.astype(np.float64) - mean).sum()) for _, part in blocks(x, size=BLOCK // 4)
+    )
+    return math.sqrt(squares / x.size)
 
 
 def _describe(x: Array) -> str:

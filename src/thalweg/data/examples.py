@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from thalweg.data.held import Held, blocks
 from thalweg.errors import DataError
 
-__all__ = ["DatasetExamples", "Examples", "Items", "TensorExamples", "as_given", "collated", "moved"]
+__all__ = [
+    "ArrayExamples",
+    "DatasetExamples",
+    "Examples",
+    "Items",
+    "TensorExamples",
+    "as_given",
+    "collated",
+    "in_tensors",
+    "moved",
+    "whole",
+]
 
 
 class Items(Protocol):
@@ -66,6 +78,80 @@ class TensorExamples:
         if not self.inputs.is_cpu:
             indices = indices.to(self.inputs.device)
         return self.inputs[indices], self.targets[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayExamples:
+    """Examples that lie in an array as it was read; inputs are made of a batch's rows when it is taken.
+
+    A large array so takes its own size alone, or that of its file's pages where it is mapped.
+
+    Attributes:
+        held: the array ``[M, ...]``.
+        rows: of these examples in it, int64 ``[N]``.
+        prepare: from rows of the array to inputs.
+        targets: ``[N, ...]``.
+        device: where batches go.
+
+    >>> from thalweg.data.held import Held
+    >>> examples = ArrayExamples(
+    ...     Held(np.arange(6.0).reshape(3, 2)), np.array([2, 0]), as_given, torch.tensor([0, 1])
+    ... )
+    >>> examples.batch(torch.tensor([0]))
+    (tensor([[4., 5.]]), tensor([0]))
+    """
+
+    held: Held
+    rows: npt.NDArray[np.int64]
+    prepare: Callable[[npt.NDArray[Any]], Tensor]
+    targets: Tensor
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs, made anew each time."""
+        return whole(self.held.array, self.rows, self.prepare, self.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs ``[B, ...]`` and targets ``[B, ...]`` of the examples at ``indices``."""
+        part = self.held.array[self.rows[indices.cpu().numpy()]]
+        return self.prepare(part).to(self.device), self.targets[indices.to(self.targets.device)]
+
+    def at(self, places: Tensor) -> ArrayExamples:
+        """Return the examples at some places, which may repeat."""
+        return replace(
+            self, rows=self.rows[places.cpu().numpy()], targets=self.targets[places.to(self.targets.device)]
+        )
+
+
+def in_tensors(examples: Examples) -> bool:
+    """Say whether whole tensors of inputs can be had; nothing is made for it.
+
+    >>> in_tensors(TensorExamples(torch.zeros(2, 1), torch.zeros(2)))
+    True
+    """
+    return isinstance(examples, ArrayExamples) or examples.inputs is not None
+
+
+def whole(
+    array: npt.NDArray[Any],
+    rows: npt.NDArray[np.int64],
+    prepare: Callable[[npt.NDArray[Any]], Tensor],
+    device: torch.device,
+) -> Tensor:
+    """Make inputs of all rows, block by block, so that they and the array are all that is in memory."""
+    made: Tensor | None = None
+    for begin, part in blocks(array, rows):
+        inputs = prepare(part)
+        if len(inputs) == len(rows):
+            return inputs.to(device)
+        if made is None:
+            made = torch.empty((len(rows), *inputs.shape[1:]), dtype=inputs.dtype, device=device)
+        made[begin : begin + len(inputs)] = inputs
+    return prepare(array[rows]).to(device) if made is None else made
 
 
 @dataclass(frozen=True)

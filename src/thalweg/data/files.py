@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
+import stat
 import zlib
 from pathlib import Path
 
 from thalweg.errors import DataError, nearest
 
-__all__ = ["check_file", "check_folder", "looks_like", "read_whole"]
+__all__ = ["check_file", "check_folder", "kind_of", "looks_like", "read_whole"]
 
 _SIGNS = (
     (b"\x1f\x8b", "a gzip file"),
@@ -41,17 +43,21 @@ def check_file(path: Path) -> None:
     Raises:
         DataError: with the nearest names where there is none.
     """
-    if os.path.isdir(path):
-        raise DataError(f"{path} is a folder; write images:{path} or idx:{path}, or name a file in it")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{path} is a folder; write images:{path} or idx:{path}, or name a file in it")
+        if not stat.S_ISREG(mode):
+            # opening one may wait for ever, or take something from whoever reads it
+            raise DataError(
+                f"{path} is {kind_of(mode)}, not a file; write what it gives to a file, and name that"
+            )
         with path.open("rb") as file:
             first = file.read(1)
     except FileNotFoundError:
         raise DataError(f"there is no file {str(path)!r}{_near(path)}") from None
     except OSError as problem:
-        raise DataError(
-            f"{path} can't be read ({problem.strerror}); check its name and its permissions"
-        ) from problem
+        raise DataError(f"{path} can't be read ({problem.strerror}); {_remedy(problem)}") from problem
     if not first:
         raise DataError(f"{path} is empty; there is nothing to learn from")
 
@@ -62,10 +68,34 @@ def check_folder(path: Path, spec: str) -> None:
     Raises:
         DataError: with the nearest names where there is none.
     """
-    if os.path.isfile(path):
-        raise DataError(f"{str(path)!r} in {spec!r} is a file, but a folder is needed")
-    if not os.path.isdir(path):
-        raise DataError(f"there is no folder {str(path)!r}{_near(path)}")
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise DataError(f"{str(path)!r} in {spec!r} is {kind_of(mode)}, but a folder is needed")
+        next(path.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"there is no folder {str(path)!r}{_near(path)}") from None
+    except OSError as problem:
+        raise DataError(
+            f"the folder {path} can't be read ({problem.strerror}); {_remedy(problem)}"
+        ) from problem
+
+
+def kind_of(mode: int) -> str:
+    """Name the kind of thing that ``st_mode`` says.
+
+    >>> kind_of(0o010644), kind_of(0o100644)
+    ('a FIFO', 'a file')
+    """
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
 
 
 def read_whole(path: Path) -> bytes:
@@ -91,8 +121,19 @@ def read_whole(path: Path) -> bytes:
     return content
 
 
+def _remedy(problem: OSError) -> str:
+    if problem.errno == errno.ELOOP:
+        return "the link leads to itself: let it name a file"
+    if problem.errno == errno.ENAMETOOLONG:
+        return "give a shorter path"
+    return "check its name and its permissions"
+
+
 def _near(path: Path) -> str:
     if not os.path.isdir(path.parent):
         return f"; there is no folder {str(path.parent)!r} either"
-    hint = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    try:
+        hint = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    except OSError:
+        return f"; the folder {path.parent} can't be listed, check its permissions"
     return f"; {hint}" if hint.startswith("did you") else f"; looked in {path.parent.absolute()}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,27 @@ import numpy.typing as npt
 
 from thalweg.data.arrays import ArraySource, from_arrays
 from thalweg.data.files import check_file, looks_like
+from thalweg.data.held import BLOCK, mapped, read_into, room_for
 from thalweg.errors import DataError, nearest
 
-__all__ = ["read_npz"]
+__all__ = ["Archive", "read_npz"]
 
 _Array = npt.NDArray[Any]
+
+# Smaller arrays are read: what is mapped from a file changes and vanishes with it.
+_MAPPED = 2**26
+# Deflate makes of one byte no more than this.
+_DEFLATE = 1032
 
 
 def read_npz(
     path: Path, *, spec: str, target: str | None, task: str | None, missing: str | None
 ) -> ArraySource:
     """Read a NumPy archive: ``x_train, y_train, x_test, y_test``, or ``x, y``, or its first two arrays.
+
+    Beside the arrays ``NAME`` or ``NAME_train`` of inputs and targets, those called ``NAME_test`` are a fixed
+    test part. Arrays of 64 MB or more that lie in the archive uncompressed, as ``np.savez`` writes them,
+    aren't read into memory but mapped: leave such a file as it is while it is in use.
 
     Args:
         path: of the archive.
@@ -34,60 +47,183 @@ def read_npz(
     Raises:
         DataError: it can't be read, or its arrays can't be used.
     """
-    check_file(path)
-    with path.open("rb") as file:
-        first = file.read(16)
-    if not first.startswith((b"PK", b"\x93NUMPY")):
-        looks = looks_like(first)
-        raise DataError(
-            f"{path} isn't the NumPy archive that its name says"
-            + (f" (it looks like {looks})" if looks else "")
-            + "; save the arrays with np.savez, or rename it"
-        )
-    try:
-        # Opened here, since NumPy leaves a file open that it can't read.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"{path} holds one array, but inputs and targets are needed; save both with np.savez"
-                )
-            with archive:
-                arrays = {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as problem:
-        raise DataError(
-            f"{path} can't be read as a NumPy archive ({' '.join(str(problem).split())}); "
-            "save it again with np.savez"
-        ) from problem
-    names, has_test = _choose(arrays, path, target)
-    chosen = [arrays[name] for name in names]
+    archive = Archive(path)
+    names = _choose(archive.names, path, target)
+    arrays = [archive.read(name) for name in names]
     lines = [f"archive = np.load({spec!r})"]
     listed = [f"archive[{name!r}]" for name in names]
     lines.append(f"x, y = {listed[0]}, {listed[1]}")
-    if has_test:
+    if len(names) == 4:
         lines.append(f"x_fixed, y_fixed = {listed[2]}, {listed[3]}")
-    note = f"inputs are the array {names[0]!r}, targets {names[1]!r}"
+    notes = [f"inputs are the array {names[0]!r}, targets {names[1]!r}"]
+    if len(names) == 4:
+        notes[0] += f"; the test part is {names[2]!r} and {names[3]!r}"
+    unused = [name for name in archive.names if name not in names] + archive.others
+    if unused:
+        notes.append(f"{path.name} holds more, which is left out: {_listed(unused)}")
     return from_arrays(
-        *chosen, spec=spec, name=path.stem, task=task, missing=missing, reading=tuple(lines),
-        notes=(note,),
+        *arrays, spec=spec, name=path.stem, task=task, missing=missing, reading=tuple(lines),
+        notes=tuple(notes),
     )  # fmt: skip
 
 
-def _choose(arrays: Mapping[str, _Array], path: Path, target: str | None) -> tuple[list[str], bool]:
-    known = list(arrays)
+@dataclass(frozen=True)
+class _Header:
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: str
+    length: int
+
+
+class Archive:
+    """The arrays of a NumPy archive, each read when it is asked for.
+
+    No number in a file is believed: what a header says is compared with what its member holds, and this with
+    the size of the file, before memory is taken.
+
+    Args:
+        path: of the archive.
+
+    Attributes:
+        names: of the arrays, in order.
+        others: names of what else the archive holds.
+
+    Raises:
+        DataError: it is no NumPy archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_file(path)
+        self._path = path
+        self._size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(16)
+        if first.startswith(b"\x93NUMPY"):
+            raise DataError(
+                f"{path} holds one array, but inputs and targets are needed; save both with np.savez"
+            )
+        if not first.startswith(b"PK"):
+            looks = looks_like(first)
+            raise DataError(
+                f"{path} isn't the NumPy archive that its name says"
+                + (f" (it looks like {looks})" if looks else "")
+                + "; save the arrays with np.savez, or rename it"
+            )
+        with self._understood(), zipfile.ZipFile(path) as archive:
+            self._members = {info.filename: info for info in archive.infolist()}
+        self.names = [name[:-4] for name in self._members if name.endswith(".npy")]
+        self.others = [name for name in self._members if not name.endswith(".npy")]
+
+    def read(self, name: str) -> _Array:
+        """Read an array, or map it where it is large and lies in the file as it is.
+
+        Raises:
+            DataError: it is damaged, encrypted, or holds something else than numbers or text.
+        """
+        info = self._members[f"{name}.npy"]
+        what = f"the array {name!r} of {self._path}"
+        if info.flag_bits & 1:
+            raise DataError(f"{what} is encrypted; save it again with np.savez")
+        most = info.compress_size * (_DEFLATE if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+        honest = info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or (
+            info.file_size <= most + _DEFLATE
+        )
+        if info.compress_size > self._size or not honest:
+            raise DataError(
+                f"{what} says that it has {info.file_size} bytes, but the file isn't that large; "
+                "save it again with np.savez"
+            )
+        with self._understood(), zipfile.ZipFile(self._path) as archive, archive.open(info) as member:
+            header = self._header(member, what)
+            size = math.prod(header.shape) * header.dtype.itemsize
+            if size != info.file_size - header.length:
+                raise DataError(
+                    f"{what} says that its shape is {_shape(header.shape)}, which is {size} bytes, but "
+                    f"it has {info.file_size - header.length}; save it again with np.savez"
+                )
+            if info.compress_type == zipfile.ZIP_STORED and size >= _MAPPED:
+                # Read once, since only this compares the checksum.
+                while member.read(BLOCK):
+                    pass
+                begin = self._begin(info) + header.length
+                return mapped(self._path, header.dtype, header.shape, begin, order=header.order)
+            room_for(size, what)
+            content, more = read_into(member, size)
+        if len(content) != size or more:
+            raise DataError(f"{what} has not the {size} bytes that it says; save it again with np.savez")
+        flat: _Array = np.frombuffer(content, header.dtype)
+        return flat.reshape(header.shape, order=header.order)  # type: ignore[call-overload,no-any-return]
+
+    def _header(self, member: Any, what: str) -> _Header:
+        version = np.lib.format.read_magic(member)
+        if version == (1, 0):
+            shape, columns, dtype = np.lib.format.read_array_header_1_0(member)
+        elif version == (2, 0):
+            shape, columns, dtype = np.lib.format.read_array_header_2_0(member)
+        else:
+            raise DataError(f"{what} has named fields, or is damaged; save x and y as plain arrays")
+        if dtype.hasobject:
+            raise DataError(f"{what} holds Python objects, which aren't loaded; save it as numbers or text")
+        if dtype.names is not None or dtype.subdtype is not None:
+            raise DataError(f"{what} has named fields; save x and y as plain arrays")
+        if any(length < 0 for length in shape):
+            raise DataError(f"{what} says that its shape is {_shape(shape)}; save it again with np.savez")
+        return _Header(dtype, shape, "F" if columns else "C", member.tell())
+
+    def _begin(self, info: zipfile.ZipInfo) -> int:
+        """Where a member's content begins: what stands before it may be longer than in the directory."""
+        with self._path.open("rb") as file:
+            file.seek(info.header_offset)
+            fixed = file.read(30)
+        name, extra = struct.unpack("<2H", fixed[26:30])
+        return info.header_offset + 30 + int(name) + int(extra)
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except (DataError, MemoryError):
+            raise
+        # zipfile, zlib and NumPy have many ways to stumble over damaged content
+        except Exception as problem:
+            said = " ".join(str(problem).split()) or type(problem).__name__
+            raise DataError(
+                f"{self._path} can't be read as a NumPy archive ({said[:200]}); save it again with np.savez"
+            ) from problem
+
+
+def _choose(known: Sequence[str], path: Path, target: str | None) -> list[str]:
+    """Inputs and targets, and of both those for the test where they are there."""
+    lower = {name.lower(): name for name in known}
     if target is not None:
-        if target not in arrays:
+        if target not in known:
             raise DataError(f"{path} has no array {target!r}; {nearest(target, known)}")
         others = [name for name in known if name != target]
         if not others:
             raise DataError(f"{path} holds the array {target!r} alone, but inputs are needed too")
-        return ["x" if "x" in others else others[0], target], False
-    lower = {name.lower(): name for name in known}
-    for wanted in (("x_train", "y_train", "x_test", "y_test"), ("x", "y"), ("x_train", "y_train")):
-        if all(name in lower for name in wanted):
-            return [lower[name] for name in wanted], len(wanted) == 4
-    if len(known) < 2:
-        raise DataError(f"{path} holds {len(known)} arrays, but inputs and targets are needed: save x and y")
-    return known[:2], False
+        others = [name for name in others if not name.lower().endswith("_test")] or others
+        part = "_train" if target.lower().endswith("_train") else ""
+        chosen = [next((name for name in others if name.lower() == f"x{part}"), others[0]), target]
+    else:
+        chosen = list(known[:2])
+        for wanted in (("x_train", "y_train", "x_test", "y_test"), ("x", "y"), ("x_train", "y_train")):
+            if all(name in lower for name in wanted):
+                chosen = [lower[name] for name in wanted[:2]]
+                break
+        if len(chosen) < 2:
+            raise DataError(
+                f"{path} holds {len(known)} arrays, but inputs and targets are needed: save x and y"
+            )
+    tests = [f"{name.lower().removesuffix('_train')}_test" for name in chosen]
+    if all(name in lower and lower[name] not in chosen for name in tests):
+        chosen += [lower[name] for name in tests]
+    return chosen
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return str(list(shape[:8])) if len(shape) <= 8 else f"{list(shape[:8])} and more"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

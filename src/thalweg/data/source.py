@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.data.examples import Examples
+from thalweg.data.held import blocks
 from thalweg.objectives import Task
 
 __all__ = ["Indices", "Prepared", "Source", "duplicate_notes", "fingerprint_of"]
@@ -129,12 +130,12 @@ def fingerprint_of(parts: Iterable[bytes | str | npt.NDArray[np.generic] | Tenso
             part = (part.float() if part.dtype in (torch.bfloat16, torch.float16) else part).numpy()
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
-            content = (
-                str(part.tolist()).encode()
-                if part.dtype.kind == "O"
-                else np.ascontiguousarray(part).tobytes()
-            )
-            digest.update(content)
+            if part.dtype.kind == "O":
+                digest.update(str(part.tolist()).encode())
+            else:
+                # block by block, since a copy of the whole may not fit into memory
+                for _, block in blocks(part.reshape(1) if part.ndim == 0 else part, native=False):
+                    digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
         else:
             digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thalweg.data.arrays import ArraySource
 from thalweg.data.files import read_whole
+from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
 from thalweg.data.tables import FILLED, TableSource, parse_table
 from thalweg.errors import DataError
@@ -262,25 +263,17 @@ def _of_table(source: TableSource, rows: Indices, missing: str | None) -> TableP
 
 def _of_array(source: ArraySource, rows: Indices) -> ArrayPreparation:
     shape, number = list(source.x.shape[1:]), source.x.dtype.kind == "f"
-    if source.scaling == "as given":
+    made = source.standardized(rows)
+    if isinstance(made, AsGiven):
         return ArrayPreparation(shape=shape, scaling="as given", number=number)
-    x = source.x[rows]
-    if source.scaling == "columns":
-        median = None
-        if source.impute:
-            imputer = SimpleImputer(strategy="median").fit(x)
-            median, x = imputer.statistics_.tolist(), imputer.transform(x)
-        scaler = StandardScaler().fit(x)
+    if isinstance(made, Columns):
         return ArrayPreparation(
-            shape=shape, scaling="columns", number=number, median=median,
-            mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(),
+            shape=shape, scaling="columns", number=number,
+            median=None if made.medians is None else made.medians.statistics_.tolist(),
+            mean=made.scaler.mean_.tolist(), scale=made.scaler.scale_.tolist(),
         )  # fmt: skip
-    axes = (0, 2, 3) if source.scaling == "channels" else None
-    mean = x.mean(axes, keepdims=True).astype("float32")
-    std = x.std(axes, keepdims=True).astype("float32")
-    std[std == 0] = 1
     return ArrayPreparation(
-        shape=shape, scaling=source.scaling, number=number, mean=mean.tolist(), scale=std.tolist()
+        shape=shape, scaling=source.scaling, number=number, mean=made.mean.tolist(), scale=made.std.tolist()
     )
 
 

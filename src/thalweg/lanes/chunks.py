@@ -17,9 +17,10 @@ from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
-from thalweg.errors import Interrupted, ModelError
+from thalweg.errors import Interrupted
 from thalweg.lanes.course import Factors, History, evaluation_points, orders, steps_an_epoch
 from thalweg.lanes.forward import by_rows, forward_of
+from thalweg.lanes.parts import Parts
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
@@ -249,11 +250,11 @@ class _Chunk:
         self.runs, self.workload, self.entries, self.device = list(runs), workload, entries, device
         self.factory, self.prepared = factory, prepared
         self.name = ""
-        self.train_inputs, self.train_targets = _whole(prepared.train, device)
+        self.data = Parts(prepared.train, device)
         self.loss = objectives.loss(workload.loss, prepared.task)
         self.metric = objectives.metric(workload.metric, prepared.task)
         self.examples = None if examples is None else [examples[run.identity].to(device) for run in runs]
-        self.places = len(self.train_inputs if self.examples is None else self.examples[0])
+        self.places = len(prepared.train if self.examples is None else self.examples[0])
         self.epoch_steps = steps_an_epoch(self.places, workload.batch_size)
         self.total = self.epoch_steps * workload.epochs
         self.points = evaluation_points(self.total, workload.evaluations)
@@ -356,15 +357,10 @@ class _Chunk:
         chosen = self._orders[:, position * size : (position + 1) * size]
         lanes = len(self.rows)
         if len(chosen) == 1:
-            return tuple(
-                whole.index_select(0, chosen[0]).expand(lanes, size, *whole.shape[1:])
-                for whole in (self.train_inputs, self.train_targets)
-            )  # type: ignore[return-value]
-        flat = chosen.reshape(-1)
-        return tuple(
-            whole.index_select(0, flat).view(lanes, size, *whole.shape[1:])
-            for whole in (self.train_inputs, self.train_targets)
-        )  # type: ignore[return-value]
+            x, y = self.data.at(chosen[0])
+            return x.expand(lanes, *x.shape), y.expand(lanes, *y.shape)
+        x, y = self.data.at(chosen.reshape(-1))
+        return x.view(lanes, size, *x.shape[1:]), y.view(lanes, size, *y.shape[1:])
 
     def _order(self, epoch: int) -> None:
         """Orders of the epoch: one row for all lanes of one seed, otherwise a row a lane."""
@@ -445,12 +441,13 @@ class _Chunk:
     def _score(self, examples: Examples) -> tuple[list[float], list[float], Tensor]:
         """Loss and metric ``[K]`` of a split, and what the metric needs of each example, ``[K, N, ...]``."""
         assert self.program is not None
-        inputs, targets = _whole(examples, self.device)
+        data = Parts(examples, self.device)
         block = max(self.workload.batch_size, 256)
         lanes, reduced = len(self.rows), []
         losses = torch.zeros(lanes, dtype=torch.float64, device=self.device)
-        for begin in range(0, len(inputs), block):
-            x, y = inputs[begin : begin + block], targets[begin : begin + block]
+        targets = data.targets
+        for begin in range(0, len(targets), block):
+            x, y = data.between(begin, min(begin + block, len(targets)))
             outputs = self.program.predict(x.expand(lanes, *x.shape), self.step)
             here = self.program.losses(outputs, y.expand(lanes, *y.shape))
             losses += here.double() * len(x)
@@ -460,7 +457,7 @@ class _Chunk:
                 reduced.append(self.metric.reduce(outputs, y))
         together = torch.cat(reduced, 1)
         score = self.metric.score(together, targets)
-        return (losses / len(inputs)).tolist(), score.tolist(), together
+        return (losses / len(targets)).tolist(), score.tolist(), together
 
     # Checkpoints ------------------------------------------------------------------------------------
 
@@ -492,9 +489,3 @@ class _Chunk:
 def _padded(numbers: Sequence[int]) -> list[int]:
     rows = list(numbers)
     return rows * 2 if len(rows) == 1 else rows
-
-
-def _whole(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
-    if examples.inputs is None or examples.targets is None:
-        raise ModelError("the examples are not held as whole tensors, which lanes need; use the loop engine")
-    return examples.inputs.to(device), examples.targets.to(device)

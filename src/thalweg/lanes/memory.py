@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from thalweg.lanes.step import Program
+from thalweg.memory import free_bytes
 
 __all__ = ["available_bytes", "lane_bytes", "lanes_that_fit"]
 
@@ -59,15 +57,7 @@ def available_bytes(device: torch.device) -> int:
     """Return the memory that is free: the GPU's, or what Linux calls available within the control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
-        free = int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else free
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, max(int(text) - int(used.read_text()), 0))
-    return free
+    return free_bytes()
 
 
 def lanes_that_fit(bytes_a_lane: int, free: int) -> int:

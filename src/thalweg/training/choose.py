@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thalweg import objectives
 from thalweg.catalogue import Entry
+from thalweg.data.examples import in_tensors
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Workload
 from thalweg.errors import ModelError, OptionError
@@ -177,7 +178,7 @@ def _unfit(
 ) -> tuple[str | None, type[ModelError] | type[OptionError]]:
     if not suited:
         return "no optimizer has a rule of ours, which lanes need", OptionError
-    if prepared.train.inputs is None or prepared.validation.inputs is None:
+    if not (in_tensors(prepared.train) and in_tensors(prepared.validation)):
         return "the batches come from a collate function, and lanes need whole tensors", OptionError
     module = initial_module(factory, prepared.input_shape, prepared.outputs, suited[0].seed)
     return refusal(module), ModelError

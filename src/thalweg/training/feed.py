@@ -19,7 +19,14 @@ from torch.utils.data import (
     default_collate,
 )
 
-from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, as_given, moved
+from thalweg.data.examples import (
+    ArrayExamples,
+    DatasetExamples,
+    Examples,
+    TensorExamples,
+    as_given,
+    moved,
+)
 from thalweg.errors import DataError
 from thalweg.generators import own_generators
 from thalweg.lanes.course import steps_an_epoch
@@ -315,7 +322,7 @@ def examples_of(
     Raises:
         DataError: data that are neither.
     """
-    if isinstance(data, (TensorExamples, DatasetExamples)):
+    if isinstance(data, (TensorExamples, ArrayExamples, DatasetExamples)):
         return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
         data = data.tensors

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thalweg import lanes, streams
 from thalweg.catalogue import Entry
-from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
+from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Setting, Workload
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
@@ -82,6 +82,8 @@ def resampled(examples: Examples, *, seed: int) -> Examples:
         OptionError: examples of a kind of its own.
     """
     places = bootstrap(len(examples), seed=seed)
+    if isinstance(examples, ArrayExamples):
+        return examples.at(places)
     if isinstance(examples, TensorExamples):
         return TensorExamples(*examples.batch(places))
     if isinstance(examples, DatasetExamples):
