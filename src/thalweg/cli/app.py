@@ -24,7 +24,7 @@ from thalweg.cli.report import report
 from thalweg.cli.train import train
 from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError, spelled_as_command
 
-__all__ = ["app", "main", "run"]
+__all__ = ["app", "main", "out_of_memory", "run"]
 
 app = typer.Typer(
     add_completion=False,
@@ -82,6 +82,11 @@ def run(arguments: Sequence[str]) -> int:
         prefix = "" if isinstance(error, Interrupted) else "error: "
         print(prefix + " ".join(message.split()), file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: memory ran out ({_brief(error)}); {_LESS}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # whoever read our output has seen enough; Python's own flush at exit must not complain about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +94,23 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+_LESS = "take less data, a smaller model or batch, or a shorter plan; what was saved can be resumed"
+_OUT = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is about memory: torch raises ordinary ones with words of its own.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shape mismatch"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT)
+
+
+def _brief(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:

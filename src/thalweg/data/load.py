@@ -65,6 +65,25 @@ def load(
     thalweg.errors.DataError: there is no data 'iriss'; did you mean 'iris'?
     """
     check_options(task=task, missing=missing)
+    try:
+        return _load(data, target=target, task=task, missing=missing, types=types, collate=collate)
+    except MemoryError as problem:
+        called = repr(str(data)) if isinstance(data, (str, Path)) else f"of type {type(data).__name__}"
+        raise DataError(
+            f"the data {called} don't fit into memory; give less, or read them batch by batch with a Dataset "
+            "of your own and a collate function"
+        ) from problem
+
+
+def _load(
+    data: Any,
+    *,
+    target: str | None,
+    task: str | None,
+    missing: str | None,
+    types: Mapping[str, str] | None,
+    collate: Callable[[list[Any]], Any] | None,
+) -> Source:
     if isinstance(data, Path):
         data = str(data)
     options: dict[str, Any] = {"target": target, "task": task, "missing": missing}

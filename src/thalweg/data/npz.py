@@ -100,7 +100,7 @@ class Archive:
             first = file.read(16)
         if first.startswith(b"\x93NUMPY"):
             raise DataError(
-                f"{path} holds one array, but inputs and targets are needed; save both with np.savez"
+                f"{path} holds one array, though its name says archive; save the arrays with np.savez"
             )
         if not first.startswith(b"PK"):
             looks = looks_like(first)

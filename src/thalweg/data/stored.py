@@ -16,7 +16,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
 from thalweg.data.arrays import ArraySource
+from thalweg.data.examples import whole
 from thalweg.data.files import read_whole
+from thalweg.data.npz import Archive
 from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
 from thalweg.data.tables import FILLED, TableSource, parse_table
@@ -139,6 +141,30 @@ class TablePreparation(_Stored):
             column = column.cast(dtype, strict=False)
         return column.cast(pl.String)
 
+    def check(self) -> None:
+        """Refuse numbers and names that can't have come from a training.
+
+        Raises:
+            ValueError: in a few words, what is wrong.
+        """
+        width = (len(self.numbers),)
+        _check_numbers("inputs.mean", self.mean, width)
+        _check_numbers("inputs.scale", self.scale, width, above_zero=True)
+        _check_numbers("inputs.median", self.median, width)
+        if len(self.categories) != len(self.levels):
+            raise ValueError("inputs.levels aren't as many as inputs.categories")
+        used = [*self.numbers, *self.categories]
+        if len(set(used)) < len(used):
+            raise ValueError("inputs names a column twice")
+        unknown = [name for name in used if name not in self.dtypes]
+        if unknown:
+            raise ValueError(f"inputs.dtypes has no {unknown[0]!r}")
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The shape of one example's inputs."""
+        return (len(self.numbers) + sum(map(len, self.levels)),)
+
     def _refuse_missing(self, gone: Array, names: list[str], called: str) -> None:
         rows = np.flatnonzero(gone.any(1))
         which = [name for name, column in zip(names, gone.T, strict=True) if column.any()]
@@ -147,6 +173,17 @@ class TablePreparation(_Stored):
             f"{rows[0] + 1}), which training had no way to fill; train with missing = 'median' on data that "
             "have such values, or fill them in"
         )
+
+
+def _check_numbers(name: str, given: Any, shape: tuple[int, ...], *, above_zero: bool = False) -> None:
+    try:
+        values = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is no array of numbers") from None
+    if values.shape != shape:
+        raise ValueError(f"{name} has the shape {list(values.shape)}, but the inputs need {list(shape)}")
+    if not np.isfinite(values).all() or (above_zero and not (values > 0).all()):
+        raise ValueError(f"{name} holds numbers that aren't finite" + (" and above 0" if above_zero else ""))
 
 
 class ArrayPreparation(_Stored):
@@ -186,22 +223,59 @@ class ArrayPreparation(_Stored):
                 f"give {size} numbers for each"
             )
         x = x.reshape(len(x), *self.shape)
-        notes = []
-        if x.dtype.kind == "f":
-            gone = np.isnan(x)
-            if np.isinf(x).any() or (gone.any() and self.median is None):
+        filled = 0
+        median = None if self.median is None else np.array(self.median)
+
+        def made(part: Array) -> Tensor:
+            nonlocal filled
+            gone = np.isnan(part) if part.dtype.kind == "f" else None
+            if gone is not None and gone.any():
+                if median is None:
+                    raise DataError(f"{called} holds missing or infinite values; replace them")
+                filled += int(gone.sum())
+                part = np.where(gone, median, part)
+            if part.dtype.kind == "f" and np.isinf(part).any():
                 raise DataError(f"{called} holds missing or infinite values; replace them")
-            if gone.any():
-                x = np.where(gone, np.array(self.median), x)
-                notes.append(f"{int(gone.sum())} missing numbers are replaced by the medians of training")
+            return self._scaled(part)
+
+        inputs = whole(x, np.arange(len(x)), made, torch.device("cpu"))
+        notes = [f"{filled} missing numbers are replaced by the medians of training"] if filled else []
+        return inputs, notes
+
+    def _scaled(self, x: Array) -> Tensor:
         if self.scaling == "as given":
-            return (torch.tensor(x, dtype=torch.float32) if self.number else torch.tensor(x)), notes
+            return torch.tensor(x, dtype=torch.float32) if self.number else torch.tensor(x)
         if self.scaling == "columns":
             scaled = (x.astype(np.float64) - np.array(self.mean)) / np.array(self.scale)
         else:
             mean, scale = (np.array(value, dtype=np.float32) for value in (self.mean, self.scale))
             scaled = (x - mean) / scale
-        return torch.tensor(scaled, dtype=torch.float32), notes
+        return torch.tensor(scaled, dtype=torch.float32)
+
+    def check(self) -> None:
+        """Refuse numbers that can't have come from a training.
+
+        Raises:
+            ValueError: in a few words, what is wrong.
+        """
+        if any(length < 1 for length in self.shape):
+            raise ValueError(f"inputs.shape is {self.shape}, but every length is at least 1")
+        if self.scaling == "as given":
+            return
+        expected: tuple[int, ...] = (1,) * (len(self.shape) + 1)
+        if self.scaling == "columns":
+            expected = tuple(self.shape)
+        elif self.scaling == "channels":
+            expected = (1, self.shape[0], *expected[2:]) if self.shape else ()
+        _check_numbers("inputs.mean", self.mean, expected)
+        _check_numbers("inputs.scale", self.scale, expected, above_zero=True)
+        if self.median is not None:
+            _check_numbers("inputs.median", self.median, expected)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The shape of one example's inputs."""
+        return tuple(self.shape)
 
 
 Preparation = TablePreparation | ArrayPreparation
@@ -285,12 +359,11 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
     """
     called, lower = path.name, path.name.lower()
     if lower.endswith(".npz") and isinstance(preparation, ArrayPreparation):
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                name = "x" if "x" in archive.files else archive.files[0]
-                return archive[name], f"{called}:{name}"
-        except (OSError, ValueError, IndexError) as problem:
-            raise DataError(f"{path} can't be read as NumPy arrays ({problem}); mend it") from problem
+        archive = Archive(path)
+        if not archive.names:
+            raise DataError(f"{path} holds no arrays; save the inputs with np.savez, as x")
+        name = next((name for name in archive.names if name.lower() == "x"), archive.names[0])
+        return archive.read(name), f"{called}:{name}"
     if not lower.endswith(_TABLES):
         fitting = "a table (CSV, TSV, Parquet or JSON lines)"
         if isinstance(preparation, ArrayPreparation):

@@ -115,7 +115,7 @@ def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ())
         equipment=wanted.model.equipment.given(),
         task=asdict(prepared.task),
         activation=activation_for(prepared),
-        inputs=None if inputs is None else inputs.model_dump(),
+        inputs=inputs,
         snapshots=snapshots,
         members=list(members),
         prediction=wanted.prediction,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thalweg import models, trust
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
-from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation, read_new
+from thalweg.data.stored import read_new
 from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
@@ -109,7 +109,7 @@ def predict(
             f"the batches of the model in {folder} were made by code of your own, which prepares new data "
             "too: load weights.safetensors into the model there"
         )
-    preparation = _preparation(stored.inputs)
+    preparation = stored.inputs
     stored = _settled(stored, samples, crops)
     given, called = data, "the data"
     if isinstance(data, (str, Path)):
@@ -166,11 +166,6 @@ def _settled(stored: Stored, samples: int | None, crops: int | None) -> Stored:
             "strategies.augmentation.flip"
         )
     return stored.model_copy(update={"prediction": settings})
-
-
-def _preparation(values: dict[str, Any]) -> Preparation:
-    kind = TablePreparation if values.get("kind") == "table" else ArrayPreparation
-    return kind.model_validate(values)
 
 
 def _spread(each: Tensor, mean: Tensor, stored: Stored) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import stat
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from thalweg import trust
 from thalweg.averaging.testing import PredictionSettings
+from thalweg.data.files import kind_of
+from thalweg.data.stored import ArrayPreparation, TablePreparation
 from thalweg.errors import RunDirectoryError, option
+from thalweg.objectives import Task
 
 __all__ = [
     "CalibrationRecord",
@@ -196,7 +201,7 @@ class Stored(_Record):
     equipment: dict[str, bool | int | float] = Field(default_factory=dict)
     task: dict[str, Any]
     activation: Literal["softmax", "sigmoid", "identity"]
-    inputs: dict[str, Any] | None
+    inputs: Annotated[TablePreparation | ArrayPreparation, Field(discriminator="kind")] | None
     snapshots: int
     members: list[int] = []
     prediction: PredictionSettings = PredictionSettings()
@@ -210,11 +215,57 @@ class Stored(_Record):
         Raises:
             RunDirectoryError: it can't be read, or isn't one.
         """
-        return _read(cls, path)
+        stored = _read(cls, path)
+        try:
+            stored.check()
+        except ValueError as problem:
+            raise RunDirectoryError(
+                f"{path} is damaged: {problem}; copy it again, or train anew"
+            ) from problem
+        return stored
+
+    def check(self) -> None:
+        """Refuse what can't have come from a training.
+
+        Raises:
+            ValueError: in a few words, what is wrong.
+        """
+        try:
+            task = _TASK.validate_python(self.task)
+        except ValidationError as problem:
+            raise ValueError(f"task: {_said(problem)}") from None
+        if not (math.isfinite(task.center) and math.isfinite(task.scale) and task.scale > 0):
+            raise ValueError("task.center and task.scale aren't finite, or scale isn't above 0")
+        if any(length < 1 for length in self.input_shape) or self.outputs < 0 or self.snapshots < 0:
+            raise ValueError("input_shape, outputs or snapshots are below what they can be")
+        outputs = {"classification": {len(task.classes)}, "regression": {1}}.get(task.kind, {self.outputs})
+        if len(task.classes) == 2:
+            outputs.add(1)
+        if self.outputs not in outputs:
+            raise ValueError(f"outputs is {self.outputs}, which doesn't fit the {task.kind}")
+        if len(set(self.members)) < len(self.members) or any(number < 1 for number in self.members):
+            raise ValueError("members are no numbers from 1, each once")
+        if self.inputs is not None:
+            self.inputs.check()
+            if tuple(self.input_shape) != self.inputs.features:
+                raise ValueError(f"input_shape is {self.input_shape}, but inputs make {self.inputs.features}")
+
+
+_TASK = TypeAdapter(Task)
+
+
+def _said(problem: ValidationError) -> str:
+    details = problem.errors()[0]
+    return f"{'.'.join(map(str, details['loc'])) or 'all of it'}: {details['msg']}"
 
 
 def _read(kind: type[_R], path: Path) -> _R:
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise RunDirectoryError(
+                f"{path} is {kind_of(mode)}, not a file; give the directory of a finished training"
+            )
         found = kind.model_validate_json(path.read_bytes())
         trust.heard(path.parent, found.model_dump())
         return found
@@ -227,5 +278,6 @@ def _read(kind: type[_R], path: Path) -> _R:
         raise RunDirectoryError(f"{path} can't be read ({problem.strerror})") from problem
     except ValidationError as problem:
         raise RunDirectoryError(
-            f"{path} isn't what a training of this thalweg writes ({problem.errors()[0]['msg']})"
+            f"{path} isn't what a training of this thalweg writes ({_said(problem)}); "
+            "copy it again, or train anew"
         ) from problem
