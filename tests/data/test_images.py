@@ -82,7 +82,7 @@ def test_images_that_cannot_be_read(folder: Path) -> None:
     fill(folder)
     broken = folder / "cat" / "broken.png"
     spec = f"images:{folder}"
-    for content, says in ((b"", "it is empty"), (b"no image", "can't be read")):
+    for content, says in ((b"", "it is empty"), (b"no image", "is neither PNG nor JPEG")):
         broken.write_bytes(content)
         with pytest.raises(DataError, match=says):
             load(spec)

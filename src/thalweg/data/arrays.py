@@ -168,6 +168,11 @@ def from_arrays(
                 f"in {what} test examples have shape {list(x_test.shape[1:])} and training examples "
                 f"{list(x.shape[1:])}; they must be the same"
             )
+        if y_test.shape[1:] != y.shape[1:]:
+            raise DataError(
+                f"in {what} targets of the test part have shape {list(y_test.shape[1:])} and others "
+                f"{list(y.shape[1:])}; they must be the same"
+            )
         whole, _ = _refuse(x_test, y_test, called, "median" if missing == "median" else None, own)
         if not whole.all():
             raise DataError(

@@ -144,10 +144,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"the image {path} has more than {_MOST_PIXELS:,} pixels; make it smaller or leave it out"
         ) from problem
     except UnidentifiedImageError as problem:
-        raise DataError(
-            f"the image {path} can't be read (it is neither PNG nor JPEG, whatever its name says); "
-            "convert it or leave it out"
-        ) from problem
+        seems = "is damaged" if _seems(path) else "is neither PNG nor JPEG, whatever its name says"
+        raise DataError(f"the image {path} {seems}; convert it or leave it out") from problem
     # PIL's readers stumble over damaged content in many ways
     except Exception as problem:
         said = (" ".join(str(problem).split()) or type(problem).__name__)[:200]
@@ -156,6 +154,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 f"the image {path} can't be read ({problem.strerror}); check it, or leave it out"
             ) from problem
         raise DataError(f"the image {path} is damaged ({said}); replace it or leave it out") from problem
+
+
+def _seems(path: Path) -> bool:
+    """Whether a file begins as a PNG or JPEG image does."""
+    with path.open("rb") as file:
+        return file.read(8).startswith((b"\x89PNG", b"\xff\xd8\xff"))
 
 
 def _look(path: Path) -> _Look:
@@ -195,10 +199,11 @@ def _reading(parts: list[Path], mode: str, size: tuple[int, int] | None) -> tupl
         "",
         "def read(folder):",
         f"    files = [f for f in Path(folder).glob('[!.]*/[!.]*') if f.suffix.lower() in {_ENDINGS}]",
-        "    files = sorted(files)",
-        f"    opened = [Image.open(f, formats={_FORMATS}) for f in files]",
-        f"    images = [image.convert({mode!r}){resized} for image in opened]",
-        f"    x = np.stack([np.asarray(image) for image in images]){channels}",
+        "    files, images = sorted(files), []",
+        "    for file in files:",
+        f"        with Image.open(file, formats={_FORMATS}) as image:",
+        f"            images.append(np.asarray(image.convert({mode!r}){resized}))",
+        f"    x = np.stack(images){channels}",
         "    return x, np.array([f.parent.name for f in files])",
         "",
         "",
