@@ -261,3 +261,18 @@ def test_without_kornia_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
             augment(IMAGES, NUMBER, seed=0, rotate=5)
         assert torch.equal(augment(IMAGES, NUMBER, seed=0, flip=1.0), IMAGES.flip(-1))
     assert augment(IMAGES, NUMBER, seed=0, rotate=5).shape == IMAGES.shape
+
+
+@pytest.mark.parametrize(("height", "width", "down", "right"), [(28, 32, 3, 3), (24, 36, 2, 4), (4, 5, 0, 1)])
+def test_translations_reach_the_nearest_whole_share_and_are_all_as_likely(
+    height: int, width: int, down: int, right: int
+) -> None:
+    """A tenth of 28 pixels is 3, of 24 it is 2; each whole number of pixels up to that has the same chance."""
+    n = 21_000
+    drawn = draw(AugmentationSettings(translate=0.1), torch.arange(n), (height, width), seed=0, epoch=0)
+    for values, most in ((drawn.down, down), (drawn.right, right)):
+        seen, counts = np.unique(values, return_counts=True)
+        assert seen.tolist() == list(range(-most, most + 1))
+        expected = n / len(seen)
+        # chi-square with at most 8 degrees of freedom: 35 has a chance below 3e-5
+        assert ((counts - expected) ** 2 / expected).sum() < 35
