@@ -204,3 +204,18 @@ def test_order_is_three_lines_of_numpy():
     assert sorted(first.tolist()) == list(range(1000))
     assert first.tolist() != streams.order(1000, seed=3, epoch=1).tolist()
     assert first.tolist() != streams.order(1000, seed=4, epoch=0).tolist()
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 6.661), (torch.float64, 8.572)])
+@pytest.mark.parametrize("word", [0, 2**32 - 1])
+def test_normal_numbers_of_the_lowest_and_highest_words_are_finite(
+    dtype: torch.dtype, largest: float, word: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four thousand million words one is zero, whose logarithm is none."""
+    monkeypatch.setattr(streams, "_words", lambda count, *rest: torch.full((count,), word))
+    drawn = streams.normal((6,), seed=0, stream="words", dtype=dtype)
+    assert bool(drawn.isfinite().all())
+    assert float(drawn.abs().max()) <= largest
+    if word == 0:
+        # u is the smallest there is, and the angle is 0
+        assert float(drawn[0]) == pytest.approx(largest, abs=0.01)

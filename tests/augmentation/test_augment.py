@@ -267,7 +267,7 @@ def test_without_kornia_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 def test_translations_reach_the_nearest_whole_share_and_are_all_as_likely(
     height: int, width: int, down: int, right: int
 ) -> None:
-    """A tenth of 28 pixels is 3, of 24 it is 2; each whole number of pixels up to that has the same chance."""
+    """A tenth of 28 pixels is 3, of 24 it is 2; all whole numbers up to that have the same chance."""
     n = 21_000
     drawn = draw(AugmentationSettings(translate=0.1), torch.arange(n), (height, width), seed=0, epoch=0)
     for values, most in ((drawn.down, down), (drawn.right, right)):
