@@ -65,7 +65,8 @@ def race(
         target: column to predict, for tables.
         task: ``"classification"`` or ``"regression"``, where the target doesn't settle it.
         missing: ``"drop"`` or ``"median"``; without it missing values are refused.
-        types: column to ``"number"`` or ``"category"``, where the inferred type is wrong.
+        types: column to ``"number"`` or ``"category"``, where the inferred type is wrong, or to ``"ignore"``,
+            which leaves it out.
         loss: name, ``"file.py:function"`` or function; the task's usual one without it.
         metric: likewise: what validation chooses by and the verdict is about.
         optimizers: names of the catalogue, ``"all"`` for all of them, ``"file.py:rule"``,

@@ -179,18 +179,19 @@ def test_columns_that_say_nothing_are_left_out_and_said(folder: Path) -> None:
     assert source.columns["unit"] == "left out: one value"
     assert source.columns["owner"] == "left out: like an identifier"
     assert source.columns["nothing"] == "left out: no values"
-    assert source.columns["house_id"] == "number"
-    said = " | ".join(source.notes)
+    assert source.columns["house_id"] == "left out: row numbers"
+    said = " | ".join([*source.notes, *source.warnings])
     for words in (
         "'unit' is 'm2'",
         "'owner' looks like",
-        "'house_id' looks like an identifier",
+        "'house_id' only numbers the rows and is left out",
         "'nothing' has no",
     ):
         assert words in said
-    kept = load(name, target="price", types={"owner": "category", "house_id": "ignore"})
+    kept = load(name, target="price", types={"owner": "category", "house_id": "number", "area": "ignore"})
     assert kept.columns["owner"] == "category"
-    assert kept.columns["house_id"] == "left out, as asked"
+    assert kept.columns["house_id"] == "number"
+    assert kept.columns["area"] == "left out, as asked"
 
 
 def test_types_override_what_was_inferred(folder: Path, same_as_script: Same) -> None:
@@ -220,7 +221,7 @@ def test_dates_are_numbers(folder: Path, same_as_script: Same) -> None:
 
 def test_stray_word_among_numbers_is_named(folder: Path) -> None:
     name = write(folder, area=["12 m2"] + [str(i) for i in range(ROWS - 1)])
-    with pytest.raises(DataError, match=r"'area' holds numbers, but '12 m2' too \(1 of 60"):
+    with pytest.raises(DataError, match=r"59 of 60 are numbers; not '12 m2' \(row 1\)"):
         load(name, target="price")
 
 
@@ -247,7 +248,7 @@ def test_categorical_and_boolean_and_decimal_targets(folder: Path, same_as_scrip
 
 def test_repeated_rows_are_pointed_out(folder: Path) -> None:
     pl.concat([houses(), houses()[:2]]).write_csv(folder / "h.csv")
-    assert any(note.startswith("2 rows repeat") for note in load("h.csv", target="price").notes)
+    assert any(text.startswith("2 rows repeat") for text in load("h.csv", target="price").warnings)
 
 
 def test_table_without_a_line_of_names_is_pointed_out(folder: Path) -> None:

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from collections.abc import Callable
+from pathlib import Path
 
-from thalweg.data.target import check_options, encode, read_target
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from thalweg.data import load, prepare
+from thalweg.data.stored import TablePreparation, store
+from thalweg.data.target import check_options, encode, fit_target, read_target
 from thalweg.errors import DataError, OptionError
+
+Same = Callable[..., object]
 
 
 @pytest.mark.parametrize(
@@ -110,3 +119,100 @@ def test_unknown_words() -> None:
         check_options(task="regresion", missing=None)
     with pytest.raises(OptionError, match=r"^missing is 'mean'"):
         check_options(task=None, missing="mean")
+
+
+# Ends of the range ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e300, 1e-300, 1e-200, 2.0**-1060])
+def test_targets_of_any_size_keep_what_they_say(factor: float) -> None:
+    plain = np.random.default_rng(0).normal(3, 1, 200).round(2)
+    parts = [plain[:120], plain[120:160], plain[160:]]
+    task, expected = fit_target(read_target(plain, asked="regression").task, parts, scaled=True)
+    extreme = read_target(plain * factor, asked="regression")
+    same, found = fit_target(extreme.task, [part * factor for part in parts], scaled=True)
+    digits = 1e-6 if factor > 1e-307 else 1e-3
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=digits, rtol=digits)
+    assert same.center == pytest.approx(task.center * factor, rel=digits)
+    assert same.scale == pytest.approx(task.scale * factor, rel=digits)
+    assert same.spread == pytest.approx(plain.std() * factor, rel=digits)
+
+
+def test_the_whole_range_of_float64_is_standardised() -> None:
+    values = np.linspace(-1, 1, 100) * 1.7e308
+    task, (train, *_) = fit_target(read_target(values).task, [values, values[:5], values[5:9]], scaled=True)
+    assert task.scale == pytest.approx(np.linspace(-1, 1, 100).std() * 1.7e308)
+    torch.testing.assert_close(
+        train.double(),
+        torch.tensor(np.linspace(-1, 1, 100) / np.linspace(-1, 1, 100).std()),
+        atol=1e-6,
+        rtol=1e-6,
+    )
+
+
+def test_a_power_of_two_changes_no_bit() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 50)
+    parts = [values[:30], values[30:40], values[40:]]
+    task = read_target(values).task
+    _, plain = fit_target(task, parts, scaled=True)
+    _, far = fit_target(task, [np.ldexp(part, 700) for part in parts], scaled=True)
+    for a, b in zip(plain, far, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["1e200", "1e-300"])
+def test_columns_and_targets_of_any_size_in_a_table(folder: Path, same_as_script: Same, name: str) -> None:
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"a": rng.normal(size=60), "b": rng.normal(size=60), "y": rng.normal(size=60)})
+    frame.write_csv("t.csv")
+    plain = prepare(load("t.csv", target="y"), seed=0, replicate=0)
+    frame.select("a", pl.col("b", "y") * float(name)).write_csv("far.csv")
+    source = load("far.csv", target="y")
+    far = prepare(source, seed=0, replicate=0)
+    for part in ("train", "validation", "test"):
+        for which in ("inputs", "targets"):
+            a, b = (getattr(getattr(each, part), which) for each in (plain, far))
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+    same_as_script(source)
+    stored = store(source, far.indices, None)
+    assert isinstance(stored, TablePreparation)
+    again = TablePreparation.model_validate_json(stored.model_dump_json())
+    inputs, _ = again.apply(pl.read_csv("far.csv")[far.indices["test"]])
+    torch.testing.assert_close(inputs, far.test.inputs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e39, 1e-300])
+def test_targets_taken_as_given_that_float32_can_not_hold_are_refused(factor: float) -> None:
+    y = torch.randn(60, dtype=torch.float64) * factor
+    with pytest.raises(DataError, match=r"targets are taken as given, as float32, and of values up to"):
+        prepare(load((torch.randn(60, 2), y)), seed=0, replicate=0)
+
+
+# Labels -----------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_are_numbers_keep_the_digits_that_tell_them_apart() -> None:
+    for values, names in (
+        ([1000001.0, 1000002.0], ("1000001", "1000002")),
+        ([0.1, 0.1 + 2**-50], ("0.1", "0.1000000000000009")),
+        (np.float32([0.1, 0.2]), ("0.1", "0.2")),
+        ([1.0, 2.0], ("1", "2")),
+        ([-0.5, 1e30], ("-0.5", "1e+30")),
+    ):
+        target = read_target(np.array(list(values) * 10), asked="classification")
+        assert target.task.classes == names
+
+
+@pytest.mark.parametrize("values", [[1, "1"], [True, 1], ["a", b"a"], [None, "a"]])
+def test_labels_of_several_kinds_are_refused(values: list[object]) -> None:
+    with pytest.raises(DataError, match=r"the target 'y' mixes .* among its labels; make all of them"):
+        read_target(np.array(values * 10, dtype=object), name="y", asked="classification")
+
+
+@pytest.mark.parametrize("values", [["1", "1.0"], ["1", " 1"], ["a", "a "], ["Yes", "yes"], ["1e1", "10"]])
+def test_labels_that_are_nearly_the_same_are_said(values: list[str]) -> None:
+    target = read_target(np.array(values * 10), name="y")
+    assert target.task.classes == tuple(sorted(values))
+    assert [text for text in target.warnings if "names differ by spaces, case" in text]
+    assert not read_target(np.array(["a", "b"] * 10)).warnings

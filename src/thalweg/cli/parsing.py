@@ -8,7 +8,7 @@ from thalweg.errors import OptionError, nearest
 
 __all__ = ["column_types", "names", "spaces"]
 
-_TYPES = ("category", "number")
+_TYPES = ("category", "number", "ignore")
 
 
 def names(text: str | None) -> list[str] | None:
@@ -48,7 +48,9 @@ def spaces(texts: Sequence[str]) -> dict[str, tuple[float, float]] | None:
 
 
 def column_types(texts: Sequence[str]) -> dict[str, str] | None:
-    """Read ``COLUMN=category`` or ``COLUMN=number``; ``None`` where there are none.
+    """Read ``COLUMN=category``, ``COLUMN=number`` or ``COLUMN=ignore``; ``None`` where there are none.
+
+    A column without a name is ``=ignore``.
 
     Raises:
         OptionError: one isn't written so.
@@ -58,12 +60,17 @@ def column_types(texts: Sequence[str]) -> dict[str, str] | None:
     """
     found: dict[str, str] = {}
     for text in texts:
-        column, _, kind = text.rpartition("=")
-        if not column:
+        column, sign, kind = text.rpartition("=")
+        if not sign:
             raise OptionError(
-                f"--type {text!r} can't be read; write COLUMN=category or COLUMN=number, such as zip=category"
+                f"--type {text!r} can't be read; write COLUMN=category, COLUMN=number or COLUMN=ignore, such "
+                "as zip=category"
             )
         if kind not in _TYPES:
             raise OptionError(f"--type {text!r} names the unknown type {kind!r}; {nearest(kind, _TYPES)}")
+        if column in found and found[column] != kind:
+            raise OptionError(
+                f"--type says that column {column!r} is a {found[column]} and that it is a {kind}; say one"
+            )
         found[column] = kind
     return found or None

@@ -63,8 +63,8 @@ def race(
         list[str] | None,
         typer.Option(
             "--type",
-            metavar="COLUMN=category|number",
-            help="Read a column as this type; may be repeated.",
+            metavar="COLUMN=category|number|ignore",
+            help="Read a column as this type, or leave it out; may be repeated.",
             rich_help_panel=_PROBLEM,
         ),
     ] = None,

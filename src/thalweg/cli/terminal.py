@@ -51,6 +51,8 @@ class Terminal(Screen, Watcher):
             ("plan", _plan_lines(plan)),
         ):
             self.say(label, *lines)
+        for warning in data.warnings:
+            self.say("warning", warning, style="yellow")
 
     def engine(self, engine: EngineInfo) -> None:
         if engine.kind == "lanes":

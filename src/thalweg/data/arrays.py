@@ -93,7 +93,12 @@ class ArraySource(Source):
             self.reading,
             split_lines(self, seed=seed, replicate=replicate),
             self._input_lines(),
-            target_lines(self, scaled=self.scaling != "as given", fraction=_is_number(self.y)),
+            target_lines(
+                self,
+                *(part for part in (self.y, self.y_test) if part is not None),
+                scaled=self.scaling != "as given",
+                fraction=_is_number(self.y),
+            ),
         )
 
     def _input_lines(self) -> list[str]:
@@ -205,6 +210,7 @@ def from_arrays(
         inputs=_describe(x),
         class_counts=target.counts,
         notes=said,
+        warnings=target.warnings,
         fingerprint=fingerprint_of([part for part in (x, y, x_test, y_test) if part is not None]),
         x=x,
         y=target.values,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import numpy.typing as npt
 
 from thalweg.data.source import Source
+from thalweg.data.target import power_of
 from thalweg.streams import seed32
 
 __all__ = ["assemble", "parts", "split_lines", "target_lines"]
@@ -51,8 +55,15 @@ def parts(source: Source, what: str) -> str:
     return f"({what}[train], {what}[validation], {what}[test])"
 
 
-def target_lines(source: Source, *, scaled: bool, fraction: bool) -> list[str]:
-    """Define ``y_train``, ``y_validation``, ``y_test``, and for regression ``y_center`` and ``y_scale``."""
+def target_lines(source: Source, *targets: npt.NDArray[Any], scaled: bool, fraction: bool) -> list[str]:
+    """Define ``y_train``, ``y_validation``, ``y_test``, and for regression ``y_center`` and ``y_scale``.
+
+    Args:
+        source: of the data.
+        targets: as it holds them, those of a test part included.
+        scaled: whether numbers are standardised.
+        fraction: whether numbers of a custom task are fractions.
+    """
     names = ", ".join(f"y_{part}" for part in _PARTS)
     three = parts(source, "y")
     if source.task.kind == "classification":
@@ -64,6 +75,18 @@ def target_lines(source: Source, *, scaled: bool, fraction: bool) -> list[str]:
         return [
             "y_center, y_scale = 0.0, 1.0",
             f"{names} = (torch.tensor(part, dtype=torch.float32) for part in {three})",
+        ]
+    power = power_of(*targets)
+    if power:
+        return [
+            "# so near an end of float64's range squares would overflow or vanish: in a unit of its own",
+            f"unit = np.ldexp(y[train], {-power})",
+            "center, scale = unit.mean(), unit.std() or 1.0",
+            f"y_center, y_scale = float(np.ldexp(center, {power})), float(np.ldexp(scale, {power}))",
+            f"{names} = (",
+            f"    torch.tensor((np.ldexp(part, {-power}) - center) / scale, dtype=torch.float32)",
+            f"    for part in {three}",
+            ")",
         ]
     return [
         "y_center, y_scale = y[train].mean(), y[train].std() or 1.0",

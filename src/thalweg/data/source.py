@@ -60,6 +60,7 @@ class Source(ABC):
         columns: of a table, name to ``number``, ``category`` or why it is left out.
         class_counts: rows of each class (test part left out).
         notes: everything worth saying about the data.
+        warnings: what has to be known before a result on this data is relied on.
         fingerprint: 32 hexadecimal digits of BLAKE2 over the content.
     """
 
@@ -72,6 +73,7 @@ class Source(ABC):
     columns: Mapping[str, str] = field(default_factory=dict)
     class_counts: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     fingerprint: str
 
     @property

@@ -22,6 +22,7 @@ from thalweg.data.npz import Archive
 from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
 from thalweg.data.tables import FILLED, TableSource, parse_table
+from thalweg.data.target import FARTHEST
 from thalweg.errors import DataError
 
 __all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "read_new", "store"]
@@ -44,6 +45,8 @@ class TablePreparation(_Stored):
         categories, levels: text columns, and the values that each may have, an input for each.
         missing: what was to be done about missing values.
         filled: whether missing text is a value by itself.
+        gaps: numeric columns that had missing values in training, for each of which an input says where.
+        powers: numeric columns to the power of two that they are divided by before anything else.
     """
 
     kind: Literal["table"] = "table"
@@ -57,6 +60,8 @@ class TablePreparation(_Stored):
     levels: list[list[str]]
     missing: Literal["drop", "median"] | None
     filled: bool
+    gaps: list[str] = []
+    powers: dict[str, int] = {}
 
     def apply(self, given: Any, called: str = "the table") -> tuple[Tensor, list[str]]:
         """Make inputs of a data frame.
@@ -97,6 +102,7 @@ class TablePreparation(_Stored):
                 numbers = np.where(gone, np.array(self.median), numbers)
                 notes.append(f"{int(gone.sum())} missing numbers are replaced by the medians of training")
             parts.append((numbers - np.array(self.mean)) / np.array(self.scale))
+            parts.append(gone[:, [self.numbers.index(name) for name in self.gaps]])
         for name, levels in zip(self.categories, self.levels, strict=True):
             text = self._text(frame[name])
             gone = text.is_null().to_numpy()
@@ -132,7 +138,8 @@ class TablePreparation(_Stored):
             ) from None
         if values.is_infinite().any():
             raise DataError(f"the column {column.name!r} of {called} holds infinite values; replace them")
-        return values.to_numpy().astype(np.float64)
+        numbers = values.to_numpy().astype(np.float64)
+        return numbers * 2.0 ** -self.powers[column.name] if column.name in self.powers else numbers
 
     def _text(self, column: pl.Series) -> pl.Series:
         # a column of whole numbers may have become one of fractions, or the other way round
@@ -156,6 +163,11 @@ class TablePreparation(_Stored):
         used = [*self.numbers, *self.categories]
         if len(set(used)) < len(used):
             raise ValueError("inputs names a column twice")
+        strange = [name for name in (*self.gaps, *self.powers) if name not in self.numbers]
+        if strange or len(set(self.gaps)) < len(self.gaps):
+            raise ValueError("inputs.gaps or inputs.powers name what isn't in inputs.numbers, or one twice")
+        if any(abs(power) > FARTHEST for power in self.powers.values()):
+            raise ValueError(f"inputs.powers are beyond {FARTHEST}")
         unknown = [name for name in used if name not in self.dtypes]
         if unknown:
             raise ValueError(f"inputs.dtypes has no {unknown[0]!r}")
@@ -163,7 +175,7 @@ class TablePreparation(_Stored):
     @property
     def features(self) -> tuple[int, ...]:
         """The shape of one example's inputs."""
-        return (len(self.numbers) + sum(map(len, self.levels)),)
+        return (len(self.numbers) + len(self.gaps) + sum(map(len, self.levels)),)
 
     def _refuse_missing(self, gone: Array, names: list[str], called: str) -> None:
         rows = np.flatnonzero(gone.any(1))
@@ -332,6 +344,8 @@ def _of_table(source: TableSource, rows: Indices, missing: str | None) -> TableP
         levels=levels,
         missing=missing,  # type: ignore[arg-type]
         filled=any(FILLED in each for each in levels),
+        gaps=[name for name in source.numbers if source.impute and part[name].null_count()],
+        powers=dict(source.powers),
     )
 
 
@@ -369,7 +383,20 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
         if isinstance(preparation, ArrayPreparation):
             fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive with an array x"
         raise DataError(f"{path} is no file of new data for this model; give {fitting}")
-    frame, _ = parse_table(path, read_whole(path))
+    text = []
+    if isinstance(preparation, TablePreparation):
+        # codes such as 02134 stay what they were in training, whatever this file's others look like
+        text = [name for name in preparation.categories if preparation.dtypes[name] == "String"]
+    table = parse_table(path, read_whole(path), text=text)
+    frame = table.frame
+    if isinstance(preparation, TablePreparation):
+        used = {*preparation.numbers, *preparation.categories}
+        for name in table.twice:
+            if name in used:
+                raise DataError(
+                    f"{path} has several columns called {name!r}, which training used; give them names that "
+                    "differ"
+                )
     if isinstance(preparation, TablePreparation):
         return frame, called
     try:
@@ -383,7 +410,7 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _KNOWN: list[pl.DataType] = [
     pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64(), pl.UInt8(), pl.UInt16(), pl.UInt32(), pl.UInt64(),
-    pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Date(), pl.Time(),
+    pl.Int128(), pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Date(), pl.Time(),
     pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Duration("ms"), pl.Duration("us"),
 ]  # fmt: skip
 _DTYPES = {str(dtype): dtype for dtype in _KNOWN}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,24 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from sklearn.compose import make_column_transformer
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from thalweg.data.checks import level_notes, name_notes, repeated_rows, table_warnings
 from thalweg.data.columns import Columns, check_values, read_columns
+from thalweg.data.delimited import Table, read_delimited
 from thalweg.data.examples import TensorExamples
 from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
-from thalweg.data.target import Target, fit_target, outputs_of, read_target
+from thalweg.data.target import Target, fit_target, outputs_of, power_of, read_target
 from thalweg.errors import DataError, nearest, option
 
 __all__ = ["FILLED", "TableSource", "from_frame", "parse_table", "read_table"]
 
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
+# as the script spells it
+_INDICATOR: dict[str, Any] = {"features": "missing-only", "error_on_new": False}
 FILLED = "(missing)"
 """The category that stands for missing text."""
 
@@ -38,9 +41,11 @@ class TableSource(Source):
 
     Attributes:
         dtypes: what columns were when they were read, as polars calls it.
+        powers: numbers near an end of float64's range, to the power of two that they are divided by.
     """
 
     frame: pl.DataFrame
+    powers: Mapping[str, int]
     dtypes: Mapping[str, str]
     y: npt.NDArray[Any]
     numbers: tuple[str, ...]
@@ -60,6 +65,9 @@ class TableSource(Source):
             scaler = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), scaler)
         encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
         steps = [(scaler, list(self.numbers)), (encoder, list(self.categories))]
+        if self.impute:
+            # beside a median, whether there was one: of columns with gaps in the training part
+            steps.insert(1, (MissingIndicator(**_INDICATOR), list(self.numbers)))
         table = make_column_transformer(*(step for step in steps if step[1]))
         table.fit(self.frame[train])
         rows = (train, validation, test)
@@ -91,12 +99,14 @@ class TableSource(Source):
             scaler = "StandardScaler()"
             if self.impute:
                 imports |= {
-                    "from sklearn.impute import SimpleImputer",
+                    "from sklearn.impute import MissingIndicator, SimpleImputer",
                     "from sklearn.pipeline import make_pipeline",
                 }
                 imputer = "SimpleImputer(strategy='median', keep_empty_features=True)"
                 scaler = f"make_pipeline({imputer}, {scaler})"
             steps.append(f"    ({scaler}, numbers),")
+            if self.impute:
+                steps.append("    (MissingIndicator(features='missing-only', error_on_new=False), numbers),")
         if self.categories:
             imports.add("from sklearn.preprocessing import OneHotEncoder")
             steps.append("    (OneHotEncoder(handle_unknown='ignore', sparse_output=False), categories),")
@@ -114,7 +124,7 @@ class TableSource(Source):
             self.reading,
             split_lines(self, seed=seed, replicate=replicate),
             preparing,
-            target_lines(self, scaled=True, fraction=True),
+            target_lines(self, self.y, scaled=True, fraction=True),
         )
 
 
@@ -136,15 +146,15 @@ def read_table(
         DataError: the file can't be read as what its name says, or its columns can't be used.
     """
     content = read_whole(path)
-    frame, line = parse_table(path, content)
+    table = parse_table(path, content)
     return from_frame(
-        frame, spec=str(path), name=path.name.partition(".")[0], target=target, task=task, missing=missing,
-        types=types, reading=(line,), fingerprint=fingerprint_of([content]),
+        table, spec=str(path), name=path.name.partition(".")[0], target=target, task=task, missing=missing,
+        types=types, reading=table.lines, fingerprint=fingerprint_of([content]),
     )  # fmt: skip
 
 
 def from_frame(
-    frame: pl.DataFrame,
+    table: pl.DataFrame | Table,
     *,
     spec: str,
     name: str,
@@ -159,7 +169,7 @@ def from_frame(
     """Make a source of a table.
 
     Args:
-        frame: the table.
+        table: a frame, or what a file was read as.
         spec, name: as in :class:`Source`.
         target, task, missing, types: what the user asked for.
         reading, imports: lines that define ``frame``.
@@ -168,6 +178,9 @@ def from_frame(
     Raises:
         DataError: no target, or columns that can't be used.
     """
+    if isinstance(table, pl.DataFrame):
+        table = Table(frame=table, lines=())
+    frame = table.frame
     if not len(frame):
         raise DataError(f"{spec} has columns but no rows; there is nothing to learn from")
     if target is None:
@@ -177,15 +190,19 @@ def from_frame(
         )
     if target not in frame.columns:
         raise DataError(f"{spec} has no column {target!r}; {nearest(target, frame.columns)}")
-    notes = []
-    if all(_is_number(column) for column in frame.columns):
-        notes.append(f"the first line, {_listed(frame.columns)}, is taken for the names of the columns")
+    for each in table.twice:
+        if each == target or each in (types or {}):
+            raise DataError(
+                f"{spec} has several columns called {each!r}, so it isn't clear which one is meant; give "
+                "them names that differ"
+            )
+    notes = name_notes(frame.columns, table.twice)
     print_id = fingerprint or fingerprint_of([frame.write_csv(), str(frame.schema)])
     lines = list(reading or ())
     if any(frame[c].dtype.is_float() and frame[c].is_nan().any() for c in frame.columns):
         frame = frame.fill_nan(None)
         lines.append("frame = frame.fill_nan(None)")
-    columns = read_columns(frame, target=target, types=types, spec=spec)
+    columns = read_columns(frame, target=target, types=types, spec=spec, padded=table.padded)
     check_values(frame, columns, target=target, missing=missing, spec=spec)
     frame, dropped = _drop(frame, columns, target, missing, spec)
     lines += dropped[0]
@@ -193,15 +210,28 @@ def from_frame(
     impute = missing == "median" and any(frame[c].null_count() for c in columns.numbers)
     fill = missing == "median" and any(frame[c].null_count() for c in columns.categories)
     if impute:
-        notes.append("missing numbers are replaced by the median of their column in the training part")
+        notes.append(
+            "missing numbers are replaced by the median of their column in the training part, and an input "
+            "for each such column says where"
+        )
     if fill:
         notes.append("missing texts are a category of their own")
     goal, target_line = _goal(frame[target], task, target)
     x = frame.select(_typed(columns, fill=fill))
     lines += _typed_lines(columns, fill=fill)
+    powers = {name: power for name in columns.numbers if (power := power_of(x[name].to_numpy()))}
+    if powers:
+        x = x.with_columns(pl.col(name) * 2.0**-power for name, power in powers.items())
+        factors = ", ".join(f"pl.col({name!r}) * 2.0**{-power}" for name, power in powers.items())
+        lines.append(f"x = x.with_columns({factors})")
     lines += _goal_lines(goal, target_line)
-    repeated = len(frame) - frame.select(*columns.used, target).n_unique()
-    notes += [*goal.notes, *duplicate_notes(repeated)]
+    notes += [*goal.notes, *level_notes(x, columns.categories)]
+    warnings = [
+        *columns.warnings,
+        *goal.warnings,
+        *table_warnings(frame, x, target, columns, filled=missing == "median"),
+        *duplicate_notes(repeated_rows(frame, columns.row_numbers)),
+    ]
     return TableSource(
         spec=spec,
         name=name,
@@ -211,8 +241,10 @@ def from_frame(
         columns=columns.kinds,
         class_counts=goal.counts,
         notes=notes,
+        warnings=warnings,
         fingerprint=print_id,
         frame=x,
+        powers=powers,
         dtypes={name: str(frame.schema[name]) for name in columns.used},
         y=goal.values,
         numbers=tuple(columns.numbers),
@@ -223,8 +255,13 @@ def from_frame(
     )
 
 
-def parse_table(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
-    """Return a table, and the line that reads it.
+def parse_table(path: Path, content: bytes, *, text: Collection[str] = ()) -> Table:
+    """Return a table, and the lines that read it.
+
+    Args:
+        path: of the file.
+        content: what stands in it.
+        text: columns that are text whatever they look like.
 
     Raises:
         DataError: the content isn't what the file's name says.
@@ -242,43 +279,18 @@ def parse_table(path: Path, content: bytes) -> tuple[pl.DataFrame, str]:
         raise DataError(f"{path} isn't the text that its name says: it holds zero bytes; convert it to UTF-8")
     try:
         if ending == ".parquet":
-            return pl.read_parquet(io.BytesIO(content)), f"frame = pl.read_parquet({str(path)!r})"
+            frame = pl.read_parquet(io.BytesIO(content))
+            return Table(frame=frame, lines=(f"frame = pl.read_parquet({str(path)!r})",))
         if ending in (".jsonl", ".ndjson"):
             frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
-            return frame, f"frame = pl.read_ndjson({str(path)!r}, infer_schema_length=None)"
-        divider = _divider(content)
-        options: dict[str, Any] = {} if divider == "," else {"separator": divider}
-        always: dict[str, Any] = {"infer_schema_length": None, "try_parse_dates": True}
-        frame = pl.read_csv(io.BytesIO(content), **options, **always, null_values=list(_MISSING))
-        if divider != "," and _has_decimal_commas(frame):
-            options["decimal_comma"] = True
-            frame = pl.read_csv(io.BytesIO(content), **options, **always, null_values=list(_MISSING))
-        spelled = "".join(f"{name}={value!r}, " for name, value in options.items())
-        return frame, (
-            f"frame = pl.read_csv(\n    {str(path)!r}, {spelled}infer_schema_length=None,\n"
-            f"    try_parse_dates=True,\n    null_values={list(_MISSING)!r},\n)"
-        )
-    except (pl.exceptions.PolarsError, OSError, ValueError) as problem:
+            line = f"frame = pl.read_ndjson({str(path)!r}, infer_schema_length=None)"
+            return Table(frame=frame, lines=(line,))
+        return read_delimited(str(path), content, text=text)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as problem:
         said = " ".join(str(problem).split())
         raise DataError(
             f"{path} can't be read as {ending[1:]} ({said[:200]}); mend or convert it"
         ) from problem
-
-
-def _divider(content: bytes) -> str:
-    first = content.partition(b"\n")[0].decode(errors="replace")
-    return max((",", ";", "\t"), key=first.count)
-
-
-def _has_decimal_commas(frame: pl.DataFrame) -> bool:
-    """Whether some text column holds numbers alone, of which some have a comma before their decimals."""
-    for column in frame.get_columns():
-        if column.dtype == pl.String:
-            known = column.drop_nulls()
-            numbers = known.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$")
-            if numbers.all() and known.str.contains(",", literal=True).any():
-                return True
-    return False
 
 
 def _drop(
@@ -291,8 +303,12 @@ def _drop(
     if not gone:
         return frame, ([], [])
     if not len(kept):
+        emptiest = max(columns.used, key=lambda name: frame[name].null_count())
         raise DataError(
-            f"every row of {spec} has a missing value; use {option('missing', 'median')}, or ignore columns"
+            f"every row of {spec} has a missing value, most of them in column {emptiest!r} "
+            f"({frame[emptiest].null_count()} of {len(frame)}); fill in medians by "
+            f"{option('missing', 'median')}, or leave the column out by "
+            f"{option('types', {emptiest: 'ignore'})}"
         )
     what = "a missing value" if missing == "drop" else "no target"
     note = f"{gone} of {len(frame)} rows have {what} and are left out"
@@ -343,12 +359,17 @@ def _goal(column: pl.Series, task: str | None, name: str) -> tuple[Target, str]:
         )
     if dtype in (pl.Categorical, pl.Enum):
         column, source = column.cast(pl.String), f"{source}.cast(pl.String)"
-    elif dtype.is_decimal():
+    elif dtype.is_decimal() or dtype == pl.Int128 or (dtype == pl.String and _amounts(column, task)):
         column, source = column.cast(pl.Float64), f"{source}.cast(pl.Float64)"
     goal = read_target(column.to_numpy(), name=name, asked=task)
     if goal.task.kind == "regression" and column.dtype != pl.Float64:
         source = f"{source}.cast(pl.Float64)"
     return goal, f"{source}.to_numpy()"
+
+
+def _amounts(column: pl.Series, task: str | None) -> bool:
+    """Whether text, as that of numbers with zeros in front, is to be regressed and can be."""
+    return task == "regression" and column.cast(pl.Float64, strict=False).null_count() == 0
 
 
 def _goal_lines(goal: Target, raw: str) -> list[str]:
@@ -368,14 +389,6 @@ def _describe(columns: Columns, x: pl.DataFrame) -> str:
     left = len(columns.kinds) - len(columns.used)
     total = len(columns.kinds)
     return f"{total} column{'s' * (total > 1)}: " + ", ".join(parts) + (f", {left} left out" if left else "")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _listed(names: list[str]) -> str:

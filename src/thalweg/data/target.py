@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +16,28 @@ from thalweg.data.examples import as_given
 from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.objectives import Task
 
-__all__ = ["LEAST_ROWS", "Target", "check_options", "encode", "fit_target", "outputs_of", "read_target"]
+__all__ = [
+    "FARTHEST",
+    "LEAST_ROWS",
+    "Target",
+    "alike",
+    "check_options",
+    "encode",
+    "fit_target",
+    "outputs_of",
+    "power_of",
+    "read_target",
+]
 
 # Five rows are three for training and one each for validation and test.
 LEAST_ROWS = 5
 _FEW = 20
 _MANY = 1000
 _SKEWED = 5.0
+# Squares of what lies within are far from both ends of float64, and any sum of them is.
+_LEAST, _MOST = 1e-100, 1e100
+FARTHEST = 1000
+"""The largest power that :func:`power_of` returns; a little beyond, a power of two is no float64 any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +51,7 @@ class Target:
         plain: whether raw values are the class numbers already.
         counts: rows of each class.
         notes: what is worth saying.
+        warnings: what has to be known before a result is relied on.
     """
 
     task: Task
@@ -42,6 +60,7 @@ class Target:
     plain: bool = False
     counts: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def check_options(*, task: str | None, missing: str | None) -> None:
@@ -131,9 +150,57 @@ def fit_target(task: Task, y: list[npt.NDArray[Any]], *, scaled: bool) -> tuple[
         return task, [as_given(part) for part in y]
     if task.kind == "classification":
         return task, [torch.tensor(part) for part in y]
-    center, scale = (float(y[0].mean()), float(y[0].std() or 1.0)) if scaled else (0.0, 1.0)
+    if not scaled:
+        _refuse_beyond_float32(task, y)
+        made = [torch.tensor(part, dtype=torch.float32) for part in y]
+        return replace(task, center=0.0, scale=1.0), made
+    power = power_of(*y)
+    if power:
+        y = [np.ldexp(part, -power) for part in y]
+    center, scale = float(y[0].mean()), float(y[0].std() or 1.0)
     made = [torch.tensor((part - center) / scale, dtype=torch.float32) for part in y]
+    if power:
+        center, scale = float(np.ldexp(center, power)), float(np.ldexp(scale, power))
+        if not scale > 0:
+            raise DataError(
+                f"the target{f' {task.target!r}' if task.target else ''} differs by less than float64 can "
+                "hold; give it in another unit"
+            )
     return replace(task, center=center, scale=scale), made
+
+
+def power_of(*values: npt.NDArray[np.float64]) -> int:
+    """Return the power of two to divide numbers by, so that their squares neither overflow nor vanish.
+
+    Powers of two change no digit, so whatever is standardised afterwards comes out the same.
+
+    Returns:
+        0 for numbers of any usual size, missing ones left aside.
+
+    >>> power_of(np.array([3.0, -1e99])), power_of(np.array([1e200, 2e200])), power_of(np.array([1e-300]))
+    (0, 666, -996)
+    """
+    # nothing may be there, or nothing but missing values
+    largest: float = max(
+        (float(np.abs(part[np.isfinite(part)]).max(initial=0.0)) for part in values), default=0.0
+    )
+    if largest == 0 or _LEAST <= largest <= _MOST:
+        return 0
+    return int(np.clip(np.frexp(largest)[1], -FARTHEST, FARTHEST))
+
+
+def _refuse_beyond_float32(task: Task, y: list[npt.NDArray[Any]]) -> None:
+    """Targets that are taken as given are float32 as they are, and may be nothing there."""
+    whole = np.concatenate(y)
+    with np.errstate(over="ignore", under="ignore"):
+        single = whole.astype(np.float32)
+    if np.isfinite(single).all() and (single != single[0]).any():
+        return
+    largest = float(np.abs(whole).max())
+    raise DataError(
+        f"targets are taken as given, as float32, and of values up to {largest:.3g} it keeps nothing that "
+        "differs; give them in another unit"
+    )
 
 
 def outputs_of(task: Task, y: npt.NDArray[Any]) -> int:
@@ -164,8 +231,9 @@ def _few(raw: npt.NDArray[Any], labelled: bool) -> bool:
 def _classes(
     raw: npt.NDArray[Any], name: str | None, called: str, asked: str | None, labelled: bool
 ) -> Target:
+    _refuse_mixed(raw, called)
     levels, values, counts = np.unique(raw, return_inverse=True, return_counts=True)
-    classes = tuple(_label(level) for level in levels.tolist())
+    classes = tuple(_label(level) for level in levels)
     if len(classes) == 1:
         raise DataError(
             f"{called} is {classes[0]!r} in every row; a classification needs at least two classes"
@@ -207,16 +275,57 @@ def _classes(
         plain=plain,
         counts=counts.tolist(),
         notes=notes,
+        warnings=[
+            f"{called} has classes whose names differ by spaces, case or the spelling of a number alone: "
+            f"{' and '.join(map(repr, same))}; they are classes of their own, so mend them if they are one"
+            for same in (alike(classes) if raw.dtype.kind in "OUS" else [])
+        ],
     )
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Group names that differ by spaces, case or the spelling of a number alone.
+
+    >>> alike(["a", "b", "a ", "1", "1.0", " 01"])
+    [['a', 'a '], ['1', '1.0', ' 01']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = " ".join(name.casefold().split())
+        with contextlib.suppress(ValueError):
+            plain = repr(float(plain))
+        groups.setdefault(plain, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _refuse_mixed(raw: npt.NDArray[Any], called: str) -> None:
+    """Labels 1, "1" and True, which are read alike, can't be sorted or are taken for one another."""
+    if raw.dtype.kind != "O":
+        return
+    kinds: dict[str, Any] = {}
+    for value in raw.tolist():
+        kind = type(value)
+        word = (
+            "text" if issubclass(kind, str)
+            else "bytes" if issubclass(kind, bytes)
+            else "truth values" if issubclass(kind, bool | np.bool_)
+            else "numbers" if issubclass(kind, int | float | np.number)
+            else kind.__name__
+        )  # fmt: skip
+        kinds.setdefault(word, value)
+    if len(kinds) > 1:
+        shown = " and ".join(f"{word} ({value!r})" for word, value in kinds.items())
+        raise DataError(f"{called} mixes {shown} among its labels; make all of them text, or all numbers")
 
 
 def _numbers(raw: npt.NDArray[Any], name: str | None, called: str, asked: str | None) -> Target:
     values = raw.astype(np.float64)
+    power = power_of(values)
     if len(values) < 2 * LEAST_ROWS:
         raise DataError(
             f"there are {len(values)} rows, but three parts and a training need {2 * LEAST_ROWS} or more"
         )
-    spread = float(values.std())
+    spread = float(np.ldexp(np.ldexp(values, -power).std(), power))
     if (values == values[0]).all():
         raise DataError(f"{called} is {_label(values[0])} in every row; there is nothing to predict")
     notes = []
@@ -231,4 +340,7 @@ def _numbers(raw: npt.NDArray[Any], name: str | None, called: str, asked: str | 
 def _label(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float | np.floating) and value == np.round(value) and abs(value) < 1e15:
+        return f"{value:.0f}"
+    # as many digits as tell it from its neighbours
+    return str(value)

@@ -30,12 +30,14 @@ def warnings(
     winners: Mapping[str, Sequence[ReplicateWinner]],
     test_looks: int,
     cuts: Sequence[str] = (),
+    data: Sequence[str] = (),
 ) -> list[Warning_]:
     """Return what a careful reader has to know, the most particular first.
 
-    Codes: ``out-of-time`` (the clock cut the plan), ``edge`` (an optimizer's best setting lies at an end of
-    its space in at least half the replicates), ``adam-behind-momentum``, ``diverged``, ``too-few-splits``,
-    ``too-few-test-examples``, ``test-looks`` (this test data has been scored before), ``scope`` (always).
+    Codes: ``data`` (what the data itself may mislead by), ``out-of-time`` (the clock cut the plan),
+    ``edge`` (an optimizer's best setting lies at an end of its space in at least half the replicates),
+    ``adam-behind-momentum``, ``diverged``, ``too-few-splits``, ``too-few-test-examples``,
+    ``test-looks`` (this test data has been scored before), ``scope`` (always).
 
     Args:
         evidence: what ``verdict`` was made of.
@@ -47,8 +49,10 @@ def warnings(
         winners: optimizer to the winner of each replicate's pool.
         test_looks: how often this test data has been scored, this race included.
         cuts: what the clock took from the plan, a sentence each.
+        data: what was found when the data was read.
     """
     return [
+        *(Warning_(code="data", text=text) for text in data),
         *(Warning_(code="out-of-time", text=cut) for cut in cuts),
         *_edges(winners),
         *_adam(verdict),

@@ -98,6 +98,7 @@ def build_results(
             winners=winners,
             test_looks=test_looks,
             cuts=cuts,
+            data=setup.data_info.warnings,
         ),
         test_looks=test_looks,
         timing=Timing(

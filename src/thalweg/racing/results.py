@@ -52,7 +52,8 @@ class _Record(BaseModel):
 
 
 class DataInfo(_Record):
-    """What the data is: ``spec`` as given, sizes, and everything worth saying about it (``notes``)."""
+    """What the data is: ``spec`` as given, sizes, everything worth saying about it (``notes``), and what has
+    to be known before a verdict on it is relied on (``warnings``)."""
 
     spec: str
     name: str
@@ -66,6 +67,7 @@ class DataInfo(_Record):
     fixed_test: bool
     fingerprint: str
     notes: list[str]
+    warnings: list[str] = []
 
 
 class ModelInfo(_Record):

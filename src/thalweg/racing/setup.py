@@ -300,4 +300,5 @@ def _data_info(source: Source, first: Prepared) -> DataInfo:
         fixed_test=source.fixed_test,
         fingerprint=source.fingerprint,
         notes=list(dict.fromkeys([*source.notes, *first.notes])),
+        warnings=list(source.warnings),
     )

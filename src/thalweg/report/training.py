@@ -40,6 +40,7 @@ class TrainingPage:
     facts: list[tuple[str, str, str]]
     scores: list[tuple[str, str, str]]
     strategies: list[tuple[str, str]]
+    warnings: list[str]
     notes: list[str]
     machine: list[tuple[str, str]]
     recipe: str
@@ -97,6 +98,7 @@ def read(directory: Path) -> TrainingPage:
         strategies=[
             (each, ", ".join(f"{k} = {v}" for k, v in values.items())) for each, values in given.items()
         ],
+        warnings=[] if results is None else list(results.data.get("warnings", [])),
         notes=[] if results is None else [*results.data["notes"], *results.notes],
         machine=_machine(results),
         recipe=recipe.dumps(carried) if carried is not None else "",

@@ -187,6 +187,8 @@ def lines(made: Assembled) -> dict[str, list[str]]:
             f"{made.loss.name} trained, {made.metric.name} judged",
         ],
     }
+    if made.source.warnings:
+        lines["warning"] = list(made.source.warnings)
     if wanted.ensemble is not None:
         kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
         lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")

@@ -25,7 +25,10 @@ def card(results: TrainResults, stored: Stored) -> str:
     given = ", ".join(recipe.get("strategies", {})) or "none"
     hyper = ", ".join(f"{k} = {v}" for k, v in recipe["optimizer"].items() if k != "name")
     ended = f"\nTraining ended early: {results.stopped}.\n" if results.stopped else ""
-    notes = "\n".join(f"- {_line(text)}" for text in [*data["notes"], *results.notes]) or "- none"
+    notes = (
+        "\n".join(f"- {_line(text)}" for text in [*data.get("warnings", []), *data["notes"], *results.notes])
+        or "- none"
+    )
     files = ["| `weights.safetensors` | the result |"]
     who, together, steps = "A model with", "", f"{results.updates:,} steps"
     if stored.members:

@@ -161,6 +161,7 @@ def _results(
             "splits": {part: len(getattr(prepared, part)) for part in ("train", "validation", "test")},
             "fingerprint": source.fingerprint,
             "notes": list(dict.fromkeys([*source.notes, *prepared.notes])),
+            "warnings": list(source.warnings),
         },
         model={
             "spec": wanted.model.spec,

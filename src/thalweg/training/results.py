@@ -132,7 +132,7 @@ class TrainResults(_Record):
 
     Attributes:
         recipe: as it was carried out.
-        data: name, rows, sizes of the splits, fingerprint, notes.
+        data: name, rows, sizes of the splits, fingerprint, notes, warnings.
         model: spec, the parts that were put into it, number of parameters.
         metric, higher_is_better: what validation and test are scored by.
         curve: every evaluation.

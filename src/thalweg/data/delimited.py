@@ -1,0 +1,189 @@
+"""CSV and TSV: read by polars, types proposed on a sample and verified on the whole column."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+__all__ = ["MISSING", "Table", "read_delimited"]
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
+"""What stands for a missing value in a text file."""
+
+_SAMPLE = 200
+# the readings of a text that polars can infer a pattern for, in the order in which they are tried
+_TEMPORAL = ("to_date", "to_datetime", "to_time")
+# two digits are as often an hour or a month
+_PADDED = r"^[+-]?0\d{2,}$"
+# zeros before a few numbers among many of other lengths are an accident of writing
+_OFTEN = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as it was read.
+
+    Attributes:
+        frame: its columns.
+        lines: that read it, for a script.
+        twice: names that stand above several columns; polars calls the others ``NAME_duplicated_N``.
+        padded: text columns that hold whole numbers with zeros in front, and an example of each.
+    """
+
+    frame: pl.DataFrame
+    lines: tuple[str, ...]
+    twice: tuple[str, ...] = ()
+    padded: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> Table:
+    """Read a table in which commas, semicolons or tabs divide columns, whichever the first line has most of.
+
+    Lines may end as on any system, those with carriage returns alone included. Columns become numbers or text
+    as polars infers them from all rows, and beyond that:
+
+    - text that polars can read as dates or times becomes these, and numbers among spaces become numbers. Both
+      are proposed on a sample of at most 200 cells, and verified on the whole column;
+    - whole numbers of three or more digits with zeros in front, such as ``02134``, are text, since a number
+      would lose the zeros: where all have one length, or 1 % of them have such zeros;
+    - with semicolons or tabs, commas may stand before decimals.
+
+    Args:
+        path: of the file, for the lines.
+        content: what stands in it.
+        text: columns that are text whatever they look like.
+
+    Raises:
+        polars.exceptions.PolarsError: it isn't such a table.
+    """
+    end = b"\r" if b"\r" in content and b"\n" not in content else b"\n"
+    first = content.partition(end)[0].decode(errors="replace")
+    divider = max((",", ";", "\t"), key=first.count)
+    options: dict[str, Any] = {} if divider == "," else {"separator": divider}
+    if end == b"\r":
+        options["eol_char"] = "\r"
+    frame = _read(content, options, infer_schema_length=None)
+    if divider != "," and _has_decimal_commas(frame):
+        options["decimal_comma"] = True
+        frame = _read(content, options, infer_schema_length=None)
+    names = _read(content, options, has_header=False, n_rows=1, infer_schema=False, null_values=None).row(0)
+    as_text, padded = _as_text(content, frame, options, text)
+    if as_text:
+        frame = frame.with_columns(as_text)
+        options["schema_overrides"] = {column.name: pl.String for column in as_text}
+    readings = {
+        name: method
+        for name, dtype in frame.schema.items()
+        if dtype == pl.String and name not in padded and name not in text
+        if (method := proposed(frame[name])) is not None
+    }
+    kept = []
+    for name, method in readings.items():
+        column = _verified(frame[name], method)
+        if column is not None:
+            frame = frame.with_columns(column)
+            kept.append(f"    {_spelled(name, method)},")
+    lines = [
+        "frame = pl.read_csv(",
+        f"    {path!r}, {_options(options)}infer_schema_length=None,",
+        f"    null_values={list(MISSING)!r},",
+        ")",
+    ]
+    if kept:
+        lines += ["frame = frame.with_columns(", *kept, ")"]
+    seen = list(names)
+    twice = tuple(dict.fromkeys(name or "" for name in seen if seen.count(name) > 1))
+    return Table(frame=frame, lines=tuple(lines), twice=twice, padded=padded)
+
+
+def proposed(column: pl.Series) -> str | None:
+    """Say by a sample what a text column may be: a method of :data:`_TEMPORAL`, ``number`` or nothing."""
+    # the first cell is the one from which polars infers a pattern for the whole column
+    there = column.drop_nulls()
+    sample = pl.concat([there.head(_SAMPLE // 2), there.gather_every(max(1, 2 * len(there) // _SAMPLE))])
+    if not len(sample):
+        return None
+    if _numbers(sample).null_count() == 0:
+        return "number"
+    return next((method for method in _TEMPORAL if _whole(sample, method) is not None), None)
+
+
+def _verified(column: pl.Series, method: str) -> pl.Series | None:
+    """The whole column in another reading, if all of it can be read so."""
+    if method != "number":
+        return _whole(column, method)
+    numbers = _numbers(column)
+    return numbers if numbers.null_count() == column.null_count() else None
+
+
+def _whole(column: pl.Series, method: str) -> pl.Series | None:
+    try:
+        read: pl.Series = getattr(column.str, method)()
+    except pl.exceptions.PolarsError:
+        return None
+    return read if read.null_count() == column.null_count() else None
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    return column.str.strip_chars().cast(pl.Float64, strict=False)
+
+
+def _spelled(name: str, method: str) -> str:
+    if method == "number":
+        return f"pl.col({name!r}).str.strip_chars().cast(pl.Float64)"
+    return f"pl.col({name!r}).str.{method}()"
+
+
+def _read(content: bytes, options: dict[str, Any], **more: Any) -> pl.DataFrame:
+    return pl.read_csv(io.BytesIO(content), **{"null_values": list(MISSING), **options, **more})
+
+
+def _options(options: dict[str, Any]) -> str:
+    spelled = []
+    for name, value in options.items():
+        shown = repr(value)
+        if name == "schema_overrides":
+            shown = "{" + ", ".join(f"{column!r}: pl.String" for column in value) + "}"
+        spelled.append(f"{name}={shown}, ")
+    return "".join(spelled)
+
+
+def _as_text(
+    content: bytes, frame: pl.DataFrame, options: dict[str, Any], text: Collection[str]
+) -> tuple[list[pl.Series], dict[str, str]]:
+    """Columns that have to be text, as the file has them, and an example of those with zeros in front."""
+    wanted = [
+        number
+        for number, (name, dtype) in enumerate(frame.schema.items())
+        if dtype != pl.String and (dtype.is_integer() or name in text)
+    ]
+    if not wanted:
+        return [], {}
+    raw = _read(content, options, columns=wanted, infer_schema=False)
+    made, padded = [], {}
+    for column in raw.get_columns():
+        zeros = column.filter(column.str.contains(_PADDED)) if column.name not in text else column.head(0)
+        if len(zeros):
+            alike = column.drop_nulls().str.len_chars().n_unique() == 1
+            if alike or len(zeros) >= _OFTEN * (len(column) - column.null_count()):
+                padded[column.name] = str(zeros[0])
+        if column.name in padded or column.name in text:
+            made.append(column)
+    return made, padded
+
+
+def _has_decimal_commas(frame: pl.DataFrame) -> bool:
+    """Whether some text column holds numbers alone, of which some have a comma before their decimals."""
+    return any(_is_decimal(frame[name]) for name, dtype in frame.schema.items() if dtype == pl.String)
+
+
+def _is_decimal(column: pl.Series) -> bool:
+    known = column.drop_nulls()
+    parts: Sequence[pl.Series] = (known.head(_SAMPLE), known)
+    return all(bool(part.str.contains(r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$").all()) for part in parts) and bool(
+        known.str.contains(",", literal=True).any()
+    )
