@@ -100,7 +100,7 @@ def small(**changes: Any) -> Callable[[], object]:
         (small(target="x"), ["--target", "x"], "so target='x' doesn't", "so --target x doesn't"),
         (small(goal=1.5), ["--goal", "1.5"], "goal=1.5 can't be", "--goal 1.5 can't be"),
         (small(optimizers=[]), ["--optimizers", ""], "optimizers is empty", "--optimizers is empty"),
-        (small(resume=True), ["--resume"], "resume=True needs out:", "--resume needs --out:"),
+        (small(resume=True), ["--resume"], "resume needs out:", "--resume needs --out:"),
     ],
     ids=lambda value: "".join(value) if isinstance(value, list) else "",
 )

@@ -43,7 +43,20 @@ def test_space_says_how_it_is_written(text: str) -> None:
         parsing.spaces([text])
 
 
-@pytest.mark.parametrize("text", ["", "zip", "=number"])
+@pytest.mark.parametrize("text", ["", "zip"])
 def test_type_says_how_it_is_written(text: str) -> None:
     with pytest.raises(OptionError, match="write COLUMN=category"):
         parsing.column_types([text])
+
+
+def test_types_are_read_with_any_name() -> None:
+    asked = ["zip=category", "a=b=number", "net weight=ignore", "=ignore"]
+    assert parsing.column_types(asked) == {
+        "zip": "category",
+        "a=b": "number",
+        "net weight": "ignore",
+        "": "ignore",
+    }
+    assert parsing.column_types(["a=number", "a=number"]) == {"a": "number"}
+    with pytest.raises(OptionError, match="column 'a' is a number and that it is a category; say one"):
+        parsing.column_types(["a=number", "a=category"])

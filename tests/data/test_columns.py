@@ -49,7 +49,8 @@ def test_a_column_that_numbers_the_rows_is_left_out(
     source = load(written(pl.DataFrame({name: numbers}).hstack(table())), target="y")
     assert source.columns[name] == "left out: row numbers"
     assert prepare(source, seed=0, replicate=0).input_shape == (1,)
-    assert warned(source, f"the column {name!r} only numbers the rows", f"types={{{name!r}: 'number'}}")
+    called = repr(name) if name else "without a name"
+    assert warned(source, f"the column {called} only numbers the rows", f"types={{{name!r}: 'number'}}")
     assert load("t.csv", target="y", types={name: "number"}).columns[name] == "number"
     if name == "":
         same_as_script(source)

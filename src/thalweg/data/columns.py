@@ -114,7 +114,7 @@ def read_columns(
         if name not in columns.used:
             columns.row_numbers.append(name)
             columns.warnings.append(
-                f"the column {name!r} only numbers the rows and is left out; to learn from it all the same, "
+                f"the column {repr(name) if name else 'without a name'} only numbers the rows and is left out; to learn from it all the same, "
                 f"say {option('types', {name: 'number'})}"
             )
     # in the order of the table, whatever was decided last

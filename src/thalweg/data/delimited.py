@@ -79,7 +79,7 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
         name: method
         for name, dtype in frame.schema.items()
         if dtype == pl.String and name not in padded and name not in text
-        if (method := proposed(frame[name])) is not None
+        if (method := _proposed(frame[name])) is not None
     }
     kept = []
     for name, method in readings.items():
@@ -100,7 +100,7 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     return Table(frame=frame, lines=tuple(lines), twice=twice, padded=padded)
 
 
-def proposed(column: pl.Series) -> str | None:
+def _proposed(column: pl.Series) -> str | None:
     """Say by a sample what a text column may be: a method of :data:`_TEMPORAL`, ``number`` or nothing."""
     # the first cell is the one from which polars infers a pattern for the whole column
     there = column.drop_nulls()

@@ -340,7 +340,7 @@ def _numbers(raw: npt.NDArray[Any], name: str | None, called: str, asked: str | 
 def _label(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    if isinstance(value, float | np.floating) and value == np.round(value) and abs(value) < 1e15:
-        return f"{value:.0f}"
+    if isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) < 1e15:
+        return f"{float(value):.0f}"
     # as many digits as tell it from its neighbours
     return str(value)
