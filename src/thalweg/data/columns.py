@@ -113,8 +113,9 @@ def read_columns(
         columns.put(name, "left out: row numbers" if columns.used else "number")
         if name not in columns.used:
             columns.row_numbers.append(name)
+            called = repr(name) if name else "without a name"
             columns.warnings.append(
-                f"the column {repr(name) if name else 'without a name'} only numbers the rows and is left out; to learn from it all the same, "
+                f"the column {called} only numbers the rows and is left out; to learn from it all the same, "
                 f"say {option('types', {name: 'number'})}"
             )
     # in the order of the table, whatever was decided last
