@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thalweg.errors import OptionError, nearest
 
-__all__ = ["Settings", "settle"]
+__all__ = ["MOST", "Settings", "check_length", "settle"]
+
+MOST: Mapping[str, int] = {
+    "seed": 2**63 - 1,
+    "trials": 100_000,
+    "splits": 1_000,
+    "confirm": 1_000,
+    "epochs": 1_000_000,
+    "batch_size": 2**31 - 1,
+    "evaluations": 100_000,
+    "samples": 10_000,
+    "cycles": 100_000,
+    "steps": 100_000_000,
+}
+"""What whole numbers may be at most: far beyond what is of use, and short of what no machine can hold."""
 
 
 class Settings(BaseModel):
@@ -42,3 +57,23 @@ def settle(kind: type[_S], owner: str, /, **values: Any) -> _S:
             ) from None
         rule = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         raise OptionError(f"{owner}: {name} is {details['input']!r}, but must be {rule}") from None
+
+
+def check_length(epochs: int, steps: int) -> None:
+    """Refuse a training that is longer than any.
+
+    Args:
+        epochs: of it.
+        steps: of an epoch.
+
+    Raises:
+        OptionError: they come to more than ``MOST["steps"]``.
+
+    >>> check_length(900_000, 500)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: 900,000 epochs of 500 steps are more than 100,000,000 steps; give fewer epochs
+    """
+    if epochs * steps > MOST["steps"]:
+        raise OptionError(
+            f"{epochs:,} epochs of {steps:,} steps are more than {MOST['steps']:,} steps; give fewer epochs"
+        )

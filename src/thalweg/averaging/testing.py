@@ -13,7 +13,7 @@ from thalweg.augmentation.views import Crops, crops
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.sampling import sampled_outputs
-from thalweg.settings import Settings, settle
+from thalweg.settings import MOST, Settings, settle
 
 __all__ = ["Activation", "Averaged", "PredictionSettings", "as_outputs", "probabilities"]
 
@@ -30,7 +30,7 @@ class PredictionSettings(Settings):
         window: share of the sides that a crop sees.
     """
 
-    samples: int | None = Field(default=None, ge=2)
+    samples: int | None = Field(default=None, ge=2, le=MOST["samples"])
     crops: Crops = 1
     window: float = Field(default=0.875, gt=0, lt=1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from thalweg.errors import DataError, OptionError, option
 from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
+from thalweg.settings import MOST
 
 __all__ = [
     "KEPT_BACK",
@@ -48,14 +49,23 @@ class Cost:
 
 
 def whole_number(name: str, value: object, *, least: int) -> int:
-    """Return ``value`` as an int of at least ``least``.
+    """Return ``value`` as an int of at least ``least``, and at most what :data:`thalweg.settings.MOST` says.
 
     Raises:
-        OptionError: it isn't a whole number, or is too small.
+        OptionError: it isn't a whole number, or is too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{option(name)} is {value!r}, but must be a whole number of at least {least}")
+        shown = _short(value) if isinstance(value, int) else repr(value)
+        raise OptionError(f"{option(name)} is {shown}, but must be a whole number of at least {least}")
+    if value > MOST[name]:
+        raise OptionError(
+            f"{option(name)} is {_short(value)}, but must be a whole number from {least} to {MOST[name]}"
+        )
     return value
+
+
+def _short(value: int) -> str:
+    return repr(value) if abs(value) < 10**20 else f"beyond {'-' if value < 0 else ''}10^20"
 
 
 def default_batch_size(examples: int) -> int:

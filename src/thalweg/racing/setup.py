@@ -22,6 +22,7 @@ from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 from thalweg.runs.environment import usable_device
+from thalweg.settings import check_length
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
@@ -122,6 +123,9 @@ def understand(options: Options) -> Setup:
         UserError: anything that can't be used, one sentence each.
     """
     seed = planning.whole_number("seed", options.seed, least=0)
+    for name in ("batch_size", "epochs"):
+        if getattr(options, name) is not None:
+            planning.whole_number(name, getattr(options, name), least=1)
     # a Dataset may draw from anybody's generators while it is read
     with own_generators(seed, "data"):
         return _understood(options, seed)
@@ -164,17 +168,14 @@ def _understood(options: Options, seed: int) -> Setup:
     if options.goal is not None:
         planning.check_goal(options.goal, metric)
     examples = len(first.train)
-    batch_size = planning.whole_number(
-        "batch_size",
-        planning.default_batch_size(examples) if options.batch_size is None else options.batch_size,
-        least=1,
-    )
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = planning.default_batch_size(examples)
     planning.check_batch_size(batch_size, examples)
-    epochs = planning.whole_number(
-        "epochs",
-        planning.default_epochs(examples, batch_size) if options.epochs is None else options.epochs,
-        least=1,
-    )
+    epochs = options.epochs
+    if epochs is None:
+        epochs = planning.default_epochs(examples, batch_size)
+    check_length(epochs, examples // batch_size)
     spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,11 @@ def read(path: str | FilePath, changes: Sequence[str] = ()) -> Recipe:
     """
     path = FilePath(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb", opener=_without_waiting) as file:
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise RecipeError(f"{path} is longer than any recipe ({_LONGEST:,} bytes); give a TOML file")
+        text = content.decode()
     except UnicodeDecodeError as problem:
         raise RecipeError(f"{path} is not text in UTF-8; a recipe is a TOML file") from problem
     except OSError as problem:
@@ -43,6 +48,14 @@ def read(path: str | FilePath, changes: Sequence[str] = ()) -> Recipe:
             f"the recipe {path} can't be read ({reason}); give the path of a TOML file"
         ) from problem
     return loads(text, name=str(path), changes=changes)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a FIFO that nobody writes to as an empty file, instead of waiting for ever."""
+    opened = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(opened, True)
+    return opened
 
 
 def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Recipe:
@@ -68,16 +81,18 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
     """
     try:
         values = tomllib.loads(text)
-        nul = _nul(values)
+        _odd(values)
     except RecursionError as problem:
         raise RecipeError(
             f"{name} is nested too deeply for a recipe; write its tables as [table]"
         ) from problem
-    except tomllib.TOMLDecodeError as problem:
+    # beside its own errors, what Python says of numbers of thousands of digits
+    except ValueError as problem:
         raise RecipeError(f"{name} is not TOML: {str(problem)[:1].lower()}{str(problem)[1:]}") from problem
     where = _Places(name, positions(text), _changed(values, changes))
-    if nul is not None:
-        raise where.error(nul, f"{'.'.join(map(str, nul))} holds a NUL character; take it out")
+    odd = _odd(values)
+    if odd is not None:
+        raise where.error(*odd)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as problem:
@@ -167,11 +182,11 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
             )
         try:
             inside = tomllib.loads(f"{key} = {value}")
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             try:
                 # a word without quotes is text
                 inside = tomllib.loads(f"{key} = {tomli_w.dumps({'v': value.strip()})[4:]}")
-            except tomllib.TOMLDecodeError as problem:
+            except ValueError as problem:
                 raise RecipeError(
                     f"{option('changes', [change])} isn't KEY=VALUE as in TOML; write it as "
                     f"{option('changes', ['optimizer.lr=0.01'])}"
@@ -191,15 +206,19 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
     return found
 
 
-def _nul(value: Any, path: Path = ()) -> Path | None:
-    """Where there is text that no path and no name can hold, if anywhere."""
+def _odd(value: Any, path: Path = ()) -> tuple[Path, str] | None:
+    """Where there is what TOML, paths or names can't hold, if anywhere, and a sentence about it."""
+    name = ".".join(map(str, path))
     if isinstance(value, str):
-        return path if "\0" in value else None
+        return (path, f"{name} holds a NUL character; take it out") if "\0" in value else None
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return path, f"{name} is beyond 64 bits, which whole numbers of TOML have; give a smaller one"
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in inside:
+        here = (*path, key)
         if isinstance(key, str) and "\0" in key:
-            return (*path, key)
-        found = _nul(each, (*path, key))
+            return here, f"{'.'.join(map(str, here))} holds a NUL character; take it out"
+        found = _odd(each, here)
         if found is not None:
             return found
     return None
@@ -219,15 +238,22 @@ def _sentence(details: ErrorDetails) -> str:
         if key == "version":
             return f"version is {value!r}, but this thalweg reads version {VERSION}"
         known = str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{key} is {value!r}; {nearest(str(value), known)}"
+        return f"{key} is {_shown(value)}; {nearest(str(value), known)}"
     if kind == "bool_type" and "bool" not in details["loc"]:
-        return f"{key} is {value!r} but must be true or false"
+        return f"{key} is {_shown(value)} but must be true or false"
     rule = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key} is {value!r} but must be a table, [{key}]"
-    return f"{key} is {value!r} but must be {_RULES.get(kind, rule)}"
+        return f"{key} is {_shown(value)} but must be a table, [{key}]"
+    return f"{key} is {_shown(value)} but must be {_RULES.get(kind, rule)}"
 
 
+def _shown(value: object) -> str:
+    """A value in a sentence, cut where it is longer than a sentence."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
+_LONGEST = 10_000_000
 _OWN_OBJECT = re.compile(r".+:[^\W\d][\w.]*")
 _FAMILIES = ("linear", "mlp", "cnn")
 _ANY_LENGTH = 1_000_000
@@ -298,6 +324,8 @@ def _check(recipe: Recipe, where: _Places) -> None:
             raise wrong(("optimizer", key), f"optimizer.{key} {why}")
     for key, value in optimizer.hyperparameters.items():
         # of a person's own optimizer, whose code isn't run here
+        if key in ("params", "self"):
+            raise wrong(("optimizer", key), f"optimizer.{key} is what the training gives; leave it out")
         by_name = catalogue.refusal_by_name(key, value) if ":" in optimizer.name else None
         if by_name is not None:
             raise wrong(("optimizer", key), f"optimizer.{key} {by_name}")
@@ -311,6 +339,11 @@ def _check(recipe: Recipe, where: _Places) -> None:
             key = next(iter(schedule.options))
             raise wrong(("schedule", key), "the schedule 'plateau' has no options here; leave them out")
     else:
+        if "total" in schedule.options:
+            raise wrong(
+                ("schedule", "total"),
+                "schedule.total is the length of the training, which [training] says; leave it out",
+            )
         try:
             schedules.build(schedule.name, total=_ANY_LENGTH, **schedule.options)
         except OptionError as problem:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.equipment import Equipment
+from thalweg.settings import MOST
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -59,8 +60,8 @@ class Data(_Part):
     task: Literal["classification", "regression", "custom"] | None = None
     missing: Literal["drop", "median"] | None = None
     types: dict[str, Literal["number", "category", "ignore"]] = Field(default_factory=dict)
-    seed: StrictInt = Field(default=0, ge=0)
-    replicate: StrictInt = Field(default=0, ge=0)
+    seed: StrictInt = Field(default=0, ge=0, le=MOST["seed"])
+    replicate: StrictInt = Field(default=0, ge=0, le=MOST["splits"])
 
 
 class Model(_Part):
@@ -79,7 +80,7 @@ class Model(_Part):
     spec: str
     batch_norm: StrictBool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    maxout: StrictInt = Field(default=1, ge=1)
+    maxout: StrictInt = Field(default=1, ge=1, le=1_000)
     skip: StrictBool = False
     stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
 
@@ -143,10 +144,10 @@ class Training(_Part):
             often train faster, on CPUs too; the result is the same within rounding.
     """
 
-    batch_size: StrictInt = Field(ge=1)
-    epochs: StrictInt = Field(ge=1)
-    seed: StrictInt = Field(default=0, ge=0, lt=2**63)
-    evaluations: StrictInt = Field(default=20, ge=1, le=100_000)
+    batch_size: StrictInt = Field(ge=1, le=MOST["batch_size"])
+    epochs: StrictInt = Field(ge=1, le=MOST["epochs"])
+    seed: StrictInt = Field(default=0, ge=0, le=MOST["seed"])
+    evaluations: StrictInt = Field(default=20, ge=1, le=MOST["evaluations"])
     accumulate: StrictInt = Field(default=1, ge=1)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"

@@ -72,7 +72,9 @@ class RunDirectory:
         made = [each for each in (path, *path.parents) if not os.path.exists(each)]
         draft: Path | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # one by one, since mkdir(parents=True) calls itself for each
+            for folder in reversed([path.parent, *path.parent.parents]):
+                folder.mkdir(exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             draft.chmod(0o777 & ~_umask())
             (draft / "checkpoints").mkdir()

@@ -27,6 +27,7 @@ from thalweg.schedules.shapes import (
     Step,
     WarmupStableDecay,
 )
+from thalweg.settings import MOST
 
 __all__ = ["Description", "build", "describe", "evaluate", "names"]
 
@@ -308,7 +309,9 @@ def _check(name: str, option: str, value: Any, default: Any) -> None:
         fits = isinstance(value, (list, tuple)) and all(number(item) for item in value)
         kind = "a list of numbers"
     elif option == "cycles":
-        fits, kind = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        # steps times cycles stay within 64 bits
+        fits, kind = whole and value <= MOST["cycles"], f"a whole number up to {MOST['cycles']}"
     else:
         fits, kind = number(value), "a number"
     if not fits:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thalweg import averaging
+from thalweg.settings import MOST
 from thalweg.strategies.base import Scene, Settings, Strategy, settle
 
 __all__ = ["Snapshots", "SnapshotsSettings", "snapshot_steps"]
@@ -17,7 +18,7 @@ __all__ = ["Snapshots", "SnapshotsSettings", "snapshot_steps"]
 class SnapshotsSettings(Settings):
     """``[strategies.snapshots]``."""
 
-    cycles: int = Field(default=5, ge=1)
+    cycles: int = Field(default=5, ge=1, le=MOST["cycles"])
     keep: int | None = Field(default=None, ge=1)
 
 

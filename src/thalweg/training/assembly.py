@@ -19,6 +19,7 @@ from thalweg.lanes.course import initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
 from thalweg.runs.environment import usable_device
+from thalweg.settings import check_length
 from thalweg.strategies import Plateau, Strategy
 from thalweg.training.core import Rates, Training
 from thalweg.training.engine import Engine, OneProcess
@@ -77,7 +78,9 @@ def assemble(
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
     examples = len(prepared.train)
-    total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
+    steps = steps_an_epoch(examples, settings.batch_size)
+    check_length(settings.epochs, steps)
+    total = settings.epochs * steps
 
     factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
