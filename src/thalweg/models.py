@@ -35,6 +35,7 @@ __all__ = [
     "describe_spec",
     "factory",
     "names",
+    "one_tensor",
     "script",
 ]
 
@@ -205,7 +206,7 @@ def script(spec: Spec, input_shape: tuple[int, ...], outputs: int) -> str | None
 
 def check(
     model: nn.Module, prepared: Prepared, loss: Loss, metric: Metric | None = None, *, examples: int = 8
-) -> None:
+) -> int | None:
     """Run a copy of a model forward and backward on a few training examples.
 
     Args:
@@ -214,6 +215,9 @@ def check(
         loss: the loss.
         metric: the metric; a person's own is tried too.
         examples: how many.
+
+    Returns:
+        How many numbers the model gives for an example; ``None`` where that isn't one row of them.
 
     Raises:
         ModelError: it has nothing to train, raises, or what it gives fits neither the task nor the loss.
@@ -237,7 +241,7 @@ def check(
         except Exception as problem:
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ModelError(f"the model raises on a batch{shape}: {_said(problem)}") from problem
-        _check_outputs(outputs, count, prepared, loss)
+        outputs = _check_outputs(outputs, count, prepared, loss)
         _check_loss(outputs, targets, loss)
         if metric is not None and not metric.per_example:
             try:
@@ -246,6 +250,38 @@ def check(
                 raise
             except Exception as problem:
                 raise OptionError(f"the metric {metric.name!r} raises: {_said(problem)}") from problem
+    return {1: 1, 2: outputs.shape[-1]}.get(outputs.ndim)
+
+
+def one_tensor(outputs: Any, needed_by: str) -> Tensor:
+    """Return a model's outputs if they are one tensor.
+
+    Args:
+        outputs: what the model has given.
+        needed_by: who needs a tensor, to be named in the refusal.
+
+    Raises:
+        ModelError: they are anything else, such as a tuple or a dictionary.
+
+    >>> one_tensor(torch.ones(2), "the loss 'mse'")
+    tensor([1., 1.])
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    kind, example = f"a {type(outputs).__name__}", "model(inputs)[0]"
+    if isinstance(outputs, Mapping):
+        keys = [key for key in outputs if isinstance(key, str)]
+        kind += f" ({', '.join(keys[:5])})" if keys else ""
+        chosen = "logits" if "logits" in keys else keys[0] if keys else None
+        example = "model(inputs).values()" if chosen is None else f'model(inputs)["{chosen}"]'
+    elif isinstance(outputs, (tuple, list)):
+        kind += f" of {len(outputs)}"
+    else:
+        example = "model(inputs).logits" if hasattr(outputs, "logits") else "one of its parts"
+    raise ModelError(
+        f"the model gives {kind}, but {needed_by} needs one tensor; give a module whose forward returns that "
+        f"tensor alone, such as {example}"
+    )
 
 
 def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
@@ -272,19 +308,15 @@ def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) -> None:
-    if not isinstance(outputs, Tensor):
-        if loss.per_example is None:
-            return
-        raise ModelError(
-            f"the model gives {type(outputs).__name__}, but the loss {loss.name!r} needs one tensor"
-        )
+def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) -> Tensor:
+    needed_by = "the metric" if loss.per_example is None else f"the loss {loss.name!r}"
+    outputs = one_tensor(outputs, needed_by)
     task = prepared.task
     if task.kind == "custom":
-        return
+        return outputs
     widths = {prepared.outputs}
     if loss.name == "bce":
-        widths.add(1)
+        widths |= {1, 2}
     if outputs.ndim != 2 or outputs.shape[0] != count or outputs.shape[1] not in widths:
         need = " or ".join(f"({count}, {width})" for width in sorted(widths))
         what = f"{len(task.classes)} classes need" if task.classes else "a number for each example needs"
@@ -296,6 +328,7 @@ def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) 
         raise ModelError(
             f"the model gives shape {tuple(outputs.shape)} for {count} examples, but {what} {need}{hint}"
         )
+    return outputs
 
 
 # What is built -----------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Task:
         classes: names of the classes, in the order of the outputs.
         target: name of the column, where there is one.
         spread: standard deviation of a regression target over all rows, in its own units.
+        columns: numbers to be predicted of an example; with several, regression's metrics are over all.
         center, scale: a regression target is ``center + scale * prepared``; of one split's training part,
             and 0 and 1 before there is a split and where the targets are taken as they are.
     """
@@ -47,6 +48,7 @@ class Task:
     spread: float = 1.0
     center: float = 0.0
     scale: float = 1.0
+    columns: int = 1
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,8 @@ def _surprise(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _balanced(classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def score(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        belongs = F.one_hot(targets, classes).to(torch.float64)
+        most = max(classes, int(targets.max()) + 1)  # validation may hold a class that training doesn't
+        belongs = F.one_hot(targets, most).to(torch.float64)
         there = weights @ belongs
         recall = ((reduced.to(torch.float64) * weights) @ belongs) / there
         present = (there > 0).expand(recall.shape)
@@ -280,19 +283,25 @@ def _make(name: str, task: Task) -> Metric:
     def own(prepared: Tensor) -> Tensor:
         return task.center + task.scale * prepared.to(torch.float64)
 
-    def first(outputs: Tensor, targets: Tensor) -> Tensor:
-        return own(outputs[..., 0])
+    def predicted(outputs: Tensor, targets: Tensor) -> Tensor:
+        return own(outputs if task.columns > 1 else outputs[..., 0])
+
+    def over(errors: Tensor) -> Tensor:
+        return errors.mean(-1) if task.columns > 1 else errors
 
     def mean(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return _average(reduced, weights)
 
     def root(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return _average((reduced - own(targets)).square(), weights).sqrt()
+        return _average(over((reduced - own(targets)).square()), weights).sqrt()
 
     def distance(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return _average((reduced - own(targets)).abs(), weights)
+        return _average(over((reduced - own(targets)).abs()), weights)
 
     def explained(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        if task.columns > 1:
+            columns = zip(reduced.unbind(-1), own(targets).unbind(-1), strict=True)
+            return torch.stack([_explained(*column, weights) for column in columns]).mean(0)
         return _explained(reduced, own(targets), weights)
 
     def logit(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -303,9 +312,9 @@ def _make(name: str, task: Task) -> Metric:
         "balanced-accuracy": (True, 1.0, 0.0, 0.01, _is_right, _balanced(len(task.classes))),
         "log-loss": (False, 0.0, math.inf, 0.02, _surprise, mean),
         "auc": (True, 1.0, 0.0, 0.01, logit, _area),
-        "rmse": (False, 0.0, math.inf, 0.02 * task.spread, first, root),
-        "r2": (True, 1.0, -math.inf, 0.02, first, explained),
-        "mae": (False, 0.0, math.inf, 0.02 * task.spread, first, distance),
+        "rmse": (False, 0.0, math.inf, 0.02 * task.spread, predicted, root),
+        "r2": (True, 1.0, -math.inf, 0.02, predicted, explained),
+        "mae": (False, 0.0, math.inf, 0.02 * task.spread, predicted, distance),
     }
     higher, best, worst, margin, reduce, score = made[name]
     return Metric(
@@ -391,7 +400,7 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
         raise OptionError(
             f"there is no metric {spec!r}; {nearest(spec, _METRICS)} (your own: 'file.py:function')"
         )
-    if _METRICS[spec] != task.kind:
+    if _METRICS[spec] != task.kind and not (_METRICS[spec] == "regression" and task.columns > 1):
         fitting = names("metric", task)
         choose = f"choose {_or(fitting)}, or 'file.py:function'" if fitting else "write 'file.py:function'"
         raise OptionError(

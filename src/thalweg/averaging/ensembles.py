@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thalweg.averaging.running import tensors_of
+from thalweg.averaging.testing import softmax_of_several
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 
@@ -122,7 +123,7 @@ def averaged_probabilities(
         else:
             outputs = member(inputs)
         if activation == "softmax":
-            outputs = outputs.softmax(-1)
+            outputs = softmax_of_several(outputs)
         elif activation == "sigmoid":
             outputs = outputs.sigmoid()
         # the running mean, so that many members don't overflow half precision

@@ -15,7 +15,14 @@ from thalweg.layers.modes import evaluating
 from thalweg.layers.sampling import sampled_outputs
 from thalweg.settings import MOST, Settings, settle
 
-__all__ = ["Activation", "Averaged", "PredictionSettings", "as_outputs", "probabilities"]
+__all__ = [
+    "Activation",
+    "Averaged",
+    "PredictionSettings",
+    "as_outputs",
+    "probabilities",
+    "softmax_of_several",
+]
 
 Activation = Literal["softmax", "sigmoid", "identity"]
 
@@ -138,8 +145,22 @@ def probabilities(outputs: Tensor, activation: Activation) -> Tensor:
     """Return what outputs mean: probabilities of classes, or the outputs themselves; in float64."""
     wide = outputs.to(torch.float32 if outputs.device.type == "mps" else torch.float64)
     if activation == "softmax":
-        return wide.softmax(-1)
+        return softmax_of_several(wide)
     return wide.sigmoid() if activation == "sigmoid" else wide
+
+
+def softmax_of_several(outputs: Tensor) -> Tensor:
+    """Return the softmax over the last axis, which of a single output would be 1 whatever it is.
+
+    Raises:
+        OptionError: there is a single output.
+    """
+    if outputs.ndim and outputs.shape[-1] == 1:
+        raise OptionError(
+            "the model gives a single output, whose softmax is 1 for every example; for one logit take "
+            "activation='sigmoid', for a number 'identity'"
+        )
+    return outputs.softmax(-1)
 
 
 def as_outputs(mean: Tensor, activation: Activation, dtype: torch.dtype) -> Tensor:

@@ -179,7 +179,7 @@ def _understood(options: Options, seed: int) -> Setup:
     spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, seed)
-    models.check(module, first, loss, metric)
+    models.check(module, first, loss, metric, examples=min(8, batch_size))
     for name in begins:
         if name != initializations.DEFAULT:
             # refuses a model that can't begin so

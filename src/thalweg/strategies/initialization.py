@@ -118,7 +118,7 @@ class Initialization(Strategy):
             model: any.
             seed: decides the draws, with the names of the parameters.
             targets: of the training examples, for ``output_bias``.
-            activation: of the outputs, likewise.
+            activation: of the outputs, likewise; ``"softmax"`` of a single one is ``"sigmoid"``.
 
         Returns:
             What the person should know, a sentence each.
@@ -142,6 +142,8 @@ class Initialization(Strategy):
                 )
             name, layer = output_layer(model)
             outputs = int(layer.bias.numel()) if layer.bias is not None else 0
+            if activation == "softmax" and outputs == 1:
+                activation = "sigmoid"  # one logit stands for two classes
             classes = outputs if activation == "softmax" else None
             statistics = marginals(targets, classes=classes)
             notes += [

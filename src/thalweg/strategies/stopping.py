@@ -133,6 +133,12 @@ class EarlyStopping(Strategy):
         watched = self.settings.watch
         score, higher = scores.get(watched)
         if self.observe(score, scene.model, higher_is_better=higher, step=scores.step):
+            if self.best is None:
+                scene.stop(
+                    f"the validation {watched} was no finite number at any of {self._bad} evaluations, so "
+                    "none could be the best; watch what is defined on these data, such as the loss"
+                )
+                return
             scene.stop(
                 f"the validation {watched} hasn't got better than {self.best:.6g} (at step {self.best_step}) "
                 f"for {self._bad} evaluations"

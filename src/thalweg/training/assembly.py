@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import catalogue, data, models, objectives, recipe, schedules, strategies
+from thalweg import activations, catalogue, data, models, objectives, recipe, schedules, strategies
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.equipment import equipped
@@ -24,7 +24,7 @@ from thalweg.strategies import Plateau, Strategy
 from thalweg.training.core import Rates, Training
 from thalweg.training.engine import Engine, OneProcess
 from thalweg.training.feed import ExampleFeed
-from thalweg.training.fitting import activation_of, tabulated
+from thalweg.training.fitting import tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
 from thalweg.training.steps import Batches
@@ -46,6 +46,7 @@ class Assembled:
     training: Training
     say: list[Callable[[str], None]]
     text: str
+    activation: activations.Activation
 
 
 def assemble(
@@ -84,7 +85,10 @@ def assemble(
 
     factory = equipped(models.factory(wanted.model.spec), wanted.model.equipment)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
-    models.check(model, prepared, loss, metric)
+    width = models.check(model, prepared, loss, metric, examples=min(8, settings.batch_size))
+    activation = activations.activation_of_task(prepared.task, width)
+    if prepared.task.kind == "classification":
+        activation = activations.activation(loss, width) or activation
     text = str(model)
     if settings.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,12 +123,12 @@ def assemble(
         strategies=made,
         parts=settings.accumulate,
         measured=("loss", "metric"),
-        activation=activation_of(loss.name),
+        activation=activations.activation(loss, width),
         say=lambda text: say[0](text),
     )
     return Assembled(
         recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
-        strategies=made, training=training, say=say, text=text,
+        strategies=made, training=training, say=say, text=text, activation=activation,
     )  # fmt: skip
 
 

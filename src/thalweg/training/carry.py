@@ -28,7 +28,7 @@ from thalweg.lanes.course import evaluation_points
 from thalweg.recipe import Recipe
 from thalweg.runs.directory import RunDirectory, refuse_existing
 from thalweg.training.assembly import Assembled, assemble, lines
-from thalweg.training.delivery import activation_for, deliver, deliver_members
+from thalweg.training.delivery import deliver, deliver_members
 from thalweg.training.engine import from_first
 from thalweg.training.ensemble import train_members
 from thalweg.training.feed import in_blocks
@@ -231,7 +231,7 @@ def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watche
         directory=directory,
         seconds=seconds,
         watcher=watcher,
-        predictor=lambda model: predicting_model(model, wanted.prediction, activation_for(prepared)),
+        predictor=lambda model: predicting_model(model, wanted.prediction, made.activation),
     )
     made.say.append(job.say)
     return job

@@ -10,17 +10,19 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from thalweg.catalogue.entry import Needs
-from thalweg.errors import OptionError
+from thalweg.errors import DataError, ModelError, OptionError, ThalwegError, UserError
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, set_modes
+from thalweg.layers.untouched import untouched
 from thalweg.randomness import RunDraws
 from thalweg.schedules import Driver
 from thalweg.schedules.driver import Factor
 from thalweg.strategies.base import Strategy, in_order, showing
 from thalweg.streams import seed32
 from thalweg.training.engine import Engine, OneProcess, rows
-from thalweg.training.feed import Feed, examples_in, taken
+from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
@@ -29,6 +31,8 @@ __all__ = ["Observer", "Rates", "Training", "advance", "copied"]
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
 _ENDLESS = 1e18
+# what torch's and our batch norm say of a single entry
+_ALONE = ("more than 1 value per channel", "of a single entry a feature")
 
 
 class Rates:
@@ -115,6 +119,7 @@ class Training:
         self.counts_work = by_work and needs != "gradient"
         self._rates, self._measured, self._say = rates, measured, say
         self._modes: Modes | None = None
+        self._alone: bool | None = None  # whether the model takes a batch of one example, once that was tried
         self._draws = RunDraws(seed, self.engine.device)
         self._pieces = [RunDraws(seed32(seed, "part", n), self.engine.device) for n in range(1, parts)]
         self._part = 0
@@ -175,7 +180,7 @@ class Training:
         times = 1.0
         for batch_factor in self._batch_factors:
             times *= batch_factor(share)
-        inputs, targets, weight, keys, whole = self.feed.take(share, times)
+        inputs, targets, weight, keys, whole = self._batch(share, times)
         times = 1.0
         for rate_factor in self._rate_factors:
             times *= rate_factor()
@@ -191,9 +196,63 @@ class Training:
         room = _ENDLESS
         if self.counts_work:
             room = (self.total - self.clock) / weight * FORWARD_BACKWARD
-        self.loss, work = self._take(inputs, targets, room, whole)
+        try:
+            self.loss, work = self._take(inputs, targets, room, whole)
+        except (ThalwegError, ValueError, RuntimeError) as problem:
+            if (found := self._understood(problem, whole)) is None:
+                raise
+            raise found from problem
         self.engine.settle(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
+
+    def _batch(self, share: float, times: float) -> Batch:
+        """Take the next batch; one of a single example is left out where batch norm can't take it."""
+        batch = self.feed.take(share, times)
+        if self._alone is True or batch.whole != 1 or not isinstance(self.feed, LoaderFeed):
+            return batch
+        for _ in range(self.feed.steps_an_epoch()):
+            if self._alone is None:
+                self._alone = self._takes_one(batch.inputs)
+                if not self._alone:
+                    self.note("batches of one example are left out: batch norm can't normalize them")
+            if self._alone or batch.whole != 1:
+                return batch
+            batch = self.feed.take(share, times)
+        raise DataError(
+            "every batch has one example, which batch norm can't normalize by itself; take larger batches"
+        )
+
+    def _takes_one(self, inputs: Any) -> bool:
+        """Try a batch of one example, without a trace."""
+        if not any(isinstance(part, _NormBase) for part in self.model.modules()):
+            return True
+        with untouched(self.model, parameters=False), torch.no_grad():
+            self.train()
+            try:
+                self.model(inputs)
+            except (ValueError, ModelError) as problem:
+                return not any(text in str(problem) for text in _ALONE)
+        return True
+
+    def _understood(self, problem: Exception, whole: int) -> UserError | None:
+        """Return a sentence for what torch says of a step that can't be taken so."""
+        said = str(problem)
+        if any(text in said for text in _ALONE):
+            share, remedy = f"a batch of {whole}", "take larger batches, or leave a last batch of one out"
+            if self._parts > 1 or self.engine.world > 1:
+                parts = f"{self._parts} parts" if self._parts > 1 else ""
+                processes = f"{self.engine.world} processes" if self.engine.world > 1 else ""
+                share += f", shared out over {' and '.join(each for each in (processes, parts) if each)},"
+                remedy = "take larger batches or fewer shares"
+                if self.engine.world > 1:
+                    remedy += ", or sync_batch_norm=True"
+            return DataError(f"batch norm can't normalize one example by itself, as {share} has it; {remedy}")
+        if "find_unused_parameters" in said:
+            return OptionError(
+                "some parameters take no part in the loss of a step, for whose gradients the processes wait; "
+                "give DistributedDataParallel(unused=True), or freeze them with requires_grad_(False)"
+            )
+        return None
 
     def done(self, clock: float) -> None:
         """Finish a step: the clock goes on, and strategies look at the new point."""

@@ -9,8 +9,6 @@ from typing import Any
 import safetensors.torch
 
 from thalweg import recipe, trust
-from thalweg.averaging.testing import Activation
-from thalweg.data.source import Prepared
 from thalweg.data.stored import store
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import environment
@@ -25,7 +23,7 @@ from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.watch import Evaluation
 
-__all__ = ["activation_for", "deliver", "deliver_members"]
+__all__ = ["deliver", "deliver_members"]
 
 
 def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
@@ -114,7 +112,7 @@ def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ())
         outputs=prepared.outputs,
         equipment=wanted.model.equipment.given(),
         task=asdict(prepared.task),
-        activation=activation_for(prepared),
+        activation=made.activation,
         inputs=inputs,
         snapshots=snapshots,
         members=list(members),
@@ -122,13 +120,6 @@ def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ())
         mirrored=recipe.mirrors(wanted),
         code=trust.current().written().get(wanted.model.spec, {}),
     )
-
-
-def activation_for(prepared: Prepared) -> Activation:
-    """Say what leads from outputs to probabilities."""
-    if prepared.task.kind != "classification":
-        return "identity"
-    return "softmax" if prepared.outputs > 1 else "sigmoid"
 
 
 def _results(

@@ -27,6 +27,7 @@ from thalweg.data.examples import (
     as_given,
     moved,
 )
+from thalweg.data.finite import as_float32
 from thalweg.errors import DataError
 from thalweg.generators import own_generators
 from thalweg.lanes.course import steps_an_epoch
@@ -78,6 +79,9 @@ class Feed(Protocol):
 
     def inputs(self, count: int | None) -> Iterable[Any]:
         """Return the inputs of so many batches (``None``: of a whole pass), always the same ones."""
+
+    def pairs(self) -> Iterable[tuple[Any, Tensor]]:
+        """Return inputs and targets of a whole pass, always the same ones."""
 
     def targets(self) -> Tensor | None:
         """Return all targets, where they are known."""
@@ -138,6 +142,10 @@ class ExampleFeed:
         for inputs, _ in in_blocks(self._examples, self._size, end):
             yield inputs
 
+    def pairs(self) -> Iterator[tuple[Any, Tensor]]:
+        """Return examples in the order in which they lie."""
+        return in_blocks(self._examples, self._size)
+
     def targets(self) -> Tensor | None:
         """Return all targets, where they are known."""
         return self._examples.targets
@@ -176,12 +184,8 @@ class LoaderFeed:
                 "the data can be gone through only once, so that no second epoch could begin; give a "
                 "DataLoader, a list of batches, or an object whose __iter__ begins anew"
             )
-        if steps is None and not hasattr(loader, "__len__"):
-            raise DataError(
-                "the data don't say how many batches an epoch has; give them a length, or say steps"
-            )
         self._loader, self._seed, self._device = loader, seed, device
-        self._steps = steps if steps is not None else len(loader)  # type: ignore[arg-type]
+        self._steps = steps if steps is not None else _length(loader)
         self._epoch, self._position, self._seen = 0, 0, 0
         self._under_way: Iterator[Any] | None = None
         self._division: tuple[int, int, int] | None = None
@@ -285,6 +289,17 @@ class LoaderFeed:
             yield
 
 
+def _length(loader: Iterable[Any]) -> int:
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError as problem:
+        # a DataLoader of an IterableDataset has a length that raises
+        raise DataError(
+            "the data don't say how many batches an epoch has; give them a length, or say how long to train "
+            "by steps in place of epochs"
+        ) from problem
+
+
 def feed_of(
     data: Any,
     *,
@@ -315,7 +330,11 @@ def feed_of(
 
 
 def examples_of(
-    data: Any, device: torch.device, collate: Callable[[list[Any]], Any] | None = None
+    data: Any,
+    device: torch.device,
+    collate: Callable[[list[Any]], Any] | None = None,
+    *,
+    called: str = "training data",
 ) -> Examples | None:
     """Return data as examples that can be had one by one, or ``None`` where they come in batches.
 
@@ -327,6 +346,9 @@ def examples_of(
     if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
         data = data.tensors
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_array(part) for part in data):
+        for part, which in zip(data, ("inputs", "targets"), strict=True):
+            if isinstance(part, np.ndarray):
+                as_float32(part, f"{called.removesuffix(' data')} {which}")
         inputs, targets = (part if isinstance(part, Tensor) else as_given(np.asarray(part)) for part in data)
         if len(inputs) != len(targets):
             raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, objectives, schedules, trust
+from thalweg import activations, catalogue, objectives, schedules, trust
 from thalweg.catalogue.entry import Needs
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.lanes.course import evaluation_points
-from thalweg.objectives import Metric, Task
+from thalweg.objectives import Metric
 from thalweg.runs.directory import RunDirectory
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
@@ -24,11 +23,12 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.strategies.base import Strategy
 from thalweg.training.core import Rates, Training
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
-from thalweg.training.feed import Feed, LoaderFeed, examples_of, feed_of, in_blocks
+from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.job import Data, Fitted, Job
+from thalweg.training.targets import Suited, check_pairing, suited_metric, tasks_of
 from thalweg.training.watch import Watcher
 
-__all__ = ["activation_of", "fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
+__all__ = ["fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
 
 
 @trust.stated
@@ -116,6 +116,12 @@ def fit(
     >>> fitted.final["validation"] > 0.95
     True
     """
+    if isinstance(engine, str):
+        raise OptionError(
+            f"engine is {engine!r}, but fit takes an engine as an object, such as "
+            "thalweg.training.DistributedDataParallel() or FullyShardedDataParallel(); leave it out for one "
+            "process"
+        )
     if not isinstance(model, nn.Module):
         raise OptionError(
             f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
@@ -136,14 +142,22 @@ def fit(
         _whole(steps=steps)
         feed.steps_an_epoch()
         total = steps
-    scored = _batches(validation, batch_size, carried.device, collate)
-    task = _task(loss, metric, feed, scored)
+    scored, scored_targets = _batches(validation, batch_size, carried.device, collate)
+    known = {"training": feed.targets(), "validation": scored_targets}
+    if scored is not None and feed.targets() is None and scored_targets is None and isinstance(metric, str):
+        known["validation"] = torch.cat([part for _, part in scored()])
+    check_pairing(loss, metric)
+    loss_task, metric_task = tasks_of(loss, metric, list(known.values()))
+    loss_function = Suited(
+        objectives.loss(loss, loss_task) if isinstance(loss, str) else loss,
+        loss,
+        {split: targets for split, targets in known.items() if targets is not None},
+    )
     found_metric = None
     if metric is not None:
         if scored is None:
             raise OptionError("a metric is of validation data; give these, or leave the metric out")
-        found_metric = objectives.metric(metric, task)
-    loss_function = objectives.loss(loss, task) if isinstance(loss, str) else loss
+        found_metric = suited_metric(objectives.metric(metric, metric_task), metric_task)
     model = carried.set_up(model)
     made = _optimizer(optimizer, model, dict(hyperparameters or {}), carried)
     rates = _rates(made, schedule, total)
@@ -162,7 +176,7 @@ def fit(
         parts=accumulate,
         by_work=False,
         measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
-        activation=activation_of(loss),
+        activation=activations.activation(loss),
         say=lambda text: said[0](text),
     )
     directory: RunDirectory | None = None
@@ -229,19 +243,7 @@ def needs_of(optimizer: torch.optim.Optimizer) -> Needs:
     return "closure" if isinstance(optimizer, torch.optim.LBFGS) else "gradient"
 
 
-def activation_of(loss: Any) -> Any:
-    """Return what a loss makes of outputs, where that is known: softmax, sigmoid or identity."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    return _ACTIVATIONS.get(name)
-
-
 _LONGEST_TABLE = 10_000_000
-_ACTIVATIONS = {
-    "cross-entropy": "softmax", "cross_entropy": "softmax", "CrossEntropyLoss": "softmax",
-    "bce": "softmax", "BCEWithLogitsLoss": "sigmoid", "binary_cross_entropy_with_logits": "sigmoid",
-    **dict.fromkeys(("mse", "mae", "huber", "mse_loss", "l1_loss", "huber_loss"), "identity"),
-    **dict.fromkeys(("MSELoss", "L1Loss", "HuberLoss", "SmoothL1Loss"), "identity"),
-}  # fmt: skip
 
 
 def _place(model: nn.Module) -> torch.device:
@@ -310,33 +312,16 @@ def _rates(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rates
 
 def _batches(
     data: Any, batch_size: int, device: torch.device, collate: Callable[[list[Any]], Any] | None
-) -> Data | None:
+) -> tuple[Data | None, Tensor | None]:
+    """The validation batches, and all their targets where these are known."""
     if data is None:
-        return None
-    examples = examples_of(data, device, collate)
+        return None, None
+    examples = examples_of(data, device, collate, called="validation data")
     if examples is not None:
         if not len(examples):
             raise DataError("the validation data hold no examples; give at least one, or leave them out")
-        return lambda: in_blocks(examples, max(batch_size, 256))
-    return LoaderFeed(data, seed=0, device=device, steps=1).pairs
-
-
-def _task(loss: Any, metric: Any, feed: Feed, scored: Data | None) -> Task:
-    """What names of losses and metrics have to know of the targets."""
-    if not isinstance(loss, str) and not isinstance(metric, str):
-        return Task(kind="custom")
-    targets = feed.targets()
-    if targets is None and scored is not None:
-        targets = torch.cat([part for _, part in scored()])
-    if targets is None:
-        return Task(kind="custom")
-    if targets.is_floating_point():
-        kind = "regression" if targets.ndim == 1 or targets.shape[1:].numel() == 1 else "custom"
-        spread = float(targets.double().std()) if targets.numel() > 1 else 1.0
-        return Task(kind=kind, spread=spread if math.isfinite(spread) else 1.0)  # type: ignore[arg-type]
-    if targets.ndim != 1:
-        return Task(kind="custom")
-    return Task(kind="classification", classes=tuple(map(str, range(int(targets.max()) + 1))))
+        return lambda: in_blocks(examples, max(batch_size, 256)), examples.targets
+    return LoaderFeed(data, seed=0, device=device, steps=1).pairs, None
 
 
 def fingerprint(data: Any) -> str | None:

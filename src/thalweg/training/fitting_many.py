@@ -12,23 +12,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, models, objectives, trust
+from thalweg import activations, catalogue, models, objectives, trust
 from thalweg.averaging import averaged_probabilities
 from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import DataError, OptionError
+from thalweg.errors import DataError, OptionError, ThalwegError, UserError
 from thalweg.lanes.course import initial_module
 from thalweg.objectives import Metric, Task
 from thalweg.strategies.base import Strategy
-from thalweg.training.feed import examples_of
-from thalweg.training.fitting import activation_of, fingerprint, fit, taken_up
+from thalweg.training.feed import examples_of, in_blocks
+from thalweg.training.fitting import fingerprint, fit, taken_up
 from thalweg.training.job import Fitted
 from thalweg.training.judging import Judged, judge
 from thalweg.training.kept import Kept, Member
 from thalweg.training.members import Common, resampled, runs_of, train
+from thalweg.training.reasons import refuse_what_is_not_finite
+from thalweg.training.targets import Suited, check_pairing, class_numbers, suited_metric, tasks_of
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
@@ -134,10 +136,18 @@ def fit_ensemble(
         raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
     watcher = Silent() if watcher is None else watcher
     place = torch.device(device)
-    examples, scored = _examples(data, place, "data"), None
+    examples, scored = _examples(data, place, "training data"), None
     if validation is not None:
         scored = _examples(validation, place, "validation data")
-    activation, task, outputs = _task(loss, examples)
+    check_pairing(loss, metric)
+    known = [examples.targets, None if scored is None else scored.targets]
+    task, outputs = _task(loss, metric, known)
+    Suited(
+        lambda outputs, targets: targets, loss,
+        {n: t for n, t in zip(("training", "validation"), known, strict=True) if t is not None},
+    )  # fmt: skip
+    examples = _suited(examples, loss, task)
+    scored = None if scored is None else _suited(scored, loss, task)
     stand_in = scored if scored is not None else _first(examples)
     prepared = Prepared(
         train=examples, validation=stand_in, test=stand_in, outputs=outputs, task=task, indices={},
@@ -146,7 +156,12 @@ def fit_ensemble(
     factory = models.factory(model)
     found_metric = None
     if metric is not None or task.kind != "custom":
-        found_metric = objectives.metric(metric, task)
+        found_metric = suited_metric(objectives.metric(metric, task), task)
+    module = initial_module(factory, prepared.input_shape, outputs, seed)
+    width = models.check(
+        module.to(place), prepared, objectives.loss(loss, task), None if scored is None else found_metric
+    )
+    activation = activations.activation(loss, width) or activations.activation_of_task(task, width)
     entry = catalogue.resolve(optimizer) if isinstance(optimizer, (str, Entry)) else None
     why_not = _why_not(strategies, entry, schedule, examples, found_metric)
     if engine == "lanes" and why_not is not None:
@@ -196,10 +211,20 @@ def fit_ensemble(
                 factory=factory, prepared=prepared, workload=workload, entry=entry, device=device,
                 scored=scored is not None,
             )  # fmt: skip
-        how = train(
-            runs, kept, watcher, alone, common,
-            engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds, new=not resume,
-        )  # fmt: skip
+        try:
+            how = train(
+                runs, kept, watcher, alone, common,
+                engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds, new=not resume,
+            )  # fmt: skip
+        except UserError:
+            raise
+        except ThalwegError:
+            if any(member.failed for member in kept.members.values()):
+                refuse_what_is_not_finite(
+                    lambda: in_blocks(examples, _STANDS_IN),
+                    None if scored is None else lambda: in_blocks(scored, _STANDS_IN),
+                )
+            raise
         good = [number for number, member in sorted(kept.members.items()) if not member.failed]
         made = []
         for number in good:
@@ -219,7 +244,7 @@ def fit_ensemble(
 
 
 def _examples(data: Any, device: torch.device, called: str) -> Examples:
-    examples = examples_of(data, device)
+    examples = examples_of(data, device, called=called)
     if examples is None:
         raise DataError(
             f"the {called} come in batches of their own; give (inputs, targets) or a Dataset, so that each "
@@ -237,21 +262,29 @@ def _first(examples: Examples) -> Examples:
     return TensorExamples(*examples.batch(torch.arange(min(len(examples), _STANDS_IN))))
 
 
-def _task(loss: Any, examples: Examples) -> tuple[Activation, Task, int]:
-    """What outputs mean, what is predicted, and how many outputs that takes."""
-    activation, targets = activation_of(loss), examples.targets
-    if loss == "bce":
-        activation = "sigmoid"
-    if targets is None or targets.ndim != 1:
-        return activation or "identity", Task(kind="custom"), 0 if targets is None else targets[0].numel()
-    if activation in ("softmax", "sigmoid"):
-        classes = int(targets.max()) + 1 if activation == "softmax" else 2
-        task = Task(kind="classification", classes=tuple(map(str, range(classes))))
-        return activation, task, classes if activation == "softmax" else 1
-    if targets.is_floating_point():
-        spread = float(targets.double().std()) if len(targets) > 1 else 1.0
-        return "identity", Task(kind="regression", spread=spread), 1
-    return "identity", Task(kind="custom"), int(targets.max()) + 1
+def _task(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task, int]:
+    """What is predicted, and how many outputs that takes."""
+    mine, judged = tasks_of(loss, metric, known)
+    task = judged if mine.kind == "custom" else mine
+    if activations.family(loss) == "two classes" and task.kind == "classification":
+        return task, 1
+    if task.kind == "custom":
+        targets = known[0]
+        return task, 0 if targets is None or not len(targets) else targets[0].numel()
+    return task, len(task.classes) if task.kind == "classification" else 1
+
+
+def _suited(examples: Examples, loss: Any, task: Task) -> Examples:
+    """Class numbers in the type that the loss takes, where targets are known."""
+    targets = examples.targets
+    if examples.inputs is None or targets is None or task.kind != "classification":
+        return examples
+    numbers = class_numbers(targets)
+    if numbers is None:
+        return examples
+    if activations.family(loss) == "two classes" and loss != "bce":
+        return TensorExamples(examples.inputs, numbers.to(torch.get_default_dtype()))
+    return TensorExamples(examples.inputs, numbers)
 
 
 def _why_not(

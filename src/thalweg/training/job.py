@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thalweg.data.finite import not_finite
 from thalweg.entries import Run, Setting, Workload
-from thalweg.errors import Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
+from thalweg.errors import DataError, Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
 from thalweg.generators import generator_states, own_generators, seed_generators, set_generator_states
 from thalweg.lanes.course import History
 from thalweg.objectives import Metric
@@ -26,6 +27,7 @@ from thalweg.training.core import Training, advance, copied
 from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
+from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.scoring import score
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
 
@@ -144,9 +146,11 @@ class Job:
                 self._began = self._saved = time.monotonic()
                 if self._keeper is None:
                     advance(training, self._points, self)
+                    self._look_for_the_reason()
                 else:
                     with self._interruption:
                         advance(training, self._points, self)
+                        self._look_for_the_reason()
                         self._save()
                 if self._keeper is not None:
                     self._keeper.wait()
@@ -205,12 +209,23 @@ class Job:
                     self._save_best()
                     self._copied = False
                 self._tell(evaluation)
-        if history.diverged_at is not None:
+        if history.diverged_at == 0 and not training.updates:
+            training.stop(
+                "the loss isn't finite before the first step; begin from smaller weights, or scale inputs",
+                failed=True,
+            )
+        elif history.diverged_at is not None:
             training.stop(
                 f"the loss was no longer finite at step {history.diverged_at}; lower the learning rate, clip "
                 "gradients, or add a guard",
                 failed=True,
             )
+        elif points[0] == 0 and found is not None and not math.isfinite(found):
+            try:
+                refuse_undefined(self._metric)
+            except DataError:
+                self.begun = False
+                raise
 
     def between(self, *, evaluated: bool) -> None:
         """Save where it is time, say how far training is, and heed a request to end."""
@@ -316,6 +331,18 @@ class Job:
         else:
             seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
 
+    def _look_for_the_reason(self) -> None:
+        """Where training failed, see whether the data are to blame."""
+        training = self._training
+        if training.failed:
+            try:
+                refuse_what_is_not_finite(training.feed.pairs, self._validation)
+            except DataError:
+                self.begun = bool(training.updates)  # otherwise there is nothing to go on from
+                raise
+            if training.stopped is not None:
+                training.stopped += too_large(training.feed.pairs, self._validation)
+
     def _save_best(self) -> None:
         if self._keeper is not None and self._best is not None:
             self._keeper.save("best", {"evaluation": asdict(self._best), "model": self._best_state})
@@ -352,6 +379,9 @@ class Job:
             if batches is not None:
                 found = self._score(batches, judged)
                 final[f"{name}_loss"], final[name] = _finite(found[0]), _finite(found[1])
+                if not (math.isfinite(found[0]) or training.failed):
+                    bad = not_finite(batches(), name)
+                    self.say(f"the {name} loss isn't finite{f': {bad}' if bad else ''}")
         return Fitted(
             model=training.model,
             curve=[self._at(number) for number in range(len(self.history.steps))],

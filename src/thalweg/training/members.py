@@ -351,9 +351,15 @@ def _member(outcome: Outcome, seeds: Mapping[str, int], scored: bool) -> Member:
             for step, train, loss, score in zip(*lists, strict=True)
         ],
         updates=outcome.steps[-1] if diverged is None else diverged,
-        stopped=None if diverged is None else f"the loss was no longer finite at step {diverged}",
+        stopped=None if diverged is None else _diverged(diverged),
         failed=diverged is not None,
     )
+
+
+def _diverged(step: int) -> str:
+    if step == 0:
+        return "the loss isn't finite before the first step"
+    return f"the loss was no longer finite at step {step}"
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from thalweg.models import one_tensor
 from thalweg.objectives import Metric
 from thalweg.randomness import Keyed, RunDraws, portion
 from thalweg.training.engine import Engine, OneProcess, rows
@@ -79,6 +80,7 @@ def score(
             total += float(value) * len(own)
             count += len(own)
         if metric is not None:
+            outputs = one_tensor(outputs, f"the metric {metric.name!r}")
             if outputs.dtype in (torch.bfloat16, torch.float16):
                 outputs = outputs.float()
             reduced.append(metric.reduce(outputs, own)[: len(own) if counts else 0])

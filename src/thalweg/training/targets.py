@@ -1,0 +1,278 @@
+"""What losses and metrics ask of targets: class numbers, numbers, and what can be understood as such.
+
+Data in batches show their targets one batch at a time, tensors all at once; what can't be meant is refused in
+either case before anything is learnt from it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg import activations
+from thalweg.data.finite import not_finite
+from thalweg.errors import DataError, OptionError
+from thalweg.models import one_tensor
+from thalweg.objectives import Metric, Task
+
+__all__ = ["Suited", "check_pairing", "class_numbers", "is_one_hot", "suited_metric", "tasks_of"]
+
+_IGNORED = -100
+
+
+def class_numbers(targets: Tensor) -> Tensor | None:
+    """Return targets as class numbers, int64 ``[N]``; ``None`` where they are something else.
+
+    Class numbers may be of any integer type, boolean, or whole numbers among floats, ``[N]`` or ``[N, 1]``;
+    or one-hot, ``[N, C]``.
+
+    >>> class_numbers(torch.tensor([[0.0], [1.0]])), class_numbers(torch.tensor([[0, 1], [1, 0]]))
+    (tensor([0, 1]), tensor([1, 0]))
+    >>> class_numbers(torch.tensor([0.5, 1.0]))
+    """
+    if is_one_hot(targets):
+        return targets.argmax(1)
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1 or targets.is_complex():
+        return None
+    if not _are_whole(targets):
+        return None
+    return targets.long()
+
+
+def is_one_hot(targets: Tensor) -> bool:
+    """Whether every row of targets ``[N, C]`` is 0 but for a single 1."""
+    if targets.ndim != 2 or targets.shape[1] < 2 or not len(targets):
+        return False
+    ones = targets == 1
+    return bool(((targets == 0) | ones).all()) and bool((ones.sum(1) == 1).all())
+
+
+def _are_whole(values: Tensor) -> bool:
+    return not values.is_floating_point() or bool((values == values.round()).all())
+
+
+def tasks_of(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task, Task]:
+    """Say what is predicted, as names of losses and of metrics have to know it.
+
+    Args:
+        loss, metric: as given to :func:`thalweg.fit`.
+        known: the training targets and those of validation, where they are known all at once.
+
+    Returns:
+        The task of the loss, and that of the metric.
+    """
+    there = [targets for targets in known if targets is not None and len(targets)]
+    family = activations.family(loss)
+    judged = activations.kind_of_metric(metric)
+    named = isinstance(loss, str)
+    if family == "numbers":
+        mine = _numbers(there)
+    elif family is not None:
+        mine = _classes(there, two=family == "two classes")
+    else:
+        mine = Task(kind="custom")
+    if judged == "classification" and (family is None or (family == "numbers" and _all_one_hot(there))):
+        other = _classes(there, two=False)
+    elif judged == "regression" and family is None:
+        other = _numbers(there)
+    else:
+        other = mine
+    return (mine if named else Task(kind="custom")), other
+
+
+def _all_one_hot(there: Sequence[Tensor]) -> bool:
+    return bool(there) and all(is_one_hot(targets) for targets in there)
+
+
+def _numbers(there: Sequence[Tensor]) -> Task:
+    if not there or there[0].is_complex():
+        return Task(kind="custom")
+    targets = there[0]
+    columns = targets[0].numel() if targets.ndim > 1 else 1
+    spread = float(targets.double().std()) if targets.numel() > 1 else 1.0
+    spread = spread if spread == spread and spread < float("inf") else 1.0
+    if columns > 1:
+        return Task(kind="custom", spread=spread, columns=columns if targets.ndim == 2 else 1)
+    return Task(kind="regression", spread=spread)
+
+
+def _classes(there: Sequence[Tensor], *, two: bool) -> Task:
+    if two:
+        several = any(targets.ndim > 1 and targets[0].numel() > 1 for targets in there)
+        return Task(kind="custom") if several else Task(kind="classification", classes=("0", "1"))
+    if not there:
+        return Task(kind="custom")
+    count = 0
+    for targets in there:
+        numbers = class_numbers(targets)
+        if numbers is None:
+            return Task(kind="custom")
+        count = max(count, targets.shape[1] if is_one_hot(targets) else int(numbers.max()) + 1)
+    return Task(kind="classification", classes=tuple(map(str, range(max(count, 1)))))
+
+
+@dataclass
+class Suited:
+    """A loss that is given what it asks for: one tensor of outputs, and targets of the type it compares with.
+
+    Args:
+        function: of outputs and targets.
+        spec: what was asked for, a name or the function.
+        known: name of a split, to its targets, where they are known all at once.
+    """
+
+    function: Callable[[Any, Tensor], Tensor]
+    spec: Any
+    known: dict[str, Tensor]
+    family: activations.Family | None = field(init=False)
+    name: str | None = field(init=False)
+    checked: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.family, self.name = activations.family(self.spec), activations.torchs_name(self.spec)
+        self.__name__ = self.name or getattr(self.function, "__name__", type(self.function).__name__)
+        for split, targets in self.known.items():
+            self._check(targets, None, split)
+
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return the loss."""
+        if self.family is None:
+            return self.function(outputs, targets)
+        outputs = one_tensor(outputs, f"the loss {self.name!r}")
+        if not self.checked:
+            for split, whole in self.known.items():
+                self._check(whole, outputs, split)
+        # on an accelerator looking at every batch would wait for it
+        if not self.known and not (self.checked and targets.is_cuda):
+            self._check(targets, outputs, "batch's")
+        self.checked = True
+        return self.function(outputs, self._suited(outputs, targets))
+
+    def _suited(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.family == "classes":
+            # of the outputs' shape they are probabilities, which torch's loss takes
+            if targets.is_floating_point() and targets.shape == outputs.shape:
+                return targets
+            if targets.shape == outputs.shape and targets.ndim == 2 and outputs.shape[1] > 1:
+                return targets.long().argmax(1)
+            if targets.ndim == outputs.ndim > 1 and targets.shape[1] == 1:
+                targets = targets.squeeze(1)
+            return targets.long()
+        if self.name == "bce":
+            targets = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+            return targets.long()
+        if targets.is_floating_point() and (targets.dtype, outputs.dtype) != (torch.float64, torch.float32):
+            return targets
+        return targets.to(outputs.dtype if outputs.dtype == torch.float64 else torch.float32)
+
+    def _check(self, targets: Tensor, outputs: Tensor | None, split: str) -> None:
+        """Refuse values that the loss can't mean."""
+        whose = f"the {split} targets"
+        if self.family == "numbers" or self.family is None or not targets.numel() or targets.is_complex():
+            return
+        if (bad := not_finite([((), targets)], split)) is not None:
+            raise DataError(f"{bad}; leave such rows out, or fill them in")
+        takes = f"the loss {self.name!r} takes"
+        if self.family == "two classes":
+            low, high = float(targets.min()), float(targets.max())
+            if low >= 0 and high <= 1 and (self.name != "bce" or _are_whole(targets)):
+                return
+            _refuse(targets, low, high, whose, f"{takes} 0 and 1", 2)
+            return
+        wide = None if outputs is None or outputs.ndim < 2 else outputs.shape[1]
+        if targets.is_floating_point():
+            if targets.ndim == 2 and targets.shape[1] > 1:
+                return  # probabilities
+            if not _are_whole(targets):
+                odd = targets[targets != targets.round()].flatten()[0]
+                raise DataError(
+                    f"{whose} hold {odd:g}, but {takes} class numbers, from 0 on; give whole numbers, or "
+                    "take the loss 'mse' for numbers"
+                )
+        elif wide is not None and wide > 1 and targets.ndim == 2 and targets.shape[1] == wide:
+            if not is_one_hot(targets):
+                raise DataError(
+                    f"{whose} have the outputs' shape {list(targets.shape)} but aren't one-hot; {takes} a "
+                    "class number for each example, or one-hot rows"
+                )
+            return
+        counted = targets[targets != self._ignored] if self._ignored is not None else targets
+        if not counted.numel():
+            return
+        low, high = float(counted.min()), float(counted.max())
+        if low < 0 or (wide is not None and high >= wide):
+            reach = "class numbers from 0 on" if wide is None else f"class numbers from 0 to {wide - 1}"
+            also = "" if wide is None else f", for the model's {wide} outputs"
+            _refuse(counted, low, high, whose, f"{takes} {reach}{also}", wide)
+
+    @property
+    def _ignored(self) -> int | None:
+        spec = self.spec
+        while isinstance(spec, functools.partial):
+            if "ignore_index" in spec.keywords:
+                return int(spec.keywords["ignore_index"])
+            spec = spec.func
+        return int(getattr(spec, "ignore_index", _IGNORED))
+
+
+def _refuse(targets: Tensor, low: float, high: float, whose: str, rule: str, classes: int | None) -> None:
+    """Say which values there are, and what they seem to be."""
+    found = torch.unique(targets)
+    if len(found) == 2 and (low, high) == (-1.0, 1.0):
+        remedy = "give (targets > 0).long()"
+    elif low == 1 and (classes is None or high == classes):
+        remedy = "subtract 1"
+    elif low >= 0 and classes is not None:
+        remedy = f"let the model give {int(high) + 1} outputs"
+        if "0 and 1" in rule:
+            remedy = "take the loss 'cross-entropy' for more classes"
+    else:
+        remedy = "number the classes from 0 on"
+    values = f"{low:g} and {high:g}" if len(found) == 2 else f"values from {low:g} to {high:g}"
+    if len(found) == 1:
+        values = f"{low:g} alone"
+    raise DataError(f"{whose} are {values}, but {rule}; {remedy}")
+
+
+def suited_metric(metric: Metric, task: Task) -> Metric:
+    """Return a metric by name whose targets may be class numbers in any form of :func:`class_numbers`."""
+    if not metric.per_example or task.kind != "classification":
+        return metric
+
+    def classes(targets: Tensor) -> Tensor:
+        numbers = class_numbers(targets)
+        if numbers is None:
+            raise DataError(
+                f"targets of shape {list(targets.shape)} and type {targets.dtype} are no class numbers, "
+                f"which the metric {metric.name!r} needs; give a function of both as the metric"
+            )
+        return numbers
+
+    reduce, score = metric._reduce, metric._score
+    return replace(
+        metric,
+        _reduce=lambda outputs, targets: reduce(outputs, classes(targets)),
+        _score=lambda reduced, targets, weights: score(reduced, classes(targets), weights),
+    )
+
+
+def check_pairing(loss: Any, metric: Any) -> None:
+    """Refuse a metric by name that would read a loss's outputs otherwise than the loss does.
+
+    Raises:
+        OptionError: torch's binary cross-entropy of probabilities, with a metric of logits.
+    """
+    probabilities = activations.family(loss) == "two classes" and activations.activation(loss) == "identity"
+    if probabilities and metric in ("accuracy", "balanced-accuracy", "log-loss"):
+        raise OptionError(
+            f"the loss {activations.torchs_name(loss)!r} takes probabilities as outputs, but the metric "
+            f"{metric!r} takes logits; leave the model's sigmoid out and take the loss 'bce', or give a "
+            "function as the metric"
+        )
