@@ -177,6 +177,13 @@ def test_held_parts_have_no_twin_in_lanes() -> None:
     assert forward_of(network("eval")).form == "vmap"
 
 
+def test_a_model_in_evaluation_mode_is_sampled_as_a_whole_also_within_another() -> None:
+    model = network("").eval()
+    averaged = averaging.Averaged(model, samples=3)
+    first, second, _ = averaged.draws(X)
+    assert not torch.equal(first, second)
+
+
 def test_sampling_keeps_frozen_parts_still() -> None:
     model = network("")
     model[3].eval()

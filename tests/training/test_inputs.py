@@ -274,7 +274,8 @@ def test_a_loaders_last_batch_of_one_is_left_out_where_batch_norm_cant_take_it()
     assert plain.notes == []
     frozen = network(norm=True)
     frozen[1].eval()  # type: ignore[index]
-    assert thalweg.fit(frozen, loader, "cross-entropy", "sgd", epochs=4).notes == []
+    notes = thalweg.fit(frozen, loader, "cross-entropy", "sgd", epochs=4).notes
+    assert notes == ["what is in evaluation mode stays so while training: 1 (BatchNorm1d)"]
     alone = DataLoader(TensorDataset(X[:4], SIDE[:4]), 1)
     with pytest.raises(DataError, match="every batch has one example, which batch norm"):
         thalweg.fit(network(norm=True), alone, "cross-entropy", "sgd", epochs=1)

@@ -99,6 +99,7 @@ class Averaged(nn.Module):
             )
         self.activation, self.seed = activation, seed
         self._seen = _OverCrops(model, self.settings, activation)
+        self.training = model.training
 
     @torch.no_grad()
     def draws(self, inputs: Any) -> Iterator[Tensor]:
@@ -128,6 +129,8 @@ class _OverCrops(nn.Module):
     def __init__(self, model: nn.Module, settings: PredictionSettings, activation: Activation) -> None:
         super().__init__()
         self.model, self._settings, self._activation = model, settings, activation
+        # so that a model in evaluation mode isn't one part of this that is kept in it
+        self.training = model.training
 
     def forward(self, *inputs: Any) -> Tensor:
         if self._settings.crops == 1:

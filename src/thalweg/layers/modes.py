@@ -22,6 +22,7 @@ __all__ = [
     "held",
     "kept_modes",
     "modes_of",
+    "said_held",
     "set_modes",
 ]
 
@@ -63,6 +64,25 @@ def held(model: nn.Module) -> set[nn.Module]:
     still = {part for part in model.modules() if not part.training}
     whole = len(still) == sum(1 for _ in model.modules())
     return {part for part in still if part in _STAYED} if whole else still
+
+
+def said_held(model: nn.Module) -> str | None:
+    """Return a sentence that names the outermost parts that are :func:`held`, where there are some.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> _ = model[1].eval()
+    >>> said_held(model)
+    'what is in evaluation mode stays so while training: 1 (BatchNorm1d)'
+    """
+    staying, names = held(model), list[str]()
+    for name, part in model.named_modules():
+        within = any(name.startswith(f"{outer.partition(' ')[0]}.") for outer in names)
+        if part in staying and not within:
+            names.append(f"{name} ({type(part).__name__})".lstrip())
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"what is in evaluation mode stays so while training: {', '.join(names[:3])}{more}"
 
 
 def begin_training(model: nn.Module) -> Modes:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from thalweg.catalogue.entry import Needs
 from thalweg.errors import DataError, ModelError, OptionError, ThalwegError, UserError
-from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, set_modes
+from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
 from thalweg.layers.untouched import untouched
 from thalweg.randomness import RunDraws
 from thalweg.schedules import Driver
@@ -158,6 +158,8 @@ class Training:
 
     def begin(self) -> None:
         """Begin a new run."""
+        if (said := said_held(self.model)) is not None:
+            self.note(said)
         for strategy in self.strategies:
             strategy.before_training(self)
 
