@@ -108,6 +108,8 @@ class Averaged(nn.Module):
         Without samples there is one, of the model in evaluation.
         """
         if self.settings.samples is not None:
+            # without a mode of its own: beside one in training the whole model would be a frozen part
+            self._seen.training = self._seen.model.training
             yield from sampled_outputs(self._seen, inputs, samples=self.settings.samples, seed=self.seed)
             return
         with evaluating(self._seen):

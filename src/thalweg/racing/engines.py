@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
-from thalweg.errors import Interrupted
+from thalweg.errors import Interrupted, RunDirectoryError, option
 from thalweg.lanes.chunks import Progress as LaneProgress
 from thalweg.lanes.chunks import plan as plan_chunks
 from thalweg.lanes.chunks import run as run_lanes
@@ -26,6 +28,8 @@ from thalweg.training.processes import Workers, run_chunks, run_many
 
 __all__ = ["Checkpoints", "Engine"]
 
+_STATE = re.compile(r"[0-9a-f]{24}\.\d+\.[0-9a-f]{16}\.pt|\..*\.draft")
+
 
 class Checkpoints:
     """Keeps the states of unfinished runs as files of the run directory; may be sent to other processes.
@@ -38,8 +42,13 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, chunk: str, state: dict[str, Any]) -> None:
-        """Keep a state in place of the earlier one."""
-        save_state(self._path(chunk), state)
+        """Keep a state in place of the earlier one.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing():
+            save_state(self._path(chunk), state)
 
     def load(self, chunk: str) -> dict[str, Any] | None:
         """Return the newest sound state kept under this name, or ``None``."""
@@ -48,12 +57,26 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Forget all states: what they were for is in the journal now."""
-        for file in self._folder.iterdir():
-            file.unlink(missing_ok=True)
+        with self._writing():
+            for file in self._folder.iterdir():
+                # nothing else, wherever a stranger's folder may lead
+                if _STATE.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
 
     def drop(self, chunk: str) -> None:
         """Forget one run's states."""
-        drop_state(self._path(chunk))
+        with self._writing():
+            drop_state(self._path(chunk))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise RunDirectoryError(
+                f"{self._folder} can't be written ({(problem.strerror or str(problem)).lower()}); what was "
+                f"there before is unharmed: make room and run again with {option('resume', True)}"
+            ) from problem
 
     def _path(self, chunk: str) -> Path:
         # an optimizer's name may be a path, longer than a file's name may be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 import uuid
@@ -91,8 +92,9 @@ def _begin_anew(
             return _race(setup, directory, watcher), directory.path
         except UserError:
             # such as lanes asked for with a model that can't be one, which shows when they are tried
-            if not any(event["event"] == "engine" for event in directory.events()):
-                directory.discard()
+            with contextlib.suppress(RunDirectoryError):
+                if not any(event["event"] == "engine" for event in directory.events()):
+                    directory.discard()
             raise
 
 
@@ -151,7 +153,13 @@ def _run(
     budget = Budget(plan, cost, journal, watcher.note)
     with Workers(info.processes, info.loop_threads) as workers:
         engine = Engine(
-            setup, journal, info, plan, workers=workers, stop=interruption.asked, advanced=meter.advanced
+            setup,
+            journal,
+            info,
+            plan,
+            workers=workers,
+            stop=journal.directory.watched(interruption.asked),
+            advanced=meter.advanced,
         )
         for number in range(plan.splits):
             record = _replicate(number, setup, budget, engine, interruption, told)

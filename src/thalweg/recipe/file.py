@@ -18,6 +18,7 @@ from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
+from thalweg.runs.files import write_whole
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -108,12 +109,12 @@ def loads(text: str, *, name: str = "recipe", changes: Sequence[str] = ()) -> Re
 
 
 def write(recipe: Recipe, path: str | FilePath) -> None:
-    """Write a recipe as TOML.
+    """Write a recipe as TOML, whole or not at all.
 
     Raises:
         OSError: the file can't be written.
     """
-    FilePath(path).write_text(dumps(recipe), encoding="utf-8")
+    write_whole(FilePath(path), dumps(recipe).encode())
 
 
 def dumps(recipe: Recipe) -> str:

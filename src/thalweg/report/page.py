@@ -58,6 +58,7 @@ def write(directory: Path) -> Path:
         )
     target = directory / "report.html"
     try:
+        _refuse_what_is_no_report(target, directory)
         write_whole(target, html.encode())
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -65,6 +66,21 @@ def write(directory: Path) -> Path:
             f"{target} can't be written ({reason}); make room, or the directory writable"
         ) from error
     return target
+
+
+def _refuse_what_is_no_report(target: Path, directory: Path) -> None:
+    """In a stranger's directory the report may be a link to any file of this person."""
+    if not target.is_symlink() or not target.is_file():
+        return
+    real = target.resolve()
+    if real.is_relative_to(directory.resolve()):
+        return
+    with real.open("rb") as file:
+        begins = file.read(15)
+    if begins and begins.lower() != b"<!doctype html>":
+        raise RunDirectoryError(
+            f"{target} is a link to {real}, which is no report and would be overwritten; remove the link"
+        )
 
 
 def render(results: Results, *, recipe: str | None = None, script: str | None = None) -> str:

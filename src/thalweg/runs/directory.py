@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +35,8 @@ if sys.platform != "win32":
 
 __all__ = ["RunDirectory", "refuse_existing"]
 
+_LOOKED_SECONDS = 1.0
+
 
 class RunDirectory:
     """A run's directory, held for writing by one process; made by :meth:`create` or :meth:`resume`.
@@ -55,13 +59,16 @@ class RunDirectory:
         self._lock = lock
         self._events: IO[bytes] | None = None
         self._made: list[Path] = []
+        self._known = _bytes_of(path / "config.toml")
+        self._looked = time.monotonic()
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         """Make a new run directory, in one rename, with ``config.toml`` and ``environment.json``.
 
         Args:
-            path: must not exist, or be an empty directory; folders above it are made.
+            path: must not exist, or be an empty directory, which stays the same one (it may be a link, or
+                where a disk is mounted); folders above it are made.
             config: plain values, to be written as TOML; ``None`` is left out.
 
         Raises:
@@ -71,24 +78,27 @@ class RunDirectory:
         refuse_existing(path)
         made = [each for each in (path, *path.parents) if not os.path.exists(each)]
         draft: Path | None = None
+        stands = path not in made
         try:
-            # one by one, since mkdir(parents=True) calls itself for each
-            for folder in reversed([path.parent, *path.parent.parents]):
-                folder.mkdir(exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            draft.chmod(0o777 & ~_umask())
-            (draft / "checkpoints").mkdir()
-            (draft / "events.jsonl").touch()
-            write_whole(draft / "config.toml", as_toml(config))
-            write_whole(draft / "environment.json", as_json(environment()))
-            draft.rename(path)
-            sync_folder(path.parent)
+            if stands:
+                _fill(path, config)
+            else:
+                # one by one, since mkdir(parents=True) calls itself for each
+                for folder in reversed([path.parent, *path.parent.parents]):
+                    folder.mkdir(exist_ok=True)
+                draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+                draft.chmod(0o777 & ~_umask())
+                _fill(draft, config)
+                draft.rename(path)
+                sync_folder(path.parent)
             run = cls(path, _take_lock(path))
             run._made = made
             return run
         except OSError as problem:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
+            elif stands:
+                _unfill(path)
             _remove_empty(made)
             refuse_existing(path)
             raise RunDirectoryError(
@@ -113,6 +123,12 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} is no run directory: it has no {missing[0]}; give another {option('out')}"
             )
+        for name in os.listdir(path):
+            if os.path.isfile(path / name) and _leads_out(path / name, path):
+                raise RunDirectoryError(
+                    f"{path / name} is a link to {os.path.realpath(path / name)}, outside of the run "
+                    "directory, which would be written; put a copy in its place"
+                )
         try:
             lock = _take_lock(path)
         except BlockingIOError as problem:
@@ -173,6 +189,9 @@ class RunDirectory:
             except OSError:
                 self._events.truncate(before)
                 raise
+            # a file that was removed can be written as long as it is open
+            if (self.path / "events.jsonl").stat().st_size < before + len(line):
+                raise FileNotFoundError(errno.ENOENT, "it was removed")
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events so far, in order; a torn last line is left out.
@@ -180,6 +199,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: a line before the last is damaged.
         """
+        if self._lock is not None and not self._there():
+            raise self._gone()
         return _read_events(self.path / "events.jsonl")[0]
 
     def config(self) -> dict[str, Any]:
@@ -290,12 +311,51 @@ class RunDirectory:
         """Remove every state under a name."""
         drop_state(self.path / "checkpoints" / name)
 
+    def check(self, *, at_once: bool = False) -> None:
+        """Make sure that the directory is still there; to be called often, as it looks once a second at most.
+
+        Args:
+            at_once: look, however long ago that was done.
+
+        Raises:
+            RunDirectoryError: it was removed, moved or unmounted.
+        """
+        now = time.monotonic()
+        if at_once or now - self._looked >= _LOOKED_SECONDS:
+            self._looked = now
+            if not self._there():
+                raise self._gone()
+
+    def watched(self, asked: Callable[[], bool]) -> Callable[[], bool]:
+        """Return a function like ``asked``, which is called often, that makes sure of the directory too."""
+
+        def ask() -> bool:
+            self.check()
+            return asked()
+
+        return ask
+
+    def _there(self) -> bool:
+        """Whether this run's directory stands at its path: its configuration does, and it isn't another's."""
+        return self._known is not None and _bytes_of(self.path / "config.toml") == self._known
+
+    def _gone(self) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"the run directory {self.path} is gone: it was removed, moved or unmounted while the run was "
+            f"under way; bring it back and go on with {option('resume', True)}, or begin anew"
+        )
+
     def discard(self) -> None:
         """Take back what :meth:`create` made, the folders above it included, as if it had never been."""
+        there = self._there()
         self.close()
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self.path not in self._made:
-            self.path.mkdir()
+        if not there:
+            # what stands in its place is somebody else's
+            return
+        if self.path in self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            _unfill(self.path)
         _remove_empty(self._made)
 
     def close(self) -> None:
@@ -314,14 +374,21 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        writing, there = self._lock is not None, self._there()
         self.close()
+        if writing and isinstance(value, OSError) and not there:
+            raise self._gone() from value
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         assert self._lock is not None, "this run directory is open for reading alone"
+        if not self._there():
+            raise self._gone()
         try:
             yield
         except OSError as problem:
+            if not self._there() or isinstance(problem, FileNotFoundError):
+                raise self._gone() from problem
             raise RunDirectoryError(
                 f"{self.path / name} can't be written ({_reason(problem)}); "
                 "what was there before is unharmed: make room and run again with "
@@ -350,6 +417,35 @@ def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
         events.append(event)
         sound += len(line) + 1
     return events, sound
+
+
+def _fill(folder: Path, config: Mapping[str, Any]) -> None:
+    """Put into an empty folder what a run begins with; the configuration last, which makes it one."""
+    (folder / "checkpoints").mkdir()
+    (folder / "events.jsonl").touch()
+    write_whole(folder / "environment.json", as_json(environment()))
+    write_whole(folder / "config.toml", as_toml(config))
+
+
+def _unfill(folder: Path) -> None:
+    """Empty a folder that held nothing but a run."""
+    with contextlib.suppress(OSError):
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def refuse_existing(path: Path) -> None:

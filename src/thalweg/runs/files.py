@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +30,7 @@ __all__ = [
     "plain",
     "save_state",
     "sync_folder",
+    "writable",
     "write_whole",
 ]
 
@@ -36,6 +40,11 @@ _KEPT = 2
 def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], str]) -> Path:
     """Write a file whole or not at all: beside its place, synced, then renamed into it.
 
+    A link is followed: what it leads to is written, and it stays a link. An existing file keeps its
+    permissions. What is no file isn't replaced: into a FIFO that somebody reads, a terminal, standard output
+    or another character device content is written; a folder, a socket, a disk, and a FIFO that nobody reads,
+    are refused.
+
     Args:
         path: where; its folder must exist.
         content: bytes, or a function that writes to a file and returns the name to give it.
@@ -44,24 +53,117 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], str]) -> Path
         The path that was written.
 
     Raises:
+        BrokenPipeError: whoever read the FIFO or the output has seen enough.
         OSError: it can't be written; what was there before is unharmed.
     """
-    draft = path.parent / f".{path.name}.{os.getpid()}.draft"
-    target = path
+    target, mode = path, None
+    if isinstance(content, bytes):
+        mode = writable(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            _write_into(path, mode, content)
+            return path
+        if mode is not None and (shown := _standard_output(path)) is not None:
+            _write_all(shown, content)
+            return path
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    draft = target.parent / f".{_short(target.name)}.{os.getpid()}.draft"
     try:
-        with draft.open("wb") as file:
+        with _new(draft) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 target = path.with_name(content(file))
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        # where the folder is gone or read-only, so is the draft, and the first problem is the one to tell
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise
-    sync_folder(path.parent)
-    return target
+    sync_folder(target.parent)
+    return target if callable(content) else path
+
+
+def writable(path: Path) -> int | None:
+    """Find out early whether a path can be written; nothing is.
+
+    Returns:
+        The mode of what is there, links followed; ``None`` where nothing is.
+
+    Raises:
+        OSError: it can't, with a reason that completes "it can't be written:".
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        # a link to a place that isn't there is written there
+        folder = os.path.dirname(os.path.realpath(path))
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, f"No such file or directory: {folder}") from None
+        return None
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name holds a NUL character") from None
+    kinds = {stat.S_IFDIR: "it is a folder", stat.S_IFSOCK: "it is a socket", stat.S_IFBLK: "it is a disk"}
+    what = kinds.get(stat.S_IFMT(mode))
+    if what is not None:
+        raise OSError(errno.EINVAL, what)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is read-only")
+    return mode
+
+
+def _write_into(path: Path, mode: int, content: bytes) -> None:
+    """Write to what is no file, as far as it takes it."""
+    shown = _standard_output(path)
+    if shown is not None:
+        _write_all(shown, content)
+        return
+    try:
+        # without waiting for somebody to read it, and without making a terminal ours
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    except OSError as problem:
+        if stat.S_ISFIFO(mode) and problem.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "it is a FIFO that nobody reads") from problem
+        raise
+    try:
+        os.set_blocking(descriptor, True)
+        _write_all(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _standard_output(path: Path) -> int | None:
+    """The descriptor of standard output or error where a path, such as /dev/stdout, is the same as that."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samestat(os.stat(path), os.fstat(number)):
+                if stream is not None:
+                    stream.flush()
+                return number
+    return None
+
+
+def _short(name: str) -> str:
+    """A name that has room for more in a file's name."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 200 else hashlib.blake2b(encoded, digest_size=12).hexdigest()
+
+
+def _new(draft: Path) -> IO[bytes]:
+    """Open a file that wasn't there: in a folder of everybody's a name may lead elsewhere."""
+    # of a process of the same number that was killed
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(draft, flags, 0o666), "wb")
 
 
 def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
@@ -70,7 +172,7 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
     The checksum (BLAKE2, 16 hex digits) is part of the name, so that file and checksum appear at once.
 
     Args:
-        path: without ending; its folder is made.
+        path: without ending; its folder is made, those above it aren't.
         state: what ``torch.load(weights_only=True)`` reads: tensors, numbers, strings, lists, dictionaries.
         keep: how many, at least 1.
 
@@ -86,7 +188,8 @@ def save_state(path: Path, state: Any, *, keep: int = _KEPT) -> Path:
     """
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # not the folders above it: a run directory that is gone isn't made again by its checkpoints
+    path.parent.mkdir(exist_ok=True)
     before = _generations(path)
     count = before[0][0] + 1 if before else 1
 
@@ -193,14 +296,19 @@ def as_toml(value: Mapping[str, Any]) -> bytes:
 
 
 def sync_folder(path: Path) -> None:
-    """Make what was renamed into a folder survive a loss of power."""
+    """Make what was renamed into a folder survive a loss of power, where the folder can be asked for that."""
     if sys.platform == "win32":
         return
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as problem:
+        # a folder that may be written but not read; a file system that syncs no folders
+        if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 class _Digesting:

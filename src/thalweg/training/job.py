@@ -234,6 +234,8 @@ class Job:
             return
         problem, due = None, False
         try:
+            if self._directory is not None:
+                self._directory.check()
             due = not self._keeper.busy and time.monotonic() - self._saved >= self._seconds
         except RunDirectoryError as error:
             problem = error

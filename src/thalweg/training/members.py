@@ -287,7 +287,7 @@ def in_lanes(
                 watch=watch,
                 checkpoint=kept,
                 checkpoint_seconds=seconds,
-                stop=interruption.asked if kept.directory is not None else None,
+                stop=None if kept.directory is None else kept.directory.watched(interruption.asked),
                 examples=examples,
                 collect=collect,
             )
@@ -324,7 +324,11 @@ def one_by_one(
         number = int(run.identity)
         if number in kept.members:
             continue
-        path = None if kept.directory is None else kept.directory.path / "members" / run.identity
+        path = None
+        if kept.directory is not None:
+            # so that no member makes it anew
+            kept.directory.check(at_once=True)
+            path = kept.directory.path / "members" / run.identity
         fitted = alone(run, path, Among(watcher, pace, position, len(runs)))
         kept.put(
             Member(

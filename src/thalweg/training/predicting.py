@@ -20,7 +20,7 @@ from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
-from thalweg.runs.files import write_whole
+from thalweg.runs.files import writable, write_whole
 from thalweg.settings import settle
 from thalweg.training.results import Stored
 
@@ -84,7 +84,8 @@ def predict(
         directory: of a finished training.
         data: a file: a table with the columns that training used, in any order, or for arrays a table of
             numbers or an NPZ archive with an array ``x``; or a data frame, array or tensor.
-        out: a CSV file to write, whole or not at all.
+        out: a CSV file to write, whole or not at all; a link is followed. What is no file isn't replaced: a
+            FIFO that somebody reads, or ``/dev/stdout``, is written to; a folder, socket or disk is refused.
         weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
             their probabilities; ``"auto"``: snapshots where there are any, else the result. The result of an
             ensemble is the mean over its members.
@@ -103,6 +104,11 @@ def predict(
         UserError: in one sentence, what is wrong with the directory or the data.
     """
     folder = Path(directory)
+    if out is not None:
+        try:
+            writable(Path(out))
+        except OSError as problem:
+            raise _unwritable(Path(out), problem) from problem
     stored = Stored.read(folder / "model.json")
     if stored.inputs is None:
         raise OptionError(
@@ -139,12 +145,19 @@ def predict(
         path = Path(out)
         try:
             write_whole(path, predictions.frame().write_csv().encode())
+        except BrokenPipeError:
+            raise
         except OSError as problem:
-            raise OptionError(
-                f"the predictions can't be written to {path} ({problem.strerror}); give another "
-                f"{option('out')}"
-            ) from problem
+            raise _unwritable(path, problem) from problem
     return predictions
+
+
+def _unwritable(path: Path, problem: OSError) -> OptionError:
+    reason = problem.strerror or str(problem)
+    return OptionError(
+        f"the predictions can't be written to {path}: {reason[:1].lower()}{reason[1:]}; give another "
+        f"{option('out')}"
+    )
 
 
 def predicting_model(model: nn.Module, settings: PredictionSettings, activation: Activation) -> nn.Module:

@@ -301,11 +301,11 @@ def _collect(
     waiting = set(numbers)
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-        if not stopped and stop is not None and stop():
-            stopped = True
-            halt.set()
-        tell()
         try:
+            if not stopped and stop is not None and stop():
+                stopped = True
+                halt.set()
+            tell()
             for future in done:
                 outcomes = future.result()
                 if outcomes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import shutil
 import warnings
@@ -220,6 +221,13 @@ class Kept:
 
 class _Writer(FileSystemWriter):
     """Writes shards, and says why where it can't."""
+
+    def prepare_local_plan(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a folder for the shards, but not those above it: a run directory that is gone stays so."""
+        folder = Path(self.path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+        return super().prepare_local_plan(*args, **kwargs)
 
     def write_data(self, *args: Any, **kwargs: Any) -> Any:
         """Write this process's shards."""
