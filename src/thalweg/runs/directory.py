@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import tomllib
@@ -29,9 +28,7 @@ from thalweg.runs.files import (
     sync_folder,
     write_whole,
 )
-
-if sys.platform != "win32":
-    import fcntl
+from thalweg.runs.lock import give_up, take_lock
 
 __all__ = ["RunDirectory", "refuse_existing"]
 
@@ -91,7 +88,7 @@ class RunDirectory:
                 _fill(draft, config)
                 draft.rename(path)
                 sync_folder(path.parent)
-            run = cls(path, _take_lock(path))
+            run = cls(path, take_lock(path))
             run._made = made
             return run
         except OSError as problem:
@@ -130,7 +127,7 @@ class RunDirectory:
                     "directory, which would be written; put a copy in its place"
                 )
         try:
-            lock = _take_lock(path)
+            lock = take_lock(path)
         except BlockingIOError as problem:
             raise RunDirectoryError(
                 f"another process is writing the run directory {path}; wait for it, or end it first"
@@ -364,9 +361,8 @@ class RunDirectory:
             self._events.close()
             self._events = None
         if self._lock is not None:
-            os.close(self._lock)
+            give_up(self.path, self._lock)
             self._lock = None
-            _held.discard(self.path.resolve())
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -468,26 +464,6 @@ def refuse_existing(path: Path) -> None:
             raise RunDirectoryError(
                 f"the run directory {path} can't be made: {above} is a file; give another {option('out')}"
             )
-
-
-# Record locks belong to the process: forked workers that outlive a kill don't hold them. Within one
-# process they don't exclude, and closing any descriptor of the file gives them up: hence the set.
-_held: set[Path] = set()
-
-
-def _take_lock(path: Path) -> int:
-    """Lock the directory until closed, or until the process ends however it ends."""
-    if path.resolve() in _held:
-        raise BlockingIOError
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    if sys.platform != "win32":
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            os.close(descriptor)
-            raise BlockingIOError from problem
-    _held.add(path.resolve())
-    return descriptor
 
 
 def _remove_empty(folders: list[Path]) -> None:
