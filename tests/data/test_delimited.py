@@ -92,3 +92,36 @@ def test_lines_may_end_with_carriage_returns_alone(folder: Path, same_as_script:
 def test_a_quoted_carriage_return_ends_no_line() -> None:
     table = read_delimited("t.csv", b'a,b\n"x\ry",1\n"z",2\n')
     assert table.frame.rows() == [("x\ry", 1), ("z", 2)]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "dtype"),
+    [
+        ("1", "2.5", pl.Float64), ("1", "inf", pl.Float64), ("1", "x", pl.String), ("1.5", "1 kg", pl.String),
+        ("NA", "5", pl.Int64), ("NA", "5.5", pl.Float64), ("NA", "x", pl.String), ("NA", "true", pl.Boolean),
+        ("1", "99999999999999999999", pl.Int128), ("true", "maybe", pl.String), ("true", "false", pl.Boolean),
+        ("1", "true", pl.String), ("x", "5", pl.String), ("1", "1e5", pl.Float64), ("1.5", "NA", pl.Float64),
+        ("NA", "NA", pl.String),
+    ],
+)  # fmt: skip
+def test_what_comes_late_in_a_file_decides_as_well(
+    folder: Path, first: str, later: str, dtype: pl.DataType
+) -> None:
+    """Types are proposed by the first rows; whole inference by polars is the oracle."""
+    content = csv(b=[str(i % 7) for i in range(ROWS)], a=[first] * (ROWS - 1) + [later])
+    table = read_delimited("t.csv", content)
+    assert table.frame["a"].dtype == dtype
+    whole = pl.read_csv(io.BytesIO(content), infer_schema_length=None, null_values=list(MISSING))
+    assert table.frame.equals(whole)
+    (folder / "t.csv").write_bytes(content)
+    defined: dict[str, pl.DataFrame] = {}
+    exec("\n".join(["import polars as pl", *table.lines]), defined)
+    assert defined["frame"].equals(table.frame)
+    assert defined["frame"].schema == table.frame.schema
+
+
+def test_decimal_commas_may_come_late() -> None:
+    content = csv(b=[str(i % 7) for i in range(ROWS)], a=["1"] * (ROWS - 1) + ["2;5"])
+    frame = read_delimited("t.csv", content.replace(b",", b"|").replace(b";", b",").replace(b"|", b";")).frame
+    assert frame.schema == {"b": pl.Int64, "a": pl.Float64}
+    assert frame["a"][-1] == 2.5

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from thalweg.data import load, prepare
+from thalweg.data.stored import TablePreparation, store
 from thalweg.errors import DataError
 
 Same = Callable[..., object]
@@ -163,6 +164,12 @@ def test_frames_of_pandas() -> None:
     other = load(twin.select("a", "t", "day", "y"), target="y", missing="median")
     one, two = (prepare(each, seed=0, replicate=0) for each in (source, other))
     assert torch.equal(one.train.inputs, two.train.inputs)
+    kept = store(source, one.indices, "median")
+    assert isinstance(kept, TablePreparation)
+    inputs, _ = kept.apply(table.iloc[one.indices["test"]])
+    assert torch.equal(inputs, one.test.inputs)
+    with pytest.raises(DataError, match="several columns called '1'"):
+        load(pandas.DataFrame([[0, 0, 0]] * 40, columns=[1, "1", "y"]), target="y")
 
 
 def sequences(count: int = 40) -> list[tuple[torch.Tensor, int]]:

@@ -86,3 +86,11 @@ def test_a_name_above_several_columns_of_new_data_can_not_be_meant(folder: Path)
     (folder / "t.csv").write_text("a,a,zip,c\n3.0,1,7,u\n")
     with pytest.raises(DataError, match="several columns called 'a', which training used"):
         read_new(folder / "t.csv", kept)
+
+
+def test_what_is_no_frame_is_refused() -> None:
+    kept = TablePreparation.model_validate(json.loads(EARLIER))
+    with pytest.raises(
+        DataError, match=r"is a ndarray, but training had a table; give a polars or pandas frame"
+    ):
+        kept.apply(np.zeros((3, 3)))

@@ -1,7 +1,7 @@
 """Data: what a person has, read, understood, split and prepared."""
 
 from thalweg.data.examples import DatasetExamples, Examples, TensorExamples
-from thalweg.data.load import describe, load
+from thalweg.data.load import announcement, describe, load
 from thalweg.data.prepare import prepare, split
 from thalweg.data.source import Prepared, Source
 from thalweg.objectives import Task
@@ -13,6 +13,7 @@ __all__ = [
     "Source",
     "Task",
     "TensorExamples",
+    "announcement",
     "describe",
     "load",
     "prepare",

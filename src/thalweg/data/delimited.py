@@ -14,6 +14,8 @@ __all__ = ["MISSING", "Table", "read_delimited"]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
 """What stands for a missing value in a text file."""
 
+# rows from which polars infers what columns are, and cells by which a text is tried as something else
+_ROWS = 1000
 _SAMPLE = 200
 # the readings of a text that polars can infer a pattern for, in the order in which they are tried
 _TEMPORAL = ("to_date", "to_datetime", "to_time")
@@ -44,7 +46,8 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     """Read a table in which commas, semicolons or tabs divide columns, whichever the first line has most of.
 
     Lines may end as on any system, those with carriage returns alone included. Columns become numbers or text
-    as polars infers them from all rows, and beyond that:
+    as polars infers them from the first 1000 rows, if all other cells bear that out; otherwise what all are.
+    Beyond that:
 
     - text that polars can read as dates or times becomes these, and numbers among spaces become numbers. Both
       are proposed on a sample of at most 200 cells, and verified on the whole column;
@@ -66,15 +69,17 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     options: dict[str, Any] = {} if divider == "," else {"separator": divider}
     if end == b"\r":
         options["eol_char"] = "\r"
-    frame = _read(content, options, infer_schema_length=None)
+    frame, types = _typed(content, options)
     if divider != "," and _has_decimal_commas(frame):
         options["decimal_comma"] = True
-        frame = _read(content, options, infer_schema_length=None)
+        frame, types = _typed(content, options)
     names = _read(content, options, has_header=False, n_rows=1, infer_schema=False, null_values=None).row(0)
     as_text, padded = _as_text(content, frame, options, text)
     if as_text:
         frame = frame.with_columns(as_text)
-        options["schema_overrides"] = {column.name: pl.String for column in as_text}
+        types |= {column.name: pl.String() for column in as_text}
+    if types:
+        options["schema_overrides"] = types
     readings = {
         name: method
         for name, dtype in frame.schema.items()
@@ -89,7 +94,7 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
             kept.append(f"    {_spelled(name, method)},")
     lines = [
         "frame = pl.read_csv(",
-        f"    {path!r}, {_options(options)}infer_schema_length=None,",
+        f"    {path!r}, {_options(options)}infer_schema_length={_ROWS},",
         f"    null_values={list(MISSING)!r},",
         ")",
     ]
@@ -138,6 +143,52 @@ def _spelled(name: str, method: str) -> str:
     return f"pl.col({name!r}).str.{method}()"
 
 
+def _typed(content: bytes, options: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, pl.DataType]]:
+    """Read with types that the first rows propose and all cells bear out, and say which are others."""
+    proposals = _read(content, options, infer_schema_length=_ROWS, n_rows=_ROWS)
+    try:
+        frame = _read(content, options, infer_schema_length=_ROWS)
+        wanted = [name for name in frame.columns if proposals[name].null_count() == len(proposals)]
+        if not wanted or len(frame) <= len(proposals):
+            return frame, {}
+    except pl.exceptions.ComputeError:
+        # some cell isn't what the first rows are
+        wanted = proposals.columns
+    raw = _read(
+        content, options, columns=[proposals.columns.index(name) for name in wanted], infer_schema=False
+    )
+    types = {}
+    for name in wanted:
+        empty = proposals[name].null_count() == len(proposals)
+        dtype = _borne_out(
+            raw[name], None if empty else proposals[name].dtype, commas="decimal_comma" in options
+        )
+        if dtype != proposals[name].dtype:
+            types[name] = dtype
+    return _read(content, options, infer_schema_length=_ROWS, schema_overrides=types), types
+
+
+def _borne_out(column: pl.Series, dtype: pl.DataType | None, *, commas: bool) -> pl.DataType:
+    """The first of these types, from ``dtype`` on, that every cell is of."""
+    if dtype == pl.String or (dtype == pl.Boolean and not _is_bool(column)):
+        return pl.String()
+    if column.null_count() == len(column):
+        return pl.String()
+    if dtype in (None, pl.Boolean) and _is_bool(column):
+        return pl.Boolean()
+    numbers = column.str.strip_chars()
+    if commas:
+        numbers = numbers.str.replace(",", ".", literal=True)
+    for known in (pl.Int64(), pl.Int128(), pl.Float64()):
+        if numbers.cast(known, strict=False).null_count() == column.null_count():
+            return known
+    return pl.String()
+
+
+def _is_bool(column: pl.Series) -> bool:
+    return bool(column.is_in(["true", "false"]).all())
+
+
 def _read(content: bytes, options: dict[str, Any], **more: Any) -> pl.DataFrame:
     return pl.read_csv(io.BytesIO(content), **{"null_values": list(MISSING), **options, **more})
 
@@ -147,7 +198,7 @@ def _options(options: dict[str, Any]) -> str:
     for name, value in options.items():
         shown = repr(value)
         if name == "schema_overrides":
-            shown = "{" + ", ".join(f"{column!r}: pl.String" for column in value) + "}"
+            shown = "{" + ", ".join(f"{column!r}: pl.{dtype}" for column, dtype in value.items()) + "}"
         spelled.append(f"{name}={shown}, ")
     return "".join(spelled)
 

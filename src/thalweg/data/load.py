@@ -14,7 +14,7 @@ from thalweg.data.source import Source
 from thalweg.data.target import check_options
 from thalweg.errors import DataError, nearest, option
 
-__all__ = ["describe", "load"]
+__all__ = ["announcement", "describe", "load"]
 
 
 def describe() -> dict[str, str]:
@@ -73,6 +73,40 @@ def load(
             f"the data {called} don't fit into memory; give less, or read them batch by batch with a Dataset "
             "of your own and a collate function"
         ) from problem
+
+
+_LARGE = 1_000_000
+
+
+def announcement(data: Any) -> str | None:
+    """Say what is about to be read, where that may take a while: of files and folders of a megabyte or more.
+
+    >>> announcement("iris") is None, announcement("nowhere.csv") is None
+    (True, True)
+    """
+    if not isinstance(data, str | Path):
+        return None
+    spec = str(data)
+    folder = spec.partition(":")[2].partition("@")[0] if spec.startswith(("idx:", "images:")) else None
+    try:
+        size = os.stat(spec).st_size if folder is None else _size_of(Path(folder))
+    except (OSError, ValueError):
+        # what is wrong is said by whoever reads it
+        return None
+    if size < _LARGE:
+        return None
+    return f"reading {spec}" + (f", {size / 1e6:,.1f} MB" if folder is None else "")
+
+
+def _size_of(folder: Path) -> int:
+    """The size of a folder's files, as far as it takes to know that they are large."""
+    size = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            size += os.stat(os.path.join(place, name)).st_size
+            if size >= _LARGE:
+                return size
+    return size
 
 
 def _load(

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from thalweg.data.arrays import from_arrays
 from thalweg.data.examples import DatasetExamples, Items, as_given, collated
+from thalweg.data.frames import PANDAS_LINES, frame_of
 from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
@@ -293,26 +294,14 @@ def _array(part: Any, spec: str) -> npt.NDArray[Any]:
 
 
 def _frame(value: Any, made: str | None) -> tuple[pl.DataFrame | None, tuple[str, ...] | None]:
+    frame = frame_of(value)
+    if frame is None or made is None:
+        return frame, None
     if isinstance(value, pl.LazyFrame):
-        return value.collect(), (f"frame = {made}.collect()",) if made else None
+        return frame, (f"frame = {made}.collect()",)
     if isinstance(value, pl.DataFrame):
-        return value, (f"frame = {made}",) if made else None
-    if type(value).__module__.partition(".")[0] != "pandas" or not hasattr(value, "columns"):
-        return None, None
-    # Through plain lists: polars' own way needs a package more for text and dates.
-    try:
-        columns = {str(c): value[c].astype(object).where(value[c].notna(), None).tolist() for c in value}
-        frame = pl.DataFrame(columns, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError, ValueError, AttributeError) as problem:
-        raise DataError(
-            f"the pandas frame can't be understood: {' '.join(str(problem).split())}"
-        ) from problem
-    lines = (
-        f"table = {made}",
-        "columns = {str(c): table[c].astype(object).where(table[c].notna(), None).tolist() for c in table}",
-        "frame = pl.DataFrame(columns, infer_schema_length=None)",
-    )
-    return frame, lines if made else None
+        return frame, (f"frame = {made}",)
+    return frame, (f"table = {made}", *PANDAS_LINES)
 
 
 def _is_dataset(value: Any) -> bool:

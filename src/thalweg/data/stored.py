@@ -18,6 +18,7 @@ from torch import Tensor
 from thalweg.data.arrays import ArraySource
 from thalweg.data.examples import whole
 from thalweg.data.files import read_whole
+from thalweg.data.frames import frame_of
 from thalweg.data.npz import Archive
 from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
@@ -76,7 +77,12 @@ class TablePreparation(_Stored):
         Raises:
             DataError: columns that aren't there, values of another type, missing values.
         """
-        frame = given if isinstance(given, pl.DataFrame) else pl.from_pandas(given)
+        frame = frame_of(given)
+        if frame is None:
+            raise DataError(
+                f"{called} is a {type(given).__name__}, but training had a table; give a polars or pandas "
+                "frame"
+            )
         used = [*self.numbers, *self.categories]
         absent = [name for name in used if name not in frame.columns]
         if absent:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thalweg import __version__, trust
+from thalweg import __version__, data, trust
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
@@ -72,10 +72,16 @@ def _go_on(
         asked = options
         options = configuration.merged(directory.config(), asked, Path(out))
         gate.carries_on(directory.path, directory.code(), stated=configuration.names(asked))
-        setup = understand(options)
+        setup = _understood(options, watcher)
         gate.remember()
         directory.note_code(gate.written())
         return _race(setup, directory, watcher), directory.path
+
+
+def _understood(options: Options, watcher: Watcher) -> Setup:
+    if (text := data.announcement(options.data)) is not None:
+        watcher.note(text)
+    return understand(options)
 
 
 def _begin_anew(
@@ -83,7 +89,7 @@ def _begin_anew(
 ) -> tuple[Results, Path]:
     if out is not None:
         refuse_existing(Path(out))
-    setup = understand(options)
+    setup = _understood(options, watcher)
     gate.remember()
     path = Path(out) if out is not None else _default_path(setup.source.name)
     config = {**configuration.written(options, command), "code": gate.written()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from thalweg import recipe, trust
+from thalweg import data, recipe, trust
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import (
     DataError,
@@ -92,6 +92,10 @@ def carry_out(
         def known() -> tuple[dict[str, dict[str, str]], list[str]]:
             return held[0].code(), sorted(trust.known_code())
 
+        def announced(wanted: Recipe) -> None:
+            if (text := data.announcement(wanted.data.spec)) is not None:
+                told.note(text)
+
         wanted = _recipe(given, changes)
         if resume:
             if out is None:
@@ -104,6 +108,7 @@ def carry_out(
             recorded, remembered = from_first(processes, known)
             gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
             wanted = _same(path, config, wanted)
+            announced(wanted)
             made = assemble(wanted, device, processes.world)
             if made.source.fingerprint != config.get("fingerprint"):
                 raise DataError(
@@ -117,6 +122,7 @@ def carry_out(
                 )
             if out is not None:
                 from_first(processes, lambda: refuse_existing(Path(out)))
+            announced(wanted)
             made = assemble(wanted, device, processes.world)
             begun = {
                 "kind": "train",
