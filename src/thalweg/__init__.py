@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from thalweg import streams as streams
     from thalweg import surfaces as surfaces
     from thalweg import tasks as tasks
+    from thalweg import temperature as temperature
     from thalweg import training as training
     from thalweg import verbs as verbs
     from thalweg.secondorder import least_squares as least_squares
@@ -92,6 +93,7 @@ __all__ = [
     "streams",
     "surfaces",
     "tasks",
+    "temperature",
     "train",
     "training",
     "verbs",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import ModelError, OptionError, nearest
-from thalweg.initial.weights import matching, roles, whole, write
+from thalweg.initial.normed import normed
+from thalweg.initial.weights import matching, role_of, whole, write
 from thalweg.layers.following import activated
 
 __all__ = [
@@ -173,9 +174,10 @@ def set_output_bias(
 
     Source: I5 (K, U).
     """
-    known = roles(layer)
-    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-    role = known.get("weight")
+    computed = normed(layer).get("weight")
+    weight = layer._parameters.get("weight") if computed is None else computed.weight
+    bias = layer._parameters.get("bias")
+    role = None if weight is None else role_of(layer, "weight", weight)
     if weight is None or bias is None or role is None or isinstance(role, str):
         raise ModelError(
             f"a {type(layer).__name__} without weight or bias can't begin at marginal statistics"
@@ -203,14 +205,31 @@ def set_output_bias(
         else:
             factor = torch.where(norms > limit, limit / norms, 1.0)
             spread = factor.unsqueeze(1).expand(role.units, role.per_unit)
-            write(weight, whole(weight) * role.arrange(spread).to(weight.dtype))
+            smaller = whole(weight) * role.arrange(spread).to(weight.dtype)
+            try:
+                said_of = None if computed is None else computed.put(smaller)
+            except NotImplementedError:
+                said_of = "its parametrization can't be given a weight"
+            if said_of is not None:
+                # what is divided by its norm again has no smaller weights
+                return OutputBias(
+                    _write_bias(bias, result.values),
+                    (*notes, f"{said.format('keep')}: {said_of}, and outputs begin at the statistics only up "
+                     "to as much, times the size of the inputs"),
+                )  # fmt: skip
+            if computed is None:
+                write(weight, smaller)
             notes.append(
                 said.format("had")
                 + f" and were scaled down to {limit:g}, so that the bias decides the first "
                 "outputs"
             )
-    write(bias, result.values.to(bias.device, bias.dtype))
-    return OutputBias(result.values, tuple(notes))
+    return OutputBias(_write_bias(bias, result.values), tuple(notes))
+
+
+def _write_bias(bias: Tensor, values: Tensor) -> Tensor:
+    write(bias, values.to(bias.device, bias.dtype))
+    return values
 
 
 def positive_biases(model: nn.Module, value: float = 0.1, *, example: Any = None) -> tuple[str, ...]:

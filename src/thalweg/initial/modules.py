@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from thalweg.errors import ModelError
+from thalweg.initial.normed import Normed, normed
 from thalweg.initial.schemes import check_options, draw
-from thalweg.initial.weights import NORMS, Numbers, Role, Weight, matching, roles, write
+from thalweg.initial.weights import NORMS, Numbers, Role, Weight, matching, role_of, roles, write
 
 __all__ = ["Initialization", "initialize"]
 
@@ -37,6 +38,7 @@ class _Found:
     layer: nn.Module
     parameter: Tensor
     role: Role | None
+    computed: Normed | None = None
 
 
 def initialize(
@@ -51,9 +53,11 @@ def initialize(
     """Draw the weights of all layers by a scheme, in place, and set their biases to a constant.
 
     Covers linear and bilinear layers, convolutions of every kind, recurrent layers and cells (gate by gate)
-    and attention. Embeddings get N(0, 1), since a row that is looked up sums nothing, with zeros in the row
-    for padding; under ``"uniform"`` and ``"gaussian"`` they get those. Normalization keeps its scale of 1 and
-    shift of 0, and what isn't known is left: both are said.
+    and attention. Of a layer under weight norm, spectral norm or another parametrization that can be
+    inverted, the weight that it computes is drawn, under its plain name. Embeddings get N(0, 1), since a row
+    that is looked up sums nothing, with zeros in the row for padding; under ``"uniform"`` and ``"gaussian"``
+    they get those. Normalization keeps its scale of 1 and shift of 0, and what isn't known is left: both are
+    said.
 
     Each parameter's draws depend on the seed and on its name alone, so that the order in which layers were
     made, or what else a model has, changes nothing; a parameter with several names counts under its first.
@@ -95,7 +99,16 @@ def initialize(
             drawn = draw(
                 role, scheme, seed=seed, name=name, dtype=parameter.dtype, device=parameter.device, **own
             )
-            write(parameter, drawn)
+            if each.computed is None:
+                write(parameter, drawn)
+            else:
+                try:
+                    said = each.computed.put(drawn)
+                except NotImplementedError as problem:
+                    left[name] = f"its parametrization {problem} can't be given a weight"
+                    continue
+                if said is not None:
+                    notes.append(f"{name}: {said}")
             done[name] = scheme
         elif role == "embedding":
             done[name] = _embed(name, each, scheme, seed, options)
@@ -120,9 +133,17 @@ def _parameters(module: nn.Module) -> dict[str, _Found]:
     """All parameters by their first names; a table shared with a dense layer counts as its weight."""
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     found: dict[str, _Found] = {}
+    computed = [(layer, own, each) for layer in module.modules() for own, each in normed(layer).items()]
+    sources = {id(source) for _, _, each in computed for source in each.sources}
+    prefixes = {layer: name for name, layer in module.named_modules()}
+    for layer, own, each in computed:
+        name = f"{prefixes[layer]}.{own}".lstrip(".")
+        found[name] = _Found(layer, each.weight, role_of(layer, own, each.weight), each)
     for layer in module.modules():
         known = roles(layer)
         for own, parameter in layer.named_parameters(recurse=False):
+            if id(parameter) in sources:
+                continue
             name, role = first[id(parameter)], known.get(own)
             before = found.get(name)
             if before is None or before.role is None or (before.role == "embedding" and role is not None):

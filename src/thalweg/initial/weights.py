@@ -26,7 +26,7 @@ from torch.nn.parameter import UninitializedParameter
 from thalweg import streams
 from thalweg.errors import OptionError
 
-__all__ = ["NORMS", "Numbers", "Role", "Weight", "dense", "matching", "roles", "whole", "write"]
+__all__ = ["NORMS", "Numbers", "Role", "Weight", "dense", "matching", "role_of", "roles", "whole", "write"]
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Layers that normalize: their scale of 1 and shift of 0 are their starting point."""
@@ -109,11 +109,12 @@ def roles(layer: nn.Module) -> dict[str, Role]:
     >>> {name: role if isinstance(role, str) else role.blocks for name, role in roles(nn.LSTM(3, 5)).items()}
     {'weight_ih_l0': 4, 'weight_hh_l0': 4, 'bias_ih_l0': 'bias', 'bias_hh_l0': 'second bias'}
     """
-    found = {name: _role(layer, name, p) for name, p in layer.named_parameters(recurse=False)}
+    found = {name: role_of(layer, name, p) for name, p in layer.named_parameters(recurse=False)}
     return {name: role for name, role in found.items() if role is not None}
 
 
-def _role(layer: nn.Module, name: str, parameter: Tensor) -> Role | None:
+def role_of(layer: nn.Module, name: str, parameter: Tensor) -> Role | None:
+    """Say what one of the layer's tensors is; ``None`` where nothing is known of it."""
     if isinstance(parameter, UninitializedParameter):  # of a lazy layer: there is no shape yet
         return None
     for kinds, describe in _KINDS:

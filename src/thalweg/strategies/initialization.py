@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from thalweg.errors import ModelError, OptionError
 from thalweg.initial import (
@@ -17,7 +17,8 @@ from thalweg.initial import (
     positive_biases,
     set_output_bias,
 )
-from thalweg.initial.weights import roles
+from thalweg.initial.normed import normed
+from thalweg.initial.weights import role_of
 from thalweg.strategies.base import Scene, Settings, Strategy, settle
 
 __all__ = ["Initialization", "InitializationSettings", "output_layer"]
@@ -185,8 +186,9 @@ def output_layer(model: nn.Module) -> tuple[str, Any]:
     """
     found = None
     for name, module in model.named_modules():
-        role = roles(module).get("weight")
-        if isinstance(module._parameters.get("weight"), nn.Parameter) and role not in (None, "embedding"):
+        computed = normed(module).get("weight")
+        weight = module._parameters.get("weight") if computed is None else computed.weight
+        if isinstance(weight, Tensor) and role_of(module, "weight", weight) not in (None, "embedding"):
             found = name, module
     if found is None or found[1]._parameters.get("bias") is None:
         raise ModelError("no output layer with a bias was found; leave out output_bias, or set it yourself")
