@@ -72,13 +72,12 @@ class Normed:
 
     def _through(self, values: Tensor) -> str | None:
         steps = _steps(self.layer, self.name)
-        said, wanted = None, values
+        said, wanted, vectors = None, values, list[tuple[Tensor, Tensor]]()
         for step in reversed(list(steps)):
             spectral = hasattr(step, "_u") and hasattr(step, "_v")
             if spectral:
-                u, v = _singular(wanted, step.dim)  # type: ignore[arg-type]
-                for name, vector in (("_u", u), ("_v", v)):
-                    step.get_buffer(name).copy_(vector)
+                found = _singular(wanted, step.dim)  # type: ignore[arg-type]
+                vectors += zip((step.get_buffer("_u"), step.get_buffer("_v")), found, strict=True)
                 said = _SPECTRAL
             inverse = getattr(step, "right_inverse", None)
             if inverse is None:
@@ -87,8 +86,11 @@ class Normed:
                 wanted = inverse(wanted)
             except (ValueError, RuntimeError, NotImplementedError) as problem:
                 raise NotImplementedError(type(step).__name__) from problem
-        found = (wanted,) if isinstance(wanted, Tensor) else tuple(wanted)
-        for source, value in zip(self.sources, found, strict=True):
+        # nothing is written before all could be inverted
+        for buffer, vector in vectors:
+            buffer.copy_(vector)
+        begins = (wanted,) if isinstance(wanted, Tensor) else tuple(wanted)
+        for source, value in zip(self.sources, begins, strict=True):
             write(source, value)
         if said is None and not torch.allclose(whole(self.weight), values, rtol=1e-3, atol=1e-6):
             kinds = ", ".join(type(step).__name__ for step in steps)
