@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thalweg import runtimes
 from thalweg.errors import OptionError
+from thalweg.optim import differentiable
 from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
@@ -38,7 +39,6 @@ Settings: TypeAlias = tuple[Rule, dict[str, Any], dict[str, bool | str]]
 _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
 _PAIRS = {"betas": (0.9, 0.999), "adamw_betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
 
 
@@ -142,7 +142,8 @@ class RuleOptimizer(torch.optim.Optimizer):
           a state loads from and into torch's.
         - With ``differentiable=True`` the rule's function runs on the tensors themselves with autograd
           on: parameters are overwritten in place, states are replaced, gradients flow to the gradient,
-          to the parameter before the step and to hyperparameters that are tensors.
+          to the parameter before the step and to hyperparameters that are tensors, those that are 0 or that
+          a state begins with included.
         - A tensor learning rate is read once a step; on an accelerator that waits for the device.
         - Of parameters sharded over processes (DTensor, FSDP2) an elementwise rule steps what each process
           has, by the same kernels; a rule over whole matrices refuses them.
@@ -242,25 +243,23 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule, hyper, options = self._settings(group)
         if isinstance(rule, MatrixRule):
             self._refuse_matrix(params)
-        numbers = {name: _plain(value) for name, value in hyper.items()}
+        numbers = self._numbers(hyper)
         live = ledger.live(rule, numbers, options)
-        entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options))
+        entries, counts = self._entries(everyone, active, ledger, live, (rule, numbers, options), hyper)
         columns = {name: [entry[name] for entry in entries] for name in live}
+        if self.defaults["differentiable"]:
+            scalars = runtimes.live_scalars(rule, numbers, options)
+            for j, (p, t) in enumerate(zip(params, counts, strict=True)):
+                row = entries[j] if entries else {}
+                maximize = bool(group["maximize"])
+                differentiable.step(p, row, live, scalars, (rule, hyper, options), t, maximize=maximize)
+            if self.counts_steps:
+                ledger.steps.add_one(active)
+            return
         times = counts if rule.uses_step else counts[:1] * len(counts)
         held = self._scalars(everyone, active, ledger, (rule, numbers, options))
         for slot, ((t, *values), chosen) in enumerate(_batches(times, held)):
             batch, slopes = picked(params, chosen), picked(grads, chosen)
-            if self.defaults["differentiable"]:
-                for j in chosen:
-                    entry = entries[j] if entries else {}
-                    known = dict(zip(held, values, strict=True))
-                    settings = rule, hyper, options
-                    after = _step_differentiably(
-                        params[j], entry, live, known, settings, t, group["maximize"]
-                    )
-                    for name, value in after.items():
-                        ledger.scalars[name].write([active[j]], value)
-                continue
             states = {name: picked(column, chosen) for name, column in columns.items()}
             if not PLAIN.issuperset(map(type, batch)):
                 slopes = own([placed(g, p) for p, g in zip(batch, slopes, strict=True)])
@@ -318,9 +317,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             ledger = self._ledger(number)
             rule, hyper, options = self._settings(group)
-            settings = rule, {name: _plain(value) for name, value in hyper.items()}, options
+            settings = rule, self._numbers(hyper), options
             live = runtimes.live_states(*settings)
-            self._entries(group["params"], list(range(len(group["params"]))), ledger, live, settings)
+            self._entries(group["params"], list(range(len(group["params"]))), ledger, live, settings, hyper)
+
+    def _numbers(self, hyper: Mapping[str, Any]) -> dict[str, float]:
+        if self.defaults["differentiable"]:
+            return differentiable.never_zero(hyper)
+        return {name: _plain(value) for name, value in hyper.items()}
 
     def _entries(
         self,
@@ -329,6 +333,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         ledger: Ledger,
         live: tuple[str, ...],
         settings: Settings,
+        hyper: Mapping[str, Any],
     ) -> tuple[list[dict[str, Any]], list[int]]:
         """Return state and step count of every active parameter; what is missing of the state is made."""
         if not live and not self.counts_steps:
@@ -341,7 +346,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             ledger.steps.adopt([self.state.get(p) for p in params], active)
         fresh = {j for name in live for j, entry in enumerate(entries) if name not in entry}
         for j in fresh:
-            _allocate(chosen[j], entries[j], live, settings)
+            _allocate(chosen[j], entries[j], live, settings, hyper if self.defaults["differentiable"] else {})
         if not self.counts_steps:
             return entries, [1 if j in fresh else 2 for j in range(len(entries))] if fresh else [2] * len(
                 active
@@ -421,7 +426,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     if not isinstance(value, Tensor):
                         continue
                     entry[name] = value.clone()
-                    if name in states and p.dtype in _LOW_PRECISION:
+                    if name in states and p.dtype in differentiable.LOW_PRECISION:
                         entry[name] = original.to(device=p.device, dtype=torch.float32, copy=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -445,43 +450,20 @@ def _batches(
     return batches.items()
 
 
-def _allocate(param: Tensor, entry: dict[str, Any], live: tuple[str, ...], settings: Settings) -> None:
+def _allocate(
+    param: Tensor,
+    entry: dict[str, Any],
+    live: tuple[str, ...],
+    settings: Settings,
+    tracked: Mapping[str, Any],
+) -> None:
     rule, numbers, options = settings
     fresh = runtimes.initial_states(rule, real([param]), numbers, options)
     for name in live:
         if name in entry:
             continue
-        value = fresh[name][0]
+        value = differentiable.begin(rule, name, fresh[name][0], tracked)
         entry[name] = torch.view_as_complex(value) if param.is_complex() else value
-
-
-def _step_differentiably(
-    p: Tensor,
-    row: dict[str, Any],
-    live: tuple[str, ...],
-    held: Mapping[str, float],
-    settings: Settings,
-    t: int,
-    maximize: bool,
-) -> dict[str, float]:
-    """Step one parameter through autograd; return the new scalar states, through which no gradient flows."""
-    assert p.grad is not None
-    rule, hyper, options = settings
-    # The parameter is overwritten below; autograd may still need what it was.
-    tensors = real([p.clone(), -p.grad if maximize else p.grad])
-    if p.dtype in _LOW_PRECISION:
-        tensors = [tensor.float() for tensor in tensors]
-    # A state that isn't live is handed through unread: any number will do.
-    states = [real([row[name]])[0] if name in live else held.get(name, 0.0) for name in rule.states]
-    new = rule(*tensors, *states, **hyper, **options, **({"t": t} if rule.uses_step else {}))
-    new = new if isinstance(new, tuple) else (new,)
-    if p.is_complex():
-        new = tuple(torch.view_as_complex(value) if isinstance(value, Tensor) else value for value in new)
-    for name, value in zip(rule.states, new[1:], strict=True):
-        if name in live:
-            row[name] = value
-    p.copy_(new[0])
-    return {name: _plain(value) for name, value in zip(rule.states, new[1:], strict=True) if name in held}
 
 
 def _copied(value: Any, device: torch.device) -> Any:
