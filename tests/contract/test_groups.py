@@ -175,7 +175,7 @@ def follow_decay(decayed: Any, plain: Any, a: list[Any], b: list[Any], kind: str
             before = [q.detach().clone() for q in b]
             decayed.step()
             plain.step()
-            first_of_soap = "left_basis" in plain.state[b[0]] and step == 0
+            first_of_soap = "bases" in plain.state[b[0]] and step == 0
             for q, old in zip(b, before, strict=True):
                 if kind == "after" and q.grad is not None and not first_of_soap:
                     q.mul_(1 - lr * decay)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from contract.subjects import trees_equal
 from thalweg import optim, rules, runtimes
 from thalweg.errors import OptionError
 
@@ -39,7 +40,7 @@ def first_basis(covariance: Tensor) -> Tensor:
 
 
 class Twin:
-    """Algorithms 3 and 4 of the paper for one matrix; a side without a basis has size 0.
+    """Algorithms 3 and 4 of the paper, with a basis for each axis as in the authors' code, or none (0).
 
     What the paper leaves to rounding is ours: bases of directions without gradient.
     """
@@ -50,26 +51,23 @@ class Twin:
         self.memory = self.beta2 if options["shampoo_beta"] is None else options["shampoo_beta"]
         self.every, self.correct = options["precondition_frequency"], options["correct_bias"]
         self.normalize = options["normalize_gradient"]
-        self.shape = p.shape
-        self.w = p.detach().reshape(len(p) if p.ndim else 1, -1).clone()
+        self.w = p.detach().clone()
         plain = p.ndim < 2 and not options["precondition_1d"]
-        wanted = [not plain, p.ndim == 2]
-        self.sides = [
-            n if yes and n <= options["max_precondition_dim"] else 0
-            for n, yes in zip(self.w.shape, wanted, strict=True)
-        ]
+        self.sides = [0 if plain or n > options["max_precondition_dim"] else n for n in p.shape]
         self.cov = [torch.zeros(n, n, dtype=p.dtype) for n in self.sides]
         self.basis: list[Tensor] = []
         self.m, self.v, self.t = torch.zeros_like(self.w), torch.zeros_like(self.w), 0
 
     def turn(self, x: Tensor, back: bool = False) -> Tensor:
-        left, right = (q.T if back else q for q in self.basis)
-        x = left.T @ x if self.sides[0] else x
-        return x @ right if self.sides[1] else x
+        # each product takes the first axis away and puts the new one last: after all they are in order
+        for q in self.basis:
+            if len(q):
+                x = torch.tensordot(x, q.T if back else q, dims=([0], [0]))
+            else:
+                x = x.permute(*range(1, x.ndim), 0)
+        return x
 
     def step(self, g: Tensor) -> None:
-        g = g.reshape(self.w.shape)
-        outer = (g @ g.T, g.T @ g)
         if self.t:
             k = self.t
             self.m = self.beta1 * self.m + (1 - self.beta1) * g
@@ -81,25 +79,27 @@ class Twin:
             if self.correct:
                 rate *= (1 - self.beta2**k) ** 0.5 / (1 - self.beta1**k)
             self.w = (self.w - rate * n) * (1 - self.lr * self.decay)
-        for i in range(2):
-            if self.sides[i]:
-                self.cov[i] = self.memory * self.cov[i] + (1 - self.memory) * outer[i]
+        for i, size in enumerate(self.sides):
+            if size:
+                others = [axis for axis in range(g.ndim) if axis != i]
+                outer = torch.tensordot(g, g, dims=(others, others))
+                self.cov[i] = self.memory * self.cov[i] + (1 - self.memory) * outer
         if not self.t:
             self.basis = [first_basis(c) if n else c for c, n in zip(self.cov, self.sides, strict=True)]
         elif self.t % self.every == 0:
-            for i in range(2):
-                if self.sides[i]:
+            for i, size in enumerate(self.sides):
+                if size:
                     values = torch.diag(self.basis[i].T @ self.cov[i] @ self.basis[i])
                     order = values.argsort(descending=True)
-                    self.v = self.v[order] if i == 0 else self.v[:, order]
-                    shifted = self.cov[i] + little(self.cov[i]) * torch.eye(self.sides[i], dtype=g.dtype)
+                    self.v = self.v.index_select(i, order)
+                    shifted = self.cov[i] + little(self.cov[i]) * torch.eye(size, dtype=g.dtype)
                     self.basis[i] = torch.linalg.qr((shifted @ self.basis[i])[:, order])[0]
         self.t += 1
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_against_the_paper_step_by_step(options: dict[str, Any]) -> None:
-    params = parameters(shapes=(*SHAPES, (3, 5), (6, 2)))
+    params = parameters(shapes=(*SHAPES, (3, 5), (6, 2), (3, 2, 4), (2, 3, 1, 2)))
     optimizer = optim.SOAP(params, **options)
     twins = [Twin(p, **optimizer.defaults) for p in params]
     for step in range(25):
@@ -109,7 +109,7 @@ def test_against_the_paper_step_by_step(options: dict[str, Any]) -> None:
             twin.step(p.grad)
         optimizer.step()
         for twin, p in zip(twins, params, strict=True):
-            torch.testing.assert_close(p.detach(), twin.w.reshape(twin.shape), rtol=1e-7, atol=1e-8)
+            torch.testing.assert_close(p.detach(), twin.w, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
@@ -117,7 +117,7 @@ def test_equal_to_another_implementation(options: dict[str, Any]) -> None:
     package = pytest.importorskip("pytorch_optimizer")
     # Where the first gradient lacks more than one direction the other's basis is rounding's choice: square
     # matrices and short vectors. It takes its power iteration in float32, hence the tolerance.
-    shapes = ((3, 3), (4, 4), (2,))
+    shapes = ((3, 3), (4, 4), (2,), (2, 3, 2), (2, 2, 2, 2))
     a, b = parameters(shapes=shapes), parameters(shapes=shapes)
     ours, theirs = optim.SOAP(a, **options), package.SOAP(b, **options)
     for step in range(25):
@@ -137,20 +137,80 @@ def test_defaults_are_those_of_the_other_implementation() -> None:
     }
 
 
-def test_more_axes_are_columns_and_empty_tensors_stay() -> None:
-    kernel, empty = parameters(shapes=((4, 2, 3), (0, 3)))
-    flat = torch.nn.Parameter(kernel.detach().flatten(1))
-    ours, other = optim.SOAP([kernel, empty], lr=0.05), optim.SOAP([flat], lr=0.05)
+def test_each_axis_has_a_basis_and_empty_tensors_stay() -> None:
+    kernel, empty, long, column = parameters(shapes=((4, 2, 3, 3), (0, 3), (5, 2), (4, 1)))
+    params = [kernel, empty, long, column]
+    optimizer = optim.SOAP(params, lr=0.05, max_precondition_dim=4)
     for step in range(12):
-        set_gradients([kernel, empty], step)
-        assert kernel.grad is not None
-        flat.grad = kernel.grad.flatten(1)
-        ours.step()
-        other.step()
-    close(kernel.detach().flatten(1), flat)
-    assert set(ours.state[kernel]) == {
-        "step", "exp_avg", "exp_avg_sq", "left", "right", "left_basis", "right_basis",
-    }  # fmt: skip
+        set_gradients(params, step)
+        optimizer.step()
+    names = {"step", "exp_avg", "exp_avg_sq", "covariances", "bases"}
+    assert all(set(optimizer.state[p]) == names for p in params)
+    sizes = [optimizer.state[p]["bases"].numel() for p in params]
+    assert sizes == [16 + 4 + 9 + 9, 0, 4, 16]
+    first = optimizer.state[kernel]["bases"][:16].reshape(4, 4)
+    close(first.T @ first, torch.eye(4, dtype=torch.float64))
+
+
+def test_turning_any_axis_turns_the_path() -> None:
+    """Of a tensor of three axes, as of a matrix: in its eigenbases a problem is what it is along the axes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def orthogonal(n: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+
+    (start,) = parameters(shapes=((3, 2, 4),))
+    spread = torch.linspace(1, 3, 24, dtype=torch.float64).reshape(3, 2, 4)
+    turns = [orthogonal(n) for n in start.shape]
+
+    def path(u: list[Tensor]) -> Tensor:
+        def turned(x: Tensor, back: bool = False) -> Tensor:
+            a, b, c = (q.T if back else q for q in u)
+            return torch.einsum("ai,bj,ck,ijk->abc", a, b, c, x)
+
+        p = torch.nn.Parameter(turned(start.detach()))
+        optimizer = optim.SOAP([p], lr=0.05, weight_decay=0)
+        for _ in range(20):
+            p.grad = turned(spread * turned(p.detach(), back=True))
+            optimizer.step()
+        return turned(p.detach(), back=True)
+
+    straight = path([torch.eye(n, dtype=torch.float64) for n in start.shape])
+    torch.testing.assert_close(path(turns), straight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_state_of_two_bases_is_refused_and_nothing_lost() -> None:
+    p = parameters(shapes=((3, 3),))
+    optimizer = optim.SOAP(p)
+    train(optimizer, p, range(3))
+    before, old = snapshot(optimizer), snapshot(optimizer)
+    old["state"][0]["left_basis"] = torch.eye(3)
+    with pytest.raises(OptionError, match=r"SOAP: the state is of an earlier version, .* begin anew"):
+        optimizer.load_state_dict(old)
+    assert trees_equal(snapshot(optimizer), before)
+
+
+@pytest.mark.parametrize("size", [1e30, 1e19, 1e18, 1e-18, 1e-25, 1e-40])
+def test_no_finite_gradient_makes_a_nan(size: float) -> None:
+    """Where squares overflow a step is Adam's, which is none but for the decay; bases stay bases."""
+    p = torch.nn.Parameter(torch.ones(4, 3, 2))
+    plain = torch.nn.Parameter(p.detach().clone())
+    soap, adam = optim.SOAP([p], lr=0.1, precondition_frequency=2), torch.optim.AdamW([plain], lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(12):
+        noise = torch.randn(4, 3, 2, generator=generator)
+        p.grad = noise * (size if step % 3 == 1 else 1.0)
+        plain.grad = p.grad.clone()
+        before = p.detach().clone()
+        soap.step()
+        adam.step()
+        assert bool(plain.isfinite().all())
+        assert bool(p.isfinite().all())
+        if size == 1e30 and step > 0:
+            assert torch.equal(p.detach(), before * (1 - 0.1 * 0.01))
+        assert all(bool(soap.state[p][name].isfinite().all()) for name in ("covariances", "bases"))
+        basis = soap.state[p]["bases"][:16].reshape(4, 4)
+        torch.testing.assert_close(basis.T @ basis, torch.eye(4), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

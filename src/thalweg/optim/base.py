@@ -187,6 +187,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _admit(self, group: Mapping[str, Any]) -> None:
         """Raise OptionError if a group's gradients can't be used as they are; a hook."""
 
+    def _before_loading(self, given: Mapping[str, Any]) -> None:
+        """Raise OptionError if a state can't be loaded; a hook."""
+
     def _stepped(self) -> None:
         """Be told that the gradients were used; a hook."""
 
@@ -394,9 +397,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             OptionError: an option of a group is out of range.
         """
         seen: list[dict[str, Any]] = []
+
         # torch casts a state to the parameter's type; the float32 of low-precision ones has to come
         # from the dictionary that the hooks of others have had their say about.
-        before = self.register_load_state_dict_pre_hook(lambda _, given: seen.append(given))
+        def receive(_: Any, given: dict[str, Any]) -> None:
+            self._before_loading(given)
+            seen.append(given)
+
+        before = self.register_load_state_dict_pre_hook(receive)
         after = self.register_load_state_dict_post_hook(lambda _: self._take(seen[-1]), prepend=True)
         try:
             super().load_state_dict(state_dict)

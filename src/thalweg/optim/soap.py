@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from thalweg import rules
+from thalweg.errors import OptionError
 from thalweg.optim.base import (
     Params,
     RuleOptimizer,
@@ -25,10 +26,10 @@ class SOAP(RuleOptimizer):
     """Adam in slowly turning coordinates, in which the gradient's rows and columns are uncorrelated.
 
     Two running averages, of ``G * G^T`` and ``G^T * G``, give a matrix an orthogonal basis on either side,
-    which follows them by a power iteration every ``precondition_frequency`` steps. The square is averaged in
-    these bases, the momentum outside of them; the step is Adam's there, turned back. The first step only
-    begins the averages. Vectors and numbers are Adam's, unless ``precondition_1d``; tensors of more than two
-    axes are matrices of as many rows as their first axis.
+    and a tensor of more axes, as a convolution's kernel, has one for each axis likewise. The bases follow by
+    a power iteration every ``precondition_frequency`` steps. The square is averaged in them, the momentum
+    outside; the step is Adam's there, turned back. The first step only begins the averages. Vectors and
+    numbers are Adam's, unless ``precondition_1d``.
 
     Args:
         params: parameters, named parameters, or dictionaries of groups.
@@ -38,21 +39,22 @@ class SOAP(RuleOptimizer):
         eps: at least 0.
         weight_decay: at least 0, decoupled from the gradient.
         precondition_frequency: a whole number of at least 1.
-        max_precondition_dim: a whole number of at least 1; longer sides have no basis.
+        max_precondition_dim: a whole number of at least 1; longer axes have no basis.
         precondition_1d: whether vectors have one.
         correct_bias: whether averages are corrected for their start at 0.
         normalize_gradient: whether a step is divided by its root mean square.
         maximize: climb instead of descend.
 
-    State: ``step``, ``exp_avg``, ``exp_avg_sq``, ``left``, ``right``, ``left_basis``, ``right_basis``; a side
-    without a basis has empty tensors.
+    State: ``step``, ``exp_avg``, ``exp_avg_sq``, ``covariances``, ``bases``: of the last two ``n * n``
+    numbers for each axis of n elements that has a basis, side by side.
 
     Raises:
-        OptionError: a value out of range; a complex parameter.
+        OptionError: a value out of range; a complex parameter; a state of a version that kept two bases for
+            any tensor.
 
-    Source: Vyas et al. 2024; rule :data:`thalweg.rules.soap`. Deviations from the authors' code: tensors of
-    more than two axes are flattened; directions without gradient have bases that rounding doesn't choose;
-    float32 state for float16 and bfloat16 parameters, float64 for float64.
+    Source: Vyas et al. 2024; rule :data:`thalweg.rules.soap`. Deviations from the authors' code: directions
+    without gradient have bases that rounding doesn't choose; a gradient whose squares overflow is left out
+    of the averages of products; float32 state for float16 and bfloat16 parameters, float64 for float64.
 
     >>> import torch
     >>> x = torch.nn.Parameter(torch.eye(2))
@@ -104,6 +106,12 @@ class SOAP(RuleOptimizer):
             check_fraction("SOAP", "shampoo_beta", group["shampoo_beta"])
         for name in ("precondition_frequency", "max_precondition_dim"):
             check_whole("SOAP", name, group[name])
+
+    def _before_loading(self, given: Mapping[str, Any]) -> None:
+        if any("left_basis" in entry for entry in given["state"].values()):
+            raise OptionError(
+                "SOAP: the state is of an earlier version, which kept two bases for any tensor; begin anew"
+            )
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "eps", "weight_decay", "precondition_frequency", "max_precondition_dim")

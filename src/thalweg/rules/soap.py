@@ -23,14 +23,16 @@ def _begin(p: Tensor, hyper: Mapping[str, Floats], options: Mapping[str, Any]) -
             f"soap: max_precondition_dim is {largest.min():g} in one lane and {largest.max():g} in another, "
             f"but it decides what is kept; give all lanes the same"
         )
-    sizes = _as_matrix(p).shape[1:]
-    sides = p.ndim > 2 or options["precondition_1d"], p.ndim > 2
+    size = sum(n * n for n in _sides(p, largest, options["precondition_1d"]).values())
     states = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-    for name, size, wanted in zip(("left", "right"), sizes, sides, strict=True):
-        side = size if wanted and 0 < size <= largest[0] else 0
-        shape = (len(p), side, side) if side else (len(p), 0)
-        states |= {name: p.new_zeros(shape), f"{name}_basis": p.new_zeros(shape)}
-    return states
+    return states | {name: p.new_zeros(len(p), size) for name in ("covariances", "bases")}
+
+
+def _sides(p: Tensor, largest: Any, precondition_1d: bool) -> dict[int, int]:
+    """Return the axes of ``[K, ...]`` that have a basis, and their lengths; of length 1 there is but one."""
+    if not p.numel() or (p.ndim < 3 and not precondition_1d):
+        return {}
+    return {axis: n for axis, n in enumerate(p.shape[1:], 1) if 1 < n <= largest[0]}
 
 
 @matrix_rule(begin=_begin)
@@ -39,10 +41,8 @@ def soap(
     g: Any,
     exp_avg: Any,
     exp_avg_sq: Any,
-    left: Any,
-    right: Any,
-    left_basis: Any,
-    right_basis: Any,
+    covariances: Any,
+    bases: Any,
     *,
     lr: float = 3e-3,
     beta1: float = 0.95,
@@ -59,18 +59,19 @@ def soap(
 ) -> Any:
     """SOAP: Adam in slowly turning coordinates, in which the gradient's rows and columns are uncorrelated.
 
-    With ``L' = w*L + (1-w)*G*G^T``, ``R' = w*R + (1-w)*G^T*G`` and their eigenvectors ``U``, ``V`` as
-    columns: ``m' = beta1*m + (1-beta1)*G``, ``s' = beta2*s + (1-beta2)*(U^T*G*V)^2``,
-    ``N = U * (U^T*m'*V / (sqrt(s') + eps)) * V^T``, ``x' = (x - h*N) * (1 - lr*weight_decay)``,
+    For each axis i, with ``G_i`` the gradient as a matrix whose rows go along it: ``C_i' = w*C_i +
+    (1-w)*G_i*G_i^T`` and its eigenvectors ``Q_i`` as columns. With ``T(x)`` the tensor ``x`` after
+    ``x_i -> Q_i^T * x_i`` along every axis: ``m' = beta1*m + (1-beta1)*G``, ``s' = beta2*s +
+    (1-beta2)*T(G)^2``, ``N = T^-1(T(m') / (sqrt(s') + eps))``, ``x' = (x - h*N) * (1 - lr*weight_decay)``,
     ``h = lr * sqrt(1 - beta2**k) / (1 - beta1**k)``, ``k = t - 1``.
 
-    The first step only begins ``L``, ``R``, ``U`` and ``V``. Every ``precondition_frequency`` steps the bases
-    follow by one power iteration, ``U' = qr(L' * U)`` in order of the eigenvalues' estimates, in which ``s``
-    is sorted too. A side longer than ``max_precondition_dim`` stays as it is; vectors and numbers are Adam's.
+    The first step only begins ``C`` and ``Q``. Every ``precondition_frequency`` steps the bases follow by
+    one power iteration, ``Q_i' = qr(C_i' * Q_i)`` in order of the eigenvalues' estimates, in which ``s`` is
+    sorted too. An axis longer than ``max_precondition_dim`` stays as it is; vectors and numbers are Adam's.
 
     Args:
-        p, g, exp_avg, exp_avg_sq: tensor ``[K, m, n]``, gradient, the averages; more axes count as columns.
-        left, right, left_basis, right_basis: ``L``, ``R``, ``U``, ``V``.
+        p, g, exp_avg, exp_avg_sq: tensor ``[K, ...]`` of any number of axes, gradient, the averages.
+        covariances, bases: ``C`` and ``Q`` of all axes that have a basis, flat and side by side.
         lr: learning rate, at least 0.
         beta1, beta2: in [0, 1), the memories.
         shampoo_beta: in [0, 1), the memory ``w``; 0 is ``beta2``.
@@ -83,63 +84,77 @@ def soap(
         normalize_gradient: whether ``N`` is divided by its root mean square.
         t: step, from 1.
 
-    Source: Vyas et al. 2024, a descendant of O13's Hessians local to a set of variables. Deviations: tensors
-    of more than two axes are flattened to matrices; directions in which there was no gradient yet have bases
-    of their own making, for which the power iteration takes ``L'`` with the square root of the type's
-    precision of its mean eigenvalue added on the diagonal: rounding would choose them otherwise.
+    Source: Vyas et al. 2024, a descendant of O13's Hessians local to a set of variables. Deviations:
+    directions in which there was no gradient yet have bases of their own making, for which the power
+    iteration takes ``C'`` with the square root of the type's precision of its mean eigenvalue added on the
+    diagonal: rounding would choose them otherwise; a gradient whose squares overflow is left out of ``C``,
+    so that its step is Adam's, whose ``s`` is infinite, rather than NaN.
     """
     memory = np.where(np.equal(shampoo_beta, 0), beta2, shampoo_beta)
-    shape, slope = p.shape, _as_matrix(g)
-    if left.shape[1]:
-        left = rows(memory, left) * left + rows(1 - memory, left) * (slope @ slope.mT)
-    if right.shape[1]:
-        right = rows(memory, right) * right + rows(1 - memory, right) * (slope.mT @ slope)
-    sides = left, right
+    sides = _sides(p, max_precondition_dim, precondition_1d)
+    known = _apart(covariances, sides)
+    seen = {axis: _covariance(g, axis) for axis in sides}
+    for axis, new in seen.items():
+        followed = rows(memory, new) * known[axis] + rows(1 - memory, new) * new
+        known[axis] = torch.where(_finite(followed), followed, known[axis])
+    covariances = _together(known, covariances)
     if t == 1:
-        return p, exp_avg, exp_avg_sq, *sides, *(_eigenvectors(side) for side in sides)
-    bases = [left_basis, right_basis]
+        begun = {axis: _eigenvectors(side) for axis, side in known.items()}
+        return p, exp_avg, exp_avg_sq, covariances, _together(begun, bases)
+    turns = _apart(bases, sides)
     exp_avg = rows(beta1, p) * exp_avg + rows(1 - beta1, p) * g
-    turned = _turned(slope, bases)
-    square = _as_matrix(exp_avg_sq)
-    square = rows(beta2, square) * square + rows(1 - beta2, square) * turned * turned
-    step = _turned(_as_matrix(exp_avg), bases) / (square.sqrt() + rows(eps, square))
-    step = _turned(step, [basis.mT if basis.shape[1] else basis for basis in bases])
+    turned = _turned(g, turns)
+    square = rows(beta2, p) * exp_avg_sq + rows(1 - beta2, p) * turned * turned
+    step = _turned(exp_avg, turns) / (square.sqrt() + rows(eps, p))
+    step = _turned(step, {axis: basis.mT for axis, basis in turns.items()})
     if normalize_gradient:
-        step = step / (step.square().mean(dim=(1, 2), keepdim=True).sqrt() + rows(eps, step))
+        size = step.square().reshape(len(p), -1).mean(dim=1).sqrt()
+        step = step / (size.reshape(-1, *(1,) * (p.ndim - 1)) + rows(eps, p))
     rate = lr * np.sqrt(1 - beta2 ** (t - 1)) / (1 - beta1 ** (t - 1)) if correct_bias else lr
-    p = (p - rows(rate, p) * step.reshape(shape)) * rows(1 - lr * weight_decay, p)
+    p = (p - rows(rate, p) * step) * rows(1 - lr * weight_decay, p)
     due = np.mod(t - 1, precondition_frequency) == 0
     if due.any():
-        for i, (side, basis) in enumerate(zip(sides, bases, strict=True)):
-            if side.shape[1]:
-                chosen = rows(due.astype(np.float64), side) > 0
-                followed, ordered = _followed(side, basis, square, axis=i + 1)
-                bases[i] = torch.where(chosen, followed, basis)
-                square = torch.where(chosen, ordered, square)
-    return p, exp_avg, square.reshape(shape), *sides, *bases
+        chosen = rows(due.astype(np.float64), p) > 0
+        for axis, side in known.items():
+            followed, ordered = _followed(side, turns[axis], square, axis)
+            turns[axis] = torch.where(chosen.reshape(-1, 1, 1), followed, turns[axis])
+            square = torch.where(chosen, ordered, square)
+    return p, exp_avg, square, covariances, _together(turns, bases)
 
 
-def _as_matrix(x: Tensor) -> Tensor:
-    """``[K, m, n]``: vectors are columns, numbers have one element, and further axes are columns."""
-    return x.flatten(2) if x.ndim > 2 else x.reshape(len(x), x[0].numel(), 1)
+def _apart(flat: Tensor, sides: Mapping[int, int]) -> dict[int, Tensor]:
+    """``[K, sum of n*n]`` to one ``[K, n, n]`` for each axis."""
+    parts = torch.split(flat, [n * n for n in sides.values()], dim=1) if sides else ()
+    return {axis: part.reshape(len(flat), n, n) for (axis, n), part in zip(sides.items(), parts, strict=True)}
 
 
-def _turned(x: Tensor, bases: list[Tensor]) -> Tensor:
-    left, right = bases
-    if left.shape[1]:
-        x = left.mT @ x
-    return x @ right if right.shape[1] else x
+def _together(matrices: Mapping[int, Tensor], empty: Tensor) -> Tensor:
+    return torch.cat([matrix.flatten(1) for matrix in matrices.values()], dim=1) if matrices else empty
+
+
+def _covariance(g: Tensor, axis: int) -> Tensor:
+    """Products of the slices along an axis, ``[K, n, n]``."""
+    along = g.movedim(axis, 1).reshape(len(g), g.shape[axis], -1)
+    return along @ along.mT
+
+
+def _turned(x: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
+    """Every axis seen in its basis."""
+    for axis, basis in bases.items():
+        along = x.movedim(axis, -1)
+        x = (along.reshape(len(x), -1, x.shape[axis]) @ basis).reshape(along.shape).movedim(-1, axis)
+    return x
+
+
+def _finite(side: Tensor) -> Tensor:
+    """Whether a matrix of each lane is finite, ``[K, 1, 1]``."""
+    return side.isfinite().all(dim=2).all(dim=1).reshape(-1, 1, 1)
 
 
 def _eigenvectors(side: Tensor) -> Tensor:
     """Eigenvectors ``[K, m, m]`` as columns, those of large eigenvalues first."""
     size = side.shape[1]
-    if not size:
-        return side
-    # One diverged lane must not stop the others.
-    finite = side.isfinite().all(dim=2).all(dim=1).reshape(-1, 1, 1)
-    unit = torch.eye(size, dtype=torch.float64, device=side.device)
-    values, vectors = torch.linalg.eigh(torch.where(finite, side.double(), unit))
+    values, vectors = torch.linalg.eigh(side.double())
     values, vectors = values.flip(1), vectors.flip(2)
     # A first gradient has few directions. The basis of all others is that of a falling diagonal seen from
     # there; rounding would choose it otherwise, and where there is gradient later the path depends on it.
@@ -159,10 +174,18 @@ def _little(side: Tensor) -> Tensor:
     return float(torch.finfo(side.dtype).eps ** 0.5) * mean.reshape(-1, 1, 1)
 
 
+def _scaled(side: Tensor) -> Tensor:
+    """A matrix times a power of two that brings it near 1: the same directions, and no product overflows."""
+    exponent = torch.frexp(side.abs().amax(dim=(1, 2), keepdim=True)).exponent
+    return torch.ldexp(side, -exponent.clamp(-100, 100))
+
+
 def _followed(side: Tensor, basis: Tensor, square: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """One power iteration from the basis, and the average of squares in the new order of that axis."""
+    side = _scaled(side)
     product = side @ basis + _little(side) * basis
     order = (basis * product).sum(dim=1).argsort(dim=1, descending=True)
     columns = product.gather(2, order.unsqueeze(1).expand_as(product))
-    index = order.unsqueeze(2 if axis == 1 else 1).expand_as(square)
+    places = [-1 if i == axis else 1 for i in range(1, square.ndim)]
+    index = order.reshape(len(order), *places).expand_as(square)
     return torch.linalg.qr(columns).Q, square.gather(axis, index)
