@@ -74,6 +74,40 @@ def test_centered_rmsprop_survives_a_constant_gradient(drive):
     assert np.isfinite(path).all()
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_centered_variance_that_rounding_took_below_zero_is_zero(drive, inside):
+    """Of a constant gradient the variance falls to zero; its root must not become NaN on the way."""
+    slopes = np.linspace(0.1, 3, 400)
+    settings = {"lr": 1e-3, "alpha": 0.9, "eps": 1e-6}
+    r, mean, variances = 0.0, 0.0, []
+    for _ in range(450):
+        r = 0.9 * r + (1 - 0.9) * slopes * slopes
+        mean = 0.9 * mean + (1 - 0.9) * slopes
+        variances.append(r - mean * mean)
+    below = np.array(variances) < 0
+    assert below.any(axis=0).sum() > 50
+    options = {"centered": True, "eps_inside": inside}
+    path = drive(rmsprop, np.zeros(400), lambda x: slopes, settings, options, steps=450)
+    moved = -np.diff(path, axis=0, prepend=0)
+    divisor = 1e-3 if inside else 1e-6
+    np.testing.assert_allclose(moved[below], np.broadcast_to(1e-3 * slopes / divisor, below.shape)[below])
+    assert np.isfinite(path).all()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_centered_variance_of_squares_that_overflow_is_infinite(drive, start, gradients, inside):
+    gradients = [g.copy() for g in gradients[:20]]
+    gradients[5][:3] = 1e200
+    options = {"centered": True, "eps_inside": inside}
+    path = drive(rmsprop, start, gradients, {"lr": 0.01, "momentum": 0.0}, options, steps=20)
+    assert np.isfinite(path).all()
+    # as without centering: nothing moves where the average of squares is infinite
+    assert (path[5:, :3] == path[4, :3]).all()
+    assert (path[5:, 3:] != path[4, 3:]).any(axis=0)[[0, 1, 2, 3]].all()
+    gradients[5][0] = np.nan
+    assert np.isnan(drive(rmsprop, start, gradients, {"lr": 0.01}, options, steps=20)[5:, 0]).all()
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(
     ("correct", "largest", "decay"), list(itertools.product([True, False], [False, True], [0.0, 0.1]))

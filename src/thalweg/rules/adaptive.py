@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from thalweg.rules.rule import rule
-from thalweg.rules.vocabulary import maximum, sqrt
+from thalweg.rules.vocabulary import maximum, sqrt, where
 
 __all__ = ["adagrad", "adam", "adamw", "nadam", "rmsprop"]
 
@@ -80,7 +80,8 @@ def rmsprop(
         eps_inside: as K has it (with eps 1e-6).
 
     Source: O5 (K Alg 8.5 inside, S 4 outside with 1e-7), Hinton 2012; spelled as ``torch.optim.RMSprop``.
-    Deviation: a variance that rounding took below zero counts as zero, where torch gives NaN.
+    Deviation: a variance that rounding took below zero counts as zero, where torch gives NaN; the variance of
+    squares that overflow is infinite, where torch gives that or NaN, as the processor multiplies.
 
     >>> rmsprop(1.0, 2.0, 0.0, 0.0, 0.0, lr=0.5, alpha=0.75, eps=0.0)
     (0.0, 1.0, 0.0, 0.0)
@@ -92,6 +93,8 @@ def rmsprop(
     if centered:
         grad_avg = alpha * grad_avg + (1 - alpha) * g
         spread = maximum(square_avg - grad_avg * grad_avg, 0.0)
+        # Where squares overflow there is no difference, but no step either: only infinity has a - a != 0.
+        spread = where(square_avg - square_avg == 0, spread, square_avg)
     divisor = sqrt(spread + eps) if eps_inside else sqrt(spread) + eps
     step = g / divisor
     if momentum:
