@@ -55,6 +55,29 @@ def test_the_default_precision_is_torchs_too() -> None:
         torch.testing.assert_close(p - s, q - s, rtol=3e-2, atol=3e-3)
 
 
+@pytest.mark.parametrize("precision", ["parameter", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, 100), (torch.float64, 900)], ids=str)
+def test_a_step_does_not_depend_on_the_size_of_gradients(
+    dtype: torch.dtype, power: int, precision: Any
+) -> None:
+    """Times a power of two, to the bit, also where squares overflow; below eps steps become smaller."""
+    if precision == "bfloat16":
+        power = min(power, 100)
+    ends = []
+    for factor in (1.0, 2.0**power, 2.0**-10):
+        params = parameters(dtype, SHAPES)
+        optimizer = optim.Muon(params, lr=0.1, precision=precision)
+        for step in range(3):
+            set_gradients(params, step)
+            for p in params:
+                assert p.grad is not None
+                p.grad *= factor
+            optimizer.step()
+        ends.append(params)
+    for other in ends[1:]:
+        assert all(map(torch.equal, ends[0], other))
+
+
 @torchs
 def test_checkpoints_load_both_ways(exact: None) -> None:
     def ours(p: Any) -> Any:

@@ -58,8 +58,8 @@ class Muon(RuleOptimizer):
         OptionError: a value out of range; a parameter that is no matrix; a complex parameter.
 
     Source: Jordan et al. 2024, Liu et al. 2025; rules :data:`thalweg.rules.muon`,
-    :data:`~thalweg.rules.muon_adamw`. Deviation from torch: float32 state for float16 and bfloat16
-    parameters.
+    :data:`~thalweg.rules.muon_adamw`. Deviations from torch: float32 state for float16 and bfloat16
+    parameters; a step where squares of a gradient overflow, in which torch stays.
 
     >>> import torch
     >>> x = torch.nn.Parameter(torch.eye(2))

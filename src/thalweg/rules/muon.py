@@ -67,7 +67,8 @@ def muon(
         precision: of the iteration: ``"bfloat16"``, or ``"parameter"``'s own.
 
     Source: Jordan et al. 2024; the second rate Liu et al. 2025; spelled as ``torch.optim.Muon``, a descendant
-    of O13's Hessians local to a set of variables.
+    of O13's Hessians local to a set of variables. Deviation: a gradient whose squares overflow makes a step
+    like any other, where torch makes none.
 
     >>> p, g = torch.zeros(1, 2, 2), torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
     >>> one = {name: np.array([value]) for name, value in muon.hyperparameters.items()}
@@ -177,10 +178,15 @@ def _orthogonalized(x: Tensor, coefficients: tuple[Any, Any, Any], eps: Floats, 
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    x = x / torch.maximum(size, rows(eps, x))
-    # The coefficients have more digits than bfloat16.
+    # Brought near 1 by a power of two, which rounds nothing: squares of large numbers would overflow.
     wide = torch.promote_types(x.dtype, torch.float32)
+    exponent = torch.frexp(x.abs().amax(dim=(1, 2), keepdim=True).to(wide)).exponent
+    most = 900 if wide == torch.float64 else 100
+    unit = torch.ldexp(torch.ones_like(exponent, dtype=wide), -exponent.clamp(-most, most)).to(x.dtype)
+    x = x * unit
+    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    x = x / torch.maximum(size, rows(eps, x) * unit)
+    # The coefficients have more digits than bfloat16.
     a, b, c = (rows(number, x, wide) for number in coefficients)
     for step in range(int(steps.max())):
         gram = x @ x.mT
