@@ -49,7 +49,7 @@ def never_zero(hyper: Mapping[str, Any]) -> dict[str, float]:
 def begin(rule: Rule, name: str, value: Tensor, hyper: Mapping[str, Any]) -> Tensor:
     """Return a first state as part of the graph, where it is a hyperparameter that is differentiated."""
     number: Any = hyper.get(str(rule.initial.get(name)))
-    return value * 0 + number if _is_differentiated(number) else value
+    return value * 0 + number.reshape(()) if _is_differentiated(number) else value
 
 
 def step(
@@ -75,6 +75,8 @@ def step(
     """
     assert p.grad is not None
     rule, hyper, options = settings
+    # one element may come with axes, along which it would spread
+    hyper = {name: value.reshape(()) if isinstance(value, Tensor) else value for name, value in hyper.items()}
     given = {
         name: value.as_subclass(_NeverZero) if _is_differentiated(value) else value
         for name, value in hyper.items()
