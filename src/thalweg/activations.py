@@ -11,7 +11,9 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from thalweg.objectives import _LOSSES, _METRICS, Kind, Loss, Metric, Task, _find
+from thalweg.objectives import Loss, Metric, Task, loss_names
+from thalweg.objectives.given import Kind, found
+from thalweg.objectives.metrics import kind_of
 
 __all__ = [
     "Activation",
@@ -46,11 +48,11 @@ def torchs_name(loss: Any) -> str | None:
     ('MSELoss', 'mse_loss', None)
     """
     if isinstance(loss, Loss):
-        loss = loss.name if loss.name in _LOSSES else loss.function
+        loss = loss.name if loss.name in loss_names() else loss.function
     while isinstance(loss, functools.partial):
         loss = loss.func
     if isinstance(loss, str) and loss.startswith("python:"):
-        return torchs_name(_find(loss, "loss"))
+        return torchs_name(found(loss, "loss"))
     for names in _FAMILIES.values():
         for name in names:
             kind = getattr(nn, name, None)
@@ -117,4 +119,4 @@ def kind_of_metric(metric: Any) -> Kind | None:
     >>> kind_of_metric("auc"), kind_of_metric("r2"), kind_of_metric(print)
     ('classification', 'regression', None)
     """
-    return _METRICS.get(metric.name if isinstance(metric, Metric) else metric)
+    return kind_of(metric.name if isinstance(metric, Metric) else metric)

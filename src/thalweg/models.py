@@ -287,15 +287,13 @@ def one_tensor(outputs: Any, needed_by: str) -> Tensor:
 def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
     try:
         value = loss(outputs, targets)
+    except OptionError as problem:
+        raise ModelError(str(problem)) from problem
     except Exception as problem:
         raise ModelError(
             f"the loss {loss.name!r} raises on outputs of shape {_shape(outputs)} and targets of shape "
             f"{_shape(targets)}: {_said(problem)}"
         ) from problem
-    if not isinstance(value, Tensor) or value.ndim > 0:
-        raise ModelError(
-            f"the loss {loss.name!r} gives shape {_shape(value)}, but training needs a scalar tensor"
-        )
     if not value.requires_grad:
         raise ModelError("the loss doesn't depend on the model's parameters, so there is no gradient")
     try:
@@ -317,14 +315,13 @@ def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) 
     widths = {prepared.outputs}
     if loss.name == "bce":
         widths |= {1, 2}
-    if outputs.ndim != 2 or outputs.shape[0] != count or outputs.shape[1] not in widths:
+    shape = tuple(outputs.shape) if outputs.ndim != 1 else (*outputs.shape, 1)
+    if len(shape) != 2 or shape[0] != count or shape[1] not in widths:
         need = " or ".join(f"({count}, {width})" for width in sorted(widths))
         what = f"{len(task.classes)} classes need" if task.classes else "a number for each example needs"
         hint = ""
-        if tuple(outputs.shape) == (count, 1) and len(task.classes) == 2:
+        if shape == (count, 1) and len(task.classes) == 2:
             hint = "; for one logit choose the loss 'bce'"
-        elif tuple(outputs.shape) == (count,):
-            hint = "; let it keep the last dimension"
         raise ModelError(
             f"the model gives shape {tuple(outputs.shape)} for {count} examples, but {what} {need}{hint}"
         )

@@ -182,14 +182,14 @@ def test_random_layers_draw_the_same_within_a_step() -> None:
 @pytest.mark.parametrize("name", ["sgd", "lbfgs", "newton"])
 def test_work_of_a_step(name: str) -> None:
     entry = catalogue.get(name)
-    model = nn.Linear(4, 2).double()
+    model = nn.Linear(4, 1).double()
     optimizer = entry.make(model.parameters(), **({} if name == "sgd" else {"max_iter": 1}))
     step = stepping(entry.needs, optimizer, model, named_loss("mse", prepared("number").task))
     inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = nn.functional.mse_loss(model(inputs)[:, 0], inputs[:, 0]).item()
     value, work = step(inputs, inputs[:, 0], math.inf)
     assert value.item() == pytest.approx(before)
-    assert work >= least_work(entry, 10)
+    assert work >= least_work(entry, 5)
     assert work == (3.0 if name == "sgd" else optimizer.passes)
 
 

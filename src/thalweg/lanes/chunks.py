@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,8 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
 from thalweg.lanes.course import Factors, History, evaluation_points, orders, steps_an_epoch
-from thalweg.lanes.forward import by_rows, forward_of
+from thalweg.lanes.evaluating import ignores, score
+from thalweg.lanes.forward import forward_of
 from thalweg.lanes.parts import Parts
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program, group_key
@@ -252,6 +253,9 @@ class _Chunk:
         self.name = ""
         self.data = Parts(prepared.train, device)
         self.loss = objectives.loss(workload.loss, prepared.task)
+        if ignores(prepared):
+            # which a mean over examples would count
+            self.loss = replace(self.loss, per_example=None)
         self.metric = objectives.metric(workload.metric, prepared.task)
         self.examples = None if examples is None else [examples[run.identity].to(device) for run in runs]
         self.places = len(prepared.train if self.examples is None else self.examples[0])
@@ -439,25 +443,10 @@ class _Chunk:
         self._epoch = -1
 
     def _score(self, examples: Examples) -> tuple[list[float], list[float], Tensor]:
-        """Loss and metric ``[K]`` of a split, and what the metric needs of each example, ``[K, N, ...]``."""
         assert self.program is not None
         data = Parts(examples, self.device)
         block = max(self.workload.batch_size, 256)
-        lanes, reduced = len(self.rows), []
-        losses = torch.zeros(lanes, dtype=torch.float64, device=self.device)
-        targets = data.targets
-        for begin in range(0, len(targets), block):
-            x, y = data.between(begin, min(begin + block, len(targets)))
-            outputs = self.program.predict(x.expand(lanes, *x.shape), self.step)
-            here = self.program.losses(outputs, y.expand(lanes, *y.shape))
-            losses += here.double() * len(x)
-            if self.metric.per_example:
-                reduced.append(by_rows(self.metric.reduce, outputs, y.expand(lanes, *y.shape)))
-            else:
-                reduced.append(self.metric.reduce(outputs, y))
-        together = torch.cat(reduced, 1)
-        score = self.metric.score(together, targets)
-        return (losses / len(targets)).tolist(), score.tolist(), together
+        return score(self.program, self.metric, data, block=block, step=self.step)
 
     # Checkpoints ------------------------------------------------------------------------------------
 

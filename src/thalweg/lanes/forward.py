@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -14,9 +15,11 @@ from thalweg.generators import undisturbed
 from thalweg.lanes.batched import Batched, missing_elements
 from thalweg.layers.modes import begin_training, set_modes
 from thalweg.objectives import Loss
+from thalweg.objectives.comparing import for_numbers
+from thalweg.objectives.dividing import divided
 from thalweg.randomness import Draw, Keyed, Recorder, Site
 
-__all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses"]
+__all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses", "measured_losses"]
 
 
 class Forward(Protocol):
@@ -112,15 +115,45 @@ def lane_losses(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     """
     each = loss.per_example
     if each is None:
-        return vmap(loss.function)
+        return vmap(loss)
     if loss.name == "cross-entropy":
         # Outputs lie in memory as [K, C, B]: over the middle dimension it takes a quarter of the time.
         return lambda outputs, targets: F.cross_entropy(
-            outputs.transpose(1, 2), targets, reduction="none"
+            outputs.transpose(1, 2), targets.flatten(1), reduction="none"
         ).mean(-1)
     if loss.name == "bce":
         return lambda outputs, targets: by_rows(each, outputs, targets).mean(-1)
-    return lambda outputs, targets: each(outputs, targets).mean(-1)
+
+    def by_number(outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs, targets = for_numbers(outputs, targets, lanes=True, name=f"the loss {loss.name!r}")
+        return each(outputs.unsqueeze(-1), targets).mean(-1)
+
+    return by_number
+
+
+def measured_losses(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """Return the losses ``[K]`` of a block, and what each divides by: ``[K]``, NaN where that isn't known.
+
+    ``None`` in its place: they are sums.
+    """
+    losses = lane_losses(loss)
+    kinds: list[str] = []
+
+    def by_example(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        found = losses(outputs, targets)
+        return found, torch.full_like(found, targets.shape[1], dtype=torch.float64)
+
+    def one(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        found = divided(loss.function, *loss.compare(outputs, targets), lanes=True)
+        kinds.append(found.kind)
+        divisor = math.nan if found.divisor is None else found.divisor
+        return loss.scalar(found.value), torch.as_tensor(divisor, dtype=torch.float64)
+
+    def by_function(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        value, divisor = vmap(one)(outputs, targets)
+        return value, None if kinds[-1] == "sum" else divisor
+
+    return by_function if loss.per_example is None else by_example
 
 
 def by_rows(each: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
@@ -128,12 +161,17 @@ def by_rows(each: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: 
 
     Args:
         each: outputs ``[N, C]`` and targets ``[N]`` to ``[N]``.
-        outputs: ``[K, B, C]``.
-        targets: ``[K, B]``.
+        outputs: ``[K, B, C]``, or ``[K, B]`` for one number each.
+        targets: ``[K, B]``, or ``[K, B, 1]``.
 
     Returns:
         ``[K, B]``, whose bits don't depend on K (see :mod:`thalweg.lanes.batched`).
     """
+    if outputs.ndim == 2:
+        # a number each, without an axis of its own
+        outputs = outputs.unsqueeze(-1)
+    if targets.ndim == 3 and targets.shape[2] == 1:
+        targets = targets[..., 0]
     extra = missing_elements(targets.numel(), outputs.device)
     rows = F.pad(outputs.flatten(0, 1), (0, 0, 0, extra))
     goals = F.pad(targets.reshape(-1), (0, extra))

@@ -17,7 +17,7 @@ from thalweg.catalogue import Entry
 from thalweg.entries import Run
 from thalweg.errors import ModelError, RuleError
 from thalweg.generators import noticed_draws
-from thalweg.lanes.forward import Forward, lane_losses
+from thalweg.lanes.forward import Forward, lane_losses, measured_losses
 from thalweg.lanes.stack import Stack
 from thalweg.objectives import Loss
 from thalweg.randomness import LaneDraws
@@ -173,6 +173,7 @@ class Program:
     ) -> None:
         self.stack, self.forward, self._entries = stack, forward, entries
         self._losses = lane_losses(loss)
+        self._measured = measured_losses(loss)
         self.device = stack.parameters[0].device
         self._used: list[int] | None = None
         self._arrange(runs)
@@ -260,6 +261,11 @@ class Program:
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the losses ``[K]``."""
         return self._losses(outputs, targets)
+
+    @torch.no_grad()
+    def measured_losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the losses ``[K]`` of a block and what they divide by; see :func:`measured_losses`."""
+        return self._measured(outputs, targets)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in ascending order; a row may be kept twice."""

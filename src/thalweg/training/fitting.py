@@ -70,7 +70,10 @@ def fit(
             mode, beside others that aren't, stay so: frozen batch norms keep their statistics.
         data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, a DataLoader, or an iterable of
             batches that can be begun again and again; a batch is ``(inputs, targets)``.
-        loss: a name, or a function of outputs and targets that gives the mean over examples.
+        loss: a name, or a function of outputs and targets: the mean over examples, what one of torch's losses
+            makes of them (``ignore_index``, ``weight``, ``reduction="sum"`` included), or any other number
+            that is computed of a batch at once. Shapes that differ by a last axis of one are brought
+            together.
         optimizer: made over the model's parameters; or the name of a row of the catalogue; or a function of
             the parameters, such as ``torch.optim.Adam``.
         schedule: a name, a function from the number of a step to what the learning rate is multiplied by, or
@@ -149,10 +152,10 @@ def fit(
     check_pairing(loss, metric)
     loss_task, metric_task = tasks_of(loss, metric, list(known.values()))
     loss_function = Suited(
-        objectives.loss(loss, loss_task) if isinstance(loss, str) else loss,
+        objectives.loss(loss, loss_task) if isinstance(loss, str) else objectives.as_loss(loss),
         loss,
         {split: targets for split, targets in known.items() if targets is not None},
-    )
+    ).loss
     found_metric = None
     if metric is not None:
         if scored is None:

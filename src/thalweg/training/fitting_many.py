@@ -143,7 +143,7 @@ def fit_ensemble(
     known = [examples.targets, None if scored is None else scored.targets]
     task, outputs = _task(loss, metric, known)
     Suited(
-        lambda outputs, targets: targets, loss,
+        objectives.as_loss(lambda outputs, targets: targets), loss,
         {n: t for n, t in zip(("training", "validation"), known, strict=True) if t is not None},
     )  # fmt: skip
     examples = _suited(examples, loss, task)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils import _pytree as trees
 
 from thalweg.models import one_tensor
-from thalweg.objectives import Metric
+from thalweg.objectives import Loss, Metric, as_loss
+from thalweg.objectives.dividing import Division, divided, joined
 from thalweg.randomness import Keyed, RunDraws, portion
-from thalweg.training.engine import Engine, OneProcess, rows
+from thalweg.training.engine import Engine, OneProcess, agree, rows
 from thalweg.training.feed import taken
 from thalweg.training.steps import Surroundings
 
 __all__ = ["has_two_points", "judged_point", "keyed", "score"]
+
+_KEPT = 2**28  # bytes
+_REMEDY = "validate on fewer examples, or give a loss that is a mean or a sum over examples"
 
 
 def keyed(model: nn.Module, draws: RunDraws) -> Surroundings:
@@ -58,12 +64,20 @@ def score(
 ) -> tuple[float, float | None, Tensor | None]:
     """Score a split in evaluation mode; of many processes each computes its share of every batch.
 
+    The loss is that of the whole split: batches count by what it divides by, and a loss that doesn't say is
+    computed once, of all outputs, where they have one shape and take less than 256 MB.
+
     Returns:
-        The mean loss, the metric, and what the metric needs of each example; the same in all processes.
+        The loss, the metric, and what the metric needs of each example; the same in all processes.
+
+    Raises:
+        OptionError: shapes that can't be compared, or outputs too large to keep and a loss that can't be had
+            of its parts.
     """
     model.eval()
     carried: Engine = OneProcess() if engine is None else engine
-    total, count, reduced, goals = 0.0, 0, [], []
+    losses = _Losses(as_loss(loss), carried, surroundings)
+    reduced, goals = [], []
     sizes: list[int] = []
     for inputs, targets in batches:
         sizes.append(len(targets))
@@ -75,22 +89,90 @@ def score(
         part = portion(len(targets), begin, end) if counts and carried.world > 1 else nullcontext()
         with part, surroundings():
             outputs = model(mine)
-            value = loss(outputs, own)
-        if counts:
-            total += float(value) * len(own)
-            count += len(own)
+            losses.add(outputs, own, counts=counts)
         if metric is not None:
             outputs = one_tensor(outputs, f"the metric {metric.name!r}")
             if outputs.dtype in (torch.bfloat16, torch.float16):
                 outputs = outputs.float()
             reduced.append(metric.reduce(outputs, own)[: len(own) if counts else 0])
-            goals.append(targets)
-    if carried.world > 1:
-        total, count = sum(each for each, _ in carried.collect((total, count))), sum(sizes)
+        goals.append(targets)
+    value = losses.whole(goals, sizes)
     if metric is None:
-        return total / count, None, None
+        return value, None, None
     together = torch.cat(reduced) if carried.world == 1 else _in_order(torch.cat(reduced), sizes, carried)
-    return total / count, carried.broadcast(float(metric.score(together, torch.cat(goals)))), together
+    found = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
+    return value, carried.broadcast(float(found)), together
+
+
+class _Losses:
+    """The loss of a split, from those of its blocks or from all outputs at once."""
+
+    def __init__(self, loss: Loss, engine: Engine, surroundings: Surroundings) -> None:
+        self._loss, self._engine, self._surroundings = loss, engine, surroundings
+        self._divide = Division(loss, remedy=_REMEDY)
+        self._total, self._weight, self._summed = 0.0, 0.0, False
+        self._held: list[tuple[Any, Tensor]] = []
+        self._bytes = 0
+        self._by_parts: bool | None = None
+
+    def add(self, outputs: Any, targets: Tensor, *, counts: bool) -> None:
+        """Take a block in; within the surroundings of a forward pass."""
+        if self._by_parts is None:
+            # what says what it divides by is never kept whole
+            given = self._loss.compare(outputs, targets)
+            known = divided(self._loss.function, *given).kind != "unknown"
+            self._by_parts = known or (self._engine.world > 1 and not isinstance(outputs, Tensor))
+        if self._by_parts:
+            self._part(outputs, targets, counts=counts)
+            return
+        if not counts:
+            outputs, targets = outputs[:0], targets[:0]
+        self._held.append((outputs, targets))
+        self._bytes += sum(leaf.nbytes for leaf in trees.tree_leaves(outputs) if isinstance(leaf, Tensor))
+        if self._engine.world == 1 and self._bytes > _KEPT:
+            self._let_go()
+
+    def whole(self, goals: Sequence[Tensor], sizes: Sequence[int]) -> float:
+        """Return the loss of all blocks."""
+        engine, outputs = self._engine, None
+        if self._held:
+            try:
+                outputs = joined([each for each, _ in self._held])
+                targets = torch.cat(list(goals))
+            except (RuntimeError, TypeError, ValueError):
+                # padded to another length in each block
+                outputs = None
+            if agree(engine, outputs is None)[0]:
+                self._let_go()
+        if self._held:
+            if engine.world > 1:
+                outputs = _in_order(cast(Tensor, outputs), sizes, engine)
+            with self._surroundings():
+                return engine.broadcast(float(self._loss(outputs, targets)))
+        total, weight = self._total, self._weight
+        if engine.world > 1:
+            each = engine.collect((total, weight))
+            total, weight = sum(one for one, _ in each), sum(other for _, other in each)
+        if self._summed:
+            return total
+        return total / weight if weight else math.nan
+
+    def _let_go(self) -> None:
+        self._by_parts = True
+        for outputs, targets in self._held:
+            if len(targets):
+                self._part(outputs, targets, counts=True)
+        self._held = []
+
+    def _part(self, outputs: Any, targets: Tensor, *, counts: bool) -> None:
+        found = self._divide.part(outputs, targets)
+        self._summed = found.kind == "sum"
+        if not counts:
+            return
+        weight = 1.0 if self._summed else float(found.divisor or 0.0)
+        if weight:
+            self._total += float(found.value) * weight
+        self._weight += weight
 
 
 def _share(count: int, rank: int, world: int) -> tuple[int, int]:

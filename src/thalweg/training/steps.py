@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as trees
 
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Needs
 from thalweg.errors import OptionError
 from thalweg.lanes.course import orders
+from thalweg.objectives import as_loss
+from thalweg.objectives.dividing import Divided, Division, joined
 from thalweg.randomness import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
-from thalweg.training.engine import Engine, OneProcess, rows
+from thalweg.training.engine import Engine, OneProcess, agree, rows
 
 __all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "shared", "split", "stepping"]
 
@@ -56,7 +60,8 @@ def stepping(
         needs: what its step has to be given.
         optimizer: over parameters of ``model``.
         model: from inputs to outputs.
-        loss: from outputs and targets to a scalar, the mean over examples.
+        loss: from outputs and targets to a scalar: the mean over examples, or what one of torch's losses
+            divides by instead, or a sum.
         surroundings: of every forward pass; a step on one batch draws the same numbers in all of them.
         engine: carries it out; by default one process.
         parts: a batch is computed in so many parts, one after another; the gradient is that of the whole.
@@ -65,7 +70,8 @@ def stepping(
 
     Raises:
         OptionError: parts, or many processes, for an optimizer that needs the graph of a whole batch; scaled
-            gradients for one whose step computes several.
+            gradients for one whose step computes several. When a step is taken: a loss that no parameter has
+            a part in, or one that can't be computed in parts.
     """
     carried: Engine = OneProcess() if engine is None else engine
     if carried.scales and needs != "gradient":
@@ -89,6 +95,8 @@ def stepping(
 
     called, world = carried.called(model), carried.world
     clear = _clearing(optimizer)
+    loss = as_loss(loss)
+    divide = Division(loss, remedy=_remedy(parts, world))
 
     def surrounded(inputs: Any, targets: Tensor) -> Tensor:
         with surroundings():
@@ -96,6 +104,11 @@ def stepping(
 
     def plain(inputs: Any, targets: Tensor) -> Tensor:
         return loss(called(inputs), targets)
+
+    def of_part(inputs: Any, targets: Tensor) -> tuple[Any, Divided]:
+        with surroundings():
+            outputs = called(inputs)
+            return outputs, divide.part(outputs, targets)
 
     loss_of = plain if surroundings is nullcontext else surrounded
 
@@ -105,25 +118,62 @@ def stepping(
         clear()
         if parts == 1 and world == 1:
             value = loss_of(inputs, targets)
+            if not value.requires_grad:
+                raise _no_gradient(loss.name)
             carried.backward(value)
             return value.detach()
         count = len(targets) if whole is None else whole
+        tried = not divide.settled
         pieces = [(inputs, targets)]
         if parts > 1:
             pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
         total = torch.zeros((), device=targets.device)
+        weight, unit, seen = 0.0, None if world == 1 or carried.scales else 1.0, []
+        summed = False
         for number, (some_inputs, some_targets) in enumerate(pieces):
-            of_part = rows(count, number, len(pieces))
-            size = of_part[1] - of_part[0]
+            begin, end = rows(count, number, len(pieces))
+            size = end - begin
             mine: AbstractContextManager[Any] = nullcontext()
             if world > 1:
                 mine = portion(size, *rows(size, carried.rank, world))
             with carried.exchanging(number == len(pieces) - 1), mine:
-                # gradients become the mean over processes, whose shares may differ by an example
-                value = loss_of(some_inputs, some_targets) * (len(some_targets) * world / count)
+                outputs, found = of_part(some_inputs, some_targets)
+                if not found.value.requires_grad:
+                    raise _no_gradient(loss.name)
+                summed = found.kind == "sum"
+                if summed:
+                    value = found.value * world
+                else:
+                    if unit is None:
+                        # half precision's scale fits losses of the size that a whole batch has
+                        unit = float(carried.all_reduce(torch.tensor(found.positions, dtype=torch.float64)))
+                    share = float(found.divisor or 0.0) / unit
+                    weight += share
+                    # gradients become the mean over processes, whose shares may differ
+                    value = found.value * (share * world / count)
                 carried.backward(value)
             total = total + value.detach()
-        return carried.all_reduce(total)
+            if tried:
+                seen.append((_detached(outputs), some_targets))
+        if tried and agree(carried, not divide.settled)[0]:
+            # parts of one example each tell little
+            before = divide.way
+            divide.settle(*_joined(seen, carried))
+            if agree(carried, divide.way != before)[0]:
+                return gradients(inputs, targets, whole)
+        if world > 1:
+            both = torch.stack([total.double(), total.new_full((), weight, dtype=torch.float64)])
+            both = carried.all_reduce(both)
+            total, weight = both[0].to(total.dtype), float(both[1]) * world
+        if not summed and abs(weight - count) > 1e-12 * count:
+            # what the loss divides by isn't the number of examples, and is known only now
+            factor = count / weight if weight else math.nan
+            total = total * factor
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(factor)
+        return total
 
     def by_gradient(
         inputs: Any, targets: Tensor, room: float, whole: int | None = None
@@ -173,6 +223,36 @@ def stepping(
         "outputs": by_outputs,
     }
     return steps[needs]
+
+
+def _remedy(parts: int, world: int) -> str:
+    if world > 1:
+        return "train in one process, or give a loss that is a mean or a sum over examples"
+    return "leave accumulation out, or give a loss that is a mean or a sum over examples"
+
+
+def _no_gradient(name: str) -> OptionError:
+    return OptionError(
+        f"the loss {name!r} doesn't depend on any parameter that is trained, so that there is no gradient; "
+        "compute it from the model's outputs, by torch functions, without detach() or item()"
+    )
+
+
+def _detached(value: Any) -> Any:
+    return trees.tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, value)
+
+
+def _joined(seen: Sequence[tuple[Any, Tensor]], engine: Engine) -> tuple[Any, Tensor]:
+    """The parts of a batch as one; of many processes, whose parts have an example each, those of all."""
+    outputs, targets = joined([each for each, _ in seen]), torch.cat([each for _, each in seen])
+    if engine.world > 1:
+        held = engine.collect((_moved(outputs), targets.cpu()))
+        return joined([each for each, _ in held]), torch.cat([each for _, each in held])
+    return outputs, targets
+
+
+def _moved(value: Any) -> Any:
+    return trees.tree_map(lambda part: part.cpu() if isinstance(part, Tensor) else part, value)
 
 
 def split(value: Any, parts: int) -> list[Any]:

@@ -7,7 +7,7 @@ either case before anything is learnt from it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from thalweg import activations
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
 from thalweg.models import one_tensor
-from thalweg.objectives import Metric, Task
+from thalweg.objectives import Loss, Metric, Task
 
 __all__ = ["Suited", "check_pairing", "class_numbers", "is_one_hot", "suited_metric", "tasks_of"]
 
@@ -123,12 +123,12 @@ class Suited:
     """A loss that is given what it asks for: one tensor of outputs, and targets of the type it compares with.
 
     Args:
-        function: of outputs and targets.
+        function: the loss itself.
         spec: what was asked for, a name or the function.
         known: name of a split, to its targets, where they are known all at once.
     """
 
-    function: Callable[[Any, Tensor], Tensor]
+    function: Loss
     spec: Any
     known: dict[str, Tensor]
     family: activations.Family | None = field(init=False)
@@ -137,14 +137,17 @@ class Suited:
 
     def __post_init__(self) -> None:
         self.family, self.name = activations.family(self.spec), activations.torchs_name(self.spec)
-        self.__name__ = self.name or getattr(self.function, "__name__", type(self.function).__name__)
         for split, targets in self.known.items():
             self._check(targets, None, split)
 
-    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return the loss."""
+    @property
+    def loss(self) -> Loss:
+        """The loss, which brings what it is given into this form before it compares."""
+        return replace(self.function, compare=self._compare)
+
+    def _compare(self, outputs: Any, targets: Tensor) -> tuple[Any, Any]:
         if self.family is None:
-            return self.function(outputs, targets)
+            return self.function.compare(outputs, targets)
         outputs = one_tensor(outputs, f"the loss {self.name!r}")
         if not self.checked:
             for split, whole in self.known.items():
@@ -153,7 +156,7 @@ class Suited:
         if not self.known and not (self.checked and targets.is_cuda):
             self._check(targets, outputs, "batch's")
         self.checked = True
-        return self.function(outputs, self._suited(outputs, targets))
+        return self.function.compare(outputs, self._suited(outputs, targets))
 
     def _suited(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.family == "classes":
@@ -259,7 +262,7 @@ def suited_metric(metric: Metric, task: Task) -> Metric:
     return replace(
         metric,
         _reduce=lambda outputs, targets: reduce(outputs, classes(targets)),
-        _score=lambda reduced, targets, weights: score(reduced, classes(targets), weights),
+        _score=lambda reduced, targets, weights, lanes: score(reduced, classes(targets), weights, lanes),
     )
 
 

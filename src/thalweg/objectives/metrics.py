@@ -1,11 +1,8 @@
-"""Losses and metrics by name: what training lowers, and what people judge by.
+"""Metrics by name and anybody's own: what people judge by.
 
-A loss is the mean over examples of what torch computes, in the units of the prepared targets. A metric works
-in two halves, so that it can be had for many lanes and many resamples of the examples at once: ``reduce``
-turns each example's outputs into the one number that the metric needs, and ``score`` turns these numbers
-into the metric, in float64 and in the target's own units, with a weight for each example.
-
-Source: E1 (empirical risk, mean over examples).
+A metric works in two halves, so that it can be had for many lanes and many resamples of the examples at once:
+``reduce`` turns each example's outputs into the one number that the metric needs, and ``score`` turns these
+numbers into the metric, in float64 and in the target's own units, with a weight for each example.
 """
 
 from __future__ import annotations
@@ -13,63 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from thalweg.errors import OptionError, nearest, option
-from thalweg.plugins import load_object
+from thalweg.objectives.comparing import Forms, as_columns, for_numbers
+from thalweg.objectives.given import Kind, Task, found, one_of, remembered, usable
+from thalweg.objectives.losses import binary, logit_of, per_class
 
-__all__ = ["Loss", "Metric", "Task", "default_loss", "default_metric", "loss", "metric", "names"]
-
-Kind = Literal["classification", "regression", "custom"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is to be predicted.
-
-    Attributes:
-        kind: ``custom`` where targets are neither one class nor one number an example.
-        classes: names of the classes, in the order of the outputs.
-        target: name of the column, where there is one.
-        spread: standard deviation of a regression target over all rows, in its own units.
-        columns: numbers to be predicted of an example; with several, regression's metrics are over all.
-        center, scale: a regression target is ``center + scale * prepared``; of one split's training part,
-            and 0 and 1 before there is a split and where the targets are taken as they are.
-    """
-
-    kind: Kind
-    classes: tuple[str, ...] = ()
-    target: str | None = None
-    spread: float = 1.0
-    center: float = 0.0
-    scale: float = 1.0
-    columns: int = 1
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss: ``loss(outputs [B, C], targets [B])`` is the mean over the batch.
-
-    Attributes:
-        name: as given.
-        function: outputs and targets to a scalar tensor.
-        per_example: ``(outputs [..., B, C], targets [..., B]) -> [..., B]``, whose mean over the last
-            dimension is the loss of each lane; ``None`` for a person's own function. Targets without
-            the leading dimensions are shared by all lanes.
-    """
-
-    name: str
-    function: Callable[[Tensor, Tensor], Tensor]
-    per_example: Callable[[Tensor, Tensor], Tensor] | None = None
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch, as a scalar tensor."""
-        return self.function(outputs, targets)
+__all__ = ["Metric", "default_metric", "kind_of", "metric", "metric_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +45,14 @@ class Metric:
     default_margin: float
     per_example: bool = True
     _reduce: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
-    _score: Callable[[Tensor, Tensor, Tensor], Tensor] = field(repr=False)
+    _score: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor] = field(repr=False)
 
     def reduce(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the number an example needs.
 
         Args:
-            outputs: ``[..., N, C]``.
-            targets: ``[N]``.
+            outputs: ``[..., N, C]``; one number an example may be ``[N]``.
+            targets: ``[N]`` or ``[N, 1]``.
 
         Returns:
             ``[..., N]``; NaN for an example with NaN among its outputs. For regression these are predictions
@@ -107,125 +60,28 @@ class Metric:
         """
         return self._reduce(outputs, targets)
 
-    def score(self, reduced: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def score(
+        self, reduced: Tensor, targets: Tensor, weights: Tensor | None = None, *, lanes: bool | None = None
+    ) -> Tensor:
         """Return the metric.
 
         Args:
             reduced: ``[..., N]``, from :meth:`reduce`.
-            targets: ``[N]``.
+            targets: ``[N]`` or ``[N, 1]``.
             weights: ``[..., N]``, not negative, broadcast against ``reduced``: how often each example
                 counts (default: once). Counts of a resample give the metric of the resample.
+            lanes: for a person's own metric, whether all outputs have an axis of lanes in front; by default
+                their shape tells.
 
         Returns:
             float64 tensor ``[...]``. NaN where an example is NaN, and where the metric is not defined: the
             area under the curve of one class alone, R2 of equal targets.
         """
+        if self.per_example and targets.ndim == 2 and targets.shape[1] == 1:
+            targets = targets[:, 0]
         if weights is None:
             weights = torch.ones(targets.shape[0], dtype=torch.float64, device=reduced.device)
-        return self._score(reduced, targets, weights.to(torch.float64))
-
-
-# Losses ------------------------------------------------------------------------------------------------
-
-
-def _per_class(outputs: Tensor, targets: Tensor) -> Tensor:
-    targets = targets.expand(outputs.shape[:-1])
-    each = F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction="none")
-    return each.reshape(targets.shape)
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets)
-
-
-def _logit(outputs: Tensor) -> Tensor:
-    """One logit for two classes: the only output, or how much the second exceeds the first."""
-    return outputs[..., 0] if outputs.shape[-1] == 1 else outputs[..., 1] - outputs[..., 0]
-
-
-def _binary(outputs: Tensor, targets: Tensor) -> Tensor:
-    logit = _logit(outputs)
-    goal = targets.to(logit.dtype).expand(logit.shape)
-    return F.binary_cross_entropy_with_logits(logit, goal, reduction="none")
-
-
-_Pointwise = Callable[..., Tensor]
-
-
-def _pointwise(function: _Pointwise, outputs: Tensor, targets: Tensor) -> Tensor:
-    predicted = outputs[..., 0]
-    return function(predicted, targets.expand(predicted.shape), reduction="none")
-
-
-def _pointwise_mean(function: _Pointwise, outputs: Tensor, targets: Tensor) -> Tensor:
-    # Targets of several numbers an example (a custom task) are met output by output.
-    return function(outputs if outputs.ndim == targets.ndim else outputs[..., 0], targets)
-
-
-def _pair(function: _Pointwise) -> tuple[Callable[[Tensor, Tensor], Tensor], ...]:
-    return (
-        lambda outputs, targets: _pointwise_mean(function, outputs, targets),
-        lambda outputs, targets: _pointwise(function, outputs, targets),
-    )
-
-
-_LOSSES: dict[str, tuple[frozenset[Kind], tuple[Callable[[Tensor, Tensor], Tensor], ...]]] = {
-    "cross-entropy": (frozenset({"classification", "custom"}), (_cross_entropy, _per_class)),
-    "bce": (
-        frozenset({"classification"}),
-        (lambda outputs, targets: _binary(outputs, targets).mean(), _binary),
-    ),
-    "mse": (frozenset({"regression", "custom"}), _pair(F.mse_loss)),
-    "mae": (frozenset({"regression", "custom"}), _pair(F.l1_loss)),
-    "huber": (frozenset({"regression", "custom"}), _pair(F.huber_loss)),
-}
-
-
-def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Task) -> Loss:
-    """Find a loss.
-
-    ``cross-entropy`` (of logits, natural logarithm), ``bce`` (the same for two classes, from one logit;
-    of two outputs it takes the difference), ``mse``, ``mae``, ``huber`` (squared within one unit, linear
-    beyond). Regression losses see the prepared targets, which are standardised where they come from files.
-
-    Args:
-        spec: a name, ``file.py:function`` or ``package.module:function`` (``f(outputs, targets)`` to a
-            scalar tensor; a class is made without arguments), such a function, or ``None`` for the
-            task's own: ``cross-entropy`` or ``mse``.
-        task: what is to be predicted.
-
-    Raises:
-        OptionError: an unknown name, a loss that doesn't fit the task, a custom task without a loss.
-
-    >>> loss("mse", Task(kind="regression"))(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
-    tensor(2.)
-    """
-    if isinstance(spec, Loss):
-        return spec
-    if spec is None:
-        spec = default_loss(task)
-    if not isinstance(spec, str):
-        spec = _remember(_callable(spec, "loss"))
-    if spec not in _LOSSES:
-        if ":" in spec:
-            return Loss(spec, _find(spec, "loss"))
-        raise OptionError(
-            f"there is no loss {spec!r}; {nearest(spec, _LOSSES)} (your own: 'file.py:function')"
-        )
-    kinds, functions = _LOSSES[spec]
-    if task.kind not in kinds:
-        raise OptionError(
-            f"the loss {spec!r} doesn't fit {task.kind}; choose {_or(names('loss', task))}, "
-            "or 'file.py:function'"
-        )
-    if spec == "bce" and len(task.classes) != 2:
-        raise OptionError(f"the loss 'bce' is for two classes, not {len(task.classes)}; use 'cross-entropy'")
-    if task.kind == "custom":
-        return Loss(spec, functions[0])
-    return Loss(spec, *functions)
-
-
-# Metrics -----------------------------------------------------------------------------------------------
+        return self._score(reduced, targets, weights.to(torch.float64), lanes)
 
 
 def _average(values: Tensor, weights: Tensor) -> Tensor:
@@ -235,6 +91,7 @@ def _average(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _is_right(outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs, targets = as_columns(outputs, targets)
     if outputs.shape[-1] == 1:
         top, predicted = outputs[..., 0], (outputs[..., 0] > 0).long()
     else:
@@ -243,7 +100,8 @@ def _is_right(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _surprise(outputs: Tensor, targets: Tensor) -> Tensor:
-    return _binary(outputs, targets) if outputs.shape[-1] == 1 else _per_class(outputs, targets)
+    outputs, targets = as_columns(outputs, targets)
+    return binary(outputs, targets) if outputs.shape[-1] == 1 else per_class(outputs, targets)
 
 
 def _balanced(classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -284,7 +142,18 @@ def _make(name: str, task: Task) -> Metric:
         return task.center + task.scale * prepared.to(torch.float64)
 
     def predicted(outputs: Tensor, targets: Tensor) -> Tensor:
-        return own(outputs if task.columns > 1 else outputs[..., 0])
+        called = f"the metric {name!r}"
+        if task.columns > 1:
+            if outputs.shape[outputs.ndim - targets.ndim :] != targets.shape:
+                for_numbers(outputs, targets, name=called)
+            return own(outputs)
+        columns, _ = as_columns(outputs, targets, name=called)
+        if columns.shape[-1] != 1:
+            raise OptionError(
+                f"{called} needs one output for each example, not {columns.shape[-1]}; let the model give "
+                "one, or write a metric of your own"
+            )
+        return own(columns[..., 0])
 
     def over(errors: Tensor) -> Tensor:
         return errors.mean(-1) if task.columns > 1 else errors
@@ -305,7 +174,7 @@ def _make(name: str, task: Task) -> Metric:
         return _explained(reduced, own(targets), weights)
 
     def logit(outputs: Tensor, targets: Tensor) -> Tensor:
-        return _logit(outputs)
+        return logit_of(as_columns(outputs, targets)[0])
 
     made: dict[str, tuple[bool, float, float, float, Any, Any]] = {
         "accuracy": (True, 1.0, 0.0, 0.01, _is_right, mean),
@@ -324,32 +193,35 @@ def _make(name: str, task: Task) -> Metric:
         worst=worst,
         default_margin=margin,
         _reduce=reduce,
-        _score=score,
+        _score=lambda reduced, targets, weights, lanes: score(reduced, targets, weights),
     )
 
 
-def _own_metric(name: str, function: Callable[[Tensor, Tensor], Any], task: Task) -> Metric:
+def _own_metric(name: str, function: Callable[[Any, Any], Any], task: Task) -> Metric:
     higher = bool(getattr(function, "higher_is_better", True))
     best, worst = (math.inf, -math.inf) if higher else (-math.inf, math.inf)
+    forms = Forms(function)
 
     def reduce(outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs
+        # a model that squeezes gives a batch of one example as a bare number
+        return outputs.reshape(1) if not outputs.ndim else outputs
 
-    def score(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def score(reduced: Tensor, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
         outputs, goal = reduced, targets
         if task.kind == "regression":
             outputs, goal = task.center + task.scale * outputs, task.center + task.scale * goal
-        lead = np.broadcast_shapes(outputs.shape[:-2], weights.shape[:-1])
-        flat = outputs.expand(*lead, *outputs.shape[-2:]).reshape(-1, *outputs.shape[-2:])
+        own = _leading(outputs, goal, lanes)
+        lead = np.broadcast_shapes(outputs.shape[:own], weights.shape[:-1])
+        flat = outputs.expand(*lead, *outputs.shape[own:]).reshape(-1, *outputs.shape[own:])
         counts = weights.expand(*lead, weights.shape[-1]).reshape(len(flat), -1).long()
-        found = []
+        values = []
         for one, count in zip(flat, counts, strict=True):
+            given, came = one, goal
             if bool((count != 1).any()):
                 chosen = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-                found.append(_number(function(one[chosen], goal[chosen]), name))
-            else:
-                found.append(_number(function(one, goal), name))
-        return torch.tensor(found, dtype=torch.float64).reshape(lead)
+                given, came = one[chosen], goal[chosen]
+            values.append(_number(function(*forms(given, came)), name))
+        return torch.tensor(values, dtype=torch.float64).reshape(lead)
 
     return Metric(
         name=name,
@@ -361,6 +233,15 @@ def _own_metric(name: str, function: Callable[[Tensor, Tensor], Any], task: Task
         _reduce=reduce,
         _score=score,
     )
+
+
+def _leading(outputs: Tensor, targets: Tensor, lanes: bool | None) -> int:
+    """How many axes of outputs stand before that of the examples."""
+    if lanes is not None:
+        return int(lanes)
+    if targets.ndim == 1 and outputs.ndim > 1 and outputs.shape[-2] == len(targets):
+        return outputs.ndim - 2
+    return 0 if outputs.shape[0] == len(targets) else 1
 
 
 def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Task) -> Metric:
@@ -393,16 +274,16 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
     if spec is None:
         spec = default_metric(task)
     if not isinstance(spec, str):
-        spec = _remember(_callable(spec, "metric"))
+        spec = remembered(usable(spec, "metric"))
     if spec not in _METRICS:
         if ":" in spec:
-            return _own_metric(spec, _find(spec, "metric"), task)
+            return _own_metric(spec, found(spec, "metric"), task)
         raise OptionError(
             f"there is no metric {spec!r}; {nearest(spec, _METRICS)} (your own: 'file.py:function')"
         )
     if _METRICS[spec] != task.kind and not (_METRICS[spec] == "regression" and task.columns > 1):
-        fitting = names("metric", task)
-        choose = f"choose {_or(fitting)}, or 'file.py:function'" if fitting else "write 'file.py:function'"
+        fitting = metric_names(task)
+        choose = f"choose {one_of(fitting)}, or 'file.py:function'" if fitting else "write 'file.py:function'"
         raise OptionError(
             f"the metric {spec!r} is for {_METRICS[spec]}, not for a {task.kind} task; {choose}"
         )
@@ -422,33 +303,21 @@ _METRICS: dict[str, Kind] = {
 }
 
 
-def names(what: Literal["loss", "metric"], task: Task | None = None) -> tuple[str, ...]:
-    """Return the names of the losses or metrics that fit ``task``, or of all.
+def kind_of(name: object) -> Kind | None:
+    """Return which task a metric by name is for; ``None``: it is none of these.
 
-    >>> names("metric", Task(kind="regression"))
-    ('rmse', 'r2', 'mae')
+    >>> kind_of("rmse")
+    'regression'
     """
-    fitting: list[str] = []
-    if what == "loss":
-        fitting = [name for name, (kinds, _) in _LOSSES.items() if task is None or task.kind in kinds]
-    else:
-        fitting = [name for name, kind in _METRICS.items() if task is None or task.kind == kind]
+    return _METRICS.get(name) if isinstance(name, str) else None
+
+
+def metric_names(task: Task | None = None) -> tuple[str, ...]:
+    """Return the names of the metrics that fit ``task``, or of all."""
+    fitting = [name for name, kind in _METRICS.items() if task is None or task.kind == kind]
     if task is not None and len(task.classes) != 2:
-        fitting = [name for name in fitting if name not in ("bce", "auc")]
+        fitting = [name for name in fitting if name != "auc"]
     return tuple(fitting)
-
-
-def default_loss(task: Task) -> str:
-    """Return the loss that a task has unless told: ``cross-entropy`` or ``mse``.
-
-    Raises:
-        OptionError: the task is custom.
-    """
-    if task.kind == "custom":
-        raise OptionError(
-            f"this data doesn't settle the loss; give one, as {option('loss', 'file.py:function')}"
-        )
-    return "cross-entropy" if task.kind == "classification" else "mse"
 
 
 def default_metric(task: Task) -> str:
@@ -464,37 +333,8 @@ def default_metric(task: Task) -> str:
     return "accuracy" if task.kind == "classification" else "rmse"
 
 
-# What runs are described by has to be text, so functions given as Python objects are kept under a name.
-_GIVEN: dict[str, Callable[..., Any]] = {}
-
-
-def _remember(function: Callable[..., Any]) -> str:
-    name = f"python:{getattr(function, '__name__', type(function).__name__)}"
-    spec, count = name, 1
-    while _GIVEN.setdefault(spec, function) is not function:
-        count += 1
-        spec = f"{name}-{count}"
-    return spec
-
-
-def _find(spec: str, what: str) -> Callable[..., Any]:
-    return _GIVEN[spec] if spec in _GIVEN else _callable(load_object(spec, what, OptionError), what)
-
-
-def _callable(found: object, what: str) -> Callable[..., Any]:
-    if isinstance(found, type) and issubclass(found, nn.Module):
-        found = found()
-    if not callable(found):
-        raise OptionError(f"the {what} {found!r} isn't a function of (outputs, targets)")
-    return found
-
-
 def _number(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise OptionError(f"the metric {name!r} gave {type(value).__name__}, not a number") from problem
-
-
-def _or(choices: tuple[str, ...]) -> str:
-    return " or ".join(repr(choice) for choice in choices)
