@@ -181,15 +181,11 @@ class Forms:
     def _tried(self, number: int, outputs: Tensor, targets: Tensor) -> tuple[Any, bool, bool]:
         """What the function gives (``None``: it raises), whether it spread examples, and left torch."""
         for recorded in (True, False):
-            source = outputs
-            if recorded:
-                # what comes of outputs can be told by its gradient from what comes of targets
-                if not outputs.is_floating_point():
-                    continue
-                source = outputs.clone().requires_grad_()
-            pair = _form(number, source, targets)
             watch = _Spreading(tuple(outputs.shape), tuple(targets.shape), recorded=recorded)
             try:
+                # its gradient tells what comes of outputs, where there can be one
+                source = outputs.clone().requires_grad_() if recorded else outputs
+                pair = _form(number, source, targets)
                 with undisturbed(), warnings.catch_warnings(), torch.set_grad_enabled(recorded), watch:
                     warnings.simplefilter("ignore")
                     found = self._function(*pair)
