@@ -216,6 +216,7 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
         "eliminate": True,
         "out": Path("here"),
         "resume": True,
+        "trust_code": False,
         "command": "thalweg "
         + " ".join(arguments)
         .replace("my houses.csv", "'my houses.csv'")

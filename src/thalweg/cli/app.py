@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,8 @@ from thalweg.cli.race import race
 from thalweg.cli.report import report
 from thalweg.cli.train import train
 from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError, spelled_as_command
+from thalweg.runs.interrupt import ending_signals
+from thalweg.runs.output import Unread, losable_streams, quiet_at_exit, say, unshown, usable_descriptors
 
 __all__ = ["app", "main", "out_of_memory", "run"]
 
@@ -64,35 +65,53 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0; 2 after bad input, 1 after another failure and 130 after an interruption, each explained in
         one sentence on standard error. An exception that isn't one of ours is a mistake of ours and
-        passes through, with its traceback.
+        passes through, with its traceback. Where what is shown can't be written, the work goes on, and the
+        code is that of the work; where a result on standard output can't, as with ``--json``, it is 1.
     """
     arguments = list(arguments) or ["--help"]
+    with losable_streams() as (shown, _):
+        code = _carried_out(arguments)
+    if code == 0 and shown.problem is not None and not _leaves_files(arguments):
+        if not isinstance(shown.problem, BrokenPipeError):
+            say(f"error: {unshown(shown.problem)}", error=True)
+        return 1
+    return code
+
+
+def _leaves_files(arguments: Sequence[str]) -> bool:
+    """Whether what is shown is beside the work, rather than all of it."""
+    helps = any(word in ("-h", "--help", "--version") for word in arguments)
+    return arguments[0] in ("race", "train", "predict", "report") and not helps
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
     try:
         _refuse_what_is_no_text(arguments)
         with spelled_as_command(), _sigterm_as_sigint():
             code = typer.main.get_command(app).main(
-                args=arguments, prog_name="thalweg", standalone_mode=False, obj=arguments
+                args=list(arguments), prog_name="thalweg", standalone_mode=False, obj=list(arguments)
             )
     except typer.Abort:
         code = 130
-    except SaidElsewhere as error:
+    except (SaidElsewhere, Unread) as error:
         return error.exit_code
     except (typer.TyperException, ThalwegError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         prefix = "" if isinstance(error, Interrupted) else "error: "
-        print(prefix + " ".join(message.split()), file=sys.stderr)
+        say(prefix + " ".join(message.split()), error=True)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: memory ran out ({_brief(error)}); {_LESS}", file=sys.stderr)
+        say(f"error: memory ran out ({_brief(error)}); {_LESS}", error=True)
         return 2
-    except BrokenPipeError:
-        # whoever read our output has seen enough; Python's own flush at exit must not complain about it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except SystemExit as end:
+        # typer's answer to any broken pipe, be it one of ours to a process
+        if isinstance(end.__context__, OSError):
+            raise end.__context__ from None
+        raise
     if code == 130:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
     return code if isinstance(code, int) else 0
 
 
@@ -122,27 +141,29 @@ def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
-    """A request to end is treated as Ctrl-C, by whoever handles Ctrl-C at that moment."""
+    """A request to end, and a terminal that is closed, are Ctrl-C to whoever handles that at the moment."""
 
     def hand_on(_number: int, _frame: FrameType | None) -> None:
         # not by way of SIGINT, which a process in the background of a script ignores
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, hand_on)
-    except ValueError:
-        # not in the main thread, where signals are not ours to handle
-        yield
-        return
+    before = {}
+    # not outside of the main thread, where signals are not ours to handle
+    with contextlib.suppress(ValueError):
+        before = {number: signal.signal(number, hand_on) for number in ending_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main() -> NoReturn:
     """Carry out the command line of this process and exit."""
+    usable_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    quiet_at_exit()
+    sys.exit(code)

@@ -53,11 +53,15 @@ def predict(
 ) -> None:
     """Predict for new data, prepared as training prepared its own."""
     from thalweg import verbs
+    from thalweg.runs.files import standard_output
+    from thalweg.runs.output import say
 
     predictions = verbs.predict(
         directory, data, out=out, weights=weights, samples=samples, crops=crops, device=device,
         trust_code=trust_code,
     )  # fmt: skip
+    # which a person may have sent the predictions to
+    error = standard_output(out) == 1
     for note in predictions.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"predictions: {out} ({len(predictions.values)} rows)")
+        say(f"note: {note}", error=error)
+    say(f"predictions: {out} ({len(predictions.values)} rows)", error=error)

@@ -210,6 +210,7 @@ def race(
 
     from thalweg import verbs
     from thalweg.cli.terminal import Terminal
+    from thalweg.runs.output import give
 
     with Terminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:
         results = verbs.race(
@@ -244,4 +245,4 @@ def race(
             trust_code=trust_code,
         )
     if json:
-        typer.echo(results.model_dump_json(indent=2))
+        give(results.model_dump_json(indent=2), "results.json in the run directory holds the same")

@@ -17,5 +17,6 @@ def report(
 ) -> None:
     """Write report.html anew from what a run directory holds."""
     from thalweg.report import write
+    from thalweg.runs.output import say
 
-    typer.echo(f"report: {write(directory)}")
+    say(f"report: {write(directory)}")

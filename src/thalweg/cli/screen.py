@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thalweg.racing.plan import spoken_seconds
+from thalweg.runs.output import Losable
 
 __all__ = ["Screen", "how_far", "printable"]
 
@@ -27,7 +28,8 @@ class Screen(ABC):
     """A context manager, so that the cursor comes back. Who inherits it says what is drawn.
 
     In a terminal what :meth:`drawn` returns is redrawn in place. Elsewhere, and where the terminal is dumb,
-    everything is a plain line without control codes, progress one now and then.
+    everything is a plain line without control codes, progress one now and then. Where nothing can be written
+    any more, nothing is, and the work goes on.
 
     Args:
         stream: where to write.
@@ -41,6 +43,7 @@ class Screen(ABC):
     label_width = 8
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
+        stream = Losable(stream)  # type: ignore[assignment]
         lively = stream.isatty()
         self.console = Console(
             file=stream,

@@ -59,6 +59,7 @@ def train(
 
     from thalweg import verbs
     from thalweg.cli.progress import TrainingTerminal
+    from thalweg.runs.output import give
     from thalweg.training.parallel import is_first
 
     if not is_first():
@@ -76,4 +77,4 @@ def train(
             trust_code=trust_code,
         )
     if json:
-        typer.echo(results.model_dump_json(indent=2))
+        give(results.model_dump_json(indent=2), "results.json in the run directory holds the same")

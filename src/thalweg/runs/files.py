@@ -29,6 +29,7 @@ __all__ = [
     "load_states",
     "plain",
     "save_state",
+    "standard_output",
     "sync_folder",
     "writable",
     "write_whole",
@@ -62,7 +63,7 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], str]) -> Path
         if mode is not None and not stat.S_ISREG(mode):
             _write_into(path, mode, content)
             return path
-        if mode is not None and (shown := _standard_output(path)) is not None:
+        if mode is not None and (shown := standard_output(path)) is not None:
             _write_all(shown, content)
             return path
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -117,7 +118,7 @@ def writable(path: Path) -> int | None:
 
 def _write_into(path: Path, mode: int, content: bytes) -> None:
     """Write to what is no file, as far as it takes it."""
-    shown = _standard_output(path)
+    shown = standard_output(path)
     if shown is not None:
         _write_all(shown, content)
         return
@@ -141,7 +142,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _standard_output(path: Path) -> int | None:
+def standard_output(path: Path) -> int | None:
     """The descriptor of standard output or error where a path, such as /dev/stdout, is the same as that."""
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked for once, the work saves and stops; twice, it stops at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: asked for once, the work saves and stops; twice, it stops at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import threading
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interruption"]
+__all__ = ["Interruption", "ending_signals"]
+
+
+def ending_signals() -> list[int]:
+    """Return the signals beside Ctrl-C that ask for an end: SIGTERM, and SIGHUP unless nohup ignores it."""
+    hang_up = getattr(signal, "SIGHUP", None)
+    heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    return [signal.SIGTERM, *([hang_up] if hang_up is not None and heard else [])]
 
 
 class Interruption:
@@ -30,7 +37,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *ending_signals()):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -21,6 +21,7 @@ from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
 from thalweg.runs.files import writable, write_whole
+from thalweg.runs.output import Unread
 from thalweg.settings import settle
 from thalweg.training.results import Stored
 
@@ -101,7 +102,8 @@ def predict(
         The predictions.
 
     Raises:
-        UserError: in one sentence, what is wrong with the directory or the data.
+        UserError: in one sentence, what is wrong with the directory, the data or the place to write.
+        Unread: whoever read the FIFO or the output that ``out`` is has stopped.
     """
     folder = Path(directory)
     if out is not None:
@@ -145,8 +147,8 @@ def predict(
         path = Path(out)
         try:
             write_whole(path, predictions.frame().write_csv().encode())
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as problem:
+            raise Unread(f"nobody reads the predictions in {path} any more") from problem
         except OSError as problem:
             raise _unwritable(path, problem) from problem
     return predictions

@@ -28,6 +28,7 @@ from thalweg.errors import Interrupted, OptionError
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.lanes.chunks import run as run_lanes
 from thalweg.models import Factory
+from thalweg.runs.output import Losable
 from thalweg.training import loop
 
 __all__ = ["Workers", "portable", "run_chunks", "run_many"]
@@ -344,6 +345,8 @@ def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # prints of a person's code go where those of the command go, which may be lost
+    sys.stdout, sys.stderr = Losable(sys.stdout), Losable(sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with places.get_lock():
