@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,14 +46,26 @@ class Columns:
     Attributes:
         medians: of each column, or ``None``.
         scaler: with mean and scale of each column.
+        quick: whether plain arithmetic gives scikit-learn's bits, whose checks take as long as a small step.
     """
 
     medians: SimpleImputer | None
     scaler: StandardScaler
+    quick: bool = False
 
     def __call__(self, part: Array) -> Tensor:
-        made = part if self.medians is None else self.medians.transform(part)
-        return torch.tensor(self.scaler.transform(made), dtype=torch.float32)
+        made = self.quickly(part) if self.quick else self.pipeline.transform(part)
+        return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
+
+    def quickly(self, part: Array) -> Array:
+        """What scikit-learn gives, as of the versions that round so."""
+        kept = part.dtype if part.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+        made = part.astype(kept)
+        if self.medians is not None:
+            made = np.where(np.isnan(made), self.medians.statistics_.astype(kept), made)
+        made -= self.scaler.mean_.astype(kept)
+        made /= self.scaler.scale_.astype(kept)
+        return made
 
     @property
     def pipeline(self) -> Pipeline | StandardScaler:
@@ -69,7 +81,9 @@ class Broadcast:
     std: Array
 
     def __call__(self, part: Array) -> Tensor:
-        return torch.tensor((part - self.mean) / self.std, dtype=torch.float32)
+        made = part - self.mean
+        made /= self.std
+        return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
 
 
 Standardized = AsGiven | Columns | Broadcast
@@ -100,7 +114,10 @@ def fitted(x: Array, rows: Rows, scaling: Scaling, *, impute: bool) -> Standardi
         return AsGiven()
     if scaling == "columns":
         medians = _medians(x, rows) if impute else None
-        return Columns(medians, _scaler(x, rows, medians))
+        made = Columns(medians, _scaler(x, rows, medians))
+        few = x[rows[:1000]]
+        same = np.array_equal(made.quickly(few), made.pipeline.transform(few))
+        return replace(made, quick=same)
     mean, std = _mean_and_std(x, rows, scaling)
     std[std == 0] = 1
     return Broadcast(mean, std)
