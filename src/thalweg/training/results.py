@@ -15,6 +15,8 @@ from thalweg.data.files import kind_of
 from thalweg.data.stored import ArrayPreparation, TablePreparation
 from thalweg.errors import RunDirectoryError, option
 from thalweg.objectives import Task
+from thalweg.recipe import Model
+from thalweg.settings import MOST
 
 __all__ = [
     "CalibrationRecord",
@@ -232,12 +234,15 @@ class Stored(_Record):
         """
         try:
             task = _TASK.validate_python(self.task)
+            Model(spec=self.spec, **self.equipment)  # type: ignore[arg-type]
         except ValidationError as problem:
-            raise ValueError(f"task: {_said(problem)}") from None
+            raise ValueError(_said(problem)) from None
         if not (math.isfinite(task.center) and math.isfinite(task.scale) and task.scale > 0):
             raise ValueError("task.center and task.scale aren't finite, or scale isn't above 0")
-        if any(length < 1 for length in self.input_shape) or self.outputs < 0 or self.snapshots < 0:
-            raise ValueError("input_shape, outputs or snapshots are below what they can be")
+        if any(length < 1 for length in self.input_shape) or self.outputs < 0:
+            raise ValueError("input_shape or outputs are below what they can be")
+        if not 0 <= self.snapshots <= MOST["cycles"]:
+            raise ValueError(f"snapshots is {self.snapshots}, but can be 0 to {MOST['cycles']}")
         outputs = {"classification": {len(task.classes)}, "regression": {1}}.get(task.kind, {self.outputs})
         if len(task.classes) == 2:
             outputs.add(1)
