@@ -120,6 +120,32 @@ def test_no_target(refused: Refused) -> None:
     assert "--target" in refused("--data", "t.csv", files={"t.csv": GOOD})
 
 
+def test_a_target_without_values(refused: Refused) -> None:
+    empty = "a,b,kind\n" + "".join(f"{i % 7},{i},NA\n" for i in range(60))
+    said = refused("--data", "t.csv", "--target", "kind", "--missing", "drop", files={"t.csv": empty})
+    assert "the target 'kind' has no values in any of the 60 rows" in said
+    assert "--missing" not in said
+
+
+def test_a_target_that_two_columns_are_called(refused: Refused) -> None:
+    twice = GOOD.replace("a,b,kind", "kind,b,kind")
+    said = refused("--data", "t.csv", "--target", "kind", files={"t.csv": twice})
+    assert "several columns called 'kind'" in said
+
+
+def test_a_unit_in_some_cells(refused: Refused) -> None:
+    rows = [f"{i} kg" if i in (5, 9) else str(i) for i in range(60)]
+    text = "net weight,kind\n" + "".join(f"{row},{'xy'[i % 2]}\n" for i, row in enumerate(rows))
+    said = refused("--data", "t.csv", "--target", "kind", files={"t.csv": text})
+    assert "58 of 60 are numbers; not '5 kg' (row 6)" in said
+    assert "--type 'net weight=category' or --type 'net weight=ignore'" in said
+
+
+def test_a_type_that_there_is_not(refused: Refused) -> None:
+    said = refused("--data", "t.csv", "--target", "kind", "--type", "a=ignored", files={"t.csv": GOOD})
+    assert "did you mean 'ignore'?" in said
+
+
 def test_one_class_only(refused: Refused) -> None:
     one = GOOD.replace("x\n", "y\n")
     assert "two classes" in refused("--data", "t.csv", "--target", "kind", files={"t.csv": one})

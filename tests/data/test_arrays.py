@@ -294,3 +294,21 @@ def test_unknown_data(folder: Path) -> None:
         load("mine.py")
     with pytest.raises(DataError, match=r"there is no file 'b.xlsx'; did you mean 'a.xlsx'"):
         load("b.xlsx")
+
+
+@pytest.mark.parametrize("shape", [(60, 3), (60, 5, 2), (60, 1, 4, 4)])
+@pytest.mark.parametrize(("factor", "says"), [(1e200, "so large that"), (1e-300, "by so little that")])
+def test_arrays_near_the_ends_of_the_range_are_refused(
+    folder: Path, shape: tuple[int, ...], factor: float, says: str
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape)
+    np.savez("far.npz", x=x * factor, y=rng.normal(size=60))
+    with pytest.raises(DataError, match=f"the inputs .*{says}.*give them in another unit"):
+        prepare(load("far.npz"), seed=0, replicate=0)
+    # a constant is no such thing, whatever it is
+    for value in (0.0, 1e-300, 7.0):
+        still = x.copy()
+        still[:, 0] = value
+        np.savez("still.npz", x=still, y=rng.normal(size=60))
+        prepare(load("still.npz"), seed=0, replicate=0)

@@ -23,8 +23,12 @@ from torch import Tensor
 from thalweg.data import held
 from thalweg.data.examples import as_given
 from thalweg.data.held import blocks
+from thalweg.errors import DataError
 
 __all__ = ["AsGiven", "Broadcast", "Columns", "Scaling", "Standardized", "axes_of", "fitted"]
+
+# beneath it, squares of float64 lose digits and soon are 0
+_VANISHED = 1e-280
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -112,15 +116,54 @@ def fitted(x: Array, rows: Rows, scaling: Scaling, *, impute: bool) -> Standardi
     """
     if scaling == "as given":
         return AsGiven()
-    if scaling == "columns":
-        medians = _medians(x, rows) if impute else None
-        made = Columns(medians, _scaler(x, rows, medians))
-        few = x[rows[:1000]]
-        same = np.array_equal(made.quickly(few), made.pipeline.transform(few))
-        return replace(made, quick=same)
-    mean, std = _mean_and_std(x, rows, scaling)
-    std[std == 0] = 1
-    return Broadcast(mean, std)
+    # what overflows or vanishes is said below
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if scaling == "columns":
+            medians = _medians(x, rows) if impute else None
+            scaler = _scaler(x, rows, medians)
+            _refuse_ends(x, rows, scaler.mean_, scaler.scale_, np.asarray(scaler.var_) < _VANISHED, (0,))
+            made = Columns(medians, scaler)
+            few = x[rows[:1000]]
+            same = np.array_equal(made.quickly(few), made.pipeline.transform(few))
+            return replace(made, quick=same)
+        mean, std = _mean_and_std(x, rows, scaling)
+        _refuse_ends(x, rows, mean, std, std == 0, axes_of(scaling))
+        std[std == 0] = 1
+        return Broadcast(mean, std)
+
+
+def _refuse_ends(
+    x: Array, rows: Rows, mean: Array, scale: Array, still: Array, axes: tuple[int, ...] | None
+) -> None:
+    """Refuse numbers so near an end of their range that statistics of them overflow, or vanish.
+
+    Args:
+        x, rows: what was standardized.
+        mean, scale: of it.
+        still: where there seems to be no spread: of constants, and of numbers whose squares vanish.
+        axes: over which statistics were taken.
+
+    Raises:
+        DataError: nothing would be left of what the numbers say.
+    """
+    if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+        raise DataError(
+            "the inputs are so large that their squares overflow, and can't be standardized; give them in "
+            "another unit"
+        )
+    if not still.any():
+        return
+    first = x[rows[:1]]
+    differs = np.zeros(still.shape, dtype=np.bool_)
+    for _, part in blocks(x, rows):
+        # missing values differ from everything, and say nothing here
+        found = (part != first) & (part == part) & (first == first)
+        differs |= found.any(axes, keepdims=still.ndim == x.ndim).reshape(still.shape)
+        if (differs & still).any():
+            raise DataError(
+                "the inputs differ by so little that their squares vanish, and can't be standardized; give "
+                "them in another unit"
+            )
 
 
 # Columns ------------------------------------------------------------------------------------------------
