@@ -263,6 +263,9 @@ def refused(rank: int, folder: Path) -> None:
         "small": lambda: fit_with(batch_size=1),
         "parts": lambda: fit_with(batch_size=5, accumulate=3),
         "made": made_before,
+        "alone": lambda: fit_with(network(norm=True), batch_size=2),
+        "unused": lambda: fit_with(Unused(), batch_size=12),
+        "used": lambda: fit_with(Unused(), batch_size=12, engine=DistributedDataParallel(unused=True)),
     }
     for name, attempt in tries.items():
         try:
@@ -272,10 +275,23 @@ def refused(rank: int, folder: Path) -> None:
     (folder / f"refused.{rank}").write_text("\n".join(lines))
 
 
-def fit_with(optimizer: Any = _adam, **settings: Any) -> Fitted:
-    return thalweg.fit(
-        network(), (X, Y), "cross-entropy", optimizer, engine=DistributedDataParallel(), steps=2, **settings
-    )
+class Unused(nn.Sequential):
+    """Has a layer that no pass goes through."""
+
+    def __init__(self) -> None:
+        super().__init__(*network())
+        self.left = nn.Linear(2, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in list(self)[:-1]:
+            x = layer(x)
+        return x
+
+
+def fit_with(model: nn.Module | None = None, optimizer: Any = _adam, **settings: Any) -> Fitted:
+    settings.setdefault("engine", DistributedDataParallel())
+    model = network() if model is None else model
+    return thalweg.fit(model, (X, Y), "cross-entropy", optimizer, steps=3, **settings)
 
 
 def made_before() -> Fitted:

@@ -54,11 +54,15 @@ def test_what_many_processes_refuse(tmp_path: Path) -> None:
     one, other = ((tmp_path / f"refused.{rank}").read_text() for rank in range(2))
     assert one == other
     lines = one.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["graph", "small", "parts", "made"], one
+    assert [line.split(":")[0] for line in lines] == ["graph", "small", "parts", "made", "alone", "unused"], (
+        one
+    )
     for line, words in zip(
         lines,
         ("Newton needs the graph of a whole batch", "one example for each of 2 processes", "and 3 parts",
-         "sharding has made new parameters"),
+         "sharding has made new parameters",
+         "batch norm can't normalize one example by itself, as a batch of 2, shared out over 2 processes",
+         "give DistributedDataParallel(unused=True)"),
         strict=True,
     ):  # fmt: skip
         assert words in line
