@@ -299,3 +299,15 @@ def test_item_that_raises() -> None:
 
     with pytest.raises(DataError, match=r"raises at item 7: KeyError in line \d+ of test_own.py: 'seven'"):
         load(Broken([0] * 40))
+
+
+def test_one_hot_targets_are_classes() -> None:
+    x = np.arange(24.0).reshape(12, 2)
+    y = np.eye(3)[np.arange(12) % 3]
+    for given in (y, y.astype(bool), torch.from_numpy(y).long()):
+        source = load((x, given))
+        assert source.task.classes == ("0", "1", "2")
+        assert source.notes[-1] == "the targets are one-hot: the place of the 1 is the class"
+    assert load((x, y), task="custom").task.kind == "custom"
+    soft = y * 0.9 + 0.05
+    assert load((x, soft)).task.kind == "custom"

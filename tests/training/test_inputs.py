@@ -420,6 +420,18 @@ def test_a_loss_that_isnt_finite_from_the_start_is_no_divergence() -> None:
     assert "isn't finite before the first step" in str(found.stopped)
 
 
+def test_a_race_names_what_makes_every_run_diverge_in_lanes_and_alone() -> None:
+    def collate(items: list[Any]) -> tuple[Tensor, Tensor]:
+        return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
+
+    x = with_value(float("nan"), row=100, column=2)
+    items = Items(lambda n: (x[n], SIDE[n]))
+    for data, more in ((items, {"collate": collate}), ((with_value(1e300, dtype=torch.float64), SIDE), {})):
+        words = "hold nan in row 100, column 2" if more else r"hold 1e\+300 in row 17, column 3"
+        with pytest.raises(DataError, match=words):
+            thalweg.race(network(), data, trials=1, splits=2, epochs=1, optimizers=["sgd"], **more)
+
+
 # Which activation a loss implies ----------------------------------------------------------------------------
 
 

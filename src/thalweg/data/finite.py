@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,12 +20,15 @@ _LARGE = 1e8
 _BLOCK = 1 << 20
 
 
-def not_finite(batches: Iterable[tuple[Any, Any]], split: str) -> str | None:
+def not_finite(
+    batches: Iterable[tuple[Any, Any]], split: str, rows: Sequence[int] | npt.NDArray[np.int64] | None = None
+) -> str | None:
     """Return a sentence about the first value that isn't finite, and how many there are; ``None``: all are.
 
     Args:
         batches: of inputs, any nest of tensors, and targets.
         split: what they are, such as ``"validation"``.
+        rows: the numbers that the examples have in the whole data; by default from 0 on.
 
     >>> x = torch.tensor([[1.0, 2.0], [3.0, float("nan")]])
     >>> not_finite([(x, torch.zeros(2))], "validation")
@@ -32,17 +36,17 @@ def not_finite(batches: Iterable[tuple[Any, Any]], split: str) -> str | None:
     """
     first, count, begin = None, 0, 0
     for inputs, targets in batches:
-        rows = 0
+        count_here = 0
         for called, values in [*_parts(inputs, "inputs"), *_parts(targets, "targets")]:
-            rows = max(rows, len(values) if values.ndim else 0)
+            count_here = max(count_here, len(values) if values.ndim else 0)
             if not (values.is_floating_point() or values.is_complex()):
                 continue
             bad = ~values.isfinite()
             here = int(bad.sum())
             if here and first is None:
-                first = f"the {split} {called} hold {_at(values, bad, begin)}"
+                first = f"the {split} {called} hold {_at(values, bad, begin, rows)}"
             count += here
-        begin += rows
+        begin += count_here
     if first is None:
         return None
     return f"{first} (counted from 0; {'the only such value' if count == 1 else f'{count} values in all'})"
@@ -105,8 +109,16 @@ def _parts(value: Any, called: str) -> list[tuple[str, Tensor]]:
     return []
 
 
-def _at(values: Tensor, chosen: Tensor, begin: int) -> str:
+def _at(
+    values: Tensor,
+    chosen: Tensor,
+    begin: int,
+    rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
+) -> str:
     place = tuple(int(each) for each in chosen.nonzero()[0]) if values.ndim else ()
+    if rows is not None and place:
+        value = values[place].item()
+        return f"{value:g} in {_place((int(rows[place[0] + begin]), *place[1:]), 0)}"
     return f"{values[place].item():g} in {_place(place, begin)}" if place else f"{values.item():g}"
 
 

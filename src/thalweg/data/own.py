@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from thalweg.data.arrays import from_arrays
 from thalweg.data.examples import DatasetExamples, Items, as_given, collated
+from thalweg.data.finite import as_float32
 from thalweg.data.frames import PANDAS_LINES, frame_of
 from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
@@ -162,6 +163,13 @@ def _understand(
         word = "a target" if target is not None else "column types"
         raise DataError(f"{word} can be named for a table, but {spec!r} gives {_kind(value)}; leave it out")
     arrays, lines, notes = _arrays(value, spec, made)
+    for x in arrays[::2]:
+        as_float32(x, f"inputs of {spec!r}")
+    if task in (None, "classification") and all(_is_one_hot(y) for y in arrays[1::2]):
+        arrays = [array.argmax(1) if n % 2 else array for n, array in enumerate(arrays)]
+        if lines is not None:
+            lines = (*lines, *(f"{name} = {name}.argmax(1)" for name in ("y", "y_fixed")[: len(arrays) // 2]))
+        notes = (*notes, "the targets are one-hot: the place of the 1 is the class")
     return from_arrays(
         *arrays, spec=spec, name=name, task=task, missing=missing, own=True, reading=lines, imports=imports,
         notes=notes,
@@ -200,6 +208,14 @@ def _arrays(
         reading = (f"{targets} = (np.asarray(part) for part in {made})",) if made else None
         return arrays, reading, ()
     raise DataError(f"{spec!r} gives {_kind(value)}; data can be {_FORMS}")
+
+
+def _is_one_hot(y: npt.NDArray[Any]) -> bool:
+    """Whether every row is 0 but for a single 1."""
+    if y.ndim != 2 or y.shape[1] < 2 or not len(y) or y.dtype.kind not in "biuf":
+        return False
+    ones = y == 1
+    return bool(((y == 0) | ones).all() and (ones.sum(1) == 1).all())
 
 
 def _stacked(dataset: Items, spec: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

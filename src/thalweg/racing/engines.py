@@ -25,6 +25,7 @@ from thalweg.racing.setup import Setup
 from thalweg.runs.files import drop_state, load_state, save_state
 from thalweg.training.cost import with_threads
 from thalweg.training.processes import Workers, run_chunks, run_many
+from thalweg.training.reasons import refuse_what_none_can_learn
 
 __all__ = ["Checkpoints", "Engine"]
 
@@ -142,6 +143,9 @@ class Engine:
 
         Returns:
             Outcome by identity.
+
+        Raises:
+            DataError: every run diverged, and a value in the data isn't finite.
         """
         lanes: list[Run] = []
         alone: list[Run] = []
@@ -162,9 +166,11 @@ class Engine:
             known = name in self.journal and name not in pending
             found |= self._lanes(name, chunk, prepared, workload, stage, halving, told=not known)
         if alone and halving is None and over is not None:
-            return self._while_time(key, runs, alone, found, prepared, workload, stage, over)
-        if alone:
+            found = self._while_time(key, runs, alone, found, prepared, workload, stage, over)
+        elif alone:
             found |= self._alone(key, alone, prepared, workload, stage, halving)
+        if found and all(outcome.diverged_at is not None for outcome in found.values()):
+            refuse_what_none_can_learn(prepared)
         return found
 
     def _while_time(

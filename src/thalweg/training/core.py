@@ -252,8 +252,8 @@ class Training:
         if "find_unused_parameters" in said:
             return OptionError(
                 "some parameters take no part in the loss of a step, for whose gradients the processes wait; "
-                "give DistributedDataParallel(unused=True) (in a recipe, training.parallel = 'fsdp2'), or freeze "
-                "them with requires_grad_(False)"
+                "give DistributedDataParallel(unused=True) (in a recipe, training.parallel = 'fsdp2'), or "
+                "freeze them with requires_grad_(False)"
             )
         return None
 

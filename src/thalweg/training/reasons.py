@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from thalweg.data.finite import largest, not_finite
+from thalweg.data.source import Prepared
 from thalweg.errors import DataError
 from thalweg.objectives import Metric
+from thalweg.training.feed import in_blocks
 
-__all__ = ["refuse_undefined", "refuse_what_is_not_finite", "too_large"]
+__all__ = ["refuse_undefined", "refuse_what_is_not_finite", "refuse_what_none_can_learn", "too_large"]
+
+_BLOCK = 1024
 
 Pairs = Callable[[], Iterable[tuple[Any, Any]]]
 
@@ -26,6 +30,19 @@ def refuse_what_is_not_finite(training: Pairs, validation: Pairs | None) -> None
     for split, batches in (("training", training), ("validation", validation)):
         if batches is not None and (bad := not_finite(batches(), split)) is not None:
             raise DataError(f"{bad}, so that the loss isn't finite; leave such rows out, or fill them in")
+
+
+def refuse_what_none_can_learn(prepared: Prepared) -> None:
+    """Say which value of a split's data isn't finite, if there is one; rows are those of the whole data.
+
+    Raises:
+        DataError: part, row, column and value of the first one.
+    """
+    for split, name in (("training", "train"), ("validation", "validation")):
+        rows = prepared.indices.get(name)
+        batches = in_blocks(getattr(prepared, name), _BLOCK)
+        if (bad := not_finite(batches, split, rows)) is not None:
+            raise DataError(f"{bad}, so that every run diverges; leave such rows out, or fill them in")
 
 
 def too_large(training: Pairs, validation: Pairs | None) -> str:
