@@ -302,8 +302,8 @@ def test_item_that_raises() -> None:
 
 
 def test_one_hot_targets_are_classes() -> None:
-    x = np.arange(24.0).reshape(12, 2)
-    y = np.eye(3)[np.arange(12) % 3]
+    x = np.arange(120.0).reshape(60, 2)
+    y = np.eye(3)[np.arange(60) % 3]
     for given in (y, y.astype(bool), torch.from_numpy(y).long()):
         source = load((x, given))
         assert source.task.classes == ("0", "1", "2")

@@ -166,6 +166,7 @@ def _understand(
     for x in arrays[::2]:
         as_float32(x, f"inputs of {spec!r}")
     if task in (None, "classification") and all(_is_one_hot(y) for y in arrays[1::2]):
+        task = "classification"
         arrays = [array.argmax(1) if n % 2 else array for n, array in enumerate(arrays)]
         if lines is not None:
             lines = (*lines, *(f"{name} = {name}.argmax(1)" for name in ("y", "y_fixed")[: len(arrays) // 2]))
