@@ -29,10 +29,11 @@ def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(retrain: fl
     difference = (each[0] - each[1]).mean(axis=1)
     replicates = np.var(difference.mean(axis=-1), ddof=1) / 6
     examples = np.var(difference.mean(axis=0)) / each.shape[-1]
-    assert found.variances[0, 1] == pytest.approx(replicates + examples, rel=0.08)
-    assert found.dof[0, 1] == pytest.approx(
-        min(5 * ((replicates + examples) / max(replicates, 1e-9)) ** 2, 1e6), rel=0.2
-    )
+    total = replicates + examples * 400 / 399
+    assert found.variances[0, 1] == pytest.approx(total, rel=0.06)
+    assert found.replicate_variances[0, 1] == pytest.approx(replicates)
+    dof = total**2 / (replicates**2 / 5 + (total - replicates) ** 2 / 399)
+    assert found.dof[0, 1] == pytest.approx(dof, rel=0.1)
     assert found.differences[0, 1] == pytest.approx(difference.mean())
 
 
@@ -64,10 +65,27 @@ def test_test_noise_is_added_where_runs_cannot_be_scored_anew() -> None:
     each = fixed(3, retrain=0.1, example=2.0)
     like = bootstrap_contrasts(lambda w: (each @ w / w.sum()).ravel(), (2, 6, 2), 400, seed=0)
     alone = split_contrasts(each.mean(axis=(2, 3)), 1 / 6)
-    found = with_test_noise(alone, like, 6)
+    found = with_test_noise(alone, like, 6, 400)
     assert found.variances[0, 1] == pytest.approx(like.variances[0, 1])
     assert found.dof[0, 1] == pytest.approx(like.dof[0, 1])
     assert found.mean_variances == pytest.approx(like.mean_variances)
     wilder = split_contrasts(3 * each.mean(axis=(2, 3)), 1 / 6)
-    extra = with_test_noise(wilder, like, 6).variances[0, 1] - wilder.variances[0, 1]
+    extra = with_test_noise(wilder, like, 6, 400).variances[0, 1] - wilder.variances[0, 1]
     assert extra == pytest.approx(like.variances[0, 1] - alone.variances[0, 1])
+
+
+def test_counts_of_examples_have_the_variance_of_equals_and_that_of_one_at_least() -> None:
+    right = np.ones((2, 3, 1, 50))
+    score = lambda w: (right @ w / w.sum()).ravel()  # noqa: E731
+    same = bootstrap_contrasts(score, (2, 3, 1), 50, seed=0, resolution=1 / 50)
+    assert same.variances[0, 1] == pytest.approx(1 / 50**2)
+    assert same.mean_variances == pytest.approx([1 / 50**2] * 2)
+    assert same.floored[0, 1]
+    assert same.dof[0, 1] == pytest.approx(49)
+    right[1, ..., :10] = 0
+    apart = bootstrap_contrasts(score, (2, 3, 1), 50, seed=0, draws=8000, resolution=1 / 50)
+    # 0.2 * 0.8 / 49 as an average of 50, and as in a test of McNemar: 10 / 50**2 in all
+    assert apart.variances[0, 1] == pytest.approx(0.16 / 49 + 0.04 / 50, rel=0.05)
+    assert not apart.floored[0, 1]
+    continuous = bootstrap_contrasts(score, (2, 3, 1), 50, seed=0, draws=8000)
+    assert continuous.variances[0, 1] == pytest.approx(0.16 / 49, rel=0.05)

@@ -8,7 +8,7 @@ import numpy as np
 
 from thalweg.racing.cautions import warnings
 from thalweg.racing.results import ReplicateWinner, SettingInfo, Warning_
-from thalweg.racing.verdict import Evidence, judge, weigh
+from thalweg.racing.verdict import Evidence, conclude, judge, weigh
 
 
 def scores_of(means: list[float], *, spread: float, seed: int = 0) -> np.ndarray:
@@ -26,8 +26,9 @@ def told(
 ) -> dict[str, Warning_]:
     evidence = evidence or weigh(names, scores, higher_is_better=True, n_train=8000, n_test=200)
     verdict = judge(evidence, margin=margin, axis="work", budget="")
+    mean = conclude(evidence, verdict, metric="accuracy", margin=margin).winner_mean
     given = {"trials": 16, "epochs": 20, "winners": {}, "test_looks": 1, "metric": "accuracy", **rest}
-    return {one.code: one for one in warnings(evidence, verdict, margin=margin, **given)}
+    return {one.code: one for one in warnings(evidence, verdict, winner_mean=mean, margin=margin, **given)}
 
 
 def winner(replicate: int, **edges: Literal["low", "high"]) -> ReplicateWinner:
@@ -43,7 +44,7 @@ def winner(replicate: int, **edges: Literal["low", "high"]) -> ReplicateWinner:
 
 def test_a_winner_elsewhere_need_not_be_one_is_always_said() -> None:
     found = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"])
-    assert set(found) == {"scope"}
+    assert set(found) == {"scope", "rare-failures"}
     assert "16 settings of 20 passes" in found["scope"].text
 
 
@@ -70,10 +71,11 @@ def test_diverged_runs_are_counted() -> None:
 
 
 def test_too_few_splits_and_how_many_would_do() -> None:
-    found = told(scores_of([0.95, 0.95], spread=0.015), ["adam", "sgd"], margin=0.012)
+    scores = scores_of([0.95, 0.95], spread=0.02)[:, :3]
+    found = told(scores, ["adam", "sgd"], margin=0.03)
     text = found["too-few-splits"].text
-    assert text.startswith("the pair is undecided at a margin of 1.2 points: 5 splits are too few; about ")
-    assert 5 < int(text.split("about ")[1].split(" ")[0]) < 100
+    assert text.startswith("the pair is undecided at a margin of 3 points: 3 splits are too few; about ")
+    assert 3 < int(text.split("about ")[1].split(" ")[0]) < 100
 
 
 def test_too_few_test_examples_where_splits_cannot_help() -> None:
@@ -123,3 +125,45 @@ def test_looks_at_the_test_data() -> None:
     scores = scores_of([0.98, 0.7], spread=0.001)
     assert "test-looks" not in told(scores, ["adam", "sgd"], test_looks=1)
     assert "scored in 4 races" in told(scores, ["adam", "sgd"], test_looks=4)["test-looks"].text
+
+
+def test_what_so_few_runs_cannot_show_is_said_where_somebody_is_behind() -> None:
+    text = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"])["rare-failures"].text
+    # 0.95 of all would be seen in ten runs: 1 - 0.05 ** (1 / 10)
+    assert "10 confirmation runs" in text
+    assert "up to 26 % of its runs" in text
+    assert "rare-failures" not in told(scores_of([0.9, 0.9], spread=0.05), ["adam", "sgd"])
+
+
+def test_a_run_far_below_the_others_is_pointed_at() -> None:
+    scores = scores_of([0.98, 0.97], spread=0.002)
+    assert "collapsed" not in told(scores, ["adam", "sgd"])
+    scores[0, 2, 1] = 0.1
+    found = told(scores, ["adam", "sgd"])["collapsed"]
+    assert found.optimizer == "adam"
+    assert "in 1 of 10 confirmation runs (10.0 % accuracy at worst, usually 98" in found.text
+    scores[0] = 0.98
+    scores[1] = 0.97
+    assert "collapsed" not in told(scores, ["adam", "sgd"])
+
+
+def test_agreement_closer_than_one_example_is_pointed_at() -> None:
+    scores = np.full((2, 5, 2), 0.95)
+    evidence = weigh(
+        ["adam", "sgd"], scores, higher_is_better=True, n_train=800, n_test=20, resolution=1 / 20
+    )
+    text = told(scores, ["adam", "sgd"], evidence=evidence)["one-example"].text
+    assert "the pair agrees more closely than one of 20 test examples can show" in text
+    apart = scores + np.array([[0.1, -0.1, 0.0, 0.1, -0.2], [0.0] * 5])[..., None]
+    wider = weigh(["adam", "sgd"], apart, higher_is_better=True, n_train=800, n_test=20, resolution=1 / 20)
+    assert "one-example" not in told(apart, ["adam", "sgd"], evidence=wider)
+
+
+def test_the_mean_of_who_was_picked_is_corrected() -> None:
+    scores = scores_of([0.95, 0.951, 0.949], spread=0.02)
+    found = told(scores, ["adam", "sgd", "rprop"])["winner-mean"]
+    means = dict(zip(["adam", "sgd", "rprop"], scores.mean(axis=(1, 2)), strict=True))
+    leader = max(means, key=means.__getitem__)
+    assert found.optimizer == leader
+    assert found.text.startswith(f"{leader}'s mean of {100 * means[leader]:.1f} % accuracy was picked")
+    assert "winner-mean" not in told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thalweg.racing.tuning import best_of_k, regret, withdrawal
+from thalweg.racing.tuning import best_of_k, medoid, regret, withdrawal
 
 POOLS = st.lists(
     st.lists(st.one_of(st.none(), st.integers(-5, 5).map(float)), min_size=2, max_size=6),
@@ -83,3 +83,25 @@ def test_a_verdict_is_withdrawn_over_half_the_gap() -> None:
     assert withdrawal([None], gap=0.6) == math.inf
     assert withdrawal([5.0], gap=None) is None
     assert withdrawal([], gap=0.0) is None
+
+
+def test_the_typical_point_is_nearest_to_the_others_in_sum() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        places = random.random((5, 2))
+        words = [("a", "b")[i] for i in random.integers(2, size=5)]
+        points = [{"lr": x, "beta": y, "schedule": w} for (x, y), w in zip(places, words, strict=True)]
+        sums = [
+            sum(np.abs(places[i] - places[j]).sum() + (words[i] != words[j]) for j in range(5))
+            for i in range(5)
+        ]
+        assert medoid(points, [0.0] * 5) == int(np.argmin(sums))
+
+
+def test_among_typical_points_the_better_one_is_taken() -> None:
+    # one split's odd winner doesn't decide, however well it validated
+    points = [{"lr": 0.0}, {"lr": 0.7}, {"lr": 0.72}, {"lr": 0.75}]
+    assert medoid(points, [9.0, 0.0, 1.0, 0.0]) == 2
+    assert medoid([{"lr": 0.1}, {"lr": 0.9}], [0.0, 1.0]) == 1
+    assert medoid([{"lr": 0.1}, {"lr": 0.9}], [0.0, 0.0]) == 0
+    assert medoid([{"lr": 0.5}, {"lr": 0.5, "k": 1.0}, {"lr": 0.6, "k": 1.0}], [0.0] * 3) == 1

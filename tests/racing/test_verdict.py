@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from thalweg.racing.results import Verdict
 from thalweg.racing.verdict import Evidence, conclude, judge, mean_and_interval, weigh
@@ -46,10 +48,89 @@ def test_one_is_best() -> None:
     assert not verdict.withdrawn
 
 
-def test_best_but_too_close_to_matter() -> None:
+def test_surely_ahead_but_too_close_to_matter_is_equally_good() -> None:
     verdict = said(race([0.95, 0.94, 0.80], spread=0.0005), margin=0.02)
-    assert verdict.work.could_be_best == ["adam"]
-    assert verdict.sentence.endswith("; yet momentum is within the margin of 2 points, too close to matter")
+    assert verdict.work.could_be_best == ["adam", "momentum"]
+    assert verdict.sentence.startswith("adam and momentum are equally good: ")
+    assert verdict.sentence.endswith("within the margin of 2 points; sgd is behind")
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    optimizers=st.integers(2, 6),
+    splits=st.integers(2, 6),
+    spread=st.sampled_from([0.001, 0.01, 0.1]),
+    margin=st.sampled_from([0.0, 0.01, 0.1]),
+    lost=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_sentence_set_and_pairs_are_one_statement(
+    seed: int, optimizers: int, splits: int, spread: float, margin: float, lost: int
+) -> None:
+    random = np.random.default_rng(seed)
+    scores = race(random.uniform(0.8, 0.95, optimizers).tolist(), spread=spread, splits=splits, seed=seed)
+    for _ in range(lost):
+        scores[random.integers(optimizers), random.integers(splits), 0] = np.nan
+    names = [f"o{index}" for index in range(optimizers)]
+    verdict = said(scores, names, margin=margin)
+    work = verdict.work
+    worse = {p.b for p in work.pairs if p.verdict == "better"}
+    worse |= {p.a for p in work.pairs if p.verdict == "worse"}
+    assert set(work.could_be_best) == set(names) - worse
+    assert work.could_be_best
+    for pair in work.pairs:
+        assert (pair.holds_up_to is None) == (pair.verdict == "undecided")
+    if verdict.winner is not None:
+        assert verdict.winner in work.could_be_best
+        if " is best: " in verdict.sentence:
+            assert work.could_be_best == [verdict.winner]
+        if "equally good" in verdict.sentence:
+            among = [p for p in work.pairs if {p.a, p.b} <= set(work.could_be_best)]
+            assert {p.verdict for p in among} == {"equivalent"}
+        if len(work.could_be_best) == optimizers > 1:
+            assert "behind" not in verdict.sentence
+        # how far the sentence holds is the least that its parts do
+        if "; this holds if scores of different splits correlate by at most" in verdict.sentence:
+            assert work.holds_up_to is not None
+            assert f"at most {work.holds_up_to:.2g}" in verdict.sentence
+            assert work.holds_up_to < 0.6
+
+
+def test_a_verdict_says_up_to_which_correlation_it_holds() -> None:
+    firm, faint = said(race([0.98, 0.93, 0.85])), said(race([0.98, 0.968, 0.85], spread=0.004))
+    assert firm.work.holds_up_to == 0.6
+    assert "correlate" not in firm.sentence
+    assert faint.work.could_be_best == ["adam"]
+    assert faint.work.holds_up_to == 0.35
+    assert faint.sentence.endswith(
+        f"; this holds if scores of different splits correlate by at most {faint.work.holds_up_to:.2g}"
+    )
+    assert said(race([0.95, 0.95, 0.95], spread=0.05), margin=0.001).work.holds_up_to is None
+
+
+def test_the_winner_mean_can_be_computed_anew_from_what_is_written() -> None:
+    scores = race([0.95, 0.951, 0.949], spread=0.01)
+    verdict = said(scores, margin=0.001)
+    assert len(verdict.work.could_be_best) == 3
+    assert verdict.winner_mean is not None
+    y = scores.mean(axis=-1)
+    means = y.mean(axis=1)
+    noise = np.mean([np.var(y[a] - y[b], ddof=1) for a, b in ((0, 1), (0, 2), (1, 2))]) * (1 / 5 + 1 / 3) / 2
+    kept = max(0.0, 1 - noise / np.var(means, ddof=1))
+    assert verdict.winner_mean == pytest.approx(means.mean() + kept * (means.max() - means.mean()))
+    lower = said(scores, metric="log-loss", margin=0.001, higher=False)
+    assert lower.winner_mean is not None
+    assert lower.winner_mean >= means.min()
+    assert said(race([0.98, 0.93, 0.85])).winner_mean == pytest.approx(race([0.98, 0.93, 0.85])[0].mean())
+
+
+def test_ranks_of_few_splits_that_agree_are_known_no_better_than_to_their_rounding() -> None:
+    scores = race([0.9, 0.8], splits=2)
+    scores[0, :, 0] = np.nan
+    evidence = evidence_of(scores)
+    # the variance factor of 2 splits, and of a number rounded to 1
+    assert evidence.ranked.variances[0, 1] == pytest.approx((1 / 2 + 1 / 3) / 12)
+    assert judge(evidence, margin=0.01, axis="work", budget="").could_be_best == ["momentum", "adam"]
 
 
 def test_some_could_be_best() -> None:
@@ -108,6 +189,21 @@ def test_a_diverged_run_has_no_mean_and_loses_where_it_diverged() -> None:
     assert "by rank" in verdict.work.method
 
 
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_whoever_never_has_a_score_is_behind_whoever_always_has(splits: int) -> None:
+    scores = race([0.98, 0.93, 0.85], splits=splits)
+    scores[0] = np.nan
+    verdict = said(scores).work
+    assert "adam" not in verdict.could_be_best
+    pairs = {(pair.a, pair.b): pair for pair in verdict.pairs}
+    assert [pairs["adam", name].verdict for name in ("momentum", "sgd")] == ["worse"] * 2
+    assert pairs["adam", "sgd"].p_value is None
+    assert pairs["adam", "sgd"].holds_up_to == 0.6
+    # but not behind one that diverged as well, and some scores are enough not to be
+    scores[1:, 0, 0] = np.nan
+    assert len(said(scores).work.could_be_best) >= 2
+
+
 def test_everybody_diverged() -> None:
     scores = race([0.98, 0.93, 0.85])
     scores[:, 2, 0] = np.nan
@@ -136,7 +232,7 @@ def test_the_verdict_is_withdrawn_when_the_audit_says_so() -> None:
 
 
 def test_the_method_is_said() -> None:
-    assert "1/5 + 200/800" in said(race([0.9, 0.8])).work.method
+    assert "1/5 + 0.25/0.75" in said(race([0.9, 0.8])).work.method
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -154,15 +250,24 @@ def test_a_fixed_test_set(higher: bool) -> None:
         higher_is_better=higher,
         n_train=800,
         n_test=500,
+        resolution=1 / 500,
         resample=resample,
         draws=300,
     )
     verdict = judge(evidence, margin=0.01, axis="seconds", budget="3 s")
     assert verdict.could_be_best == ["adam"]
     assert [pair.verdict for pair in verdict.pairs] == ["better"] * 3
-    assert "bootstrap of 500 test examples and 5 replicates" in verdict.method
+    assert "bootstrap of 500 test examples, and spread of 5 replicates" in verdict.method
+    assert verdict.overlap is None
+    assert verdict.holds_up_to is None
     again = weigh(
-        NAMES, right.mean(axis=-1), higher_is_better=higher, n_train=800, n_test=500, same_test_as=evidence
+        NAMES,
+        right.mean(axis=-1),
+        higher_is_better=higher,
+        n_train=800,
+        n_test=500,
+        resolution=1 / 500,
+        same_test_as=evidence,
     )
     assert again.contrasts.variances == pytest.approx(evidence.contrasts.variances)
     assert again.fixed_test
@@ -189,3 +294,60 @@ def test_a_fixed_test_set_with_a_diverged_run() -> None:
     )
     assert "sgd" not in judge(evidence, margin=0.05, axis="work", budget="").could_be_best
     assert mean_and_interval(evidence, "sgd") == (None, None, None)
+
+
+def on_one_test_set(right: np.ndarray, *, draws: int = 100) -> Evidence:
+    examples = right.shape[-1]
+    return weigh(
+        NAMES[: len(right)],
+        right.mean(axis=-1),
+        higher_is_better=True,
+        n_train=800,
+        n_test=examples,
+        resolution=1 / examples,
+        resample=lambda weights: (right @ weights / weights.sum()).ravel(),
+        draws=draws,
+    )
+
+
+@pytest.mark.parametrize(
+    ("examples", "verdict"), [(12, "undecided"), (100, "undecided"), (1000, "equivalent")]
+)
+@pytest.mark.parametrize("share", [1.0, 0.75])
+def test_predictions_that_agree_prove_as_much_as_there_are_examples(
+    examples: int, verdict: str, share: float
+) -> None:
+    right = np.broadcast_to((np.arange(examples) < share * examples).astype(float), (2, 5, 2, examples))
+    evidence = on_one_test_set(right)
+    found = judge(evidence, margin=0.01, axis="work", budget="")
+    pair = found.pairs[0]
+    assert (pair.difference, pair.verdict) == (0.0, verdict)
+    assert pair.low is not None
+    assert pair.low <= -1.95 / examples
+    assert found.could_be_best == ["adam", "momentum"]
+    # a mean of 1.0 from 12 examples isn't surely 1
+    low = mean_and_interval(evidence, "adam")[1]
+    assert low is not None
+    assert low <= share - 1.95 / examples
+    again = weigh(
+        NAMES[:2],
+        right.mean(axis=-1),
+        higher_is_better=True,
+        n_train=800,
+        n_test=examples,
+        resolution=1 / examples,
+        same_test_as=evidence,
+    )
+    assert judge(again, margin=0.01, axis="seconds", budget="").pairs[0].verdict == verdict
+
+
+def test_a_few_examples_apart_prove_no_difference() -> None:
+    right = np.ones((2, 5, 2, 12))
+    right[1, ..., :3] = 0
+    found = judge(on_one_test_set(right), margin=0.01, axis="work", budget="")
+    # three of twelve by chance: a sign test says p = 0.25
+    assert found.pairs[0].verdict == "undecided"
+    assert found.pairs[0].p_value is not None
+    assert found.pairs[0].p_value > 0.05
+    right[1, ..., :9] = 0
+    assert judge(on_one_test_set(right), margin=0.01, axis="work", budget="").could_be_best == ["adam"]

@@ -226,6 +226,7 @@ def make(
                 default_validation=defaults,
                 tuned_validation=tuned,
                 winners=winners,
+                typical=0,
                 trials=rows,
                 curves=curves,
                 best_of_k=curve,
@@ -295,7 +296,7 @@ def make(
     }
     labels = list(classes) if classes is not None else [str(i) for i in range(10)]
     return Results(
-        schema_version=1,
+        schema_version=2,
         thalweg="0.1.0",
         command="thalweg race --data digits --model mlp:64,32 --trials 16 --seed 7",
         data=DataInfo(
@@ -365,11 +366,14 @@ def make(
         verdict=Verdict(
             sentence=sentence,
             winner=winner,
+            winner_mean=None,
             work=AxisVerdict(
                 axis="work",
                 budget=f"{steps} steps of 32 examples: {3 * steps} units of work each",
                 could_be_best=leaders,
                 pairs=pairs,
+                overlap=0.25,
+                holds_up_to=0.45,
                 method="corrected resampled t over 5 splits, Hsu's comparison with the best, level 95 %",
             ),
             withdrawn=withdrawn,
@@ -402,6 +406,8 @@ def make(
                     budget="0.086 s of steps run alone",
                     could_be_best=leaders[:2],
                     pairs=pairs,
+                    overlap=0.25,
+                    holds_up_to=None,
                     method="the same, on scores at equal seconds",
                 )
                 if seconds_axis
@@ -437,7 +443,16 @@ def _pair(
         verdict = (
             "undecided" if a.mean is None and b.mean is None else "worse" if a.mean is None else "better"
         )
-        return Pair(a=a.name, b=b.name, difference=None, low=None, high=None, p_value=None, verdict=verdict)
+        return Pair(
+            a=a.name,
+            b=b.name,
+            difference=None,
+            low=None,
+            high=None,
+            p_value=None,
+            verdict=verdict,
+            holds_up_to=None,
+        )
     difference = (a.mean - b.mean) * (1 if higher else -1)
     half = margin * float(random.uniform(0.4, 1.4))
     low, high = difference - half, difference + half
@@ -458,4 +473,5 @@ def _pair(
         high=high,
         p_value=min(1.0, half / (1e-9 + abs(difference)) * 0.05),
         verdict=verdict,
+        holds_up_to=0.45 if verdict != "undecided" else None,
     )

@@ -185,9 +185,7 @@ def _standing(rows: Sequence[LeaderboardRow], metric: str) -> Table:
 
 
 def _final_table(results: Results) -> Table:
-    table = _table(
-        "optimizer", f"test {results.plan.metric}", "95 % interval", "diverged", "setting (first split)"
-    )
+    table = _table("optimizer", f"test {results.plan.metric}", "95 % interval", "diverged", "typical setting")
     best = set(results.verdict.work.could_be_best)
     sign = -1 if results.plan.higher_is_better else 1
     ranked = sorted(results.optimizers, key=lambda o: math.inf if o.mean is None else sign * o.mean)
@@ -213,8 +211,15 @@ def _diverged_words(optimizer: OptimizerResult) -> str:
 
 
 def _winner_words(optimizer: OptimizerResult) -> str:
-    """The winning setting of the first split; the report shows those of all."""
-    return printable(_setting_words(optimizer.winners[0].setting)) if optimizer.winners else ""
+    """The winning setting that is most like those of the other splits; the report shows all."""
+    return next(
+        (
+            printable(_setting_words(winner.setting))
+            for winner in optimizer.winners
+            if winner.replicate == optimizer.typical
+        ),
+        "",
+    )
 
 
 def _time_words(results: Results) -> str:

@@ -12,17 +12,22 @@ from thalweg.errors import option
 from thalweg.racing import statistics
 from thalweg.racing.results import AxisVerdict, ReplicateWinner, Warning_
 from thalweg.racing.verdict import Evidence
-from thalweg.racing.wording import listed, spoken_difference
+from thalweg.racing.wording import listed, spoken_difference, spoken_score
 
 __all__ = ["warnings"]
 
 _SPLITS_TO_JUDGE_BY = 3
+# more are no advice
+_MOST_SPLITS = 100
+# typical distances from the median, beyond which a run is no usual one
+_FAR = 20
 
 
 def warnings(
     evidence: Evidence,
     verdict: AxisVerdict,
     *,
+    winner_mean: float | None,
     metric: str,
     margin: float,
     trials: int,
@@ -36,12 +41,16 @@ def warnings(
 
     Codes: ``data`` (what the data itself may mislead by), ``out-of-time`` (the clock cut the plan),
     ``edge`` (an optimizer's best setting lies at an end of its space in at least half the replicates),
-    ``adam-behind-momentum``, ``diverged``, ``too-few-splits``, ``too-few-test-examples``,
-    ``test-looks`` (this test data has been scored before), ``scope`` (always).
+    ``adam-behind-momentum``, ``diverged``, ``collapsed`` (a run far below the others of its optimizer),
+    ``one-example`` (optimizers agree more closely than one test example can show),
+    ``too-few-splits``, ``too-few-test-examples``, ``winner-mean`` (what being picked as the highest adds),
+    ``rare-failures`` (what so few runs can't show), ``test-looks`` (this test data has been scored before),
+    ``scope`` (always).
 
     Args:
         evidence: what ``verdict`` was made of.
         verdict: at equal work.
+        winner_mean: of the verdict.
         metric: its name.
         margin: as for :func:`thalweg.racing.verdict.judge`.
         trials: settings an optimizer.
@@ -57,7 +66,11 @@ def warnings(
         *_edges(winners),
         *_adam(verdict),
         *_diverged(evidence),
+        *_collapsed(evidence, metric),
+        *_one_example(evidence),
         *_too_few(evidence, verdict, metric, margin),
+        *_winner_mean(evidence, verdict, winner_mean, metric),
+        *_rare_failures(evidence, verdict),
         *_looks(test_looks),
         Warning_(
             code="scope",
@@ -131,6 +144,85 @@ def _diverged(evidence: Evidence) -> list[Warning_]:
     ]
 
 
+def _collapsed(evidence: Evidence, metric: str) -> list[Warning_]:
+    """Runs that ended far below what is usual for their optimizer, without diverging."""
+    usual = np.array(
+        [np.median(runs[~np.isnan(runs)]) if (~np.isnan(runs)).any() else np.nan for runs in evidence.scores]
+    )
+    below = evidence.sign * (usual[:, None, None] - evidence.scores)
+    typical = float(np.nanmedian(np.abs(below))) if not np.isnan(below).all() else 0.0
+    if typical == 0:
+        return []
+    found = []
+    for name, runs, middle, short in zip(evidence.names, evidence.scores, usual, below, strict=True):
+        # about 13 standard deviations of a normal score
+        lost = np.nan_to_num(short) > _FAR * typical
+        if not 0 < 2 * lost.sum() < lost.size:
+            continue
+        worst = runs[lost][int(np.argmax(short[lost]))]
+        found.append(
+            Warning_(
+                code="collapsed",
+                optimizer=name,
+                text=f"{name} ended far from its usual score in {int(lost.sum())} of {lost.size} "
+                f"confirmation runs ({spoken_score(float(worst), metric)} at worst, usually "
+                f"{spoken_score(float(middle), metric)}), and its mean depends on how often that happens",
+            )
+        )
+    return found
+
+
+def _one_example(evidence: Evidence) -> list[Warning_]:
+    a, b = np.triu_indices(len(evidence.names), 1)
+    count = int(evidence.contrasts.floored[a, b].sum())
+    if not count:
+        return []
+    pairs = "the pair agrees" if len(a) == 1 else f"{count} of {len(a)} pairs agree"
+    return [
+        Warning_(
+            code="one-example",
+            text=f"{pairs} more closely than one of {evidence.n_test} test examples can show, so one "
+            f"example's worth is taken for the spread; a larger test set would show more",
+        )
+    ]
+
+
+def _winner_mean(
+    evidence: Evidence, verdict: AxisVerdict, winner_mean: float | None, metric: str
+) -> list[Warning_]:
+    leader = verdict.could_be_best[0]
+    mean = evidence.sign * float(evidence.contrasts.means[evidence.names.index(leader)])
+    if winner_mean is None or math.isnan(mean):
+        return []
+    corrected = spoken_score(winner_mean, metric)
+    if corrected == spoken_score(mean, metric):
+        return []
+    return [
+        Warning_(
+            code="winner-mean",
+            optimizer=leader,
+            text=f"{leader}'s mean of {spoken_score(mean, metric)} was picked as the best of several, and "
+            f"part of that is luck: without it, expect about {corrected}",
+        )
+    ]
+
+
+def _rare_failures(evidence: Evidence, verdict: AxisVerdict) -> list[Warning_]:
+    """What n runs without a failure leave room for: a failure in ``1 - 0.05**(1/n)`` of all runs."""
+    if len(verdict.could_be_best) == len(evidence.names):
+        return []
+    runs = evidence.scores[0].size
+    share = 100 * (1 - 0.05 ** (1 / runs))
+    return [
+        Warning_(
+            code="rare-failures",
+            text=f"{runs} confirmation {'run' if runs == 1 else 'runs'} of an optimizer can miss a "
+            f"failure that hits up to {share:.0f} % of its runs; whoever fails that often is worse than its "
+            f"mean here",
+        )
+    ]
+
+
 def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: float) -> list[Warning_]:
     """How many splits, or test examples, would settle the undecided pairs if they were equal."""
     names = evidence.names
@@ -142,18 +234,22 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
     replicates = evidence.replicates
     if not undecided or margin <= 0 or replicates < 2:
         return []
-    variance = float(np.median([evidence.contrasts.variances[pair] for pair in undecided]))
-    dof = float(np.median([evidence.contrasts.dof[pair] for pair in undecided]))
-    if evidence.fixed_test:
-        # the bootstrap's degrees of freedom say which part of the variance is due to replicates
-        part = variance * math.sqrt((replicates - 1) / dof)
+    contrasts = evidence.contrasts
+    # as in the test of equivalence: at least the variance of two that differ by the margin
+    least = margin * contrasts.example
+    variance = max(least, float(np.median([contrasts.variances[pair] for pair in undecided])))
+    if evidence.overlap is None:
+        part = float(np.median([contrasts.replicate_variances[pair] for pair in undecided]))
+        part = min(max(part, 1e-9 * variance), variance)
         sd, ratio = math.sqrt(part * replicates), (variance / part - 1) / replicates
     else:
-        ratio = evidence.n_test / evidence.n_train
-        sd = math.sqrt(variance / (1 / replicates + ratio))
+        ratio = evidence.overlap / (1 - evidence.overlap)
+        sd = math.sqrt(variance / statistics.correction(replicates, evidence.overlap))
+    if variance == 0:
+        return []
     count = f"{len(undecided)} of {len(verdict.pairs)} pairs are" if len(verdict.pairs) > 1 else "the pair is"
     start = f"{count} undecided at a margin of {spoken_difference(margin, metric)}"
-    needed = statistics.replicates_needed(sd, margin, ratio=ratio)
+    needed = statistics.replicates_needed(sd, margin, ratio=ratio, most=_MOST_SPLITS)
     if needed is None and replicates < _SPLITS_TO_JUDGE_BY:
         # one or two differences say next to nothing about their spread, nor then about what is needed
         return [

@@ -11,6 +11,8 @@ import torch
 
 from thalweg import __version__, recipe
 from thalweg.racing import assemble, cautions, verdict, winner
+from thalweg.racing.initializations import DEFAULT, SEARCHED
+from thalweg.racing.ranges import ranges
 from thalweg.racing.records import PoolRecord, ReplicateRecord
 from thalweg.racing.results import (
     SCHEMA_VERSION,
@@ -23,7 +25,7 @@ from thalweg.racing.results import (
     Timing,
 )
 from thalweg.racing.setup import Setup
-from thalweg.racing.tuning import best_of_k
+from thalweg.racing.tuning import best_of_k, medoid
 from thalweg.racing.verdict import Evidence
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import environment
@@ -69,6 +71,13 @@ def build_results(
     judged = verdict.judge(evidence, margin=plan.margin, axis="work", budget=passes)
     elimination = assemble.elimination(records, plan)
     winners = {name: assemble.replicate_winners(assemble.pool_of(records, name)) for name in plan.optimizers}
+    concluded = verdict.conclude(
+        evidence,
+        judged,
+        metric=plan.metric,
+        margin=plan.margin,
+        regrets=[audit.regret for audit in elimination.audits],
+    )
     by_clock, scores_by_clock = _at_equal_seconds(setup, plan, records, step_seconds, evidence)
     return Results(
         schema_version=SCHEMA_VERSION,
@@ -80,17 +89,12 @@ def build_results(
         engine=engine,
         machine=_machine(setup.options.device),
         optimizers=[_optimizer(name, setup, plan, records, evidence) for name in plan.optimizers],
-        verdict=verdict.conclude(
-            evidence,
-            judged,
-            metric=plan.metric,
-            margin=plan.margin,
-            regrets=[audit.regret for audit in elimination.audits],
-        ),
+        verdict=concluded,
         elimination=elimination,
         warnings=cautions.warnings(
             evidence,
             judged,
+            winner_mean=concluded.winner_mean,
             metric=plan.metric,
             margin=plan.margin,
             trials=plan.trials,
@@ -138,11 +142,26 @@ def _weigh(
         higher_is_better=plan.higher_is_better,
         n_train=sizes["train"] + sizes["validation"],
         n_test=sizes["test"],
-        resolution=1 / sizes["test"] if plan.metric in ("accuracy", "balanced-accuracy") else 0.0,
+        resolution=_one_example(setup, plan),
         resample=resample,
         same_test_as=same_test_as,
         seed=plan.seed,
     )
+
+
+def _one_example(setup: Setup, plan: PlanInfo) -> float:
+    """By how much one test example can change a replicate's score; 0 where scores are continuous.
+
+    Of balanced accuracy and of the area under the curve, which average over classes, one of the rarest class.
+    """
+    targets = setup.first.test.targets
+    if plan.metric not in ("accuracy", "balanced-accuracy", "auc"):
+        return 0.0
+    if plan.metric == "accuracy" or targets is None:
+        return 1 / setup.data_info.split_sizes["test"]
+    counts = torch.unique(targets, return_counts=True)[1]
+    classes = len(counts) if plan.metric == "balanced-accuracy" else 1
+    return 1 / float(classes * counts.min())
 
 
 def _resample(
@@ -206,6 +225,7 @@ def _optimizer(
             assemble.rerun_mean(pool, pool.winner) for pool in pools if pool.winner is not None
         ],
         winners=assemble.replicate_winners(pools),
+        typical=pools[_typical(setup, plan, pools)].replicate,
         trials=trials,
         curves=assemble.curves(pools),
         best_of_k=best_of_k(
@@ -237,18 +257,35 @@ def _machine(device: str) -> MachineInfo:
     )
 
 
-def winning_pool(results: Results, records: Sequence[ReplicateRecord]) -> PoolRecord:
-    """Return the pool whose winner becomes the recipe: the leader's, where its reruns validated best."""
+def _typical(setup: Setup, plan: PlanInfo, pools: Sequence[PoolRecord]) -> int:
+    """Which of one optimizer's pools has the winner that is most like those of the others."""
+    entry = setup.entries[pools[0].optimizer]
+    searched = ranges(entry.hyperparameters, plan.spaces[entry.name])
+    points: list[Mapping[str, float | str]] = []
+    preference = []
+    for pool in pools:
+        assert pool.winner is not None
+        setting = pool.winner.setting
+        defaults = {number.name: number.default for number in entry.hyperparameters}
+        point: dict[str, float | str] = {"schedule": setting.schedule}
+        for name, span in searched.items():
+            point[name] = span.place(float(setting.hyperparameters.get(name, defaults[name])))
+        begins = str(setting.initialization.get("scheme", DEFAULT))
+        point["initialization"] = begins
+        for name, span in ranges(SEARCHED[begins], plan.initializations.get(begins, {})).items():
+            if name in setting.initialization:
+                point[f"{begins}.{name}"] = span.place(float(setting.initialization[name]))
+        points.append(point)
+        mean = assemble.rerun_mean(pool, pool.winner)
+        preference.append(float("-inf") if mean is None else mean if plan.higher_is_better else -mean)
+    return medoid(points, preference)
+
+
+def winning_pool(setup: Setup, results: Results, records: Sequence[ReplicateRecord]) -> PoolRecord:
+    """Return the pool whose winner becomes the recipe: the leader's, where its typical setting won."""
     name = results.verdict.winner or results.verdict.work.could_be_best[0]
     pools = assemble.pool_of(records, name)
-    better = 1.0 if results.plan.higher_is_better else -1.0
-
-    def place(pool: PoolRecord) -> float:
-        assert pool.winner is not None
-        mean = assemble.rerun_mean(pool, pool.winner)
-        return float("-inf") if mean is None else better * mean
-
-    return max(pools, key=place)
+    return pools[_typical(setup, results.plan, pools)]
 
 
 def write_winner(
@@ -256,8 +293,10 @@ def write_winner(
 ) -> bool:
     """Write ``winner.toml`` and ``winner.py``; return whether the race can be spelled as a recipe at all.
 
-    Model, data, loss and metric given as Python objects can't be; a script can't be written for some of
-    the rest either, and is then left out.
+    The setting is the winner's most typical one: of those that won its pools, the one that is most like the
+    others on the scales on which they were searched. With its split and the seed of its first confirmation
+    run the recipe makes that very run again. Model, data, loss and metric given as Python objects can't be
+    spelled; a script can't be written for some of the rest either, and is then left out.
     """
     options, plan = setup.options, results.plan
     spelled = (
@@ -266,7 +305,7 @@ def write_winner(
         (options.loss, str | None),
         (options.metric, str | None),
     )
-    pool = winning_pool(results, records)
+    pool = winning_pool(setup, results, records)
     if not all(isinstance(value, kind) for value, kind in spelled) or pool.winner is None:
         return False
     setting = pool.winner.setting

@@ -44,7 +44,7 @@ __all__ = [
     "schema",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Record(BaseModel):
@@ -222,7 +222,11 @@ class ComputeInfo(_Record):
 
 
 class OptimizerResult(_Record):
-    """Everything about one optimizer. ``mean`` and the interval are ``None`` where a run diverged."""
+    """Everything about one optimizer. ``mean`` and the interval are ``None`` where a run diverged.
+
+    The intervals from ``low`` to ``high`` hold for all optimizers at once, at 95 %. ``typical`` is the
+    replicate whose winning setting is most like those of the others.
+    """
 
     name: str
     title: str
@@ -233,6 +237,7 @@ class OptimizerResult(_Record):
     default_validation: list[float | None]
     tuned_validation: list[float | None]
     winners: list[ReplicateWinner]
+    typical: int
     trials: list[Trial]
     curves: list[Curve]
     best_of_k: BestOfK
@@ -246,6 +251,9 @@ class Pair(_Record):
     """Two optimizers compared: ``difference`` is a minus b in the metric, positive when a is better.
 
     ``verdict`` reads: a is ``better``, ``worse``, ``equivalent`` (within the margin) or ``undecided``.
+    ``p_value`` is ``None`` where all runs of one diverged and none of the other, and so nothing was tested.
+    ``holds_up_to`` is the largest correlation between splits, up to 0.6, at which it would still be said;
+    ``None`` where nothing is, and with a fixed test set.
     """
 
     a: str
@@ -255,11 +263,14 @@ class Pair(_Record):
     high: float | None
     p_value: float | None
     verdict: Literal["better", "worse", "equivalent", "undecided"]
+    holds_up_to: float | None
 
 
 class AxisVerdict(_Record):
-    """The verdict on one axis: which optimizers could be the best, and every pair.
+    """The verdict on one axis: every pair, and which optimizers could be the best: nobody is better.
 
+    ``overlap`` is the correlation between splits that it assumes; ``holds_up_to`` the largest at which each
+    of the others would still be behind somebody, and equals still be equal; ``None`` with a fixed test set.
     ``axis`` is ``"work"`` (equal number of passes) or ``"seconds"`` (equal wall-clock of steps run alone).
     """
 
@@ -267,17 +278,22 @@ class AxisVerdict(_Record):
     budget: str
     could_be_best: list[str]
     pairs: list[Pair]
+    overlap: float | None
+    holds_up_to: float | None
     method: str
 
 
 class Verdict(_Record):
     """One sentence, the verdict at equal work, and whether it had to be withdrawn.
 
+    ``winner_mean`` is the winner's mean test score less what being picked as the highest adds to it.
+
     The verdict at equal seconds depends on this machine's clock, so it stands in ``Timing.verdict``.
     """
 
     sentence: str
     winner: str | None
+    winner_mean: float | None
     work: AxisVerdict
     withdrawn: bool
     withdrawn_reason: str | None

@@ -1,4 +1,4 @@
-"""What a race's scores prove: which optimizers could be the best, and how any two compare.
+"""What a race's scores prove: how any two optimizers compare, and with it which could be the best.
 
 Everything here is oriented: bigger is better (the caller turns a loss round once, at the door).
 
@@ -7,59 +7,80 @@ first. :class:`Contrasts` holds, for every two optimizers, the difference of the
 that variance's degrees of freedom, from one of two sources:
 
 - :func:`split_contrasts`: every replicate has its own test split. Training sets overlap, so replicates
-  aren't independent, and the variance of a mean difference is ``(1/J + n_test/n_train) * s**2``, the
-  corrected resampled t of Nadeau and Bengio (2003).
+  aren't independent. Where scores of two splits correlate by r, a mean difference has the variance
+  ``(1/J + r/(1 - r)) * s**2`` (Nadeau and Bengio 2003). They take r = n_test/(n_train + n_test); a race
+  takes at least 1/4 (:func:`overlap`).
 - :func:`thalweg.racing.bootstrap.bootstrap_contrasts`: one test set for all. Test examples and replicates
   are resampled together.
 
-**The best.** :func:`could_be_best` compares each optimizer with its rivals one-sidedly, as Hsu's multiple
-comparisons with the best does, on per-pair variances (valid when optimizers vary differently and are
-correlated through shared splits), with two refinements that buy power where five splits have little:
+**One inference.** :func:`compare_pairs` judges every two optimizers, and who could be the best follows from
+it: those that nobody is better than. It steps down:
 
-- *Moderation* (Smyth 2004): each pair's variance is averaged with the median variance of all pairs, which
-  counts as much as one more replicate, in value and in degrees of freedom. A median, because one
-  optimizer that is wild from split to split must not blur the rest.
-- *Step-down*: who is excluded no longer counts as a rival nor for the median, and the rest is compared
-  again, until nothing changes. An optimizer that is far behind so costs the leaders no power.
+1. Of the m optimizers left, every two are compared at once, by the studentized range of m (Tukey) with a
+   variance and degrees of freedom of the pair's own (Games and Howell 1976), since optimizers vary
+   differently and are correlated through shared splits.
+2. Whoever is worse than another leaves, and the rest is compared again with the smaller range, until
+   nobody leaves. An optimizer that is far behind so costs the leaders no power.
 
-The set holds the best optimizer at the stated rate: at the first step each optimizer is tested against its
-m - 1 rivals at ``alpha/(m - 1)``, and the last two left are compared by a plain paired t. That the steps
-between keep the level is shown by simulation (docs/verdict.md has the table, and what it was chosen over).
+All tied bests together are put behind at most 5 % of the time: while they are still m or more, the largest
+of their t exceeds the range's critical value at that rate. That the steps between keep the level is shown
+by simulation (docs/verdict.md).
 
-References: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003). Hsu,
-"Multiple comparisons" (1996). Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Holm, Scand. J. Stat. 6
-(1979). Schuirmann, J. Pharmacokin. Biopharm. 15 (1987), two one-sided tests. Conover and Iman, Am. Stat. 35
-(1981), rank transformation.
+*Moderation* (Smyth 2004): each pair's variance is averaged with the median variance of all pairs, which
+counts as much as one more replicate; a median, because one optimizer that is wild from split to split must
+not blur the rest. In degrees of freedom it counts half a replicate, since optimizers may vary differently:
+with a whole one, two or three splits miss the best in up to 9 % of races. No claim rests on what other
+pairs lent: a pair's own t test has to agree at the unadjusted level.
+
+References: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003). Games
+and Howell, J. Educ. Stat. 1 (1976). Hochberg and Tamhane, "Multiple comparison procedures" (1987), step-down
+tests on ranges. Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Schuirmann, J. Pharmacokin. Biopharm. 15
+(1987), two one-sided tests. Tango, Stat. Med. 17 (1998), equivalence of paired proportions by the variance at
+the margin. Conover and Iman, Am. Stat. 35 (1981), rank transformation.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 __all__ = [
+    "MOST_OVERLAP",
     "Comparison",
     "Contrasts",
     "PairVerdict",
     "compare_pairs",
     "correction",
     "could_be_best",
+    "holds_up_to",
     "interval",
+    "overlap",
+    "range_quantile",
+    "range_tail",
     "rank_scores",
     "replicates_needed",
+    "shrunk_winner",
     "split_contrasts",
 ]
 
 Array = NDArray[np.float64]
 PairVerdict = Literal["better", "worse", "equivalent", "undecided"]
 
-# the median pair lends each pair as much as one more replicate
+MOST_OVERLAP = 0.6
+"""Verdicts say up to which correlation between splits they hold; beyond this nobody is told."""
+
+_LEAST_OVERLAP = 0.25
+_STEP = 0.05
+# the median pair lends each pair as much as one more replicate, and half of its degrees of freedom
 _LENT = 1.0
+_LENT_DOF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +93,12 @@ class Contrasts:
         mean_dof: degrees of freedom of those, [P].
         variances: variance of ``means[p] - means[q]``, symmetric, [P, P].
         dof: degrees of freedom of those, [P, P].
+        mean_replicate_variances: the part of ``mean_variances`` that is due to replicates, [P].
+        replicate_variances: likewise of ``variances``, [P, P].
+        example: by how much one test example moves a difference of means, in effect; 0 where scores are
+            continuous.
+        floored: whether two optimizers agreed more closely than one test example can show, so that their
+            variance is that of one example, [P, P].
     """
 
     means: Array
@@ -79,11 +106,26 @@ class Contrasts:
     mean_dof: Array
     variances: Array
     dof: Array
+    mean_replicate_variances: Array
+    replicate_variances: Array
+    example: float
+    floored: NDArray[np.bool_]
 
     @property
     def differences(self) -> Array:
         """``means[p] - means[q]``, [P, P]."""
         return self.means[:, None] - self.means[None, :]
+
+    def stretched(self, factor: float) -> Contrasts:
+        """Return the same with all variances multiplied."""
+        return replace(
+            self,
+            mean_variances=factor * self.mean_variances,
+            variances=factor * self.variances,
+            mean_replicate_variances=factor * self.mean_replicate_variances,
+            replicate_variances=factor * self.replicate_variances,
+            example=factor * self.example,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +134,9 @@ class Comparison:
 
     Attributes:
         difference: mean of ``a`` minus mean of ``b``; ``None`` where one of them diverged.
-        low, high: interval of the difference, adjusted for the number of pairs; ``None`` likewise.
-        p_value: two-sided, adjusted for the number of pairs.
+        low, high: interval of the difference, adjusted for all that were compared; ``None`` likewise.
+        p_value: two-sided, adjusted for all that were compared in the last step in which this pair was;
+            ``None`` where nothing had to be tested: all runs of one diverged, and none of the other.
         verdict: of ``a``.
     """
 
@@ -105,23 +148,44 @@ class Comparison:
     p_value: float | None
     verdict: PairVerdict
 
+    @property
+    def loser(self) -> int | None:
+        """The worse of the two, where one is."""
+        return {"better": self.b, "worse": self.a}.get(self.verdict)
 
-def correction(replicates: int, n_train: int, n_test: int) -> float:
-    """Return the variance factor of the corrected resampled t, ``1/J + n_test/n_train``.
+
+def overlap(n_train: int, n_test: int) -> float:
+    """Return the correlation between splits that a verdict assumes, ``max(n_test/(n_train + n_test), 1/4)``.
 
     Args:
-        replicates: number of splits J, at least 1.
         n_train: examples that the procedure learns from in one split, those for validation included.
         n_test: test examples in one split.
 
-    >>> correction(5, n_train=800, n_test=200)
+    >>> overlap(800, 200), overlap(600, 400)
+    (0.25, 0.4)
+
+    Source: Nadeau and Bengio (2003), section 3. Deviation: never less than 1/4. Theirs is a guess as well,
+    and for one split in five, 0.2, a verdict that is right at just that loses its level at a little more.
+    """
+    assert n_train >= 1
+    return max(n_test / (n_train + n_test), _LEAST_OVERLAP)
+
+
+def correction(replicates: int, correlation: float) -> float:
+    """Return the variance factor of the corrected resampled t, ``1/J + r/(1 - r)``.
+
+    Args:
+        replicates: number of splits J, at least 1.
+        correlation: r, of scores of the same optimizer between splits, 0 to below 1.
+
+    >>> correction(5, 0.2)
     0.45
 
-    Source: Nadeau and Bengio (2003), section 3, with n2/n1 the ratio of test to training examples.
+    Source: Nadeau and Bengio (2003), section 3.
     """
     assert replicates >= 1
-    assert n_train >= 1
-    return 1 / replicates + n_test / n_train
+    assert 0 <= correlation < 1
+    return 1 / replicates + correlation / (1 - correlation)
 
 
 def split_contrasts(scores: ArrayLike, factor: float, *, resolution: float = 0.0) -> Contrasts:
@@ -132,20 +196,23 @@ def split_contrasts(scores: ArrayLike, factor: float, *, resolution: float = 0.0
     Args:
         scores: score of each optimizer in each replicate, seeds averaged, [P, J]; NaN where one diverged.
         factor: from :func:`correction`.
-        resolution: the smallest step by which one replicate's score can change (accuracy: one over the
+        resolution: by how much one test example can change one replicate's score (accuracy: one over the
             number of test examples): five splits that happen to agree don't prove more than that.
 
     Returns:
         Contrasts with J - 1 degrees of freedom; a single replicate has infinite variances.
 
-    >>> both = split_contrasts([[0.9, 0.8, 0.9], [0.7, 0.7, 0.7]], correction(3, 90, 30))
+    >>> both = split_contrasts([[0.9, 0.8, 0.9], [0.7, 0.7, 0.7]], correction(3, 0.25))
     >>> round(float(both.differences[0, 1]), 4), round(float(both.variances[0, 1]), 6)
     (0.1667, 0.002222)
     """
     y = np.asarray(scores, dtype=np.float64)
     optimizers, replicates = y.shape
+    floored = np.zeros((optimizers, optimizers), dtype=bool)
     if replicates > 1:
-        variances = factor * np.maximum(np.var(y[:, None] - y[None], axis=-1, ddof=1), resolution**2)
+        spread = np.var(y[:, None] - y[None], axis=-1, ddof=1)
+        floored = spread < resolution**2
+        variances = factor * np.maximum(spread, resolution**2)
         own = factor * np.maximum(np.var(y, axis=-1, ddof=1), resolution**2)
     else:
         variances = np.full((optimizers, optimizers), np.inf)
@@ -157,6 +224,10 @@ def split_contrasts(scores: ArrayLike, factor: float, *, resolution: float = 0.0
         mean_dof=np.full(optimizers, dof),
         variances=variances,
         dof=np.full((optimizers, optimizers), dof),
+        mean_replicate_variances=own,
+        replicate_variances=variances,
+        example=factor * resolution,
+        floored=floored,
     )
 
 
@@ -182,51 +253,22 @@ def rank_scores(scores: ArrayLike) -> Array:
     return np.where(diverged, 1.0, ranks)
 
 
-def could_be_best(contrasts: Contrasts, ranked: Contrasts | None = None, *, level: float = 0.95) -> list[int]:
-    """Return the optimizers that could be the best: the set holds the best one at the stated rate.
-
-    With M the optimizers left, m of them, p is excluded when for some rival q in M
-
-        ``(mean_q - mean_p) / sqrt(v_qp) > t(1 - (1 - level)/(m - 1))``
-
-    where, for m > 2, ``v = (dof * variance + median) / (dof + 1)`` with the median over all pairs in M,
-    and t has ``dof + 1`` degrees of freedom; for m = 2 the variance is the pair's own. Repeated until
-    nobody is excluded. The module's docstring says why, docs/verdict.md how well.
+def could_be_best(comparisons: Sequence[Comparison], optimizers: int) -> list[int]:
+    """Return the optimizers that nobody is better than: all that are truly best are among them, at 95 %.
 
     Args:
-        contrasts: differences in score; optimizers with a NaN mean are judged by ``ranked``.
-        ranked: the same from :func:`rank_scores`; needed when any mean is NaN.
-        level: probability that the best is in the set.
+        comparisons: from :func:`compare_pairs`.
+        optimizers: how many there are.
 
     Returns:
         Indices in ascending order; never empty.
 
     >>> y = [[9.0, 9.2, 8.9, 9.1, 9.0], [9.1, 9.0, 9.0, 9.0, 9.1], [5.0, 5.4, 5.2, 5.1, 4.9]]
-    >>> could_be_best(split_contrasts(y, correction(5, 80, 20)))
+    >>> could_be_best(compare_pairs(split_contrasts(y, correction(5, 0.25)), margin=0.0), 3)
     [0, 1]
     """
-    left = np.arange(len(contrasts.means))
-    while len(left) > 1:
-        p_values = _one_sided(contrasts, ranked, left)
-        excluded = (p_values * (len(left) - 1) < 1 - level).any(axis=0)
-        if not excluded.any():
-            break
-        if excluded.all():
-            # scores and ranks together can beat each other in a circle; then nothing is proven
-            break
-        left = left[~excluded]
-    return [int(index) for index in left]
-
-
-def _one_sided(contrasts: Contrasts, ranked: Contrasts | None, members: NDArray[np.int64]) -> Array:
-    """P-values [m, m] that row isn't better than column; by rank where there is no score."""
-    t, dof = _t_statistics(contrasts, members)
-    if ranked is not None:
-        by_rank, dof_by_rank = _t_statistics(ranked, members)
-        missing = np.isnan(t)
-        t, dof = np.where(missing, by_rank, t), np.where(missing, dof_by_rank, dof)
-    assert not np.isnan(t).any(), "a diverged run needs ranks"
-    return _tail(t, dof)
+    losers = {comparison.loser for comparison in comparisons}
+    return [index for index in range(optimizers) if index not in losers]
 
 
 def _t_statistics(
@@ -251,73 +293,203 @@ def _moderated(contrasts: Contrasts, members: NDArray[np.int64]) -> tuple[Array,
     pairs = pairs[~np.isnan(pairs)]
     if len(pairs) < 2 or np.isinf(pairs).any():
         return variances, dof
-    return (dof * variances + _LENT * np.median(pairs)) / (dof + _LENT), dof + _LENT
+    return (dof * variances + _LENT * np.median(pairs)) / (dof + _LENT), dof + _LENT_DOF
 
 
 def compare_pairs(
-    contrasts: Contrasts, ranked: Contrasts | None = None, *, margin: float, level: float = 0.95
+    contrasts: Contrasts,
+    ranked: Contrasts | None = None,
+    *,
+    margin: float,
+    level: float = 0.95,
+    failed: Sequence[bool] | None = None,
 ) -> list[Comparison]:
     """Judge every two optimizers: better, worse, equivalent within the margin, or undecided.
 
-    - *Equivalent*: two one-sided t tests at 5 %: the 90 % interval on the pair's own variance lies within
-      ``[-margin, margin]``. Not adjusted: each pair's own claim is wrong at most 5 % of the time.
-    - *Better, worse* otherwise: the adjusted p-value is at most 5 %. It is the larger of Holm's adjusted
-      p-value over all pairs, on moderated variances, and the pair's own t test; so any wrong claim of a
-      difference among all the pairs happens at most 5 % of the time, and no claim rests on what other
-      pairs lent. The interval shown goes with it: it excludes zero when the p-value is under 5 %.
+    - *Equivalent*: two one-sided t tests at 5 % on the pair's own variance:
+      ``|difference| + e/2 + t * sqrt(max(variance, margin * e)) < margin`` with e what one test example
+      is worth: the variance there would be if the two differed by the margin, and half an example for
+      counting in whole ones. Not adjusted: each pair's own claim is wrong at most 5 % of the time.
+    - *Better, worse* otherwise: the adjusted p-value is at most 5 %. With M the m optimizers left, for
+      any two of them it is the larger of the tail of the studentized range,
+
+          ``P(range of m > sqrt(2) * |mean_p - mean_q| / sqrt(v))``
+
+      on the moderated variance ``v = (dof * variance + median) / (dof + 1)``, median over all pairs in M,
+      with dof + 1/2 degrees of freedom, and of the pair's own t test; for m = 2 it is the paired t test. Who
+      is worse than another leaves M, and the rest is compared again, until nobody leaves. Any wrong claim
+      among all pairs happens at most 5 % of the time. The interval shown goes with the p-value: it
+      excludes zero when that is under 5 %.
     - *Undecided* otherwise.
 
-    A pair with a diverged run is judged on ranks: no difference, no interval, never equivalent.
+    A pair with a diverged run is judged on ranks: no difference, no interval, never equivalent. An optimizer
+    none of whose runs has a score is behind all that never diverged, without a test.
 
     Args:
-        contrasts: differences in score.
-        ranked: differences in rank; needed when any mean is NaN.
+        contrasts: differences in score; optimizers with a NaN mean are judged by ``ranked``.
+        ranked: differences in rank, of :func:`rank_scores`; needed when any mean is NaN.
         margin: the largest difference that doesn't matter; with 0 nothing is ever equivalent.
-        level: of the intervals for better and worse.
+        level: 1 less the chance of a wrong difference.
+        failed: of each optimizer, whether all of its runs diverged; nobody, where it isn't said.
 
     Returns:
         One comparison for each a < b.
 
     >>> y = [[9.0, 9.2, 8.9, 9.1, 9.0], [9.1, 9.0, 9.0, 9.0, 9.1], [5.0, 5.4, 5.2, 5.1, 4.9]]
-    >>> [c.verdict for c in compare_pairs(split_contrasts(y, correction(5, 80, 20)), margin=0.3)]
+    >>> [c.verdict for c in compare_pairs(split_contrasts(y, correction(5, 0.2)), margin=0.3)]
     ['equivalent', 'better', 'better']
     """
     assert margin >= 0
     alpha = 1 - level
-    members = np.arange(len(contrasts.means))
-    a, b = np.triu_indices(len(members), 1)
-    one_sided = _one_sided(contrasts, ranked, members)
-    raw = np.minimum(1.0, 2 * np.minimum(one_sided, one_sided.T))[a, b]
-    own_t, own_dof = _t_statistics(contrasts, members, lend=False)
-    by_rank = np.isnan(own_t)
-    own = np.where(by_rank, 0.0, 2 * _tail(np.abs(own_t), own_dof))[a, b]
-    adjusted, divisors = _holm(raw, alpha)
-    p_values = np.maximum(adjusted, own)
-    lent = _moderated(contrasts, members)
+    near = _equivalent(contrasts, margin, alpha)
+    claims, p_values, sizes, lent = _step_down(contrasts, ranked, near, alpha, failed)
+    untested = _without_score(contrasts, failed)
+    own, own_dof = _own(contrasts, np.arange(len(near)))
     found = []
-    for index, (p, q) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
-        p_value = float(p_values[index])
+    for p, q in zip(*np.triu_indices(len(near), 1), strict=True):
+        p_value = None if untested[p, q] or untested[q, p] else float(p_values[p, q])
         difference = float(contrasts.differences[p, q])
         verdict: PairVerdict = "undecided"
-        if p_value <= alpha:
-            verdict = "better" if one_sided[p, q] < one_sided[q, p] else "worse"
-        if by_rank[p, q]:
-            found.append(
-                Comparison(a=p, b=q, difference=None, low=None, high=None, p_value=p_value, verdict=verdict)
-            )
-            continue
-        se, dof = math.sqrt(contrasts.variances[p, q]), float(contrasts.dof[p, q])
-        half = max(
-            _quantile(alpha / 2, dof) * se,
-            _quantile(alpha / (2 * divisors[index]), float(lent[1][p, q])) * math.sqrt(lent[0][p, q]),
-        )
-        if abs(difference) + _quantile(alpha, dof) * se < margin:
+        if near[p, q]:
             verdict = "equivalent"
-        low, high = (difference - half, difference + half) if math.isfinite(half) else (None, None)
+        elif claims[p, q] or claims[q, p]:
+            verdict = "better" if claims[p, q] else "worse"
+        shown = low = high = None
+        if not math.isnan(difference):
+            shown = difference
+            half = max(
+                _quantile(alpha / 2, own_dof[p, q]) * math.sqrt(own[p, q]),
+                range_quantile(int(sizes[p, q]), float(lent[1][p, q]), tail=alpha) * math.sqrt(lent[0][p, q]),
+            )
+            if math.isfinite(half):
+                low, high = difference - half, difference + half
         found.append(
-            Comparison(a=p, b=q, difference=difference, low=low, high=high, p_value=p_value, verdict=verdict)
+            Comparison(
+                a=int(p), b=int(q), difference=shown, low=low, high=high, p_value=p_value, verdict=verdict
+            )
         )
     return found
+
+
+def _equivalent(contrasts: Contrasts, margin: float, alpha: float) -> NDArray[np.bool_]:
+    """Whether two one-sided tests put a pair within the margin, [P, P]."""
+    variances = np.maximum(contrasts.variances, margin * contrasts.example)
+    reach = np.abs(contrasts.differences) + contrasts.example / 2
+    with np.errstate(invalid="ignore"):
+        reach = reach - special.stdtrit(contrasts.dof, alpha) * np.sqrt(variances)
+    return np.asarray(reach < margin, dtype=bool)
+
+
+def _without_score(contrasts: Contrasts, failed: Sequence[bool] | None) -> NDArray[np.bool_]:
+    """Whether row never diverged and column always did, [P, P]."""
+    sound = ~np.isnan(contrasts.means)
+    lost = np.zeros(len(sound), dtype=bool) if failed is None else np.asarray(failed, dtype=bool)
+    return np.asarray(sound[:, None] & lost[None, :], dtype=bool)
+
+
+def _step_down(
+    contrasts: Contrasts,
+    ranked: Contrasts | None,
+    near: NDArray[np.bool_],
+    alpha: float,
+    failed: Sequence[bool] | None,
+) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64], tuple[Array, Array]]:
+    """Compare all that are left until nobody leaves.
+
+    Returns:
+        Whether row is better than column, and of the last step in which the two were compared: the
+        p-value, how many were left, and the moderated variance with its degrees of freedom; all [P, P].
+    """
+    count = len(contrasts.means)
+    claims = _without_score(contrasts, failed)
+    p_values = np.ones((count, count))
+    sizes = np.full((count, count), count, dtype=np.int64)
+    variances, dofs = np.full((2, count, count), np.inf)
+    left = np.flatnonzero(~claims.any(axis=0))
+    while len(left) > 1:
+        block = np.ix_(left, left)
+        t, p = _tested(contrasts, ranked, left)
+        p_values[block], sizes[block] = p, len(left)
+        variances[block], dofs[block] = _moderated(contrasts, left)
+        better = (p <= alpha) & (t > 0) & ~near[block]
+        if better.any(axis=0).all():
+            # scores and ranks together can beat each other in a circle; then ranks prove nothing
+            better &= ~np.isnan(contrasts.differences[block])
+        claims[block] = better
+        leaving = better.any(axis=0)
+        if not leaving.any():
+            break
+        left = left[~leaving]
+    return claims, p_values, sizes, (variances, dofs)
+
+
+def _tested(
+    contrasts: Contrasts, ranked: Contrasts | None, members: NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """T statistics and two-sided p-values adjusted for all members, [m, m]; by rank where no score is."""
+    t, dof = _t_statistics(contrasts, members)
+    own_t, own_dof = _t_statistics(contrasts, members, lend=False)
+    own = 2 * _tail(np.abs(own_t), own_dof)
+    if ranked is not None:
+        by_rank, dof_by_rank = _t_statistics(ranked, members)
+        missing = np.isnan(t)
+        t, dof = np.where(missing, by_rank, t), np.where(missing, dof_by_rank, dof)
+        own = np.where(missing, 0.0, own)
+    assert not np.isnan(t).any(), "a diverged run needs ranks"
+    a, b = np.triu_indices(len(members), 1)
+    p = np.ones(t.shape)
+    p[a, b] = p[b, a] = np.maximum(range_tail(np.abs(t[a, b]), len(members), dof[a, b]), own[a, b])
+    return t, p
+
+
+def holds_up_to(
+    contrasts: Contrasts,
+    ranked: Contrasts | None,
+    comparisons: Sequence[Comparison],
+    *,
+    replicates: int,
+    correlation: float,
+    margin: float,
+    level: float = 0.95,
+    failed: Sequence[bool] | None = None,
+) -> list[float | None]:
+    """Return up to which correlation between splits each claim would still be made.
+
+    Tried in steps of 0.05, up to 0.6: the largest at which the pair's verdict is what it is, and at all
+    before it.
+
+    Args:
+        contrasts, ranked, margin, level, failed: as for :func:`compare_pairs`.
+        comparisons: what that returned.
+        replicates: number of splits.
+        correlation: that ``contrasts`` assume.
+
+    Returns:
+        A correlation for each comparison; ``None`` where it claims nothing.
+
+    >>> contrasts = split_contrasts([[9.0, 9.2, 8.9, 9.1], [8.3, 8.4, 8.4, 8.2]], correction(4, 0.25))
+    >>> pair = compare_pairs(contrasts, margin=0.01)
+    >>> holds_up_to(contrasts, None, pair, replicates=4, correlation=0.25, margin=0.01)
+    [0.6]
+    """
+    alpha = 1 - level
+    near = _equivalent(contrasts, margin, alpha)
+    held: list[float | None] = [None if one.verdict == "undecided" else correlation for one in comparisons]
+    standing = [one.verdict != "undecided" for one in comparisons]
+    step = math.floor(correlation / _STEP + 1e-9) + 1
+    while step * _STEP <= MOST_OVERLAP + 1e-9 and any(standing):
+        tried = round(step * _STEP, 2)
+        factor = correction(replicates, tried) / correction(replicates, correlation)
+        wider, wider_ranked = contrasts.stretched(factor), ranked and ranked.stretched(factor)
+        claims = _step_down(wider, wider_ranked, near, alpha, failed)[0]
+        still = _equivalent(wider, margin, alpha)
+        for index, one in enumerate(comparisons):
+            same = {"better": claims, "worse": claims.T, "equivalent": still}.get(one.verdict)
+            standing[index] = standing[index] and same is not None and bool(same[one.a, one.b])
+            if standing[index]:
+                held[index] = tried
+        step += 1
+    return held
 
 
 def _tail(t: Array, dof: Array) -> Array:
@@ -330,21 +502,61 @@ def _quantile(tail: float, dof: float) -> float:
     return float(-special.stdtrit(dof, tail))
 
 
-def _holm(p_values: Array, alpha: float) -> tuple[Array, Array]:
-    """Holm's adjusted p-values, and the divisor of alpha at which each was tested."""
-    order = np.argsort(p_values, kind="stable")
-    count = len(p_values)
-    scaled = np.minimum(1.0, np.maximum.accumulate(p_values[order] * (count - np.arange(count))))
-    first_kept = int(np.searchsorted(scaled > alpha, True))
-    adjusted, divisors = np.empty(count), np.empty(count)
-    adjusted[order] = scaled
-    divisors[order] = count - np.minimum(np.arange(count), first_kept)
-    return adjusted, divisors
+# Nodes for the studentized range: z of the least of m normals, and the share v**6 of spreads below one
+_Z, _Z_WEIGHTS = (8.0 * part for part in np.polynomial.legendre.leggauss(64))
+_V, _V_WEIGHTS = (0.5 * part for part in np.polynomial.legendre.leggauss(48))
+_SHARES = (_V + 0.5) ** 6
+_SHARE_WEIGHTS = 6 * (_V + 0.5) ** 5 * _V_WEIGHTS
+
+
+def range_tail(t: ArrayLike, m: int, dof: ArrayLike) -> Array:
+    """Return how probably the largest of all t of m equal optimizers exceeds t: the studentized range's tail.
+
+    ``P(Q > sqrt(2) * t)`` with Q the range of m standard normals over an independent
+    ``sqrt(chi2(dof)/dof)``; for m = 2 that is the two-sided tail of Student's t.
+
+    Args:
+        t: at least 0, [n].
+        m: number of optimizers, at least 2.
+        dof: degrees of freedom, positive, [n].
+
+    >>> print(f"{range_tail(3.0, 2, 4.0):.4f} {range_tail(3.0, 7, 4.0):.4f}")
+    0.0399 0.2258
+
+    scipy.stats.studentized_range says the same and takes a tenth of a second for it.
+    """
+    t, dof = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(dof, dtype=np.float64))
+    if m == 2:
+        return 2 * _tail(np.asarray(t), np.asarray(dof))
+    spreads = np.sqrt(special.chdtri(dof[..., None], 1 - _SHARES) / dof[..., None])
+    with np.errstate(invalid="ignore"):
+        width = math.sqrt(2) * np.where(t[..., None] == 0, 0.0, t[..., None] * spreads)
+    below = special.ndtr(_Z) - special.ndtr(_Z - width[..., None])
+    density = m * _Z_WEIGHTS * np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi)
+    inside = (density * below ** (m - 1)).sum(axis=-1)
+    return np.asarray(np.clip(((1 - inside) * _SHARE_WEIGHTS).sum(axis=-1), 0.0, 1.0), dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=4096)
+def range_quantile(m: int, dof: float, *, tail: float = 0.05) -> float:
+    """Return the t that the largest of all t of m equal optimizers exceeds this seldom.
+
+    >>> print(f"{range_quantile(2, 4.0):.3f} {range_quantile(7, 4.0):.3f}")
+    2.776 4.987
+    """
+    if m == 2 or not math.isfinite(dof):
+        return _quantile(tail / 2, dof)
+    low = _quantile(tail / 2, dof)
+    high = _quantile(tail / (m * (m - 1)), dof)  # Bonferroni's
+    return float(
+        optimize.brentq(lambda t: float(range_tail(t, m, dof)) - tail, low * 0.9, high * 1.1, rtol=1e-6)
+    )
 
 
 def interval(contrasts: Contrasts, index: int, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of one optimizer's mean, ``mean +- t * sqrt(variance)``.
+    """Return the interval of one optimizer's mean, ``mean +- t * sqrt(variance)``, t at 2.5 %/P.
 
+    The P intervals hold their means all at once, at 95 %, so also that of the optimizer that came out first.
     ``None`` where a run diverged or a single replicate says nothing about spread.
 
     >>> low, high = interval(split_contrasts([[1.0, 2.0, 3.0]], 1 / 3), 0)
@@ -352,8 +564,42 @@ def interval(contrasts: Contrasts, index: int, *, level: float = 0.95) -> tuple[
     -0.484 to 4.484
     """
     mean = float(contrasts.means[index])
-    half = _quantile((1 - level) / 2, contrasts.mean_dof[index]) * math.sqrt(contrasts.mean_variances[index])
+    tail = (1 - level) / (2 * len(contrasts.means))
+    half = _quantile(tail, contrasts.mean_dof[index]) * math.sqrt(contrasts.mean_variances[index])
     return (mean - half, mean + half) if math.isfinite(mean) and math.isfinite(half) else None
+
+
+def shrunk_winner(contrasts: Contrasts, best: Sequence[int]) -> float | None:
+    """Return the highest mean of those that could be the best, without what being picked adds to it.
+
+    ``c + max(0, 1 - V/S) * (highest - c)``: c and S the mean and variance of their k means, V how much means
+    of equal optimizers would vary: half the mean variance of a difference. Where they differ no more
+    than by chance, all of the lead is luck and the answer is c; one optimizer alone keeps its mean.
+
+    Args:
+        contrasts: differences in score.
+        best: who could be the best, from :func:`could_be_best`; whoever has no mean is left out.
+
+    Returns:
+        The mean; ``None`` where nobody has one.
+
+    >>> apart = split_contrasts([[9.0, 9.2, 8.9], [9.4, 9.0, 9.0]], correction(3, 0.25))
+    >>> print(f"{apart.means.max():.3f} {shrunk_winner(apart, [0, 1]):.3f}")
+    9.133 9.083
+
+    Source: the positive-part estimator of James and Stein with a moment estimate of the shrinkage, as in
+    Efron and Morris, J. Am. Stat. Assoc. 70 (1975).
+    """
+    members = [index for index in best if not math.isnan(contrasts.means[index])]
+    if not members:
+        return None
+    means = contrasts.means[members]
+    highest, centre = float(means.max()), float(means.mean())
+    spread = float(np.var(means, ddof=1)) if len(members) > 1 else 0.0
+    if spread == 0:
+        return highest
+    pairs = contrasts.variances[np.ix_(members, members)][np.triu_indices(len(members), 1)]
+    return centre + max(0.0, 1 - float(pairs.mean()) / 2 / spread) * (highest - centre)
 
 
 def replicates_needed(sd: float, margin: float, *, ratio: float, most: int = 1000) -> int | None:

@@ -1,16 +1,16 @@
-"""What tuning was worth: the best of k settings, and what stopping settings early may have cost."""
+"""What tuning was worth: the best of k settings, the typical one, and what stopping some may have cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.racing.results import BestOfK
 
-__all__ = ["best_of_k", "regret", "withdrawal"]
+__all__ = ["best_of_k", "medoid", "regret", "withdrawal"]
 
 
 def best_of_k(pools: Sequence[Sequence[float | None]], *, higher_is_better: bool) -> BestOfK:
@@ -57,6 +57,36 @@ def _chances(n: int, k: int) -> NDArray[np.float64]:
     """Chance [n] that the i-th best of n is the best of k drawn, each from the one before."""
     i = np.arange(1, n)
     return k / n * np.cumprod(np.concatenate([[1.0], np.maximum(0, n - i - k + 1) / (n - i)]))
+
+
+def medoid(points: Sequence[Mapping[str, float | str]], preference: Sequence[float]) -> int:
+    """Return the point that is most like the others: the least sum of distances to them.
+
+    The distance of two points is the sum over their names: of numbers, how far they are apart; of words, 0
+    where they are the same and else 1, as of a name that only one of them has.
+
+    Args:
+        points: numbers on the scale on which they were searched, 0 and 1 at the ends of the space.
+        preference: of each point, bigger is better; between points that are as typical it decides, then the
+            order.
+
+    >>> medoid([{"lr": 0.1}, {"lr": 0.5}, {"lr": 0.6}, {"lr": 0.9}], [0.0, 1.0, 2.0, 0.0])
+    2
+    """
+
+    def apart(a: Mapping[str, float | str], b: Mapping[str, float | str]) -> float:
+        total = 0.0
+        for name in {*a, *b}:
+            x, y = a.get(name), b.get(name)
+            if isinstance(x, str) or isinstance(y, str) or x is None or y is None:
+                total += x != y
+            else:
+                total += min(1.0, abs(x - y))
+        return total
+
+    # rounded, so that sums taken in another order don't break ties
+    sums = [round(sum(apart(a, b) for b in points), 9) for a in points]
+    return min(range(len(points)), key=lambda i: (sums[i], -preference[i], i))
 
 
 def regret(audited: float | None, best: float | None, *, higher_is_better: bool) -> float | None:

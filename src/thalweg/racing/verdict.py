@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from thalweg.racing import statistics
 from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
 from thalweg.racing.results import AxisVerdict, Pair, Verdict
-from thalweg.racing.statistics import Contrasts
+from thalweg.racing.statistics import Comparison, Contrasts
 from thalweg.racing.tuning import withdrawal
 from thalweg.racing.wording import listed, spoken_difference, spoken_range, spoken_score
 
@@ -39,6 +39,7 @@ class Evidence:
         ranked: of ranks within each replicate.
         n_train, n_test: examples to learn from and to test on, in one replicate.
         fixed_test: whether all replicates share one test set.
+        overlap: correlation between splits that ``contrasts`` assume; ``None`` with a fixed test set.
     """
 
     names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Evidence:
     n_train: int
     n_test: int
     fixed_test: bool
+    overlap: float | None
 
     @property
     def replicates(self) -> int:
@@ -59,6 +61,11 @@ class Evidence:
     def diverged(self) -> tuple[bool, ...]:
         """Whether any confirmation run diverged, by optimizer."""
         return tuple(bool(np.isnan(runs).any()) for runs in self.scores)
+
+    @property
+    def failed(self) -> tuple[bool, ...]:
+        """Whether all confirmation runs diverged, by optimizer."""
+        return tuple(bool(np.isnan(runs).all()) for runs in self.scores)
 
     def order(self, indices: Iterable[int]) -> list[int]:
         """Sort optimizers from best to worst: by mean, those with a diverged run last, by mean rank."""
@@ -88,7 +95,7 @@ def weigh(
         higher_is_better: of the metric.
         n_train: examples that a replicate learns from, those for validation included.
         n_test: test examples of a replicate.
-        resolution: the smallest step by which a score can change, averaged over seeds or not (accuracy:
+        resolution: by how much one test example can change a score, averaged over seeds or not (accuracy:
             ``1 / n_test``; 0 where scores are continuous).
         resample: for one fixed test set: given how often each test example counts, [n_test], the score of
             every run, [P * J * S], in the same order. Without it every replicate has its own test split.
@@ -107,11 +114,15 @@ def weigh(
     assert raw.shape[0] == len(names)
     sign = 1.0 if higher_is_better else -1.0
     fixed_test = resample is not None or (same_test_as is not None and same_test_as.fixed_test)
-    factor = 1 / raw.shape[1] if fixed_test else statistics.correction(raw.shape[1], n_train, n_test)
-    if resample is None:
-        contrasts = statistics.split_contrasts((sign * raw).mean(axis=-1), factor, resolution=resolution)
-        if fixed_test and same_test_as is not None:
-            contrasts = with_test_noise(contrasts, same_test_as.contrasts, raw.shape[1])
+    overlap = None if fixed_test else statistics.overlap(n_train, n_test)
+    factor = statistics.correction(raw.shape[1], overlap or 0.0)
+    means = (sign * raw).mean(axis=-1)
+    if resample is None and not fixed_test:
+        contrasts = statistics.split_contrasts(means, factor, resolution=resolution)
+    elif resample is None:
+        assert same_test_as is not None
+        alone = statistics.split_contrasts(means, factor)
+        contrasts = with_test_noise(alone, same_test_as.contrasts, raw.shape[1], n_test)
     else:
         shape = (raw.shape[0], raw.shape[1], raw.shape[2])
         diverged = np.isnan(raw).ravel()
@@ -120,7 +131,9 @@ def weigh(
             values = sign * np.asarray(resample(weights), dtype=np.float64)
             return np.where(diverged, np.nan, values)
 
-        contrasts = bootstrap_contrasts(oriented, shape, n_test, seed=seed, draws=draws)
+        contrasts = bootstrap_contrasts(
+            oriented, shape, n_test, seed=seed, draws=draws, resolution=resolution
+        )
     ranked = statistics.split_contrasts(
         # a rank is a rounded thing: uniform within one, so known to 1/sqrt(12)
         statistics.rank_scores(sign * raw),
@@ -136,11 +149,15 @@ def weigh(
         n_train=n_train,
         n_test=n_test,
         fixed_test=fixed_test,
+        overlap=overlap,
     )
 
 
 def mean_and_interval(evidence: Evidence, name: str) -> tuple[float | None, float | None, float | None]:
-    """Return an optimizer's mean score and 95 % interval, in the metric; ``None`` where a run diverged."""
+    """Return an optimizer's mean score and its interval, in the metric; ``None`` where a run diverged.
+
+    The intervals of all optimizers hold at once, at 95 %.
+    """
     index = evidence.names.index(name)
     if evidence.diverged[index]:
         return None, None, None
@@ -153,7 +170,7 @@ def mean_and_interval(evidence: Evidence, name: str) -> tuple[float | None, floa
 
 
 def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"], budget: str) -> AxisVerdict:
-    """Return which optimizers could be the best, at 95 %, best first, and the verdict on every pair.
+    """Return the verdict on every pair, and with it which optimizers could be the best, best first.
 
     Args:
         evidence: from :func:`weigh`, at equal work or at equal seconds.
@@ -161,9 +178,20 @@ def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"]
         axis: which of the two.
         budget: what was equal, in words.
     """
-    best = statistics.could_be_best(evidence.contrasts, evidence.ranked)
-    pairs = statistics.compare_pairs(evidence.contrasts, evidence.ranked, margin=margin)
-    names = evidence.names
+    contrasts, ranked, names = evidence.contrasts, evidence.ranked, evidence.names
+    pairs = statistics.compare_pairs(contrasts, ranked, margin=margin, failed=evidence.failed)
+    best = statistics.could_be_best(pairs, len(names))
+    held: list[float | None] = [None] * len(pairs)
+    if evidence.overlap is not None:
+        held = statistics.holds_up_to(
+            contrasts,
+            ranked,
+            pairs,
+            replicates=evidence.replicates,
+            correlation=evidence.overlap,
+            margin=margin,
+            failed=evidence.failed,
+        )
     return AxisVerdict(
         axis=axis,
         budget=budget,
@@ -177,25 +205,47 @@ def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"]
                 high=pair.high,
                 p_value=pair.p_value,
                 verdict=pair.verdict,
+                holds_up_to=holds,
             )
-            for pair in pairs
+            for pair, holds in zip(pairs, held, strict=True)
         ],
+        overlap=evidence.overlap,
+        holds_up_to=_least_held(pairs, held, best),
         method=_method(evidence, margin),
     )
 
 
+def _least_held(
+    pairs: Sequence[Comparison], held: Sequence[float | None], best: Sequence[int]
+) -> float | None:
+    """Up to which correlation each of the others is behind somebody, and the best are as equal as is said."""
+    behind: dict[int, float] = {}
+    equal: list[float] = []
+    for pair, holds in zip(pairs, held, strict=True):
+        if holds is None:
+            continue
+        if pair.loser is not None:
+            behind[pair.loser] = max(holds, behind.get(pair.loser, 0.0))
+        elif pair.a in best and pair.b in best:
+            equal.append(holds)
+    return min([*behind.values(), *equal], default=None)
+
+
 def _method(evidence: Evidence, margin: float) -> str:
-    if evidence.fixed_test:
-        source = f"bootstrap of {evidence.n_test} test examples and {evidence.replicates} replicates together"
-    else:
+    if evidence.overlap is None:
         source = (
-            f"corrected resampled t over {evidence.replicates} splits (variance factor "
-            f"1/{evidence.replicates} + {evidence.n_test}/{evidence.n_train})"
+            f"bootstrap of {evidence.n_test} test examples, and spread of {evidence.replicates} replicates"
+        )
+    else:
+        factor = f"1/{evidence.replicates} + {evidence.overlap:.3g}/{1 - evidence.overlap:.3g}"
+        source = (
+            f"corrected resampled t over {evidence.replicates} splits whose scores correlate by "
+            f"{evidence.overlap:.3g} (variance factor {factor})"
         )
     ranks = ", by rank where a run diverged" if any(evidence.diverged) else ""
     return (
-        f"{source}{ranks}; the set that holds the best at 95 %: step-down multiple comparisons with the best "
-        f"on moderated variances; pairs: Holm at 95 %; equivalent: two one-sided tests at 5 %, "
+        f"{source}{ranks}; all pairs at once by step-down studentized ranges on moderated variances, any "
+        f"wrong difference at 5 %; could be best: nobody is better; equivalent: two one-sided tests at 5 %, "
         f"margin {margin:g}"
     )
 
@@ -219,7 +269,8 @@ def conclude(
 
     Returns:
         ``winner`` is the best mean among those that could be the best, also where others could be too (the
-        sentence says so); ``None`` where every optimizer had a diverged confirmation run.
+        sentence says so); ``None`` where every optimizer had a diverged confirmation run. ``winner_mean`` is
+        its mean less what being picked as the highest adds (:func:`thalweg.racing.statistics.shrunk_winner`).
     """
     leader = verdict.could_be_best[0]
     averaged = not all(evidence.diverged)
@@ -231,16 +282,23 @@ def conclude(
             f"a setting that was stopped early would have beaten its pool's best ({size} better), which is "
             f"more than half the gap to the next optimizer; race again without elimination"
         )
-    sentence = (
-        f"the verdict is withdrawn: {reason}" if reason else _sentence(evidence, verdict, metric, margin)
-    )
+    sentence = f"the verdict is withdrawn: {reason}"
+    if not reason:
+        sentence = _sentence(evidence, verdict, metric, margin) + _reach(verdict)
     return Verdict(
         sentence=sentence,
         winner=leader if averaged else None,
+        winner_mean=_winner_mean(evidence, verdict),
         work=verdict,
         withdrawn=reason is not None,
         withdrawn_reason=reason,
     )
+
+
+def _winner_mean(evidence: Evidence, verdict: AxisVerdict) -> float | None:
+    best = [evidence.names.index(name) for name in verdict.could_be_best]
+    mean = statistics.shrunk_winner(evidence.contrasts, best)
+    return None if mean is None else evidence.sign * mean
 
 
 def _gap(evidence: Evidence, verdict: AxisVerdict) -> float | None:
@@ -300,6 +358,13 @@ def _sentence(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: flo
     between = f"{span}, within {close}" if len(scored) > 1 else span
     diverged = f"; of these {listed(lost)} diverged at times" if lost else ""
     return f"{listed(best)} could each be the best ({between}){diverged}; {rest} {are} behind"
+
+
+def _reach(verdict: AxisVerdict) -> str:
+    """Say up to where the sentence holds, if that isn't all of what is looked at."""
+    if verdict.holds_up_to is None or verdict.holds_up_to >= statistics.MOST_OVERLAP:
+        return ""
+    return f"; this holds if scores of different splits correlate by at most {verdict.holds_up_to:.2g}"
 
 
 def _equivalent_to(verdict: AxisVerdict, name: str) -> list[str]:

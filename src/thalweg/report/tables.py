@@ -143,6 +143,8 @@ def _cell(row: str, column: str, pair: Pair, turned: bool, score: ScoreFormat) -
         difference, low, high = (None if v is None else -v for v in (difference, high, low))
     interval = f"{score.signed(low)} to {score.signed(high)}" if low is not None and high is not None else ""
     p = "" if pair.p_value is None else f", p = {general(pair.p_value, 2)}"
+    if pair.holds_up_to is not None:
+        p += f"; holds if splits correlate by at most {general(pair.holds_up_to, 2)}"
     return {
         "verdict": verdict,
         "symbol": _SYMBOLS[verdict],
@@ -172,6 +174,7 @@ def winners(order: Sequence[OptimizerResult], score: ScoreFormat) -> list[dict[s
                     "mean": score(statistics.fmean(values)) if alive else "diverged" if reruns else MISSING,
                     "edges": [f"{name} at its {end} end" for name, end in winner.edges.items()],
                     "extended": winner.extended,
+                    "typical": winner.replicate == optimizer.typical,
                 }
             )
     return rows
@@ -281,6 +284,9 @@ def facts(results: Results, score: ScoreFormat) -> list[tuple[str, str, str]]:
         tiles.append(
             (f"best mean test {plan.metric}", score(best.mean), f"{best.title}, {len(best.runs)} runs")
         )
+    corrected = results.verdict.winner_mean
+    if corrected is not None and best is not None and score(corrected) != score(best.mean):
+        tiles.append(("without luck", score(corrected), "that mean less what being the highest adds"))
     leaders = len(results.verdict.work.could_be_best)
     tiles.append(("could be the best", f"{leaders} of {len(results.optimizers)}", "at equal work"))
     tiles.append(
