@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from thalweg.racing import statistics
+from thalweg.racing.contrasts import correction
 from thalweg.racing.verdict import weigh
 
 Array = NDArray[np.float64]
@@ -326,11 +327,11 @@ def judged(
 def said_to_hold(y: Array, overlap: float, **options: float) -> Judged:
     """Judge many races as the library does, and keep the claims that say to hold at this correlation."""
     splits = y.shape[-1]
-    found = judged(y, statistics.correction(splits, TRIED[0]), **options)
+    found = judged(y, correction(splits, TRIED[0]), **options)
     different, equivalent = found.different, found.equivalent
     for tried in TRIED[1:]:
         if tried < overlap + 0.05 - 1e-9:
-            factor = statistics.correction(splits, tried)
+            factor = correction(splits, tried)
             different = different & judged(y, factor, near=found.equivalent, **options).different
             equivalent = equivalent & judged(y, factor, **options).equivalent
     return Judged(sign=found.sign, different=different, equivalent=equivalent, best=found.best)
@@ -417,9 +418,9 @@ def rates(truth: Truth, races: int, seed: int = 0) -> Rates:
         y = drawn.mean(axis=-1)
         resolution = (1 / 12 if "12" in truth.name else 1 / 40) if truth.noise == "accuracy" else 0.0
         options = {"margin": truth.margin, "resolution": resolution}
-        said = judged(y, statistics.correction(truth.splits, TRIED[0]), **options)
+        said = judged(y, correction(truth.splits, TRIED[0]), **options)
         holds = said_to_hold(y, truth.overlap, **options)
-        lead = leads(y, said.best, true, statistics.correction(truth.splits, TRIED[0]), resolution)
+        lead = leads(y, said.best, true, correction(truth.splits, TRIED[0]), resolution)
     a, b = np.triu_indices(optimizers, 1)
     best = np.isclose(true, true.max())
     compared = np.ones(len(a), dtype=bool)
@@ -466,7 +467,7 @@ def _judge_alone(truth: Truth, random: np.random.Generator) -> tuple[Judged, tup
             resolution=1 / truth.examples,
             resample=lambda weights: np.asarray(flat @ weights / weights.sum()),
             seed=int(random.integers(2**31)),
-            draws=200,
+            draws=1000,
         )
     else:
         drawn = scores(truth, 1, random)[0]
@@ -677,6 +678,23 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def write(tables: dict[str, list[list[str]]], *, anew: bool) -> None:
+    """Put tables between their marks; not anew, only the rows with the same first two cells are replaced."""
+    text = DOC.read_text(encoding="utf-8")
+    for name, rows in tables.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        old, after = rest.split(end)
+        table = markdown(rows)
+        if not anew:
+            made = {line.split("|")[1] + line.split("|")[2]: line for line in table.split("\n")[2:]}
+            table = "\n".join(
+                made.get(line.split("|")[1] + line.split("|")[2], line) for line in old.split("\n")
+            )
+        text = f"{before}{begin}{table}{end}{after}"
+    DOC.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Print the tables, or write them between their marks in docs/verdict.md."""
     parser = argparse.ArgumentParser(
@@ -684,22 +702,20 @@ def main() -> None:
     )
     parser.add_argument("--races", type=int, default=20_000, help="races a truth (one by one: a twentieth)")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/verdict.md")
+    parser.add_argument("--only", metavar="TEXT", help="truths with this in their name, and no other table")
     options = parser.parse_args()
     rows = [HEADER]
-    for truth in TRUTHS:
+    for truth in (one for one in TRUTHS if options.only is None or options.only in one.name):
         began = time.perf_counter()
         alone = truth.fixed or truth.noise == "diverging"
         races = options.races // (80 if truth.examples > 1000 else 20 if alone else 1)
         rows.append(row(truth, rates(truth, races)))
         print(" | ".join(rows[-1]), f"({time.perf_counter() - began:.0f} s)", flush=True)
-    tables = {"rates": markdown(rows), "methods": markdown(methods_table(options.races // 2))}
+    tables = {"rates": rows}
+    if options.only is None:
+        tables["methods"] = methods_table(options.races // 2)
     if options.write:
-        text = DOC.read_text(encoding="utf-8")
-        for name, table in tables.items():
-            begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-            before, after = text.split(begin)[0], text.split(end)[1]
-            text = f"{before}{begin}\n{table}\n{end}{after}"
-        DOC.write_text(text, encoding="utf-8")
+        write(tables, anew=options.only is None)
 
 
 if __name__ == "__main__":

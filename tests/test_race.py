@@ -235,6 +235,7 @@ def test_scores_are_those_of_the_test_split_after_the_last_step(finished: Finish
     assert float(lines[-1][1]) == pytest.approx(run.score, abs=1e-6)
     winner = next(w for w in optimizer.winners if w.replicate == run.replicate)
     assert won.optimizer.hyperparameters == winner.setting.hyperparameters
+    assert optimizer.typical == winner.replicate
 
 
 def test_every_confirmation_run_is_that_of_plain_torch(finished: Finished) -> None:

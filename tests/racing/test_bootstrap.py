@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
-from thalweg.racing.statistics import split_contrasts
+from thalweg.racing.contrasts import split_contrasts
 
 
 def fixed(seed: int, *, retrain: float, example: float, n: int = 400) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 
 from scripts import script
 from thalweg.racing import statistics
+from thalweg.racing.contrasts import correction, split_contrasts
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +137,11 @@ def test_the_library_judges_as_a_twin_written_apart(
     random = np.random.default_rng(splits)
     y = random.standard_normal((50, optimizers, splits)) * random.uniform(0.2, 3, (50, optimizers, 1))
     y += random.uniform(0, 6, (50, optimizers, 1))
-    factor = statistics.correction(splits, 0.25)
+    factor = correction(splits, 0.25)
     twin = calibration.judged(y, factor, margin=margin, resolution=resolution)
     lasting = {r: calibration.said_to_hold(y, r, margin=margin, resolution=resolution) for r in (0.25, 0.6)}
     for index, one in enumerate(y):
-        contrasts = statistics.split_contrasts(one, factor, resolution=resolution)
+        contrasts = split_contrasts(one, factor, resolution=resolution)
         compared = statistics.compare_pairs(contrasts, margin=margin)
         ours = calibration.from_library(compared, optimizers)
         for part in ("different", "equivalent", "best"):

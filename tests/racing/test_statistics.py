@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from thalweg.racing import statistics
-from thalweg.racing.statistics import Comparison, Contrasts, compare_pairs, split_contrasts
+from thalweg.racing.contrasts import Contrasts, correction, overlap, rank_scores, split_contrasts
+from thalweg.racing.statistics import Comparison, compare_pairs
+from thalweg.racing.studentized import range_quantile, range_tail
 
 
 def draw(
@@ -23,8 +25,8 @@ def draw(
 
 
 def by_rank(scores: np.ndarray) -> Contrasts:
-    ranks = statistics.rank_scores(scores)
-    factor = statistics.correction(scores.shape[1], 0.25)
+    ranks = rank_scores(scores)
+    factor = correction(scores.shape[1], 0.25)
     return split_contrasts(ranks, factor, resolution=12**-0.5)
 
 
@@ -50,10 +52,10 @@ def test_two_optimizers_are_compared_by_the_paired_t_test() -> None:
 
 def test_the_correction_widens_by_overlap() -> None:
     y = draw(3, 2)
-    plain, corrected = (split_contrasts(y, factor) for factor in (1 / 5, statistics.correction(5, 0.2)))
+    plain, corrected = (split_contrasts(y, factor) for factor in (1 / 5, correction(5, 0.2)))
     assert corrected.variances[0, 1] / plain.variances[0, 1] == pytest.approx((1 / 5 + 20 / 80) / (1 / 5))
-    assert statistics.overlap(100, 1) == 0.25
-    assert statistics.overlap(50, 50) == 0.5
+    assert overlap(100, 1) == 0.25
+    assert overlap(50, 50) == 0.5
 
 
 @pytest.mark.parametrize("m", [2, 3, 7, 12])
@@ -61,8 +63,8 @@ def test_the_range_is_that_of_scipy(m: int) -> None:
     for dof in (1.5, 4.5, 30.0):
         for t in (0.5, 2.0, 4.0, 9.0):
             right = scipy_stats.studentized_range.sf(t * np.sqrt(2), m, dof)
-            assert float(statistics.range_tail(t, m, dof)) == pytest.approx(right, rel=1e-3, abs=1e-6)
-        assert float(statistics.range_tail(statistics.range_quantile(m, dof), m, dof)) == pytest.approx(0.05)
+            assert float(range_tail(t, m, dof)) == pytest.approx(right, rel=1e-3, abs=1e-6)
+        assert float(range_tail(range_quantile(m, dof), m, dof)) == pytest.approx(0.05)
 
 
 def range_p(t: float, m: int, dof: float) -> float:
@@ -124,12 +126,12 @@ def test_equivalence_is_two_one_sided_t_tests() -> None:
 
 
 def test_at_the_margin_one_example_is_worth_its_share() -> None:
-    example = statistics.correction(5, 0.25) / 40
+    example = correction(5, 0.25) / 40
     for seed in range(30):
         hits = np.random.default_rng(seed).binomial(40, 0.97, (2, 5)) / 40
-        contrasts = split_contrasts(hits, statistics.correction(5, 0.25), resolution=1 / 40)
+        contrasts = split_contrasts(hits, correction(5, 0.25), resolution=1 / 40)
         margin = 0.08
-        own = statistics.correction(5, 0.25) * max(np.var(hits[0] - hits[1], ddof=1), 1 / 40**2)
+        own = correction(5, 0.25) * max(np.var(hits[0] - hits[1], ddof=1), 1 / 40**2)
         reach = abs(hits[0].mean() - hits[1].mean()) + example / 2
         reach += scipy_stats.t.isf(0.05, 4) * np.sqrt(max(own, margin * example))
         assert (compare_pairs(contrasts, margin=margin)[0].verdict == "equivalent") == (reach < margin)
@@ -199,7 +201,7 @@ def test_five_splits_that_agree_prove_no_more_than_one_test_example() -> None:
 
 
 def test_a_single_replicate_tells_nothing() -> None:
-    alone = split_contrasts([[0.9], [0.1]], statistics.correction(1, 0.2))
+    alone = split_contrasts([[0.9], [0.1]], correction(1, 0.2))
     assert best(alone) == [0, 1]
     pair = compare_pairs(alone, margin=0.5)[0]
     assert (pair.verdict, pair.low, pair.high, pair.p_value) == ("undecided", None, None, 1.0)
@@ -236,9 +238,9 @@ def test_a_claim_holds_up_to_the_correlation_at_which_it_would_last_be_made() ->
         y = draw(seed, 4, gap=2.5)
 
         def judged(correlation: float, y: np.ndarray = y) -> list[Comparison]:
-            return compare_pairs(split_contrasts(y, statistics.correction(5, correlation)), margin=1e-9)
+            return compare_pairs(split_contrasts(y, correction(5, correlation)), margin=1e-9)
 
-        assumed = split_contrasts(y, statistics.correction(5, 0.25))
+        assumed = split_contrasts(y, correction(5, 0.25))
         held = statistics.holds_up_to(
             assumed, None, judged(0.25), replicates=5, correlation=0.25, margin=1e-9
         )
@@ -258,8 +260,8 @@ def test_a_claim_holds_up_to_the_correlation_at_which_it_would_last_be_made() ->
 def test_of_equivalence_too_is_said_up_to_where_it_holds() -> None:
     y = draw(0, 2, gap=0.0)
     spread = float(np.std(y[0] - y[1], ddof=1))
-    margin = abs(y[0].mean() - y[1].mean()) + 2.131847 * spread * np.sqrt(statistics.correction(5, 0.42))
-    contrasts = split_contrasts(y, statistics.correction(5, 0.25))
+    margin = abs(y[0].mean() - y[1].mean()) + 2.131847 * spread * np.sqrt(correction(5, 0.42))
+    contrasts = split_contrasts(y, correction(5, 0.25))
     pair = compare_pairs(contrasts, margin=margin)
     assert pair[0].verdict == "equivalent"
     held = statistics.holds_up_to(contrasts, None, pair, replicates=5, correlation=0.25, margin=margin)
@@ -272,7 +274,7 @@ def test_of_equivalence_too_is_said_up_to_where_it_holds() -> None:
 def test_ranks_put_whoever_diverged_last() -> None:
     nan = np.nan
     scores = np.array([[[nan, 9.0], [1.0, 1.0]], [[nan, nan], [2.0, 2.0]], [[0.1, 0.1], [2.0, 2.0]]])
-    assert statistics.rank_scores(scores).tolist() == [[1.0, 1.0], [1.0, 2.5], [3.0, 2.5]]
+    assert rank_scores(scores).tolist() == [[1.0, 1.0], [1.0, 2.5], [3.0, 2.5]]
 
 
 @pytest.mark.parametrize(("splits", "excluded"), [(2, False), (3, False), (4, True), (5, True)])

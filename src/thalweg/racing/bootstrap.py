@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thalweg.racing.statistics import Contrasts, split_contrasts
+from thalweg.racing.contrasts import Contrasts, split_contrasts
 
 __all__ = ["bootstrap_contrasts", "with_test_noise"]
 
@@ -103,7 +103,7 @@ def with_test_noise(contrasts: Contrasts, like: Contrasts, replicates: int, n_te
     ``variance + V - V_r``, with ``V - V_r`` the part of ``like``'s variance that isn't due to replicates.
 
     Args:
-        contrasts: from :func:`~thalweg.racing.statistics.split_contrasts` with factor 1/J.
+        contrasts: from :func:`~thalweg.racing.contrasts.split_contrasts` with factor 1/J.
         like: from :func:`bootstrap_contrasts`: the same optimizers on the same test set, at another budget.
         replicates: J.
         n_test: number of test examples.

@@ -10,6 +10,7 @@ from scipy import stats
 
 from thalweg.errors import option
 from thalweg.racing import statistics
+from thalweg.racing.contrasts import correction
 from thalweg.racing.results import AxisVerdict, ReplicateWinner, Warning_
 from thalweg.racing.verdict import Evidence
 from thalweg.racing.wording import listed, spoken_difference, spoken_score
@@ -244,7 +245,7 @@ def _too_few(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: floa
         sd, ratio = math.sqrt(part * replicates), (variance / part - 1) / replicates
     else:
         ratio = evidence.overlap / (1 - evidence.overlap)
-        sd = math.sqrt(variance / statistics.correction(replicates, evidence.overlap))
+        sd = math.sqrt(variance / correction(replicates, evidence.overlap))
     if variance == 0:
         return []
     count = f"{len(undecided)} of {len(verdict.pairs)} pairs are" if len(verdict.pairs) > 1 else "the pair is"

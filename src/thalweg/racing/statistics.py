@@ -3,15 +3,15 @@
 Everything here is oriented: bigger is better (the caller turns a loss round once, at the door).
 
 **Evidence.** The unit is the replicate: a split with its own tuning; its confirmation seeds are averaged
-first. :class:`Contrasts` holds, for every two optimizers, the difference of their means, its variance and
-that variance's degrees of freedom, from one of two sources:
+first. :class:`~thalweg.racing.contrasts.Contrasts` hold, for every two optimizers, the difference of their
+means, its variance and that variance's degrees of freedom, from one of two sources:
 
-- :func:`split_contrasts`: every replicate has its own test split. Training sets overlap, so replicates
-  aren't independent. Where scores of two splits correlate by r, a mean difference has the variance
-  ``(1/J + r/(1 - r)) * s**2`` (Nadeau and Bengio 2003). They take r = n_test/(n_train + n_test); a race
-  takes at least 1/4 (:func:`overlap`).
-- :func:`thalweg.racing.bootstrap.bootstrap_contrasts`: one test set for all. Test examples and replicates
-  are resampled together.
+- :func:`~thalweg.racing.contrasts.split_contrasts`: every replicate has its own test split. Training sets
+  overlap, so replicates aren't independent. Where scores of two splits correlate by r, a mean difference has
+  the variance ``(1/J + r/(1 - r)) * s**2`` (Nadeau and Bengio 2003). They take r = n_test/(n_train + n_test);
+  a race takes at least 1/4 (:func:`~thalweg.racing.contrasts.overlap`).
+- :func:`thalweg.racing.bootstrap.bootstrap_contrasts`: one test set for all. Test examples are resampled, and
+  the variance between replicates is added.
 
 **One inference.** :func:`compare_pairs` judges every two optimizers, and who could be the best follows from
 it: those that nobody is better than. It steps down:
@@ -32,42 +32,36 @@ not blur the rest. In degrees of freedom it counts half a replicate, since optim
 with a whole one, two or three splits miss the best in up to 9 % of races. No claim rests on what other
 pairs lent: a pair's own t test has to agree at the unadjusted level.
 
-References: Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003). Games
-and Howell, J. Educ. Stat. 1 (1976). Hochberg and Tamhane, "Multiple comparison procedures" (1987), step-down
-tests on ranges. Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Schuirmann, J. Pharmacokin. Biopharm. 15
-(1987), two one-sided tests. Tango, Stat. Med. 17 (1998), equivalence of paired proportions by the variance at
-the margin. Conover and Iman, Am. Stat. 35 (1981), rank transformation.
+References: Games and Howell, J. Educ. Stat. 1 (1976). Hochberg and Tamhane, "Multiple comparison procedures"
+(1987), step-down tests on ranges. Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Schuirmann, J. Pharmacokin.
+Biopharm. 15 (1987), two one-sided tests. Tango, Stat. Med. 17 (1998), equivalence of paired proportions by the
+variance at the margin.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from thalweg.racing.contrasts import Contrasts, correction
+from thalweg.racing.studentized import quantile, range_quantile, range_tail, tail
 
 __all__ = [
     "MOST_OVERLAP",
     "Comparison",
-    "Contrasts",
     "PairVerdict",
     "compare_pairs",
-    "correction",
     "could_be_best",
     "holds_up_to",
     "interval",
-    "overlap",
-    "range_quantile",
-    "range_tail",
-    "rank_scores",
     "replicates_needed",
     "shrunk_winner",
-    "split_contrasts",
 ]
 
 Array = NDArray[np.float64]
@@ -76,56 +70,10 @@ PairVerdict = Literal["better", "worse", "equivalent", "undecided"]
 MOST_OVERLAP = 0.6
 """Verdicts say up to which correlation between splits they hold; beyond this nobody is told."""
 
-_LEAST_OVERLAP = 0.25
 _STEP = 0.05
 # the median pair lends each pair as much as one more replicate, and half of its degrees of freedom
 _LENT = 1.0
 _LENT_DOF = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrasts:
-    """Means of P optimizers and how well their differences are known. NaN: can't be averaged.
-
-    Attributes:
-        means: mean score of each optimizer, bigger is better, [P].
-        mean_variances: variance of each mean, [P].
-        mean_dof: degrees of freedom of those, [P].
-        variances: variance of ``means[p] - means[q]``, symmetric, [P, P].
-        dof: degrees of freedom of those, [P, P].
-        mean_replicate_variances: the part of ``mean_variances`` that is due to replicates, [P].
-        replicate_variances: likewise of ``variances``, [P, P].
-        example: by how much one test example moves a difference of means, in effect; 0 where scores are
-            continuous.
-        floored: whether two optimizers agreed more closely than one test example can show, so that their
-            variance is that of one example, [P, P].
-    """
-
-    means: Array
-    mean_variances: Array
-    mean_dof: Array
-    variances: Array
-    dof: Array
-    mean_replicate_variances: Array
-    replicate_variances: Array
-    example: float
-    floored: NDArray[np.bool_]
-
-    @property
-    def differences(self) -> Array:
-        """``means[p] - means[q]``, [P, P]."""
-        return self.means[:, None] - self.means[None, :]
-
-    def stretched(self, factor: float) -> Contrasts:
-        """Return the same with all variances multiplied."""
-        return replace(
-            self,
-            mean_variances=factor * self.mean_variances,
-            variances=factor * self.variances,
-            mean_replicate_variances=factor * self.mean_replicate_variances,
-            replicate_variances=factor * self.replicate_variances,
-            example=factor * self.example,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,105 +102,6 @@ class Comparison:
         return {"better": self.b, "worse": self.a}.get(self.verdict)
 
 
-def overlap(n_train: int, n_test: int) -> float:
-    """Return the correlation between splits that a verdict assumes, ``max(n_test/(n_train + n_test), 1/4)``.
-
-    Args:
-        n_train: examples that the procedure learns from in one split, those for validation included.
-        n_test: test examples in one split.
-
-    >>> overlap(800, 200), overlap(600, 400)
-    (0.25, 0.4)
-
-    Source: Nadeau and Bengio (2003), section 3. Deviation: never less than 1/4. Theirs is a guess as well,
-    and for one split in five, 0.2, a verdict that is right at just that loses its level at a little more.
-    """
-    assert n_train >= 1
-    return max(n_test / (n_train + n_test), _LEAST_OVERLAP)
-
-
-def correction(replicates: int, correlation: float) -> float:
-    """Return the variance factor of the corrected resampled t, ``1/J + r/(1 - r)``.
-
-    Args:
-        replicates: number of splits J, at least 1.
-        correlation: r, of scores of the same optimizer between splits, 0 to below 1.
-
-    >>> correction(5, 0.2)
-    0.45
-
-    Source: Nadeau and Bengio (2003), section 3.
-    """
-    assert replicates >= 1
-    assert 0 <= correlation < 1
-    return 1 / replicates + correlation / (1 - correlation)
-
-
-def split_contrasts(scores: ArrayLike, factor: float, *, resolution: float = 0.0) -> Contrasts:
-    """Compare optimizers on replicates that each have their own test split.
-
-    ``variance = factor * max(s**2, resolution**2)``, s the standard deviation of the J differences.
-
-    Args:
-        scores: score of each optimizer in each replicate, seeds averaged, [P, J]; NaN where one diverged.
-        factor: from :func:`correction`.
-        resolution: by how much one test example can change one replicate's score (accuracy: one over the
-            number of test examples): five splits that happen to agree don't prove more than that.
-
-    Returns:
-        Contrasts with J - 1 degrees of freedom; a single replicate has infinite variances.
-
-    >>> both = split_contrasts([[0.9, 0.8, 0.9], [0.7, 0.7, 0.7]], correction(3, 0.25))
-    >>> round(float(both.differences[0, 1]), 4), round(float(both.variances[0, 1]), 6)
-    (0.1667, 0.002222)
-    """
-    y = np.asarray(scores, dtype=np.float64)
-    optimizers, replicates = y.shape
-    floored = np.zeros((optimizers, optimizers), dtype=bool)
-    if replicates > 1:
-        spread = np.var(y[:, None] - y[None], axis=-1, ddof=1)
-        floored = spread < resolution**2
-        variances = factor * np.maximum(spread, resolution**2)
-        own = factor * np.maximum(np.var(y, axis=-1, ddof=1), resolution**2)
-    else:
-        variances = np.full((optimizers, optimizers), np.inf)
-        own = np.full(optimizers, np.inf)
-    dof = float(max(1, replicates - 1))
-    return Contrasts(
-        means=y.mean(axis=-1),
-        mean_variances=own,
-        mean_dof=np.full(optimizers, dof),
-        variances=variances,
-        dof=np.full((optimizers, optimizers), dof),
-        mean_replicate_variances=own,
-        replicate_variances=variances,
-        example=factor * resolution,
-        floored=floored,
-    )
-
-
-def rank_scores(scores: ArrayLike) -> Array:
-    """Replace scores by ranks within each replicate, so that a diverged run can take part.
-
-    An optimizer any of whose confirmation runs of a replicate diverged is last there, behind all that
-    didn't; several of them share the lowest rank, 1. The others are ranked by their mean over seeds,
-    ties sharing their mean rank. Bigger is better.
-
-    Args:
-        scores: [P, J, S], NaN where a run diverged.
-
-    Returns:
-        Ranks from 1 to P, [P, J].
-
-    >>> rank_scores([[[0.9, np.nan]], [[0.5, 0.6]], [[0.7, 0.8]]]).tolist()
-    [[1.0], [2.0], [3.0]]
-    """
-    means = np.asarray(scores, dtype=np.float64).mean(axis=-1)
-    diverged = np.isnan(means)
-    ranks = stats.rankdata(np.where(diverged, -np.inf, means), axis=0)
-    return np.where(diverged, 1.0, ranks)
-
-
 def could_be_best(comparisons: Sequence[Comparison], optimizers: int) -> list[int]:
     """Return the optimizers that nobody is better than: all that are truly best are among them, at 95 %.
 
@@ -263,6 +112,7 @@ def could_be_best(comparisons: Sequence[Comparison], optimizers: int) -> list[in
     Returns:
         Indices in ascending order; never empty.
 
+    >>> from thalweg.racing.contrasts import correction, split_contrasts
     >>> y = [[9.0, 9.2, 8.9, 9.1, 9.0], [9.1, 9.0, 9.0, 9.0, 9.1], [5.0, 5.4, 5.2, 5.1, 4.9]]
     >>> could_be_best(compare_pairs(split_contrasts(y, correction(5, 0.25)), margin=0.0), 3)
     [0, 1]
@@ -327,7 +177,8 @@ def compare_pairs(
 
     Args:
         contrasts: differences in score; optimizers with a NaN mean are judged by ``ranked``.
-        ranked: differences in rank, of :func:`rank_scores`; needed when any mean is NaN.
+        ranked: differences in rank, of :func:`~thalweg.racing.contrasts.rank_scores`; needed when any mean is
+            NaN.
         margin: the largest difference that doesn't matter; with 0 nothing is ever equivalent.
         level: 1 less the chance of a wrong difference.
         failed: of each optimizer, whether all of its runs diverged; nobody, where it isn't said.
@@ -335,6 +186,7 @@ def compare_pairs(
     Returns:
         One comparison for each a < b.
 
+    >>> from thalweg.racing.contrasts import correction, split_contrasts
     >>> y = [[9.0, 9.2, 8.9, 9.1, 9.0], [9.1, 9.0, 9.0, 9.0, 9.1], [5.0, 5.4, 5.2, 5.1, 4.9]]
     >>> [c.verdict for c in compare_pairs(split_contrasts(y, correction(5, 0.2)), margin=0.3)]
     ['equivalent', 'better', 'better']
@@ -358,8 +210,9 @@ def compare_pairs(
         if not math.isnan(difference):
             shown = difference
             half = max(
-                _quantile(alpha / 2, own_dof[p, q]) * math.sqrt(own[p, q]),
-                range_quantile(int(sizes[p, q]), float(lent[1][p, q]), tail=alpha) * math.sqrt(lent[0][p, q]),
+                quantile(alpha / 2, own_dof[p, q]) * math.sqrt(own[p, q]),
+                range_quantile(int(sizes[p, q]), float(lent[1][p, q]), share=alpha)
+                * math.sqrt(lent[0][p, q]),
             )
             if math.isfinite(half):
                 low, high = difference - half, difference + half
@@ -429,7 +282,7 @@ def _tested(
     """T statistics and two-sided p-values adjusted for all members, [m, m]; by rank where no score is."""
     t, dof = _t_statistics(contrasts, members)
     own_t, own_dof = _t_statistics(contrasts, members, lend=False)
-    own = 2 * _tail(np.abs(own_t), own_dof)
+    own = 2 * tail(np.abs(own_t), own_dof)
     if ranked is not None:
         by_rank, dof_by_rank = _t_statistics(ranked, members)
         missing = np.isnan(t)
@@ -467,6 +320,7 @@ def holds_up_to(
     Returns:
         A correlation for each comparison; ``None`` where it claims nothing.
 
+    >>> from thalweg.racing.contrasts import correction, split_contrasts
     >>> contrasts = split_contrasts([[9.0, 9.2, 8.9, 9.1], [8.3, 8.4, 8.4, 8.2]], correction(4, 0.25))
     >>> pair = compare_pairs(contrasts, margin=0.01)
     >>> holds_up_to(contrasts, None, pair, replicates=4, correlation=0.25, margin=0.01)
@@ -492,80 +346,20 @@ def holds_up_to(
     return held
 
 
-def _tail(t: Array, dof: Array) -> Array:
-    """Probability above t; scipy.stats says the same, with a tenth of a millisecond of checks each time."""
-    return np.asarray(special.stdtr(dof, -t), dtype=np.float64)
-
-
-def _quantile(tail: float, dof: float) -> float:
-    """The t above which this much probability lies."""
-    return float(-special.stdtrit(dof, tail))
-
-
-# Nodes for the studentized range: z of the least of m normals, and the share v**6 of spreads below one
-_Z, _Z_WEIGHTS = (8.0 * part for part in np.polynomial.legendre.leggauss(64))
-_V, _V_WEIGHTS = (0.5 * part for part in np.polynomial.legendre.leggauss(48))
-_SHARES = (_V + 0.5) ** 6
-_SHARE_WEIGHTS = 6 * (_V + 0.5) ** 5 * _V_WEIGHTS
-
-
-def range_tail(t: ArrayLike, m: int, dof: ArrayLike) -> Array:
-    """Return how probably the largest of all t of m equal optimizers exceeds t: the studentized range's tail.
-
-    ``P(Q > sqrt(2) * t)`` with Q the range of m standard normals over an independent
-    ``sqrt(chi2(dof)/dof)``; for m = 2 that is the two-sided tail of Student's t.
-
-    Args:
-        t: at least 0, [n].
-        m: number of optimizers, at least 2.
-        dof: degrees of freedom, positive, [n].
-
-    >>> print(f"{range_tail(3.0, 2, 4.0):.4f} {range_tail(3.0, 7, 4.0):.4f}")
-    0.0399 0.2258
-
-    scipy.stats.studentized_range says the same and takes a tenth of a second for it.
-    """
-    t, dof = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(dof, dtype=np.float64))
-    if m == 2:
-        return 2 * _tail(np.asarray(t), np.asarray(dof))
-    spreads = np.sqrt(special.chdtri(dof[..., None], 1 - _SHARES) / dof[..., None])
-    with np.errstate(invalid="ignore"):
-        width = math.sqrt(2) * np.where(t[..., None] == 0, 0.0, t[..., None] * spreads)
-    below = special.ndtr(_Z) - special.ndtr(_Z - width[..., None])
-    density = m * _Z_WEIGHTS * np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi)
-    inside = (density * below ** (m - 1)).sum(axis=-1)
-    return np.asarray(np.clip(((1 - inside) * _SHARE_WEIGHTS).sum(axis=-1), 0.0, 1.0), dtype=np.float64)
-
-
-@functools.lru_cache(maxsize=4096)
-def range_quantile(m: int, dof: float, *, tail: float = 0.05) -> float:
-    """Return the t that the largest of all t of m equal optimizers exceeds this seldom.
-
-    >>> print(f"{range_quantile(2, 4.0):.3f} {range_quantile(7, 4.0):.3f}")
-    2.776 4.987
-    """
-    if m == 2 or not math.isfinite(dof):
-        return _quantile(tail / 2, dof)
-    low = _quantile(tail / 2, dof)
-    high = _quantile(tail / (m * (m - 1)), dof)  # Bonferroni's
-    return float(
-        optimize.brentq(lambda t: float(range_tail(t, m, dof)) - tail, low * 0.9, high * 1.1, rtol=1e-6)
-    )
-
-
 def interval(contrasts: Contrasts, index: int, *, level: float = 0.95) -> tuple[float, float] | None:
     """Return the interval of one optimizer's mean, ``mean +- t * sqrt(variance)``, t at 2.5 %/P.
 
     The P intervals hold their means all at once, at 95 %, so also that of the optimizer that came out first.
     ``None`` where a run diverged or a single replicate says nothing about spread.
 
+    >>> from thalweg.racing.contrasts import split_contrasts
     >>> low, high = interval(split_contrasts([[1.0, 2.0, 3.0]], 1 / 3), 0)
     >>> print(f"{low:.3f} to {high:.3f}")
     -0.484 to 4.484
     """
     mean = float(contrasts.means[index])
-    tail = (1 - level) / (2 * len(contrasts.means))
-    half = _quantile(tail, contrasts.mean_dof[index]) * math.sqrt(contrasts.mean_variances[index])
+    share = (1 - level) / (2 * len(contrasts.means))
+    half = quantile(share, contrasts.mean_dof[index]) * math.sqrt(contrasts.mean_variances[index])
     return (mean - half, mean + half) if math.isfinite(mean) and math.isfinite(half) else None
 
 
@@ -583,6 +377,7 @@ def shrunk_winner(contrasts: Contrasts, best: Sequence[int]) -> float | None:
     Returns:
         The mean; ``None`` where nobody has one.
 
+    >>> from thalweg.racing.contrasts import correction, split_contrasts
     >>> apart = split_contrasts([[9.0, 9.2, 8.9], [9.4, 9.0, 9.0]], correction(3, 0.25))
     >>> print(f"{apart.means.max():.3f} {shrunk_winner(apart, [0, 1]):.3f}")
     9.133 9.083

@@ -15,10 +15,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thalweg.racing import contrasts as contrasting
 from thalweg.racing import statistics
 from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
+from thalweg.racing.contrasts import Contrasts
 from thalweg.racing.results import AxisVerdict, Pair, Verdict
-from thalweg.racing.statistics import Comparison, Contrasts
+from thalweg.racing.statistics import Comparison
 from thalweg.racing.tuning import withdrawal
 from thalweg.racing.wording import listed, spoken_difference, spoken_range, spoken_score
 
@@ -114,14 +116,14 @@ def weigh(
     assert raw.shape[0] == len(names)
     sign = 1.0 if higher_is_better else -1.0
     fixed_test = resample is not None or (same_test_as is not None and same_test_as.fixed_test)
-    overlap = None if fixed_test else statistics.overlap(n_train, n_test)
-    factor = statistics.correction(raw.shape[1], overlap or 0.0)
+    overlap = None if fixed_test else contrasting.overlap(n_train, n_test)
+    factor = contrasting.correction(raw.shape[1], overlap or 0.0)
     means = (sign * raw).mean(axis=-1)
     if resample is None and not fixed_test:
-        contrasts = statistics.split_contrasts(means, factor, resolution=resolution)
+        contrasts = contrasting.split_contrasts(means, factor, resolution=resolution)
     elif resample is None:
         assert same_test_as is not None
-        alone = statistics.split_contrasts(means, factor)
+        alone = contrasting.split_contrasts(means, factor)
         contrasts = with_test_noise(alone, same_test_as.contrasts, raw.shape[1], n_test)
     else:
         shape = (raw.shape[0], raw.shape[1], raw.shape[2])
@@ -134,9 +136,9 @@ def weigh(
         contrasts = bootstrap_contrasts(
             oriented, shape, n_test, seed=seed, draws=draws, resolution=resolution
         )
-    ranked = statistics.split_contrasts(
+    ranked = contrasting.split_contrasts(
         # a rank is a rounded thing: uniform within one, so known to 1/sqrt(12)
-        statistics.rank_scores(sign * raw),
+        contrasting.rank_scores(sign * raw),
         factor,
         resolution=1 / math.sqrt(12),
     )
