@@ -34,8 +34,8 @@ pairs lent: a pair's own t test has to agree at the unadjusted level.
 
 References: Games and Howell, J. Educ. Stat. 1 (1976). Hochberg and Tamhane, "Multiple comparison procedures"
 (1987), step-down tests on ranges. Smyth, Stat. Appl. Genet. Mol. Biol. 3 (2004). Schuirmann, J. Pharmacokin.
-Biopharm. 15 (1987), two one-sided tests. Tango, Stat. Med. 17 (1998), equivalence of paired proportions by the
-variance at the margin.
+Biopharm. 15 (1987), two one-sided tests. Tango, Stat. Med. 17 (1998), equivalence of paired proportions by
+the variance at the margin.
 """
 
 from __future__ import annotations
