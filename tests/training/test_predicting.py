@@ -33,6 +33,14 @@ def dropping(shape, outputs):
 
 def pooling(shape, outputs):
     return nn.Sequential(FractionalMaxPool2d(output_ratio=0.75), nn.Flatten(), nn.Linear(36, outputs))
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(10, 1)
+
+    def forward(self, x):
+        return self.layer(x).squeeze(-1)
 """
 
 RECIPE = """[data]
@@ -53,7 +61,7 @@ evaluations = 1
 def trained(folder: Path, *, spec: str = "digits", model: str = "dropping", more: str = "") -> Path:
     file, out = folder / "nets.py", folder / "out"
     file.write_text(MODEL, encoding="utf-8")
-    named = f"{file}:{model}" if model in ("dropping", "pooling") else model
+    named = f"{file}:{model}" if model in ("dropping", "pooling", "Flat") else model
     text = RECIPE.format(data=spec, model=named, epochs=2, more=more)
     thalweg.train(recipe.loads(text), out=out)
     return out
@@ -110,6 +118,21 @@ def test_numbers_carry_their_standard_deviation(tmp_path: Path) -> None:
     numbers = each[..., 0] * stored.task["scale"] + stored.task["center"]
     np.testing.assert_allclose(found.spread, numbers.std(0).numpy(), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(found.values), numbers.mean(0).numpy(), rtol=1e-5)
+
+
+def test_a_model_that_gives_one_number_predicts_as_one_with_a_column(tmp_path: Path) -> None:
+    found = []
+    for model in ("Flat", "linear"):
+        folder = tmp_path / model
+        folder.mkdir()
+        out = trained(folder, spec="diabetes", model=model)
+        results = json.loads((out / "results.json").read_text())
+        values = thalweg.predict(out, new("diabetes")).values
+        found.append((results["result"]["test"], results["result"]["validation_loss"], list(values)))
+    (one, loss, values), (other, same, expected) = found
+    assert one == pytest.approx(other, rel=1e-5)
+    assert loss == pytest.approx(same, rel=1e-5)
+    assert values == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_recipe_says_how_its_result_predicts(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def lane_losses(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 
     def by_number(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs, targets = for_numbers(outputs, targets, lanes=True, name=f"the loss {loss.name!r}")
-        return each(outputs.unsqueeze(-1), targets).mean(-1)
+        return each(outputs.flatten(1).unsqueeze(-1), targets.flatten(1)).mean(-1)
 
     return by_number
 

@@ -140,48 +140,56 @@ class Forms:
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         self._function = function
-        self._found: dict[bool, int] = {}
+        self._found: dict[tuple[int, int], int] = {}
 
     def __call__(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """Return both as the function is to be given them."""
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             return outputs, targets
         one, other = tuple(outputs.shape), tuple(targets.shape)
-        if one == other or (one != (*other, 1) and other != (*one, 1)):
+        equal = one == other
+        if equal and not (len(one) == 1 or (len(one) == 2 and one[1] == 1)):
             return outputs, targets
-        longer = len(one) > len(other)
-        number = self._found.get(longer)
+        if not equal and one != (*other, 1) and other != (*one, 1):
+            return outputs, targets
+        key = len(one), len(other)
+        number = self._found.get(key)
         if number is None:
             number = self._settled(outputs, targets)
-            if number is None:
-                return outputs, targets
             if max(one, default=1) > 1:
                 # of a batch of one example every form gives the same, so that it decides nothing
-                self._found[longer] = number
+                self._found[key] = number
         return _form(number, outputs, targets)
 
-    def _settled(self, outputs: Tensor, targets: Tensor) -> int | None:
-        """Number of the form that the function means; ``None`` where it raises in all."""
+    def _settled(self, outputs: Tensor, targets: Tensor) -> int:
+        """Number of the form that the function means."""
         given, targets = outputs.detach(), targets.detach()
+        if outputs.shape == targets.shape and outputs.ndim > 1:
+            found, spread, _ = self._tried(_AS_GIVEN, given, targets)
+            if found is not None and not spread:
+                return _AS_GIVEN
         alike, _, alien = self._tried(_ALIKE, given, targets)
-        as_given, spread, _ = self._tried(_AS_GIVEN, given, targets)
+        columns, spread, _ = self._tried(_COLUMNS, given, targets)
         if alike is not None:
-            if as_given is None or spread or _close(alike, as_given):
+            if columns is None or spread or _close(alike, columns):
                 return _ALIKE
             # the results differ: code that left torch may have spread examples unseen
-            return _ALIKE if alien else _AS_GIVEN
-        if as_given is not None and not spread:
-            return _AS_GIVEN
-        for number in (_COLUMNS, _LONGER):
+            return _ALIKE if alien else _COLUMNS
+        if columns is not None and not spread:
+            return _COLUMNS
+        for number in (_AS_GIVEN, _LONGER):
             found, spread, _ = self._tried(number, given, targets)
             if found is not None and not spread:
                 return number
-        return None
+        return _AS_GIVEN
 
     def _tried(self, number: int, outputs: Tensor, targets: Tensor) -> tuple[Any, bool, bool]:
         """What the function gives (``None``: it raises), whether it spread examples, and left torch."""
         for recorded in (True, False):
-            watch = _Spreading(tuple(outputs.shape), tuple(targets.shape), recorded=recorded)
+            short = min(tuple(outputs.shape), tuple(targets.shape), key=len)
+            if outputs.shape == targets.shape:
+                short = short[:1]
+            watch = _Spreading((*short, 1), short, recorded=recorded)
             try:
                 # its gradient tells what comes of outputs, where there can be one
                 source = outputs.clone().requires_grad_() if recorded else outputs
@@ -201,14 +209,15 @@ _ALIKE, _AS_GIVEN, _COLUMNS, _LONGER = range(4)
 def _form(number: int, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if number == _AS_GIVEN:
         return outputs, targets
-    if number == _ALIKE:
-        if outputs.ndim > targets.ndim:
-            return outputs.squeeze(-1), targets
-        return outputs, targets.squeeze(-1)
-    longer = outputs.ndim > targets.ndim
-    if number == _COLUMNS:
-        return (outputs, targets) if longer else (outputs.unsqueeze(-1), targets.squeeze(-1))
-    return (outputs, targets.unsqueeze(-1)) if longer else (outputs.unsqueeze(-1), targets)
+    # of both the shape without the axis of one
+    short = min(tuple(outputs.shape), tuple(targets.shape), key=len)
+    if len(short) == 2 and outputs.shape == targets.shape:
+        short = short[:1]
+    tall = (*short, 1)
+    return (
+        outputs.reshape(short if number == _ALIKE else tall),
+        targets.reshape(tall if number == _LONGER else short),
+    )
 
 
 class _Spreading(TorchFunctionMode):

@@ -83,7 +83,7 @@ class Job:
         predictor: makes what the result's scores are of, where that isn't the model itself.
 
     Attributes:
-        begun: whether the run's beginning is behind it; what is refused before that leaves nothing behind.
+        begun: whether a step is behind it; what is refused before that leaves nothing behind.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class Job:
                 own_generators(training.seed, *self._stream),
                 contextlib.ExitStack() as as_begun,
             ):
-                if not self._take_up(as_begun):
+                self.begun = self._take_up(as_begun)
+                if not self.begun:
                     training.begin()
-                self.begun = True
                 self._began = self._saved = time.monotonic()
                 if self._keeper is None:
                     advance(training, self._points, self)
@@ -182,6 +182,7 @@ class Job:
 
     def stepped(self, loss: Tensor, end: int) -> None:
         """Take in the loss of a step."""
+        self.begun = True
         self._losses.append(loss)
         self._ends.append(end)
 

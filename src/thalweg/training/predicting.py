@@ -136,6 +136,9 @@ def predict(
     means, spreads, drawn, still = [], [], 1, True
     for part in torch.split(inputs, _BLOCK):
         each = torch.stack([draw.cpu() for member in members for draw in member.draws(part.to(device))])
+        if each.ndim < 3 and stored.task["kind"] != "custom":
+            # a model may give one number an example without an axis of its own
+            each = each.reshape(len(each), len(part), -1)
         drawn, still = len(each), still and bool((each[: stored.prediction.samples] == each[0]).all())
         means.append(each.double().mean(0))
         spreads.append(_spread(each.double(), means[-1], stored))
