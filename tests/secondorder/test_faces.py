@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
-from thalweg.secondorder import Status, faces, matrix_faces
+from thalweg.secondorder import Status, faces, least_squares, matrix_faces, minimize
 from thalweg.secondorder.closures import ClosureOptimizer
 
 from .functions import quadratic, spread, start
@@ -316,3 +316,27 @@ def test_closures_that_return_the_wrong_thing_are_refused() -> None:
         with pytest.raises(OptionError, match=words):
             optimizer.step(closure)
         assert w.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("solve", [minimize, least_squares], ids=["minimize", "least_squares"])
+def test_a_function_without_a_graph_is_refused_and_a_wall_is_not(solve: Any) -> None:
+    """Its gradient of zero would be taken for the end."""
+    x = torch.ones(2, dtype=torch.float64)
+
+    def returned(values: Tensor) -> Tensor:
+        return values.square().sum() if solve is minimize else values
+
+    for wrong in (
+        lambda x: returned(x.detach() - 3),
+        lambda x: returned(torch.from_numpy(x.detach().numpy()) - 3),
+        lambda x: returned(torch.tensor([3.0, 3.0])),
+    ):
+        with pytest.raises(OptionError, match=f"^{solve.__name__}: .* can't be differentiated by x"):
+            solve(wrong, x)
+
+    def walled(x: Tensor) -> Tensor:
+        beyond = float(x.detach().max()) > 2.5
+        return torch.full((2,), 50.0).double().sum() if beyond else (x - 3).square().sum()
+
+    if solve is minimize:
+        assert 1 < float(minimize(walled, x).x.max()) <= 2.5

@@ -316,10 +316,10 @@ FIRST_ORDER: tuple[Entry, ...] = (
     ),
     _entry(
         "soap", "SOAP", "matrix",
-        "Adam in the slowly turning coordinates in which a matrix's gradients are uncorrelated.",
+        "Adam in slowly turning coordinates, a basis for each axis, in which gradients are uncorrelated.",
         (
             "L = beta2 * L + (1 - beta2) * G G';  R = beta2 * R + (1 - beta2) * G' G;  Adam's step on"
-            " Q_L' G Q_R, turned back, with Q the eigenvectors of L and R"
+            " Q_L' G Q_R, turned back, with Q the eigenvectors of L and R;  further axes likewise"
         ),
         f"Vyas et al. 2024; {_SPACES}",
         rules.soap, optim.SOAP,

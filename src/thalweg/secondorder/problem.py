@@ -245,8 +245,10 @@ def forward_of(
 ) -> Callable[[Vector], tuple[Vector, Tensor]]:
     """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane."""
     expected = () if structure.space.lanes is None else (structure.space.lanes,)
+    begun = False
 
     def forward(x: Vector) -> tuple[Vector, Tensor]:
+        nonlocal begun
         leaves = [t.detach().requires_grad_() for t in x]
         with torch.enable_grad():
             value = function(structure.pack(leaves))
@@ -259,6 +261,13 @@ def forward_of(
                 f"{owner}: the function returned {tuple(value.shape)}; with lanes=True it has to return "
                 f"[{expected[0]}, ...], of which each part depends on its own lane alone"
             )
+        # further on a function may have a wall or a plateau
+        if not begun and not value.requires_grad and bool(value.isfinite().all()):
+            raise OptionError(
+                f"{owner}: what the function returned can't be differentiated by x; compute it from x by "
+                f"operations of torch, without detach, numpy or no_grad"
+            )
+        begun = True
         return leaves, value
 
     return forward
