@@ -99,6 +99,11 @@ def test_a_step_over_nothing_but_frozen_parameters_is_no_error(subject: Subject)
     given = subject.step(optimizer, lambda: nn.Parameter(torch.ones(1)) * 2 + frozen)
     assert subject.needs == "gradient" or float(given.detach()) == 9
     assert torch.equal(frozen, torch.ones(2))
+    # and with groups of nothing at all there is nothing to save or to load
+    bare = subject.make([{"params": []}])
+    bare.load_state_dict(bare.state_dict())
+    assert bare.step() is None
+    assert bare.state_dict()["state"] == {}
 
 
 @every_subject

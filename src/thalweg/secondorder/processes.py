@@ -103,5 +103,5 @@ def _operations(group: Group, device: torch.device) -> int:
     """Return how many collective operations a group has seen; 0 where its backend doesn't count."""
     try:
         return int(group._get_backend(device)._get_sequence_number_for_group())
-    except RuntimeError:
+    except (AttributeError, RuntimeError):
         return 0
