@@ -122,7 +122,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def _kept(self) -> dict[str, Any]:
         """Return what is kept from step to step, which lies with the first parameter, frozen or not."""
-        entry = next((self.state.get(p, {}) for p in self._everything()), {})
+        entry: dict[str, Any] = next((self.state.get(p, {}) for p in self._everything()), {})
         return entry if _is_ours(entry) else {}
 
     def _begun(self, params: list[Tensor], maximize: bool) -> dict[str, Any]:
