@@ -107,7 +107,7 @@ class Terminal(Screen, Watcher):
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10 else f"{value:.5g}"
 
 
 def _setting_words(setting: SettingInfo) -> str:

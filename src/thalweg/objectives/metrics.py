@@ -24,6 +24,9 @@ from thalweg.objectives.losses import binary, logit_of, per_class
 
 __all__ = ["Metric", "default_metric", "kind_of", "metric", "metric_names"]
 
+# where a person's own metric may compute squares in float32
+_FLOAT32_LEAST, _FLOAT32_MOST = 1e-15, 1e15
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -136,6 +139,11 @@ def _explained(reduced: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
     return 1 - _average((reduced - goal).square(), weights) / _average((goal - middle).square(), weights)
 
 
+def _unit(task: Task) -> float:
+    """A power of two near the target's scale: in it squares neither overflow nor vanish, bit for bit."""
+    return math.ldexp(1.0, max(-1000, min(1000, math.frexp(task.scale)[1])))
+
+
 def _make(name: str, task: Task) -> Metric:
     # In float64 and the target's own units, so that predictions of different splits compare.
     def own(prepared: Tensor) -> Tensor:
@@ -161,17 +169,19 @@ def _make(name: str, task: Task) -> Metric:
     def mean(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return _average(reduced, weights)
 
+    unit = _unit(task)
+
     def root(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return _average(over((reduced - own(targets)).square()), weights).sqrt()
+        return unit * _average(over(((reduced - own(targets)) / unit).square()), weights).sqrt()
 
     def distance(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return _average(over((reduced - own(targets)).abs()), weights)
 
     def explained(reduced: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         if task.columns > 1:
-            columns = zip(reduced.unbind(-1), own(targets).unbind(-1), strict=True)
+            columns = zip((reduced / unit).unbind(-1), (own(targets) / unit).unbind(-1), strict=True)
             return torch.stack([_explained(*column, weights) for column in columns]).mean(0)
-        return _explained(reduced, own(targets), weights)
+        return _explained(reduced / unit, own(targets) / unit, weights)
 
     def logit(outputs: Tensor, targets: Tensor) -> Tensor:
         return logit_of(as_columns(outputs, targets)[0])
@@ -209,6 +219,9 @@ def _own_metric(name: str, function: Callable[[Any, Any], Any], task: Task) -> M
     def score(reduced: Tensor, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
         outputs, goal = reduced, targets
         if task.kind == "regression":
+            if not _FLOAT32_LEAST <= max(abs(task.center), abs(task.scale)) <= _FLOAT32_MOST:
+                # in the target's own units they would be nothing, or infinite
+                outputs, goal = outputs.double(), goal.double()
             outputs, goal = task.center + task.scale * outputs, task.center + task.scale * goal
         own = _leading(outputs, goal, lanes)
         lead = np.broadcast_shapes(outputs.shape[:own], weights.shape[:-1])

@@ -13,7 +13,7 @@ from thalweg import catalogue, data, models, objectives, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.entries import Workload
-from thalweg.errors import OptionError, nearest, option
+from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.generators import own_generators
 from thalweg.initial import initialize
 from thalweg.lanes.course import initial_module
@@ -38,6 +38,7 @@ __all__ = [
 
 DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
 DEFAULT_TRIALS = 16
+_LEAST_SPREAD, _MOST_SPREAD = 1e-70, 1e70
 ALL = "all"
 """In place of names: every optimizer of the catalogue that can take a step within a run."""
 RERUNS = 3
@@ -159,6 +160,7 @@ def _understood(options: Options, seed: int) -> Setup:
         types=options.types,
         collate=options.collate,
     )
+    _refuse_extreme(source)
     objectives.loss(options.loss, source.task)
     objectives.metric(options.metric, source.task)
     first = data.prepare(source, seed=seed, replicate=0, device=options.device)
@@ -284,6 +286,16 @@ def _schedules(given: Sequence[str] | None) -> tuple[str, ...]:
         if name not in schedules.names():
             raise OptionError(f"there is no schedule {name!r}; {nearest(name, schedules.names())}")
     return tuple(dict.fromkeys(names))
+
+
+def _refuse_extreme(source: Source) -> None:
+    """Refuse a target in whose units the variance of an error's variance isn't a float64 any more."""
+    spread = source.task.spread
+    if source.task.kind == "regression" and not _LEAST_SPREAD <= spread <= _MOST_SPREAD:
+        raise DataError(
+            f"the target of {source.spec} has a standard deviation of {spread:.3g}, and a verdict takes "
+            "fourth powers of differences, which float64 can't hold then; give the target in another unit"
+        )
 
 
 def _data_info(source: Source, first: Prepared) -> DataInfo:
