@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +29,9 @@ accumulation, precision, strategies. The moments of signals are drawn too; where
 machine. Trainings of two processes are started by torchrun, or, where it isn't starting that is tried, by a
 stand-in for it that forks. A small sample is in `make test`.
 
-`make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}).
+`make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}), and
+`python -m faults --only NAME --json faults/results.json --write docs/faults.md` the rows of one scenario. Each row
+names the commit that it was tried with.
 All recipes, moments and counts: `faults/results.json`.
 """
 
@@ -44,24 +47,32 @@ def main() -> int:
         "--forked", action="store_true",
         help="fork processes from one that has everything imported, which saves the seconds of starting",
     )  # fmt: skip
-    parser.add_argument("--add", type=Path, help="rows of an earlier run to put in front")
-    parser.add_argument("--only", nargs="*", help="names of scenarios")
+    parser.add_argument(
+        "--only", nargs="*", metavar="NAME", help="scenarios; the rows of others that stand in --json stay"
+    )
     parser.add_argument("--folder", type=Path, help="to work in; by default a temporary one")
     parser.add_argument("--json", type=Path, help="write all that is known here")
     parser.add_argument("--write", type=Path, help="write the page here")
     asked = parser.parse_args()
+    known = [scenario.__name__ for scenario in SCENARIOS]
+    for name in asked.only or ():
+        if name not in known:
+            parser.error(f"there is no scenario {name!r}; known: {', '.join(known)}")
     with tempfile.TemporaryDirectory(prefix="thalweg-faults-") as temporary:
         folder = asked.folder or Path(temporary)
+        # what is remembered of code and of test splits is none of the person's
+        os.environ["THALWEG_STATE_DIR"] = str(folder / "state")
         shop = Workshop(
             folder, seed=asked.seed, kills=asked.kills, work=asked.work, forked=asked.forked
         )  # fmt: skip
         if asked.quick:
             shop = Workshop(folder, seed=asked.seed, kills=4, work=0.3, forked=True)
-        rows, begun = [], time.monotonic()
+        rows, begun, state = [], time.monotonic(), _state()
         for scenario in SCENARIOS:
             if asked.only and scenario.__name__ not in asked.only:
                 continue
             for row in scenario(shop):
+                row.scenario, row.state = scenario.__name__, state
                 rows.append(row)
                 print(f"{row.tried}: {row.times} times, lost: {'; '.join(row.lost) or 'nothing'}", flush=True)
                 for sentence in row.said:
@@ -74,11 +85,12 @@ def main() -> int:
         "machine": machine,
         "rows": [row.json() for row in rows],
     }
-    if asked.add is not None:
-        before = json.loads(asked.add.read_text(encoding="utf-8"))
+    if asked.only and asked.json is not None and asked.json.exists():
+        before = json.loads(asked.json.read_text(encoding="utf-8"))
         values["command"] = f"{before['command']}, then {values['command']}"
         values["seconds"] = round(before["seconds"] + values["seconds"], 1)
-        values["rows"] = before["rows"] + values["rows"]
+        others = [row for row in before["rows"] if row["scenario"] not in asked.only]
+        values["rows"] = sorted([*others, *values["rows"]], key=lambda row: known.index(row["scenario"]))
     if asked.json is not None:
         asked.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if asked.write is not None:
@@ -89,6 +101,15 @@ def main() -> int:
         )  # fmt: skip
         asked.write.write_text(page(values["rows"], head), encoding="utf-8")
     return any(row.lost for row in rows)
+
+
+def _state() -> str:
+    """What the sources are: the commit, and whether something in them differs from it."""
+    said = []
+    for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", "src", "faults/*.py")):
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        said.append(done.stdout.strip() if done.returncode == 0 else "")
+    return said[0] + (", changed" if said[1] else "")
 
 
 if __name__ == "__main__":

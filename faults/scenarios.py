@@ -1,7 +1,7 @@
 """The scenarios: each does something to trainings, and writes down what was lost and said.
 
 A scenario is a function of a :class:`~faults.workshop.Workshop` that gives rows; :data:`SCENARIOS` lists them
-in order, those of two processes (:mod:`faults.pairs`) included.
+in order, those of :mod:`faults.outputs` and of two processes (:mod:`faults.pairs`) included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import tomli_w
 
-from faults import pairs, recipes
+from faults import outputs, pairs, recipes
 from faults.damage import BOMB, DAMAGES
 from faults.process import Command, damaged_where, kill_at_random, moment_of, same
 from faults.table import Row
@@ -334,10 +334,6 @@ def changed(shop: Workshop) -> list[Row]:
     other = {**recipe, "optimizer": {"name": "adam", "lr": 0.006}, "training": training}
     refused("a recipe that changed", back=replaced("recipe.toml", tomli_w.dumps(other)))
     refused(
-        "a model's code that changed",
-        back=replaced("net.py", recipes.NETWORK.replace("24", "23")),
-    )
-    refused(
         "a recipe's optimizer under `--set`",
         *shop.arguments(path, out, "--resume", "--set", "optimizer.name=sgd"),
     )
@@ -451,6 +447,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     changed,
     together,
     races,
+    *outputs.SCENARIOS,
     *pairs.SCENARIOS,
 )
 """In the order of the table."""

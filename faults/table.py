@@ -7,6 +7,8 @@ from typing import Any
 
 __all__ = ["Row", "page"]
 
+_COLUMNS = "| what was tried | how often | what was lost | what was said | state |"
+
 
 @dataclass
 class Row:
@@ -18,6 +20,8 @@ class Row:
         lost: what was lost, each as a sentence; nothing, if all is well.
         said: what the command said, without what differs from run to run.
         details: numbers worth keeping.
+        scenario: the function that made it.
+        state: of the sources then.
     """
 
     tried: str
@@ -25,6 +29,8 @@ class Row:
     lost: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    scenario: str = ""
+    state: str = ""
 
     def hear(self, sentence: str, *, instead: dict[str, str] | None = None) -> None:
         """Keep a sentence, once, with what is particular to a run replaced."""
@@ -45,11 +51,13 @@ class Row:
 
 def page(rows: list[dict[str, Any]], head: str) -> str:
     """Return the page in Markdown."""
-    lines = [head, "| what was tried | how often | what was lost | what was said |", "|---|---|---|---|"]
+    lines = [head, _COLUMNS, "|---|---|---|---|---|"]
     for row in rows:
         lost = "; ".join(row["lost"]) or "nothing"
         said = "<br>".join(f"`{text}`" if text != "nothing" else text for text in row["said"]) or "nothing"
-        lines.append(f"| {row['tried']} | {row['times']} | {lost} | {said} |".replace("\n", " "))
+        lines.append(
+            f"| {row['tried']} | {row['times']} | {lost} | {said} | {row['state']} |".replace("\n", " ")
+        )
     for row in rows:
         if "moments" in row["details"]:
             lines += [
