@@ -29,9 +29,9 @@ accumulation, precision, strategies. The moments of signals are drawn too; where
 machine. Trainings of two processes are started by torchrun, or, where it isn't starting that is tried, by a
 stand-in for it that forks. A small sample is in `make test`.
 
-`make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}), and
-`python -m faults --only NAME --json faults/results.json --write docs/faults.md` the rows of one scenario. Each row
-names the commit that it was tried with.
+`make faults` makes this page again ({command}; seed {seed}, {seconds:.0f} s on {cores} cores, torch {torch}),
+and `python -m faults --only NAME --json faults/results.json --write docs/faults.md` the rows of one scenario.
+Each row names the commit that it was tried with.
 All recipes, moments and counts: `faults/results.json`.
 """
 

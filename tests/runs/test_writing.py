@@ -358,7 +358,9 @@ def _gone_soon(path: Path, *, events: int) -> threading.Thread:
         for _ in range(6000):
             with contextlib.suppress(OSError):
                 if (path / "events.jsonl").read_bytes().count(b"\n") >= events:
-                    shutil.rmtree(path)
+                    # in one go, as files may come while it is emptied
+                    path.rename(path.with_name("removed"))
+                    shutil.rmtree(path.with_name("removed"), ignore_errors=True)
                     return
             time.sleep(0.005)
 

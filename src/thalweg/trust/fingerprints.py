@@ -206,7 +206,7 @@ def _of_python(module: _Module) -> str:
 
 def _shown(module: _Module) -> str:
     if module.origin is None:
-        return f"{module.name}, built into Python,"
+        return f"{module.name} of this Python"
     with contextlib.suppress(ValueError):
         return str(module.origin.relative_to(Path.cwd()))
     return str(module.origin)
