@@ -196,10 +196,12 @@ def _function(spec: str, what: str) -> str:
 def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, averages: bool) -> str:
     custom = prepared.task.kind == "custom"
     several = custom and prepared.train.targets is not None and prepared.train.targets.ndim > 1
-    predicted = "outputs" if several else "outputs[:, 0]"
+    # anybody's own model may give one number an example without an axis of its own
+    columns = "outputs" if built else "outputs.reshape(len(outputs), -1)"
+    predicted = "outputs" if several else f"{columns}[:, 0]"
     logit = "outputs[:, 1] - outputs[:, 0]"
     if loss == "bce" and not built:
-        logit = "(outputs[:, -1] - (outputs[:, 0] if outputs.shape[1] > 1 else 0))"
+        logit = f"({columns}[:, -1] - (outputs[:, 0] if outputs.shape[1:].numel() > 1 else 0))"
     chosen = f"({logit} > 0)" if loss == "bce" else "outputs.argmax(1)"
     losses = {
         "cross-entropy": "F.cross_entropy(outputs, targets)",
@@ -208,7 +210,7 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
         "mae": f"F.l1_loss({predicted}, targets)",
         "huber": f"F.huber_loss({predicted}, targets)",
     }
-    error = "(outputs[:, 0].double() - targets.double())"
+    error = f"({columns}[:, 0].double() - targets.double())"
     metrics = {
         "accuracy": f"({chosen} == targets).double().mean()",
         "balanced-accuracy": f"balanced_accuracy_score(targets, {chosen})",
