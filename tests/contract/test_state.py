@@ -180,6 +180,7 @@ def test_what_others_keep_in_the_state_stays(subject: Subject) -> None:
         return [{name: optimizer.state[p][name] for name in mine} for p in marked]
 
     mark(marked, two)
+    two.state["of nobody"] = 5
     train(subject, one, plain, range(2))
     train(subject, two, marked, range(2))
     assert trees_equal(plain.params, marked.params)
@@ -190,6 +191,7 @@ def test_what_others_keep_in_the_state_stays(subject: Subject) -> None:
     resumed = subject.make(marked.params)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert trees_equal(marks(marked, resumed), [mine] * 3)
+    assert resumed.state["of nobody"] == 5
     assert trees_equal(resumed.state_dict()["state"], state["state"])
     train(subject, one, plain, range(2, 4))
     train(subject, resumed, marked, range(2, 4))

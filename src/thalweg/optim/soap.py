@@ -108,7 +108,7 @@ class SOAP(RuleOptimizer):
             check_whole("SOAP", name, group[name])
 
     def _before_loading(self, given: Mapping[str, Any]) -> None:
-        if any("left_basis" in entry for entry in given["state"].values()):
+        if any(isinstance(entry, dict) and "left_basis" in entry for entry in given["state"].values()):
             raise OptionError(
                 "SOAP: the state is of an earlier version, which kept two bases for any tensor; begin anew"
             )
