@@ -278,3 +278,45 @@ def test_refusals() -> None:
         LevenbergMarquardt(scale="diag")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="scalar tensor"):
         least_squares(valley, x0, loss=lambda z: z)
+
+
+def test_the_growth_of_damping_begins_anew_after_a_step() -> None:
+    """Nielsen's rule, written out: times 2, 4, 8, ... from one point, and times 2 again from the next."""
+
+    def residuals(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([1 - x[:-1], 10 * (x[1:] - x[:-1] ** 2)])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        n = len(x)
+        j = np.zeros((2 * (n - 1), n))
+        for i in range(n - 1):
+            j[i, i], j[n - 1 + i, i], j[n - 1 + i, i + 1] = -1, -20 * x[i], 10
+        return j
+
+    x = np.array([-1.2, 1.0, 0.7])
+    found = least_squares(
+        lambda t: torch.cat([1 - t[:-1], 10 * (t[1:] - t[:-1] ** 2)]),
+        torch.from_numpy(x.copy()),
+        method=LevenbergMarquardt(damping=1e-6),
+        tolerance=1e-8,
+    )
+    r, j = residuals(x), jacobian(x)
+    mu, growth, evaluations = 1e-6 * (j.T @ j).diagonal().max(), 2.0, 1
+    used, after, series, rejected = [], [], 0, 0
+    while np.abs(j.T @ r).max() > 1e-8:
+        g, matrix = j.T @ r, j.T @ j
+        d = -np.linalg.solve(matrix + mu * np.eye(3), g)
+        tried = residuals(x + d)
+        evaluations += 1
+        gain = (r @ r - tried @ tried) / 2 / -(g @ d + d @ matrix @ d / 2)
+        if gain > 0:
+            series, rejected = series + (rejected > 1), 0
+            used.append(mu)
+            after.append(evaluations)
+            mu, growth = mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+            x, r, j = x + d, tried, jacobian(x + d)
+        else:
+            mu, growth, rejected = mu * growth, growth * 2, rejected + 1
+    assert series >= 2
+    assert [record.evaluations for record in found.trace[1:]] == after
+    np.testing.assert_allclose([record.step for record in found.trace[1:]], used, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from thalweg.secondorder import (
     minimize,
 )
 from thalweg.secondorder.directions import FORMULAS, Direction
+from thalweg.secondorder.problem import FunctionProblem, Point
+from thalweg.secondorder.solution import Tally
+from thalweg.secondorder.vectors import Space
 
 from .functions import Function, quadratic, spread, start
 
@@ -248,3 +252,26 @@ def test_every_method_with_its_own_search_finds_the_minimum(method: str) -> None
         assert solution.converged, (method, n, condition, solution)
         torch.testing.assert_close(solution.x, torch.linalg.solve(a, b), rtol=0, atol=1e-6)
         assert solution.counts.round_trips <= solution.counts.evaluations + solution.counts.products
+
+
+def test_hager_and_zhangs_beta_is_bounded_below() -> None:
+    """beta >= -1 / (|d_| min(0.01, |g_|)), by hand; it is active in some draws and not in others."""
+    rng = np.random.default_rng(5)
+    method, space = ConjugateGradient(formula="hager-zhang"), Space()
+    active = {(bound, small): 0 for bound in (False, True) for small in (False, True)}
+    for _ in range(400):
+        size = 10 ** rng.uniform(-4, 1)
+        before, d = size * rng.standard_normal(4), 10 ** rng.uniform(-2, 4) * rng.standard_normal(4)
+        g = before + size * 10 ** rng.uniform(-3, 1) * rng.standard_normal(4)
+        y = g - before
+        # the nearer d is to right angles with y, the larger is beta
+        d -= (1 - 10 ** rng.uniform(-9, 0)) * (d @ y) / (y @ y) * y
+        free = (y - 2 * d * (y @ y) / (d @ y)) @ g / (d @ y)
+        least = -1 / (np.linalg.norm(d) * min(0.01, np.linalg.norm(before)))
+        state = {"direction": [torch.from_numpy(d)], "gradient": [torch.from_numpy(before)], "count": [1]}
+        point = Point([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
+        problem = FunctionProblem(lambda x: (x, x[0].sum()), space, Tally())
+        (found,) = method.propose(state, point, problem)
+        np.testing.assert_allclose(found.numpy(), -g + max(free, least) * d, rtol=1e-4)
+        active[bool(free < least), bool(np.linalg.norm(before) < 0.01)] += 1
+    assert min(active.values()) > 5

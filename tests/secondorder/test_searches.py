@@ -269,9 +269,13 @@ def test_a_cliff_of_nan_shortens_the_step(search: Search, beyond: tuple[float, f
 
 @pytest.mark.parametrize("search", [StrongWolfe(), HagerZhang()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("phi", [lambda a: (-a, -1.0), lambda a: (-a - a * a, -1 - 2 * a)])
-def test_falling_for_ever_is_unbounded(search: Search, phi: Phi) -> None:
+def test_what_still_falls_at_the_largest_step_is_taken_as_limited(search: Search, phi: Phi) -> None:
+    """It may be unbounded, or its minimum may lie further away: the next search tells."""
     outcome, trials = run(search, phi)
-    assert outcome.result is Result.UNBOUNDED
+    assert outcome.result is Result.ACCEPTED
+    assert outcome.limited
+    assert outcome.trial is trials[-1]
+    assert outcome.trial.step >= search.largest  # type: ignore[attr-defined]
     assert len(trials) < 25
 
 
@@ -339,6 +343,152 @@ def test_strong_wolfe_needs_no_more_trials_than_scipys() -> None:
         assert found(first, *phi(0.0), maxiter=100)[0] is not None
         theirs += len(counted)
     assert ours <= 1.05 * theirs
+
+
+def more_thuente(number: int) -> Phi:
+    """The six functions of Moré and Thuente, Line search algorithms with guaranteed decrease, 1994."""
+    if number == 1:
+        return lambda a: (-a / (a * a + 2), (a * a - 2) / (a * a + 2) ** 2)
+    if number == 2:
+        return lambda a: (
+            (a + 0.004) ** 5 - 2 * (a + 0.004) ** 4,
+            5 * (a + 0.004) ** 4 - 8 * (a + 0.004) ** 3,
+        )
+    if number == 3:
+
+        def oscillating(a: float, beta: float = 0.01, waves: int = 39) -> tuple[float, float]:
+            if a <= 1 - beta:
+                base, slope = 1 - a, -1.0
+            elif a >= 1 + beta:
+                base, slope = a - 1, 1.0
+            else:
+                base, slope = (a - 1) ** 2 / (2 * beta) + beta / 2, (a - 1) / beta
+            turn = waves * math.pi * a / 2
+            return (
+                base + 2 * (1 - beta) / (waves * math.pi) * math.sin(turn),
+                slope + (1 - beta) * math.cos(turn),
+            )
+
+        return oscillating
+    first, second = {4: (1e-3, 1e-3), 5: (1e-2, 1e-3), 6: (1e-3, 1e-2)}[number]
+
+    def gamma(beta: float) -> float:
+        return math.sqrt(1 + beta * beta) - beta
+
+    def yanai(a: float) -> tuple[float, float]:
+        left, right = math.hypot(1 - a, second), math.hypot(a, first)
+        return (
+            gamma(first) * left + gamma(second) * right,
+            gamma(first) * (a - 1) / left + gamma(second) * a / right,
+        )
+
+    return yanai
+
+
+@pytest.mark.parametrize("first", [1e-3, 1e-1, 1e1, 1e3])
+@pytest.mark.parametrize(
+    ("number", "c1", "c2"),
+    [
+        (1, 1e-3, 0.1),
+        (2, 1e-4, 1e-3),
+        (2, 0.1, 0.11),
+        (3, 0.1, 0.11),
+        (4, 1e-3, 2e-3),
+        (5, 1e-3, 2e-3),
+        (6, 1e-3, 2e-3),
+    ],
+)
+def test_more_and_thuentes_functions(number: int, c1: float, c2: float, first: float) -> None:
+    """Their conditions or nearly (c2 has to be above c1 here), from their first steps."""
+    phi = more_thuente(number)
+    outcome, trials = run(StrongWolfe(c1=c1, c2=c2), phi, first)
+    value, slope = phi(0.0)
+    assert outcome.result is Result.ACCEPTED
+    trial = outcome.trial
+    assert trial is not None
+    assert trial.value <= value + c1 * trial.step * slope
+    assert abs(trial.slope) <= c2 * abs(slope)
+    assert len(trials) <= 30
+
+
+def never_worse(search: Search, phi: Phi, first: float, slack: float = 0.0) -> Outcome:
+    outcome, trials = run(search, phi, first)
+    if outcome.result is Result.ACCEPTED:
+        assert outcome.trial is not None
+        lowest = min(t.value for t in trials if t.finite)
+        assert outcome.trial.value <= lowest + slack + 4e-16 * abs(lowest), (outcome, trials)
+        assert outcome.trial.value <= phi(0.0)[0] + slack
+    return outcome
+
+
+def test_no_point_is_accepted_that_is_worse_than_one_tried() -> None:
+    def fall_and_waves(a: float) -> tuple[float, float]:
+        if a < 1:
+            return -1.5 * math.pi * (a - 1), -1.5 * math.pi
+        turn = 1.5 * math.pi * a - math.pi
+        return math.cos(turn), -1.5 * math.pi * math.sin(turn)
+
+    for first in (0.1, 1.0, 3.0, 10.0):
+        for search in (StrongWolfe(), StrongWolfe(c2=0.1), HagerZhang(), HagerZhang(sigma=0.2)):
+            assert never_worse(search, fall_and_waves, first, 1e-5).result is Result.ACCEPTED
+    for phi, first in functions(1000, 12):
+        never_worse(StrongWolfe(), phi, first)
+        never_worse(StrongWolfe(c2=0.1), phi, first)
+        never_worse(HagerZhang(), phi, first, 1.1e-6 * abs(phi(0.0)[0]))
+
+
+def test_at_a_kink_the_lowest_step_is_taken() -> None:
+    """There the slope jumps past every c2: no step meets the second condition."""
+    for kink in (0.3, 1.0, 47.0, 2e5):
+        for search in (StrongWolfe(), StrongWolfe(c2=0.1)):
+            outcome = never_worse(
+                search, lambda a, k=kink: (abs(a - k), -1.0 if a < k else 1.0), 1.0, 1e-5 * kink
+            )
+            assert outcome.result is Result.ACCEPTED
+            assert outcome.trial is not None
+            assert outcome.trial.step == pytest.approx(kink, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [StrongWolfe(c1=0.3), Backtracking(c1=0.3), HagerZhang(delta=0.3)],
+    ids=lambda s: type(s).__name__,
+)
+def test_the_approximate_condition_is_the_derivative_of_the_first(search: Search) -> None:
+    """phi'(a) <= (2 * c1 - 1) * phi'(0): with c1 = 0.3 at most 0.4 where it was -1 at the start."""
+
+    def accepted(slope: float, value: float, step: float = 1.0) -> bool:
+        course = search.course(Trial(0.0, 1e8, -1.0), step, noise=1.0)
+        next(course)
+        try:
+            course.send(Trial(step, value, slope))
+        except StopIteration as end:
+            return bool(end.value.result is Result.ACCEPTED)
+        return False
+
+    for value in (1e8, 1e8 + 0.5):
+        assert accepted(0.399, value)
+        assert not accepted(0.401, value)
+        assert accepted(-0.899, value)
+        assert not accepted(-0.901, value)
+    assert not accepted(0.0, 1e8 + 200)
+
+
+@pytest.mark.parametrize("search", [StrongWolfe(), Backtracking()], ids=lambda s: type(s).__name__)
+def test_an_equal_value_is_no_decrease_where_values_tell(search: Search) -> None:
+    """The function falls and rises again: at 1 the value is that at the start, and the slope is mild."""
+
+    def bump(a: float) -> tuple[float, float]:
+        # a cubic with phi(0) = phi(1) = v and slopes -1 and 0.5
+        return 1e3 + a * (a - 1) * (1 - 0.5 * a), -1 + 3 * a - 1.5 * a * a
+
+    assert bump(1.0) == (1e3, 0.5)
+    start = Trial(0.0, *bump(0.0))
+    noise = 3.7e-11 * 1e3
+    course = search.course(start, 1.0, noise)
+    next(course)
+    following = course.send(Trial(1.0, *bump(1.0)))
+    assert 0 < following.step < 1
 
 
 @pytest.mark.parametrize(

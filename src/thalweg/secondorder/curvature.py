@@ -41,16 +41,21 @@ class _Products(GaussNewtonModel):
         image = self._problem.push(self._point.x, d)
         return self._problem.space.dot([image], [self._problem.bent(self._point.x, image)])
 
-    def undamped(self) -> Vector:
-        """Return what conjugate gradients find from zero, which in exact arithmetic is the shortest."""
-        return self._solve(None, None)[0]
+    def undamped(self, cosine: Scalar | None = None) -> Vector:
+        """Return what conjugate gradients find from zero, which in exact arithmetic is the shortest.
+
+        They go along directions of much curvature first, so that ending them early leaves the others out.
+        """
+        return self._solve(None, None, cosine)[0]
 
     def damped(self, mu: Scalar, scale: Tensor | None, near: Vector | None) -> tuple[Vector, Scalar]:
         """Solve it to the accuracy asked for, from the best multiple of ``near``."""
         assert scale is None
         return self._solve(mu, near)
 
-    def _solve(self, mu: Scalar | None, near: Vector | None) -> tuple[Vector, Scalar]:
+    def _solve(
+        self, mu: Scalar | None, near: Vector | None, cosine: Scalar | None = None
+    ) -> tuple[Vector, Scalar]:
         problem, x, g = self._problem, self._point.x, self._point.gradient
         space = problem.space
         slope = problem.slope(x)
@@ -79,6 +84,11 @@ class _Products(GaussNewtonModel):
             share = rr / bend
             active = active & (bend > 0) & torch.isfinite(share)
             share = torch.where(active, share, 0.0)
+            if cosine is not None and left + 1 < count:
+                beyond = space.add(d, share, p)
+                fits = -space.dot(g, beyond) >= cosine * space.norm(g) * space.norm(beyond)
+                active = active & fits
+                share = torch.where(active, share, 0.0)
             d = space.where(active, space.add(d, share, p), d)
             (image,) = space.where(active, space.add([image], share, [along]), [image])
             (force,) = space.where(active, space.add([force], share, [pushed]), [force])
@@ -130,6 +140,9 @@ class CompositeProblem(Problem):
             ``1/2 sum r^2``.
         tally: where everything is counted.
         space: lanes or alone.
+        lasting: whether a graph outlives the next call of ``forward``: not where that computes on parameters,
+            which are overwritten. One by products then stays until the next model is made, so that a trial
+            that fails costs no second call at the point where it began.
     """
 
     def __init__(
@@ -138,19 +151,26 @@ class CompositeProblem(Problem):
         loss: Loss | None,
         tally: Tally,
         space: Space | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
         super().__init__(Space() if space is None else space, tally)
-        self._forward, self.loss = forward, loss
+        self._forward, self.loss, self._lasting = forward, loss, lasting
         self._graph: _Graph | None = None
+        self._of_model: _Graph | None = None
 
     def evaluate(self, x: Vector) -> Point:
         """Return value and gradient at ``x``."""
-        self.tally.evaluations += 1
-        self.tally.gradients += 1
         graph = self._at(x)
+        self.tally.gradients += 1
         self.tally.passes += BACKWARD
         value = self._value(graph.outputs)
         return Point(x, value.detach(), gradient_of(value.sum(), graph.leaves, retain=True))
+
+    def settle(self, x: Vector) -> None:
+        """Take note that the last evaluation stands for ``x`` too."""
+        if self._graph is not None:
+            self._graph.x = x
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, from differences of gradients."""
@@ -163,6 +183,7 @@ class CompositeProblem(Problem):
     def model(self, point: Point, inner: Inner) -> GaussNewtonModel:
         """Return the Gauss-Newton model around a point; for a dense one, one Jacobian."""
         if inner.solver == "cg":
+            self._of_model = self._at(point.x) if self._lasting else None
             return _Products(self, point, inner)
         space = self.space
         space.ravel(point.x, "a Jacobian")
@@ -220,10 +241,13 @@ class CompositeProblem(Problem):
 
     def _at(self, x: Vector) -> _Graph:
         """Return what is computed at ``x``; a closure computes on its parameters, so only the last holds."""
-        if self._graph is None or self._graph.x is not x:
-            self._graph = None
-            self.tally.passes += FORWARD
-            self._graph = _Graph(x, *self._forward(x))
+        for graph in (self._graph, self._of_model):
+            if graph is not None and graph.x is x:
+                return graph
+        self._graph = None
+        self.tally.call()
+        self.tally.passes += FORWARD
+        self._graph = _Graph(x, *self._forward(x))
         return self._graph
 
     def _slope(self, graph: _Graph) -> tuple[Tensor, Tensor]:

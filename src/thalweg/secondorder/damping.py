@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
-from thalweg.secondorder.directions import Direction, State
+from thalweg.secondorder.directions import State, Step
 from thalweg.secondorder.ending import Callback, Lane, Limits
 from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
+from thalweg.secondorder.newton import CurvatureDirection
 from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.solution import Status
+from thalweg.secondorder.solution import OutOfEvaluations, Status
 from thalweg.secondorder.solver import Found, Memory
-from thalweg.secondorder.vectors import Scalar, Space, Vector
+from thalweg.secondorder.vectors import Scalar, Vector
 
 __all__ = ["GaussNewton", "LevenbergMarquardt", "descend_damped"]
 
+# A step that is less than this part of Gauss-Newton's shows that its model misleads.
+_SHORT = 0.1
+_STRICTER = 10.0
+
 
 @dataclass(frozen=True, kw_only=True)
-class GaussNewton(Inner, Direction):
+class GaussNewton(Inner, CurvatureDirection):
     """``d = -G^+ g`` with ``G = J'J`` of the residuals, or ``J'HJ`` under a convex loss (O10).
 
     The pseudo-inverse gives the shortest minimizer where the Jacobian lacks rank. G is positive
     semidefinite, so that d never leads uphill; but near points where J loses rank it is long and at nearly
-    right angles to the gradient, and the method can take hundreds of tiny steps, where Levenberg-Marquardt
-    doesn't.
+    right angles to the gradient. Where a search takes less than a tenth of the whole step, the next d leaves
+    the directions of least curvature out until its angle to ``-g`` has ten times the cosine (one half at
+    most); each step of at least a half divides what is asked for by ten. Without this the method can take
+    hundreds of tiny steps towards a point where the gradient isn't zero (Powell, 1970). Where G has no
+    curvature along the gradient at all (a loss that is linear in the outputs), d goes along the gradient.
 
     Args:
         solver: ``"dense"``, or ``"cg"``: conjugate gradients on products ``J'(H(Jv))`` from zero, which in
@@ -43,16 +51,29 @@ class GaussNewton(Inner, Direction):
     Hessian-free optimization, 2010.
     """
 
-    natural: ClassVar[bool] = True
-
-    def begin(self, space: Space, point: Point) -> State:
-        """Return the empty state."""
-        return {}
-
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def from_curvature(self, state: State, point: Point, problem: Problem) -> Vector:
         """Return the direction at ``point``."""
         assert isinstance(problem, CompositeProblem)
-        return problem.model(point, self).undamped()
+        return problem.model(point, self).undamped(state.get("cosine"))
+
+    def update(self, state: State, step: Step) -> State:
+        """Ask for a smaller angle to the gradient after a short step, for less after a long one."""
+        state = super().update(state, step)
+        before: Tensor | None = state.get("cosine")
+        shares = [1.0] * len(step.accepted) if step.shares is None else step.shares
+        taken = [share if went else 1.0 for share, went in zip(shares, step.accepted, strict=True)]
+        if before is None and min(taken) >= _SHORT:
+            return state
+        space, g, d = step.space, step.old.gradient, step.direction
+        cosine = -space.dot(g, d) / (space.norm(g) * space.norm(d))
+        before = torch.zeros_like(cosine) if before is None else before
+        share = space.scalar(shares, g)
+        asked = torch.where(
+            share < _SHORT,
+            (_STRICTER * cosine).clamp(max=0.5),
+            torch.where(share >= 0.5, before / _STRICTER, before),
+        )
+        return {**state, "cosine": space.choose(step.mask, asked, before)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +168,7 @@ class _Damped:
         problem, space = self.problem, self.space
         kind = torch.finfo(space.dtype(x))
         self.eps, self.tiny = kind.eps, kind.tiny
+        problem.tally.allow(self.limits.max_evaluations)
         point = problem.evaluate(x)
         rows = problem.fetch([point.value, space.norm_max(point.gradient)])
         lanes = [
@@ -155,35 +177,57 @@ class _Damped:
         for lane, mu_before in zip(lanes, kept.get("mu", [math.nan] * len(lanes)), strict=True):
             lane.mu = lane.trusted = mu_before
             lane.begin(self.limits)
-        mu = space.scalar(kept["mu"], x) if "mu" in kept else None
-        scale: Tensor | None = kept.get("scale")
-        near: Vector | None = kept.get("direction")
-        model: GaussNewtonModel | None = None
-        while any(lane.status is None for lane in lanes):
-            if model is None:
-                model = problem.model(point, self.settings)
-                scale = self._scale(model, scale)
-                mu = self._first(model) if mu is None else mu
-            assert mu is not None
-            near, promise = model.damped(mu, scale, near)
-            mask = space.mask([lane.status is None for lane in lanes], x)
-            there = space.where(mask, space.add(point.x, 1.0, near), point.x)
-            trial = problem.evaluate(there)
-            rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, mu])
-            taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
-            mu = space.scalar([lane.mu for lane in lanes], x)
-            if any(taken):
-                mask = space.mask(taken, x)
-                point = Point(
-                    space.where(mask, trial.x, point.x),
-                    space.choose(mask, trial.value, point.value),
-                    space.where(mask, trial.gradient, point.gradient),
-                )
-                model = None
+        self._mu = space.scalar(kept["mu"], x) if "mu" in kept else None
+        self._scale_of: Tensor | None = kept.get("scale")
+        self._near: Vector | None = kept.get("direction")
+        self._point = point
+        try:
+            self._loop(lanes)
+        except OutOfEvaluations:
+            for lane in lanes:
+                lane.status = lane.status or Status.EVALUATION_LIMIT
+        mu, scale, near, point = self._mu, self._scale_of, self._near, self._point
         state: State = {} if mu is None else {"mu": [lane.trusted for lane in lanes]}
         state |= {} if scale is None else {"scale": scale}
         state |= {} if near is None or self.settings.solver == "dense" else {"direction": near}
         return Found.at(point, lanes, Memory(state, [None] * len(lanes)))
+
+    def _loop(self, lanes: list[_Lane]) -> None:
+        problem, space = self.problem, self.space
+        model: GaussNewtonModel | None = None
+        before: GaussNewtonModel | None = None
+        renewed: Tensor | None = None
+        while any(lane.status is None for lane in lanes):
+            point = self._point
+            if model is None:
+                model = problem.model(point, self.settings)
+                if renewed is not None and isinstance(model, DenseModel):
+                    assert isinstance(before, DenseModel)
+                    model.keep(renewed, before)
+                self._scale_of = self._scale(model, self._scale_of)
+                self._mu = self._first(model) if self._mu is None else self._mu
+            assert self._mu is not None
+            self._near, promise = model.damped(self._mu, self._scale_of, self._near)
+            mask = space.mask([lane.status is None for lane in lanes], point.x)
+            there = space.where(mask, space.add(point.x, 1.0, self._near), point.x)
+            trial = problem.evaluate(there)
+            rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, self._mu])
+            taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
+            self._mu = space.scalar([lane.mu for lane in lanes], point.x)
+            if any(taken):
+                renewed = space.mask(taken, point.x)
+                self._point = Point(
+                    space.where(renewed, trial.x, point.x),
+                    space.choose(renewed, trial.value, point.value),
+                    space.where(renewed, trial.gradient, point.gradient),
+                )
+                if self.settings.solver == "dense":
+                    # a matrix of the trial serves the lanes that take it; the others keep theirs
+                    problem.settle(self._point.x)
+                before, model = model, None
+                for lane, arrived in zip(lanes, taken, strict=True):
+                    if arrived:
+                        lane.report(self._point.x, self.callback)
 
     def _first(self, model: GaussNewtonModel) -> Scalar:
         """Return the first damping, computed where the tensors are."""
@@ -234,4 +278,4 @@ class _Damped:
         lane.mu = lane.trusted = max(used * max(1 / 3, 1 - (2 * gain - 1) ** 3), self.tiny)
         lane.growth = 2.0
         self.problem.tally.iterations += 1
-        lane.arrive(value, norm, used, self.limits, self.callback)
+        lane.arrive(value, norm, used, self.limits)

@@ -20,7 +20,16 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.problem import Point, Problem
 from thalweg.secondorder.vectors import Scalar, Space, Vector, is_sharded
 
-__all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
+__all__ = [
+    "BFGS",
+    "FORMULAS",
+    "LBFGS",
+    "ConjugateGradient",
+    "Direction",
+    "State",
+    "SteepestDescent",
+    "Step",
+]
 
 State: TypeAlias = dict[str, Any]
 Formula: TypeAlias = Literal[
@@ -46,6 +55,7 @@ class Step:
         curved: which of them saw the slope rise along it, so that the pair (s, y) is worth keeping.
         step: how far along ``direction``.
         old, new: where it began and ended.
+        shares: what part the step is of the first one that was tried, in each lane; None: not known.
     """
 
     space: Space
@@ -55,6 +65,7 @@ class Step:
     direction: Vector
     old: Point
     new: Point
+    shares: Sequence[float] | None = None
 
     @property
     def mask(self) -> Tensor | None:
@@ -78,10 +89,12 @@ class Direction(ABC):
     Attributes:
         natural: whether a step of one is the natural length once something is known of the curvature.
         remembers: whether there is a memory to forget where a direction doesn't lead downhill.
+        curved: whether it asks for the function's curvature at the points that it begins from.
     """
 
     natural: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    curved: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, space: Space, point: Point) -> State:
@@ -102,6 +115,10 @@ class Direction(ABC):
     def knows(self, state: State, lane: int) -> bool:
         """Whether anything is known of the curvature in a lane."""
         return True
+
+    def recovers(self) -> bool:
+        """Whether :meth:`forget` leads back to the gradient where a search found no step."""
+        return self.remembers
 
 
 @dataclass(frozen=True, kw_only=True)

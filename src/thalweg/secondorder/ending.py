@@ -9,10 +9,12 @@ from typing import Any
 
 from thalweg.errors import OptionError
 from thalweg.secondorder.solution import Counts, Record, Status
+from thalweg.secondorder.vectors import Vector
 
 __all__ = ["Callback", "Lane", "Limits"]
 
-Callback = Callable[[Record], Any]
+# What runs are given: it is handed the point beside the record, in the tensors that the run works with.
+Callback = Callable[[Record, Vector], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +84,42 @@ class Lane:
             self.status = Status.EVALUATION_LIMIT
 
     def arrive(
-        self, value: float, norm: float, step: float, limits: Limits, callback: Callback | None
+        self, value: float, norm: float, step: float, limits: Limits, *, far_enough: bool = True
     ) -> None:
-        """Take an accepted step, which may be the last."""
+        """Take an accepted step, which may be the last.
+
+        Args:
+            value, norm: where it leads.
+            step: its length along the direction.
+            limits: when to end.
+            far_enough: whether the step went as far as its conditions ask. A change that is small because a
+                longer step wasn't tried says nothing of a minimum.
+        """
         change = abs(value - self.value)
         self.value, self.norm = value, norm
         self.iterations += 1
-        record = self._note(step)
-        stopped = callback is not None and callback(record)
+        self._note(step)
+        small = limits.tolerance_change * max(1.0, abs(value))
         if norm <= limits.tolerance:
             self.status = Status.CONVERGED
-        elif stopped:
-            self.status = Status.STOPPED
-        elif limits.tolerance_change > 0 and change <= limits.tolerance_change * max(1.0, abs(value)):
+        elif limits.tolerance_change > 0 and change <= small and far_enough:
             self.status = Status.SMALL_CHANGE
         else:
             self.heed(limits)
+
+    def report(self, x: Vector, callback: Callback | None) -> None:
+        """Tell the callback of the last step, and end where it asks for that."""
+        if callback is None:
+            return
+        here = x if self.number is None else [tensor[self.number] for tensor in x]
+        if callback(self.trace[-1], here) and self.status is not Status.CONVERGED:
+            self.status = Status.STOPPED
 
     def counts(self) -> Counts:
         """Return what the lane alone would have cost."""
         return Counts(iterations=self.iterations, evaluations=self.evaluations, gradients=self.evaluations)
 
-    def _note(self, step: float) -> Record:
+    def _note(self, step: float) -> None:
         record = Record(
             iteration=self.iterations,
             value=self.value,
@@ -113,4 +129,3 @@ class Lane:
             lane=self.number,
         )
         self.trace.append(record)
-        return record

@@ -49,7 +49,7 @@ class BackwardProblem(Problem):
         if self._ahead is not None and self._ahead.x is x:
             found, self._ahead = self._ahead, None
             return found
-        self.tally.evaluations += 1
+        self.tally.call()
         self.tally.gradients += 1
         self.tally.passes += FORWARD + BACKWARD
         write(self._params, x)

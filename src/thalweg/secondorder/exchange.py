@@ -16,7 +16,7 @@ __all__ = ["as_torchs", "from_torchs"]
 _COUNTS = ("n_iter", "func_evals", "passes")
 # whose curvature the vectors hold, which torch's state doesn't say
 _WHOSE = ("trained", "shapes", "maximize")
-_OURS = (*_COUNTS, *_WHOSE, "memory")
+_OURS = (*_COUNTS, *_WHOSE, "memory", "expected")
 _TORCHS = ("old_dirs", "old_stps", "ro", "H_diag", "d", "t", "prev_flat_grad", "prev_loss", "al")
 
 
@@ -46,6 +46,8 @@ def as_torchs(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
     return {
         **others,
         **{name: entry[name] for name in _COUNTS + _WHOSE},
+        # while there is no pair, the first step of a search depends on how far the last one went
+        "expected": [None] if memory is None else memory["expected"],
         "old_dirs": [y for _, y, _ in pairs],
         "old_stps": [s for s, _, _ in pairs],
         "ro": [inverse for _, _, inverse in pairs],
@@ -84,7 +86,7 @@ def from_torchs(entry: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
         "trained": trained,
         "shapes": [tuple(params[i].shape) for i in trained],
         "maximize": entry.get("maximize", False),
-        "memory": {"direction": direction, "expected": [None]},
+        "memory": {"direction": direction, "expected": list(entry.get("expected", [None]))},
     }
 
 

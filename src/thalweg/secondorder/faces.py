@@ -256,6 +256,10 @@ class NonlinearCG(_GradientOptimizer):
         limits = _limits(settings)
 
         def run(memory: Memory | None) -> Found:
+            problem.tally.allow(limits.max_evaluations)
+            if limits.max_evaluations is not None and limits.max_evaluations < 3:
+                # no room for the earlier gradient beside the start and a trial: begin anew
+                memory = None
             if memory is not None and any(memory.state["count"]):
                 now, last = problem.ahead(x), state["last"]
                 ((value, norm),) = problem.fetch([now.value, space.norm_max(now.gradient)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from thalweg.secondorder.ending import Callback, Limits
 from thalweg.secondorder.newton import Newton, NewtonCG
 from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Search, Values
-from thalweg.secondorder.solution import Solution, Tally
+from thalweg.secondorder.solution import Record, Solution, Tally
 from thalweg.secondorder.solver import Found, descend
+from thalweg.secondorder.vectors import Vector
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
-__all__ = ["METHODS", "SEARCHES", "minimize", "named_search", "solution_of"]
+__all__ = ["METHODS", "SEARCHES", "Watch", "minimize", "named_search", "solution_of", "with_points"]
+
+Watch: TypeAlias = Callable[[Record], Any]
 
 # Which search goes with which direction, and the constants. Conjugate directions need a minimum along the
 # line that is nearly exact: c2 = 0.1 (Nocedal and Wright, 3.1; Fletcher-Reeves needs it below one half).
@@ -64,7 +68,7 @@ def minimize(
     tolerance_change: float = 0.0,
     max_iterations: int = 1000,
     max_evaluations: int | None = None,
-    callback: Callback | None = None,
+    callback: Watch | None = None,
     lanes: bool = False,
 ) -> Solution:
     """Minimize a function whose gradient autograd can compute.
@@ -79,13 +83,16 @@ def minimize(
         tolerance: the largest magnitude in the gradient at which it counts as zero.
         tolerance_change: end where a step changes the value by less than this part of it; 0: never.
         max_iterations: accepted steps.
-        max_evaluations: of the function, for each lane; None: no limit.
-        callback: called with a ``Record`` after each accepted step; a true answer ends the run (or the lane).
+        max_evaluations: calls of the function, whatever they are for; with ``lanes`` a call serves all of
+            them. None: no limit.
+        callback: called with a ``Record`` after each accepted step, whose ``x`` is a copy of the point; a
+            true answer ends the run (or the lane).
         lanes: minimize K independent problems at once.
 
     Returns:
         A ``Solution``; whether it converged stands in its ``status``. Where a search failed, ``x`` is the
-        point that it began from.
+        point that it began from. Its value is never above that at ``x0``, but for rounding and with fixed
+        steps.
 
     Raises:
         OptionError: an argument that can't be used, or sharded tensors under a method with a matrix.
@@ -124,7 +131,8 @@ def minimize(
             direction,
             own if search is None else named_search(search),
             limits=limits,
-            callback=callback,
+            callback=with_points(callback, structure),
+            lowest=True,
         )
     return solution_of(found, structure, tally)
 
@@ -157,6 +165,17 @@ def named_search(search: str | Search) -> Search:
     if not isinstance(search, str) or search not in SEARCHES:
         raise OptionError(f"minimize: there is no search {search!r}; {nearest(str(search), SEARCHES)}")
     return SEARCHES[search]()
+
+
+def with_points(callback: Watch | None, structure: Structure) -> Callback | None:
+    """Return a callback that hands a copy of the point on, in the structure that was given."""
+    if callback is None:
+        return None
+
+    def told(record: Record, x: Vector) -> Any:
+        return callback(replace(record, x=structure.pack([tensor.clone() for tensor in x])))
+
+    return told
 
 
 def solution_of(found: Found, structure: Structure, tally: Tally) -> Solution:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -71,8 +71,13 @@ class GaussNewtonModel(ABC):
         """
 
     @abstractmethod
-    def undamped(self) -> Vector:
-        """Return the shortest d that minimizes the quadratic: ``-G^+ g``."""
+    def undamped(self, cosine: Scalar | None = None) -> Vector:
+        """Return the shortest d that minimizes the quadratic: ``-G^+ g``.
+
+        Args:
+            cosine: that of the angle between d and ``-g`` has to be at least this: directions of least
+                curvature are left out until it is, all but one.
+        """
 
     @abstractmethod
     def bend(self, d: Vector) -> Scalar:
@@ -87,17 +92,23 @@ class DenseModel(GaussNewtonModel):
     """
 
     diagonal: Tensor
+    _parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, space: Space, gradient: Vector) -> None:
         self._space, self._like = space, gradient
         self._g = space.ravel(gradient, "a Jacobian")
+
+    def keep(self, renewed: Tensor, before: DenseModel) -> None:
+        """Be the model ``before`` in all lanes but those that are ``renewed``, ``[K]``."""
+        for name in ("_g", "diagonal", *self._parts):
+            setattr(self, name, self._space.choose(renewed, getattr(self, name), getattr(before, name)))
 
     @abstractmethod
     def _damped(self, damping: Tensor) -> Tensor:
         """Return ``-(G + diag(damping))^-1 g``."""
 
     @abstractmethod
-    def _undamped(self) -> Tensor:
+    def _undamped(self, cosine: Scalar | None) -> Tensor:
         """Return ``-G^+ g`` where everything is finite."""
 
     @abstractmethod
@@ -115,9 +126,9 @@ class DenseModel(GaussNewtonModel):
         promise = -torch.linalg.vecdot(self._g, d) - self._bend(d) / 2
         return self._space.unravel(d, self._like), promise
 
-    def undamped(self) -> Vector:
+    def undamped(self, cosine: Scalar | None = None) -> Vector:
         """Solve it at once; NaN where the model isn't finite."""
-        return self._space.unravel(self._undamped(), self._like)
+        return self._space.unravel(self._undamped(cosine), self._like)
 
     def bend(self, d: Vector) -> Scalar:
         """Return ``d'Gd``."""
@@ -126,6 +137,8 @@ class DenseModel(GaussNewtonModel):
 
 class Residuals(DenseModel):
     """``G = J'J`` and ``g = J'r``, solved through J itself, whose condition number is the root of G's."""
+
+    _parts = ("_r", "_j")
 
     def __init__(self, space: Space, gradient: Vector, r: Tensor, j: Tensor) -> None:
         super().__init__(space, gradient)
@@ -140,9 +153,13 @@ class Residuals(DenseModel):
         found: Tensor = torch.linalg.solve_triangular(r, q.mT @ right[..., None], upper=True)[..., 0]
         return found
 
-    def _undamped(self) -> Tensor:
+    def _undamped(self, cosine: Scalar | None) -> Tensor:
         matrix, usable = _usable(self._j)
-        shortest: Tensor = (torch.linalg.pinv(matrix) @ self._r[..., None])[..., 0]
+        u, sizes, vt = torch.linalg.svd(matrix, full_matrices=False)
+        along = (u.mT @ self._r[..., None])[..., 0]
+        parts = _kept(along / sizes, sizes, max(matrix.shape[-2:]))
+        # the gradient's part along a right singular vector is its size times that of r along the left one
+        shortest = (vt.mT @ _within(parts, along * sizes, self._g, cosine)[..., None])[..., 0]
         return torch.where(usable, -shortest, torch.nan)
 
     def _bend(self, d: Tensor) -> Tensor:
@@ -154,6 +171,8 @@ class Residuals(DenseModel):
 class Outputs(DenseModel):
     """``G = J'HJ`` with H the Hessian of a convex loss with respect to the outputs."""
 
+    _parts = ("_matrix",)
+
     def __init__(self, space: Space, gradient: Vector, matrix: Tensor) -> None:
         super().__init__(space, gradient)
         self._matrix = matrix.to(self._g.dtype)
@@ -164,14 +183,42 @@ class Outputs(DenseModel):
         d = torch.cholesky_solve(-self._g[..., None], factor)[..., 0]
         return torch.where((info == 0)[..., None], d, torch.nan)
 
-    def _undamped(self) -> Tensor:
+    def _undamped(self, cosine: Scalar | None) -> Tensor:
         matrix, usable = _usable(self._matrix)
-        shortest: Tensor = (torch.linalg.pinv(matrix, hermitian=True) @ self._g[..., None])[..., 0]
+        values, vectors = torch.linalg.eigh(matrix)
+        values, vectors = values.flip(-1), vectors.flip(-1)
+        along = (vectors.mT @ self._g[..., None])[..., 0]
+        parts = _kept(along / values, values, matrix.shape[-1])
+        shortest = (vectors @ _within(parts, along, self._g, cosine)[..., None])[..., 0]
         return torch.where(usable, -shortest, torch.nan)
 
     def _bend(self, d: Tensor) -> Tensor:
         found: Tensor = torch.linalg.vecdot(d, (self._matrix @ d[..., None])[..., 0])
         return found
+
+
+def _kept(parts: Tensor, sizes: Tensor, count: int) -> Tensor:
+    """Return parts with zeros where the curvature is rounding, as a pseudo-inverse has them."""
+    least = sizes[..., :1].abs() * (count * torch.finfo(sizes.dtype).eps)
+    return torch.where(sizes > least, parts, 0.0)
+
+
+def _within(parts: Tensor, slopes: Tensor, g: Tensor, cosine: Scalar | None) -> Tensor:
+    """Leave out parts from the last one on until the cosine is reached.
+
+    Args:
+        parts: of the solution, along orthonormal directions from the most curvature to the least.
+        slopes: the gradient's parts along them.
+        g: the gradient.
+        cosine: between the solution and the gradient; None: all parts.
+    """
+    if cosine is None:
+        return parts
+    lengths = (parts * parts).cumsum(-1).sqrt() * torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+    fits = (parts * slopes).cumsum(-1) >= cosine[..., None] * lengths
+    places = torch.arange(parts.shape[-1], device=parts.device)
+    last = torch.where(fits, places, 0).amax(-1, keepdim=True)
+    return torch.where(places <= last, parts, 0.0)
 
 
 def _usable(matrix: Tensor) -> tuple[Tensor, Tensor]:

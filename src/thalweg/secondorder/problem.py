@@ -49,14 +49,27 @@ class Problem(ABC):
     Args:
         space: lanes or alone.
         tally: where everything is counted.
+
+    Attributes:
+        keeps_graphs: whether curvature will be asked for at points that were evaluated: what was computed
+            there is then kept until the next evaluation, so that the function isn't called again.
     """
 
     def __init__(self, space: Space, tally: Tally) -> None:
         self.space, self.tally = space, tally
+        self.keeps_graphs = False
 
     @abstractmethod
     def evaluate(self, x: Vector) -> Point:
         """Return value and gradient at ``x``; one evaluation and one gradient."""
+
+    def settle(self, x: Vector) -> None:  # noqa: B027 - most problems keep nothing of an evaluation
+        """Take note that what was evaluated last stands for ``x`` too, in all lanes where curvature counts.
+
+        Among lanes ``x`` joins the trials of those that have just arrived with the points of the others. Each
+        lane's value depends on its own x alone, so the graph of the trials has the curvature of every lane
+        that begins from its trial; what it says of the others is not used.
+        """
 
     @abstractmethod
     def product(self, x: Vector, v: Vector) -> Vector:
@@ -188,17 +201,30 @@ class FunctionProblem(Problem):
     ) -> None:
         super().__init__(space, tally)
         self._forward = forward
+        self._seen: tuple[Vector, Vector, Tensor] | None = None
         self._linear: tuple[Vector, Vector, Vector] | None = None
 
     def evaluate(self, x: Vector) -> Point:
         """Return value and gradient at ``x``."""
-        self.tally.evaluations += 1
+        # a closure computes on its parameters, which are overwritten now: graphs are of no more use
+        self._linear = self._seen = None
+        leaves, value = self._call(x)
         self.tally.gradients += 1
-        self.tally.passes += FORWARD + BACKWARD
-        # a closure computes on its parameters, which are overwritten now: the graph is of no more use
-        self._linear = None
-        leaves, value = self._forward(x)
-        return Point(x, value.detach(), gradient_of(value.sum(), leaves))
+        self.tally.passes += BACKWARD
+        gradient = gradient_of(value.sum(), leaves, retain=self.keeps_graphs)
+        if self.keeps_graphs:
+            self._seen = x, leaves, value
+        return Point(x, value.detach(), gradient)
+
+    def settle(self, x: Vector) -> None:
+        """Take note that the last evaluation stands for ``x`` too."""
+        if self._seen is not None:
+            self._seen = x, *self._seen[1:]
+
+    def _call(self, x: Vector) -> tuple[Vector, Tensor]:
+        self.tally.call()
+        self.tally.passes += FORWARD
+        return self._forward(x)
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
@@ -232,9 +258,10 @@ class FunctionProblem(Problem):
 
     def _gradient_graph(self, x: Vector) -> tuple[Vector, Vector]:
         if self._linear is None or self._linear[0] is not x:
-            leaves, value = self._forward(x)
+            at_hand = self._seen is not None and self._seen[0] is x
+            leaves, value = self._seen[1:] if self._seen is not None and at_hand else self._call(x)
             self.tally.gradients += 1
-            self.tally.passes += FORWARD + BACKWARD
+            self.tally.passes += BACKWARD
             with torch.enable_grad():
                 self._linear = x, leaves, graph_of(value.sum(), leaves)
         return self._linear[1], self._linear[2]

@@ -8,6 +8,7 @@ coroutines, of which each gets exactly the numbers that it would get alone.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "Trial",
     "Values",
     "cubic_minimum",
+    "level",
 ]
 
 
@@ -66,11 +68,19 @@ class Result(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a search; ``trial`` is the accepted one, ``kept`` whether it is the one remembered."""
+    """The end of a search.
+
+    Attributes:
+        result: how it ended.
+        trial: the accepted one.
+        kept: whether that is the one remembered, and not the last.
+        limited: whether nothing but the largest step ended it: the function still falls there as fast.
+    """
 
     result: Result
     trial: Trial | None = None
     kept: bool = False
+    limited: bool = False
 
 
 Course: TypeAlias = Generator[Ask, Trial, Outcome]
@@ -85,10 +95,12 @@ class Search(ABC):
         exact: whether the first step is the exact one of a quadratic, from its curvature.
         cautious: whether an absolute first step is multiplied by ``min(1, 1 / |g|_1)`` while nothing is known
             of the curvature.
+        descends: whether it accepts no value above that at the start, but for rounding.
     """
 
     absolute: ClassVar[bool] = False
     exact: ClassVar[bool] = False
+    descends: ClassVar[bool] = True
     first: float = 1.0
     cautious: bool = False
 
@@ -119,6 +131,7 @@ class Fixed(Search):
     """
 
     absolute: ClassVar[bool] = True
+    descends: ClassVar[bool] = False
     step: float = 1.0
     cautious: bool = False
     halvings: int = 60
@@ -145,7 +158,8 @@ class Values(Search):
     """Several steps tried, of which the one with the smallest value is taken (O14).
 
     Condition: no step tried has a smaller value, and it is smaller than the value at the start. Where none
-    is, all are multiplied by ``shrink`` and tried again, up to ``rounds`` times.
+    is, all are multiplied by ``shrink`` and tried again, up to ``rounds`` times; divided by it, where all
+    steps were too short for values to differ beyond rounding, and the slope is as at the start.
 
     Args:
         steps: multiples of the usual first step, each above 0.
@@ -174,15 +188,18 @@ class Values(Search):
         for number in range(self.rounds):
             best: Trial | None = None
             trial: Trial | None = None
+            blind = True
             for factor in self.steps:
-                step = usual * factor * self.shrink**number if trial is not None or number else first
+                step = usual * factor if trial is not None or number else first
                 trial = yield Ask(step, keep=best is not None and trial is best)
                 if trial.value == -math.inf:
                     return Outcome(Result.UNBOUNDED)
                 if trial.finite and trial.value < (start if best is None else best).value:
                     best = trial
+                blind = blind and _blind(start, trial, noise)
             if best is not None:
                 return Outcome(Result.ACCEPTED, best, kept=best is not trial)
+            usual = usual / self.shrink if blind else usual * self.shrink
         return Outcome(Result.FAILED)
 
 
@@ -193,7 +210,8 @@ class Backtracking(Search):
     Condition: ``phi(a) <= phi(0) + c1 * a * phi'(0)``; where values no longer differ beyond rounding, its
     derivative, ``0.9 * phi'(0) <= phi'(a) <= (2*c1 - 1) * phi'(0)`` (Hager and Zhang, 2005). Shorter steps
     come from the cubic through what is known, kept within ``[0.1, 0.5]`` of the step before; a trial that
-    isn't finite is divided by ten.
+    isn't finite is divided by ten. First steps that are too short for values to differ beyond rounding, where
+    the slope is as at the start, are multiplied by ten instead.
 
     Args:
         c1: in (0, 1).
@@ -214,13 +232,17 @@ class Backtracking(Search):
         """Try ``first``, then ever shorter steps."""
         if not start.slope < 0:
             return Outcome(Result.NOT_DESCENT)
-        step = first
+        step, lengthening = first, True
         for _ in range(self.trials):
             trial = yield Ask(step)
             if trial.value == -math.inf:
                 return Outcome(Result.UNBOUNDED)
             if trial.finite and self._decreased(start, trial, noise):
                 return Outcome(Result.ACCEPTED, trial)
+            lengthening = lengthening and _blind(start, trial, noise)
+            if lengthening:
+                step *= 10
+                continue
             if not trial.finite:
                 step *= 0.1
                 continue
@@ -232,9 +254,9 @@ class Backtracking(Search):
         # a value that is equal meets the condition wherever what it asks for is below rounding
         if trial.value < start.value and trial.value <= start.value + self.c1 * trial.step * start.slope:
             return True
-        near = abs(trial.value - start.value) <= noise
-        # without the second bound any step would do that is short enough for values to stay equal
-        return near and 0.9 * start.slope <= trial.slope <= (2 * self.c1 - 1) * start.slope
+        # without the bound from below any step would do that is short enough for values to stay equal
+        slope = 0.9 * start.slope <= trial.slope <= (2 * self.c1 - 1) * start.slope
+        return slope and level(start, trial, noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +287,21 @@ class Exact(Search):
                 return Outcome(Result.ACCEPTED, trial)
             trial = yield Ask(trial.step / 2)
         return Outcome(Result.FAILED)
+
+
+def level(a: Trial, b: Trial, noise: float) -> bool:
+    """Whether nothing but rounding tells the values at two steps apart, so that slopes have to.
+
+    Values may also be equal because a function falls and rises again between them. Then the fall that the
+    slope at ``a`` speaks of is above rounding.
+    """
+    rounding = noise + 4 * sys.float_info.epsilon * max(abs(a.value), abs(b.value))
+    return abs(b.value - a.value) <= rounding and abs(b.step - a.step) * abs(a.slope) <= 10 * rounding
+
+
+def _blind(start: Trial, trial: Trial, noise: float) -> bool:
+    """Whether a step is so short that neither its value nor its slope tells it from the start."""
+    return trial.finite and trial.slope < 0.9 * start.slope and level(start, trial, noise)
 
 
 def cubic_minimum(a: Trial, b: Trial) -> float:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["BACKWARD", "CURVED", "FORWARD", "TANGENT", "Counts", "Record", "Solution", "Status", "Tally"]
+__all__ = [
+    "BACKWARD",
+    "CURVED",
+    "FORWARD",
+    "TANGENT",
+    "Counts",
+    "OutOfEvaluations",
+    "Record",
+    "Solution",
+    "Status",
+    "Tally",
+]
 
 # Work, in forward passes, by counting matrix products: in a layer ``z = W a`` on a batch
 # - the value takes one, ``W a``;
@@ -43,7 +54,10 @@ class Status(Enum):
     NOT_DESCENT = "The direction does not lead downhill, and the search needs one that does."
     NO_DIRECTION = "The direction is not finite: the curvature is singular, or the gradient overflowed."
     NEGATIVE_CURVATURE = "The curvature along the direction is not positive, so that no exact step exists."
-    UNBOUNDED = "The function falls without bound along the direction."
+    UNBOUNDED = (
+        "The function falls without bound: it reached minus infinity, or still fell after many of the "
+        "longest steps in a row."
+    )
     NOT_FINITE = "The function or its gradient is not finite at the start."
 
     def __str__(self) -> str:
@@ -61,15 +75,17 @@ class Counts:
 
     Attributes:
         iterations: accepted steps.
-        evaluations: evaluations of the function, the one at the start included.
+        evaluations: calls of the function, every one of them: at the start, in searches, for Hessians from
+            differences.
         gradients: gradients; those within products and Hessians have counts of their own.
         products: products of a Hessian or a Jacobian with a vector, those that made a matrix included.
         hessians: Hessian or Jacobian matrices.
         round_trips: times that the host waited for numbers of the device.
         passes: all of it together, in forward passes of a layered network, by counting the products of
             matrices that a layer takes: 1 for a value, 3 for a value with its gradient, 6 for a product with
-            the Hessian beside 3 for the graph of the gradient, which all products at a point share, 4 for a
-            product with a Gauss-Newton matrix beside 3 likewise, 2 for each row or column of a Jacobian.
+            the Hessian beside 2 for the graph of the gradient, which all products at a point share (3 where
+            the value's own graph is gone), 4 for a product with a Gauss-Newton matrix beside 3 likewise, 2
+            for each row or column of a Jacobian.
     """
 
     iterations: int = 0
@@ -81,9 +97,17 @@ class Counts:
     passes: float = 0.0
 
 
+class OutOfEvaluations(Exception):
+    """The function has been called as often as it may be."""
+
+
 @dataclass
 class Tally:
-    """Counts while they grow."""
+    """Counts while they grow.
+
+    Attributes:
+        allowed: how many evaluations there may be; None: any number.
+    """
 
     iterations: int = 0
     evaluations: int = 0
@@ -92,10 +116,27 @@ class Tally:
     hessians: int = 0
     round_trips: int = 0
     passes: float = 0.0
+    allowed: int | None = field(default=None, kw_only=True)
+
+    def allow(self, more: int | None) -> None:
+        """Allow so many evaluations from now on, where nothing was said before; None: any number."""
+        if more is not None and self.allowed is None:
+            self.allowed = self.evaluations + more
+
+    def call(self) -> None:
+        """Count a call of the function, just before it is made.
+
+        Raises:
+            OutOfEvaluations: there may be no more. Whoever counts is who calls, so that no method can exceed
+                its limit, whatever it evaluates for.
+        """
+        if self.allowed is not None and self.evaluations >= self.allowed:
+            raise OutOfEvaluations
+        self.evaluations += 1
 
     def counts(self) -> Counts:
         """Return them as they are now."""
-        return Counts(**vars(self))
+        return Counts(**{f.name: getattr(self, f.name) for f in fields(Counts)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +150,8 @@ class Record:
         step: how far along the direction (for Levenberg-Marquardt: the damping).
         evaluations: of the function so far.
         lane: which lane; None alone.
+        x: the point, in the structure that was given, a copy: for callbacks alone. None in a ``trace``, which
+            would otherwise hold every point of the way.
     """
 
     iteration: int
@@ -117,6 +160,7 @@ class Record:
     step: float
     evaluations: int
     lane: int | None = None
+    x: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +168,8 @@ class Solution:
     """What a minimization found.
 
     Attributes:
-        x: the point, in the structure that was given.
+        x: the point, in the structure that was given: the last one where a tolerance was met there, otherwise
+            the one with the lowest value of all steps, which is nearly always the last one too.
         value: of the function there; a tensor ``[K]`` for lanes.
         gradient_norm: largest magnitude in the gradient there; a tensor ``[K]`` for lanes.
         status: why it ended; for lanes the first that isn't convergence, or convergence.

@@ -18,8 +18,8 @@ from thalweg.secondorder.directions import Direction, State, Step
 from thalweg.secondorder.ending import Callback, Lane, Limits
 from thalweg.secondorder.problem import Point, Problem
 from thalweg.secondorder.searches import Course, Outcome, Result, Search, Trial
-from thalweg.secondorder.solution import Counts, Record, Status
-from thalweg.secondorder.vectors import Scalar, Vector
+from thalweg.secondorder.solution import Counts, OutOfEvaluations, Record, Status
+from thalweg.secondorder.vectors import Scalar, Space, Vector
 
 __all__ = ["Found", "Memory", "descend"]
 
@@ -29,11 +29,22 @@ _ENDS = {
     Result.UNBOUNDED: Status.UNBOUNDED,
     Result.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
 }
+# A step after which the slope is at least this part of what it was has hardly begun: on a quadratic the
+# minimum is ten times as far. The next one begins so many times longer.
+_STEEP = 0.9
+_LONGER = 10.0
+# How many steps in a row that only their largest length ends, each beginning where the last one ended, count
+# as a function without a lower bound. With the usual largest length they cover 120 orders of magnitude and
+# more; a convex function whose minimum is that far away has been told from a slope by then.
+_ENDLESS = 10
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one run hands to the next: the direction's state, and each lane's last ``step * slope``."""
+    """What one run hands to the next: the direction's state, and the fall that each lane expects.
+
+    That is the last ``step * slope``, times ten where the slope after that step was hardly another.
+    """
 
     state: State
     expected: list[float | None]
@@ -77,6 +88,9 @@ class _Lane(Lane):
     keep: bool = False
     fresh: bool = False
     retried: bool = False
+    lowest: float = math.inf
+    # steps in a row that only their largest length ended
+    unended: int = 0
 
 
 def descend(
@@ -88,6 +102,7 @@ def descend(
     limits: Limits,
     callback: Callback | None = None,
     memory: Memory | None = None,
+    lowest: bool = False,
 ) -> Found:
     """Minimize from ``x``, whose tensors are left alone.
 
@@ -99,11 +114,14 @@ def descend(
         limits: when to end.
         callback: called with a :class:`Record` after each accepted step; a true answer ends the lane.
         memory: what an earlier run handed on.
+        lowest: where no tolerance was met, return the lowest point of the way instead of the last one: near a
+            minimum a step may raise the value by rounding. The memory is that of the last one.
 
     Raises:
         OptionError: the direction or the search can't be used with these tensors.
     """
-    return _Descent(problem, direction, search, limits, callback).run(x, memory)
+    descent = _Descent(problem, direction, search, limits, callback)
+    return descent.run(x, memory, lowest and search.descends)
 
 
 class _Descent:
@@ -120,24 +138,32 @@ class _Descent:
         self.limits, self.callback = limits, callback
         self.lanes: list[_Lane] = []
 
-    def run(self, x: Vector, memory: Memory | None) -> Found:
+    def run(self, x: Vector, memory: Memory | None, lowest: bool) -> Found:
         problem, space = self.problem, self.space
+        problem.tally.allow(self.limits.max_evaluations)
+        problem.keeps_graphs = self.direction.curved or self.search.exact
         point = problem.evaluate(x)
         rows = problem.fetch([point.value, space.norm_max(point.gradient)])
         expected = memory.expected if memory is not None else [None] * len(rows)
         for number, ((value, norm), drop) in enumerate(zip(rows, expected, strict=True)):
-            lane = _Lane(None if space.lanes is None else number, value, norm, drop)
+            lane = _Lane(None if space.lanes is None else number, value, norm, drop, lowest=value)
             self.lanes.append(lane)
             lane.begin(self.limits)
         state = self.direction.begin(space, point) if memory is None else memory.state
         self._state = state
-        self._loop(point)
+        self._point = self._best = point
+        try:
+            self._loop()
+        except OutOfEvaluations:
+            for lane in self.lanes:
+                lane.status = lane.status or Status.EVALUATION_LIMIT
+        if lowest:
+            self._go_to_lowest()
         assert all(lane.status is not None for lane in self.lanes)
         return Found.at(self._point, self.lanes, Memory(self._state, [lane.expected for lane in self.lanes]))
 
-    def _loop(self, point: Point) -> None:
-        problem, space, lanes = self.problem, self.space, self.lanes
-        self._point = point
+    def _loop(self) -> None:
+        problem, space, lanes, point = self.problem, self.space, self.lanes, self._point
         # A sum of squares of differences has lost digits before it is summed, so that its noise is far above
         # eps. Hager and Zhang (2005) take values for equal that differ by one part in a million.
         noise = torch.finfo(space.dtype(point.x)).eps ** (2 / 3)
@@ -152,11 +178,14 @@ class _Descent:
                 for lane, begin in zip(lanes, begins, strict=True):
                     if begin:
                         lane.fresh = not self.direction.knows(self._state, lane.number or 0)
+                called = problem.tally.evaluations
                 proposed = self.direction.propose(self._state, point, problem)
                 d = space.where(mask, proposed, d)
                 slope = space.dot(d, point.gradient)
                 if self.search.exact:
                     curvature = space.dot(d, problem.product(point.x, d))
+                for lane, begin in zip(lanes, begins, strict=True):
+                    lane.evaluations += (problem.tally.evaluations - called) * begin
                 first = self._first(d, point, slope, curvature)
             step = self._steps(begins, first, point.x)
             trial_x = space.add(point.x, step, d)
@@ -166,7 +195,10 @@ class _Descent:
                 seen += [slope, step, curvature] if self.search.exact else [slope, step]
             rows = problem.fetch(seen)
             outcomes = [
-                self._advance(lane, begin, row, noise * abs(lane.value))
+                # measured from the lowest value so far, or steps within the noise could climb
+                self._advance(
+                    lane, begin, row, max(noise * abs(lane.value) - (lane.value - lane.lowest), 0.0)
+                )
                 for lane, begin, row in zip(lanes, begins, rows, strict=True)
             ]
             keeps = [lane.status is None and lane.search is not None and lane.keep for lane in lanes]
@@ -177,20 +209,27 @@ class _Descent:
 
     def _first(self, d: Vector, point: Point, slope: Scalar, curvature: Scalar) -> Scalar:
         """Return the first step to try, computed where the tensors are."""
-        search, lanes, space = self.search, self.lanes, self.space
+        search, lanes = self.search, self.lanes
         if search.exact:
             return torch.where(curvature > 0, -slope / curvature, self._cautious(point))
-        if search.absolute or self.direction.natural:
-            whole = torch.full_like(slope, search.first)
-            fresh = [lane.fresh for lane in lanes]
-            if not any(fresh) or (search.absolute and not search.cautious):
-                return whole
-            return _pick(fresh, whole * self._cautious(point), whole)
-        drops = [lane.expected for lane in lanes]
-        expected = space.scalar([math.nan if drop is None else drop for drop in drops], d)
-        usual = expected / slope
-        usual = torch.where((usual > 0) & torch.isfinite(usual), usual, self._cautious(point))
-        return search.first * usual
+        whole = torch.full_like(slope, search.first)
+        fresh = [lane.fresh for lane in lanes]
+        if search.absolute:
+            return _pick(fresh, whole * self._cautious(point), whole) if search.cautious else whole
+        if not self.direction.natural:
+            return search.first * self._usual(d, slope, self._cautious(point))
+        if any(fresh):
+            whole = _pick(fresh, search.first * self._usual(d, slope, self._cautious(point)), whole)
+        unended = [lane.unended > 0 for lane in lanes]
+        if any(unended):
+            whole = torch.where(whole > self._usual(d, slope, whole), whole, self._usual(d, slope, whole))
+        return whole
+
+    def _usual(self, d: Vector, slope: Scalar, otherwise: Scalar) -> Scalar:
+        """Return the step at which the function would fall as expected, ``otherwise`` where nothing is."""
+        drops = [math.nan if lane.expected is None else lane.expected for lane in self.lanes]
+        usual = self.space.scalar(drops, d) / slope
+        return torch.where((usual > 0) & torch.isfinite(usual), usual, otherwise)
 
     def _cautious(self, point: Point) -> Scalar:
         return (1 / self.space.norm_1(point.gradient)).clamp(max=1.0)
@@ -211,6 +250,7 @@ class _Descent:
         lane.keep = False
         if begin:
             start_slope, step = row[3:5]
+            lane.first = step
             curvature = row[5] if self.search.exact else math.nan
             if not math.isfinite(start_slope):
                 self._without_direction(lane)
@@ -238,9 +278,12 @@ class _Descent:
         if outcome.result is Result.ACCEPTED:
             return outcome
         again = outcome.result in (Result.FAILED, Result.NOT_DESCENT)
-        if again and self.direction.remembers and not lane.fresh and not lane.retried:
+        if again and self.direction.recovers() and not lane.fresh and not lane.retried:
             lane.retried = True
             self._forget(lane)
+            if outcome.result is Result.FAILED:
+                # what the last step gained says nothing of how far one can go here
+                lane.expected = None
             lane.heed(self.limits)
             return None
         lane.status = _ENDS[outcome.result]
@@ -248,14 +291,13 @@ class _Descent:
 
     def _without_direction(self, lane: _Lane) -> None:
         lane.search = None
-        if self.direction.remembers and not lane.fresh:
+        if self.direction.recovers() and not lane.fresh:
             self._forget(lane)
             lane.heed(self.limits)
         else:
             lane.status = Status.NO_DIRECTION
 
     def _forget(self, lane: _Lane) -> None:
-        lane.expected = None
         chosen = [other is lane for other in self.lanes]
         self._state = self.direction.forget(self._state, chosen, self.space)
 
@@ -292,18 +334,23 @@ class _Descent:
         if any(back):
             norms = [row[0] for row in self.problem.fetch([space.norm_max(new.gradient)])]
         curved = [self._curved(lane, outcome) for lane, outcome in zip(lanes, outcomes, strict=True)]
-        new = Point(
-            space.where(mask, new.x, old.x),
-            space.choose(mask, new.value, old.value),
-            space.where(mask, new.gradient, old.gradient),
-        )
-        taken = Step(space, accepted, curved, step, d, old, new)
+        new = _joined(space, mask, new, old)
+        shares = [
+            1.0 if outcome is None or outcome.trial is None else outcome.trial.step / lane.first
+            for lane, outcome in zip(lanes, outcomes, strict=True)
+        ]
+        taken = Step(space, accepted, curved, step, d, old, new, shares)
         self._state = self.direction.update(self._state, taken)
         self._point = new
+        if not any(back):
+            self.problem.settle(new.x)
         for lane, outcome, norm in zip(lanes, outcomes, norms, strict=True):
             if outcome is not None:
-                assert outcome.trial is not None
-                self._arrive(lane, outcome.trial, norm)
+                self._arrive(lane, outcome, norm)
+        self._remember_lowest(old, accepted)
+        for lane, arrived in zip(lanes, accepted, strict=True):
+            if arrived:
+                lane.report(new.x, self.callback)
 
     @staticmethod
     def _curved(lane: _Lane, outcome: Outcome | None) -> bool:
@@ -313,11 +360,56 @@ class _Descent:
         assert outcome.trial is not None
         return outcome.trial.slope - lane.start.slope > 1e-10 * abs(lane.start.slope)
 
-    def _arrive(self, lane: _Lane, trial: Trial, norm: float) -> None:
+    def _arrive(self, lane: _Lane, outcome: Outcome, norm: float) -> None:
+        trial = outcome.trial
         assert lane.start is not None
-        lane.expected, lane.retried = trial.step * lane.start.slope, False
+        assert trial is not None
+        steep = trial.slope <= _STEEP * lane.start.slope
+        lane.expected = trial.step * lane.start.slope * (_LONGER if steep else 1.0)
+        lane.retried = False
+        lane.unended = lane.unended + 1 if outcome.limited else 0
         self.problem.tally.iterations += 1
-        lane.arrive(trial.value, norm, trial.step, self.limits, self.callback)
+        far_enough = not steep or self.search.absolute
+        lane.arrive(trial.value, norm, trial.step, self.limits, far_enough=far_enough)
+        if lane.status is None and lane.unended >= _ENDLESS:
+            lane.status = Status.UNBOUNDED
+
+    def _remember_lowest(self, old: Point, accepted: list[bool]) -> None:
+        """Keep the lowest point of each lane: nearly always where all lanes are, so that it costs nothing."""
+        lower = [
+            arrived and lane.value <= lane.lowest for lane, arrived in zip(self.lanes, accepted, strict=True)
+        ]
+        if self._best is old and lower == accepted:
+            self._best = self._point
+        elif any(lower):
+            self._best = _joined(self.space, self.space.mask(lower, old.x), self._point, self._best)
+        for lane, improved in zip(self.lanes, lower, strict=True):
+            if improved:
+                lane.lowest = lane.value
+
+    def _go_to_lowest(self) -> None:
+        """Stand at the lowest points of the way where no tolerance was met at the last ones."""
+        higher = [
+            lane.value > lane.lowest and lane.status is not None and not lane.status.converged
+            for lane in self.lanes
+        ]
+        if not any(higher):
+            return
+        space, best = self.space, self._best
+        self._point = _joined(space, space.mask(higher, best.x), best, self._point)
+        norms = self.problem.fetch([space.norm_max(self._point.gradient)])
+        for lane, (norm,), back in zip(self.lanes, norms, higher, strict=True):
+            if back:
+                lane.value, lane.norm = lane.lowest, norm
+
+
+def _joined(space: Space, mask: Tensor | None, a: Point, b: Point) -> Point:
+    """Return the point ``a`` in the lanes of the mask and ``b`` in the others."""
+    return Point(
+        space.where(mask, a.x, b.x),
+        space.choose(mask, a.value, b.value),
+        space.where(mask, a.gradient, b.gradient),
+    )
 
 
 def _pick(choice: list[bool], a: Tensor, b: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
-from thalweg.secondorder.ending import Callback, Limits
-from thalweg.secondorder.minimizing import named_search, solution_of
+from thalweg.secondorder.ending import Limits
+from thalweg.secondorder.minimizing import Watch, named_search, solution_of, with_points
 from thalweg.secondorder.models import SolverName
 from thalweg.secondorder.problem import Structure, forward_of
 from thalweg.secondorder.searches import Backtracking, Search
@@ -39,7 +39,7 @@ def least_squares(
     tolerance_change: float = 0.0,
     max_iterations: int = 500,
     max_evaluations: int | None = None,
-    callback: Callback | None = None,
+    callback: Watch | None = None,
     solver: SolverName = "dense",
     max_products: int | None = None,
     lanes: bool = False,
@@ -58,8 +58,10 @@ def least_squares(
         tolerance: the largest magnitude in the gradient ``J'r`` at which it counts as zero.
         tolerance_change: end where a step changes the value by less than this part of it; 0: never.
         max_iterations: accepted steps.
-        max_evaluations: of the residuals, for each lane; None: no limit.
-        callback: called with a ``Record`` after each accepted step; a true answer ends the run (or the lane).
+        max_evaluations: calls of the function, whatever they are for; with ``lanes`` a call serves all of
+            them. None: no limit.
+        callback: called with a ``Record`` after each accepted step, whose ``x`` is a copy of the point; a
+            true answer ends the run (or the lane).
         solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
             many parameters, or sharded ones. A method that is an object has its own.
         max_products: of ``"cg"`` in one direction; None: twice the number of elements or
@@ -116,10 +118,11 @@ def least_squares(
     with torch.inference_mode(False), torch.enable_grad():
         structure, tally = Structure(x0, "least_squares", lanes), Tally()
         forward = forward_of(residuals, structure, "least_squares", scalar=False)
-        problem = CompositeProblem(forward, loss, tally, structure.space)
+        problem = CompositeProblem(forward, loss, tally, structure.space, lasting=True)
+        told = with_points(callback, structure)
         if isinstance(made, GaussNewton):
             way = Backtracking() if search is None else named_search(search)
-            found = descend(problem, structure.x, made, way, limits=limits, callback=callback)
+            found = descend(problem, structure.x, made, way, limits=limits, callback=told, lowest=True)
         else:
-            found = descend_damped(problem, structure.x, made, limits=limits, callback=callback)
+            found = descend_damped(problem, structure.x, made, limits=limits, callback=told)
     return solution_of(found, structure, tally)

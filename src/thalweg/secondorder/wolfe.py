@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from thalweg.errors import OptionError
-from thalweg.secondorder.searches import Ask, Course, Outcome, Result, Search, Trial, cubic_minimum
+from thalweg.secondorder.searches import Ask, Course, Outcome, Result, Search, Trial, cubic_minimum, level
 
 __all__ = ["HagerZhang", "StrongWolfe"]
 
@@ -17,20 +17,22 @@ __all__ = ["HagerZhang", "StrongWolfe"]
 class StrongWolfe(Search):
     """Bracket, then zoom, until the strong Wolfe conditions hold (O14).
 
-    Conditions: ``phi(a) <= phi(0) + c1 * a * phi'(0)`` and ``|phi'(a)| <= c2 * |phi'(0)|``. Where values no
-    longer differ beyond rounding, the first is replaced by its derivative, ``phi'(a) <= (2*c1 - 1)*phi'(0)``
-    (Hager and Zhang, 2005), so that the search does not fail just before the minimum.
+    Conditions: ``phi(a) <= phi(0) + c1 * a * phi'(0)`` and ``|phi'(a)| <= c2 * |phi'(0)|``, and no step tried
+    has a smaller value. Where values no longer differ beyond rounding, the first is replaced by its
+    derivative, ``phi'(a) <= (2*c1 - 1)*phi'(0)`` (Hager and Zhang, 2005), so that the search does not fail
+    just before the minimum.
 
     A trial that isn't finite ends the bracket: the search goes back to a tenth of the way. A step that grew
-    ``largest`` times, still falling as fast as at the start, is taken for a proof that the function has no
-    lower bound there.
+    ``largest`` times, still falling as fast as at the start, is taken, and said to be limited. Where no step
+    meets the second condition (at a kink there is none), the lowest one that meets the first is taken, if its
+    fall is more than rounding.
 
     Args:
         c1: in (0, 1/2).
         c2: in (c1, 1); Fletcher-Reeves needs it below 1/2.
         first: multiplies the usual first step.
         trials: how many steps are tried at most.
-        largest: above 1.
+        largest: by how much the first step may grow; above 1.
 
     Source: Nocedal and Wright, Numerical Optimization, algorithms 3.5 and 3.6; cubic steps kept off its
     ends, and the bracket halved where it shrinks too slowly.
@@ -61,38 +63,46 @@ class StrongWolfe(Search):
     def _decreased(self, start: Trial, trial: Trial, noise: float) -> bool:
         if trial.value <= start.value + self.c1 * trial.step * start.slope:
             return True
-        near = abs(trial.value - start.value) <= noise
-        return near and trial.slope <= (2 * self.c1 - 1) * start.slope
+        return trial.slope <= (2 * self.c1 - 1) * start.slope and level(start, trial, noise)
 
     def course(self, start: Trial, first: float, noise: float) -> Course:
         """Bracket a step that meets the conditions, then zoom."""
         if not start.slope < 0:
             return Outcome(Result.NOT_DESCENT)
-        low, step, left = start, first, self.trials
-        while left:
-            trial = yield Ask(step)
-            left -= 1
+        low, step = start, first
+        trial: Trial | None = None
+        for left in reversed(range(self.trials)):
+            trial = yield Ask(step, keep=trial is not None)
             if trial.value == -math.inf:
                 return Outcome(Result.UNBOUNDED)
-            if self.satisfied(start, trial, noise):
-                return Outcome(Result.ACCEPTED, trial)
+            # of two values that are level neither is higher, and slopes decide
+            same = level(low, trial, noise)
             if (
                 not trial.finite
                 or not self._decreased(start, trial, noise)
-                or (low is not start and trial.value >= low.value + noise)
+                or (trial.value > low.value and not same)
             ):
-                return (yield from self._zoom(start, low, trial, left, noise))
+                return (yield from self._zoom(start, low, trial, None, left, noise))
+            if self.satisfied(start, trial, noise):
+                return Outcome(Result.ACCEPTED, trial)
+            if low is not start and trial.value == low.value and not same:
+                return (yield from self._zoom(start, low, trial, None, left, noise))
             if trial.slope >= 0:
-                return (yield from self._zoom(start, trial, low, left, noise))
+                return (yield from self._zoom(start, trial, low, trial, left, noise))
             if step >= self.largest * first:
-                return Outcome(_endless(start, trial))
+                return _limited(start, trial, noise)
             guess = cubic_minimum(low, trial)
             # a cubic whose minimum lies behind says that the slope falls still faster ahead
             low, step = trial, min(max(guess, 2 * step), 10 * step) if guess > step else 10 * step
-        return Outcome(Result.FAILED)
+        return _lowest(start, low, trial, noise)
 
-    def _zoom(self, start: Trial, low: Trial, high: Trial, left: int, noise: float) -> Course:
-        """Shrink the bracket: ``low`` has the smallest value so far and its slope points to ``high``."""
+    def _zoom(
+        self, start: Trial, low: Trial, high: Trial, last: Trial | None, left: int, noise: float
+    ) -> Course:
+        """Shrink the bracket: ``low`` has the smallest value so far and its slope points to ``high``.
+
+        ``last`` is the trial before, where that is ``low``: it is to be remembered.
+        """
         before = older = math.inf
         for _ in range(left):
             width = high.step - low.step
@@ -108,23 +118,30 @@ class StrongWolfe(Search):
                     step = low.step + 0.5 * width
                 step = min(max(step, ends[0]), ends[1])
             before, older = abs(width), before
-            trial = yield Ask(step)
+            trial = yield Ask(step, keep=last is low and low is not start)
+            last = trial
             if trial.value == -math.inf:
                 return Outcome(Result.UNBOUNDED)
-            if self.satisfied(start, trial, noise):
-                return Outcome(Result.ACCEPTED, trial)
-            worse = trial.value > low.value + noise if low is not start else trial.value > start.value + noise
-            if not trial.finite or worse or not self._decreased(start, trial, noise):
+            same = level(low, trial, noise)
+            if not trial.finite or not self._decreased(start, trial, noise):
                 # near the end of precision values say nothing, slopes still do
                 if trial.finite and abs(trial.value - low.value) <= noise and trial.slope * width < 0:
                     low = trial
                 else:
                     high = trial
                 continue
+            if trial.value > low.value and not same:
+                high = trial
+                continue
+            if self.satisfied(start, trial, noise):
+                return Outcome(Result.ACCEPTED, trial)
+            if trial.value == low.value and not same and low is not start:
+                high = trial
+                continue
             if trial.slope * width >= 0:
                 high = low
             low = trial
-        return Outcome(Result.FAILED)
+        return _lowest(start, low, last, noise)
 
 
 _Bracket: TypeAlias = tuple[Trial, Trial]
@@ -136,7 +153,8 @@ class HagerZhang(Search):
     """Shrink a bracket by secant steps until the Wolfe or the approximate Wolfe conditions hold (O14).
 
     Conditions: either ``phi(a) - phi(0) <= delta * a * phi'(0)`` and ``phi'(a) >= sigma * phi'(0)``, or
-    ``(2*delta - 1) * phi'(0) >= phi'(a) >= sigma * phi'(0)`` with ``phi(a) <= phi(0) + epsilon * |phi(0)|``.
+    ``(2*delta - 1) * phi'(0) >= phi'(a) >= sigma * phi'(0)`` with ``phi(a) <= phi(0) + epsilon * |phi(0)|``;
+    and no step tried has a value that is smaller by more than this epsilon.
 
     Args:
         delta: in (0, 1/2).
@@ -147,13 +165,15 @@ class HagerZhang(Search):
         gamma: the part to which an interval has to shrink, in (0, 1).
         rho: how fast the first bracket grows at most, above 1.
         trials: how many steps are tried at most.
-        largest: how often the first step may grow before the function counts as unbounded.
+        largest: by how much the first step may grow; the step is then taken, and said to be limited.
 
     Source: Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line
     search, SIAM J. Optim. 16, 2005. A trial that isn't finite is treated as one whose value is too high. The
     first bracket grows to where the secant through the last two slopes is zero, where that is less than
     ``rho`` times the step: a quadratic's minimum is then the second trial, for which their code starts with a
-    short step of its own (QuadStep).
+    short step of its own (QuadStep). An interval's lower end is never replaced by a point whose value is
+    higher by more than epsilon, where they compare with the start alone. Where no step meets the conditions,
+    the lowest one is taken that meets the first of them.
     """
 
     delta: float = 0.1
@@ -194,7 +214,10 @@ class HagerZhang(Search):
         )
 
     def _ceiling(self, start: Trial, noise: float) -> float:
-        return start.value + max(self.epsilon * abs(start.value), noise)
+        return start.value + self._slack(start, noise)
+
+    def _slack(self, start: Trial, noise: float) -> float:
+        return max(self.epsilon * abs(start.value), noise)
 
     def course(self, start: Trial, first: float, noise: float) -> Course:
         """Bracket, then alternate double secant steps and bisections."""
@@ -209,18 +232,30 @@ class _HagerZhangCourse:
     def __init__(self, settings: HagerZhang, start: Trial, noise: float) -> None:
         self.settings, self.start, self.noise = settings, start, noise
         self.left = settings.trials
-        self.ceiling = settings._ceiling(start, noise)
+        self.slack = settings._slack(start, noise)
+        self.last: Trial | None = None
+        self.best = start
 
     def _try(self, step: float) -> Generator[Ask, Trial, Trial | Outcome]:
         if self.left == 0:
-            return Outcome(Result.FAILED)
+            return self._failed()
         self.left -= 1
-        trial = yield Ask(step)
+        trial = yield Ask(step, keep=self.last is not None and self.last is self.best)
+        self.last = trial
         if trial.value == -math.inf:
             return Outcome(Result.UNBOUNDED)
-        if self.settings.satisfied(self.start, trial, self.noise):
+        if self._low_enough(trial, self.best) and self.settings.satisfied(self.start, trial, self.noise):
             return Outcome(Result.ACCEPTED, trial)
+        fall = self.settings.delta * trial.step * self.start.slope
+        if trial.finite and trial.value < self.best.value and trial.value - self.start.value <= fall:
+            self.best = trial
         return trial
+
+    def _low_enough(self, trial: Trial, other: Trial) -> bool:
+        return trial.value <= other.value + self.slack
+
+    def _failed(self) -> Outcome:
+        return _lowest(self.start, self.best, self.last, self.noise)
 
     def run(self, first: float) -> Course:
         bracket = yield from self._bracket(first)
@@ -231,7 +266,7 @@ class _HagerZhangCourse:
                 return narrowed
             a, b = narrowed
             if b.step - a.step <= 1e-16 * b.step:
-                return Outcome(Result.FAILED)
+                return self._failed()
             if b.step - a.step > self.settings.gamma * before:
                 middle = yield from self._try((a.step + b.step) / 2)
                 if isinstance(middle, Outcome):
@@ -247,12 +282,12 @@ class _HagerZhangCourse:
             trial = yield from self._try(step)
             if isinstance(trial, Outcome):
                 return trial
-            if not trial.finite or (trial.slope < 0 and trial.value > self.ceiling):
-                return (yield from self._divide(low if not trial.finite else self.start, trial))
+            if not trial.finite or (trial.slope < 0 and not self._low_enough(trial, low)):
+                return (yield from self._divide(low, trial))
             if trial.slope >= 0:
                 return low, trial
             if step >= settings.largest * first:
-                return Outcome(_endless(self.start, trial))
+                return _limited(self.start, trial, self.noise)
             # a secant whose root lies behind says that the slope falls still faster ahead
             guess = _secant(low, trial)
             low, step = trial, min(guess, settings.rho * step) if guess > step else settings.rho * step
@@ -267,18 +302,18 @@ class _HagerZhangCourse:
                 return trial
             if trial.finite and trial.slope >= 0:
                 return low, trial
-            if trial.finite and trial.value <= self.ceiling:
+            if trial.finite and self._low_enough(trial, low):
                 low = trial
             else:
                 high = trial
-        return Outcome(Result.FAILED)
+        return self._failed()
 
     def _update(self, a: Trial, b: Trial, c: Trial) -> _Part:
         if not a.step < c.step < b.step:
             return a, b
         if c.finite and c.slope >= 0:
             return a, c
-        if c.finite and c.value <= self.ceiling:
+        if c.finite and self._low_enough(c, a):
             return c, b
         return (yield from self._divide(a, c))
 
@@ -307,9 +342,17 @@ class _HagerZhangCourse:
         return (yield from self._update(low, high, again))
 
 
-def _endless(start: Trial, trial: Trial) -> Result:
-    """Say what a slope means that never rises: nothing, where the value doesn't fall."""
-    return Result.UNBOUNDED if trial.value < start.value else Result.FAILED
+def _limited(start: Trial, trial: Trial, noise: float) -> Outcome:
+    """Take the largest step, at which the slope is as at the start, unless the values deny what it says."""
+    fallen = trial.value < start.value or trial.step * abs(trial.slope) <= noise
+    return Outcome(Result.ACCEPTED, trial, limited=True) if fallen else Outcome(Result.FAILED)
+
+
+def _lowest(start: Trial, low: Trial, last: Trial | None, noise: float) -> Outcome:
+    """Take the lowest step tried, remembered where it isn't the last, if its fall is more than rounding."""
+    if low is start or not low.value < start.value - noise:
+        return Outcome(Result.FAILED)
+    return Outcome(Result.ACCEPTED, low, kept=low is not last)
 
 
 def _secant(a: Trial, b: Trial) -> float:

@@ -27,6 +27,7 @@ from thalweg.training.core import Training, advance, copied
 from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
+from thalweg.training.movement import fingerprint, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.scoring import score
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
@@ -118,6 +119,7 @@ class Job:
         self._best_state: dict[str, Any] | None = None
         self._copied = False
         self._notes: list[str] = []
+        self._beginning: list[int] | None = None
         self._spent = 0.0
         self._began = self._saved = time.monotonic()
         self._pace = Pace(self._watcher)
@@ -143,6 +145,7 @@ class Job:
                 self.begun = self._take_up(as_begun)
                 if not self.begun:
                     training.begin()
+                    self._beginning = fingerprint(training.optimizer)
                 self._began = self._saved = time.monotonic()
                 if self._keeper is None:
                     advance(training, self._points, self)
@@ -282,6 +285,10 @@ class Job:
         self.history = History.restore(self._run, self._workload, state["history"])
         self._losses, self._ends = list(state["losses"]), list(state["ends"])
         self._notes, self._spent = list(state["notes"]), state["seconds"]
+        beginnings = state.get("beginnings", [])
+        # shards of another number of processes are others
+        if len(beginnings) == self._training.engine.world:
+            self._beginning = beginnings[self._training.engine.rank]
         if state["best"] is not None:
             self._best = Evaluation(**state["best"])
         if best is not None:
@@ -364,6 +371,7 @@ class Job:
                 "losses": self._losses,
                 "ends": self._ends,
                 "notes": self._notes,
+                "beginnings": self._training.engine.collect(self._beginning),
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
                 "threads": torch.get_num_threads(),
@@ -374,6 +382,7 @@ class Job:
     def _finish(self) -> Fitted:
         training = self._training
         seconds = self._spent + time.monotonic() - self._began
+        self._say_if_unmoved()
         training.finish()
         final: dict[str, float | None] = {}
         splits = {"validation": self._validation, **self._tests}
@@ -397,6 +406,14 @@ class Job:
             notes=self._notes,
             seconds=seconds,
         )
+
+    def _say_if_unmoved(self) -> None:
+        training = self._training
+        # a parameter that somebody has added, or whose shape was changed, isn't as it was
+        now = fingerprint(training.optimizer)
+        moved, known = agree(training.engine, now != self._beginning, self._beginning is not None)
+        if known and not moved and not training.failed:
+            self.say(unmoved(training.optimizer, training.updates, training.total))
 
     def _score(self, batches: Data, judged: nn.Module | None = None) -> tuple[float, float | None]:
         training = self._training
