@@ -68,9 +68,14 @@ def check(method: str, name: str, solution: Solution, surface: LeastSquares) -> 
     norm = share * float(gradient.abs().max())
     assert norm == pytest.approx(solution.gradient_norm, rel=1e-6, abs=1e-9 * (1 + norm))
     assert solution.value <= solution.trace[0].value
+    lowest = min(record.value for record in solution.trace)
+    assert solution.value <= lowest + 4e-11 * abs(lowest)
+    assert len(solution.trace) == solution.counts.iterations + 1
     if solution.converged:
         assert solution.gradient_norm <= 1e-6
     else:
+        # only where a tolerance was met may the last point be above an earlier one, by rounding
+        assert solution.value == lowest
         assert solution.status in HONEST, (method, name, solution.status)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.curvature import CompositeProblem
 from thalweg.secondorder.directions import State, Step
-from thalweg.secondorder.ending import Callback, Lane, Limits
+from thalweg.secondorder.ending import Callback, Lane, Limits, Lowest
 from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
 from thalweg.secondorder.newton import CurvatureDirection
-from thalweg.secondorder.problem import Point, Problem
+from thalweg.secondorder.problem import Point, Problem, joined
 from thalweg.secondorder.solution import OutOfEvaluations, Status
 from thalweg.secondorder.solver import Found, Memory
 from thalweg.secondorder.vectors import Scalar, Vector
@@ -137,6 +137,7 @@ def descend_damped(
     limits: Limits,
     callback: Callback | None = None,
     memory: Memory | None = None,
+    lowest: bool = False,
 ) -> Found:
     """Minimize by Levenberg-Marquardt from ``x``, whose tensors are left alone.
 
@@ -149,8 +150,9 @@ def descend_damped(
         limits: when to end.
         callback: called with a ``Record`` after each accepted step; a true answer ends the lane.
         memory: what an earlier run handed on, of another batch perhaps: damping, scale, the last direction.
+        lowest: where no tolerance was met, return the lowest point of the way instead of the last one.
     """
-    return _Damped(problem, settings, limits, callback).run(x, {} if memory is None else memory.state)
+    return _Damped(problem, settings, limits, callback).run(x, {} if memory is None else memory.state, lowest)
 
 
 class _Damped:
@@ -164,7 +166,7 @@ class _Damped:
         self.problem, self.space = problem, problem.space
         self.settings, self.limits, self.callback = settings, limits, callback
 
-    def run(self, x: Vector, kept: State) -> Found:
+    def run(self, x: Vector, kept: State, lowest: bool) -> Found:
         problem, space = self.problem, self.space
         kind = torch.finfo(space.dtype(x))
         self.eps, self.tiny = kind.eps, kind.tiny
@@ -180,12 +182,14 @@ class _Damped:
         self._mu = space.scalar(kept["mu"], x) if "mu" in kept else None
         self._scale_of: Tensor | None = kept.get("scale")
         self._near: Vector | None = kept.get("direction")
-        self._point = point
+        self._point, self._best = point, Lowest(space, point)
         try:
             self._loop(lanes)
         except OutOfEvaluations:
             for lane in lanes:
                 lane.status = lane.status or Status.EVALUATION_LIMIT
+        if lowest:
+            self._point = self._best.instead(self._point, lanes, problem)
         mu, scale, near, point = self._mu, self._scale_of, self._near, self._point
         state: State = {} if mu is None else {"mu": [lane.trusted for lane in lanes]}
         state |= {} if scale is None else {"scale": scale}
@@ -216,11 +220,8 @@ class _Damped:
             self._mu = space.scalar([lane.mu for lane in lanes], point.x)
             if any(taken):
                 renewed = space.mask(taken, point.x)
-                self._point = Point(
-                    space.where(renewed, trial.x, point.x),
-                    space.choose(renewed, trial.value, point.value),
-                    space.where(renewed, trial.gradient, point.gradient),
-                )
+                self._point = joined(space, renewed, trial, point)
+                self._best.see(point, self._point, lanes, taken)
                 if self.settings.solver == "dense":
                     # a matrix of the trial serves the lanes that take it; the others keep theirs
                     problem.settle(self._point.x)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from thalweg.errors import OptionError
+from thalweg.secondorder.problem import Point, Problem, joined
 from thalweg.secondorder.solution import Counts, Record, Status
-from thalweg.secondorder.vectors import Vector
+from thalweg.secondorder.vectors import Space, Vector
 
-__all__ = ["Callback", "Lane", "Limits"]
+__all__ = ["Callback", "Lane", "Limits", "Lowest"]
 
 # What runs are given: it is handed the point beside the record, in the tensors that the run works with.
 Callback = Callable[[Record, Vector], Any]
@@ -56,11 +57,13 @@ class Lane:
         value, norm: of the function, and the largest magnitude in its gradient, where the lane stands.
         status: how it ended; ``None`` on the way.
         trace: every accepted step.
+        lowest: value of all of them.
     """
 
     number: int | None
     value: float
     norm: float
+    lowest: float = field(default=math.inf, kw_only=True)
     iterations: int = field(default=0, kw_only=True)
     evaluations: int = field(default=1, kw_only=True)
     status: Status | None = field(default=None, kw_only=True)
@@ -69,6 +72,7 @@ class Lane:
     def begin(self, limits: Limits) -> None:
         """Note the start, which may be an end."""
         self._note(0.0)
+        self.lowest = self.value
         if not (math.isfinite(self.value) and math.isfinite(self.norm)):
             self.status = Status.NOT_FINITE
         elif self.norm <= limits.tolerance:
@@ -129,3 +133,36 @@ class Lane:
             lane=self.number,
         )
         self.trace.append(record)
+
+
+class Lowest:
+    """The lowest point of each lane: nearly always where all stand, so that keeping it costs nothing."""
+
+    def __init__(self, space: Space, point: Point) -> None:
+        self._space, self._point = space, point
+
+    def see(self, old: Point, new: Point, lanes: Sequence[Lane], arrived: Sequence[bool]) -> None:
+        """Take in that these lanes went from ``old`` to ``new``."""
+        lower = [went and lane.value <= lane.lowest for lane, went in zip(lanes, arrived, strict=True)]
+        if self._point is old and lower == list(arrived):
+            self._point = new
+        elif any(lower):
+            self._point = joined(self._space, self._space.mask(lower, new.x), new, self._point)
+        for lane, improved in zip(lanes, lower, strict=True):
+            if improved:
+                lane.lowest = lane.value
+
+    def instead(self, point: Point, lanes: Sequence[Lane], problem: Problem) -> Point:
+        """Return ``point``, but the lowest in lanes that ended above it without a tolerance that was met."""
+        above = [
+            lane.value > lane.lowest and lane.status is not None and not lane.status.converged
+            for lane in lanes
+        ]
+        if not any(above):
+            return point
+        found = joined(self._space, self._space.mask(above, point.x), self._point, point)
+        norms = problem.fetch([self._space.norm_max(found.gradient)])
+        for lane, (norm,), back in zip(lanes, norms, above, strict=True):
+            if back:
+                lane.value, lane.norm = lane.lowest, norm
+        return found

@@ -168,12 +168,18 @@ def named_search(search: str | Search) -> Search:
 
 
 def with_points(callback: Watch | None, structure: Structure) -> Callback | None:
-    """Return a callback that hands a copy of the point on, in the structure that was given."""
+    """Return a callback that hands a copy of the point on, in the structure that was given.
+
+    One that raises ``StopIteration`` asks to stop, as with SciPy.
+    """
     if callback is None:
         return None
 
     def told(record: Record, x: Vector) -> Any:
-        return callback(replace(record, x=structure.pack([tensor.clone() for tensor in x])))
+        try:
+            return callback(replace(record, x=structure.pack([tensor.clone() for tensor in x])))
+        except StopIteration:
+            return True
 
     return told
 

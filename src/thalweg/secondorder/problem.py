@@ -25,6 +25,7 @@ __all__ = [
     "forward_of",
     "gradient_of",
     "graph_of",
+    "joined",
     "pull_many",
     "pull_rows",
 ]
@@ -41,6 +42,15 @@ class Point:
     x: Vector
     value: Scalar
     gradient: Vector
+
+
+def joined(space: Space, mask: Tensor | None, a: Point, b: Point) -> Point:
+    """Return the point ``a`` in the lanes of the mask, all where it is None, and ``b`` in the others."""
+    return Point(
+        space.where(mask, a.x, b.x),
+        space.choose(mask, a.value, b.value),
+        space.where(mask, a.gradient, b.gradient),
+    )
 
 
 class Problem(ABC):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from thalweg.secondorder.directions import Direction, State, Step
-from thalweg.secondorder.ending import Callback, Lane, Limits
-from thalweg.secondorder.problem import Point, Problem
+from thalweg.secondorder.ending import Callback, Lane, Limits, Lowest
+from thalweg.secondorder.problem import Point, Problem, joined
 from thalweg.secondorder.searches import Course, Outcome, Result, Search, Trial
 from thalweg.secondorder.solution import Counts, OutOfEvaluations, Record, Status
-from thalweg.secondorder.vectors import Scalar, Space, Vector
+from thalweg.secondorder.vectors import Scalar, Vector
 
 __all__ = ["Found", "Memory", "descend"]
 
@@ -88,7 +88,6 @@ class _Lane(Lane):
     keep: bool = False
     fresh: bool = False
     retried: bool = False
-    lowest: float = math.inf
     # steps in a row that only their largest length ended
     unended: int = 0
 
@@ -146,19 +145,19 @@ class _Descent:
         rows = problem.fetch([point.value, space.norm_max(point.gradient)])
         expected = memory.expected if memory is not None else [None] * len(rows)
         for number, ((value, norm), drop) in enumerate(zip(rows, expected, strict=True)):
-            lane = _Lane(None if space.lanes is None else number, value, norm, drop, lowest=value)
+            lane = _Lane(None if space.lanes is None else number, value, norm, drop)
             self.lanes.append(lane)
             lane.begin(self.limits)
         state = self.direction.begin(space, point) if memory is None else memory.state
         self._state = state
-        self._point = self._best = point
+        self._point, self._best = point, Lowest(space, point)
         try:
             self._loop()
         except OutOfEvaluations:
             for lane in self.lanes:
                 lane.status = lane.status or Status.EVALUATION_LIMIT
         if lowest:
-            self._go_to_lowest()
+            self._point = self._best.instead(self._point, self.lanes, problem)
         assert all(lane.status is not None for lane in self.lanes)
         return Found.at(self._point, self.lanes, Memory(self._state, [lane.expected for lane in self.lanes]))
 
@@ -334,7 +333,7 @@ class _Descent:
         if any(back):
             norms = [row[0] for row in self.problem.fetch([space.norm_max(new.gradient)])]
         curved = [self._curved(lane, outcome) for lane, outcome in zip(lanes, outcomes, strict=True)]
-        new = _joined(space, mask, new, old)
+        new = joined(space, mask, new, old)
         shares = [
             1.0 if outcome is None or outcome.trial is None else outcome.trial.step / lane.first
             for lane, outcome in zip(lanes, outcomes, strict=True)
@@ -347,7 +346,7 @@ class _Descent:
         for lane, outcome, norm in zip(lanes, outcomes, norms, strict=True):
             if outcome is not None:
                 self._arrive(lane, outcome, norm)
-        self._remember_lowest(old, accepted)
+        self._best.see(old, new, self.lanes, accepted)
         for lane, arrived in zip(lanes, accepted, strict=True):
             if arrived:
                 lane.report(new.x, self.callback)
@@ -373,43 +372,6 @@ class _Descent:
         lane.arrive(trial.value, norm, trial.step, self.limits, far_enough=far_enough)
         if lane.status is None and lane.unended >= _ENDLESS:
             lane.status = Status.UNBOUNDED
-
-    def _remember_lowest(self, old: Point, accepted: list[bool]) -> None:
-        """Keep the lowest point of each lane: nearly always where all lanes are, so that it costs nothing."""
-        lower = [
-            arrived and lane.value <= lane.lowest for lane, arrived in zip(self.lanes, accepted, strict=True)
-        ]
-        if self._best is old and lower == accepted:
-            self._best = self._point
-        elif any(lower):
-            self._best = _joined(self.space, self.space.mask(lower, old.x), self._point, self._best)
-        for lane, improved in zip(self.lanes, lower, strict=True):
-            if improved:
-                lane.lowest = lane.value
-
-    def _go_to_lowest(self) -> None:
-        """Stand at the lowest points of the way where no tolerance was met at the last ones."""
-        higher = [
-            lane.value > lane.lowest and lane.status is not None and not lane.status.converged
-            for lane in self.lanes
-        ]
-        if not any(higher):
-            return
-        space, best = self.space, self._best
-        self._point = _joined(space, space.mask(higher, best.x), best, self._point)
-        norms = self.problem.fetch([space.norm_max(self._point.gradient)])
-        for lane, (norm,), back in zip(self.lanes, norms, higher, strict=True):
-            if back:
-                lane.value, lane.norm = lane.lowest, norm
-
-
-def _joined(space: Space, mask: Tensor | None, a: Point, b: Point) -> Point:
-    """Return the point ``a`` in the lanes of the mask and ``b`` in the others."""
-    return Point(
-        space.where(mask, a.x, b.x),
-        space.choose(mask, a.value, b.value),
-        space.where(mask, a.gradient, b.gradient),
-    )
 
 
 def _pick(choice: list[bool], a: Tensor, b: Tensor) -> Tensor:

@@ -124,5 +124,5 @@ def least_squares(
             way = Backtracking() if search is None else named_search(search)
             found = descend(problem, structure.x, made, way, limits=limits, callback=told, lowest=True)
         else:
-            found = descend_damped(problem, structure.x, made, limits=limits, callback=told)
+            found = descend_damped(problem, structure.x, made, limits=limits, callback=told, lowest=True)
     return solution_of(found, structure, tally)
