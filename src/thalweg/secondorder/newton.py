@@ -146,7 +146,8 @@ class Newton(CurvatureDirection):
             along = along / (torch.where(flat, torch.where(largest > 0, least, 1.0), sizes) + self.damping)
             blind = torch.where(flat, along, 0.0)
             # squares of large numbers overflow before their root does
-            top = blind.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+            top = blind.abs().amax(-1, keepdim=True) if blind.shape[-1] else blind
+            top = top.clamp(min=torch.finfo(g.dtype).tiny)
             length = top * torch.linalg.vector_norm(blind / top, dim=-1, keepdim=True)
             most = torch.as_tensor(reach, dtype=g.dtype, device=g.device).clamp(min=1.0)[..., None]
             most = torch.where(largest > 0, most, 1.0)
