@@ -196,22 +196,3 @@ def test_the_forcing_term_of_newton_cg() -> None:
         assert all(r > goal for r in residuals[: count - 1])
         ended.add(count)
     assert len(ended) > 2
-
-
-def test_gauss_newton_leaves_a_point_where_the_jacobian_lacks_rank() -> None:
-    """The pseudo-inverse alone ends at 25.8, where the gradient is 8.5 and steps are 1e-7."""
-
-    def boundary_value_problem(x: Tensor) -> Tensor:
-        u = nn.functional.pad(x.reshape(10, 10), (1, 1, 1, 1))
-        inner = u[1:-1, 1:-1]
-        around = u[:-2, 1:-1] + u[2:, 1:-1] + u[1:-1, :-2] + u[1:-1, 2:]
-        return (around - 4 * inner + inner**3).reshape(-1)
-
-    x0 = torch.ones(100, dtype=torch.float64)
-    for solver in ("dense", "cg"):
-        found = least_squares(boundary_value_problem, x0, method=GaussNewton(solver=solver))  # type: ignore[arg-type]
-        assert found.converged
-        assert found.value < 1
-    marquardt = least_squares(boundary_value_problem, x0)
-    assert marquardt.converged
-    assert marquardt.value < 0.5

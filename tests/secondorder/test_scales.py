@@ -67,7 +67,7 @@ def test_any_scale_of_a_bowl_is_minimized(method: str) -> None:
     [HagerZhang(), Backtracking(), Values(rounds=40), StrongWolfe(c2=0.1)],
     ids=lambda s: type(s).__name__,
 )
-@pytest.mark.parametrize("method", ["lbfgs", "bfgs", "cg-pr+", "steepest-descent", "newton", "newton-cg"])
+@pytest.mark.parametrize("method", ["lbfgs", "cg-pr+", "newton-cg"])
 def test_with_any_search(method: str, search: Search) -> None:
     for size, height in [(1e9, 1e3), (1e7, 1.0), (1e7, 1e-14), (1.0, 1e-50), (1e-9, 1e9)]:
         found = minimize(
