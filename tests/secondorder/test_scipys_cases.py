@@ -359,7 +359,7 @@ def test_broydens_tridiagonal_system(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_bvp(name: str) -> None:
-    """On the way the Jacobian all but lacks rank: the pseudo-inverse alone stays at 25.8, by steps of 1e-7."""
+    """On the way the Jacobian all but lacks rank: the pseudo-inverse alone stays at 25.8."""
 
     def system(x: Tensor) -> Tensor:
         u = torch.nn.functional.pad(x.reshape(10, 10), (1, 1, 1, 1))
