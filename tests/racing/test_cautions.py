@@ -167,3 +167,10 @@ def test_the_mean_of_who_was_picked_is_corrected() -> None:
     assert found.optimizer == leader
     assert found.text.startswith(f"{leader}'s mean of {100 * means[leader]:.1f} % accuracy was picked")
     assert "winner-mean" not in told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"])
+
+
+def test_what_a_metric_of_ones_own_leaves_out_on_a_fixed_test_set_is_said() -> None:
+    scores = scores_of([0.98, 0.7], spread=0.001)
+    assert "test-noise" not in told(scores, ["adam", "sgd"])
+    text = told(scores, ["adam", "sgd"], test_noise=False)["test-noise"].text
+    assert text.startswith("all splits share 200 test examples")

@@ -93,6 +93,20 @@ def test_who_is_behind_leaves_and_the_rest_is_compared_again() -> None:
     assert found[0, 1].p_value == pytest.approx(expected, rel=1e-4)
 
 
+def test_whoever_is_equivalent_stays_however_surely_it_is_behind() -> None:
+    y = np.vstack([0.001 * draw(6, 4, gap=0.0), draw(5, 1)])
+    y[1:4] -= 0.1
+    contrasts = split_contrasts(y, 1 / 5)
+    assert statistics.could_be_best(compare_pairs(contrasts, margin=0.0), 5) == [0, 4]
+    found = {(pair.a, pair.b): pair for pair in compare_pairs(contrasts, margin=1.0)}
+    assert [found[0, q].verdict for q in (1, 2, 3)] == ["equivalent"] * 3
+    # the last one is still compared with all of them
+    own = [np.var(y[a] - y[b], ddof=1) / 5 for a in range(5) for b in range(a + 1, 5)]
+    t = (y[0].mean() - y[4].mean()) / np.sqrt((4 * own[3] + np.median(own)) / 5)
+    expected = max(range_p(t, 5, 4.5), two_sided(y[0], y[4]))
+    assert found[0, 4].p_value == pytest.approx(expected, rel=1e-4)
+
+
 def test_no_claim_rests_on_what_other_pairs_lent() -> None:
     random = np.random.default_rng(3)
     seen = False

@@ -108,3 +108,21 @@ def test_stages_so_far_counts_runs():
         {"event": "runs", "key": "r1/rerun/0", "value": {"outcomes": [{}]}},
     ]
     assert tables.stages_so_far(events) == [("1", "screen", "3"), ("2", "rerun", "1")]
+
+
+def test_each_optimizer_has_one_most_typical_setting(results: Results):
+    order = tables.ranked(results)
+    rows = tables.winners(order, ScoreFormat.of(results))
+    for optimizer in order:
+        marked = [row["split"] for row in rows if row["name"] == optimizer.name and row["typical"]]
+        assert marked == [optimizer.typical + 1]
+
+
+def test_a_tile_says_the_winners_mean_without_luck_where_that_differs(results: Results):
+    best = tables.ranked(results)[0]
+    labels = [label for label, _, _ in tables.facts(results, ScoreFormat.of(results))]
+    assert "without luck" not in labels
+    corrected = results.verdict.model_copy(update={"winner_mean": best.mean - 0.02})
+    changed = results.model_copy(update={"verdict": corrected})
+    tiles = {label: value for label, value, _ in tables.facts(changed, ScoreFormat.of(results))}
+    assert tiles["without luck"] == ScoreFormat.of(results)(best.mean - 0.02)

@@ -35,6 +35,7 @@ def warnings(
     epochs: int,
     winners: Mapping[str, Sequence[ReplicateWinner]],
     test_looks: int,
+    test_noise: bool = True,
     cuts: Sequence[str] = (),
     data: Sequence[str] = (),
 ) -> list[Warning_]:
@@ -43,7 +44,8 @@ def warnings(
     Codes: ``data`` (what the data itself may mislead by), ``out-of-time`` (the clock cut the plan),
     ``edge`` (an optimizer's best setting lies at an end of its space in at least half the replicates),
     ``adam-behind-momentum``, ``diverged``, ``collapsed`` (a run far below the others of its optimizer),
-    ``one-example`` (optimizers agree more closely than one test example can show),
+    ``one-example`` (optimizers agree more closely than one test example can show), ``test-noise`` (what the
+    choice of test examples leaves to chance isn't counted),
     ``too-few-splits``, ``too-few-test-examples``, ``winner-mean`` (what being picked as the highest adds),
     ``rare-failures`` (what so few runs can't show), ``test-looks`` (this test data has been scored before),
     ``scope`` (always).
@@ -58,6 +60,7 @@ def warnings(
         epochs: passes a run.
         winners: optimizer to the winner of each replicate's pool.
         test_looks: how often this test data has been scored, this race included.
+        test_noise: whether the verdict counts what the choice of test examples leaves to chance.
         cuts: what the clock took from the plan, a sentence each.
         data: what was found when the data was read.
     """
@@ -69,6 +72,7 @@ def warnings(
         *_diverged(evidence),
         *_collapsed(evidence, metric),
         *_one_example(evidence),
+        *_test_noise(evidence, test_noise),
         *_too_few(evidence, verdict, metric, margin),
         *_winner_mean(evidence, verdict, winner_mean, metric),
         *_rare_failures(evidence, verdict),
@@ -184,6 +188,18 @@ def _one_example(evidence: Evidence) -> list[Warning_]:
             code="one-example",
             text=f"{pairs} more closely than one of {evidence.n_test} test examples can show, so one "
             f"example's worth is taken for the spread; a larger test set would show more",
+        )
+    ]
+
+
+def _test_noise(evidence: Evidence, counted: bool) -> list[Warning_]:
+    if counted:
+        return []
+    return [
+        Warning_(
+            code="test-noise",
+            text=f"all splits share {evidence.n_test} test examples, and this metric can't be computed anew "
+            f"on a part of them: what another choice of them would change isn't in the intervals",
         )
     ]
 

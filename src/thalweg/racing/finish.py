@@ -101,6 +101,7 @@ def build_results(
             epochs=plan.epochs,
             winners=winners,
             test_looks=test_looks,
+            test_noise=evidence.fixed_test or not setup.source.fixed_test,
             cuts=cuts,
             data=setup.data_info.warnings,
         ),
