@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held, "BLOCK", 3000)
+    monkeypatch.setattr(scaling, "_WHOLE", 3000)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -209,3 +212,95 @@ def test_a_large_file_of_digits_is_mapped(folder: Path, monkeypatch: pytest.Monk
     while isinstance(root.base, np.ndarray) and not isinstance(root, np.memmap):
         root = root.base
     assert isinstance(root, np.memmap)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_columns_beyond_the_reach_of_squares(folder: Path, factor: float) -> None:
+    x = CONTENTS["numbers"]["x"].copy()
+    x[:, 2] *= factor
+    np.savez(folder / "a.npz", x=x, y=CONTENTS["numbers"]["y"])
+    with pytest.raises(DataError, match=r"the inputs (are so large|differ by so little) that their squares"):
+        prepare(load("a.npz"), seed=0, replicate=0)
+    x[:, 2] = 1e-200
+    np.savez(folder / "a.npz", x=x, y=CONTENTS["numbers"]["y"])
+    assert (prepare(load("a.npz"), seed=0, replicate=0).train.batch(torch.arange(5))[0][:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_images_beyond_the_reach_of_squares(folder: Path, factor: float) -> None:
+    x = (RNG.normal(1, 1, (60, 3, 5, 4)) * factor).astype("f4")
+    np.savez(folder / "a.npz", x=x, y=CONTENTS["images"]["y"])
+    with pytest.raises(DataError, match=r"the inputs (are so large|differ by so little) that their squares"):
+        prepare(load("a.npz"), seed=0, replicate=0)
+    x[:] = 0
+    np.savez(folder / "a.npz", x=x, y=CONTENTS["images"]["y"])
+    assert (prepare(load("a.npz"), seed=0, replicate=0).train.batch(torch.arange(5))[0] == 0).all()
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+def test_what_is_given_lies_within_float32(factor: float) -> None:
+    x, y = torch.from_numpy(CONTENTS["numbers"]["x"]), torch.from_numpy(CONTENTS["numbers"]["y"])
+    with pytest.raises(DataError, match=r"inputs of 'python:tuple' .* float32"):
+        load((x * factor, y))
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (np.array([np.int64(1), np.float32(2), 3] * 20, dtype=object), ("1", "2", "3")),
+        (np.array([np.True_, False] * 30, dtype=object), ("False", "True")),
+        (np.array([10**25, 2, 3] * 20, dtype=object), ("2", "3", str(10**25))),
+        (np.array(["a", "b", "c"] * 20, dtype=object), ("a", "b", "c")),
+        (torch.tensor([0, 1, 2] * 20).to(torch.float8_e4m3fn), ("0", "1", "2")),
+        (torch.tensor([0, 1, 2] * 20).to(torch.uint16), ("0", "1", "2")),
+    ],
+)
+def test_labels_of_many_types(y: Any, classes: tuple[str, ...]) -> None:
+    assert load((torch.from_numpy(CONTENTS["columns"]["x"]), y)).task.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (np.array([1, "a", 2.5] * 20, dtype=object), r"of several kinds \(float and int and str\)"),
+        (np.array([Fraction(n % 3) for n in range(60)]), "of type Fraction, neither numbers nor labels"),
+        (np.array([1, 2, None] * 20, dtype=object), "hold missing values"),
+        (np.array([10**400, 0.5, 3] * 20, dtype=object), r"beyond 1\.8e308"),
+        (torch.full((60,), torch.nan), "hold 60 missing values"),
+        (torch.zeros(60, device="meta"), r"is empty \(meta\)"),
+        (torch.zeros(60).to_sparse(), "is sparse; make it dense"),
+        (torch.zeros(60, dtype=torch.complex64), "neither numbers nor labels"),
+    ],
+)
+def test_labels_that_are_none(y: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        load((torch.from_numpy(CONTENTS["columns"]["x"]), y))
+
+
+def test_a_dataset_with_a_target_of_nan_is_refused() -> None:
+    items = [(torch.zeros(4), float("nan") if n == 3 else n / 7) for n in range(60)]
+    with pytest.raises(DataError, match="has 1 targets that are missing or infinite"):
+        load(items, collate=torch.utils.data.default_collate)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_memory_is_at_most_half_as_much_again_as_the_array(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    x = RNG.integers(0, 9, (8000, 400)).astype("f4")
+    (np.savez_compressed if packed else np.savez)(folder / "a.npz", x=x, y=np.arange(8000) % 3)
+    size = x.nbytes
+    del x
+    monkeypatch.setattr(arrays, "_ONCE", 0)
+    monkeypatch.setattr(npz, "_MAPPED", 2**20)
+    for module, name in ((held, "BLOCK"), (npz, "BLOCK"), (scaling, "_WHOLE")):
+        monkeypatch.setattr(module, name, 2**17)
+    tracemalloc.start()
+    try:
+        prepared = prepare(load("a.npz"), seed=0, replicate=0)
+        prepared.train.batch(torch.arange(100))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # beside the array itself some blocks, and a few numbers for each row: 64 bits of it, its class, its place
+    assert peak < (1.2 * size if packed else 0) + 6_000_000 < 1.7 * size

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from thalweg.data.examples import ArrayExamples, Examples, TensorExamples, whole
+from thalweg.data.finite import as_float32
 from thalweg.data.held import Held, blocks
 from thalweg.data.scaling import Scaling, Standardized, axes_of, fitted
 from thalweg.data.script import assemble, parts, split_lines, target_lines
@@ -292,12 +293,11 @@ def _targets_of(x: Array, y: Array, what: str) -> tuple[Array, str]:
 
 def _of_objects(y: Array, what: str) -> tuple[Array, str]:
     """Python objects that are all text, or all numbers."""
-    values = y.tolist()
+    values = [value.item() if isinstance(value, np.generic) else value for value in y.tolist()]
     if any(value is None or value != value for value in values):
         raise DataError(f"the targets of {what} hold missing values; leave these examples out")
     kinds = {type(value) for value in values}
-    numbers = kinds <= {bool, int, float}
-    if len(kinds) > 1 and not numbers:
+    if len(kinds) > 1 and not kinds <= {bool, int, float}:
         shown = " and ".join(sorted(kind.__name__ for kind in kinds)[:3])
         raise DataError(
             f"the targets of {what} are of several kinds ({shown}); make them all text, or all numbers"
@@ -306,14 +306,13 @@ def _of_objects(y: Array, what: str) -> tuple[Array, str]:
         raise DataError(
             f"the targets of {what} are of type {next(iter(kinds)).__name__}, neither numbers nor labels"
         )
-    if float in kinds:
-        try:
-            return y.astype(np.float64), ".astype('float64')"
-        except OverflowError:
-            raise DataError(f"the targets of {what} hold numbers beyond 1.8e308; scale them") from None
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
-        return y.astype(np.int64), ".astype('int64')"
-    return y, ""
+    name = "float64" if float in kinds else "int64" if int in kinds else "bool" if bool in kinds else None
+    if name == "int64" and not all(-(2**63) <= value < 2**63 for value in values):
+        return y, ""
+    try:
+        return (y, "") if name is None else (y.astype(name), f".astype({name!r})")
+    except OverflowError:
+        raise DataError(f"the targets of {what} hold numbers beyond 1.8e308; scale them") from None
 
 
 def _each(name: str, suffix: str, fixed: bool) -> list[str]:
@@ -352,6 +351,8 @@ def _refuse(
                 f"the {called} hold {gaps.infinite.sum()} infinite values{_where(gaps.infinite, values)}; "
                 "replace them or leave these rows out"
             )
+        if own and part == "x":
+            _within_float32(values, called)
         if not gaps.missing.any():
             continue
         count = gaps.missing.sum()
@@ -387,6 +388,16 @@ def _refuse(
 def _gone_line(part: str, values: Array) -> str:
     axes = ", ".join(str(axis) for axis in range(1, values.ndim))
     return f"np.isnan({part})" + (f".any(({axes},))" if axes else "")
+
+
+def _within_float32(values: Array, called: str) -> None:
+    """What is taken as given becomes float32: refuse what would be infinite there, or all zeros."""
+    as_float32(values, called)
+    if values.itemsize <= 4:
+        return
+    reach = max(float(np.fmax.reduce(np.abs(part), axis=None)) for _, part in blocks(values))
+    if 0 < reach < float(np.finfo(np.float32).smallest_subnormal):
+        raise DataError(f"the {called} reach {reach:.3g}, but float32 begins at 1.4e-45; scale them")
 
 
 @dataclass(frozen=True)

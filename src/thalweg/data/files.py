@@ -9,7 +9,9 @@ import stat
 import zlib
 from pathlib import Path
 
+from thalweg.data.held import read_into, room_for
 from thalweg.errors import DataError, nearest
+from thalweg.memory import free_bytes
 
 __all__ = ["check_file", "check_folder", "kind_of", "looks_like", "read_whole"]
 
@@ -105,13 +107,25 @@ def read_whole(path: Path) -> bytes:
         DataError: the file isn't there, is empty, or isn't whole.
     """
     check_file(path)
-    content = path.read_bytes()
     if path.suffix != ".gz":
-        return content
-    if not content.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path} isn't a gzip file, though its name says so; rename it to {path.stem}")
+        room_for(path.stat().st_size, str(path))
+        return path.read_bytes()
     try:
-        content = gzip.decompress(content)
+        with path.open("rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                raise DataError(
+                    f"{path} isn't a gzip file, though its name says so; rename it to {path.stem}"
+                )
+            file.seek(0)
+            # a few kilobytes may unpack to more than there is, of which a copy is made
+            most = free_bytes() // 3
+            with gzip.open(file) as packed:
+                unpacked, more = read_into(packed, most)
+        if more:
+            raise DataError(
+                f"{path} unpacks to more than {most:,} bytes, too many for this machine; give less data"
+            )
+        content = bytes(unpacked)
     except EOFError:
         raise DataError(f"{path} ends too early: the gzip file is truncated; copy it again") from None
     except (OSError, zlib.error) as problem:

@@ -19,7 +19,7 @@ __all__ = ["BLOCK", "Held", "blocks", "mapped", "read_into", "room_for"]
 
 Array = npt.NDArray[Any]
 
-BLOCK = 2**25
+BLOCK = 2**22
 """Bytes that are worked on at a time."""
 
 

@@ -256,6 +256,12 @@ def _lazy(value: Any, collate: Collate, *, spec: str, name: str, task: str | Non
             raise DataError(f"the Dataset {spec!r} is empty; there is nothing to learn from")
     raw = None if task == "custom" else _labels(dataset, spec)
     raw_test = None if test is None or raw is None else _labels(test, spec)
+    for part in (raw, raw_test):
+        if part is not None and part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise DataError(
+                f"the Dataset {spec!r} has {(~np.isfinite(part)).sum()} targets that are missing or "
+                "infinite; leave these items out"
+            )
     target = None if raw is None else read_target(raw, asked=task, labelled=True)
     if target is None and len(dataset) < 10:
         raise DataError(f"the Dataset {spec!r} has {len(dataset)} items, but three parts need 10 or more")
@@ -296,11 +302,15 @@ def _labels(dataset: Items, spec: str) -> npt.NDArray[Any] | None:
 
 def _array(part: Any, spec: str) -> npt.NDArray[Any]:
     if isinstance(part, Tensor):
-        part = part.detach().cpu()
-        if part.dtype == torch.bfloat16:
-            part = part.float()
+        part = part.detach() if part.is_meta else part.detach().cpu()
         if part.is_sparse:
             raise DataError(f"a tensor of {spec!r} is sparse; make it dense with to_dense()")
+        if part.is_quantized or part.is_meta:
+            word = "quantized; give it as numbers, with dequantize()" if part.is_quantized else "empty (meta)"
+            raise DataError(f"a tensor of {spec!r} is {word}")
+        if part.is_floating_point() and part.dtype not in (torch.float16, torch.float32, torch.float64):
+            # bfloat16 and the types of eight bits, which NumPy hasn't
+            part = part.float()
         return np.asarray(part.numpy())
     try:
         return np.asarray(part)

@@ -32,6 +32,8 @@ _VANISHED = 1e-280
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
+# Up to so many bytes NumPy and scikit-learn are asked as they are.
+_WHOLE = 2**24
 Scaling = Literal["columns", "channels", "whole", "as given"]
 
 
@@ -108,6 +110,9 @@ def fitted(x: Array, rows: Rows, scaling: Scaling, *, impute: bool) -> Standardi
             ``"whole"``.
         impute: whether missing values are replaced by the median of their column.
 
+    Raises:
+        DataError: values so large or so small that they have no standard deviation.
+
     >>> x = np.array([[1.0, 5.0], [3.0, 5.0], [9.0, 7.0]])
     >>> fitted(x, np.array([0, 1]), "columns", impute=False)(x)
     tensor([[-1.,  0.],
@@ -170,7 +175,7 @@ def _refuse_ends(
 
 
 def _medians(x: Array, rows: Rows) -> SimpleImputer:
-    width = max(1, held.BLOCK // max(1, len(rows) * x.itemsize))
+    width = max(1, _WHOLE // max(1, len(rows) * x.itemsize))
     if width >= x.shape[1]:
         return SimpleImputer(strategy="median").fit(x[rows])
     found = [
@@ -186,7 +191,7 @@ def _scaler(x: Array, rows: Rows, medians: SimpleImputer | None) -> StandardScal
     fill: Callable[[Array], Array] = (lambda part: part) if medians is None else medians.transform
     whole = len(rows) * x.shape[1] * x.itemsize
     # one column alone is summed in pairs, which blocks can't do after it was cast
-    if whole <= held.BLOCK or x.shape[1] == 1:
+    if whole <= _WHOLE or x.shape[1] == 1:
         return StandardScaler().fit(fill(x[rows]))
     kept = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float64)
 
@@ -216,7 +221,7 @@ def _mean_and_std(x: Array, rows: Rows, scaling: Scaling) -> tuple[Array, Array]
     axes = axes_of(scaling)
     size = math.prod(x.shape[1:])
     # statistics of what isn't float32 or float64 are taken in float64
-    if len(rows) * size * max(x.itemsize, 8 if x.dtype.kind != "f" else 0) <= held.BLOCK:
+    if len(rows) * size * max(x.itemsize, 8 if x.dtype.kind != "f" else 0) <= _WHOLE:
         part = x[rows]
         mean, std = part.mean(axes, keepdims=True), part.std(axes, keepdims=True)
         return mean.astype("float32"), std.astype("float32")
