@@ -13,7 +13,8 @@ import torch
 
 from thalweg.data.examples import ArrayExamples, Examples, TensorExamples, whole
 from thalweg.data.finite import as_float32
-from thalweg.data.held import Held, blocks
+from thalweg.data.held import CACHED, Held, blocks
+from thalweg.data.repeats import repeats
 from thalweg.data.scaling import Scaling, Standardized, axes_of, fitted
 from thalweg.data.script import assemble, parts, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
@@ -27,8 +28,6 @@ Array = npt.NDArray[Any]
 _PARTS = ("train", "validation", "test")
 # Inputs up to this size are made once, others batch by batch of the array as it was read.
 _ONCE = 2**26
-# Bytes that stay in a processor's cache, where many passes over them are cheap.
-_CACHED = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,7 +199,7 @@ def from_arrays(
     target = read_target(y, asked=task, labelled=True)
     lines += _class_lines(target, y, fixed)
     y_fixed = None if y_test is None else encode(y_test, target)
-    said += [*target.notes, *_duplicates(x, y), *_scale_notes(x, target, own)]
+    said += [*target.notes, *duplicate_notes(repeats(x, y)), *_scale_notes(x, target, own)]
     shown = target.task
     if classes and shown.kind == "classification":
         shown = replace(shown, classes=classes)
@@ -434,33 +433,6 @@ def _where(counts: npt.NDArray[np.int64], values: Array) -> str:
     return f" in column {listed}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
 
 
-def _duplicates(x: Array, y: Array) -> list[str]:
-    """Rows that repeat, told by 64 bits of each, which two different ones share in 1 of 2^64 cases."""
-    if y.dtype.kind in "OUS":
-        y = np.unique(y, return_inverse=True)[1].astype(np.int64)
-    codes = np.random.default_rng()
-    mixed = _mixed(x, codes) + _mixed(y, codes)
-    return duplicate_notes(len(mixed) - len(np.unique(mixed)))
-
-
-def _mixed(values: Array, codes: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """A number for each row, ``sum_j mix(word_j) * code_j`` modulo 2^64 with odd random codes."""
-    width = math.prod(values.shape[1:]) * values.itemsize
-    words = -(-width // 8)
-    keys = codes.integers(0, 2**63, words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    made = np.empty(len(values), np.uint64)
-    for begin, part in blocks(values, size=_CACHED):
-        content = np.zeros((len(part), 8 * words), np.uint8)
-        content[:, :width] = np.ascontiguousarray(part).reshape(len(part), -1).view(np.uint8)
-        word = content.view(np.uint64)
-        # without this, differences that are multiples of large powers of two would be lost
-        word ^= word >> np.uint64(32)
-        word *= np.uint64(0xD6E8FEB86659FD93)
-        word ^= word >> np.uint64(32)
-        made[begin : begin + len(part)] = word @ keys
-    return made
-
-
 def _scale_notes(x: Array, target: Target, own: bool) -> list[str]:
     notes = []
     if not own and x.ndim == 2 and x.dtype.kind in "iuf":
@@ -497,7 +469,7 @@ def _spread(x: Array) -> float:
     """The standard deviation of everything, in float64."""
     mean = math.fsum(float(part.sum(dtype=np.float64)) for _, part in blocks(x)) / x.size
     squares = math.fsum(
-        float(np.square(part.astype(np.float64) - mean).sum()) for _, part in blocks(x, size=_CACHED)
+        float(np.square(part.astype(np.float64) - mean).sum()) for _, part in blocks(x, size=CACHED)
     )
     return math.sqrt(squares / x.size)
 

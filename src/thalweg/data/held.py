@@ -15,12 +15,15 @@ import numpy.typing as npt
 from thalweg.errors import DataError
 from thalweg.memory import free_bytes
 
-__all__ = ["BLOCK", "Held", "blocks", "mapped", "read_into", "room_for"]
+__all__ = ["BLOCK", "CACHED", "Held", "blocks", "mapped", "read_into", "room_for"]
 
 Array = npt.NDArray[Any]
 
 BLOCK = 2**22
 """Bytes that are worked on at a time."""
+
+CACHED = 2**18
+"""Bytes that stay in a processor's cache, where many passes over them are cheap."""
 
 
 @dataclass(frozen=True, eq=False)
