@@ -89,3 +89,12 @@ def test_counts_of_examples_have_the_variance_of_equals_and_that_of_one_at_least
     assert not apart.floored[0, 1]
     continuous = bootstrap_contrasts(score, (2, 3, 1), 50, seed=0, draws=8000)
     assert continuous.variances[0, 1] == pytest.approx(0.16 / 49, rel=0.05)
+
+
+def test_few_examples_know_their_spread_badly() -> None:
+    right = np.ones((2, 3, 1, 8))
+    right[1, ..., :2] = 0
+    found = bootstrap_contrasts(lambda w: (right @ w / w.sum()).ravel(), (2, 3, 1), 8, seed=0, draws=8000)
+    # the unbiased variance of eight values, of which two are 1
+    assert found.variances[0, 1] == pytest.approx(np.var([1, 1, 0, 0, 0, 0, 0, 0], ddof=1) / 8, rel=0.05)
+    assert found.dof[0, 1] == pytest.approx(7)

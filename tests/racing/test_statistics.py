@@ -231,12 +231,13 @@ def test_intervals_of_means_are_students_for_all_at_once() -> None:
 
 
 def test_the_winner_is_drawn_to_the_others_by_as_much_as_chance_explains() -> None:
-    y = draw(4, 3, gap=0.0)
+    y = draw(4, 3, gap=1.5)
     contrasts = split_contrasts(y, 0.45)
     means = y.mean(axis=1)
     noise = np.mean([np.var(y[a] - y[b], ddof=1) for a, b in ((0, 1), (0, 2), (1, 2))]) * 0.45 / 2
     kept = max(0.0, 1 - noise / np.var(means, ddof=1))
     expected = means.mean() + kept * (means.max() - means.mean())
+    assert 0.1 < kept < 0.9
     assert statistics.shrunk_winner(contrasts, [0, 1, 2]) == pytest.approx(expected)
     assert statistics.shrunk_winner(contrasts, [1]) == pytest.approx(means[1])
     apart = split_contrasts(np.array([[0.0], [10.0], [20.0]]) + 0.01 * y, 0.45)

@@ -108,6 +108,13 @@ def test_a_verdict_says_up_to_which_correlation_it_holds() -> None:
     assert said(race([0.95, 0.95, 0.95], spread=0.05), margin=0.001).work.holds_up_to is None
 
 
+def test_a_verdict_holds_as_long_as_each_of_the_others_is_behind_somebody() -> None:
+    work = said(race([0.98, 0.965, 0.955], spread=0.005, seed=2)).work
+    held = {(pair.a, pair.b): pair.holds_up_to for pair in work.pairs}
+    assert held == {("adam", "momentum"): 0.5, ("adam", "sgd"): 0.5, ("momentum", "sgd"): 0.25}
+    assert work.holds_up_to == 0.5
+
+
 def test_the_winner_mean_can_be_computed_anew_from_what_is_written() -> None:
     scores = race([0.95, 0.951, 0.949], spread=0.01)
     verdict = said(scores, margin=0.001)
