@@ -45,7 +45,7 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json benchmarks/results/$$name.json; done
 	$(BIN)/python -m benchmarks.verdict_calibration --write
 
-faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to docs/faults.md. Takes half an hour.
+faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to docs/faults.md. Takes half an hour; one scenario: python -m faults --only NAME .
 	$(BIN)/python -m faults --json faults/results.json --write docs/faults.md
 
 mutants: $(VENV)/.dev ## Change each formula a little and see that a test fails; some: make mutants MUTANTS="rules Adam"
