@@ -394,5 +394,5 @@ def test_work_stops_at_once_when_its_directory_is_gone(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
-    assert any(words in said for words in ("is gone", "can't be written", "can't be made"))
+    assert "is gone" in said
     assert not (tmp_path / "out").exists()

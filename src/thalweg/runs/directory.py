@@ -35,6 +35,10 @@ __all__ = ["RunDirectory", "refuse_existing"]
 _LOOKED_SECONDS = 1.0
 
 
+class _Gone(RunDirectoryError):
+    """The directory was removed while it was written."""
+
+
 class RunDirectory:
     """A run's directory, held for writing by one process; made by :meth:`create` or :meth:`resume`.
 
@@ -337,7 +341,7 @@ class RunDirectory:
         return self._known is not None and _bytes_of(self.path / "config.toml") == self._known
 
     def _gone(self) -> RunDirectoryError:
-        return RunDirectoryError(
+        return _Gone(
             f"the run directory {self.path} is gone: it was removed, moved or unmounted while the run was "
             f"under way; bring it back and go on with {option('resume', True)}, or begin anew"
         )
@@ -372,7 +376,9 @@ class RunDirectory:
     ) -> None:
         writing, there = self._lock is not None, self._there()
         self.close()
-        if writing and isinstance(value, OSError) and not there:
+        # whatever went wrong for want of the directory, that is what is to be said, once
+        lacks = isinstance(value, OSError | RunDirectoryError) and not isinstance(value, _Gone)
+        if writing and lacks and not there:
             raise self._gone() from value
 
     @contextlib.contextmanager
