@@ -6,6 +6,7 @@ import ast
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = ["Mutant", "MutantError", "Place", "find", "read"]
@@ -81,7 +82,7 @@ def find(mutant: Mutant, package: Path) -> Place:
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if name in text:
-            for symbol in _symbols(ast.parse(text), mutant.symbol):
+            for symbol in _symbols(_tree(text), mutant.symbol):
                 places = [node for node in ast.walk(symbol) if ast.dump(node) == wanted]
                 if places:
                     found.append((path, text, sorted(places, key=_position)))
@@ -98,6 +99,12 @@ def find(mutant: Mutant, package: Path) -> Place:
         raise MutantError(f"{mutant}: nth is {mutant.nth}, and that stands there {len(places)} times")
     node = places[(mutant.nth or 1) - 1]
     return Place(path=path, line=_position(node)[0], mutated=_changed(mutant, text, node))
+
+
+@cache
+def _tree(text: str) -> ast.Module:
+    """Many mutants look into the same files."""
+    return ast.parse(text)
 
 
 def _parsed(source: str) -> str:
@@ -142,7 +149,7 @@ def _changed(mutant: Mutant, text: str, node: ast.AST) -> str:
     becomes = f"({mutant.becomes})" if isinstance(node, ast.expr) else mutant.becomes
     changed = (before + becomes.encode() + after).decode()
     try:
-        same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(text))
+        same = ast.dump(ast.parse(changed)) == ast.dump(_tree(text))
     except SyntaxError as error:
         raise MutantError(f"{mutant}: what comes of it is no Python: {error}") from None
     if same:
