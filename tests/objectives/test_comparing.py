@@ -29,6 +29,11 @@ Y = X.sum(1) + 0.1 * torch.randn(N, generator=G, dtype=torch.float64)
 NUMBER = Task(kind="regression", spread=1.0)
 
 
+def named(given: Any) -> str:
+    """What a case is called: ``str`` of a function has its address, which differs from process to process."""
+    return str(getattr(given, "__name__", given))
+
+
 class Flat(nn.Module):
     """Gives ``[N]``, and a bare number for a batch of one."""
 
@@ -145,8 +150,8 @@ def test_batches_and_parts_of_one_example_are_compared_alike(shapes: str, given:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("loss", ["mse", fourth, fourth_of_columns, nn.L1Loss()], ids=str)
-@pytest.mark.parametrize("metric", ["rmse", far], ids=str)
+@pytest.mark.parametrize("loss", ["mse", fourth, fourth_of_columns, nn.L1Loss()], ids=named)
+@pytest.mark.parametrize("metric", ["rmse", far], ids=named)
 def test_a_model_that_gives_one_number_races_as_one_with_a_column(loss: Any, metric: Any) -> None:
     data, found = prepared("number", torch.float64), []
     for factory in (lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(),

@@ -27,6 +27,11 @@ SIDE = (X.sum(1) > 0).long()
 THREE = SIDE + (X[:, 0] > 0.7).long()
 
 
+def named(given: Any) -> str:
+    """What a case is called: ``str`` of a function has its address, which differs from process to process."""
+    return str(getattr(given, "__name__", given))
+
+
 def network(outputs: int = 2, norm: bool = False, head: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Linear(5, 8), *([nn.BatchNorm1d(8)] if norm else []), nn.ReLU()]
@@ -68,7 +73,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", F.cross_entropy, nn.CrossEntropyLoss()], ids=str)
+@pytest.mark.parametrize("loss", ["cross-entropy", F.cross_entropy, nn.CrossEntropyLoss()], ids=named)
 @pytest.mark.parametrize("form", FORMS)
 def test_class_labels_of_any_form_are_the_same_training(form: str, loss: Any) -> None:
     usual = fit(network(3), THREE, "cross-entropy", metric="accuracy")
@@ -80,7 +85,9 @@ def test_class_labels_of_any_form_are_the_same_training(form: str, loss: Any) ->
     assert balanced == pytest.approx(sk.balanced_accuracy_score(THREE, guess))
 
 
-@pytest.mark.parametrize("loss", ["bce", F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss()], ids=str)
+@pytest.mark.parametrize(
+    "loss", ["bce", F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss()], ids=named
+)
 @pytest.mark.parametrize("form", ["int64", "int32", "uint8", "float", "double", "bool"])
 @pytest.mark.parametrize("metric", ["accuracy", "auc"])
 def test_two_classes_of_any_type_are_the_same_training(form: str, loss: Any, metric: str) -> None:
