@@ -22,6 +22,7 @@ from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
+from thalweg.objectives.comparing import is_one_hot
 from thalweg.plugins import is_file_spec, load_object
 
 __all__ = ["DatasetSource", "read_object", "read_own"]
@@ -165,7 +166,9 @@ def _understand(
     arrays, lines, notes = _arrays(value, spec, made)
     for x in arrays[::2]:
         as_float32(x, f"inputs of {spec!r}")
-    if task in (None, "classification") and all(_is_one_hot(y) for y in arrays[1::2]):
+    if task in (None, "classification") and all(
+        y.dtype.kind in "biuf" and is_one_hot(y) for y in arrays[1::2]
+    ):
         task = "classification"
         arrays = [array.argmax(1) if n % 2 else array for n, array in enumerate(arrays)]
         if lines is not None:
@@ -209,14 +212,6 @@ def _arrays(
         reading = (f"{targets} = (np.asarray(part) for part in {made})",) if made else None
         return arrays, reading, ()
     raise DataError(f"{spec!r} gives {_kind(value)}; data can be {_FORMS}")
-
-
-def _is_one_hot(y: npt.NDArray[Any]) -> bool:
-    """Whether every row is 0 but for a single 1."""
-    if y.ndim != 2 or y.shape[1] < 2 or not len(y) or y.dtype.kind not in "biuf":
-        return False
-    ones = y == 1
-    return bool(((y == 0) | ones).all() and (ones.sum(1) == 1).all())
 
 
 def _stacked(dataset: Items, spec: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

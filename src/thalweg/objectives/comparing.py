@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from thalweg.errors import OptionError
 from thalweg.generators import undisturbed
 
-__all__ = ["CLASSES", "NUMBERS", "Forms", "as_columns", "for_classes", "for_numbers"]
+__all__ = ["CLASSES", "NUMBERS", "Forms", "as_columns", "for_classes", "for_numbers", "is_one_hot"]
 
 NUMBERS = frozenset({
     F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy,
@@ -114,6 +115,18 @@ def as_columns(outputs: Tensor, targets: Tensor, *, name: str = "the metric") ->
     if goal.ndim != 1 or columns.ndim < 2 or columns.shape[-2] != len(goal):
         raise _cannot(tuple(outputs.shape), tuple(targets.shape), name)
     return columns, goal
+
+
+def is_one_hot(targets: Tensor | npt.NDArray[Any]) -> bool:
+    """Whether every row of targets ``[N, C]``, a tensor or an array, is 0 but for a single 1.
+
+    >>> is_one_hot(torch.tensor([[0, 1], [1, 0]])), is_one_hot(torch.tensor([[1, 1], [1, 0]]))
+    (True, False)
+    """
+    if targets.ndim != 2 or targets.shape[1] < 2 or not len(targets):
+        return False
+    ones = targets == 1
+    return bool(((targets == 0) | ones).all()) and bool((ones.sum(1) == 1).all())
 
 
 def _cannot(outputs: tuple[int, ...], targets: tuple[int, ...], name: str) -> OptionError:

@@ -30,7 +30,7 @@ from thalweg.training.judging import Judged, judge
 from thalweg.training.kept import Kept, Member
 from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.reasons import refuse_what_is_not_finite
-from thalweg.training.targets import Suited, check_pairing, class_numbers, suited_metric, tasks_of
+from thalweg.training.targets import check_pairing, check_targets, class_numbers, suited_metric, tasks_of
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
@@ -142,10 +142,7 @@ def fit_ensemble(
     check_pairing(loss, metric)
     known = [examples.targets, None if scored is None else scored.targets]
     task, outputs = _task(loss, metric, known)
-    Suited(
-        objectives.as_loss(lambda outputs, targets: targets), loss,
-        {n: t for n, t in zip(("training", "validation"), known, strict=True) if t is not None},
-    )  # fmt: skip
+    check_targets(loss, dict(zip(("training", "validation"), known, strict=True)))
     examples = _suited(examples, loss, task)
     scored = None if scored is None else _suited(scored, loss, task)
     stand_in = scored if scored is not None else _first(examples)

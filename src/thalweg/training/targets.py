@@ -7,7 +7,7 @@ either case before anything is learnt from it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +18,10 @@ from thalweg import activations
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
 from thalweg.models import one_tensor
-from thalweg.objectives import Loss, Metric, Task
+from thalweg.objectives import Loss, Metric, Task, as_loss
+from thalweg.objectives.comparing import is_one_hot
 
-__all__ = ["Suited", "check_pairing", "class_numbers", "is_one_hot", "suited_metric", "tasks_of"]
+__all__ = ["Suited", "check_pairing", "check_targets", "class_numbers", "suited_metric", "tasks_of"]
 
 _IGNORED = -100
 
@@ -44,14 +45,6 @@ def class_numbers(targets: Tensor) -> Tensor | None:
     if not _are_whole(targets):
         return None
     return targets.long()
-
-
-def is_one_hot(targets: Tensor) -> bool:
-    """Whether every row of targets ``[N, C]`` is 0 but for a single 1."""
-    if targets.ndim != 2 or targets.shape[1] < 2 or not len(targets):
-        return False
-    ones = targets == 1
-    return bool(((targets == 0) | ones).all()) and bool((ones.sum(1) == 1).all())
 
 
 def _are_whole(values: Tensor) -> bool:
@@ -264,6 +257,26 @@ def suited_metric(metric: Metric, task: Task) -> Metric:
         _reduce=lambda outputs, targets: reduce(outputs, classes(targets)),
         _score=lambda reduced, targets, weights, lanes: score(reduced, classes(targets), weights, lanes),
     )
+
+
+def check_targets(loss: Any, known: Mapping[str, Tensor | None]) -> None:
+    """Refuse targets that a loss can't mean, whatever the model's outputs are.
+
+    Args:
+        loss: a name or a function.
+        known: name of a split, to its targets, where they are known all at once.
+
+    Raises:
+        DataError: what they are, and what the loss takes.
+
+    >>> check_targets("cross-entropy", {"training": torch.tensor([0, -7])})
+    Traceback (most recent call last):
+    thalweg.errors.DataError: the training targets are -7 and 0, but the loss 'cross-entropy' takes class \
+numbers from 0 on; number the classes from 0 on
+    """
+    # the function itself is never called: only values are looked at
+    unused = as_loss(lambda outputs, targets: targets)
+    Suited(unused, loss, {split: targets for split, targets in known.items() if targets is not None})
 
 
 def check_pairing(loss: Any, metric: Any) -> None:
