@@ -77,7 +77,7 @@ def check_number(owner: str, name: str, value: object) -> float:
             f"give a number or a tensor with one element"
         )
     try:
-        return _plain(value)
+        return differentiable.plain(value)
     except (TypeError, ValueError):
         raise OptionError(f"{owner}: {name} is {value!r}; give a number") from None
 
@@ -327,7 +327,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _numbers(self, hyper: Mapping[str, Any]) -> dict[str, float]:
         if self.defaults["differentiable"]:
             return differentiable.never_zero(hyper)
-        return {name: _plain(value) for name, value in hyper.items()}
+        return {name: differentiable.plain(value) for name, value in hyper.items()}
 
     def _entries(
         self,
@@ -476,10 +476,6 @@ def _allocate(
 
 def _copied(value: Any, device: torch.device) -> Any:
     return value.detach().to(device, copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
-
-
-def _plain(value: Any) -> float:
-    return value.item() if isinstance(value, Tensor) else float(value)
 
 
 def _parameter(group: Mapping[str, Any], i: int) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg.optim.views import real
 from thalweg.rules import Rule
 
-__all__ = ["LOW_PRECISION", "begin", "never_zero", "step"]
+__all__ = ["LOW_PRECISION", "begin", "never_zero", "plain", "step"]
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -41,7 +41,7 @@ def _is_zero(value: object) -> bool:
 def never_zero(hyper: Mapping[str, Any]) -> dict[str, float]:
     """Return numbers with which a rule has the states that derivatives at these hyperparameters need."""
     return {
-        name: (_plain(value) or 1.0) if _is_differentiated(value) else _plain(value)
+        name: (plain(value) or 1.0) if _is_differentiated(value) else plain(value)
         for name, value in hyper.items()
     }
 
@@ -123,5 +123,6 @@ def _is_differentiated(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _plain(value: Any) -> float:
+def plain(value: Any) -> float:
+    """Return a hyperparameter as a number; it may be a tensor of one element."""
     return value.item() if isinstance(value, Tensor) else float(value)
