@@ -26,7 +26,7 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "UserError",
     "nearest",
     "option",
+    "shortened",
     "spelled_as_command",
     "spelled_as_recipe",
 ]
@@ -127,6 +128,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close:
         return "known: " + ", ".join(names) if names else "there are none"
     return "did you mean " + " or ".join(repr(folded[match]) for match in close) + "?"
+
+
+def shortened(words: Sequence[str], most: int = 8) -> str:
+    """Return words for a message, no more of them than anybody reads.
+
+    >>> shortened(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 # How settings are spelled -------------------------------------------------------------------------------

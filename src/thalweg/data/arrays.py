@@ -19,7 +19,7 @@ from thalweg.data.scaling import Scaling, Standardized, axes_of, fitted
 from thalweg.data.script import assemble, parts, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, encode, fit_target, outputs_of, read_target
-from thalweg.errors import DataError, option
+from thalweg.errors import DataError, option, shortened
 
 __all__ = ["ArraySource", "from_arrays"]
 
@@ -429,8 +429,7 @@ def _where(counts: npt.NDArray[np.int64], values: Array) -> str:
     if values.ndim != 2:
         return ""
     found = [(int(column), int(counts[column])) for column in np.flatnonzero(counts)]
-    listed = ", ".join(f"{column} ({count})" for column, count in found[:8])
-    return f" in column {listed}" + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return f" in column {shortened([f'{column} ({count})' for column, count in found])}"
 
 
 def _scale_notes(x: Array, target: Target, own: bool) -> list[str]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from thalweg.data.columns import Columns
 from thalweg.data.target import alike
-from thalweg.errors import option
+from thalweg.errors import option, shortened
 
 __all__ = ["level_notes", "name_notes", "repeated_rows", "table_warnings"]
 
@@ -82,9 +82,8 @@ def table_warnings(
     if often:
         listed = [f"{count:,} of {len(x):,} values of column {name!r}" for name, count in often.items()]
         most = max(often, key=lambda name: often[name])
-        more = f" and of {len(listed) - 8} more" if len(listed) > 8 else ""
         warnings.append(
-            f"{', '.join(listed[:8])}{more} are missing, and the median of the column stands in their place, "
+            f"{shortened(listed)} are missing, and the median of the column stands in their place, "
             "with an input that says where; if that is too little to learn from, leave such a column out: "
             f"{option('types', {most: 'ignore'})}"
         )
@@ -150,5 +149,4 @@ def _is_number(text: str) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return shortened(list(map(repr, names)), 20)

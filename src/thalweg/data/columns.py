@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from thalweg.errors import DataError, nearest, option
+from thalweg.errors import DataError, nearest, option, shortened
 
 __all__ = ["Columns", "check_values", "read_columns"]
 
@@ -166,7 +166,7 @@ def check_values(
 
 def _counted(counts: Mapping[str, int]) -> str:
     there = [f"column {name!r} ({count})" for name, count in counts.items() if count]
-    return ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
+    return shortened(there)
 
 
 def _given(column: pl.Series, kind: str) -> str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from thalweg.data.arrays import ArraySource, from_arrays
 from thalweg.data.files import check_file, looks_like
 from thalweg.data.held import BLOCK, mapped, read_into, room_for
-from thalweg.errors import DataError, nearest
+from thalweg.errors import DataError, nearest, shortened
 
 __all__ = ["Archive", "read_npz"]
 
@@ -60,7 +60,7 @@ def read_npz(
         notes[0] += f"; the test part is {names[2]!r} and {names[3]!r}"
     unused = [name for name in archive.names if name not in names] + archive.others
     if unused:
-        notes.append(f"{path.name} holds more, which is left out: {_listed(unused)}")
+        notes.append(f"{path.name} holds more, which is left out: {shortened(list(map(repr, unused)))}")
     return from_arrays(
         *arrays, spec=spec, name=path.stem, task=task, missing=missing, reading=tuple(lines),
         notes=tuple(notes),
@@ -222,8 +222,3 @@ def _choose(known: Sequence[str], path: Path, target: str | None) -> list[str]:
 
 def _shape(shape: Sequence[int]) -> str:
     return str(list(shape[:8])) if len(shape) <= 8 else f"{list(shape[:8])} and more"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

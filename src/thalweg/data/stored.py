@@ -24,7 +24,7 @@ from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
 from thalweg.data.tables import FILLED, TableSource, parse_table
 from thalweg.data.target import FARTHEST
-from thalweg.errors import DataError
+from thalweg.errors import DataError, shortened
 
 __all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "read_new", "store"]
 
@@ -403,7 +403,6 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
                     f"{path} has several columns called {name!r}, which training used; give them names that "
                     "differ"
                 )
-    if isinstance(preparation, TablePreparation):
         return frame, called
     try:
         return frame.cast(pl.Float64).to_numpy(), called
@@ -427,5 +426,4 @@ def _columns(names: list[str]) -> str:
 
 
 def _names(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return shortened(list(map(repr, names)))

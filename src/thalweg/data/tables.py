@@ -25,7 +25,7 @@ from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, fit_target, outputs_of, power_of, read_target
-from thalweg.errors import DataError, nearest, option
+from thalweg.errors import DataError, nearest, option, shortened
 
 __all__ = ["FILLED", "TableSource", "from_frame", "parse_table", "read_table"]
 
@@ -186,7 +186,7 @@ def from_frame(
     if target is None:
         raise DataError(
             f"{spec} needs {option('target')}, the column to predict; its columns are "
-            f"{_listed(frame.columns)}"
+            f"{shortened(list(map(repr, frame.columns)), 20)}"
         )
     if target not in frame.columns:
         raise DataError(f"{spec} has no column {target!r}; {nearest(target, frame.columns)}")
@@ -389,8 +389,3 @@ def _describe(columns: Columns, x: pl.DataFrame) -> str:
     left = len(columns.kinds) - len(columns.used)
     total = len(columns.kinds)
     return f"{total} column{'s' * (total > 1)}: " + ", ".join(parts) + (f", {left} left out" if left else "")
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:20])
-    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -14,6 +14,8 @@ from weakref import WeakSet
 
 from torch import nn
 
+from thalweg.errors import shortened
+
 __all__ = [
     "Modes",
     "begin_training",
@@ -81,8 +83,7 @@ def said_held(model: nn.Module) -> str | None:
             names.append(f"{name} ({type(part).__name__})".lstrip())
     if not names:
         return None
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"what is in evaluation mode stays so while training: {', '.join(names[:3])}{more}"
+    return f"what is in evaluation mode stays so while training: {shortened(names, 3)}"
 
 
 def begin_training(model: nn.Module) -> Modes:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thalweg.errors import shortened
 from thalweg.racing.initializations import words
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
 from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, hyperparameter, percent
@@ -322,7 +323,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("task", data.kind + (f", target {data.target}" if data.target else "")),
                 ("rows", count(data.rows)),
                 ("inputs", data.inputs),
-                ("classes (rows)", _listed(classes)),
+                ("classes (rows)", shortened(classes, 12)),
                 (
                     "split",
                     ", ".join(f"{name} {count(size)}" for name, size in data.split_sizes.items())
@@ -425,8 +426,3 @@ def _many(number: int, thing: str) -> str:
 def _stages(results: Results) -> str:
     longest = Counter(results.timing.seconds_by_stage).most_common(1)
     return f"most of it in the stage '{longest[0][0]}'" if longest else "in all"
-
-
-def _listed(items: Sequence[str], most: int = 12) -> str:
-    rest = len(items) - most
-    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
