@@ -22,7 +22,7 @@ from thalweg.racing.elimination import Halving
 from thalweg.racing.journal import Journal
 from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
-from thalweg.runs.files import drop_state, load_state, save_state
+from thalweg.runs.files import drop_state, load_state, reason, save_state
 from thalweg.training.cost import with_threads
 from thalweg.training.processes import Workers, run_chunks, run_many
 from thalweg.training.reasons import refuse_what_none_can_learn
@@ -75,7 +75,7 @@ class Checkpoints:
             yield
         except OSError as problem:
             raise RunDirectoryError(
-                f"{self._folder} can't be written ({(problem.strerror or str(problem)).lower()}); what was "
+                f"{self._folder} can't be written ({reason(problem)}); what was "
                 f"there before is unharmed: make room and run again with {option('resume', True)}"
             ) from problem
 

@@ -18,7 +18,7 @@ from thalweg import catalogue, data, models, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
-from thalweg.runs.files import write_whole
+from thalweg.runs.files import reason, write_whole
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -44,9 +44,8 @@ def read(path: str | FilePath, changes: Sequence[str] = ()) -> Recipe:
     except UnicodeDecodeError as problem:
         raise RecipeError(f"{path} is not text in UTF-8; a recipe is a TOML file") from problem
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
         raise RecipeError(
-            f"the recipe {path} can't be read ({reason}); give the path of a TOML file"
+            f"the recipe {path} can't be read ({reason(problem)}); give the path of a TOML file"
         ) from problem
     return loads(text, name=str(path), changes=changes)
 

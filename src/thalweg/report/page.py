@@ -22,6 +22,7 @@ from thalweg.report.numbers import ScoreFormat, count, duration, finished, gener
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
 from thalweg.runs import RunDirectory, write_whole
+from thalweg.runs.files import reason
 
 __all__ = ["render", "render_training", "render_unfinished", "write"]
 
@@ -61,9 +62,8 @@ def write(directory: Path) -> Path:
         _refuse_what_is_no_report(target, directory)
         write_whole(target, html.encode())
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise RunDirectoryError(
-            f"{target} can't be written ({reason}); make room, or the directory writable"
+            f"{target} can't be written ({reason(error)}); make room, or the directory writable"
         ) from error
     return target
 

@@ -24,6 +24,7 @@ from thalweg.runs.files import (
     drop_state,
     load_states,
     plain,
+    reason,
     save_state,
     sync_folder,
     write_whole,
@@ -103,7 +104,7 @@ class RunDirectory:
             _remove_empty(made)
             refuse_existing(path)
             raise RunDirectoryError(
-                f"the run directory {path} can't be made ({_reason(problem)}); give another {option('out')}"
+                f"the run directory {path} can't be made ({reason(problem)}); give another {option('out')}"
             ) from problem
 
     @classmethod
@@ -138,7 +139,7 @@ class RunDirectory:
             ) from problem
         except OSError as problem:
             raise RunDirectoryError(
-                f"the run directory {path} can't be written ({_reason(problem)})"
+                f"the run directory {path} can't be written ({reason(problem)})"
             ) from problem
         run = cls(path, lock)
         try:
@@ -152,7 +153,7 @@ class RunDirectory:
         except OSError as problem:
             run.close()
             raise RunDirectoryError(
-                f"the run directory {path} can't be written ({_reason(problem)})"
+                f"the run directory {path} can't be written ({reason(problem)})"
             ) from problem
         except RunDirectoryError:
             run.close()
@@ -214,7 +215,7 @@ class RunDirectory:
             values = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
             raise RunDirectoryError(
-                f"{self.path / 'config.toml'} can't be read ({_reason(problem)})"
+                f"{self.path / 'config.toml'} can't be read ({reason(problem)})"
             ) from problem
         trust.heard(self.path, values)
         return values
@@ -392,7 +393,7 @@ class RunDirectory:
             if not self._there() or isinstance(problem, FileNotFoundError):
                 raise self._gone() from problem
             raise RunDirectoryError(
-                f"{self.path / name} can't be written ({_reason(problem)}); "
+                f"{self.path / name} can't be written ({reason(problem)}); "
                 "what was there before is unharmed: make room and run again with "
                 f"{option('resume', True)}"
             ) from problem
@@ -403,7 +404,7 @@ def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        raise RunDirectoryError(f"{path} can't be read ({_reason(problem)})") from problem
+        raise RunDirectoryError(f"{path} can't be read ({reason(problem)})") from problem
     events: list[dict[str, Any]] = []
     sound = 0
     *lines, torn = content.split(b"\n")
@@ -482,8 +483,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _reason(problem: Exception) -> str:
-    text = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
-    return text[:1].lower() + text[1:]

@@ -28,6 +28,7 @@ __all__ = [
     "load_state",
     "load_states",
     "plain",
+    "reason",
     "save_state",
     "standard_output",
     "sync_folder",
@@ -263,6 +264,16 @@ def drop_state(path: Path) -> None:
     """Remove every state that :func:`save_state` wrote under ``path``."""
     for _, file in _generations(path):
         file.unlink(missing_ok=True)
+
+
+def reason(problem: Exception) -> str:
+    """Return why something couldn't be read or written, as a part of a sentence.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'no space left on device'
+    """
+    text = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+    return text[:1].lower() + text[1:]
 
 
 def plain(value: Any) -> Any:

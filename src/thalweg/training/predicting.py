@@ -20,7 +20,7 @@ from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
-from thalweg.runs.files import writable, write_whole
+from thalweg.runs.files import reason, writable, write_whole
 from thalweg.runs.output import Unread
 from thalweg.settings import settle
 from thalweg.training.results import Stored
@@ -158,10 +158,8 @@ def predict(
 
 
 def _unwritable(path: Path, problem: OSError) -> OptionError:
-    reason = problem.strerror or str(problem)
     return OptionError(
-        f"the predictions can't be written to {path}: {reason[:1].lower()}{reason[1:]}; give another "
-        f"{option('out')}"
+        f"the predictions can't be written to {path}: {reason(problem)}; give another {option('out')}"
     )
 
 
