@@ -100,8 +100,8 @@ def carry_out(
         if resume:
             if out is None:
                 raise RunDirectoryError(
-                    f"{option('resume', True)} needs {option('out')}: name the run directory of the training "
-                    "to go on with"
+                    f"{option('resume')} needs {option('out')}: name the run directory of the training to go "
+                    "on with"
                 )
             path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
             # what process 0 knows holds for all, wherever they run
