@@ -24,16 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg import streams
 
-__all__ = [
-    "Draw",
-    "Keyed",
-    "LaneDraws",
-    "Recorder",
-    "RunDraws",
-    "Site",
-    "keep_mask",
-    "portion",
-]
+__all__ = ["Draw", "Keyed", "LaneDraws", "Recorder", "RunDraws", "Site", "keep_mask", "portion"]
 
 
 class Site(NamedTuple):

@@ -20,16 +20,7 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.problem import Point, Problem
 from thalweg.secondorder.vectors import Scalar, Space, Vector, is_sharded
 
-__all__ = [
-    "BFGS",
-    "FORMULAS",
-    "LBFGS",
-    "ConjugateGradient",
-    "Direction",
-    "State",
-    "SteepestDescent",
-    "Step",
-]
+__all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
 
 State: TypeAlias = dict[str, Any]
 Formula: TypeAlias = Literal[

@@ -169,9 +169,7 @@ def train(
             if kept.directory is None:
                 raise
             # between two members, where nothing is under way
-            raise Interrupted(
-                f"interrupted; everything is saved, and {option('resume', True)} goes on"
-            ) from problem
+            raise _interrupted() from problem
     kept.tidy()
     if all(member.failed for member in kept.members.values()):
         raise ThalwegError(
@@ -292,9 +290,7 @@ def in_lanes(
                 collect=collect,
             )
     except Interrupted as problem:
-        raise Interrupted(
-            f"interrupted; everything is saved, and {option('resume', True)} goes on"
-        ) from problem
+        raise _interrupted() from problem
     finally:
         kept.spent(time.monotonic() - began)
     for outcome in outcomes:
@@ -358,6 +354,10 @@ def _member(outcome: Outcome, seeds: Mapping[str, int], scored: bool) -> Member:
         stopped=None if diverged is None else _diverged(diverged),
         failed=diverged is not None,
     )
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted(f"interrupted; everything is saved, and {option('resume', True)} goes on")
 
 
 def _diverged(step: int) -> str:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as trees
 
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Needs
+from thalweg.data.examples import moved
 from thalweg.errors import OptionError
 from thalweg.lanes.course import orders
 from thalweg.objectives import as_loss
@@ -246,13 +247,9 @@ def _joined(seen: Sequence[tuple[Any, Tensor]], engine: Engine) -> tuple[Any, Te
     """The parts of a batch as one; of many processes, whose parts have an example each, those of all."""
     outputs, targets = joined([each for each, _ in seen]), torch.cat([each for _, each in seen])
     if engine.world > 1:
-        held = engine.collect((_moved(outputs), targets.cpu()))
+        held = engine.collect(moved((outputs, targets), torch.device("cpu")))
         return joined([each for each, _ in held]), torch.cat([each for _, each in held])
     return outputs, targets
-
-
-def _moved(value: Any) -> Any:
-    return trees.tree_map(lambda part: part.cpu() if isinstance(part, Tensor) else part, value)
 
 
 def split(value: Any, parts: int) -> list[Any]:
