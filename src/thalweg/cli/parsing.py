@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from thalweg.errors import OptionError, nearest
 
-__all__ = ["column_types", "names", "spaces"]
+__all__ = ["TRUST_CODE", "column_types", "names", "spaces"]
+
+TRUST_CODE = "Run the code that the run directory names, though it is not known here or has changed."
+"""What ``--trust-code`` does, for every verb that has it."""
 
 _TYPES = ("category", "number", "ignore")
 

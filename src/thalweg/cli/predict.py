@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from thalweg.cli import parsing
+
 __all__ = ["predict"]
 
 
@@ -47,7 +49,7 @@ def predict(
         bool,
         typer.Option(
             "--trust-code",
-            help="Run the code that the run directory names, though it is not known here or has changed.",
+            help=parsing.TRUST_CODE,
         ),
     ] = False,
 ) -> None:

@@ -185,7 +185,7 @@ def race(
         bool,
         typer.Option(
             "--trust-code",
-            help="Run the code that the run directory names, though it is not known here or has changed.",
+            help=parsing.TRUST_CODE,
             rich_help_panel=_RUNNING,
         ),
     ] = False,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from thalweg.cli import parsing
 from thalweg.cli.repeatable import repeatable_products
 
 __all__ = ["train"]
@@ -41,7 +42,7 @@ def train(
         bool,
         typer.Option(
             "--trust-code",
-            help="Run the code that the run directory names, though it is not known here or has changed.",
+            help=parsing.TRUST_CODE,
         ),
     ] = False,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
