@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import thalweg
-from thalweg.training.movement import fingerprint
+from thalweg.training.movement import checksums
 from thalweg.training.watch import Silent
 
 NAMES = ["sgd", "adam", "rprop", "lion", "muon", "schedule-free", "lbfgs", "cg-pr+", "newton", "newton-cg"]
@@ -104,17 +104,17 @@ def test_every_element_counts() -> None:
         nn.Parameter(torch.zeros(3, dtype=kind)) for kind in (torch.float64, torch.bfloat16, torch.complex64)
     ]
     optimizer = torch.optim.SGD([w, *others], lr=0.1)
-    seen = [fingerprint(optimizer)]
+    seen = [checksums(optimizer)]
     with torch.no_grad():
         for i, j in ((0, 0), (4, 6), (2, 3)):
             w[i, j] += 1e-20
-            seen.append(fingerprint(optimizer))
+            seen.append(checksums(optimizer))
         # what one gains another loses
         w[0, 0], w[4, 6] = 1.0, -1.0
-        seen.append(fingerprint(optimizer))
+        seen.append(checksums(optimizer))
         w[0, 0], w[4, 6] = -1.0, 1.0
-        seen.append(fingerprint(optimizer))
+        seen.append(checksums(optimizer))
         for other in others:
             other[1] = 1.0
-            seen.append(fingerprint(optimizer))
+            seen.append(checksums(optimizer))
     assert len({tuple(numbers) for numbers in seen}) == len(seen)

@@ -27,7 +27,7 @@ from thalweg.training.core import Training, advance, copied
 from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
-from thalweg.training.movement import fingerprint, unmoved
+from thalweg.training.movement import checksums, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.scoring import score
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
@@ -145,7 +145,7 @@ class Job:
                 self.begun = self._take_up(as_begun)
                 if not self.begun:
                     training.begin()
-                    self._beginning = fingerprint(training.optimizer)
+                    self._beginning = checksums(training.optimizer)
                 self._began = self._saved = time.monotonic()
                 if self._keeper is None:
                     advance(training, self._points, self)
@@ -410,7 +410,7 @@ class Job:
     def _say_if_unmoved(self) -> None:
         training = self._training
         # a parameter that somebody has added, or whose shape was changed, isn't as it was
-        now = fingerprint(training.optimizer)
+        now = checksums(training.optimizer)
         moved, known = agree(training.engine, now != self._beginning, self._beginning is not None)
         if known and not moved and not training.failed:
             self.say(unmoved(training.optimizer, training.updates, training.total))

@@ -10,13 +10,13 @@ from torch.distributed.tensor import DTensor
 
 from thalweg.secondorder.closures import ClosureOptimizer
 
-__all__ = ["fingerprint", "unmoved"]
+__all__ = ["checksums", "unmoved"]
 
 _WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _AT_ONCE = 1 << 20
 
 
-def fingerprint(optimizer: torch.optim.Optimizer) -> list[int]:
+def checksums(optimizer: torch.optim.Optimizer) -> list[int]:
     """Return a number for each parameter of an optimizer, from all its bits; a shard's, where it is sharded.
 
     Bits are weighed by odd numbers of their own and added modulo 2**64, so that a change of a single element
@@ -24,12 +24,12 @@ def fingerprint(optimizer: torch.optim.Optimizer) -> list[int]:
 
     >>> w = torch.nn.Parameter(torch.zeros(3))
     >>> sgd = torch.optim.SGD([w], lr=0.1)
-    >>> before = fingerprint(sgd)
-    >>> fingerprint(sgd) == before
+    >>> before = checksums(sgd)
+    >>> checksums(sgd) == before
     True
     >>> with torch.no_grad():
     ...     _ = w[1].add_(1e-30)
-    >>> fingerprint(sgd) == before
+    >>> checksums(sgd) == before
     False
     """
     return [_of(p.detach()) for group in optimizer.param_groups for p in group["params"]]
