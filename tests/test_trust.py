@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("THALWEG_STATE_DIR", str(tmp_path / "state"))
-    for name in ("_heard", "_stated", "_remembered_here"):
+    for name in ("_noted", "_stated", "_remembered_here"):
         monkeypatch.setattr(gate, name, type(getattr(gate, name))())
     before = set(sys.modules)
     yield tmp_path
@@ -246,7 +246,7 @@ def test_a_race_and_fit_refuse_changed_code(capsys: pytest.CaptureFixture[str]) 
 def test_code_that_changes_while_a_run_is_under_way_is_not_run() -> None:
     write("value = 1\n")
     assert load_object("m.py:value") == 1
-    with trust.own():
+    with trust.own_code():
         assert load_object("m.py:value") == 1
         write("value = 2\n")
         with pytest.raises(TrustError, match=r"has changed .* under way"):
@@ -263,7 +263,7 @@ def test_processes_of_a_race_run_the_code_that_it_began_with(monkeypatch: pytest
         return [factory((4,), 3)]
 
     write(NET)
-    with trust.own() as entered:
+    with trust.own_code() as entered:
         for name, thing in (("data", None), ("common", {"factory": models.factory("m.py:net")})):
             Path(name).write_bytes(pickle.dumps(thing))
         code = entered.written()
@@ -370,7 +370,7 @@ def test_what_a_person_says_themselves_may_run(capsys: pytest.CaptureFixture[str
     strangers(model={"spec": "m.py:net"})
     with pytest.raises(TrustError):
         thalweg.train(None, out="theirs", resume=True)
-    with trust.own():
+    with trust.own_code():
         models.factory("m.py:net")
     models.factory("m.py:net")
 

@@ -181,13 +181,13 @@ class Forms:
             found, spread, _ = self._tried(_AS_GIVEN, given, targets)
             if found is not None and not spread:
                 return _AS_GIVEN
-        alike, _, alien = self._tried(_ALIKE, given, targets)
+        alike, _, left_torch = self._tried(_ALIKE, given, targets)
         columns, spread, _ = self._tried(_COLUMNS, given, targets)
         if alike is not None:
             if columns is None or spread or _close(alike, columns):
                 return _ALIKE
             # the results differ: code that left torch may have spread examples unseen
-            return _ALIKE if alien else _COLUMNS
+            return _ALIKE if left_torch else _COLUMNS
         if columns is not None and not spread:
             return _COLUMNS
         for number in (_AS_GIVEN, _LONGER):
@@ -212,7 +212,7 @@ class Forms:
                     found = self._function(*pair)
             except Exception:
                 continue
-            return (found.detach() if isinstance(found, Tensor) else found), watch.spread, watch.alien
+            return (found.detach() if isinstance(found, Tensor) else found), watch.spread, watch.left_torch
         return None, False, False
 
 
@@ -240,7 +240,7 @@ class _Spreading(TorchFunctionMode):
         super().__init__()
         self._shapes = {outputs, targets}
         self._recorded = recorded
-        self.spread = self.alien = False
+        self.spread = self.left_torch = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -248,7 +248,7 @@ class _Spreading(TorchFunctionMode):
         tensors = [each for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor)]
         result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("numpy", "__array__", "tolist", "item", "__float__"):
-            self.alien = True
+            self.left_torch = True
         for number, one in enumerate(tensors):
             for other in tensors[number + 1 :]:
                 if {tuple(one.shape), tuple(other.shape)} == self._shapes and len(self._shapes) == 2:

@@ -55,7 +55,7 @@ def run_race(
         UserError: something given can't be used.
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
     """
-    with trust.own(accepted=trust_code, what="race") as gate:
+    with trust.own_code(accepted=trust_code, what="race") as gate:
         if resume:
             return _go_on(options, out, watcher, gate)
         return _begin_anew(options, out, watcher, command, gate)

@@ -400,7 +400,9 @@ class Results(_Record):
                 f"{path} is not a results file of version {SCHEMA_VERSION} "
                 f"({str(error).splitlines()[0]}); run the race again or use the thalweg that wrote it"
             ) from error
-        trust.heard(path.parent, [found.data.model_dump(), found.model.model_dump(), found.plan.model_dump()])
+        trust.note_specs(
+            path.parent, [found.data.model_dump(), found.model.model_dump(), found.plan.model_dump()]
+        )
         return found
 
 

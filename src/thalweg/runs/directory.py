@@ -217,7 +217,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path / 'config.toml'} can't be read ({reason(problem)})"
             ) from problem
-        trust.heard(self.path, values)
+        trust.note_specs(self.path, values)
         return values
 
     def code(self) -> dict[str, dict[str, str]]:

@@ -80,7 +80,7 @@ def carry_out(
         spelled_as_recipe(),
         together(device) as processes,
         ExitStack() as stack,
-        trust.own(accepted=trust_code) as gate,
+        trust.own_code(accepted=trust_code) as gate,
     ):
         told = Silent() if watcher is None or processes.rank else watcher
         held: list[RunDirectory] = []

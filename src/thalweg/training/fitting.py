@@ -31,7 +31,7 @@ from thalweg.training.watch import Watcher
 __all__ = ["fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
 
 
-@trust.stated
+@trust.runs_own_code
 def fit(
     model: nn.Module,
     data: Any,

@@ -63,7 +63,7 @@ class Ensemble:
         return averaged_probabilities(self.models, inputs, activation=self.activation)
 
 
-@trust.stated
+@trust.runs_own_code
 def fit_ensemble(
     model: Any,
     data: Any,

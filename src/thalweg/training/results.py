@@ -272,7 +272,7 @@ def _read(kind: type[_R], path: Path) -> _R:
                 f"{path} is {kind_of(mode)}, not a file; give the directory of a finished training"
             )
         found = kind.model_validate_json(path.read_bytes())
-        trust.heard(path.parent, found.model_dump())
+        trust.note_specs(path.parent, found.model_dump())
         return found
     except FileNotFoundError as problem:
         raise RunDirectoryError(

@@ -7,7 +7,7 @@ A person's own code is named by text, ``file.py:name`` or ``package.module:name`
   is loaded from are fingerprinted, and what was trained with is remembered in the person's state folder.
 * What a *run directory* names runs only if just this code was trained with here before, or if the person says
   so (``--trust-code``, ``trust_code=True``). Whoever reads a run directory need not think of it: what stands
-  in one is known as such from then on (:func:`heard`).
+  in one is known as such from then on (:func:`note_specs`).
 * What a training, a race or a model was begun with is written down; other code than that is refused too.
 * Code that changes while a run is under way is refused when it is loaded again.
 
@@ -17,7 +17,7 @@ module's file is taken. Data that code reads, and what it imports by other means
 """
 
 from thalweg.trust.fingerprints import Code, fingerprint, same_bytes
-from thalweg.trust.gate import Gate, admit, current, heard, own, stated
+from thalweg.trust.gate import Gate, admit, current, note_specs, own_code, runs_own_code
 from thalweg.trust.memory import known_code, state_folder
 
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
     "admit",
     "current",
     "fingerprint",
-    "heard",
     "known_code",
-    "own",
+    "note_specs",
+    "own_code",
+    "runs_own_code",
     "same_bytes",
     "state_folder",
-    "stated",
 ]

@@ -14,7 +14,7 @@ from thalweg.errors import TrustError, option
 from thalweg.trust.fingerprints import Code, fingerprint, short
 from thalweg.trust.memory import known_code, written_down
 
-__all__ = ["Gate", "admit", "current", "heard", "own", "stated"]
+__all__ = ["Gate", "admit", "current", "note_specs", "own_code", "runs_own_code"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -23,7 +23,7 @@ _SPEC = re.compile(r"[^\n]+:[^\W\d][\w.]*")
 
 
 class Gate:
-    """Says which code may run, while it is entered; by itself all that a person names, as :func:`own` has it.
+    """Says which code may run, while it is entered; by itself all that a person names (:func:`own_code`).
 
     Args:
         directory: whose file names the code, for messages; ``None``: a person does.
@@ -34,7 +34,7 @@ class Gate:
         what: that was begun, for messages.
 
     Attributes:
-        loaded: what was run, by spec.
+        loaded: what was run, by spec; shared with the gate around it, so that the outermost one knows all.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Gate:
         self.stated, self._remembered = stated, remembered
         around = _current.get()
         self.loaded: dict[str, Code] = {} if around is None else around.loaded
-        self._is: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         self._entered: list[Any] = []
 
     def __enter__(self) -> Gate:
@@ -80,7 +80,7 @@ class Gate:
         self.directory, self.stated, self._remembered = directory, stated, remembered
         self.recorded = dict(recorded)
         for code in self.loaded.values():
-            self._judge(code, self._is.get(code.spec, "object"))
+            self._judge(code, self._kinds.get(code.spec, "object"))
 
     def admit(self, spec: str, what: str) -> Code | None:
         """Let code run, or refuse it; ``None`` where there is no such code.
@@ -100,7 +100,7 @@ class Gate:
             )
         if before is None:
             self._judge(code, what)
-            self.loaded[spec], self._is[spec] = code, what
+            self.loaded[spec], self._kinds[spec] = code, what
         if self._is_stated(spec):
             _stated.add(spec)
         return code
@@ -146,22 +146,22 @@ class Gate:
 
 _current: ContextVar[Gate | None] = ContextVar("gate", default=None)
 # specs that a run directory named, and those that a person has named in this process too
-_heard: dict[str, Path] = {}
+_noted: dict[str, Path] = {}
 _stated: set[str] = set()
 _remembered_here: set[str] = set()
 
 
-def own(*, accepted: bool = False, what: str = "training") -> Gate:
+def own_code(*, accepted: bool = False, what: str = "training") -> Gate:
     """Return a gate for what a person names themselves; what :meth:`Gate.carries_on` says is asked then."""
     return Gate(accepted=accepted, what=what)
 
 
-def stated(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def runs_own_code(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Make a function whose arguments are a person's own word; of these ``trust_code`` accepts all code."""
 
     @functools.wraps(function)
     def gated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with own(accepted=bool(kwargs.get("trust_code", False))):
+        with own_code(accepted=bool(kwargs.get("trust_code", False))):
             return function(*args, **kwargs)
 
     return gated
@@ -180,24 +180,24 @@ def admit(spec: str, what: str) -> Code | None:
     """
     gate = _current.get()
     if gate is None:
-        if spec not in _heard or spec in _stated:
+        if spec not in _noted or spec in _stated:
             return None
-        gate = Gate(directory=_heard[spec])
+        gate = Gate(directory=_noted[spec])
     return gate.admit(spec, what)
 
 
-def heard(directory: Path, values: Any) -> None:
+def note_specs(directory: Path, values: Any) -> None:
     """Take note of what could be code in the values that a file of a run directory holds."""
     if isinstance(values, str):
         if _SPEC.fullmatch(values):
-            _heard.setdefault(values, directory)
+            _noted.setdefault(values, directory)
     elif isinstance(values, Mapping):
         for key, value in values.items():
-            heard(directory, key)
-            heard(directory, value)
+            note_specs(directory, key)
+            note_specs(directory, value)
     elif isinstance(values, list | tuple):
         for value in values:
-            heard(directory, value)
+            note_specs(directory, value)
 
 
 def _difference(before: Mapping[str, str], code: Code) -> str:
