@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from thalweg.data.target import AMOUNT
 from thalweg.errors import DataError, nearest, option, shortened
 
 __all__ = ["Columns", "check_values", "read_columns"]
@@ -92,7 +93,9 @@ def read_columns(
     given = dict(types or {})
     for name, kind in given.items():
         if name not in frame.columns:
-            raise DataError(f"{spec} has no column {name!r} to be a {kind}; {nearest(name, frame.columns)}")
+            raise DataError(
+                f"{spec} has no column {name!r} to say the type of; {nearest(name, frame.columns)}"
+            )
         if kind not in _KINDS:
             raise DataError(f"the type {kind!r} of column {name!r} isn't known; {nearest(kind, _KINDS)}")
         if name == target:
@@ -170,8 +173,23 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _given(column: pl.Series, kind: str) -> str:
-    if kind != "number":
-        return "left out, as asked" if kind == "ignore" else kind
+    if kind == "ignore":
+        return "left out, as asked"
+    word, dtype = _word(column.dtype), column.dtype
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+        raise DataError(
+            f"the column {column.name!r} holds {word} values, which can't be a {kind}; take it apart in a "
+            f"function of your own, or say {option('types', {column.name: 'ignore'})}"
+        )
+    if kind == "category":
+        if dtype == pl.Duration:
+            raise DataError(
+                f"the column {column.name!r} holds {word}s, which can't be a category; say "
+                f"{option('types', {column.name: 'number'})}"
+            )
+        return kind
+    if dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
     try:
         column.cast(pl.Float64)
     except pl.exceptions.PolarsError:
@@ -225,8 +243,12 @@ def _text(column: pl.Series, there: pl.Series, distinct: int, columns: Columns, 
     share = None if why is not None else _refuse_nearly_numbers(column)
     if distinct > 0.9 * len(there) and len(there) >= _SURE:
         as_it_was = "" if share is None else f"; {share}"
+        sample = there.cast(pl.String).gather_every(max(1, len(there) // _SAMPLE))
+        unit = why is None and share is None and all(AMOUNT.match(text) for text in sample)
+        if unit:
+            amounts = f"; if these are amounts, such as {sample[0]!r}, write them as numbers alone"
         seems = f"looks like an identifier ({distinct} different texts in {len(there)} rows{as_it_was})"
-        (columns.notes if share is None else columns.warnings).append(
+        (columns.notes if share is None and not unit else columns.warnings).append(
             f"{start} {seems} and is left out{amounts}"
         )
         return "left out: like an identifier"

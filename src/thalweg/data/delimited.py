@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,15 @@ from typing import Any
 
 import polars as pl
 
-__all__ = ["MISSING", "Table", "read_delimited"]
+__all__ = ["MISSING", "Table", "Unreadable", "is_pattern", "read_delimited"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
 """What stands for a missing value in a text file."""
 
+_NULLS: dict[str, Any] = {"null_values": list(MISSING)}
+# whole numbers, and those of more than 17 digits, zeros at both ends left aside
+_WHOLE = r"^\s*[+-]?\d+\s*$"
+_LONG = r"^\s*[+-]?0*[1-9]\d{16,}[1-9]0*\s*$"
 # rows from which polars infers what columns are, and cells by which a text is tried as something else
 _ROWS = 1000
 _SAMPLE = 200
@@ -23,6 +28,10 @@ _TEMPORAL = ("to_date", "to_datetime", "to_time")
 _PADDED = r"^[+-]?0\d{2,}$"
 # zeros before a few numbers among many of other lengths are an accident of writing
 _OFTEN = 0.01
+
+
+class Unreadable(ValueError):
+    """What is wrong with a text, in words for the person who has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,7 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
         text: columns that are text whatever they look like.
 
     Raises:
+        Unreadable: it isn't such a table, and where.
         polars.exceptions.PolarsError: it isn't such a table.
     """
     end = b"\r" if b"\r" in content and b"\n" not in content else b"\n"
@@ -69,7 +79,11 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     options: dict[str, Any] = {} if divider == "," else {"separator": divider}
     if end == b"\r":
         options["eol_char"] = "\r"
-    frame, types = _typed(content, options)
+    try:
+        frame, types = _typed(content, options)
+    except pl.exceptions.PolarsError:
+        _say_where(content, divider)
+        raise
     if divider != "," and _has_decimal_commas(frame):
         options["decimal_comma"] = True
         frame, types = _typed(content, options)
@@ -105,6 +119,39 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     return Table(frame=frame, lines=tuple(lines), twice=twice, padded=padded)
 
 
+def is_pattern(name: str) -> bool:
+    """Whether polars takes a column's name for a pattern of names.
+
+    >>> [is_pattern(name) for name in ("*", "^a.*$", "a*", "^a")]
+    [True, True, False, False]
+    """
+    return name == "*" or (name.startswith("^") and name.endswith("$"))
+
+
+def _say_where(content: bytes, divider: str) -> None:
+    """Name the line that is in another encoding, or has more fields than the first, if that is what is wrong.
+
+    Raises:
+        Unreadable: it is.
+    """
+    try:
+        lines = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=divider)
+        width = len(next(lines, []))
+        for fields in lines:
+            if len(fields) > width:
+                raise Unreadable(
+                    f"line {lines.line_num} has {len(fields)} fields, but the first line names {width}; "
+                    f"mend it, or put fields that hold {divider!r} into quotes"
+                )
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise Unreadable(
+            f"line {line} isn't UTF-8 (the byte {content[problem.start]:#04x}); save it as UTF-8"
+        ) from None
+    except csv.Error:
+        return
+
+
 def _proposed(column: pl.Series) -> str | None:
     """Say by a sample what a text column may be: a method of :data:`_TEMPORAL`, ``number`` or nothing."""
     # the first cell is the one from which polars infers a pattern for the whole column
@@ -122,6 +169,8 @@ def _verified(column: pl.Series, method: str) -> pl.Series | None:
     if method != "number":
         return _whole(column, method)
     numbers = _numbers(column)
+    if _are_codes(column):
+        return None
     return numbers if numbers.null_count() == column.null_count() else None
 
 
@@ -140,30 +189,35 @@ def _numbers(column: pl.Series) -> pl.Series:
 def _spelled(name: str, method: str) -> str:
     if method == "number":
         return f"pl.col({name!r}).str.strip_chars().cast(pl.Float64)"
-    return f"pl.col({name!r}).str.{method}()"
+    # as a series: an expression reads no time zones
+    return f"frame[{name!r}].str.{method}()"
 
 
 def _typed(content: bytes, options: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, pl.DataType]]:
     """Read with types that the first rows propose and all cells bear out, and say which are others."""
-    proposals = _read(content, options, infer_schema_length=_ROWS, n_rows=_ROWS)
+    # polars parses beyond the rows it is to give, so that only their text and their types are asked for
+    head = _read(content, options, infer_schema=False, n_rows=_ROWS)
+    for name in head.columns:
+        if is_pattern(name):
+            raise Unreadable(f"a column is called {name!r}, which stands for other columns; rename it")
+    lazy = pl.scan_csv(io.BytesIO(content), **{**_NULLS, **options}, infer_schema_length=_ROWS)
+    proposals = lazy.collect_schema()
+    empty = {name for name in head.columns if head[name].null_count() == len(head)}
     try:
         frame = _read(content, options, infer_schema_length=_ROWS)
-        wanted = [name for name in frame.columns if proposals[name].null_count() == len(proposals)]
-        if not wanted or len(frame) <= len(proposals):
+        wanted = [name for name in frame.columns if name in empty]
+        if not wanted or len(frame) <= len(head):
             return frame, {}
     except pl.exceptions.ComputeError:
         # some cell isn't what the first rows are
-        wanted = proposals.columns
-    raw = _read(
-        content, options, columns=[proposals.columns.index(name) for name in wanted], infer_schema=False
-    )
+        wanted = head.columns
+    raw = _read(content, options, columns=[head.columns.index(name) for name in wanted], infer_schema=False)
     types = {}
     for name in wanted:
-        empty = proposals[name].null_count() == len(proposals)
         dtype = _borne_out(
-            raw[name], None if empty else proposals[name].dtype, commas="decimal_comma" in options
+            raw[name], None if name in empty else proposals[name], commas="decimal_comma" in options
         )
-        if dtype != proposals[name].dtype:
+        if dtype != proposals[name]:
             types[name] = dtype
     return _read(content, options, infer_schema_length=_ROWS, schema_overrides=types), types
 
@@ -179,10 +233,17 @@ def _borne_out(column: pl.Series, dtype: pl.DataType | None, *, commas: bool) ->
     numbers = column.str.strip_chars()
     if commas:
         numbers = numbers.str.replace(",", ".", literal=True)
-    for known in (pl.Int64(), pl.Int128(), pl.Float64()):
+    for known in (pl.Int64(), pl.Int128()):
         if numbers.cast(known, strict=False).null_count() == column.null_count():
             return known
-    return pl.String()
+    if numbers.cast(pl.Float64, strict=False).null_count() > column.null_count() or _are_codes(numbers):
+        return pl.String()
+    return pl.Float64()
+
+
+def _are_codes(column: pl.Series) -> bool:
+    """Whether all are whole numbers, and some have more digits than a float64 can tell apart."""
+    return bool(column.str.contains(_WHOLE).all()) and bool(column.str.contains(_LONG).any())
 
 
 def _is_bool(column: pl.Series) -> bool:
@@ -190,7 +251,7 @@ def _is_bool(column: pl.Series) -> bool:
 
 
 def _read(content: bytes, options: dict[str, Any], **more: Any) -> pl.DataFrame:
-    return pl.read_csv(io.BytesIO(content), **{"null_values": list(MISSING), **options, **more})
+    return pl.read_csv(io.BytesIO(content), **{**_NULLS, **options, **more})
 
 
 def _options(options: dict[str, Any]) -> str:

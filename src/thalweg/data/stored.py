@@ -112,7 +112,8 @@ class TablePreparation(_Stored):
         for name, levels in zip(self.categories, self.levels, strict=True):
             text = self._text(frame[name])
             gone = text.is_null().to_numpy()
-            if gone.any() and not self.filled:
+            # in training gaps may all have been outside of the training part
+            if gone.any() and not self.filled and self.missing != "median":
                 self._refuse_missing(gone[:, None], [name], called)
             filled = text.fill_null(FILLED)
             strange = sorted(set(filled.to_list()) - set(levels))
@@ -398,7 +399,8 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
     if isinstance(preparation, TablePreparation):
         used = {*preparation.numbers, *preparation.categories}
         for name in table.twice:
-            if name in used:
+            # where training had several as well, they are told apart as they were there: by their order
+            if name in used and not any(each.startswith(f"{name}_duplicated_") for each in used):
                 raise DataError(
                     f"{path} has several columns called {name!r}, which training used; give them names that "
                     "differ"

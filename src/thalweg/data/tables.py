@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from thalweg.data.checks import level_notes, name_notes, repeated_rows, table_warnings
 from thalweg.data.columns import Columns, check_values, read_columns
-from thalweg.data.delimited import Table, read_delimited
+from thalweg.data.delimited import Table, Unreadable, is_pattern, read_delimited
 from thalweg.data.examples import TensorExamples
 from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
-from thalweg.data.target import Target, fit_target, outputs_of, power_of, read_target
+from thalweg.data.target import LEAST_ROWS, Target, fit_target, outputs_of, power_of, read_target
 from thalweg.errors import DataError, nearest, option, shortened
 
 __all__ = ["FILLED", "TableSource", "from_frame", "parse_table", "read_table"]
@@ -181,6 +182,7 @@ def from_frame(
     if isinstance(table, pl.DataFrame):
         table = Table(frame=table, lines=())
     frame = table.frame
+    _refuse_patterns(frame.columns, spec)
     if not len(frame):
         raise DataError(f"{spec} has columns but no rows; there is nothing to learn from")
     if target is None:
@@ -286,11 +288,21 @@ def parse_table(path: Path, content: bytes, *, text: Collection[str] = ()) -> Ta
             line = f"frame = pl.read_ndjson({str(path)!r}, infer_schema_length=None)"
             return Table(frame=frame, lines=(line,))
         return read_delimited(str(path), content, text=text)
+    except Unreadable as problem:
+        raise DataError(f"{path} can't be read as {ending[1:]}: {problem}") from problem
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as problem:
-        said = " ".join(str(problem).split())
+        # what polars advises is to change calls of its own
+        said = re.split(r" (?:Consider|You might) ", " ".join(str(problem).split()))[0]
         raise DataError(
             f"{path} can't be read as {ending[1:]} ({said[:200]}); mend or convert it"
         ) from problem
+
+
+def _refuse_patterns(names: list[str], spec: str) -> None:
+    """Names that polars takes for patterns of names would select other columns, or none."""
+    for name in names:
+        if is_pattern(name):
+            raise DataError(f"{spec} has a column called {name!r}, which stands for other columns; rename it")
 
 
 def _drop(
@@ -357,7 +369,7 @@ def _goal(column: pl.Series, task: str | None, name: str) -> tuple[Target, str]:
             f"the target {name!r} holds {word} values, neither numbers nor labels; "
             "choose another column, or make it a number"
         )
-    if dtype in (pl.Categorical, pl.Enum):
+    if dtype in (pl.Categorical, pl.Enum) or _are_labels(column, task):
         column, source = column.cast(pl.String), f"{source}.cast(pl.String)"
     elif dtype.is_decimal() or dtype == pl.Int128 or (dtype == pl.String and _amounts(column, task)):
         column, source = column.cast(pl.Float64), f"{source}.cast(pl.Float64)"
@@ -365,6 +377,16 @@ def _goal(column: pl.Series, task: str | None, name: str) -> tuple[Target, str]:
     if goal.task.kind == "regression" and column.dtype != pl.Float64:
         source = f"{source}.cast(pl.Float64)"
     return goal, f"{source}.to_numpy()"
+
+
+def _are_labels(column: pl.Series, task: str | None) -> bool:
+    """Whether whole numbers, some beyond 64 bits, are labels: few, and more than a float64 can tell apart."""
+    if column.dtype != pl.Int128 or task == "regression":
+        return False
+    distinct = column.n_unique()
+    return distinct > column.cast(pl.Float64).n_unique() and (
+        task == "classification" or distinct * LEAST_ROWS <= len(column)
+    )
 
 
 def _amounts(column: pl.Series, task: str | None) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.objectives import Task
 
 __all__ = [
+    "AMOUNT",
     "FARTHEST",
     "LEAST_ROWS",
     "Target",
@@ -31,6 +35,8 @@ __all__ = [
 
 # Five rows are three for training and one each for validation and test.
 LEAST_ROWS = 5
+AMOUNT = re.compile(r"^[-+(]?[$€£¥]?\s?\d[\d.,' ]*\s?(%|€|[A-Za-z]{1,3})?\)?$")
+"""A number with a unit, a currency or marks between thousands."""
 _FEW = 20
 _MANY = 1000
 _SKEWED = 5.0
@@ -244,7 +250,7 @@ def _classes(
             raise DataError(
                 f"{called} has {len(classes)} different values in {len(raw)} rows, too many to be classes; "
                 + (
-                    "choose another target"
+                    _no_number(classes) + "choose another target"
                     if raw.dtype.kind in "OUS"
                     else f"use {option('task', 'regression')}"
                 )
@@ -283,17 +289,47 @@ def _classes(
     )
 
 
+def _no_number(texts: Iterable[str]) -> str:
+    """What keeps a target of many texts from being regressed, where some are numbers, or have a unit.
+
+    >>> _no_number(["1.5", "2", "x"])
+    "2 of these are numbers, but not 'x': mend it, or "
+    >>> _no_number(["7 kg", "8 kg"])
+    "if they are amounts, such as '7 kg', write them as numbers alone, or "
+    >>> _no_number(["Anna", "Bo"])
+    ''
+    """
+    texts = list(texts)
+    others = [text for text in texts if not _reads_as_number(text)]
+    if not others:
+        return ""
+    if 2 * len(others) < len(texts):
+        return f"{len(texts) - len(others)} of these are numbers, but not {others[0]!r}: mend it, or "
+    if sum(bool(AMOUNT.match(text)) for text in texts) > 0.9 * len(texts):
+        return f"if they are amounts, such as {texts[0]!r}, write them as numbers alone, or "
+    return ""
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Group names that differ by spaces, case or the spelling of a number alone.
 
     >>> alike(["a", "b", "a ", "1", "1.0", " 01"])
     [['a', 'a '], ['1', '1.0', ' 01']]
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str | Decimal, list[str]] = {}
     for name in names:
-        plain = " ".join(name.casefold().split())
-        with contextlib.suppress(ValueError):
-            plain = repr(float(plain))
+        plain: str | Decimal = " ".join(name.casefold().split())
+        # not as float64, which takes long numbers for one another
+        with contextlib.suppress(InvalidOperation):
+            number = Decimal(plain)
+            plain = number if number.is_finite() else str(number)
         groups.setdefault(plain, []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -1,0 +1,160 @@
+"""Tables that are odd but legitimate are learnt from, and predicted for; others get a sentence that helps."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from thalweg.data import load, prepare
+from thalweg.data.delimited import read_delimited
+from thalweg.data.stored import TablePreparation, read_new, store
+from thalweg.errors import DataError
+
+ROWS = 60
+Same = Callable[..., object]
+A = np.random.default_rng(0).normal(size=ROWS).round(3).tolist()
+T = [i % 2 for i in range(ROWS)]
+
+
+def text(names: str, *columns: list[Any]) -> str:
+    return "\n".join([names, *(",".join(map(str, row)) for row in zip(*columns, strict=True))]) + "\n"
+
+
+def predicted_as_trained(path: str, **options: Any) -> None:
+    """The file that was trained on gives the same inputs when it is one of new data."""
+    source = load(path, target="t", **options)
+    prepared = prepare(source, seed=0, replicate=0)
+    made = store(source, prepared.indices, options.get("missing"))
+    assert isinstance(made, TablePreparation)
+    inputs, _ = made.apply(*read_new(Path(path), made))
+    for part in ("train", "validation", "test"):
+        assert torch.equal(inputs[torch.tensor(prepared.indices[part])], getattr(prepared, part).inputs)
+
+
+@pytest.mark.parametrize("zone", ["Z", "+02:00"])
+def test_times_with_a_zone(folder: Path, same_as_script: Same, zone: str) -> None:
+    times = [f"2020-01-{i % 28 + 1:02d}T10:00:00{zone}" for i in range(ROWS)]
+    Path("t.csv").write_text(text("a,when,t", A, times, T))
+    source = load("t.csv", target="t")
+    assert source.columns == {"a": "number", "when": "number"}
+    same_as_script(source)
+
+
+@pytest.mark.parametrize("at", [999, 1000, 1001, 1500, 2500])
+@pytest.mark.parametrize("early", ["1", "10000000000000000000000001"])
+def test_a_word_may_come_anywhere(at: int, early: str) -> None:
+    cells = [early] * at + ["x"] * (3000 - at)
+    frame = read_delimited("t.csv", text("a,b", cells, list(range(3000))).encode()).frame
+    assert frame.schema == {"a": pl.String, "b": pl.Int64}
+    assert frame["a"].to_list() == cells
+
+
+@pytest.mark.parametrize("space", ["", " "])
+@pytest.mark.parametrize("digits", [25, 45])
+def test_long_whole_numbers_are_never_rounded(digits: int, space: str) -> None:
+    numbers = [10 ** (digits - 1) + 7 * i for i in range(ROWS)]
+    cells = [f"{space}{number}" for number in numbers]
+    column = read_delimited("t.csv", text("a,b", cells, T).encode()).frame["a"]
+    assert [int(cell) for cell in column.cast(pl.String).to_list()] == numbers
+
+
+def test_labels_of_many_digits_are_classes(folder: Path, same_as_script: Same) -> None:
+    Path("t.csv").write_text(text("a,t", A, [10**25 + t for t in T]))
+    source = load("t.csv", target="t")
+    assert source.task.classes == (str(10**25), str(10**25 + 1))
+    assert not source.warnings
+    same_as_script(source)
+
+
+def test_names_that_stand_for_other_columns(folder: Path) -> None:
+    for name in ("*", "^a.*$"):
+        Path("t.csv").write_text(text(f"a,{name},t", A, A, T))
+        with pytest.raises(DataError, match="stands for other columns; rename it"):
+            load("t.csv", target="t")
+        pl.DataFrame({"a": A, name: A, "t": T}).write_parquet("t.parquet")
+        with pytest.raises(DataError, match="stands for other columns; rename it"):
+            load("t.parquet", target="t")
+
+
+@pytest.mark.parametrize("kind", ["number", "category"])
+@pytest.mark.parametrize(
+    "cell",
+    [[1, 2], {"b": 1}, b"b", datetime.timedelta(days=1), "x"],
+    ids=["list", "struct", "bytes", "time", "text"],
+)
+def test_types_that_a_column_can_not_have(folder: Path, cell: object, kind: str) -> None:
+    possible = kind == ("number" if isinstance(cell, datetime.timedelta) else "category")
+    for dtype in [None, pl.Categorical] if isinstance(cell, str) else [None]:
+        pl.DataFrame({"a": A, "c": pl.Series([cell] * ROWS, dtype=dtype), "t": T}).write_parquet("t.parquet")
+        if isinstance(cell, str | datetime.timedelta) and possible:
+            assert load("t.parquet", target="t", types={"c": kind}).columns["c"] == kind
+            continue
+        with pytest.raises(DataError, match=r"the column 'c' (holds .* can't be|is to be) a"):
+            load("t.parquet", target="t", types={"c": kind})
+        assert load("t.parquet", target="t", types={"c": "ignore"}).columns["c"].startswith("left out")
+
+
+def test_gaps_outside_of_the_training_part_are_predicted_for(folder: Path) -> None:
+    for row in range(ROWS):
+        words: list[str | None] = [("u", "v", "w")[i % 3] for i in range(ROWS)]
+        words[row] = None
+        pl.DataFrame({"a": A, "c": words, "t": T}).write_csv("t.csv")
+        source = load("t.csv", target="t", missing="median")
+        if row not in prepare(source, seed=0, replicate=0).indices["train"]:
+            break
+    predicted_as_trained("t.csv", missing="median")
+
+
+@pytest.mark.parametrize("names", ["a,a,t", ",,t", "a,a,a,t"])
+def test_names_that_stood_above_several_columns_in_training(folder: Path, names: str) -> None:
+    columns = [A, A[::-1], A[5:] + A[:5]][: names.count(",")]
+    Path("t.csv").write_text(text(names, *columns, T))
+    predicted_as_trained("t.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a,t\n1,2\n1,2,3\n", "line 3 has 3 fields, but the first line names 2; mend it"),
+        (b'a;t\n"1;2\n";3\n1;2;3\n', "line 4 has 3 fields, but the first line names 2; mend it"),
+        ("a,t\n1,2\nth\u00e9,3\n".encode("latin-1"), "line 3 isn't UTF-8 (the byte 0xe9); save it as UTF-8"),
+    ],
+)
+def test_where_a_text_is_wrong(folder: Path, content: bytes, says: str) -> None:
+    Path("t.csv").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load("t.csv", target="t")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ([*map(str, A[:-1]), "x"], "59 of these are numbers, but not 'x': mend it"),
+        ([f"{i}%" for i in range(ROWS)], "such as '0%', write them as numbers alone"),
+    ],
+)
+def test_a_target_that_is_nearly_a_number(folder: Path, cells: list[str], says: str) -> None:
+    Path("t.csv").write_text(text("a,t", A, cells))
+    with pytest.raises(DataError) as caught:
+        load("t.csv", target="t")
+    assert says in str(caught.value).replace("57 of", "59 of").replace("58 of", "59 of")
+
+
+@pytest.mark.parametrize("form", ["{}%", "${}.5", '"{},000"', "{} kg", "({})"])
+def test_amounts_with_a_unit_are_no_silent_identifiers(folder: Path, form: str) -> None:
+    Path("t.csv").write_text(text("a,c,t", A, [form.format(i) for i in range(ROWS)], T))
+    warnings = load("t.csv", target="t").warnings
+    assert any("'c'" in each and "write them as numbers alone" in each for each in warnings)
+
+
+def test_identifiers_are_no_amounts(folder: Path) -> None:
+    Path("t.csv").write_text(text("a,c,t", A, [f"AB{i}X7" for i in range(ROWS)], T))
+    assert not load("t.csv", target="t").warnings
