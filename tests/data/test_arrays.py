@@ -93,6 +93,18 @@ def test_archives_equal_their_script(
     same_as_script(source)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_one_hot_targets_of_archives_are_classes(folder: Path, same_as_script: Same, fixed: bool) -> None:
+    y = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
+    parts = {"x": X, "y": y, **({"x_test": X[:9], "y_test": y[:9]} if fixed else {})}
+    np.savez(folder / "a.npz", **parts)
+    source = load("a.npz")
+    assert source.task.classes == ("0", "1", "2")
+    assert "the targets are one-hot: the place of the 1 is the class" in source.notes
+    same_as_script(source)
+    assert load("a.npz", task="custom").task.kind == "custom"
+
+
 def test_target_names_an_array(folder: Path) -> None:
     np.savez(folder / "a.npz", label=Y, pixels=X)
     assert load("a.npz", target="label").inputs == "4 columns"

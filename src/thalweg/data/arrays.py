@@ -20,6 +20,7 @@ from thalweg.data.script import assemble, parts, split_lines, target_lines
 from thalweg.data.source import Indices, Prepared, Source, duplicate_notes, fingerprint_of
 from thalweg.data.target import Target, encode, fit_target, outputs_of, read_target
 from thalweg.errors import DataError, option, shortened
+from thalweg.objectives.comparing import is_one_hot
 
 __all__ = ["ArraySource", "from_arrays"]
 
@@ -185,8 +186,15 @@ def from_arrays(
             raise DataError(
                 f"{called} has {(~whole).sum()} rows without a target; leave them out of the file"
             )
-    kept, kept_lines = _refuse(x, y, what, missing, own)
     said = list(notes)
+    if task in (None, "classification") and all(
+        part.dtype.kind in "biuf" and is_one_hot(part) for part in (y, y_test) if part is not None
+    ):
+        task = "classification"
+        y, y_test = y.argmax(1), None if y_test is None else y_test.argmax(1)
+        lines += _each("y", ".argmax(1)", fixed)
+        said.append("the targets are one-hot: the place of the 1 is the class")
+    kept, kept_lines = _refuse(x, y, what, missing, own)
     if not kept.all():
         said.append(f"{(~kept).sum()} of {len(kept)} rows have missing values and are left out")
         x, y = x[kept], y[kept]

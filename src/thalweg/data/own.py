@@ -22,7 +22,6 @@ from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
-from thalweg.objectives.comparing import is_one_hot
 from thalweg.plugins import is_file_spec, load_object
 
 __all__ = ["DatasetSource", "read_object", "read_own"]
@@ -166,14 +165,6 @@ def _understand(
     arrays, lines, notes = _arrays(value, spec, made)
     for x in arrays[::2]:
         as_float32(x, f"inputs of {spec!r}")
-    if task in (None, "classification") and all(
-        y.dtype.kind in "biuf" and is_one_hot(y) for y in arrays[1::2]
-    ):
-        task = "classification"
-        arrays = [array.argmax(1) if n % 2 else array for n, array in enumerate(arrays)]
-        if lines is not None:
-            lines = (*lines, *(f"{name} = {name}.argmax(1)" for name in ("y", "y_fixed")[: len(arrays) // 2]))
-        notes = (*notes, "the targets are one-hot: the place of the 1 is the class")
     return from_arrays(
         *arrays, spec=spec, name=name, task=task, missing=missing, own=True, reading=lines, imports=imports,
         notes=notes,
