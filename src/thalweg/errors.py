@@ -12,6 +12,7 @@
     │   ├── RunDirectoryError             a run directory that exists, is missing or can't be written
     │   └── TrustError                    code that a run directory names and that nobody here has run before
     ├── SaidElsewhere            as there another process of the same training has said what is wrong
+    ├── Unread                   exit 1   whoever read a result has stopped (in runs/output.py)
     └── Interrupted              exit 130 Ctrl-C or SIGTERM, after everything was saved
 
 Every message names the thing, its value, the rule it breaks and the remedy, in one sentence. A setting is
