@@ -178,3 +178,18 @@ def test_a_small_change_of_a_limited_step_is_no_end() -> None:
     )
     assert found.value <= 1e-9
     assert math.isclose(float(found.x), 1e14, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["bfgs", "lbfgs", "newton", "newton-cg"])
+def test_a_lane_that_goes_on_from_its_longest_steps_changes_no_other(method: str) -> None:
+    def curved(x: Tensor) -> Tensor:
+        return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+    start = torch.tensor([[0.0, 0.0], [-1.2, 1.0]], dtype=torch.float64)
+    both = minimize(
+        lambda x: torch.stack([-x[0].sum(), curved(x[1])]), start, method=method, tolerance=1e-9, lanes=True
+    )
+    alone = minimize(lambda x: curved(x[0])[None], start[1:], method=method, tolerance=1e-9, lanes=True)
+    assert both.lanes[0].status is Status.UNBOUNDED
+    steps = [[record.step for record in found.trace] for found in (both.lanes[1], alone.lanes[0])]
+    torch.testing.assert_close(*(torch.tensor(each[:20]) for each in steps), rtol=1e-6, atol=0)

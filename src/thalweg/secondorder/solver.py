@@ -221,7 +221,8 @@ class _Descent:
             whole = _pick(fresh, search.first * self._usual(d, slope, self._cautious(point)), whole)
         unended = [lane.unended > 0 for lane in lanes]
         if any(unended):
-            whole = torch.where(whole > self._usual(d, slope, whole), whole, self._usual(d, slope, whole))
+            # these lanes alone, or what a lane does would depend on its company
+            whole = _pick(unended, torch.maximum(whole, self._usual(d, slope, whole)), whole)
         return whole
 
     def _usual(self, d: Vector, slope: Scalar, otherwise: Scalar) -> Scalar:
