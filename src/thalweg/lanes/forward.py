@@ -137,21 +137,23 @@ def measured_losses(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
     ``None`` in its place: they are sums.
     """
     losses = lane_losses(loss)
-    kinds: list[str] = []
+    summed = False
 
     def by_example(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         found = losses(outputs, targets)
         return found, torch.full_like(found, targets.shape[1], dtype=torch.float64)
 
     def one(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal summed
         found = divided(loss.function, *loss.compare(outputs, targets), lanes=True)
-        kinds.append(found.kind)
+        # as a side effect: vmap hands on tensors alone, and the kind is the same in all lanes
+        summed = found.kind == "sum"
         divisor = math.nan if found.divisor is None else found.divisor
         return loss.scalar(found.value), torch.as_tensor(divisor, dtype=torch.float64)
 
     def by_function(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         value, divisor = vmap(one)(outputs, targets)
-        return value, None if kinds[-1] == "sum" else divisor
+        return value, None if summed else divisor
 
     return by_function if loss.per_example is None else by_example
 
