@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import races
 from thalweg import catalogue, data, recipe, verbs
 from thalweg.entries import Run
-from thalweg.errors import ModelError, OptionError
+from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.racing import finish, setup
 from thalweg.racing.engines import Engine
 from thalweg.racing.results import OptimizerResult, Results, schema
@@ -718,3 +718,15 @@ def test_starting_points_that_cannot_be_are_refused_before_anything_is_written(t
         with pytest.raises(OptionError, match=says):
             verbs.race(model, "iris", out=tmp_path / "out", **more)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["lanes", "loop"])
+def test_a_directory_that_goes_while_runs_are_under_way_ends_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def gone(directory: RunDirectory, **_: bool) -> None:
+        raise RunDirectoryError(f"{directory.path.name} is gone")
+
+    monkeypatch.setattr(RunDirectory, "check", gone)
+    with races.engine(kind), pytest.raises(RunDirectoryError, match="race is gone"):
+        races.run(tmp_path / "race")

@@ -157,18 +157,13 @@ def _run(
         watcher.leaderboard(standing.leaderboard([*records, record], plan))
 
     budget = Budget(plan, cost, journal, watcher.note)
+    interrupted = journal.directory.watched(interruption.asked)
     with Workers(info.processes, info.loop_threads) as workers:
         engine = Engine(
-            setup,
-            journal,
-            info,
-            plan,
-            workers=workers,
-            stop=journal.directory.watched(interruption.asked),
-            advanced=meter.advanced,
+            setup, journal, info, plan, workers=workers, stop=interrupted, advanced=meter.advanced
         )
         for number in range(plan.splits):
-            record = _replicate(number, setup, budget, engine, interruption, told)
+            record = _replicate(number, setup, budget, engine, interrupted, told)
             if record is None:
                 break
             records.append(record)
@@ -199,7 +194,7 @@ def _replicate(
     setup: Setup,
     budget: Budget,
     engine: Engine,
-    interruption: Interruption,
+    interrupted: Callable[[], bool],
     told: Callable[[ReplicateRecord], None],
 ) -> ReplicateRecord | None:
     """Run a split; ``None`` where the budget of time has no room for it, or ran out on the way."""
@@ -207,11 +202,11 @@ def _replicate(
         budget.end(number, "; another would have taken longer than there is time")
         return None
     if not budget.dropped(number):
-        engine.stop = lambda: interruption.asked() or budget.is_over(number)
+        engine.stop = lambda: interrupted() or budget.is_over(number)
         try:
             record = stages.replicate(number, setup, budget, engine, told=told)
         except Interrupted:
-            if interruption.asked() or not budget.is_over(number):
+            if interrupted() or not budget.is_over(number):
                 raise
             budget.drop(number)
         else:
