@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from thalweg.data.columns import Columns
-from thalweg.data.target import alike
+from thalweg.data.target import alike, reads_as_number
 from thalweg.errors import option, shortened
 
 __all__ = ["level_notes", "name_notes", "repeated_rows", "table_warnings"]
@@ -29,7 +29,7 @@ def name_notes(names: Sequence[str], twice: Iterable[str]) -> list[str]:
     ["the columns 't' and ' t' have names that differ by spaces alone; they are two columns"]
     """
     notes = []
-    if all(_is_number(name) for name in names):
+    if all(reads_as_number(name) for name in names):
         notes.append(f"the first line, {_listed(names)}, is taken for the names of the columns")
     for name in twice:
         copies = [other for other in names if other.startswith(f"{name}_duplicated_")]
@@ -138,14 +138,6 @@ def _outlier(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int | None
     if high - low >= _FLAT * small.std():
         return None
     return int(np.abs(small - np.median(small)).argmax())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "outputs_of",
     "power_of",
     "read_target",
+    "reads_as_number",
 ]
 
 # Five rows are three for training and one each for validation and test.
@@ -300,7 +301,7 @@ def _no_number(texts: Iterable[str]) -> str:
     ''
     """
     texts = list(texts)
-    others = [text for text in texts if not _reads_as_number(text)]
+    others = [text for text in texts if not reads_as_number(text)]
     if not others:
         return ""
     if 2 * len(others) < len(texts):
@@ -310,7 +311,12 @@ def _no_number(texts: Iterable[str]) -> str:
     return ""
 
 
-def _reads_as_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
+    """Whether a text is a finite number.
+
+    >>> reads_as_number("1e3"), reads_as_number("nan"), reads_as_number("7 kg")
+    (True, False, False)
+    """
     try:
         return math.isfinite(float(text))
     except ValueError:

@@ -19,9 +19,9 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
 from thalweg.lanes.course import Factors, History, evaluation_points, orders, steps_an_epoch
+from thalweg.lanes.device_split import DeviceSplit
 from thalweg.lanes.evaluating import ignores, score
 from thalweg.lanes.forward import forward_of
-from thalweg.lanes.parts import Parts
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program, group_key
 from thalweg.models import Factory
@@ -251,7 +251,7 @@ class _Chunk:
         self.runs, self.workload, self.entries, self.device = list(runs), workload, entries, device
         self.factory, self.prepared = factory, prepared
         self.name = ""
-        self.data = Parts(prepared.train, device)
+        self.data = DeviceSplit(prepared.train, device)
         self.loss = objectives.loss(workload.loss, prepared.task)
         if ignores(prepared):
             # which a mean over examples would count
@@ -444,7 +444,7 @@ class _Chunk:
 
     def _score(self, examples: Examples) -> tuple[list[float], list[float], Tensor]:
         assert self.program is not None
-        data = Parts(examples, self.device)
+        data = DeviceSplit(examples, self.device)
         block = max(self.workload.batch_size, 256)
         return score(self.program, self.metric, data, block=block, step=self.step)
 

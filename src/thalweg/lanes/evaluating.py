@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from thalweg.data.source import Prepared
+from thalweg.lanes.device_split import DeviceSplit
 from thalweg.lanes.forward import by_rows
-from thalweg.lanes.parts import Parts
 from thalweg.lanes.step import Program
 from thalweg.objectives import Metric
 
@@ -15,7 +15,7 @@ __all__ = ["ignores", "score"]
 
 
 def score(
-    program: Program, metric: Metric, data: Parts, *, block: int, step: int
+    program: Program, metric: Metric, data: DeviceSplit, *, block: int, step: int
 ) -> tuple[list[float], list[float], Tensor]:
     """Score a split: blocks count by what the loss divides by, as in the loop.
 

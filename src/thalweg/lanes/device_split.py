@@ -8,11 +8,11 @@ from torch import Tensor
 from thalweg.data.examples import ArrayExamples, Examples, in_tensors
 from thalweg.errors import ModelError
 
-__all__ = ["Parts"]
+__all__ = ["DeviceSplit"]
 
 
-class Parts:
-    """Parts of a split on a device: of tensors, or made of an array batch by batch."""
+class DeviceSplit:
+    """A split on a device: of tensors, or made of an array batch by batch."""
 
     def __init__(self, examples: Examples, device: torch.device) -> None:
         inputs, targets = None, examples.targets
