@@ -158,3 +158,58 @@ def test_amounts_with_a_unit_are_no_silent_identifiers(folder: Path, form: str) 
 def test_identifiers_are_no_amounts(folder: Path) -> None:
     Path("t.csv").write_text(text("a,c,t", A, [f"AB{i}X7" for i in range(ROWS)], T))
     assert not load("t.csv", target="t").warnings
+
+
+# Files of new data that spell the same otherwise ----------------------------------------------------------
+
+
+def trained(frame: pl.DataFrame) -> tuple[TablePreparation, torch.Tensor]:
+    frame.write_csv("trained.csv")
+    source = load("trained.csv", target="t")
+    made = store(source, prepare(source, seed=0, replicate=0).indices, None)
+    assert isinstance(made, TablePreparation)
+    return made, made.apply(*read_new(Path("trained.csv"), made))[0]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ["Z", ""])
+def test_times_are_the_same_in_every_unit_zone_and_format(folder: Path, unit: Any, zone: str) -> None:
+    texts = [f"2020-01-{i % 28 + 1:02d}T10:{i % 60:02d}:00{zone}" for i in range(ROWS)]
+    frame = pl.DataFrame({"a": A, "when": texts, "t": T})
+    made, expected = trained(frame)
+    times = frame["when"].str.strip_chars("Z").str.to_datetime(time_unit=unit)
+    there = [frame["when"], times, times.dt.replace_time_zone("UTC")]
+    there.append(there[-1].dt.convert_time_zone("Asia/Tokyo"))
+    for column in there if zone else there[:2]:
+        frame.with_columns(when=column).write_parquet("new.parquet")
+        assert torch.equal(made.apply(*read_new(Path("new.parquet"), made))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "says"),
+    [
+        ("a", [*map(str, A[:3]), "x", *map(str, A[4:])], "'a' of new.csv holds 'x' \\(row 4\\)"),
+        ("day", ["2020-01-01"] * 5 + ["soon"] * (ROWS - 5), "'day' of new.csv holds 'soon' \\(row 6\\)"),
+        ("a", ["1", *["1e300"] * (ROWS - 1)], "'a' of new.csv holds 1e\\+300 \\(row 2\\), too far"),
+    ],
+)
+def test_the_cell_that_is_wrong_is_named(folder: Path, column: str, cells: list[str], says: str) -> None:
+    days = [f"2020-01-{i % 28 + 1:02d}" for i in range(ROWS)]
+    frame = pl.DataFrame({"a": A, "day": days, "t": T})
+    made, _ = trained(frame)
+    frame.with_columns(pl.Series(column, cells)).write_csv("new.csv")
+    with pytest.raises(DataError, match=says):
+        made.apply(*read_new(Path("new.csv"), made))
+
+
+@pytest.mark.parametrize("kind", ["whole", "columns"])
+def test_new_arrays_of_other_floats(folder: Path, kind: str) -> None:
+    given = np.array(A * 8).reshape(ROWS, 2, 2, 2) if kind == "whole" else np.array(A * 3).reshape(ROWS, 3)
+    np.savez("t.npz", x=given, y=np.array(T))
+    source = load("t.npz")
+    made = store(source, prepare(source, seed=0, replicate=0).indices, None)
+    assert made is not None
+    expected, _ = made.apply(given)
+    assert torch.equal(made.apply(given.astype(np.longdouble))[0], expected)
+    with pytest.raises(DataError, match="example 2 too far from what training saw"):
+        made.apply(np.concatenate([given[:1], given[:1] * 1e300]))

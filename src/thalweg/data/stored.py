@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -126,22 +127,31 @@ class TablePreparation(_Stored):
                 )
             values = np.array(filled.to_list(), dtype=object)[:, None]
             parts.append((values == np.array(levels, dtype=object)[None]).astype(np.float64))
-        return torch.tensor(np.concatenate(parts, axis=1), dtype=torch.float32), notes
+        with np.errstate(over="ignore"):
+            inputs = torch.tensor(np.concatenate(parts, axis=1), dtype=torch.float32)
+        if not torch.isfinite(inputs).all():
+            row, number = (~torch.isfinite(inputs)).nonzero()[0].tolist()
+            name = self.numbers[number]
+            raise DataError(
+                f"the column {name!r} of {called} holds {frame[name][row]} (row {row + 1}), too far from "
+                "what training saw for a float32 to hold it; mend it"
+            )
+        return inputs, notes
 
     def _number(self, column: pl.Series, called: str) -> Array:
+        trained = self.dtypes[column.name]
+        dtype = _dtype(trained)
         try:
-            dtype = _DTYPES.get(self.dtypes[column.name])
-            if column.dtype == pl.String and not self.dtypes[column.name].startswith(("Date", "Time")):
-                column = column.str.strip_chars()
-            elif dtype is not None and dtype.is_temporal() and column.dtype != dtype:
-                if not column.dtype.is_temporal():
-                    column = column.cast(pl.String).str.to_datetime(strict=True)
-                column = column.cast(dtype)
+            if dtype is not None and dtype.is_temporal() and column.dtype != dtype:
+                column = _as_time(column, dtype)
+            elif column.dtype in (pl.String, pl.Categorical, pl.Enum):
+                column = column.cast(pl.String).str.strip_chars()
             values = column.cast(pl.Float64)
         except pl.exceptions.PolarsError:
+            row = _first_unlike(column, dtype)
             raise DataError(
-                f"the column {column.name!r} of {called} holds {str(column.drop_nulls()[0])!r}, but in "
-                f"training it was of type {self.dtypes[column.name]}; mend it"
+                f"the column {column.name!r} of {called} holds {str(column[row])!r} (row {row + 1}), but in "
+                f"training it was of type {trained}; mend it"
             ) from None
         if values.is_infinite().any():
             raise DataError(f"the column {column.name!r} of {called} holds infinite values; replace them")
@@ -150,7 +160,7 @@ class TablePreparation(_Stored):
 
     def _text(self, column: pl.Series) -> pl.Series:
         # a column of whole numbers may have become one of fractions, or the other way round
-        dtype = _DTYPES.get(self.dtypes[column.name])
+        dtype = _dtype(self.dtypes[column.name])
         if dtype is not None and dtype != pl.String and column.dtype != dtype:
             column = column.cast(dtype, strict=False)
         return column.cast(pl.String)
@@ -235,6 +245,9 @@ class ArrayPreparation(_Stored):
         x = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
         if x.dtype.kind not in "biuf":
             raise DataError(f"{called} holds {x.dtype} values, not numbers")
+        if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+            # as in training
+            x = x.astype(np.float64)
         size = int(np.prod(self.shape))
         if x.ndim == 0 or not len(x) or x.size != len(x) * size:
             raise DataError(
@@ -257,7 +270,14 @@ class ArrayPreparation(_Stored):
                 raise DataError(f"{called} holds missing or infinite values; replace them")
             return self._scaled(part)
 
-        inputs = whole(x, np.arange(len(x)), made, torch.device("cpu"))
+        with np.errstate(over="ignore"):
+            inputs = whole(x, np.arange(len(x)), made, torch.device("cpu"))
+        if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+            row = int((~torch.isfinite(inputs)).reshape(len(x), -1).any(1).nonzero()[0])
+            raise DataError(
+                f"{called} holds numbers in example {row + 1} too far from what training saw for a float32 "
+                "to hold them; mend it"
+            )
         notes = [f"{filled} missing numbers are replaced by the medians of training"] if filled else []
         return inputs, notes
 
@@ -421,6 +441,49 @@ _KNOWN: list[pl.DataType] = [
     pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Duration("ms"), pl.Duration("us"),
 ]  # fmt: skip
 _DTYPES = {str(dtype): dtype for dtype in _KNOWN}
+_ZONED = re.compile(r"Datetime\(time_unit='(ms|us|ns)', time_zone='([\w/+-]+)'\)")
+
+
+def _dtype(called: str) -> pl.DataType | None:
+    """The type that polars calls so; ``None`` for others than those of numbers, times and text."""
+    zoned = _ZONED.fullmatch(called)
+    if zoned is not None:
+        return pl.Datetime(zoned[1], zoned[2])  # type: ignore[arg-type]
+    return _DTYPES.get(called)
+
+
+def _as_time(column: pl.Series, dtype: pl.DataType, *, strict: bool = True) -> pl.Series:
+    """Dates and times in the unit that training had: a number of other units would be another number."""
+    if isinstance(dtype, pl.Duration):
+        return column.cast(dtype, strict=strict)
+    if column.dtype == pl.Null:
+        return column.cast(dtype)
+    if not column.dtype.is_temporal():
+        text = column.cast(pl.String).str.strip_chars()
+        if dtype == pl.Time:
+            return text.str.to_time(strict=strict)
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+            return text.str.to_datetime(strict=strict, time_zone="UTC").cast(dtype)
+        column = text.str.to_datetime(strict=strict)
+    zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+    if zoned and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
+        # a time without a zone is one of UTC, as polars counts it
+        column = column.dt.replace_time_zone("UTC")
+    return column.cast(dtype, strict=strict)
+
+
+def _first_unlike(column: pl.Series, dtype: pl.DataType | None) -> int:
+    """The first row that can't be of this type."""
+    try:
+        if dtype is not None and dtype.is_temporal():
+            read = _as_time(column, dtype, strict=False)
+        else:
+            read = column.cast(pl.Float64, strict=False)
+        bad = read.is_null() & column.is_not_null()
+    except pl.exceptions.PolarsError:
+        bad = column.is_not_null()
+    rows = bad.arg_true() if bad.any() else column.is_not_null().arg_true()
+    return int(rows[0])
 
 
 def _columns(names: list[str]) -> str:

@@ -111,6 +111,7 @@ def predict(
             writable(Path(out))
         except OSError as problem:
             raise _unwritable(Path(out), problem) from problem
+        _refuse_to_replace(Path(out), folder, data)
     stored = Stored.read(folder / "model.json")
     if stored.inputs is None:
         raise OptionError(
@@ -161,6 +162,19 @@ def _unwritable(path: Path, problem: OSError) -> OptionError:
     return OptionError(
         f"the predictions can't be written to {path}: {reason(problem)}; give another {option('out')}"
     )
+
+
+def _refuse_to_replace(out: Path, folder: Path, data: Any) -> None:
+    """Predictions are never written over what they are made of."""
+    if not out.is_file():
+        return
+    if isinstance(data, str | Path) and Path(data).exists() and out.samefile(data):
+        what = "the new data itself"
+    elif folder.resolve() in out.resolve().parents and out.resolve().suffix != ".csv":
+        what = f"a file of the training in {folder}"
+    else:
+        return
+    raise OptionError(f"{out} is {what}, which would be replaced; give another {option('out')}")
 
 
 def predicting_model(model: nn.Module, settings: PredictionSettings, activation: Activation) -> nn.Module:
