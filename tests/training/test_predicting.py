@@ -174,24 +174,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "crops are of images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("link", [False, True])
-@pytest.mark.parametrize("which", ["new.csv", "model.json", "weights.safetensors", "config.toml"])
 def test_predictions_replace_nothing_that_they_are_made_of(
-    which: str, link: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = trained(tmp_path, spec="iris", model="linear")
     table = tmp_path / "new.csv"
     source = data.load("iris")
     pl.DataFrame(source.x[:7]).write_csv(table)  # type: ignore[attr-defined]
-    place = table if which == "new.csv" else out / which
-    before = place.read_bytes()
-    written = place
-    if link:
-        written = tmp_path / "link"
-        written.symlink_to(place)
-    assert app.run(["predict", str(out), "--data", str(table), "--out", str(written)]) == 2
-    assert "which would be replaced; give another --out" in capsys.readouterr().err
-    assert place.read_bytes() == before
+    for place in (table, out / "model.json", out / "weights.safetensors", out / "config.toml"):
+        before = place.read_bytes()
+        link = tmp_path / f"link-{place.name}"
+        link.symlink_to(place)
+        for written in (place, link):
+            assert app.run(["predict", str(out), "--data", str(table), "--out", str(written)]) == 2
+            assert "which would be replaced; give another --out" in capsys.readouterr().err
+            assert place.read_bytes() == before
     again = ["predict", str(out), "--data", str(table), "--out", str(out / "predictions.csv")]
     assert app.run(again) == app.run(again) == 0
 
