@@ -59,7 +59,8 @@ def untouched(
         try:
             yield
         finally:
-            # first by train and eval, which may move things; what they have moved comes back behind them
+            # first, since a layer may change its tensors in train and eval, as merged adapters do; these are
+            # put back after them
             set_modes(modes)
             with torch.no_grad():
                 for back in backs:

@@ -181,6 +181,7 @@ class Forms:
             found, spread, _ = self._tried(_AS_GIVEN, given, targets)
             if found is not None and not spread:
                 return _AS_GIVEN
+        # a form in which an [N, 1] meets an [N] is never what is meant, whatever it gives
         alike, _, left_torch = self._tried(_ALIKE, given, targets)
         columns, spread, _ = self._tried(_COLUMNS, given, targets)
         if alike is not None:
@@ -216,6 +217,7 @@ class Forms:
         return None, False, False
 
 
+# Outputs and targets: [N] and [N]; untouched; [N, 1] and [N]; [N, 1] and [N, 1].
 _ALIKE, _AS_GIVEN, _COLUMNS, _LONGER = range(4)
 
 

@@ -183,8 +183,10 @@ class Division:
     def __init__(self, loss: Divisible, *, remedy: str) -> None:
         self._loss, self._remedy = loss, remedy
         self._way: Literal["inner", "examples", "sum"] | None = None
-        # one example alone doesn't tell much, nor do parts in which two ways come to the same
-        self._alone, self._open = True, True
+        # nothing larger than one example was tried, which tells a sum from a mean and no more
+        self._alone = True
+        # in the parts that were tried, examples and what a torch loss within divides by came to the same
+        self._open = True
 
     @property
     def settled(self) -> bool:

@@ -51,7 +51,7 @@ class Budget:
         return self._journal.elapsed > self._begun + (self._limit - self._begun) * share
 
     def after_first_wave(self, replicate: int, tried: int) -> None:
-        """Leave out what won't fit, behind the first split's first wave of so many settings."""
+        """Leave out what won't fit, once the first split's first wave has tried so many settings."""
         if self._limit is None or replicate > 0:
             return
         first = self.plan.trials - self.plan.reserve

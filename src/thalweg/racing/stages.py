@@ -39,7 +39,7 @@ def replicate(
     Args:
         number: of the replicate, from 0.
         setup: what the race understood.
-        budget: has the plan, how much of everything, and cuts it behind the first wave where time is short.
+        budget: has the plan, how much of everything, and cuts it after the first wave where time is short.
         engine: runs chunks of runs, and remembers those of an interrupted race.
         told: called after each stage with the record so far.
 

@@ -220,7 +220,7 @@ def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"]
 def _least_held(
     pairs: Sequence[Comparison], held: Sequence[float | None], best: Sequence[int]
 ) -> float | None:
-    """Up to which correlation each of the others is behind somebody, and the best are as equal as is said."""
+    """The largest correlation at which all others are still behind somebody, and equals in the set equal."""
     behind: dict[int, float] = {}
     equal: list[float] = []
     for pair, holds in zip(pairs, held, strict=True):

@@ -129,7 +129,7 @@ class GraphForward:
                 f"{self._owner}: the closure returned {type(result).__name__}; it has to return "
                 f"{self._wanted} with the graph, without calling backward"
             )
-        # behind a wall a function may be a constant infinity
+        # further on a function may be a constant infinity, which has no graph
         if not result.requires_grad and (not self._begun or bool(result.isfinite().all())):
             self._refuse("has no graph (detached, or computed under no_grad) or")
         if groups and not self._begun and not self._exchange.agree(self._loss(result.detach()), groups):
