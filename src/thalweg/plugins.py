@@ -90,7 +90,11 @@ def _load_file(
         source = path.read_bytes()
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
-        hint = near if near.startswith("did you") else f"looked in {path.parent.absolute()}"
+        hint = (
+            near
+            if near.startswith("did you")
+            else f"looked in {path.parent.absolute()}: put it there, or say this where it lies"
+        )
         raise error(f"there is no file {str(path)!r} for the {what} {spec!r}; {hint}") from None
     except OSError as problem:
         raise error(f"{path} can't be read for the {what} {spec!r} ({problem.strerror})") from problem

@@ -118,6 +118,16 @@ def test_a_column_that_orders_the_rows_is_used_with_a_warning(
     assert not warned(load(written(table(b=np.arange(ROWS) % 30)), target="y"), "'b'")
 
 
+def test_an_identifier_that_numbers_the_rows_is_warned_of_once(folder: Path) -> None:
+    numbers = np.random.default_rng(2).permutation(np.arange(5, ROWS + 5))
+    source = load(written(table(id=numbers)), target="y")
+    assert [w for w in source.warnings if "'id'" in w] == [
+        w for w in source.warnings if "numbers the rows" in w
+    ]
+    assert warned(source, "'id' numbers the rows, from 5 to 64")
+    assert warned(load(written(table(id=numbers * 7)), target="y"), "'id' looks like an identifier")
+
+
 def test_rows_repeat_by_what_is_left_out_too(folder: Path) -> None:
     """Names are left out as identifiers, and without them many rows are alike."""
     names = [f"passenger {i}" for i in range(ROWS)]

@@ -16,7 +16,7 @@ from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import understand
-from thalweg.racing.watch import Silent
+from thalweg.racing.watch import Progress, Silent
 from thalweg.training import loop
 
 COST = Cost(step_seconds={"sgd": 1e-4, "adam": 1e-4}, evaluation_seconds=1e-4)
@@ -60,6 +60,10 @@ def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], fl
 class Noting(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.seen: list[Progress] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -156,6 +160,28 @@ def test_runs_one_by_one_stop_when_the_first_wave_has_had_its_time(
             tried = [trial for trial in each.trials if trial.replicate == split]
             assert [trial.wave for trial in tried] == [0] + (results.plan.trials - 1) * [1]
     assert out_of_time(results)[0].startswith(f"{results.plan.trials} of 8 settings an optimizer were tried")
+
+
+def test_progress_counts_what_was_cut_as_nothing_left_to_do(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, clock, lambda key: 4.0)
+    watcher = Noting()
+    with races.engine("lanes"):
+        races.run(
+            tmp_path / "race", watcher=watcher, trials=TRIALS, splits=2, minutes=minutes_for(plan) / 2.5
+        )
+    assert any("the best settings weren't run again" in note for note in watcher.notes)
+    assert watcher.seen[-1].done == watcher.seen[-1].total
+
+
+@pytest.mark.parametrize(("pace", "late"), [(40.0, True), (1.0, False)])
+def test_a_race_that_overran_its_budget_says_so(
+    pace: float, late: bool, tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, clock, lambda key: pace)
+    _, notes = race(tmp_path / "race", minutes_for(plan))
+    assert any("more than its budget" in note for note in notes) == late
 
 
 def test_a_resumed_race_decides_the_same(

@@ -108,6 +108,17 @@ def test_a_verdict_says_up_to_which_correlation_it_holds() -> None:
     assert said(race([0.95, 0.95, 0.95], spread=0.05), margin=0.001).work.holds_up_to is None
 
 
+def test_two_equals_among_others_settle_nothing() -> None:
+    scores = race([0.95, 0.95, 0.95], spread=0.05)
+    scores[1] = scores[0] + 0.0001
+    verdict = said(scores, margin=0.012)
+    assert [p.verdict for p in verdict.work.pairs] == ["equivalent", "undecided", "undecided"]
+    assert verdict.work.pairs[0].holds_up_to is not None
+    assert verdict.work.holds_up_to is None
+    assert verdict.sentence.startswith("nothing can be told apart")
+    assert "correlate" not in verdict.sentence
+
+
 def test_a_verdict_holds_as_long_as_each_of_the_others_is_behind_somebody() -> None:
     work = said(race([0.98, 0.965, 0.955], spread=0.005, seed=2)).work
     held = {(pair.a, pair.b): pair.holds_up_to for pair in work.pairs}

@@ -189,6 +189,12 @@ def test_everything_diverged(results: Results):
     assert text.count("10 of 10 runs diverged: no mean") == 2
 
 
+def test_sentences_are_set_apart(page: str):
+    text = check_whole(page).text
+    assert "0.45.Method" not in text
+    assert "0.45. Method: " in text
+
+
 def test_names_of_users_are_escaped(page: str):
     ordinary = Reader(page)
     nasty = make(NASTY, classes=NASTY, target=NASTY[0], diverged_confirmation=NASTY[0], trials=3)

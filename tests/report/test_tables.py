@@ -126,3 +126,34 @@ def test_a_tile_says_the_winners_mean_without_luck_where_that_differs(results: R
     changed = results.model_copy(update={"verdict": corrected})
     tiles = {label: value for label, value, _ in tables.facts(changed, ScoreFormat.of(results))}
     assert tiles["without luck"] == ScoreFormat.of(results)(best.mean - 0.02)
+
+
+def test_the_rate_is_that_of_the_setting_marked_as_typical(results: Results):
+    first = results.optimizers[0]
+    winners = [
+        w.model_copy(
+            update={"setting": w.setting.model_copy(update={"hyperparameters": {"lr": 10.0**-w.replicate}})}
+        )
+        for w in first.winners
+    ]
+    rates = []
+    for typical in (0, 2):
+        one = first.model_copy(update={"winners": winners, "typical": typical})
+        rates.append(tables.leaderboard(results, [one], ScoreFormat.of(results))[0]["rate"])
+    assert rates == ["1", "0.01"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ({"screen": 1.0, "rerun": 2.0}, "most of it set-up and measurements"),
+        ({"screen": 3.0, "rerun": 6.0}, "most of it in the stage 'rerun'"),
+        ({"screen": 3.0, "rerun": 4.0}, "the largest part in the stage 'rerun'"),
+        ({}, "in all"),
+    ],
+)
+def test_the_tile_of_time_names_what_took_most(results: Results, stages: dict[str, float], says: str):
+    timing = results.timing.model_copy(update={"seconds": 10.0, "seconds_by_stage": stages})
+    changed = results.model_copy(update={"timing": timing})
+    tiles = {label: remark for label, _, remark in tables.facts(changed, ScoreFormat.of(results))}
+    assert tiles["time"] == says

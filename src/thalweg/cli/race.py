@@ -131,7 +131,8 @@ def race(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="A budget of time: the plan is made to fit it by an estimate, and cut by the clock.",
+            help="A budget of time: the plan is made to fit it by an estimate, and cut by the clock, "
+            "but never to fewer than two splits.",
             rich_help_panel=_EFFORT,
         ),
     ] = None,

@@ -146,8 +146,8 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
     begins = "" if drawn == DEFAULT else f"; initializations {drawn}"
     return [
         f"{fields} x {plan.trials} settings x {plan.splits} splits; {confirmed}",
-        f"{plan.epochs} epochs of batches of {plan.batch_size} ({plan.steps:,} steps) a run; "
-        f"schedules {', '.join(plan.schedules)}{begins}",
+        f"{plan.epochs:,} epoch{'' if plan.epochs == 1 else 's'} of batches of {plan.batch_size} "
+        f"({plan.steps:,} steps) a run; schedules {', '.join(plan.schedules)}{begins}",
         f"{plan.loss} trained, {plan.metric} judged, {better} is better; margin {plan.margin:g}{goal}",
     ]
 

@@ -226,6 +226,9 @@ def _inferred(column: pl.Series, columns: Columns, padded: Mapping[str, str]) ->
         why = f"holds whole numbers of {digits} digits, more than a number keeps"
     if why is None and (dtype.is_numeric() or dtype == pl.Boolean):
         if dtype.is_integer() and distinct == len(column) >= _SURE and _IDENTIFIER.search(name):
+            if _order(column, {}) is not None:
+                # which says more about it
+                return "number"
             columns.warnings.append(
                 f"the column {name!r} looks like an identifier (every row another whole number); unless it "
                 f"says something about a row, leave it out: {option('types', {name: 'ignore'})}"

@@ -168,7 +168,7 @@ def fit_minutes(plan: PlanInfo, cost: Cost) -> tuple[PlanInfo, list[str]]:
     """
     seconds = estimate_seconds(plan, cost)
     if plan.minutes is None:
-        return plan, [f"estimated time: {spoken_seconds(seconds)}"]
+        return plan, [f"estimated time of all runs: {spoken_seconds(seconds)}"]
     budget = 60 * plan.minutes * (1 - KEPT_BACK)
     notes = [f"estimated time as asked: {spoken_seconds(seconds)}; the budget is {plan.minutes:g} min"]
     asked = plan

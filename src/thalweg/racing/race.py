@@ -28,6 +28,9 @@ from thalweg.training.processes import Workers
 
 __all__ = ["run_race"]
 
+# a budget overrun by less than this share is as good as kept
+_OVERRUN = 1.2
+
 
 def run_race(
     options: Options,
@@ -156,7 +159,11 @@ def _run(
     def told(record: ReplicateRecord) -> None:
         watcher.leaderboard(standing.leaderboard([*records, record], plan))
 
-    budget = Budget(plan, cost, journal, watcher.note)
+    def cut(sentence: str) -> None:
+        meter.follow(budget.plan, planning.estimate_seconds(budget.plan, cost))
+        watcher.note(sentence)
+
+    budget = Budget(plan, cost, journal, cut)
     interrupted = journal.directory.watched(interruption.asked)
     with Workers(info.processes, info.loop_threads) as workers:
         engine = Engine(
@@ -183,6 +190,11 @@ def _run(
         seconds=journal.elapsed,
         seconds_by_stage=engine.seconds,
     )
+    if plan.minutes is not None and results.timing.seconds > _OVERRUN * 60 * plan.minutes:
+        watcher.note(
+            f"the race took {planning.spoken_seconds(results.timing.seconds)}, more than its budget of "
+            f"{plan.minutes:g} min: two splits are run whatever they take"
+        )
     if not finish.write_winner(setup, results, records, journal.directory):
         watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
     journal.directory.write_json("results.json", results.model_dump(mode="json"))
@@ -220,13 +232,17 @@ class _Meter:
     """Turns steps of runs done into progress with time left."""
 
     def __init__(self, plan: PlanInfo, watcher: Watcher, estimate: float) -> None:
+        self._watcher = watcher
+        self._began = time.monotonic()
+        self._done = 0.0
+        self.follow(plan, estimate)
+
+    def follow(self, plan: PlanInfo, estimate: float) -> None:
+        """Measure by this plan from now on: what the clock has cut isn't left to do."""
         runs = plan.splits * len(plan.optimizers) * sum(planning.run_counts(plan).values())
         self._total = float(runs * plan.steps)
         self._splits = plan.splits
-        self._watcher = watcher
         self._estimate = estimate
-        self._began = time.monotonic()
-        self._done = 0.0
 
     def advanced(self, stage: str, key: str, steps: float) -> None:
         """Take in steps done; audits come on top of the plan and are never more than what was saved."""
@@ -244,7 +260,7 @@ class _Meter:
 
     def _left(self) -> float:
         """The estimate at first, more and more what the race has really taken."""
-        share = self._done / self._total
+        share = min(1.0, self._done / self._total)
         elapsed = time.monotonic() - self._began
         if share <= 0:
             return self._estimate

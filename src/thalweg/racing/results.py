@@ -270,7 +270,8 @@ class AxisVerdict(_Record):
     """The verdict on one axis: every pair, and which optimizers could be the best: nobody is better.
 
     ``overlap`` is the correlation between splits that it assumes; ``holds_up_to`` the largest at which each
-    of the others would still be behind somebody, and equals still be equal; ``None`` with a fixed test set.
+    of the others would still be behind somebody and, where all that could be the best are equal, these be
+    equal; ``None`` where nothing is claimed, and with a fixed test set.
     ``axis`` is ``"work"`` (equal number of passes) or ``"seconds"`` (equal wall-clock of steps run alone).
     """
 

@@ -220,15 +220,19 @@ def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"]
 def _least_held(
     pairs: Sequence[Comparison], held: Sequence[float | None], best: Sequence[int]
 ) -> float | None:
-    """The largest correlation at which all others are still behind somebody, and equals in the set equal."""
+    """The largest correlation at which all others are still behind somebody, and the best equal if all are.
+
+    A pair that is equal among others that aren't settles nothing about who is best.
+    """
     behind: dict[int, float] = {}
     equal: list[float] = []
+    settled = all(p.verdict == "equivalent" for p in pairs if p.a in best and p.b in best)
     for pair, holds in zip(pairs, held, strict=True):
         if holds is None:
             continue
         if pair.loser is not None:
             behind[pair.loser] = max(holds, behind.get(pair.loser, 0.0))
-        elif pair.a in best and pair.b in best:
+        elif settled and pair.a in best and pair.b in best:
             equal.append(holds)
     return min([*behind.values(), *equal], default=None)
 

@@ -125,6 +125,7 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
         swatches={name: swatch(each) for name, each in look.items()},
         shown=curves.at_first(order),
         facts=tables.facts(results, score),
+        beside_stages=tables.beside_stages(results),
         leaderboard=tables.leaderboard(results, order, score),
         cost=tables.cost(results, order, score),
         long_steps=tables.has_long_steps(results),

@@ -15,6 +15,7 @@ from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, genera
 
 __all__ = [
     "audits",
+    "beside_stages",
     "compute",
     "cost",
     "eliminated",
@@ -287,7 +288,9 @@ def facts(results: Results, score: ScoreFormat) -> list[tuple[str, str, str]]:
         )
     corrected = results.verdict.winner_mean
     if corrected is not None and best is not None and score(corrected) != score(best.mean):
-        tiles.append(("without luck", score(corrected), "that mean less what being the highest adds"))
+        tiles.append(
+            ("without luck", score(corrected), "that mean, without what being picked as the best adds")
+        )
     leaders = len(results.verdict.work.could_be_best)
     tiles.append(("could be the best", f"{leaders} of {len(results.optimizers)}", "at equal work"))
     tiles.append(
@@ -320,7 +323,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
             "Data",
             [
                 ("data", data.spec if data.spec == data.name else f"{data.name} ({data.spec})"),
-                ("task", data.kind + (f", target {data.target}" if data.target else "")),
+                ("task", data.kind + (f" of {data.target!r}" if data.target else "")),
                 ("rows", count(data.rows)),
                 ("inputs", data.inputs),
                 ("classes (rows)", shortened(classes, 12)),
@@ -414,9 +417,8 @@ def _half(values: Sequence[float | None], runs: int) -> float | None:
 
 
 def _typical_rate(optimizer: OptimizerResult) -> float | None:
-    rates = [w.setting.hyperparameters.get("lr") for w in optimizer.winners]
-    values = [float(rate) for rate in rates if rate is not None]
-    return statistics.median_high(values) if values else None
+    typical = (w.setting for w in optimizer.winners if w.replicate == optimizer.typical)
+    return next((float(s.hyperparameters["lr"]) for s in typical if "lr" in s.hyperparameters), None)
 
 
 def _many(number: int, thing: str) -> str:
@@ -424,5 +426,16 @@ def _many(number: int, thing: str) -> str:
 
 
 def _stages(results: Results) -> str:
-    longest = Counter(results.timing.seconds_by_stage).most_common(1)
-    return f"most of it in the stage '{longest[0][0]}'" if longest else "in all"
+    timing = results.timing
+    longest = Counter(timing.seconds_by_stage).most_common(1)
+    if not longest:
+        return "in all"
+    stage, seconds = longest[0]
+    if beside_stages(results) > seconds:
+        return "most of it set-up and measurements"
+    return f"{'most of it' if 2 * seconds > timing.seconds else 'the largest part'} in the stage '{stage}'"
+
+
+def beside_stages(results: Results) -> float:
+    """Return the seconds of a race that no stage took: reading data, compiling, timing steps."""
+    return max(0.0, results.timing.seconds - sum(results.timing.seconds_by_stage.values()))

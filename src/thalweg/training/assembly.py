@@ -190,7 +190,8 @@ def lines(made: Assembled) -> dict[str, list[str]]:
         "model": [f"{wanted.model}, {parameters:,} parameters"],
         "recipe": [
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
-            f"{training.epochs} epochs of batches of {training.batch_size}: {made.training.total:,} steps; "
+            f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'} of batches of "
+            f"{training.batch_size}: {made.training.total:,} steps; "
             f"{made.loss.name} trained, {made.metric.name} judged",
         ],
     }

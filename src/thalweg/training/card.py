@@ -22,6 +22,7 @@ def card(results: TrainResults, stored: Stored) -> str:
         f"| {split} | {_number(results.result.get(split))} | {_number(results.result.get(f'{split}_loss'))} |"
         for split in ("validation", "test")
     )
+    epochs = recipe["training"]["epochs"]
     given = ", ".join(recipe.get("strategies", {})) or "none"
     hyper = ", ".join(f"{k} = {v}" for k, v in recipe["optimizer"].items() if k != "name")
     ended = f"\nTraining ended early: {results.stopped}.\n" if results.stopped else ""
@@ -63,7 +64,7 @@ The test split ({data["splits"]["test"]:,} examples) was scored once, after trai
 ## Training
 
 `{recipe["optimizer"]["name"]}`{f" ({hyper})" if hyper else ""}, schedule `{recipe["schedule"]["name"]}`,
-{recipe["training"]["epochs"]} epochs of batches of {recipe["training"]["batch_size"]},
+{epochs} epoch{"" if epochs == 1 else "s"} of batches of {recipe["training"]["batch_size"]},
 {steps}. Strategies: {given}. The whole recipe is `recipe.toml`.
 
 ## Files

@@ -255,8 +255,8 @@ class Job:
             self._save()
             self._keeper.wait()
             raise Interrupted(
-                f"interrupted at step {self._training.clock:g} of {self._training.total}; everything is "
-                f"saved, and {option('resume', True)} goes on"
+                f"interrupted at step {self._training.clock:,.12g} of {self._training.total:,}; "
+                f"everything is saved, and {option('resume', True)} goes on"
             )
         if due:
             self._save()
@@ -308,7 +308,7 @@ class Job:
             self._watcher.note(
                 f"going on with {said}, as it began: another number rounds sums in another order"
             )
-        self._watcher.note(f"going on from step {self._training.clock:g} of {self._training.total}")
+        self._watcher.note(f"going on from step {self._training.clock:,.12g} of {self._training.total:,}")
         return True
 
     def _saved_states(self, keeper: Keeper) -> tuple[Any, Any]:
