@@ -520,3 +520,19 @@ def test_what_losses_make_of_outputs() -> None:
 
     assert activations.activation(mse_loss) is None
     assert activations.family(objectives.loss(F.mse_loss, Task(kind="regression"))) == "numbers"
+
+
+def test_log_likelihoods_take_classes_and_no_probabilities() -> None:
+    """Torch's ``nll_loss`` takes no fractions, as its cross-entropy does."""
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(24) % 3
+
+    def curve(targets: Tensor) -> list[float]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1))
+        fitted = thalweg.fit(net, (x, targets), nn.NLLLoss(), "adam", steps=3, batch_size=8)
+        return [each.train_loss for each in fitted.curve if each.train_loss is not None]
+
+    assert curve(F.one_hot(y, 3).float()) == curve(y) != []
+    with pytest.raises(DataError, match=r"are probabilities, but the loss 'NLLLoss' takes class numbers"):
+        curve(torch.full((24, 3), 1 / 3))

@@ -24,6 +24,8 @@ from thalweg.objectives.comparing import is_one_hot
 __all__ = ["Suited", "check_pairing", "check_targets", "class_numbers", "suited_metric", "tasks_of"]
 
 _IGNORED = -100
+# of the losses that compare scores with classes those that take no probabilities
+_CLASSES_ALONE = ("nll_loss", "NLLLoss")
 
 
 def class_numbers(targets: Tensor) -> Tensor | None:
@@ -153,8 +155,9 @@ class Suited:
 
     def _suited(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.family == "classes":
-            # of the outputs' shape they are probabilities, which torch's loss takes
-            if targets.is_floating_point() and targets.shape == outputs.shape:
+            # of the outputs' shape they are probabilities, which cross-entropy takes
+            fractions = targets.is_floating_point() and self.name not in _CLASSES_ALONE
+            if fractions and targets.shape == outputs.shape:
                 return targets
             if targets.shape == outputs.shape and targets.ndim == 2 and outputs.shape[1] > 1:
                 return targets.long().argmax(1)
@@ -185,7 +188,12 @@ class Suited:
         wide = None if outputs is None or outputs.ndim < 2 else outputs.shape[1]
         if targets.is_floating_point():
             if targets.ndim == 2 and targets.shape[1] > 1:
-                return  # probabilities
+                if self.name in _CLASSES_ALONE and not is_one_hot(targets):
+                    raise DataError(
+                        f"{whose} are probabilities, but {takes} class numbers or one-hot rows; take the "
+                        "loss 'cross-entropy', on outputs without log-softmax"
+                    )
+                return
             if not _are_whole(targets):
                 odd = targets[targets != targets.round()].flatten()[0]
                 raise DataError(
