@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from thalweg.data import load, prepare
-from thalweg.data.stored import TablePreparation, read_new, store
+from thalweg.data.stored import ArrayPreparation, TablePreparation, read_new, store
 from thalweg.errors import DataError
 
 ROWS = 80
@@ -94,3 +94,11 @@ def test_what_is_no_frame_is_refused() -> None:
         DataError, match=r"is a ndarray, but training had a table; give a polars or pandas frame"
     ):
         kept.apply(np.zeros((3, 3)))
+
+
+def test_new_data_of_no_kind_that_fits_say_the_shape_that_does(folder: Path) -> None:
+    preparation = ArrayPreparation(shape=[3, 4, 5], scaling="as given", number=True)
+    with pytest.raises(
+        DataError, match=r"60 numbers a row, or an NPZ archive with an array x of shape \[N, 3, 4, 5\]"
+    ):
+        read_new(folder / "photos", preparation)

@@ -198,8 +198,9 @@ class TablePreparation(_Stored):
         rows = np.flatnonzero(gone.any(1))
         which = [name for name, column in zip(names, gone.T, strict=True) if column.any()]
         raise DataError(
-            f"{called} has missing values in {_columns(which)} ({len(rows)} rows, the first is row "
-            f"{rows[0] + 1}), which training had no way to fill; train with missing = 'median' on data that "
+            f"{called} has missing values in {_columns(which)} "
+            f"({len(rows)} row{'' if len(rows) == 1 else 's'}, the first is row {rows[0] + 1}), "
+            "which training had no way to fill; train with missing = 'median' on data that "
             "have such values, or fill them in"
         )
 
@@ -408,7 +409,8 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
     if not lower.endswith(_TABLES):
         fitting = "a table (CSV, TSV, Parquet or JSON lines)"
         if isinstance(preparation, ArrayPreparation):
-            fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive with an array x"
+            fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive "
+            fitting += f"with an array x of shape [N, {', '.join(map(str, preparation.shape))}]"
         raise DataError(f"{path} is no file of new data for this model; give {fitting}")
     text = []
     if isinstance(preparation, TablePreparation):

@@ -275,6 +275,11 @@ def _read(kind: type[_R], path: Path) -> _R:
         trust.note_specs(path.parent, found.model_dump())
         return found
     except FileNotFoundError as problem:
+        winner = path.parent / "winner.toml"
+        if winner.is_file():
+            raise RunDirectoryError(
+                f"{path.parent} holds a race, not a training; train its winner first: thalweg train {winner}"
+            ) from problem
         raise RunDirectoryError(
             f"{path} isn't there; give the directory of a finished training, or finish it with "
             f"{option('resume', True)}"
