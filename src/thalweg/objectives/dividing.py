@@ -35,6 +35,9 @@ from thalweg.objectives.comparing import CLASSES, NUMBERS
 
 __all__ = ["Divided", "Divisible", "Division", "divided", "joined"]
 
+_AGAIN = 64
+"""Parts between two comparisons of a whole with its parts, once powers of two are further apart."""
+
 _PER_EXAMPLE = frozenset({F.multi_margin_loss, F.multilabel_soft_margin_loss, F.multilabel_margin_loss})
 
 
@@ -187,6 +190,7 @@ class Division:
         self._alone = True
         # in the parts that were tried, examples and what a torch loss within divides by came to the same
         self._open = True
+        self._taken = 0
 
     @property
     def settled(self) -> bool:
@@ -213,7 +217,14 @@ class Division:
         if self._way is None and inner == 0.0:
             # of ignored targets alone nothing can be learnt
             return found._replace(kind="mean", divisor=0.0)
-        if self._way is None or (self._open and inner is not None and inner != found.positions * count):
+        self._taken += 1
+        # a first batch without padding, or of equal weights, doesn't tell what later ones will be
+        anew = self._taken & (self._taken - 1) == 0 or self._taken % _AGAIN == 0
+        if (
+            (anew and len(targets) > 1)
+            or self._way is None
+            or (self._open and inner is not None and inner != found.positions * count)
+        ):
             self.settle(outputs, targets)
         if self._way == "sum":
             return found._replace(kind="sum")
@@ -239,12 +250,20 @@ class Division:
             # a loss that draws at random has no one value to compare
             self._way, self._alone, self._open = "examples", False, False
             return
-        ways: tuple[Literal["inner", "examples", "sum"], ...] = ("inner", "examples", "sum")
+        if not math.isfinite(whole):
+            # what has diverged tells nothing
+            return
+        ways: list[Literal["inner", "examples", "sum"]] = ["inner", "examples", "sum"]
+        if self._way is not None:
+            # it stands while it holds
+            ways.sort(key=lambda way: way != self._way)
+            if not self._open and not self._alone:
+                ways = ways[:1]
         for way in ways:
             together = _together(way, parts)
             if together is not None and abs(together - whole) <= tolerance:
                 self._way, self._alone = way, self._alone and count < 2
-                self._open = way == "inner" and not _tells(parts)
+                self._open = self._open and way == "inner" and not _tells(parts)
                 return
         together = _together("examples", parts)
         raise OptionError(
