@@ -78,15 +78,15 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
     rows = torch.arange(len(z))
     # in b = 1/T the loss has the slope mean(E[z] - z_y), which rises from b = 0 to infinity
     right = z[rows, y]
-    if bool((right >= z.max(1).values).all()):
-        raise DataError(
-            f"every one of the {len(z)} examples has its own class as the largest output, so that ever lower "
-            "temperatures were better; give more examples, some of which are predicted wrongly"
-        )
     if float((z.mean(1) - right).mean()) >= 0:
         raise DataError(
             "the outputs don't tell the classes better than chance, so that ever higher temperatures were "
             "better; train the model first, or see that outputs and targets belong together"
+        )
+    if bool((right >= z.max(1).values).all()):
+        raise DataError(
+            f"every one of the {len(z)} examples has its own class as the largest output, so that ever lower "
+            "temperatures were better; give more examples, some of which are predicted wrongly"
         )
     # outputs of the order of 1, whatever their size
     scale = float((z - z.mean(1, keepdim=True)).square().mean().sqrt())
