@@ -212,7 +212,7 @@ def test_bounds_and_margins() -> None:
         ("loss", "bce", FOUR, "'bce' is for two classes, not 4"),
         ("metric", "auc", FOUR, "'auc' is for two classes, not 4"),
         ("metric", "rmse", TWO, "'rmse' is for regression, not for a classification task; choose 'accuracy'"),
-        ("metric", "rmse", CUSTOM, "write 'file.py:function'"),
+        ("metric", "rmse", CUSTOM, "give a function .* 'file.py:function'"),
         ("loss", "nowhere.py:f", TWO, "there is no file 'nowhere.py'"),
         ("metric", "math:pi", TWO, "isn't a function"),
     ],

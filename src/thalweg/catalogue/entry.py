@@ -78,10 +78,10 @@ class Hyperparameter:
         """
         remedy = f"give one such as {self.default:g}"
         try:
-            number = math.nan if isinstance(value, bool) else float(value)
+            number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) and math.isfinite(self.default):
+        if (not math.isfinite(number) and math.isfinite(self.default)) or isinstance(value, (str, bytes)):
             return f"is {value!r}, but must be a finite number; {remedy}"
         low = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
         high = (self.most is None or number <= self.most) and (self.below is None or number < self.below)

@@ -201,8 +201,21 @@ def collated(
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         raise DataError(f"collate raises on {len(items)} items: {said}") from problem
     if not isinstance(made, tuple | list) or len(made) != 2 or not isinstance(made[1], Tensor):
-        raise DataError("collate has to give a pair, (inputs, targets), whose targets are a tensor")
+        raise DataError(
+            "items have to become a pair, (inputs, targets), whose targets are a tensor, but "
+            f"{_described(made)} came of them; let the Dataset's items be pairs, "
+            "or give a function collate that makes pairs of them"
+        )
     return moved(made[0], device), made[1].to(device)
+
+
+def _described(made: Any) -> str:
+    if isinstance(made, dict):
+        return f"a dictionary of {', '.join(map(repr, made))}"
+    if isinstance(made, (tuple, list)):
+        kinds = ", ".join(type(part).__name__ for part in made)
+        return f"{type(made).__name__} of {len(made)} ({kinds})"
+    return type(made).__name__
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -219,5 +232,19 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def as_given(part: npt.NDArray[Any]) -> Tensor:
-    """A tensor of the same values: float32 for fractions, as they are for whole numbers and booleans."""
+    """A tensor of the same values: float32 for fractions, as they are for whole numbers and booleans.
+
+    Raises:
+        DataError: values that aren't numbers, or beyond int64.
+    """
+    if part.dtype.kind not in "fiubc":
+        raise DataError(
+            f"an array of type {part.dtype} doesn't hold numbers; number classes from 0 on, as "
+            "numpy.unique(labels, return_inverse=True)[1] does, and make numbers of what else there is"
+        )
+    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+        # torch has the wide unsigned types in name alone
+        if part.size and part.max() > np.iinfo(np.int64).max:
+            raise DataError(f"an array holds {part.max()}, which is beyond what 64 bits with a sign can hold")
+        part = part.astype(np.int64)
     return torch.tensor(part, dtype=torch.float32) if part.dtype.kind == "f" else torch.tensor(part)

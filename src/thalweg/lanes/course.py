@@ -39,6 +39,8 @@ def steps_an_epoch(examples: int, batch_size: int) -> int:
     >>> steps_an_epoch(100, 32)
     3
     """
+    if not examples:
+        raise DataError("the training data hold no examples; give at least one")
     if examples < batch_size:
         raise DataError(
             f"the training split has {examples} examples, fewer than one batch of {batch_size}; "

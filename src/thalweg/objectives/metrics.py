@@ -296,7 +296,8 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
         )
     if _METRICS[spec] != task.kind and not (_METRICS[spec] == "regression" and task.columns > 1):
         fitting = metric_names(task)
-        choose = f"choose {one_of(fitting)}, or 'file.py:function'" if fitting else "write 'file.py:function'"
+        own = "a function of outputs and targets, by name 'file.py:function'"
+        choose = f"choose {one_of(fitting)}, or give {own}" if fitting else f"give {own}"
         raise OptionError(
             f"the metric {spec!r} is for {_METRICS[spec]}, not for a {task.kind} task; {choose}"
         )

@@ -11,7 +11,7 @@ import torch
 from thalweg.errors import OptionError, nearest
 from thalweg.schedules.base import require
 
-__all__ = ["Driver", "Factor", "Plateau"]
+__all__ = ["Driver", "Factor", "Plateau", "as_factor"]
 
 
 class Factor(Protocol):
@@ -183,10 +183,37 @@ class Driver:
     def _apply(self) -> None:
         for group in self.optimizer.param_groups[len(self._bases) :]:
             self._bases.append({name: _read(group, name) for name in self.schedules})
-        factors = {name: schedule(self.count) for name, schedule in self.schedules.items()}
+        factors = {
+            name: as_factor(schedule(self.count), self.count, name)
+            for name, schedule in self.schedules.items()
+        }
         for group, base in zip(self.optimizer.param_groups, self._bases, strict=True):
             for name, factor in factors.items():
                 _write(group, name, base[name] * factor)
+
+
+def as_factor(value: Any, step: int, name: str = "lr") -> float:
+    """Return what a schedule gives as a number, if a hyperparameter can be multiplied by it.
+
+    Raises:
+        OptionError: it is no number, or NaN, infinite or negative.
+
+    >>> as_factor(0.5, 3)
+    0.5
+    >>> as_factor(float("nan"), 3)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: the schedule of lr gives nan at step 3; give a finite number of at least 0
+    """
+    try:
+        factor = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        factor = math.nan
+    # a line down to zero may end a rounding below it
+    if not -1e-9 <= factor < math.inf:
+        raise OptionError(
+            f"the schedule of {name} gives {value!r} at step {step}; give a finite number of at least 0"
+        )
+    return factor
 
 
 def _read(group: Mapping[str, Any], name: str) -> float:

@@ -216,6 +216,14 @@ def in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
     >>> [each.name for each in in_order([Averaging(), Clipping(norm=1.0)])]
     ['clipping', 'averaging']
     """
+    if isinstance(strategies, Strategy):
+        raise OptionError(f"strategies is one strategy, {strategies.name!r}; give a list of them")
+    for strategy in strategies:
+        if not isinstance(strategy, Strategy):
+            raise OptionError(
+                f"the strategy {strategy!r} isn't an object of a class of thalweg.strategies; give such as "
+                "thalweg.strategies.EarlyStopping()"
+            )
     names = [strategy.name for strategy in strategies]
     for name in names:
         if names.count(name) > 1:

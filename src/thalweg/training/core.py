@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from thalweg.catalogue.entry import Needs
-from thalweg.errors import DataError, ModelError, OptionError, ThalwegError, UserError
+from thalweg.errors import DataError, ModelError, OptionError, ThalwegError
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
 from thalweg.layers.untouched import untouched
 from thalweg.randomness import RunDraws
 from thalweg.schedules import Driver
-from thalweg.schedules.driver import Factor
+from thalweg.schedules.driver import Factor, as_factor
 from thalweg.strategies.base import Strategy, in_order, showing
 from thalweg.streams import seed32
+from thalweg.training.complaints import ALONE, understood
 from thalweg.training.engine import Engine, OneProcess, rows
 from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
 from thalweg.training.scoring import has_two_points, judged_point, keyed
@@ -31,8 +32,6 @@ __all__ = ["Observer", "Rates", "Training", "advance", "copied"]
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
 _ENDLESS = 1e18
-# what torch's and our batch norm say of a single entry
-_ALONE = ("more than 1 value per channel", "of a single entry a feature")
 
 
 class Rates:
@@ -56,7 +55,7 @@ class Rates:
 
     def set(self, step: int, times: float = 1.0) -> None:
         """Set the values of a step, the learning rate ``times`` its schedule."""
-        factor = self._schedule(step) * times
+        factor = as_factor(self._schedule(step), step) * times
         for group, base in zip(self._optimizer.param_groups, self._bases, strict=True):
             if base is not None:
                 group["lr"] = base * factor
@@ -85,6 +84,8 @@ class Training:
         by_work: see above.
         measured: which of ``"loss"`` and ``"metric"`` evaluations score.
         activation: what the loss makes of the outputs, where that is known.
+        own: a loss that changes while training, and the names of what changes: parameters that are trained,
+            and buffers.
         say: is told what strategies have to say.
     """
 
@@ -105,6 +106,7 @@ class Training:
         by_work: bool = True,
         measured: Sequence[str] = (),
         activation: Literal["softmax", "sigmoid", "identity"] | None = None,
+        own: tuple[nn.Module, Sequence[str]] | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.optimizer, self.needs, self.feed = model, optimizer, needs, feed
@@ -113,6 +115,7 @@ class Training:
         self.seed, self.total, self.activation = seed, total, activation
         self.clock, self.updates = 0.0, 0
         self.loss: Tensor | None = None
+        self._own = own
         self.stopped: str | None = None
         self.failed = False
         self.skipped = False
@@ -201,7 +204,8 @@ class Training:
         try:
             self.loss, work = self._take(inputs, targets, room, whole)
         except (ThalwegError, ValueError, RuntimeError) as problem:
-            if (found := self._understood(problem, whole)) is None:
+            found = understood(problem, self.model, inputs, whole, self._parts, self.engine.world)
+            if found is None:
                 raise
             raise found from problem
         self.engine.settle(self.model)
@@ -233,29 +237,8 @@ class Training:
             try:
                 self.model(inputs)
             except (ValueError, ModelError) as problem:
-                return not any(text in str(problem) for text in _ALONE)
+                return not any(text in str(problem) for text in ALONE)
         return True
-
-    def _understood(self, problem: Exception, whole: int) -> UserError | None:
-        """Return a sentence for what torch says of a step that can't be taken so."""
-        said = str(problem)
-        if any(text in said for text in _ALONE):
-            share, remedy = f"a batch of {whole}", "take larger batches, or leave a last batch of one out"
-            if self._parts > 1 or self.engine.world > 1:
-                parts = f"{self._parts} parts" if self._parts > 1 else ""
-                processes = f"{self.engine.world} processes" if self.engine.world > 1 else ""
-                share += f", shared out over {' and '.join(each for each in (processes, parts) if each)},"
-                remedy = "take larger batches or fewer shares"
-                if self.engine.world > 1:
-                    remedy += ", or sync_batch_norm=True"
-            return DataError(f"batch norm can't normalize one example by itself, as {share} has it; {remedy}")
-        if "find_unused_parameters" in said:
-            return OptionError(
-                "some parameters take no part in the loss of a step, for whose gradients the processes wait; "
-                "give DistributedDataParallel(unused=True) (in a recipe, training.parallel = 'fsdp2'), or "
-                "freeze them with requires_grad_(False)"
-            )
-        return None
 
     def done(self, clock: float) -> None:
         """Finish a step: the clock goes on, and strategies look at the new point."""
@@ -351,7 +334,7 @@ class Training:
         """Copy the model, the optimizer, and the strategies that follow the weights."""
         followers = {s.name: s.state_dict() for s in self.strategies if s.follows}
         state: dict[str, Any] = copied(
-            {**self.engine.save(self.model, self.optimizer), "strategies": followers}
+            {**self.engine.save(self.model, self.optimizer), "strategies": followers, **self._of_loss()}
         )
         return state
 
@@ -359,6 +342,7 @@ class Training:
         """Take everything back to what :meth:`capture` returned."""
         state = copied(state)
         self.engine.load(self.model, self.optimizer, state)
+        self._load_loss(state)
         for strategy in self.strategies:
             if strategy.name in state["strategies"]:
                 strategy.load_state_dict(state["strategies"][strategy.name])
@@ -373,7 +357,19 @@ class Training:
             "stopped": self.stopped,
             "failed": self.failed,
             **self.engine.save(self.model, self.optimizer),
+            **self._of_loss(),
         }
+
+    def _of_loss(self) -> dict[str, Any]:
+        if self._own is None:
+            return {}
+        module, names = self._own
+        state = module.state_dict()
+        return {"loss": {name: state[name] for name in names}}
+
+    def _load_loss(self, state: Mapping[str, Any]) -> None:
+        if self._own is not None:
+            self._own[0].load_state_dict(state.get("loss", {}), strict=False)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` was taken.
@@ -388,6 +384,7 @@ class Training:
         self.clock, self.updates = state["step"], state["updates"]
         self.stopped, self.failed = state["stopped"], state["failed"]
         self.engine.load(self.model, self.optimizer, state)
+        self._load_loss(state)
         self.feed.load(state["batches"])
         for strategy in self.strategies:
             strategy.load_state_dict(state["strategies"][strategy.name])

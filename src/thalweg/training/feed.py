@@ -354,7 +354,7 @@ def examples_of(
             raise DataError(
                 f"there are {len(inputs)} inputs but {len(targets)} targets; there must be one for each"
             )
-        return TensorExamples(inputs.to(device), targets.to(device))
+        return TensorExamples(_common(inputs).to(device), _common(targets).to(device))
     if isinstance(data, DataLoader) and collate is not None:
         raise DataError("a DataLoader has a collate function of its own; leave collate out")
     if isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
@@ -408,6 +408,11 @@ def examples_in(value: Any) -> int:
     return next((count for part in parts if (count := examples_in(part))), 0)
 
 
+def _common(part: Tensor) -> Tensor:
+    """Whole numbers in a type that torch computes with: of the wide unsigned ones it has the names alone."""
+    return part.long() if part.dtype in (torch.uint16, torch.uint32, torch.uint64) else part
+
+
 def _is_array(part: Any) -> bool:
     return isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0
 
@@ -418,4 +423,4 @@ def _pair(made: Any, device: torch.device) -> tuple[Any, Tensor]:
             "a batch has to be a pair, (inputs, targets), whose targets are a tensor; "
             f"the data gave {type(made).__name__}"
         )
-    return moved(made[0], device), made[1].to(device)
+    return moved(made[0], device), _common(made[1]).to(device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.lanes.course import evaluation_points
 from thalweg.objectives import Metric
+from thalweg.objectives.given import usable
 from thalweg.runs.directory import RunDirectory
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
@@ -25,10 +28,10 @@ from thalweg.training.core import Rates, Training
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.job import Data, Fitted, Job
-from thalweg.training.targets import Suited, check_pairing, suited_metric, tasks_of
+from thalweg.training.targets import Suited, check_pairing, ignored_by, suited_metric, tasks_of
 from thalweg.training.watch import Watcher
 
-__all__ = ["fingerprint", "fit", "needs_of", "tabulated", "taken_up"]
+__all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]
 
 
 @trust.runs_own_code
@@ -131,26 +134,31 @@ def fit(
         )
     place = torch.device(device) if device is not None else _place(model)
     carried: Engine = OneProcess(place, precision=precision) if engine is None else engine
-    _whole(batch_size=batch_size, evaluations=evaluations, accumulate=accumulate)
+    batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
+    accumulate, seed = whole("accumulate", accumulate), seed_of(seed)
+    if isinstance(loss, type):
+        loss = usable(loss, "loss")
+    data, validation = _in_precision_of(model, data), _in_precision_of(model, validation)
     if (epochs is None) == (steps is None):
         raise OptionError("how long to train isn't clear; give epochs or steps, one of both")
     feed = feed_of(
         data, batch_size=batch_size, seed=seed, device=carried.device, collate=collate, steps=steps
     )
     if epochs is not None:
-        _whole(epochs=epochs)
-        total = epochs * feed.steps_an_epoch()
+        total = whole("epochs", epochs) * feed.steps_an_epoch()
     else:
         assert steps is not None
-        _whole(steps=steps)
         feed.steps_an_epoch()
-        total = steps
+        total = whole("steps", steps)
     scored, scored_targets = _batches(validation, batch_size, carried.device, collate)
     known = {"training": feed.targets(), "validation": scored_targets}
     if scored is not None and feed.targets() is None and scored_targets is None and isinstance(metric, str):
         known["validation"] = torch.cat([part for _, part in scored()])
     check_pairing(loss, metric)
     loss_task, metric_task = tasks_of(loss, metric, list(known.values()))
+    if loss == "bce":
+        # of several columns too, each a yes or no of its own
+        loss_task = objectives.Task(kind="classification", classes=("0", "1"))
     loss_function = Suited(
         objectives.loss(loss, loss_task) if isinstance(loss, str) else objectives.as_loss(loss),
         loss,
@@ -160,9 +168,13 @@ def fit(
     if metric is not None:
         if scored is None:
             raise OptionError("a metric is of validation data; give these, or leave the metric out")
-        found_metric = suited_metric(objectives.metric(metric, metric_task), metric_task)
+        found_metric = suited_metric(
+            objectives.metric(metric, metric_task), metric_task, ignored=ignored_by(loss)
+        )
     model = carried.set_up(model)
     made = _optimizer(optimizer, model, dict(hyperparameters or {}), carried)
+    own = _parameters_of(loss)
+    held = _held(own, made, carried)
     rates = _rates(made, schedule, total)
     said: list[Callable[[str], None]] = []
     training = Training(
@@ -179,7 +191,8 @@ def fit(
         parts=accumulate,
         by_work=False,
         measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
-        activation=activations.activation(loss),
+        activation=_activation(loss, known["training"]),
+        own=_changing(loss, held),
         say=lambda text: said[0](text),
     )
     directory: RunDirectory | None = None
@@ -216,6 +229,12 @@ def fit(
         watcher=watcher if carried.rank == 0 else None,
     )
     said.append(job.say)
+    if left := [name for name in own if name not in held]:
+        training.note(
+            f"the loss has parameters of its own ({', '.join(left[:3])}), which the optimizer doesn't hold: "
+            "they stay as they are; to train them too, make it over [*model.parameters(), "
+            "*loss.parameters()]"
+        )
     if directory is None:
         return job.run()
     with directory:
@@ -254,10 +273,88 @@ def _place(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _whole(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} is {value!r}, but must be a whole number of at least 1")
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    """Return a whole number, NumPy's included.
+
+    Raises:
+        OptionError: it is none, or under ``least``.
+
+    >>> whole("epochs", np.int64(3))
+    3
+    """
+    number = None
+    if not isinstance(value, (bool, np.bool_)):
+        with suppress(TypeError):
+            number = operator.index(value)
+    if number is None or number < least:
+        raise OptionError(f"{name} is {value!r}, but must be a whole number of at least {least}")
+    return number
+
+
+def seed_of(value: Any) -> int:
+    """Return a seed, if streams can be made of it.
+
+    Raises:
+        OptionError: it is no whole number from 0 to 2**63 - 1.
+    """
+    number = whole("seed", value, least=0)
+    if number >= 2**63:
+        raise OptionError(f"seed is {value!r}, but must be below 2**63")
+    return number
+
+
+def _in_precision_of(model: nn.Module, data: Any) -> Any:
+    """Arrays of float64 stay what they are for a model in float64; for others they become float32."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is None or first.dtype != torch.float64 or not isinstance(data, (tuple, list)):
+        return data
+    if not any(isinstance(part, np.ndarray) and part.dtype == np.float64 for part in data):
+        return data
+    exact = (
+        torch.tensor(part) if isinstance(part, np.ndarray) and part.dtype == np.float64 else part
+        for part in data
+    )
+    return type(data)(exact)
+
+
+def _activation(loss: Any, targets: Tensor | None) -> activations.Activation | None:
+    if loss == "bce" and targets is not None and targets.ndim > 1 and targets[0].numel() > 1:
+        # each of several outputs is a yes or no of its own
+        return "sigmoid"
+    return activations.activation(loss)
+
+
+def _parameters_of(loss: Any) -> dict[str, nn.Parameter]:
+    """The parameters of a loss that need a gradient."""
+    if not isinstance(loss, nn.Module):
+        return {}
+    return {name: p for name, p in loss.named_parameters() if p.requires_grad}
+
+
+def _held(own: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, engine: Engine) -> list[str]:
+    """Names of those parameters of a loss that the optimizer trains.
+
+    Raises:
+        OptionError: processes would each train them for themselves.
+    """
+    there = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = [name for name, p in own.items() if id(p) in there]
+    if held and engine.world > 1:
+        raise OptionError(
+            f"the loss has parameters of its own ({', '.join(held[:3])}), whose gradients aren't averaged "
+            f"over {engine.world} processes; make them parameters of the model, which "
+            "gives the loss what it needs"
+        )
+    return held
+
+
+def _changing(loss: Any, held: list[str]) -> tuple[nn.Module, list[str]] | None:
+    """What changes in a loss while training: buffers, and parameters that are trained."""
+    if not isinstance(loss, nn.Module):
+        return None
+    fixed = {name for name, _ in loss.named_parameters()} - set(held)
+    names = [name for name in loss.state_dict() if name not in fixed]
+    return (loss, names) if names else None
 
 
 def _optimizer(
@@ -284,7 +381,15 @@ def _optimizer(
         raise OptionError(
             f"the optimizer is {given!r}; give an optimizer, a name such as adam, or a function"
         )
-    made = given(trainable, **hyperparameters)
+    try:
+        made = given(trainable, **hyperparameters)
+    except (TypeError, ValueError) as problem:
+        called = getattr(given, "__name__", type(given).__name__)
+        with_what = "".join(f", {name}={value!r}" for name, value in hyperparameters.items())
+        raise OptionError(
+            f"{called}(parameters{with_what}) raises {type(problem).__name__}: {problem}; correct "
+            "hyperparameters, or make the optimizer yourself"
+        ) from problem
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(f"the optimizer's function gave {type(made).__name__}, not a torch optimizer")
     return made

@@ -24,13 +24,20 @@ from thalweg.lanes.course import initial_module
 from thalweg.objectives import Metric, Task
 from thalweg.strategies.base import Strategy
 from thalweg.training.feed import examples_of, in_blocks
-from thalweg.training.fitting import fingerprint, fit, taken_up
+from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
 from thalweg.training.job import Fitted
 from thalweg.training.judging import Judged, judge
 from thalweg.training.kept import Kept, Member
 from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.reasons import refuse_what_is_not_finite
-from thalweg.training.targets import check_pairing, check_targets, class_numbers, suited_metric, tasks_of
+from thalweg.training.targets import (
+    check_pairing,
+    check_targets,
+    class_numbers,
+    ignored_by,
+    suited_metric,
+    tasks_of,
+)
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
@@ -130,8 +137,9 @@ def fit_ensemble(
 
     Source: A2 (S).
     """
-    if isinstance(members, bool) or not isinstance(members, int) or members < 2:
-        raise OptionError(f"members is {members!r}, but must be a whole number of at least 2")
+    members, epochs = whole("members", members, least=2), whole("epochs", epochs)
+    batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
+    seed = seed_of(seed)
     if engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
     watcher = Silent() if watcher is None else watcher
@@ -153,7 +161,7 @@ def fit_ensemble(
     factory = models.factory(model)
     found_metric = None
     if metric is not None or task.kind != "custom":
-        found_metric = suited_metric(objectives.metric(metric, task), task)
+        found_metric = suited_metric(objectives.metric(metric, task), task, ignored=ignored_by(loss))
     module = initial_module(factory, prepared.input_shape, outputs, seed)
     width = models.check(
         module.to(place), prepared, objectives.loss(loss, task), None if scored is None else found_metric

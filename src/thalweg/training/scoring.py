@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as trees
 
+from thalweg.errors import DataError
 from thalweg.models import one_tensor
 from thalweg.objectives import Loss, Metric, as_loss
 from thalweg.objectives.dividing import Division, divided, joined
 from thalweg.randomness import Keyed, RunDraws, portion
+from thalweg.training.complaints import wrong_type
 from thalweg.training.engine import Engine, OneProcess, agree, rows
 from thalweg.training.feed import taken
 from thalweg.training.steps import Surroundings
@@ -88,7 +90,12 @@ def score(
             mine, own, counts = taken(inputs, torch.arange(begin, end)), targets[begin:end], True
         part = portion(len(targets), begin, end) if counts and carried.world > 1 else nullcontext()
         with part, surroundings():
-            outputs = model(mine)
+            try:
+                outputs = model(mine)
+            except RuntimeError as problem:
+                if (said := wrong_type(problem, model, mine)) is None:
+                    raise
+                raise said from problem
             losses.add(outputs, own, counts=counts)
         if metric is not None:
             outputs = one_tensor(outputs, f"the metric {metric.name!r}")
@@ -96,6 +103,8 @@ def score(
                 outputs = outputs.float()
             reduced.append(metric.reduce(outputs, own)[: len(own) if counts else 0])
         goals.append(targets)
+    if not sizes:
+        raise DataError("the validation data hold no examples; give at least one, or leave them out")
     value = losses.whole(goals, sizes)
     if metric is None:
         return value, None, None

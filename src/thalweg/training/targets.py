@@ -21,7 +21,15 @@ from thalweg.models import one_tensor
 from thalweg.objectives import Loss, Metric, Task, as_loss
 from thalweg.objectives.comparing import is_one_hot
 
-__all__ = ["Suited", "check_pairing", "check_targets", "class_numbers", "suited_metric", "tasks_of"]
+__all__ = [
+    "Suited",
+    "check_pairing",
+    "check_targets",
+    "class_numbers",
+    "ignored_by",
+    "suited_metric",
+    "tasks_of",
+]
 
 _IGNORED = -100
 # of the losses that compare scores with classes those that take no probabilities
@@ -151,6 +159,11 @@ class Suited:
         if not self.known and not (self.checked and targets.is_cuda):
             self._check(targets, outputs, "batch's")
         self.checked = True
+        if targets.is_complex() and not outputs.is_complex():
+            raise DataError(
+                f"the targets are complex, but the model's outputs are {outputs.dtype}; give real numbers, "
+                "or torch.view_as_real(targets) and as many outputs"
+            )
         return self.function.compare(outputs, self._suited(outputs, targets))
 
     def _suited(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -167,6 +180,8 @@ class Suited:
         if self.name == "bce":
             targets = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
             return targets.long()
+        if targets.is_complex():
+            return targets
         if targets.is_floating_point() and (targets.dtype, outputs.dtype) != (torch.float64, torch.float32):
             return targets
         return targets.to(outputs.dtype if outputs.dtype == torch.float64 else torch.float32)
@@ -218,12 +233,20 @@ class Suited:
 
     @property
     def _ignored(self) -> int | None:
-        spec = self.spec
-        while isinstance(spec, functools.partial):
-            if "ignore_index" in spec.keywords:
-                return int(spec.keywords["ignore_index"])
-            spec = spec.func
-        return int(getattr(spec, "ignore_index", _IGNORED))
+        return ignored_by(self.spec)
+
+
+def ignored_by(loss: Any) -> int:
+    """Return the class number that a loss leaves out.
+
+    >>> ignored_by(torch.nn.CrossEntropyLoss(ignore_index=3)), ignored_by("cross-entropy")
+    (3, -100)
+    """
+    while isinstance(loss, functools.partial):
+        if "ignore_index" in loss.keywords:
+            return int(loss.keywords["ignore_index"])
+        loss = loss.func
+    return int(getattr(loss, "ignore_index", _IGNORED))
 
 
 def _refuse(targets: Tensor, low: float, high: float, whose: str, rule: str, classes: int | None) -> None:
@@ -239,14 +262,19 @@ def _refuse(targets: Tensor, low: float, high: float, whose: str, rule: str, cla
             remedy = "take the loss 'cross-entropy' for more classes"
     else:
         remedy = "number the classes from 0 on"
+    if "0 and 1" in rule and low >= 0 and high <= 1:
+        remedy = "take torch.nn.BCEWithLogitsLoss() for probabilities"
     values = f"{low:g} and {high:g}" if len(found) == 2 else f"values from {low:g} to {high:g}"
     if len(found) == 1:
         values = f"{low:g} alone"
     raise DataError(f"{whose} are {values}, but {rule}; {remedy}")
 
 
-def suited_metric(metric: Metric, task: Task) -> Metric:
-    """Return a metric by name whose targets may be class numbers in any form of :func:`class_numbers`."""
+def suited_metric(metric: Metric, task: Task, *, ignored: int = _IGNORED) -> Metric:
+    """Return a metric by name whose targets may be class numbers in any form of :func:`class_numbers`.
+
+    Examples whose target is ``ignored`` don't count, as they don't for the loss.
+    """
     if not metric.per_example or task.kind != "classification":
         return metric
 
@@ -257,14 +285,29 @@ def suited_metric(metric: Metric, task: Task) -> Metric:
                 f"targets of shape {list(targets.shape)} and type {targets.dtype} are no class numbers, "
                 f"which the metric {metric.name!r} needs; give a function of both as the metric"
             )
+        if bool(((numbers < 0) & (numbers != ignored)).any()):
+            raise DataError(
+                f"there is a class number {int(numbers[numbers != ignored].min())}, but the metric "
+                f"{metric.name!r} takes class numbers from 0 on; number the classes so, or give a function "
+                "of outputs and targets as the metric"
+            )
         return numbers
 
     reduce, score = metric._reduce, metric._score
-    return replace(
-        metric,
-        _reduce=lambda outputs, targets: reduce(outputs, classes(targets)),
-        _score=lambda reduced, targets, weights, lanes: score(reduced, classes(targets), weights, lanes),
-    )
+
+    def reduced(outputs: Tensor, targets: Tensor) -> Tensor:
+        numbers = classes(targets)
+        # what doesn't count may be anything
+        return reduce(outputs, torch.where(numbers == ignored, 0, numbers) if len(numbers) else numbers)
+
+    def scored(found: Tensor, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
+        numbers = classes(targets)
+        counts = numbers != ignored
+        if bool(counts.all()):
+            return score(found, numbers, weights, lanes)
+        return score(found[..., counts], numbers[counts], weights.expand(found.shape)[..., counts], lanes)
+
+    return replace(metric, _reduce=reduced, _score=scored)
 
 
 def check_targets(loss: Any, known: Mapping[str, Tensor | None]) -> None:
