@@ -138,6 +138,19 @@ def test_an_interrupted_run_goes_on_with_the_draws_it_would_have_had(whose: str,
     assert loop.run(run_of(), checkpoint=keeper, checkpoint_seconds=0.0, **given) == whole
 
 
+def test_a_state_without_all_generators_begins_the_run_anew() -> None:
+    """As earlier versions wrote it: what NumPy and Python would have drawn next isn't known."""
+    given, keeper = noisy("numpy"), Memory()
+    whole = loop.run(run_of(), **given)
+    with pytest.raises(Interrupted):
+        loop.run(run_of(), checkpoint=keeper, stop=stop_at(5), **given)
+    state = keeper.load(run_of().identity)
+    assert state is not None
+    del state["generators"]
+    keeper.save(run_of().identity, state)
+    assert loop.run(run_of(), checkpoint=keeper, **given) == whole
+
+
 def test_weights_that_numpy_draws_are_a_function_of_the_seed() -> None:
     given = {
         "factory": by_numpy, "prepared": prepared(dtype=torch.float64), "workload": workload(),

@@ -220,7 +220,8 @@ class _Observer:
     def take_up(self) -> bool:
         """Go on where the run was left; return whether that was its end."""
         state = None if self._checkpoint is None else self._checkpoint.load(self._run.identity)
-        if state is None:
+        # earlier versions kept torch's generator alone, so that their draws can't go on: the run begins anew
+        if state is None or ("generators" not in state and state["model"] is not None):
             return False
         self.history = History.restore(self._run, self._workload, state["history"])
         if state["model"] is None:
