@@ -145,6 +145,7 @@ def as_loss(function: Callable[[Any, Any], Any] | Loss, name: str | None = None)
     Raises:
         OptionError: a loss of torch's that gives one number an example, as ``reduction="none"`` says.
 
+    >>> import torch
     >>> as_loss(F.mse_loss)(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
     tensor(2.)
     """
@@ -198,6 +199,7 @@ def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Tas
     Raises:
         OptionError: an unknown name, a loss that doesn't fit the task, a custom task without a loss.
 
+    >>> import torch
     >>> loss("mse", Task(kind="regression"))(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
     tensor(2.)
     """

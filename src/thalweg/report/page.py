@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from markupsafe import Markup
 
-from thalweg.errors import RunDirectoryError, option
+from thalweg.errors import RunDirectoryError, UserError, option
 from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables, training
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
@@ -46,13 +47,13 @@ def write(directory: Path) -> Path:
     """
     directory = Path(directory)
     if training.is_training(directory):
-        html = render_training(directory)
+        html = _from_events(render_training, directory)
     elif os.path.exists(directory / "results.json"):
         results = Results.read(directory / "results.json")
         recipe, script = _text(directory / "winner.toml"), _text(directory / "winner.py")
         html = render(results, recipe=recipe, script=script)
     elif os.path.exists(directory / "events.jsonl"):
-        html = render_unfinished(directory)
+        html = _from_events(render_unfinished, directory)
     else:
         raise RunDirectoryError(
             f"{directory} holds neither results.json nor events.jsonl; give the directory of a run"
@@ -66,6 +67,20 @@ def write(directory: Path) -> Path:
             f"{target} can't be written ({reason(error)}); make room, or the directory writable"
         ) from error
     return target
+
+
+def _from_events(render: Callable[[Path], str], directory: Path) -> str:
+    """Events and config have no schema that is checked as they are read: any JSON may stand there."""
+    try:
+        return render(directory)
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as problem:
+        told = str(problem).partition("\n")[0]
+        raise RunDirectoryError(
+            f"{directory} can't be reported on: its config.toml, events.jsonl or results.json isn't what "
+            f"thalweg writes there ({type(problem).__name__}: {told}); restore these files from a copy"
+        ) from problem
 
 
 def _refuse_what_is_no_report(target: Path, directory: Path) -> None:
