@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Literal
 
 from mutants.place import Mutant, find
 
 __all__ = ["Outcome", "outcomes", "passes"]
-
-# what takes long to import and isn't ours: loaded once, inherited by each run of tests
-_PRELOADED = (
-    "torch",
-    "torch.distributed.tensor",
-    "pytest",
-    "scipy.optimize",
-    "sklearn.datasets",
-    "polars",
-    "pydantic",
-)
 
 # pytest's exit codes
 _PASSED, _FAILED, _INTERRUPTED = 0, 1, 2
@@ -52,8 +40,6 @@ class _Pool:
 
     def __init__(self, root: Path, folder: Path, count: int) -> None:
         self.root = root
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_PRELOADED))
         self._copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(count):
             copy = folder / str(number)
@@ -67,15 +53,7 @@ class _Pool:
         copy = self._copies.get()
         try:
             with _applied(mutant, copy / "src") if mutant else contextlib.nullcontext():
-                output = copy / "output.txt"
-                process = self._context.Process(target=_pytest, args=(self.root, copy, output, tuple(tests)))
-                process.start()
-                process.join(seconds)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-                    return None, output.read_text(encoding="utf-8", errors="replace")
-                return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
+                return _pytest(self.root, copy / "src", tests, seconds)
         finally:
             self._copies.put(copy)
 
@@ -124,26 +102,16 @@ def _applied(mutant: Mutant, source: Path) -> Iterator[None]:
         place.path.write_text(before, encoding="utf-8")
 
 
-def _pytest(root: Path, copy: Path, output: Path, tests: tuple[str, ...]) -> None:
-    """Run pytest in this process, with the copy's source in front of everything else."""
-    with output.open("w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.chdir(root)
-    source = str(copy / "src")
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+def _pytest(root: Path, source: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
+    """Run pytest on this source, which goes before every other that is installed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     # a mutation may keep a file's size and time, by which Python would know its bytecode
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, source)
+    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        import pytest
-
-        code = int(
-            pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
-        )
-    except BaseException:
-        traceback.print_exc()
-        code = _INTERRUPTED
-    sys.stdout.flush()
-    os._exit(code)
+        done = subprocess.run(
+            command, cwd=root, env=environment, timeout=seconds, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        return None, str(late.output or "")
+    return done.returncode, done.stdout

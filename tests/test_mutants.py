@@ -110,7 +110,8 @@ def test_a_list_with_a_wrong_key_is_refused(tmp_path: Path) -> None:
 
 def test_caught_and_survived(package: Path, tmp_path: Path) -> None:
     root = package.parent.parent
-    assert passes(["tests"], root=root, folder=tmp_path / "whole")[0]
+    passed, output = passes(["tests"], root=root, folder=tmp_path / "whole")
+    assert passed, output
     made = [
         mutant("rate", "0.1", "0.2"),
         mutant("Mean.add", "self.count += 1", "self.count -= 1"),

@@ -374,7 +374,7 @@ def test_predict_writes_a_table_from_a_file(regressed: Path, capsys: pytest.Capt
         ),
         (
             lambda f: f.with_columns(pl.lit("soon").alias("year")),
-            "'soon', but in training it was of type Date",
+            r"'soon' \(row 1\), but in training it was of type Date",
         ),
         (lambda f: f.head(0), "no rows"),
         (lambda f: f.with_columns(pl.lit(float("inf")).alias("weight")), "infinite values"),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from thalweg.data.held import Held, blocks
 from thalweg.errors import DataError
@@ -201,10 +202,12 @@ def collated(
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         raise DataError(f"collate raises on {len(items)} items: {said}") from problem
     if not isinstance(made, tuple | list) or len(made) != 2 or not isinstance(made[1], Tensor):
+        pair = "a pair, (inputs, targets), whose targets are a tensor"
+        if collate is not default_collate:
+            raise DataError(f"collate has to give {pair}, but gave {_described(made)}; let it return one")
         raise DataError(
-            "items have to become a pair, (inputs, targets), whose targets are a tensor, but "
-            f"{_described(made)} came of them; let the Dataset's items be pairs, "
-            "or give a function collate that makes pairs of them"
+            f"items have to become {pair}, but {_described(made)} came of them; let the Dataset's items be "
+            "pairs, or give a function collate that makes pairs of them"
         )
     return moved(made[0], device), made[1].to(device)
 
