@@ -19,7 +19,7 @@ from thalweg import lanes, objectives
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError, UserError
 from thalweg.objectives import Task, as_loss
-from thalweg.objectives.comparing import Forms
+from thalweg.objectives.comparing import Forms, for_classes
 from thalweg.training import loop
 
 G = torch.Generator().manual_seed(2)
@@ -308,3 +308,10 @@ def test_a_metric_of_ones_own_is_given_whole_sequences() -> None:
     assert metric.score(metric.reduce(outputs, targets), targets) == expected
     both = torch.stack([outputs, outputs.roll(1, -1)])
     assert metric.score(both, targets, lanes=True)[0] == expected
+
+
+def test_whole_numbers_of_the_shape_of_scores_are_no_probabilities() -> None:
+    outputs, targets = torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64)
+    with pytest.raises(OptionError, match=r"outputs of shape \(4, 3\) with targets of shape \(4, 3\)"):
+        for_classes(outputs, targets)
+    assert for_classes(outputs, targets.double())[1].shape == (4, 3)
