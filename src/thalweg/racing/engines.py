@@ -198,7 +198,7 @@ class Engine:
         firsts = {run.identity for run in alone if places[run.identity] == 0}
         in_turn = sorted(alone, key=lambda run: places[run.identity])
         found |= self._alone(
-            key, in_turn, prepared, workload, stage, None, over=lambda ended: firsts <= set(ended) and over()
+            key, in_turn, prepared, workload, stage, None, over=lambda ended: over() and firsts <= set(ended)
         )
         missing = [places[run.identity] for run in runs if run.identity not in found]
         if missing and decided not in self.journal:
