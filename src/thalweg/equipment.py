@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from thalweg.errors import ModelError
+from thalweg.errors import ModelError, UserError
 from thalweg.layers import (
     insert_batch_norm,
     insert_dropout,
@@ -114,10 +114,12 @@ def _normalize(model: nn.Module, input_shape: tuple[int, ...] | None) -> None:
         example = torch.zeros(2, *input_shape)
         try:
             insert_batch_norm(model, example=example)
-        except ModelError:
-            raise
         except Exception as problem:
-            said = " ".join(f"{type(problem).__name__}: {problem}".split())[:200]
+            # of a batch that nobody gave, the sentence about what was given would mislead
+            cause = problem.__cause__ if isinstance(problem, UserError) else problem
+            if cause is None:
+                raise
+            said = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
             raise ModelError(
                 f"the model raises on a batch of zeros {list(example.shape)} ({said}); build batch "
                 "normalization into it"

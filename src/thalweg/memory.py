@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["free_bytes"]
+__all__ = ["free_bytes", "out_of_memory"]
+
+_OUT = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
 
 
 def free_bytes() -> int:
@@ -22,6 +24,15 @@ def free_bytes() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, max(int(text) - int(used.read_text()), 0))
     return int(min(free, _within_limits()))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is about memory: torch raises ordinary ones with words of its own.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shape mismatch"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT)
 
 
 def _within_limits() -> float:

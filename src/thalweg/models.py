@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import ModelError, OptionError, UserError, nearest
+from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.generators import undisturbed
 from thalweg.layers.modes import begin_training
+from thalweg.layers.passing import misfit, no_fault_of_the_model, said_of
 from thalweg.objectives import Loss, Metric
 from thalweg.plugins import is_file_spec, load_object
 
@@ -123,7 +124,7 @@ class _Sendable:
             return self.make(input_shape, outputs)
         except (MemoryError, RuntimeError) as problem:
             raise ModelError(
-                f"the model {describe_spec(self.spec)!r} can't be built: {_said(problem)[:200]}"
+                f"the model {describe_spec(self.spec)!r} can't be built: {said_of(problem)[:200]}"
             ) from problem
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -239,8 +240,13 @@ def check(
         try:
             outputs = trial(inputs)
         except Exception as problem:
+            if no_fault_of_the_model(problem):
+                raise
+            if (found := misfit(problem, trial, (inputs,))) is not None:
+                raise found from problem
+            # a mistake in code that a recipe or a command names: nobody waits for its exception
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
-            raise ModelError(f"the model raises on a batch{shape}: {_said(problem)}") from problem
+            raise ModelError(f"the model raises on a batch{shape}: {said_of(problem)}") from problem
         outputs = _check_outputs(outputs, count, prepared, loss)
         _check_loss(outputs, targets, loss)
         if metric is not None and not metric.per_example:
@@ -249,7 +255,7 @@ def check(
             except OptionError:
                 raise
             except Exception as problem:
-                raise OptionError(f"the metric {metric.name!r} raises: {_said(problem)}") from problem
+                raise OptionError(f"the metric {metric.name!r} raises: {said_of(problem)}") from problem
     return {1: 1, 2: outputs.shape[-1]}.get(outputs.ndim)
 
 
@@ -292,14 +298,14 @@ def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
     except Exception as problem:
         raise ModelError(
             f"the loss {loss.name!r} raises on outputs of shape {_shape(outputs)} and targets of shape "
-            f"{_shape(targets)}: {_said(problem)}"
+            f"{_shape(targets)}: {said_of(problem)}"
         ) from problem
     if not value.requires_grad:
         raise ModelError("the loss doesn't depend on the model's parameters, so there is no gradient")
     try:
         value.backward()  # type: ignore[no-untyped-call]
     except Exception as problem:
-        raise ModelError(f"the model raises on the way backward: {_said(problem)}") from problem
+        raise ModelError(f"the model raises on the way backward: {said_of(problem)}") from problem
 
 
 def _shape(value: object) -> str:
@@ -427,7 +433,7 @@ def _own(thing: object, spec: str) -> Factory:
         try:
             made = thing(*positional, **named)
         except Exception as problem:
-            raise ModelError(f"the model {spec!r} can't be built: {_said(problem)}") from problem
+            raise ModelError(f"the model {spec!r} can't be built: {said_of(problem)}") from problem
         if not isinstance(made, nn.Module):
             raise ModelError(f"the model {spec!r} gives {type(made).__name__}, not a torch.nn.Module")
         return made
@@ -467,19 +473,3 @@ def _arguments(
         f"the model {spec!r} needs the arguments {', '.join(p.name for p in required)}; "
         "let it take (input_shape, outputs), or none"
     )
-
-
-def _said(problem: BaseException) -> str:
-    """The error, and its line in the person's own code: the deepest one outside of torch and thalweg."""
-    where = ""
-    trace = problem.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in ("torch", "thalweg"):
-            where = f" in line {trace.tb_lineno} of {frame.f_code.co_filename.rpartition('/')[2]}"
-        trace = trace.tb_next
-    if isinstance(problem, UserError):
-        return str(problem)
-    message = " ".join(str(problem).split())
-    return f"{type(problem).__name__}{where}" + (f": {message}" if message else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from thalweg.layers import BatchNorm, sampled_prediction
 from thalweg.layers.modes import begin_training, end_training, evaluating, held
 from thalweg.strategies import Averaging
 from thalweg.training import loop
+from thalweg.training.scoring import score
 
 GENERATOR = torch.Generator().manual_seed(5)
 X = 3 + 2 * torch.randn(64, 4, generator=GENERATOR)
@@ -225,3 +227,32 @@ def test_a_head_alone_in_training_mode() -> None:
     model[1].train()
     begin_training(model)
     assert [part.training for part in model.modules()] == [False, False, True]
+
+
+def test_scoring_a_model_leaves_each_part_in_its_own_mode() -> None:
+    model = network("eval")
+    assert model.training
+    score(model, [(X, Y)], nn.functional.cross_entropy, None, nullcontext)
+    assert [part.training for part in model] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("engine", ["lanes", "loop"])
+def test_members_of_an_ensemble_remember_which_parts_were_frozen(engine: str) -> None:
+    def frozen(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return network("eval")
+
+    ensemble = thalweg.fit_ensemble(
+        frozen,
+        (X, Y),
+        "cross-entropy",
+        "sgd",
+        members=2,
+        epochs=1,
+        engine=engine,
+        hyperparameters={"lr": 0.1},
+    )  # type: ignore[call-overload]
+    member = ensemble.models[0]
+    before = member[1].running_mean.clone()  # type: ignore[index, union-attr]
+    assert held(member) == {member[1]}  # type: ignore[index]
+    thalweg.fit(member, (X, Y), "cross-entropy", "sgd", epochs=1)
+    assert torch.equal(before, member[1].running_mean)  # type: ignore[index, union-attr, arg-type]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from thalweg import catalogue
+from thalweg.errors import ModelError
 from thalweg.layers import activated, sampled_prediction
 from thalweg.layers.untouched import untouched
 from thalweg.strategies import rate_range_test
@@ -148,7 +149,7 @@ def test_looks_leave_no_trace(fails: bool) -> None:
     ):
         before = everything(made)
         if fails:
-            with pytest.raises(RuntimeError):
+            with pytest.raises(ModelError):
                 look(bad)
         else:
             look(X)

@@ -12,8 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from thalweg import recipe, schedules
-from thalweg.cli.app import out_of_memory, run
+from thalweg.cli.app import run
 from thalweg.errors import OptionError, RecipeError
+from thalweg.memory import out_of_memory
 from thalweg.racing import plan
 from thalweg.recipe.schema import Recipe
 from thalweg.settings import MOST, check_length

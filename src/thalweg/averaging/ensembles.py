@@ -14,6 +14,7 @@ from thalweg.averaging.running import tensors_of
 from thalweg.averaging.testing import softmax_of_several
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
 
 __all__ = ["Snapshots", "averaged_probabilities"]
 
@@ -119,7 +120,7 @@ def averaged_probabilities(
     for count, member in enumerate(members, 1):
         if isinstance(member, nn.Module):
             with evaluating(member):
-                outputs: Tensor = member(*arguments)
+                outputs: Tensor = outputs_of(member, *arguments)
         else:
             outputs = member(inputs)
         if activation == "softmax":

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from thalweg.errors import DataError
 from thalweg.layers.modes import begin_training, evaluating, kept_modes
 from thalweg.layers.norm import BatchNorm, entries
+from thalweg.layers.passing import outputs_of
 
 __all__ = ["estimate_batch_norm"]
 
@@ -96,7 +97,7 @@ def estimate_batch_norm(
         with evaluating(model):
             for batch in batches:
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-                model(inputs) if forward is None else forward(batch)
+                outputs_of(model, inputs) if forward is None else forward(batch)
                 passed += 1
     finally:
         for handle in handles:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from thalweg.augmentation.views import Crops, crops
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
 from thalweg.layers.sampling import sampled_outputs
 from thalweg.settings import MOST, Settings, settle
 
@@ -136,12 +137,12 @@ class _OverCrops(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         if self._settings.crops == 1:
-            return probabilities(self.model(*inputs), self._activation)
+            return probabilities(outputs_of(self.model, *inputs), self._activation)
         (images,) = inputs
         total, count = torch.zeros(()), 0
         # one after another: together they would take so many times the memory
         for count, view in enumerate(crops(images, self._settings.crops, window=self._settings.window), 1):
-            each = probabilities(self.model(view), self._activation)
+            each = probabilities(outputs_of(self.model, view), self._activation)
             total = each if count == 1 else total + (each - total) / count
         return total
 

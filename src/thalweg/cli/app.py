@@ -22,10 +22,11 @@ from thalweg.cli.race import race
 from thalweg.cli.report import report
 from thalweg.cli.train import train
 from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError, spelled_as_command
+from thalweg.memory import out_of_memory
 from thalweg.runs.interrupt import ending_signals
 from thalweg.runs.output import Unread, losable_streams, quiet_at_exit, say, unshown, usable_descriptors
 
-__all__ = ["app", "main", "out_of_memory", "run"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     add_completion=False,
@@ -116,16 +117,6 @@ def _carried_out(arguments: Sequence[str]) -> int:
 
 
 _LESS = "take less data, a smaller model or batch, or a shorter plan; what was saved can be resumed"
-_OUT = ("can't allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is about memory: torch raises ordinary ones with words of its own.
-
-    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shape mismatch"))
-    (True, False)
-    """
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT)
 
 
 def _brief(error: BaseException) -> str:

@@ -23,8 +23,10 @@ __all__ = [
     "TensorExamples",
     "as_given",
     "collated",
+    "common",
     "in_tensors",
     "moved",
+    "pair",
     "whole",
 ]
 
@@ -251,3 +253,22 @@ def as_given(part: npt.NDArray[Any]) -> Tensor:
             raise DataError(f"an array holds {part.max()}, which is beyond what 64 bits with a sign can hold")
         part = part.astype(np.int64)
     return torch.tensor(part, dtype=torch.float32) if part.dtype.kind == "f" else torch.tensor(part)
+
+
+def common(part: Tensor) -> Tensor:
+    """Return whole numbers in a type that torch computes with: of wide unsigned ones it has names alone."""
+    return part.long() if part.dtype in (torch.uint16, torch.uint32, torch.uint64) else part
+
+
+def pair(made: Any, device: torch.device) -> tuple[Any, Tensor]:
+    """Return a batch as inputs and targets on a device.
+
+    Raises:
+        DataError: it is no such pair.
+    """
+    if not isinstance(made, (tuple, list)) or len(made) != 2 or not isinstance(made[1], Tensor):
+        raise DataError(
+            "a batch has to be a pair, (inputs, targets), whose targets are a tensor; "
+            f"the data gave {type(made).__name__}"
+        )
+    return moved(made[0], device), common(made[1]).to(device)

@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 
 from thalweg.generators import undisturbed
 from thalweg.lanes.batched import Batched, missing_elements
-from thalweg.layers.modes import begin_training, set_modes
+from thalweg.layers.modes import begin_training, set_evaluation, set_modes
 from thalweg.objectives import Loss
 from thalweg.objectives.comparing import for_numbers
 from thalweg.objectives.dividing import divided
@@ -63,7 +63,7 @@ class Vmapped:
     def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
         """Map inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
         if self._evaluates is training:
-            set_modes(self._modes) if training else self._module.eval()
+            set_modes(self._modes) if training else set_evaluation(self._module)
             self._evaluates = not training
         key = (training, x.shape[1:])
         if key not in self._sites:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 
 __all__ = ["activated", "activation_name", "in_line", "is_chain"]
@@ -164,7 +165,7 @@ def _seen(model: nn.Module, example: Any) -> dict[str, str]:
             handles.append(module.register_forward_pre_hook(note))
     try:
         with untouched(model, parameters=False), evaluating(model), torch.no_grad(), watch:
-            model(*example) if isinstance(example, tuple) else model(example)
+            outputs_of(model, *(example if isinstance(example, tuple) else (example,)))
     finally:
         for handle in handles:
             handle.remove()

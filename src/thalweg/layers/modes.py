@@ -25,6 +25,7 @@ __all__ = [
     "kept_modes",
     "modes_of",
     "said_held",
+    "set_evaluation",
     "set_modes",
 ]
 
@@ -110,6 +111,13 @@ def end_training(model: nn.Module, modes: Modes) -> None:
     for part, training in modes:
         (_STAYED.discard if training else _STAYED.add)(part)
     model.eval()
+
+
+def set_evaluation(model: nn.Module) -> nn.Module:
+    """Put a model into evaluation mode as a whole, remember which parts were :func:`held`, and return it."""
+    for part in held(model):
+        _STAYED.add(part)
+    return model.eval()
 
 
 @contextmanager

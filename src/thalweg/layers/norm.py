@@ -16,8 +16,17 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.following import activated
+from thalweg.layers.passing import SingleEntryError
 
-__all__ = ["BatchNorm", "Insertion", "Normalized", "batch_norm", "entries", "insert_batch_norm", "replace"]
+__all__ = [
+    "BatchNorm",
+    "Insertion",
+    "Normalized",
+    "batch_norm",
+    "entries",
+    "insert_batch_norm",
+    "replace",
+]
 
 
 class Normalized(NamedTuple):
@@ -169,7 +178,7 @@ class BatchNorm(_BatchNorm):
 
     def _by_batch(self, h: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
         if entries(h) == 1:
-            raise ModelError(
+            raise SingleEntryError(
                 "batch normalization of a single entry a feature gives nothing but beta: take more"
             )
         return F.batch_norm(

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from thalweg.errors import ModelError, OptionError
 from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 
 __all__ = [
@@ -170,7 +171,7 @@ def skip_around(body: nn.Module, example: Tensor, *, drop: StochasticDepth | Non
     Source: D3 (N, K); He et al. 2016, option B.
     """
     with untouched(body, parameters=False), evaluating(body), torch.no_grad():
-        output = body(example)
+        output = outputs_of(body, example)
     if output.shape == example.shape:
         return Skip(body, drop=drop)
     place: dict[str, Any] = {"device": example.device, "dtype": example.dtype}

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from thalweg.errors import ModelError, OptionError
 from thalweg.layers.modes import begin_training
+from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.randomness import Keyed, RunDraws
 from thalweg.streams import seed32
@@ -106,7 +107,7 @@ def sampled_outputs(model: nn.Module, inputs: Any, *, samples: int, seed: int = 
         with _random_alone(model), Keyed(draws):
             # what the mode doesn't cover, such as dropout inside of torch's recurrent layers
             torch.manual_seed(seed32(seed, "sample", sample))
-            output = model(*arguments)
+            output = outputs_of(model, *arguments)
         if not isinstance(output, Tensor):
             raise ModelError(f"the model gives a {type(output).__name__}, of which there is no mean")
         yield output

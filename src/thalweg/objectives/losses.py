@@ -20,7 +20,17 @@ from thalweg.errors import OptionError, nearest, option
 from thalweg.objectives.comparing import CLASSES, NUMBERS, Forms, for_classes, for_numbers
 from thalweg.objectives.given import Kind, Task, found, one_of, remembered, usable
 
-__all__ = ["Loss", "as_loss", "binary", "default_loss", "logit_of", "loss", "loss_names", "per_class"]
+__all__ = [
+    "Loss",
+    "as_loss",
+    "binary",
+    "default_loss",
+    "logit_of",
+    "loss",
+    "loss_names",
+    "no_gradient",
+    "per_class",
+]
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,14 @@ def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Tas
     if spec == "bce" and len(task.classes) != 2:
         raise OptionError(f"the loss 'bce' is for two classes, not {len(task.classes)}; use 'cross-entropy'")
     return Loss(spec, function, None if task.kind == "custom" else each, _compared(compare, spec))
+
+
+def no_gradient(name: str) -> OptionError:
+    """Return what to raise where a loss has no gradient."""
+    return OptionError(
+        f"the loss {name!r} doesn't depend on any parameter that is trained, so that there is no gradient; "
+        "compute it from the model's outputs, by torch functions, without detach() or item()"
+    )
 
 
 def loss_names(task: Task | None = None) -> tuple[str, ...]:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import OptionError
+from thalweg.data.examples import pair
+from thalweg.errors import DataError, OptionError
+from thalweg.layers.holding import check_held, strangers, unreached
 from thalweg.layers.modes import begin_training
+from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
+from thalweg.objectives import Loss
+from thalweg.objectives.losses import no_gradient
+from thalweg.secondorder.closures import ClosureOptimizer
+from thalweg.targets import suited_loss
 
 __all__ = ["RangeTest", "rate_range_test"]
 
@@ -42,7 +50,7 @@ class RangeTest:
 def rate_range_test(
     model: nn.Module,
     batches: Iterable[tuple[Any, Tensor]],
-    loss: Callable[[Any, Tensor], Tensor],
+    loss: str | Callable[[Any, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     *,
     lowest: float = 1e-6,
@@ -58,8 +66,9 @@ def rate_range_test(
             an error ends the test: values, gradients, buffers, modes, options; so are all random generators,
             those of a DataLoader too. Batches that draw elsewhere go on from where they are.
         batches: (inputs, targets); begun anew where they are fewer than ``steps`` and can be.
-        loss: of outputs and targets.
-        optimizer: any that takes gradients; its groups keep the ratios of their rates.
+        loss: a name, or a function of outputs and targets, as for :func:`thalweg.fit`.
+        optimizer: over the model's parameters, any that takes gradients; its groups keep the
+            ratios of their rates.
         lowest, highest: the ends of the range, for the first group.
         steps: at least 2.
         bound: the test ends where the smoothed loss is over this multiple of its best.
@@ -69,7 +78,9 @@ def rate_range_test(
         The curve.
 
     Raises:
-        OptionError: a range or a number of steps that isn't one; no batches.
+        UserError: a range or a number of steps that isn't one; no batches, or some that are no pairs of
+            inputs and targets; a model that doesn't take the inputs; an optimizer that calls a closure, has
+            no learning rate, or isn't over the model's parameters.
 
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 4)
@@ -87,12 +98,21 @@ def rate_range_test(
         raise OptionError(f"steps = {steps} aren't enough for a curve: give 2 or more, such as 100")
     if not 0 <= smoothing < 1:
         raise OptionError(f"smoothing = {smoothing} isn't allowed: give a number in [0, 1)")
+    _check_optimizer(optimizer, model)
+    suited = suited_loss(loss, {})
+    modules = [model, *([loss] if isinstance(loss, nn.Module) else [])]
+    foreign = strangers(optimizer, *modules)
+    place = next((p.device for p in model.parameters()), torch.device("cpu"))
     first = float(optimizer.param_groups[0]["lr"]) or 1.0
     shares = [float(group["lr"]) / first or 1.0 for group in optimizer.param_groups]
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     mean, best, ended = 0.0, math.inf, "the highest rate was reached"
+    if not isinstance(batches, Iterable):
+        raise DataError(
+            f"batches are of type {type(batches).__name__}; give an iterable of (inputs, targets)"
+        )
     with untouched(model, optimizer, batches):
         supply = iter(batches)
         begin_training(model)
@@ -109,8 +129,15 @@ def rate_range_test(
                     raise OptionError("there are no batches to test rates on: give at least one")
                 ended = "the batches were used up"
                 break
+            inputs, targets = pair(batch, place)
+            if foreign:
+                of_batch = partial(_loss_of, suited, model, inputs, targets)
+                unreached(foreign, optimizer, model, of_batch)
+                foreign = []
             optimizer.zero_grad()
-            value = loss(model(batch[0]), batch[1])
+            value = _loss_of(suited, model, inputs, targets)
+            if not value.requires_grad:
+                raise no_gradient(suited.name)
             value.backward()  # type: ignore[no-untyped-call]
             if not math.isfinite(value.item()):
                 ended = f"the loss was no longer finite at a rate of {rate:.3g}"
@@ -136,3 +163,24 @@ def rate_range_test(
         largest=rates[int(np.argmin(smoothed))],
         ended=ended,
     )
+
+
+def _loss_of(loss: Loss, model: nn.Module, inputs: Any, targets: Tensor) -> Tensor:
+    return loss(outputs_of(model, inputs), targets)
+
+
+def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise OptionError(
+            f"the optimizer is {optimizer!r}; give one that is made over the model's parameters, such as "
+            "torch.optim.SGD(model.parameters(), lr=0.1)"
+        )
+    name = type(optimizer).__name__
+    if isinstance(optimizer, (ClosureOptimizer, torch.optim.LBFGS)):
+        raise OptionError(
+            f"{name} calls a closure and looks for the length of its steps, so that there is no range of "
+            "rates to test; give an optimizer that takes gradients, such as torch.optim.SGD"
+        )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise OptionError(f"{name} has no learning rate to test; give an optimizer that has")
+    check_held(optimizer, model)

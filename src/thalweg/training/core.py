@@ -13,54 +13,26 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from thalweg.catalogue.entry import Needs
-from thalweg.errors import DataError, ModelError, OptionError, ThalwegError
+from thalweg.errors import DataError, OptionError, ThalwegError
+from thalweg.layers.holding import unreached
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
+from thalweg.layers.passing import SingleEntryError, outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.randomness import RunDraws
-from thalweg.schedules import Driver
-from thalweg.schedules.driver import Factor, as_factor
 from thalweg.strategies.base import Strategy, in_order, showing
 from thalweg.streams import seed32
-from thalweg.training.complaints import ALONE, understood
+from thalweg.training.complaints import understood
 from thalweg.training.engine import Engine, OneProcess, rows
 from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
+from thalweg.training.rates import Rates
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
-__all__ = ["Observer", "Rates", "Training", "advance", "copied"]
+__all__ = ["Observer", "Training", "advance", "copied"]
 
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
 _ENDLESS = 1e18
-
-
-class Rates:
-    """Sets hyperparameters before each step: base value, times the schedule, times what strategies say.
-
-    Args:
-        optimizer: its groups' values when this is made are the base values.
-        schedule: from the number of a step to the factor of the learning rate.
-        others: of other hyperparameters, by name, as :class:`thalweg.schedules.Driver` takes them.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        schedule: Callable[[int], float],
-        others: Mapping[str, Factor] | None = None,
-    ) -> None:
-        self._optimizer, self._schedule = optimizer, schedule
-        self._bases = [group.get("lr") for group in optimizer.param_groups]
-        self._driver = Driver(optimizer, others) if others else None
-
-    def set(self, step: int, times: float = 1.0) -> None:
-        """Set the values of a step, the learning rate ``times`` its schedule."""
-        factor = as_factor(self._schedule(step), step) * times
-        for group, base in zip(self._optimizer.param_groups, self._bases, strict=True):
-            if base is not None:
-                group["lr"] = base * factor
-        if self._driver is not None:
-            self._driver.go_to(step)
 
 
 class Training:
@@ -86,6 +58,8 @@ class Training:
         activation: what the loss makes of the outputs, where that is known.
         own: a loss that changes while training, and the names of what changes: parameters that are trained,
             and buffers.
+        foreign: parameters that the optimizer holds and neither the model nor the loss has, as far as is
+            known; the first batch shows whether they matter.
         say: is told what strategies have to say.
     """
 
@@ -107,6 +81,7 @@ class Training:
         measured: Sequence[str] = (),
         activation: Literal["softmax", "sigmoid", "identity"] | None = None,
         own: tuple[nn.Module, Sequence[str]] | None = None,
+        foreign: Sequence[Tensor] = (),
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model, self.optimizer, self.needs, self.feed = model, optimizer, needs, feed
@@ -115,7 +90,7 @@ class Training:
         self.seed, self.total, self.activation = seed, total, activation
         self.clock, self.updates = 0.0, 0
         self.loss: Tensor | None = None
-        self._own = own
+        self._own, self._foreign, self._loss = own, list(foreign), loss
         self.stopped: str | None = None
         self.failed = False
         self.skipped = False
@@ -198,18 +173,32 @@ class Training:
             inputs, targets = change(self, inputs, targets, keys)
         for before in self._before:
             before(self)
+        if self._foreign:
+            self._look_at_strangers(inputs, targets)
         room = _ENDLESS
         if self.counts_work:
             room = (self.total - self.clock) / weight * FORWARD_BACKWARD
         try:
             self.loss, work = self._take(inputs, targets, room, whole)
         except (ThalwegError, ValueError, RuntimeError) as problem:
-            found = understood(problem, self.model, inputs, whole, self._parts, self.engine.world)
+            found = understood(problem, whole, self._parts, self.engine.world)
             if found is None:
                 raise
             raise found from problem
         self.engine.settle(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
+
+    def _look_at_strangers(self, inputs: Any, targets: Tensor) -> None:
+        def loss() -> Tensor:
+            with self.surroundings():
+                return self._loss(outputs_of(self.model, inputs), targets)
+
+        foreign, self._foreign = self._foreign, []
+        if self.engine.sharded:
+            return
+        said, self._part = unreached(foreign, self.optimizer, self.model, loss), 0
+        if said is not None:
+            self.note(said)
 
     def _batch(self, share: float, times: float) -> Batch:
         """Take the next batch; one of a single example is left out where batch norm can't take it."""
@@ -235,9 +224,9 @@ class Training:
         with untouched(self.model, parameters=False), torch.no_grad():
             self.train()
             try:
-                self.model(inputs)
-            except (ValueError, ModelError) as problem:
-                return not any(text in str(problem) for text in ALONE)
+                outputs_of(self.model, inputs)
+            except SingleEntryError:
+                return False
         return True
 
     def done(self, clock: float) -> None:

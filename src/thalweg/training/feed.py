@@ -25,7 +25,8 @@ from thalweg.data.examples import (
     Examples,
     TensorExamples,
     as_given,
-    moved,
+    common,
+    pair,
 )
 from thalweg.data.finite import as_float32
 from thalweg.errors import DataError
@@ -207,7 +208,7 @@ class LoaderFeed:
             except StopIteration:
                 self._epoch, self._position, self._seen, self._under_way = self._epoch + 1, 0, 0, None
                 continue
-            return self._mine(*_pair(made, self._device))
+            return self._mine(*pair(made, self._device))
         raise DataError("the data hold no batches; give at least one")
 
     def steps_an_epoch(self) -> int:
@@ -231,7 +232,7 @@ class LoaderFeed:
             batches = iter(self._loader)
             first = next(batches, None)
         while first is not None:
-            yield _pair(first, self._device)
+            yield pair(first, self._device)
             first = next(batches, None)
 
     def targets(self) -> None:
@@ -246,7 +247,7 @@ class LoaderFeed:
         self._epoch, position = state[0], state[1]
         self._position, self._seen, self._under_way = 0, 0, None
         for _ in range(position):
-            self._passed(_pair(self._next(), self._device)[1])
+            self._passed(pair(self._next(), self._device)[1])
 
     def _passed(self, targets: Tensor) -> int:
         """Count a batch; return how many examples of the epoch came before it."""
@@ -354,7 +355,7 @@ def examples_of(
             raise DataError(
                 f"there are {len(inputs)} inputs but {len(targets)} targets; there must be one for each"
             )
-        return TensorExamples(_common(inputs).to(device), _common(targets).to(device))
+        return TensorExamples(common(inputs).to(device), common(targets).to(device))
     if isinstance(data, DataLoader) and collate is not None:
         raise DataError("a DataLoader has a collate function of its own; leave collate out")
     if isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
@@ -408,19 +409,5 @@ def examples_in(value: Any) -> int:
     return next((count for part in parts if (count := examples_in(part))), 0)
 
 
-def _common(part: Tensor) -> Tensor:
-    """Whole numbers in a type that torch computes with: of the wide unsigned ones it has the names alone."""
-    return part.long() if part.dtype in (torch.uint16, torch.uint32, torch.uint64) else part
-
-
 def _is_array(part: Any) -> bool:
     return isinstance(part, (Tensor, np.ndarray)) and part.ndim > 0
-
-
-def _pair(made: Any, device: torch.device) -> tuple[Any, Tensor]:
-    if not isinstance(made, (tuple, list)) or len(made) != 2 or not isinstance(made[1], Tensor):
-        raise DataError(
-            "a batch has to be a pair, (inputs, targets), whose targets are a tensor; "
-            f"the data gave {type(made).__name__}"
-        )
-    return moved(made[0], device), _common(made[1]).to(device)

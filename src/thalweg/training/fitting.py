@@ -17,6 +17,7 @@ from thalweg.catalogue.entry import Needs
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.lanes.course import evaluation_points
+from thalweg.layers.holding import check_held, strangers
 from thalweg.objectives import Metric
 from thalweg.objectives.given import usable
 from thalweg.runs.directory import RunDirectory
@@ -24,11 +25,12 @@ from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.strategies.base import Strategy
-from thalweg.training.core import Rates, Training
+from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
+from thalweg.training.core import Training
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.job import Data, Fitted, Job
-from thalweg.training.targets import Suited, check_pairing, ignored_by, suited_metric, tasks_of
+from thalweg.training.rates import Rates
 from thalweg.training.watch import Watcher
 
 __all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]
@@ -155,15 +157,8 @@ def fit(
     if scored is not None and feed.targets() is None and scored_targets is None and isinstance(metric, str):
         known["validation"] = torch.cat([part for _, part in scored()])
     check_pairing(loss, metric)
-    loss_task, metric_task = tasks_of(loss, metric, list(known.values()))
-    if loss == "bce":
-        # of several columns too, each a yes or no of its own
-        loss_task = objectives.Task(kind="classification", classes=("0", "1"))
-    loss_function = Suited(
-        objectives.loss(loss, loss_task) if isinstance(loss, str) else objectives.as_loss(loss),
-        loss,
-        {split: targets for split, targets in known.items() if targets is not None},
-    ).loss
+    _, metric_task = tasks_of(loss, metric, list(known.values()))
+    loss_function = suited_loss(loss, known, metric)
     found_metric = None
     if metric is not None:
         if scored is None:
@@ -193,6 +188,7 @@ def fit(
         measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
         activation=_activation(loss, known["training"]),
         own=_changing(loss, held),
+        foreign=strangers(made, model, *([loss] if isinstance(loss, nn.Module) else [])),
         say=lambda text: said[0](text),
     )
     directory: RunDirectory | None = None
@@ -363,14 +359,15 @@ def _optimizer(
     if isinstance(given, torch.optim.Optimizer):
         if hyperparameters:
             raise OptionError("the optimizer is made already; give its hyperparameters where it is made")
-        held = {id(p) for p in model.parameters()}
-        if not any(id(p) in held for group in given.param_groups for p in group["params"]):
+        try:
+            check_held(given, model)
+        except OptionError as problem:
+            if not engine.sharded:
+                raise
             raise OptionError(
                 "sharding has made new parameters, which the optimizer doesn't hold; give it by name or as a "
                 "function of the parameters"
-                if engine.sharded
-                else "the optimizer holds none of the model's parameters; make it over model.parameters()"
-            )
+            ) from problem
         return given
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
@@ -392,6 +389,7 @@ def _optimizer(
         ) from problem
     if not isinstance(made, torch.optim.Optimizer):
         raise OptionError(f"the optimizer's function gave {type(made).__name__}, not a torch optimizer")
+    check_held(made, model)
     return made
 
 

@@ -21,16 +21,10 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
 from thalweg.lanes.course import initial_module
+from thalweg.layers.modes import set_evaluation
 from thalweg.objectives import Metric, Task
 from thalweg.strategies.base import Strategy
-from thalweg.training.feed import examples_of, in_blocks
-from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
-from thalweg.training.job import Fitted
-from thalweg.training.judging import Judged, judge
-from thalweg.training.kept import Kept, Member
-from thalweg.training.members import Common, resampled, runs_of, train
-from thalweg.training.reasons import refuse_what_is_not_finite
-from thalweg.training.targets import (
+from thalweg.targets import (
     check_pairing,
     check_targets,
     class_numbers,
@@ -38,6 +32,13 @@ from thalweg.training.targets import (
     suited_metric,
     tasks_of,
 )
+from thalweg.training.feed import examples_of, in_blocks
+from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
+from thalweg.training.job import Fitted
+from thalweg.training.judging import Judged, judge
+from thalweg.training.kept import Kept, Member
+from thalweg.training.members import Common, resampled, runs_of, train
+from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
@@ -235,7 +236,7 @@ def fit_ensemble(
         for number in good:
             module = initial_module(factory, prepared.input_shape, outputs, kept.members[number].seed)
             module.load_state_dict(kept.state(number))
-            made.append(module.to(place).eval())
+            made.append(set_evaluation(module.to(place)))
     judged = None
     if scored is not None and found_metric is not None:
         judged = judge(

@@ -15,6 +15,7 @@ from thalweg.averaging.testing import Activation, as_outputs, probabilities
 from thalweg.calibration import Reliability, brier_parts, brier_score, reliability
 from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared
+from thalweg.layers.passing import outputs_of
 from thalweg.objectives import Loss, Metric, Task
 from thalweg.randomness import RunDraws
 from thalweg.training.feed import in_blocks
@@ -140,7 +141,7 @@ class _Part:
         outputs, goals = [], []
         for inputs, targets in in_blocks(self.examples, _BLOCK):
             with surroundings():
-                outputs.append(model(inputs))
+                outputs.append(outputs_of(model, inputs))
             goals.append(targets)
         found, self.targets = torch.cat(outputs), torch.cat(goals)
         self.dtype = found.dtype

@@ -20,9 +20,10 @@ from thalweg.generators import generator_states, own_generators, set_generator_s
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
 from thalweg.models import Factory
-from thalweg.training.core import Rates, Training, advance
+from thalweg.training.core import Training, advance
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
+from thalweg.training.rates import Rates
 from thalweg.training.scoring import score
 from thalweg.training.steps import Batches
 

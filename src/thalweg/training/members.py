@@ -20,6 +20,7 @@ from thalweg.data.source import Prepared
 from thalweg.entries import Outcome, Run, Setting, Workload
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
 from thalweg.lanes.course import initial_module
+from thalweg.layers.modes import set_evaluation
 from thalweg.models import Factory
 from thalweg.runs.interrupt import Interruption
 from thalweg.streams import seed32
@@ -371,7 +372,7 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Put values into parameters and buffers by name."""
     for name, own in [*module.named_parameters(), *module.named_buffers()]:
         own.copy_(tensors[name])
-    return module.eval()
+    return set_evaluation(module)
 
 
 class Among(Watcher):

@@ -20,6 +20,7 @@ from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
 from thalweg.lanes.course import initial_module
+from thalweg.layers.modes import set_evaluation
 from thalweg.runs.files import reason, writable, write_whole
 from thalweg.runs.output import Unread
 from thalweg.settings import settle
@@ -243,7 +244,7 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
     if taken.missing or taken.misfits or taken.unused:
         odd = [*taken.missing, *taken.misfits, *taken.unused][0]
         raise ModelError(f"{folder / name} doesn't fit the model {stored.spec}: {odd!r} differs")
-    return model.to(device).eval()
+    return set_evaluation(model.to(device))
 
 
 def _understood(outputs: npt.NDArray[np.float64], stored: Stored, notes: list[str]) -> Predictions:

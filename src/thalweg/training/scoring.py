@@ -13,11 +13,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as trees
 
 from thalweg.errors import DataError
+from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
 from thalweg.models import one_tensor
 from thalweg.objectives import Loss, Metric, as_loss
 from thalweg.objectives.dividing import Division, divided, joined
 from thalweg.randomness import Keyed, RunDraws, portion
-from thalweg.training.complaints import wrong_type
 from thalweg.training.engine import Engine, OneProcess, agree, rows
 from thalweg.training.feed import taken
 from thalweg.training.steps import Surroundings
@@ -64,7 +65,9 @@ def score(
     surroundings: Surroundings,
     engine: Engine | None = None,
 ) -> tuple[float, float | None, Tensor | None]:
-    """Score a split in evaluation mode; of many processes each computes its share of every batch.
+    """Score a split in evaluation mode, and put each part of the model back into its own mode.
+
+    Of many processes each computes its share of every batch.
 
     The loss is that of the whole split: batches count by what it divides by, and a loss that doesn't say is
     computed once, of all outputs, where they have one shape and take less than 256 MB.
@@ -76,7 +79,18 @@ def score(
         OptionError: shapes that can't be compared, or outputs too large to keep and a loss that can't be had
             of its parts.
     """
-    model.eval()
+    with evaluating(model):
+        return _scored(model, batches, loss, metric, surroundings, engine)
+
+
+def _scored(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor],
+    metric: Metric | None,
+    surroundings: Surroundings,
+    engine: Engine | None,
+) -> tuple[float, float | None, Tensor | None]:
     carried: Engine = OneProcess() if engine is None else engine
     losses = _Losses(as_loss(loss), carried, surroundings)
     reduced, goals = [], []
@@ -90,12 +104,7 @@ def score(
             mine, own, counts = taken(inputs, torch.arange(begin, end)), targets[begin:end], True
         part = portion(len(targets), begin, end) if counts and carried.world > 1 else nullcontext()
         with part, surroundings():
-            try:
-                outputs = model(mine)
-            except RuntimeError as problem:
-                if (said := wrong_type(problem, model, mine)) is None:
-                    raise
-                raise said from problem
+            outputs = outputs_of(model, mine)
             losses.add(outputs, own, counts=counts)
         if metric is not None:
             outputs = one_tensor(outputs, f"the metric {metric.name!r}")

@@ -17,8 +17,10 @@ from thalweg.catalogue.entry import Needs
 from thalweg.data.examples import moved
 from thalweg.errors import OptionError
 from thalweg.lanes.course import orders
+from thalweg.layers.passing import outputs_of
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Divided, Division, joined
+from thalweg.objectives.losses import no_gradient
 from thalweg.randomness import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
@@ -94,7 +96,11 @@ def stepping(
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
 
-    called, world = carried.called(model), carried.world
+    made, world = carried.called(model), carried.world
+
+    def called(inputs: Any) -> Any:
+        return outputs_of(model, inputs, called=made)
+
     clear = _clearing(optimizer)
     loss = as_loss(loss)
     divide = Division(loss, remedy=_remedy(parts, world))
@@ -120,7 +126,7 @@ def stepping(
         if parts == 1 and world == 1:
             value = loss_of(inputs, targets)
             if not value.requires_grad:
-                raise _no_gradient(loss.name)
+                raise no_gradient(loss.name)
             carried.backward(value)
             return value.detach()
         count = len(targets) if whole is None else whole
@@ -140,7 +146,7 @@ def stepping(
             with carried.exchanging(number == len(pieces) - 1), mine:
                 outputs, found = of_part(some_inputs, some_targets)
                 if not found.value.requires_grad:
-                    raise _no_gradient(loss.name)
+                    raise no_gradient(loss.name)
                 summed = found.kind == "sum"
                 if summed:
                     value = found.value * world
@@ -211,7 +217,7 @@ def stepping(
     ) -> tuple[Tensor, float]:
         def closure() -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             with surroundings():
-                return model(inputs), lambda outputs: loss(outputs, targets)
+                return outputs_of(model, inputs), lambda outputs: loss(outputs, targets)
 
         before = optimizer.passes  # type: ignore[attr-defined]
         value = _quietly(optimizer, closure)
@@ -230,13 +236,6 @@ def _remedy(parts: int, world: int) -> str:
     if world > 1:
         return "train in one process, or give a loss that is a mean or a sum over examples"
     return "leave accumulation out, or give a loss that is a mean or a sum over examples"
-
-
-def _no_gradient(name: str) -> OptionError:
-    return OptionError(
-        f"the loss {name!r} doesn't depend on any parameter that is trained, so that there is no gradient; "
-        "compute it from the model's outputs, by torch functions, without detach() or item()"
-    )
 
 
 def _detached(value: Any) -> Any:

@@ -19,6 +19,7 @@ from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
 from thalweg.models import one_tensor
 from thalweg.objectives import Loss, Metric, Task, as_loss
+from thalweg.objectives import loss as loss_of
 from thalweg.objectives.comparing import is_one_hot
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "check_targets",
     "class_numbers",
     "ignored_by",
+    "suited_loss",
     "suited_metric",
     "tasks_of",
 ]
@@ -234,6 +236,30 @@ class Suited:
     @property
     def _ignored(self) -> int | None:
         return ignored_by(self.spec)
+
+
+def suited_loss(loss: Any, known: Mapping[str, Tensor | None], metric: Any = None) -> Loss:
+    """Return a loss that is given what it asks for, from a name or a function.
+
+    Args:
+        loss: as given to :func:`thalweg.fit`.
+        known: name of a split, to its targets, where they are known all at once.
+        metric: as given, which may tell what is predicted.
+
+    Raises:
+        UserError: there is no such loss, or targets that it can't mean.
+
+    >>> suited_loss("mse", {})(torch.ones(3, 1), torch.zeros(3))
+    tensor(1.)
+    """
+    task, _ = tasks_of(loss, metric, list(known.values()))
+    if loss == "bce":
+        # of several columns too, each a yes or no of its own
+        task = Task(kind="classification", classes=("0", "1"))
+    function = loss_of(loss, task) if isinstance(loss, str) else as_loss(loss)
+    return Suited(
+        function, loss, {name: targets for name, targets in known.items() if targets is not None}
+    ).loss
 
 
 def ignored_by(loss: Any) -> int:
