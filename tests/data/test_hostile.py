@@ -293,6 +293,32 @@ def test_test_arrays_are_the_fixed_test_set(
     assert prepared.test.targets.tolist() == Y[:9].tolist()
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("style", ["{part}_{name}", "{name}_{part}"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_arrays_of_three_parts_in_any_order(
+    folder: Path, style: str, by_name: bool, named: bool, same_as_script: Same
+) -> None:
+    # as in archives of published images, where the second array may be the inputs of another part
+    target = style.format(part="train", name="labels") if named else None
+    parts = {"train": (X, Y), "val": (X[:7] + 2, Y[:7]), "test": (X[:9] + 1, Y[:9])}
+    arrays = {
+        style.format(part=part, name=name): values[place]
+        for place, name in enumerate(("images", "labels"))
+        for part, values in parts.items()
+    }
+    names = sorted(arrays) if by_name else list(arrays)
+    np.savez(folder / "a.npz", **{name: arrays[name] for name in names})
+    source = load("a.npz", target=target)
+    assert (source.rows, source.test_rows) == (60, 9)
+    same_as_script(source)
+    left = ", ".join(repr(name) for name in names if "val" in name)
+    assert any(f"left out: {left}" in note for note in source.notes)
+    prepared = prepare(source, seed=0, replicate=0)
+    assert prepared.test.targets is not None
+    assert prepared.test.targets.tolist() == Y[:9].tolist()
+
+
 @pytest.mark.parametrize("half", ["x_test", "y_test"])
 def test_half_a_test_part_is_left_out_and_said(folder: Path, half: str) -> None:
     np.savez(folder / "a.npz", x=X, y=Y, **{half: X[:9] if half == "x_test" else Y[:9]})
@@ -615,3 +641,11 @@ def test_unusual_images_are_learnt_from(folder: Path, what: str, same_as_script:
         # PIL warns of some palettes, and the script lets it
         warnings.filterwarnings("ignore", "Palette images", UserWarning)
         same_as_script(source)
+
+
+@pytest.mark.parametrize(
+    "spec", ["a\0.csv", "a\0.npz", "idx:a\0", "images:a\0@8x8", "a\0.py:f", "a\0/b", "a\0"]
+)
+def test_a_name_with_a_character_that_is_in_no_path(folder: Path, spec: str) -> None:
+    with pytest.raises(DataError, match="holds a NUL character"):
+        load(spec)

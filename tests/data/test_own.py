@@ -47,6 +47,7 @@ def regression(): return x, x.sum(1) / 3
 def arrays(): return x.double().numpy(), y.numpy()
 def labels(): return x.numpy(), np.array(["a", "b"] * 20)
 def four(): return x[:30], y[:30], x[30:], y[30:]
+def two_pairs(): return (x[:30], y[:30]), (x[30:], y[30:])
 def tokens(): return x.long(), y
 def several(): return x, x[:, :2]
 def dataset(): return TensorDataset(x, y)
@@ -62,7 +63,19 @@ def three(): return x, y, y
 
 @pytest.mark.parametrize(
     "name",
-    ["tensors", "regression", "arrays", "labels", "four", "tokens", "several", "dataset", "pair", "Images"],
+    [
+        "tensors",
+        "regression",
+        "arrays",
+        "labels",
+        "four",
+        "two_pairs",
+        "tokens",
+        "several",
+        "dataset",
+        "pair",
+        "Images",
+    ],
 )
 def test_functions_in_a_file_equal_their_script(folder: Path, name: str, same_as_script: Same) -> None:
     (folder / "mine.py").write_text(SOURCES)
@@ -100,6 +113,18 @@ def test_functions_that_give_no_data(folder: Path, spec: str, says: str) -> None
     (folder / "mine.py").write_text(SOURCES)
     with pytest.raises(DataError, match=says):
         load(spec)
+
+
+def test_two_pairs_are_training_and_test_whatever_their_shapes() -> None:
+    # of one shape each, they could be stacked to inputs and targets of two rows
+    column, numbers = X[:30, 0], X[:30, 1]
+    for source in (
+        load(((column, numbers), (column + 1, numbers))),
+        load((column, numbers, column + 1, numbers)),
+    ):
+        assert (source.rows, source.test_rows) == (30, 30)
+        prepared = prepare(source, seed=0, replicate=0)
+        assert prepared.test.inputs.flatten().tolist() == (column + 1).tolist()
 
 
 def test_own_tensors_are_taken_as_given() -> None:

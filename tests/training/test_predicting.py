@@ -31,6 +31,11 @@ def dropping(shape, outputs):
     hidden = [nn.Linear(size, 16), nn.ReLU(), nn.Dropout(0.5)]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, outputs))
 
+def still(shape, outputs):
+    model = dropping(shape, outputs)
+    model[3].eval()
+    return model
+
 def pooling(shape, outputs):
     return nn.Sequential(FractionalMaxPool2d(output_ratio=0.75), nn.Flatten(), nn.Linear(36, outputs))
 
@@ -61,7 +66,7 @@ evaluations = 1
 def trained(folder: Path, *, spec: str = "digits", model: str = "dropping", more: str = "") -> Path:
     file, out = folder / "nets.py", folder / "out"
     file.write_text(MODEL, encoding="utf-8")
-    named = f"{file}:{model}" if model in ("dropping", "pooling", "Flat") else model
+    named = f"{file}:{model}" if model in ("dropping", "still", "pooling", "Flat") else model
     text = RECIPE.format(data=spec, model=named, epochs=2, more=more)
     thalweg.train(recipe.loads(text), out=out)
     return out
@@ -197,6 +202,13 @@ def test_a_model_without_randomness_is_said(tmp_path: Path) -> None:
     out = trained(tmp_path, model="linear", spec="iris")
     found = thalweg.predict(out, new("iris"), samples=3)
     assert found.notes == ["all 3 samples are alike: nothing in the model is random"]
+
+
+@pytest.mark.parametrize("more", ["", "[ensemble]\nmembers = 2"])
+def test_dropout_that_its_model_keeps_in_evaluation_mode_is_not_sampled(tmp_path: Path, more: str) -> None:
+    out = trained(tmp_path, model="still", spec="iris", more=more)
+    one, sampled = thalweg.predict(out, new("iris")), thalweg.predict(out, new("iris"), samples=3)
+    assert sampled.probabilities == pytest.approx(one.probabilities, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,8 @@ def _load(
         from thalweg.data.own import read_object
 
         return read_object(data, types=types, collate=collate, **options)
+    if "\0" in data:
+        raise DataError(f"the data {data!r} holds a NUL character, which is in no path; take it out")
     kind, place = _kind(data)
     if collate is not None and kind != "own":
         raise DataError(f"a collate function is for a Dataset of your own, not for {data!r}; leave it out")

@@ -34,9 +34,10 @@ def read_npz(
 ) -> ArraySource:
     """Read a NumPy archive: ``x_train, y_train, x_test, y_test``, or ``x, y``, or its first two arrays.
 
-    Beside the arrays ``NAME`` or ``NAME_train`` of inputs and targets, those called ``NAME_test`` are a fixed
-    test part. Arrays of 64 MB or more that lie in the archive uncompressed, as ``np.savez`` writes them,
-    aren't read into memory but mapped: leave such a file as it is while it is in use.
+    Beside the arrays ``NAME``, ``NAME_train`` or ``train_NAME`` of inputs and targets, those called
+    ``NAME_test`` or ``test_NAME`` are a fixed test part. Arrays of 64 MB or more that lie in the archive
+    uncompressed, as ``np.savez`` writes them, aren't read into memory but mapped: leave such a file as it is
+    while it is in use.
 
     Args:
         path: of the archive.
@@ -195,17 +196,19 @@ class Archive:
 def _choose(known: Sequence[str], path: Path, target: str | None) -> list[str]:
     """Inputs and targets, and of both those for the test where they are there."""
     lower = {name.lower(): name for name in known}
+    parted = {name: _parted(name) for name in known}
     if target is not None:
         if target not in known:
             raise DataError(f"{path} has no array {target!r}; {nearest(target, known)}")
         others = [name for name in known if name != target]
         if not others:
             raise DataError(f"{path} holds the array {target!r} alone, but inputs are needed too")
-        others = [name for name in others if not name.lower().endswith("_test")] or others
-        part = "_train" if target.lower().endswith("_train") else ""
-        chosen = [next((name for name in others if name.lower() == f"x{part}"), others[0]), target]
+        part = parted[target][1]
+        others = [name for name in others if parted[name][1] == part] or others
+        chosen = [next((name for name in others if parted[name][0] == "x"), others[0]), target]
     else:
-        chosen = list(known[:2])
+        training = [name for name in known if parted[name][1] in ("", "train")]
+        chosen = (training if len(training) >= 2 else list(known))[:2]
         for wanted in (("x_train", "y_train", "x_test", "y_test"), ("x", "y"), ("x_train", "y_train")):
             if all(name in lower for name in wanted):
                 chosen = [lower[name] for name in wanted[:2]]
@@ -214,10 +217,20 @@ def _choose(known: Sequence[str], path: Path, target: str | None) -> list[str]:
             raise DataError(
                 f"{path} holds {len(known)} arrays, but inputs and targets are needed: save x and y"
             )
-    tests = [f"{name.lower().removesuffix('_train')}_test" for name in chosen]
-    if all(name in lower and lower[name] not in chosen for name in tests):
-        chosen += [lower[name] for name in tests]
-    return chosen
+    if all(parted[name][1] != "test" for name in chosen):
+        tests = {parted[name][0]: name for name in known if parted[name][1] == "test"}
+        chosen += [tests[parted[name][0]] for name in chosen if parted[name][0] in tests]
+    return chosen if len(chosen) == 4 else chosen[:2]
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """What a name says beside the part of the data, and that part: both ``x_train`` and ``train_x`` are x."""
+    name = name.lower()
+    for part in ("train", "test", "validation", "valid", "val"):
+        for rest in (name.removeprefix(f"{part}_"), name.removesuffix(f"_{part}")):
+            if rest != name:
+                return rest, part
+    return name, ""
 
 
 def _shape(shape: Sequence[int]) -> str:

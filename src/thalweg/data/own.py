@@ -29,8 +29,8 @@ __all__ = ["DatasetSource", "read_object", "read_own"]
 Collate = Callable[[list[Any]], Any]
 
 _FORMS = (
-    "tensors or arrays (x, y) or (x_train, y_train, x_test, y_test), a Dataset, a pair of Datasets for "
-    "training and test, or a polars or pandas frame"
+    "tensors or arrays (x, y) or (x_train, y_train, x_test, y_test), or as two pairs, a Dataset, a pair of "
+    "Datasets for training and test, or a polars or pandas frame"
 )
 
 
@@ -197,6 +197,10 @@ def _arrays(
             lines += [f"{n} = stack({d})" for n, d in zip(names, ("dataset", "dataset_fixed"), strict=True)]
         note = "the Dataset was read once into memory; give a collate function to read it batch by batch"
         return arrays, tuple(lines) if made else None, (note,)
+    if _is_two_pairs(value):
+        arrays = [_array(part, spec) for pair in value for part in pair]
+        line = f"(x, y), (x_fixed, y_fixed) = (map(np.asarray, part) for part in {made})"
+        return arrays, (line,) if made else None, ()
     if isinstance(value, tuple | list) and len(value) in (2, 4):
         arrays = [_array(part, spec) for part in value]
         targets = ", ".join(names[: len(value) // 2])
@@ -330,6 +334,14 @@ def _is_dataset(value: Any) -> bool:
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(_is_dataset(p) for p in value) and not any(
         isinstance(part, list) and part and np.ndim(part[0]) == 0 for part in value
+    )  # fmt: skip
+
+
+def _is_two_pairs(value: Any) -> bool:
+    """Whether it is ``(x_train, y_train), (x_test, y_test)``, as of Keras; lists would be arrays."""
+    return isinstance(value, tuple) and len(value) == 2 and all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(np.ndim(part) > 0 for part in pair)
+        for pair in value
     )  # fmt: skip
 
 
