@@ -33,12 +33,13 @@ from benchmarks import records
 from thalweg import catalogue, lanes, models
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting, Workload
+from thalweg.execution import choose
+from thalweg.execution.pool import Workers, run_chunks
 from thalweg.objectives import Task
+from thalweg.run.spec import Run, Setting, Workload
+from thalweg.run.threads import with_threads
 from thalweg.streams import order
-from thalweg.training import choose, run_many
-from thalweg.training.cost import with_threads
-from thalweg.training.processes import Workers, run_chunks
+from thalweg.training import run_many
 
 Work = Callable[[], object]
 FUSED = {

@@ -83,15 +83,15 @@ def _race(
 
 
 def _save_all() -> None:
-    from thalweg.racing import engines
-    from thalweg.training import loop
+    from thalweg.execution import engine as engines
+    from thalweg.execution import loop
 
     engines.run_lanes = functools.partial(engines.run_lanes, checkpoint_seconds=0.0)  # type: ignore[attr-defined]
     loop.run = functools.partial(loop.run, checkpoint_seconds=0.0)
 
 
 def _arm(moment: Moment) -> None:
-    from thalweg.racing import engines
+    from thalweg.execution import engine as engines
     from thalweg.runs import RunDirectory
     from thalweg.runs.interrupt import Interruption
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from thalweg.execution.journal import Journal
 from thalweg.racing import race
-from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost
 from thalweg.racing.results import EngineInfo, Results
 from thalweg.racing.setup import Options, Setup

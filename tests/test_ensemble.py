@@ -16,10 +16,10 @@ from sklearn.metrics import accuracy_score, log_loss
 import thalweg
 from thalweg import calibration, catalogue, data, lanes, models, recipe
 from thalweg.cli import app
-from thalweg.entries import Run, Setting, Workload
+from thalweg.ensembles.train import bootstrap, member_seed
 from thalweg.errors import OptionError, RecipeError, ThalwegError
+from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Clipping
-from thalweg.training.members import bootstrap, member_seed
 from thalweg.training.results import Stored, TrainResults
 from trainings import RECIPE, comparable, run, written
 

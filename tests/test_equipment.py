@@ -14,9 +14,9 @@ from torch import nn
 from thalweg import models
 from thalweg.equipment import Equipment, equip, equipped
 from thalweg.errors import ModelError
-from thalweg.lanes.course import initial_module
 from thalweg.layers import BatchNorm, Maxout, Skip, StochasticDepth, set_stochastic_depth
 from thalweg.randomness import Keyed, RunDraws
+from thalweg.run.problem import initial_module
 
 ALL = Equipment(batch_norm=True, dropout=0.3, maxout=2, skip=True, stochastic_depth=0.2)
 

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from thalweg.execution.engine import Engine
 from torch import Tensor, nn
 
 import races
 from thalweg import catalogue, data, recipe, verbs
-from thalweg.entries import Run
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.racing import finish, setup
-from thalweg.racing.engines import Engine
 from thalweg.racing.results import OptimizerResult, Results, schema
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.run.spec import Run
 from thalweg.runs import RunDirectory
 
 OWN = '''

@@ -20,10 +20,10 @@ from thalweg import catalogue, data, models, recipe
 from thalweg.cli import app
 from thalweg.data.stored import TablePreparation, store
 from thalweg.data.tables import from_frame
-from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryError, UserError
+from thalweg.execution import loop
+from thalweg.run.spec import Run, Setting, Workload
 from thalweg.runs import RunDirectory
-from thalweg.training import loop
 from thalweg.training.results import TrainResults
 from trainings import RECIPE, comparable, run, written
 

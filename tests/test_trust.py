@@ -21,9 +21,9 @@ from report.synthetic import make
 from thalweg import models, trust
 from thalweg.cli import app
 from thalweg.errors import TrustError
+from thalweg.execution import pool as processes
 from thalweg.plugins import load_object
 from thalweg.runs import RunDirectory
-from thalweg.training import processes
 from thalweg.training.predicting import load_model
 from thalweg.training.results import Stored
 from thalweg.trust import gate

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from thalweg import catalogue as catalogue
     from thalweg import clipping as clipping
     from thalweg import data as data
-    from thalweg import entries as entries
+    from thalweg import ensembles as ensembles
     from thalweg import equipment as equipment
     from thalweg import errors as errors
+    from thalweg import execution as execution
     from thalweg import initial as initial
     from thalweg import lanes as lanes
     from thalweg import layers as layers
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
     from thalweg import temperature as temperature
     from thalweg import training as training
     from thalweg import verbs as verbs
+    from thalweg.ensembles.fit import fit_ensemble as fit_ensemble
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
     from thalweg.training.fitting import fit as fit
-    from thalweg.training.fitting_many import fit_ensemble as fit_ensemble
     from thalweg.verbs import predict as predict
     from thalweg.verbs import race as race
     from thalweg.verbs import train as train
@@ -63,9 +64,10 @@ __all__ = [
     "catalogue",
     "clipping",
     "data",
-    "entries",
+    "ensembles",
     "equipment",
     "errors",
+    "execution",
     "fit",
     "fit_ensemble",
     "initial",
@@ -109,7 +111,7 @@ if not TYPE_CHECKING:
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
         if name == "fit_ensemble":
-            return importlib.import_module("thalweg.training.fitting_many").fit_ensemble
+            return importlib.import_module("thalweg.ensembles.fit").fit_ensemble
         if name in ("minimize", "least_squares"):
             return getattr(importlib.import_module("thalweg.secondorder"), name)
         if name in __all__:

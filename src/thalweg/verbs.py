@@ -13,7 +13,7 @@ from thalweg.racing.results import Results
 from thalweg.racing.setup import Options
 from thalweg.racing.watch import Silent, Watcher
 from thalweg.recipe import Recipe
-from thalweg.training.carry import carry_out
+from thalweg.recipe_run.run import carry_out
 from thalweg.training.parallel import is_first
 from thalweg.training.predicting import predict
 from thalweg.training.results import TrainResults

@@ -22,8 +22,8 @@ from contract.subjects import (
     train,
     trees_equal,
 )
-from thalweg.entries import Run, Setting
 from thalweg.lanes.step import Group, group_key
+from thalweg.run.spec import Run, Setting
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from thalweg import catalogue, lanes, models
 from thalweg.data import arrays, held, idx, load, npz, prepare, scaling
 from thalweg.data.examples import ArrayExamples, TensorExamples, in_tensors
 from thalweg.data.held import Held, blocks
-from thalweg.entries import Outcome, Run, Setting, Workload
+from thalweg.ensembles.train import bootstrap, resampled
 from thalweg.errors import DataError
-from thalweg.training import loop
-from thalweg.training.members import bootstrap, resampled
+from thalweg.execution import loop
+from thalweg.run.spec import Outcome, Run, Setting, Workload
 
 RNG = np.random.default_rng(0)
 

@@ -11,8 +11,8 @@ from thalweg import catalogue
 from thalweg.catalogue import Entry
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting, Workload
 from thalweg.objectives import Task
+from thalweg.run.spec import Run, Setting, Workload
 
 
 def entries() -> dict[str, Entry]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lanes.small import entries, prepared, runs, workload
 from thalweg import catalogue, lanes
-from thalweg.entries import Outcome, Run, Setting
 from thalweg.errors import DataError, Interrupted, ModelError, RuleError
+from thalweg.execution import loop
 from thalweg.lanes.chunks import plan
-from thalweg.training import loop
+from thalweg.run.spec import Outcome, Run, Setting
 
 
 def mlp(shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -11,7 +11,10 @@ import torch
 from lanes.small import runs, workload
 from thalweg import schedules, streams
 from thalweg.errors import DataError
-from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, orders, steps_an_epoch
+from thalweg.run.factors import Factors
+from thalweg.run.history import History
+from thalweg.run.problem import initial_module
+from thalweg.run.sampler import evaluation_points, orders, steps_an_epoch
 
 
 def test_the_ragged_rest_of_an_epoch_is_dropped() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg.entries import Run, Setting
 from thalweg.errors import ModelError
 from thalweg.initial import initialize
-from thalweg.lanes.course import initial_module
 from thalweg.lanes.stack import Stack, refusal
+from thalweg.run.problem import initial_module
+from thalweg.run.spec import Run, Setting
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lanes.small import entries
 from thalweg import runtimes
-from thalweg.entries import Run, Setting
 from thalweg.lanes.step import Group, group_key
 from thalweg.rules import rule
+from thalweg.run.spec import Run, Setting
 
 
 @rule

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg import averaging, lanes
-from thalweg.entries import Run, Setting, Workload
+from thalweg.execution import loop
 from thalweg.lanes.forward import forward_of
 from thalweg.layers import BatchNorm, sampled_prediction
 from thalweg.layers.modes import begin_training, end_training, evaluating, held
+from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Averaging
-from thalweg.training import loop
 from thalweg.training.scoring import score
 
 GENERATOR = torch.Generator().manual_seed(5)

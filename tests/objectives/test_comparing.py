@@ -18,9 +18,9 @@ from lanes.small import entries, prepared, runs, workload
 from thalweg import lanes, objectives
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError, UserError
+from thalweg.execution import loop
 from thalweg.objectives import Task, as_loss
 from thalweg.objectives.comparing import Forms, for_classes
-from thalweg.training import loop
 
 G = torch.Generator().manual_seed(2)
 N = 40

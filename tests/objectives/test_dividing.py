@@ -18,9 +18,9 @@ from thalweg import lanes
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError
+from thalweg.execution import loop
 from thalweg.objectives import Task, as_loss
 from thalweg.objectives.dividing import divided
-from thalweg.training import loop
 from thalweg.training.feed import in_blocks
 from thalweg.training.scoring import score
 from thalweg.training.steps import stepping

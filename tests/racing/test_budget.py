@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thalweg.execution.engine import Engine
 
 import races
 from thalweg.errors import Interrupted
+from thalweg.execution import loop
+from thalweg.execution.journal import Journal
 from thalweg.racing.budget import Budget
-from thalweg.racing.engines import Engine
-from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import understand
 from thalweg.racing.watch import Progress, Silent
-from thalweg.training import loop
 
 COST = Cost(step_seconds={"sgd": 1e-4, "adam": 1e-4}, evaluation_seconds=1e-4)
 TRIALS, SPLITS = 8, 5
@@ -151,8 +151,8 @@ def test_runs_one_by_one_stop_when_the_first_wave_has_had_its_time(
         clock.now += 60 * minutes / 18
         return outcome
 
-    monkeypatch.setattr("thalweg.training.processes.loop.run", timed, raising=False)
-    monkeypatch.setattr("thalweg.training.processes.run", timed, raising=False)
+    monkeypatch.setattr("thalweg.execution.pool.loop.run", timed, raising=False)
+    monkeypatch.setattr("thalweg.execution.pool.run", timed, raising=False)
     results, _ = race(tmp_path / "race", minutes, kind="loop")
     assert results.plan.trials < 6
     for each in results.optimizers:

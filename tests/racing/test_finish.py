@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from thalweg import catalogue
-from thalweg.entries import Outcome, Setting
 from thalweg.racing import finish
 from thalweg.racing.records import PoolRecord, Tried
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.setup import Setup
+from thalweg.run.spec import Outcome, Setting
 
 
 def plan(**changes: Any) -> PlanInfo:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.racing.journal import Journal
+from thalweg.execution.journal import Journal
 from thalweg.runs import RunDirectory
 
 

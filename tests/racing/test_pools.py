@@ -12,12 +12,12 @@ import pytest
 
 from thalweg import catalogue
 from thalweg.catalogue.entry import Entry, Hyperparameter
-from thalweg.entries import Setting
 from thalweg.errors import OptionError
 from thalweg.initial import SCHEMES
 from thalweg.racing import pools
 from thalweg.racing.initializations import DEFAULT, SEARCHED, chosen
 from thalweg.racing.ranges import Range, Space, ranges
+from thalweg.run.spec import Setting
 
 ENTRIES = {name: catalogue.get(name) for name in catalogue.names()}
 SPACES = pools.spaces(ENTRIES, {})

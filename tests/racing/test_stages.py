@@ -11,14 +11,14 @@ import pytest
 from races import options
 from thalweg import catalogue
 from thalweg.data.source import Prepared
-from thalweg.entries import Outcome, Run, Workload
-from thalweg.lanes.course import evaluation_points
 from thalweg.racing import assemble, finish, stages
 from thalweg.racing.budget import Budget
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord, final, ranked
 from thalweg.racing.results import EngineInfo, PlanInfo, Results
 from thalweg.racing.setup import Setup, understand
+from thalweg.run.sampler import evaluation_points
+from thalweg.run.spec import Outcome, Run, Workload
 
 Score = Callable[[Run, int], float | None]
 """Run and step to the validation metric; ``None`` where it has diverged."""

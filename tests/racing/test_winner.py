@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from thalweg import catalogue, data, models, recipe
-from thalweg.entries import Run, Setting, Workload
+from thalweg.execution import loop
 from thalweg.racing import winner
-from thalweg.training import loop
+from thalweg.run.spec import Run, Setting, Workload
 
 SEED, REPLICATE = 5, 2
 

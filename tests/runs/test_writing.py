@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from thalweg.execution.engine import Checkpoints
 
 from thalweg import recipe
 from thalweg.cli import app
 from thalweg.errors import OptionError, RunDirectoryError
-from thalweg.racing.engines import Checkpoints
 from thalweg.runs import RunDirectory, write_whole
 from thalweg.runs import directory as directories
 from thalweg.training.predicting import predict

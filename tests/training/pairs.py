@@ -444,7 +444,7 @@ def _full(self: FileSystem, path: Any, mode: str) -> Iterator[Any]:
 def command(rank: int, arguments: list[str], breaks: str | None) -> int:
     """The command, as torchrun would start it in each process; process 1 may break in the second epoch."""
     from thalweg.cli import app
-    from thalweg.training.steps import Batches
+    from thalweg.run.sampler import Batches
 
     take = Batches.take
 

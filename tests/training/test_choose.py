@@ -15,8 +15,8 @@ from lanes.small import entries, prepared, runs, workload
 from thalweg import models
 from thalweg.data.examples import DatasetExamples
 from thalweg.errors import ModelError, OptionError
+from thalweg.execution.choose import choose
 from thalweg.training import FORWARD_BACKWARD, Choice, measured_passes, step_seconds
-from thalweg.training.choose import choose
 
 
 def common(factory: Any = None) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Work(nn.Module):
 
 def test_costs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that moves with the work alone, whatever else this machine does."""
-    monkeypatch.setattr("thalweg.training.cost._now", lambda device: Work.now)
+    monkeypatch.setattr("thalweg.execution.timing._now", lambda device: Work.now)
     given = {name: value for name, value in common().items() if name != "catalogue_entries"}
     given["factory"] = lambda shape, outputs: Work(math.prod(shape), outputs)
     assert measured_passes(repeats=3, **given) == 3.0 == FORWARD_BACKWARD

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
+from thalweg.run.threads import with_threads
 from thalweg.runs import RunDirectory, save_state
 from thalweg.strategies import (
     Augmentation,
@@ -37,7 +38,6 @@ from thalweg.strategies import (
 )
 from thalweg.training import Fitted
 from thalweg.training.checkpoints import Writer
-from thalweg.training.cost import with_threads
 from thalweg.training.watch import Watcher
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")

@@ -19,12 +19,12 @@ from lanes.test_chunks import Memory, stop_at
 from thalweg import lanes
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
-from thalweg.entries import Run
 from thalweg.errors import Interrupted, ModelError
+from thalweg.execution import loop
+from thalweg.execution.choose import choose
 from thalweg.generators import own_generators
 from thalweg.objectives import Task
-from thalweg.training import loop
-from thalweg.training.choose import choose
+from thalweg.run.spec import Run
 from thalweg.training.feed import LoaderFeed
 
 WHOSE = ("torch", "numpy", "python")

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from thalweg.execution.engine import Checkpoints
 from torch import Tensor, nn
 
 from lanes.small import entries, prepared, runs, workload
 from thalweg import catalogue, streams
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting
+from thalweg.execution import loop
 from thalweg.objectives import Task
-from thalweg.racing.engines import Checkpoints
-from thalweg.training import loop
+from thalweg.run.spec import Run, Setting
 
 
 def mlp(shape: tuple[int, ...], outputs: int) -> nn.Module:

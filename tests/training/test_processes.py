@@ -10,10 +10,10 @@ from torch import nn
 
 from lanes.small import entries, prepared, runs, workload
 from thalweg import lanes, models
-from thalweg.entries import Outcome
 from thalweg.errors import Interrupted, OptionError
+from thalweg.execution.pool import Workers, run_chunks
+from thalweg.run.spec import Outcome
 from thalweg.training import portable, run_many
-from thalweg.training.processes import Workers, run_chunks
 
 
 def common() -> dict[str, Any]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from lanes.small import prepared, workload
 from thalweg import catalogue, streams
-from thalweg.entries import Outcome, Run, Setting
 from thalweg.errors import Interrupted
+from thalweg.execution import loop
 from thalweg.objectives import loss as named_loss
-from thalweg.training import loop
-from thalweg.training.steps import Batches, least_work, stepping
+from thalweg.run.sampler import Batches
+from thalweg.run.spec import Outcome, Run, Setting
+from thalweg.training.steps import least_work, stepping
 
 BY_WORK = [name for name in catalogue.names() if catalogue.get(name).needs != "gradient"]
 TORCH = "torch.optim:LBFGS"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from thalweg.lanes.chunks import Keeper, Progress, plan, promise, run
+from thalweg.lanes.chunks import Eliminate, Keeper, Progress, plan, promise, run
 
-__all__ = ["Keeper", "Progress", "plan", "promise", "run"]
+__all__ = ["Eliminate", "Keeper", "Progress", "plan", "promise", "run"]

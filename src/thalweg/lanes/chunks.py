@@ -12,19 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from thalweg import objectives
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples
-from thalweg.data.source import Prepared
-from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
-from thalweg.lanes.course import Factors, History, evaluation_points, orders, steps_an_epoch
 from thalweg.lanes.device_split import DeviceSplit
 from thalweg.lanes.evaluating import ignores, score
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program, group_key
-from thalweg.models import Factory
+from thalweg.run.factors import Factors
+from thalweg.run.history import History
+from thalweg.run.problem import Problem
+from thalweg.run.sampler import evaluation_points, orders, steps_an_epoch
+from thalweg.run.spec import Outcome, Run, Workload
 
 __all__ = ["Keeper", "Progress", "plan", "promise", "run"]
 
@@ -123,12 +123,9 @@ def plan(runs: Sequence[Run], entries: Mapping[str, Entry], chunk: int) -> list[
 
 def run(
     runs: Sequence[Run],
-    *,
-    factory: Factory,
-    prepared: Prepared,
+    problem: Problem,
     workload: Workload,
-    catalogue_entries: Mapping[str, Entry],
-    device: str = "cpu",
+    *,
     chunk: int = 64,
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
@@ -142,11 +139,8 @@ def run(
 
     Args:
         runs: with distinct identities.
-        factory: input shape and number of outputs to the model.
-        prepared: the data, on the device.
-        workload: what the runs share.
-        catalogue_entries: entry of each optimizer's name.
-        device: where the model lies.
+        problem: what they are trained on.
+        workload: how long.
         chunk: the most runs that are one program; the rest follow in equal chunks.
         watch: told of every evaluation and of every chunk's end; at most a few times a second in between.
         checkpoint: keeps the state of the chunks. Those that it holds are taken up where they were.
@@ -169,11 +163,9 @@ def run(
         Interrupted: ``stop`` returned ``True``.
     """
     found: dict[str, Outcome] = {}
-    chunks = plan(runs, catalogue_entries, chunk)
+    chunks = plan(runs, problem.optimizers, chunk)
     for number, members in enumerate(chunks):
-        lanes = _Chunk(
-            members, factory, prepared, workload, catalogue_entries, torch.device(device), examples
-        )
+        lanes = _Chunk(members, problem, workload, examples)
         lanes.name = _name(members)
         state = checkpoint.load(lanes.name) if checkpoint is not None else None
         if state is not None:
@@ -241,22 +233,19 @@ class _Chunk:
     def __init__(
         self,
         runs: Sequence[Run],
-        factory: Factory,
-        prepared: Prepared,
+        problem: Problem,
         workload: Workload,
-        entries: Mapping[str, Entry],
-        device: torch.device,
         examples: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.runs, self.workload, self.entries, self.device = list(runs), workload, entries, device
-        self.factory, self.prepared = factory, prepared
-        self.name = ""
+        self.runs, self.problem, self.workload = list(runs), problem, workload
+        prepared, device = problem.data, torch.device(problem.device)
+        self.name, self.device = "", device
         self.data = DeviceSplit(prepared.train, device)
-        self.loss = objectives.loss(workload.loss, prepared.task)
+        self.loss = problem.loss_function
         if ignores(prepared):
             # which a mean over examples would count
             self.loss = replace(self.loss, per_example=None)
-        self.metric = objectives.metric(workload.metric, prepared.task)
+        self.metric = problem.metric_function
         self.examples = None if examples is None else [examples[run.identity].to(device) for run in runs]
         self.places = len(prepared.train if self.examples is None else self.examples[0])
         self.epoch_steps = steps_an_epoch(self.places, workload.batch_size)
@@ -324,14 +313,8 @@ class _Chunk:
     def _begin(self) -> None:
         """Build the program, from the runs' seeds or from a checkpoint."""
         rows = [self.runs[number] for number in self.rows]
-        stack = Stack.build(
-            self.factory,
-            self.prepared.input_shape,
-            self.prepared.outputs,
-            rows,
-            self.device,
-        )
-        self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.entries)
+        stack = Stack.build(self.problem.model, rows)
+        self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers)
         self._losses = torch.zeros(
             self._window(), len(rows), dtype=stack.parameters[0].dtype, device=self.device
         )
@@ -391,10 +374,10 @@ class _Chunk:
             losses = self._losses[: self.step - since].double().cpu().numpy()
             for number, row in first.items():
                 self.histories[number].train(losses[:, row], range(since + 1, self.step + 1))
-        loss, score, _ = self._score(self.prepared.validation)
+        loss, score, _ = self._score(self.problem.data.validation)
         test_score, reduced = None, None
         if self.workload.score_test:
-            _, test_score, reduced = self._score(self.prepared.test)
+            _, test_score, reduced = self._score(self.problem.data.test)
         for number, history in enumerate(self.histories):
             if number not in first:
                 history.skip(self.step)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from thalweg.entries import Run
 from thalweg.errors import ModelError
-from thalweg.lanes.course import initial_module
-from thalweg.models import Factory
+from thalweg.run.spec import Run
 
 __all__ = ["Stack", "refusal"]
 
@@ -45,23 +43,21 @@ class Stack:
     @classmethod
     def build(
         cls,
-        factory: Factory,
-        input_shape: tuple[int, ...],
-        outputs: int,
+        model: Callable[[Run], nn.Module],
         runs: Sequence[Run],
-        device: torch.device,
     ) -> Stack:
         """Build the replicas of these runs; of those that begin alike one is built.
 
+        Args:
+            model: makes a run's module, as :meth:`thalweg.run.problem.Problem.model`.
+            runs: one for each replica.
+
         Raises:
-            ModelError: the module can't be stacked, or the factory's modules differ in shape.
+            ModelError: the module can't be stacked, or the modules differ in shape.
         """
         begins = [(run.seed, tuple(run.setting.initialization.items())) for run in runs]
         distinct = list(dict.fromkeys(begins))
-        modules = [
-            initial_module(factory, input_shape, outputs, seed, dict(initialization)).to(device)
-            for seed, initialization in distinct
-        ]
+        modules = [model(runs[begins.index(begin)]) for begin in distinct]
         template = modules[0]
         reason = refusal(template)
         if reason is not None:
@@ -73,6 +69,7 @@ class Stack:
                 f"{type(template).__name__} has other parameters or shapes under another random seed; "
                 f"build the same structure every time"
             )
+        device = next(iter(values[0].values())).device
         slot = torch.tensor([distinct.index(each) for each in begins], device=device)
         tensors = {
             name: torch.stack([each[name] for each in values]).index_select(0, slot) for name in values[0]

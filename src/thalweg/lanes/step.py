@@ -14,7 +14,6 @@ from torch import Tensor
 
 from thalweg import runtimes
 from thalweg.catalogue import Entry
-from thalweg.entries import Run
 from thalweg.errors import ModelError, RuleError
 from thalweg.generators import noticed_draws
 from thalweg.lanes.forward import Forward, lane_losses, measured_losses
@@ -23,6 +22,7 @@ from thalweg.objectives import Loss
 from thalweg.randomness import LaneDraws
 from thalweg.rules import MatrixRule
 from thalweg.rules import Program as Ahead
+from thalweg.run.spec import Run
 
 __all__ = ["Group", "Program", "group_key"]
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.entries import Outcome, Setting
 from thalweg.racing.records import PoolRecord, ReplicateRecord, Tried, final
 from thalweg.racing.results import (
     AuditInfo,
@@ -22,6 +21,7 @@ from thalweg.racing.results import (
     SettingInfo,
     Trial,
 )
+from thalweg.run.spec import Outcome, Setting
 from thalweg.training.steps import FORWARD_BACKWARD
 
 __all__ = [

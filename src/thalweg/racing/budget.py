@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from thalweg.racing.journal import Journal
+from thalweg.execution.journal import Journal
 from thalweg.racing.plan import KEPT_BACK, Cost, replicate_seconds, spoken_seconds
 from thalweg.racing.results import PlanInfo
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from thalweg.entries import Run
+from thalweg.execution import timing
+from thalweg.execution.choose import Choice, choose
+from thalweg.execution.journal import Journal
 from thalweg.lanes import promise
 from thalweg.racing import assemble, pools
 from thalweg.racing import plan as planning
-from thalweg.racing.journal import Journal
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import EngineInfo, PlanInfo
 from thalweg.racing.setup import Setup
-from thalweg.training import cost
-from thalweg.training.choose import choose
+from thalweg.run.spec import Run, Setting
 from thalweg.training.steps import FORWARD_BACKWARD
 
 __all__ = ["choose_engine", "forward_backward", "step_seconds"]
@@ -28,7 +28,7 @@ _WORTH_PROCESSES = 10.0
 _PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
-def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Cost]:
+def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
     """Choose lanes or loop, chunk size, processes and threads, and say what a run costs that way.
 
     Args:
@@ -36,7 +36,11 @@ def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Cost]:
         journal: holds the choice of an interrupted race.
     """
     value = journal.once("engine", "engine", lambda: _measure(setup))
-    return EngineInfo(**value["info"]), Cost(**value["cost"])
+    info = EngineInfo(**value["info"])
+    choice = Choice(
+        **{each.name: value["info"][each.name] for each in fields(Choice) if each.name in value["info"]}
+    )
+    return info, choice, Cost(**value["cost"])
 
 
 def _measure(setup: Setup) -> dict[str, Any]:
@@ -49,15 +53,7 @@ def _measure(setup: Setup) -> dict[str, Any]:
         )
     ]
     device = setup.options.device
-    choice = choose(
-        runs,
-        factory=setup.factory,
-        prepared=setup.first,
-        workload=setup.workload(plan),
-        catalogue_entries=setup.entries,
-        device=device,
-        engine=setup.options.engine,
-    )
+    choice = choose(runs, setup.problem(), setup.workload(plan), engine=setup.options.engine)
     alone = choice.loop_seconds
     if alone is None:
         first = next(iter(setup.entries))
@@ -118,11 +114,7 @@ def forward_backward(setup: Setup, journal: Journal) -> float:
     """Measure forward with backward in forward passes, which work counts as 3."""
 
     def measure() -> float:
-        workload = setup.workload(setup.plan)
-        device = setup.options.device
-        return cost.measured_passes(
-            factory=setup.factory, prepared=setup.first, workload=workload, device=device, seconds=0.03
-        )
+        return timing.measured_passes(setup.problem(), setup.workload(setup.plan), seconds=0.03)
 
     return float(journal.once("forward backward", "forward backward", measure))
 
@@ -130,13 +122,5 @@ def forward_backward(setup: Setup, journal: Journal) -> float:
 def _alone(
     setup: Setup, optimizer: str, hyperparameters: Mapping[str, float | bool]
 ) -> tuple[float, float, float]:
-    return cost.step_seconds(
-        setup.entries[optimizer],
-        hyperparameters,
-        factory=setup.factory,
-        prepared=setup.first,
-        workload=setup.workload(setup.plan),
-        device=setup.options.device,
-        repeats=1,
-        seconds=0.05,
-    )
+    setting = Setting(optimizer=optimizer, hyperparameters=hyperparameters)
+    return timing.step_seconds(setting, setup.problem(), setup.workload(setup.plan), repeats=1, seconds=0.05)

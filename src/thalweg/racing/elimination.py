@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping, Sequence
 
-from thalweg.entries import Run
-from thalweg.lanes.course import evaluation_points
-from thalweg.racing.journal import Journal
+from thalweg.execution.journal import Journal
 from thalweg.racing.results import PlanInfo
+from thalweg.run.sampler import evaluation_points
+from thalweg.run.spec import Run
 
 __all__ = ["Halving"]
 

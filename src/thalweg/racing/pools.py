@@ -19,11 +19,11 @@ import numpy as np
 from scipy.stats import qmc
 
 from thalweg.catalogue.entry import Entry, Hyperparameter
-from thalweg.entries import Setting
 from thalweg.errors import OptionError, nearest, option
 from thalweg.racing.initializations import DEFAULT, SEARCHED
 from thalweg.racing.ranges import Space, ranges
 from thalweg.racing.results import PlanInfo
+from thalweg.run.spec import Setting
 
 __all__ = [
     "Choices",

@@ -12,19 +12,18 @@ from typing import Any
 
 from thalweg import __version__, data, trust
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
+from thalweg.execution.execution import Execution
+from thalweg.execution.journal import Journal
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
 from thalweg.racing.budget import Budget
 from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
-from thalweg.racing.engines import Engine
-from thalweg.racing.journal import Journal
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
 from thalweg.runs.directory import RunDirectory, refuse_existing
 from thalweg.runs.interrupt import Interruption
-from thalweg.training.processes import Workers
 
 __all__ = ["run_race"]
 
@@ -122,7 +121,7 @@ def _race(setup: Setup, directory: RunDirectory, watcher: Watcher) -> Results:
         )
     with Interruption() as interruption:
         try:
-            return _run(setup, journal, begun, watcher, interruption)
+            return _run(setup, directory, journal, begun, watcher, interruption)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             raise Interrupted(
                 "interrupted; everything up to here is saved: the same race with "
@@ -141,9 +140,14 @@ def _begin(setup: Setup, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _run(
-    setup: Setup, journal: Journal, begun: dict[str, Any], watcher: Watcher, interruption: Interruption
+    setup: Setup,
+    directory: RunDirectory,
+    journal: Journal,
+    begun: dict[str, Any],
+    watcher: Watcher,
+    interruption: Interruption,
 ) -> Results:
-    info, cost = choose_engine(setup, journal)
+    info, choice, cost = choose_engine(setup, journal)
     looked = journal.once("looked", "looks", lambda: looks.count_and_add(begun["fingerprint"], begun["race"]))
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
@@ -164,11 +168,10 @@ def _run(
         watcher.note(sentence)
 
     budget = Budget(plan, cost, journal, cut)
-    interrupted = journal.directory.watched(interruption.asked)
-    with Workers(info.processes, info.loop_threads) as workers:
-        engine = Engine(
-            setup, journal, info, plan, workers=workers, stop=interrupted, advanced=meter.advanced
-        )
+    interrupted = directory.watched(interruption.asked)
+    # predictions of thousands of examples are needed only where the test set is the same each time
+    fixed = setup.source.fixed_test
+    with Execution(choice, journal, stop=interrupted, advanced=meter.advanced, predictions=fixed) as engine:
         for number in range(plan.splits):
             record = _replicate(number, setup, budget, engine, interrupted, told)
             if record is None:
@@ -195,9 +198,9 @@ def _run(
             f"the race took {planning.spoken_seconds(results.timing.seconds)}, more than its budget of "
             f"{plan.minutes:g} min: two splits are run whatever they take"
         )
-    if not finish.write_winner(setup, results, records, journal.directory):
+    if not finish.write_winner(setup, results, records, directory):
         watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
-    journal.directory.write_json("results.json", results.model_dump(mode="json"))
+    directory.write_json("results.json", results.model_dump(mode="json"))
     return results
 
 
@@ -205,7 +208,7 @@ def _replicate(
     number: int,
     setup: Setup,
     budget: Budget,
-    engine: Engine,
+    engine: Execution,
     interrupted: Callable[[], bool],
     told: Callable[[ReplicateRecord], None],
 ) -> ReplicateRecord | None:

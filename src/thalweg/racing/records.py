@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from thalweg.entries import Outcome, Setting
+from thalweg.run.spec import Outcome, Setting
 
 __all__ = ["Audit", "PoolRecord", "ReplicateRecord", "Tried", "final", "ranked"]
 

@@ -12,15 +12,15 @@ import torch
 from thalweg import catalogue, data, models, objectives, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
-from thalweg.entries import Workload
 from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.generators import own_generators
 from thalweg.initial import initialize
-from thalweg.lanes.course import initial_module
 from thalweg.objectives import Loss, Metric
 from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
+from thalweg.run.problem import Problem, initial_module
+from thalweg.run.spec import Workload
 from thalweg.runs.environment import usable_device
 from thalweg.settings import check_length
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
@@ -97,14 +97,23 @@ class Setup:
     plan: PlanInfo
 
     def workload(self, plan: PlanInfo, *, score_test: bool = False) -> Workload:
-        """Return what all runs of a chunk share."""
+        """Return how long runs are."""
         return Workload(
             epochs=plan.epochs,
             batch_size=plan.batch_size,
-            loss=self.loss if callable(self.options.loss) else plan.loss,
-            metric=self.metric if callable(self.options.metric) else plan.metric,
             evaluations=plan.evaluations,
             score_test=score_test,
+        )
+
+    def problem(self, replicate: int = 0) -> Problem:
+        """Return what the runs of one replicate are trained on."""
+        return Problem(
+            factory=self.factory,
+            data=self.prepared(replicate),
+            loss=self.loss if callable(self.options.loss) else self.plan.loss,
+            metric=self.metric if callable(self.options.metric) else self.plan.metric,
+            optimizers=self.entries,
+            device=self.options.device,
         )
 
     def prepared(self, replicate: int) -> Prepared:

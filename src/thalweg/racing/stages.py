@@ -9,16 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting
+from thalweg.execution.execution import Execution
 from thalweg.racing import pools
 from thalweg.racing.budget import Budget
 from thalweg.racing.elimination import Halving
-from thalweg.racing.engines import Engine
 from thalweg.racing.records import Audit, PoolRecord, ReplicateRecord, Tried, final, ranked
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Run, Setting
 from thalweg.streams import seed32
 
 __all__ = ["replicate"]
@@ -30,7 +30,7 @@ def replicate(
     number: int,
     setup: Setup,
     budget: Budget,
-    engine: Engine,
+    execution: Execution,
     *,
     told: Callable[[ReplicateRecord], None],
 ) -> ReplicateRecord:
@@ -40,27 +40,27 @@ def replicate(
         number: of the replicate, from 0.
         setup: what the race understood.
         budget: has the plan, how much of everything, and cuts it after the first wave where time is short.
-        engine: runs chunks of runs, and remembers those of an interrupted race.
+        execution: runs chunks of runs, and remembers those of an interrupted race.
         told: called after each stage with the record so far.
 
     Returns:
         The record: every setting tried, the reruns of the best three, the winner and its confirmations.
     """
-    prepared, plan = setup.prepared(number), budget.plan
+    problem, plan = setup.problem(number), budget.plan
     record = ReplicateRecord(
         replicate=number,
         pools={name: PoolRecord(optimizer=name, replicate=number) for name in plan.optimizers},
     )
-    _first_wave(record, setup, plan, engine, prepared, over=lambda: budget.first_wave_is_over(number))
+    _first_wave(record, setup, plan, execution, problem, over=lambda: budget.first_wave_is_over(number))
     budget.after_first_wave(number, min(len(pool.tried) for pool in record.pools.values()))
     plan = budget.plan
     told(record)
-    _second_wave(record, setup, plan, engine, prepared)
+    _second_wave(record, setup, plan, execution, problem)
     if plan.eliminate:
-        _audit(record, setup, plan, engine, prepared)
+        _audit(record, setup, plan, execution, problem)
     told(record)
-    _rerun(record, setup, plan, engine, prepared)
-    _confirm(record, setup, plan, engine, prepared)
+    _rerun(record, setup, plan, execution, problem)
+    _confirm(record, setup, plan, execution, problem)
     told(record)
     return record
 
@@ -69,8 +69,8 @@ def _first_wave(
     record: ReplicateRecord,
     setup: Setup,
     plan: PlanInfo,
-    engine: Engine,
-    prepared: Prepared,
+    execution: Execution,
+    problem: Problem,
     *,
     over: Callable[[], bool],
 ) -> None:
@@ -84,11 +84,11 @@ def _first_wave(
         )
         for name, choices in drawn_from.items()
     }
-    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=1, over=over)
+    _screen(record, setup, plan, execution, problem, settings, drawn_from, wave=1, over=over)
 
 
 def _second_wave(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
 ) -> None:
     """Spend the reserve: beyond the edge where the best setting so far lies at one, inside otherwise."""
     if not plan.reserve:
@@ -110,7 +110,7 @@ def _second_wave(
             drawn=len(pool.tried),
             edges=at,
         )
-    _screen(record, setup, plan, engine, prepared, settings, drawn_from, wave=2)
+    _screen(record, setup, plan, execution, problem, settings, drawn_from, wave=2)
 
 
 def _pool_seed(plan: PlanInfo, record: ReplicateRecord, optimizer: str) -> int:
@@ -121,8 +121,8 @@ def _screen(
     record: ReplicateRecord,
     setup: Setup,
     plan: PlanInfo,
-    engine: Engine,
-    prepared: Prepared,
+    execution: Execution,
+    problem: Problem,
     settings: Mapping[str, list[Setting]],
     drawn_from: Mapping[str, pools.Choices],
     *,
@@ -143,14 +143,14 @@ def _screen(
         for name, drawn in settings.items()
     }
     defaults = {pool[0].identity for pool in runs.values()} if wave == 1 else set()
-    halving = Halving(plan, engine.journal, runs, spared=defaults) if plan.eliminate else None
-    outcomes = engine.run(
+    halving = Halving(plan, execution.journal, runs, spared=defaults) if plan.eliminate else None
+    outcomes = execution.run(
         f"r{r}/screen{wave}",
         [run for pool in runs.values() for run in pool],
-        prepared,
+        problem,
         setup.workload(plan),
         stage="screen",
-        halving=halving,
+        eliminate=halving,
         over=over,
     )
     for name, pool in runs.items():
@@ -171,7 +171,9 @@ def _screen(
             )
 
 
-def _audit(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared) -> None:
+def _audit(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
+) -> None:
     """Run the best of the eliminated settings, and others at random, to the end: was stopping them right?"""
     r = record.replicate
     seed = seed32(plan.seed, "run", r, "screen")
@@ -189,7 +191,7 @@ def _audit(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine
     runs = [
         Run(identity=f"{one.outcome.identity}/audit", setting=one.setting, seed=seed) for _, one, _ in chosen
     ]
-    outcomes = engine.run(f"r{r}/audit", runs, prepared, setup.workload(plan), stage="audit")
+    outcomes = execution.run(f"r{r}/audit", runs, problem, setup.workload(plan), stage="audit")
     for (pool, one, why), run in zip(chosen, runs, strict=True):
         outcome = outcomes[run.identity]
         value = final(outcome)
@@ -216,7 +218,9 @@ def _best_when_stopped(stopped: list[Tried], *, higher_is_better: bool) -> Tried
     return min(stopped, key=lambda one: (-(one.eliminated_at or 0), last_seen(one)))
 
 
-def _rerun(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared) -> None:
+def _rerun(
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
+) -> None:
     """Run the best three of each pool on fresh seeds; the best mean wins the pool."""
     r = record.replicate
     best: dict[str, list[Tried]] = {
@@ -233,7 +237,7 @@ def _rerun(record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine
         for one in chosen
         for j in range(plan.rerun_seeds)
     ]
-    outcomes = engine.run(f"r{r}/rerun", runs, prepared, setup.workload(plan), stage="rerun")
+    outcomes = execution.run(f"r{r}/rerun", runs, problem, setup.workload(plan), stage="rerun")
     for name, chosen in best.items():
         pool = record.pools[name]
         for one in chosen:
@@ -251,7 +255,7 @@ def _mean_rank(pool: PoolRecord, one: Tried, plan: PlanInfo) -> tuple[int, float
 
 
 def _confirm(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, engine: Engine, prepared: Prepared
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
 ) -> None:
     """Run each pool's winner on seeds that nothing was chosen on, and score it on the test split."""
     r = record.replicate
@@ -263,8 +267,8 @@ def _confirm(
             Run(identity=f"r{r}/{pool.optimizer}/confirm{j}", setting=pool.winner.setting, seed=seed)
             for j, seed in enumerate(seeds)
         ]
-    outcomes = engine.run(
-        f"r{r}/confirm", runs, prepared, setup.workload(plan, score_test=True), stage="confirm"
+    outcomes = execution.run(
+        f"r{r}/confirm", runs, problem, setup.workload(plan, score_test=True), stage="confirm"
     )
     for name, pool in record.pools.items():
         pool.confirmations = [outcomes[f"r{r}/{name}/confirm{j}"] for j in range(plan.confirm)]

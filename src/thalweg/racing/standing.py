@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from thalweg.entries import Setting
 from thalweg.racing.initializations import words
 from thalweg.racing.records import PoolRecord, ReplicateRecord, final, ranked
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.watch import LeaderboardRow
+from thalweg.run.spec import Setting
 
 __all__ = ["leaderboard"]
 

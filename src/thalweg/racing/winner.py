@@ -14,10 +14,11 @@ from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
-from thalweg.lanes.course import initial_module, steps_an_epoch
 from thalweg.layers.modes import held
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.recipe import Recipe
+from thalweg.run.problem import initial_module
+from thalweg.run.sampler import steps_an_epoch
 from thalweg.streams import seed32
 
 __all__ = ["script"]

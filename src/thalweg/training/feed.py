@@ -31,10 +31,10 @@ from thalweg.data.examples import (
 from thalweg.data.finite import as_float32
 from thalweg.errors import DataError
 from thalweg.generators import own_generators
-from thalweg.lanes.course import steps_an_epoch
+from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.strategies.base import Keys
 from thalweg.streams import seed32
-from thalweg.training.steps import Batches, shared
+from thalweg.training.steps import shared
 
 __all__ = [
     "Batch",

@@ -16,10 +16,10 @@ from thalweg import activations, catalogue, objectives, schedules, trust
 from thalweg.catalogue.entry import Needs
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
-from thalweg.lanes.course import evaluation_points
 from thalweg.layers.holding import check_held, strangers
 from thalweg.objectives import Metric
 from thalweg.objectives.given import usable
+from thalweg.run.sampler import evaluation_points
 from thalweg.runs.directory import RunDirectory
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.data.finite import not_finite
-from thalweg.entries import Run, Setting, Workload
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
 from thalweg.generators import generator_states, own_generators, seed_generators, set_generator_states
-from thalweg.lanes.course import History
 from thalweg.objectives import Metric
+from thalweg.run.history import History
+from thalweg.run.spec import Run, Setting, Workload
+from thalweg.run.threads import with_threads
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.strategies.base import Scores
 from thalweg.training.checkpoints import Keeper, keeper_of
 from thalweg.training.core import Training, advance, copied
-from thalweg.training.cost import with_threads
 from thalweg.training.engine import agree
 from thalweg.training.feed import LoaderFeed
 from thalweg.training.movement import checksums, unmoved
@@ -108,9 +108,7 @@ class Job:
         self._directory, self._seconds = directory, seconds
         self._watcher = Silent() if watcher is None else watcher
         self._keeper = keeper_of(training.engine, directory)
-        self._workload = Workload(
-            epochs=1, batch_size=1, loss="", metric="", loss_bound=math.inf, evaluations=1
-        )
+        self._workload = Workload(epochs=1, batch_size=1, loss_bound=math.inf, evaluations=1)
         self._run = Run(identity="fit", setting=Setting(optimizer=""), seed=training.seed)
         self.history = History.start(self._run, self._workload)
         self._losses: list[Tensor] = []

@@ -19,8 +19,8 @@ from thalweg.data.stored import read_new
 from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
 from thalweg.initial import from_saved
-from thalweg.lanes.course import initial_module
 from thalweg.layers.modes import set_evaluation
+from thalweg.run.problem import initial_module
 from thalweg.runs.files import reason, writable, write_whole
 from thalweg.runs.output import Unread
 from thalweg.settings import settle

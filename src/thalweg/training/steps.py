@@ -1,4 +1,4 @@
-"""How an optimizer takes a step on a batch, whatever it has to be given for it; and which batches."""
+"""How an optimizer takes a step on a batch, whatever it has to be given for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Needs
 from thalweg.data.examples import moved
 from thalweg.errors import OptionError
-from thalweg.lanes.course import orders
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Divided, Division, joined
@@ -26,7 +25,7 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 from thalweg.training.engine import Engine, OneProcess, agree, rows
 
-__all__ = ["FORWARD_BACKWARD", "Batches", "Step", "Surroundings", "least_work", "shared", "split", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "Step", "Surroundings", "least_work", "shared", "split", "stepping"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
@@ -321,56 +320,3 @@ def least_work(entry: Entry, parameters: int) -> float:
     if entry.needs == "graph" and entry.dense:
         return 2 * FORWARD_BACKWARD + CURVED * parameters
     return FORWARD_BACKWARD
-
-
-class Batches:
-    """Which examples each step of a run takes: the next so many of its order, epoch after epoch.
-
-    What is left at the end of an epoch and is no whole batch is dropped. A batch has
-    ``size * factor * growth**share`` examples, at most all of them, with ``share`` the part of the run that
-    is done (E2, E3).
-
-    Args:
-        examples: in the training split.
-        seed: of the run, which decides the orders.
-        size: the batch size that all runs of a race share.
-        factor: how many of these are one batch of this run.
-        growth: by how much that has grown at the end.
-
-    >>> batches = Batches(10, seed=0, size=4)
-    >>> [len(batches.take(0.0)) for _ in range(3)], batches.epoch, batches.position
-    ([4, 4, 4], 1, 4)
-    >>> len(Batches(100, seed=0, size=4, factor=2, growth=4).take(1.0))
-    32
-    """
-
-    def __init__(
-        self, examples: int, *, seed: int, size: int, factor: float = 1.0, growth: float = 1.0
-    ) -> None:
-        self._examples, self._seed, self._size = examples, seed, size
-        self._factor, self._growth = factor, growth
-        self.epoch, self.position = 0, 0
-        self._order: tuple[int, Tensor] | None = None
-
-    def size(self, share: float, times: float = 1.0) -> int:
-        """Return how many examples the next batch has; ``times`` as many as without."""
-        wanted: float = self._size * self._factor * self._growth**share * times
-        return max(1, min(self._examples, round(wanted)))
-
-    def take(self, share: float, times: float = 1.0) -> Tensor:
-        """Return the indices of the next batch, and go on behind it."""
-        size = self.size(share, times)
-        if self.position + size > self._examples:
-            self.epoch, self.position = self.epoch + 1, 0
-        if self._order is None or self._order[0] != self.epoch:
-            self._order = self.epoch, orders(self._examples, [self._seed], self.epoch)[0]
-        self.position += size
-        return self._order[1][self.position - size : self.position]
-
-    def state(self) -> tuple[int, int]:
-        """Return epoch and position."""
-        return self.epoch, self.position
-
-    def load(self, state: tuple[int, int]) -> None:
-        """Go on from what :meth:`state` returned."""
-        self.epoch, self.position = state

@@ -23,7 +23,7 @@ class Member:
     """What came of a member; its weights are kept apart.
 
     Attributes:
-        number, seed: from 1, and see :func:`thalweg.training.members.member_seed`.
+        number, seed: from 1, and see :func:`thalweg.ensembles.train.member_seed`.
         curve: every evaluation.
         updates: steps that its optimizer took.
         stopped, failed: why training ended before its time, and whether that was a failure.

@@ -14,20 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import lanes, streams
-from thalweg.catalogue import Entry
 from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
-from thalweg.data.source import Prepared
-from thalweg.entries import Outcome, Run, Setting, Workload
+from thalweg.ensembles.store import How, Kept, Member
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
-from thalweg.lanes.course import initial_module
+from thalweg.execution.choose import choose
 from thalweg.layers.modes import set_evaluation
-from thalweg.models import Factory
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Outcome, Run, Setting, Workload
+from thalweg.run.threads import with_threads
 from thalweg.runs.interrupt import Interruption
 from thalweg.streams import seed32
-from thalweg.training.choose import choose
-from thalweg.training.cost import with_threads
 from thalweg.training.job import Fitted
-from thalweg.training.kept import How, Kept, Member
 from thalweg.training.watch import Evaluation, Pace, Progress, Watcher
 
 __all__ = [
@@ -98,16 +95,12 @@ class Common:
     """What members have in common that are trained as lanes.
 
     Attributes:
-        factory, prepared, workload, device: as for :func:`thalweg.lanes.run`.
-        entry: of the optimizer.
+        problem, workload: as for :func:`thalweg.lanes.run`.
         scored: whether the data's validation part is one, or only stands in for what isn't there.
     """
 
-    factory: Factory
-    prepared: Prepared
+    problem: Problem
     workload: Workload
-    entry: Entry
-    device: str
     scored: bool = True
 
 
@@ -204,9 +197,7 @@ def how(
     # for, only their number and threads are open
     seconds = 0.03 if engine == "auto" else 0.0
     choice = choose(
-        runs, factory=common.factory, prepared=common.prepared, workload=common.workload,
-        catalogue_entries={runs[0].setting.optimizer: common.entry}, device=common.device,
-        engine=engine, processes=1, most=most, seconds=seconds,
+        runs, common.problem, common.workload, engine=engine, processes=1, most=most, seconds=seconds
     )  # fmt: skip
     return How(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
 
@@ -246,15 +237,13 @@ def in_lanes(
     began = time.monotonic()
     seeds = {run.identity: run.seed for run in runs}
     pace = Pace(watcher)
-    factory, prepared, scored = common.factory, common.prepared, common.scored
-    entries = {runs[0].setting.optimizer: common.entry}
-    sizes = [len(chunk) for chunk in lanes.plan(runs, entries, how.chunk)]
+    problem, scored = common.problem, common.scored
+    sizes = [len(chunk) for chunk in lanes.plan(runs, problem.optimizers, how.chunk)]
+    of_member = {int(run.identity): run for run in runs}
 
     def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
         member = _member(outcome, seeds, scored)
-        module = initial_module(factory, prepared.input_shape, prepared.outputs, member.seed).to(
-            common.device
-        )
+        module = problem.model(of_member[member.number])
         kept.put(member, with_tensors(module, tensors).state_dict())
 
     def watch(progress: lanes.Progress) -> None:
@@ -272,16 +261,13 @@ def in_lanes(
 
     examples = None
     if resample:
-        examples = {run.identity: bootstrap(len(prepared.train), seed=run.seed) for run in runs}
+        examples = {run.identity: bootstrap(len(problem.data.train), seed=run.seed) for run in runs}
     try:
         with Interruption() as interruption, with_threads(how.threads):
             outcomes = lanes.run(
                 runs,
-                factory=factory,
-                prepared=prepared,
-                workload=common.workload,
-                catalogue_entries=entries,
-                device=common.device,
+                problem,
+                common.workload,
                 chunk=how.chunk,
                 watch=watch,
                 checkpoint=kept,

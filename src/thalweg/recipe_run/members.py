@@ -10,16 +10,17 @@ from pathlib import Path
 from thalweg import models
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting, Workload
+from thalweg.ensembles.evaluate import Judged
+from thalweg.ensembles.store import Kept, Member
+from thalweg.ensembles.train import Common, resampled, runs_of, train
 from thalweg.equipment import equipped
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
 from thalweg.recipe.schema import why_not_lanes
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Run, Setting, Workload
 from thalweg.runs.directory import RunDirectory
 from thalweg.training.job import Fitted
-from thalweg.training.judging import Judged
-from thalweg.training.kept import Kept, Member
-from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.results import EnsembleRecord, MemberRecord, Point, SquaredRecord
 from thalweg.training.watch import Evaluation, Watcher
 
@@ -75,11 +76,13 @@ def train_members(
     )
     runs = runs_of(training.seed, asked.members, setting)
     factory = equipped(models.factory(recipe.model.spec), recipe.model.equipment)
+    problem = Problem(
+        factory=factory, data=prepared, loss=loss.name, metric=metric.name,
+        optimizers={entry.name: entry}, device=device,
+    )  # fmt: skip
     workload = Workload(
         epochs=training.epochs,
         batch_size=training.batch_size,
-        loss=loss.name,
-        metric=metric.name,
         evaluations=training.evaluations,
         loss_bound=math.inf,
     )
@@ -96,7 +99,7 @@ def train_members(
 
     train(
         runs, kept, watcher, one_member,
-        Common(factory=factory, prepared=prepared, workload=workload, entry=entry, device=device),
+        Common(problem=problem, workload=workload),
         engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds, new=new,
     )  # fmt: skip
     return kept

@@ -5,32 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
 from thalweg import objectives
-from thalweg.catalogue import Entry
-from thalweg.data.source import Prepared
-from thalweg.entries import Workload
 from thalweg.generators import undisturbed
-from thalweg.lanes.course import initial_module
 from thalweg.layers.modes import begin_training
-from thalweg.models import Factory
-from thalweg.training.steps import FORWARD_BACKWARD, Batches, stepping
+from thalweg.run.problem import Problem
+from thalweg.run.sampler import Batches
+from thalweg.run.spec import Run, Setting, Workload
+from thalweg.run.threads import with_threads
+from thalweg.training.steps import FORWARD_BACKWARD, stepping
 
-__all__ = ["measured_passes", "step_seconds", "stepper", "with_threads"]
+__all__ = ["measured_passes", "step_seconds", "stepper"]
 
 
 def step_seconds(
-    entry: Entry,
-    hyperparameters: Mapping[str, float | bool],
-    *,
-    factory: Factory,
-    prepared: Prepared,
+    setting: Setting,
+    problem: Problem,
     workload: Workload,
-    device: str = "cpu",
+    *,
     repeats: int = 5,
     seconds: float = 0.1,
     threads: int = 1,
@@ -41,9 +36,8 @@ def step_seconds(
     steps take more, what as much work takes.
 
     Args:
-        entry: the optimizer.
-        hyperparameters: by flat name.
-        factory, prepared, workload, device: as for :func:`thalweg.training.loop.run`.
+        setting: optimizer and hyperparameters; the rate is the same at all steps.
+        problem, workload: as for :func:`thalweg.execution.loop.run`.
         repeats: measurements, at least 1.
         seconds: length of each, about; at least 3 steps.
         threads: torch threads.
@@ -51,18 +45,16 @@ def step_seconds(
     Returns:
         The lowest, the median and the highest of the measurements.
     """
-    step = stepper(entry, hyperparameters, factory, prepared, workload, device)
+    step = stepper(setting, problem, workload)
     with with_threads(threads), undisturbed():
-        times = _measure(step, repeats, seconds, torch.device(device))
+        times = _measure(step, repeats, seconds, torch.device(problem.device))
     return min(times), statistics.median(times), max(times)
 
 
 def measured_passes(
-    *,
-    factory: Factory,
-    prepared: Prepared,
+    problem: Problem,
     workload: Workload,
-    device: str = "cpu",
+    *,
     repeats: int = 5,
     seconds: float = 0.1,
     threads: int = 1,
@@ -72,7 +64,7 @@ def measured_passes(
     Returns:
         The ratio of medians; the forward pass is taken without recording for a backward one.
     """
-    model, loss, batch = _parts(factory, prepared, workload, device)
+    model, loss, batch = _parts(problem, workload)
 
     def forward() -> float:
         inputs, targets = batch()
@@ -86,43 +78,37 @@ def measured_passes(
         loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
         return 1.0
 
-    place = torch.device(device)
+    place = torch.device(problem.device)
     with with_threads(threads), undisturbed():
         ahead = statistics.median(_measure(forward, repeats, seconds, place))
         return statistics.median(_measure(both, repeats, seconds, place)) / ahead
 
 
 def _parts(
-    factory: Factory, prepared: Prepared, workload: Workload, device: str
+    problem: Problem, workload: Workload
 ) -> tuple[torch.nn.Module, objectives.Loss, Callable[[], tuple[object, torch.Tensor]]]:
-    model = initial_module(factory, prepared.input_shape, prepared.outputs, 0).to(device)
+    train = problem.data.train
+    model = problem.model(Run(identity="timed", setting=Setting(optimizer=""), seed=0))
     begin_training(model)
-    loss = objectives.loss(workload.loss, prepared.task)
-    batches = Batches(len(prepared.train), seed=0, size=workload.batch_size)
-    return model, loss, lambda: prepared.train.batch(batches.take(0.0))
+    batches = Batches(len(train), seed=0, size=workload.batch_size)
+    return model, problem.loss_function, lambda: train.batch(batches.take(0.0))
 
 
-def stepper(
-    entry: Entry,
-    hyperparameters: Mapping[str, float | bool],
-    factory: Factory,
-    prepared: Prepared,
-    workload: Workload,
-    device: str,
-) -> Callable[[], float]:
+def stepper(setting: Setting, problem: Problem, workload: Workload) -> Callable[[], float]:
     """Return a function that does one step of a run alone, as :func:`step_seconds` measures it.
 
     It returns how many steps of the plan that was.
     """
-    model, loss, _ = _parts(factory, prepared, workload, device)
-    optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **hyperparameters)
+    model, loss, _ = _parts(problem, workload)
+    entry, train = problem.optimizers[setting.optimizer], problem.data.train
+    optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **setting.hyperparameters)
     take_step = stepping(entry.needs, optimizer, model, loss)
-    factor = entry.of_run(hyperparameters).get("batch_factor", 1.0)
-    batches = Batches(len(prepared.train), seed=0, size=workload.batch_size, factor=factor)
+    factor = entry.of_run(setting.hyperparameters).get("batch_factor", 1.0)
+    batches = Batches(len(train), seed=0, size=workload.batch_size, factor=factor)
 
     def step() -> float:
         indices = batches.take(0.0)
-        _, work = take_step(*prepared.train.batch(indices), math.inf)
+        _, work = take_step(*train.batch(indices), math.inf)
         return work / FORWARD_BACKWARD * len(indices) / workload.batch_size
 
     return step
@@ -150,14 +136,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-@contextmanager
-def with_threads(count: int) -> Iterator[None]:
-    """Set torch's threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

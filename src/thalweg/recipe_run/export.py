@@ -10,15 +10,15 @@ import safetensors.torch
 
 from thalweg import recipe, trust
 from thalweg.data.stored import store
+from thalweg.ensembles.evaluate import Judged, judge
+from thalweg.ensembles.store import Kept
+from thalweg.recipe_run.build import Assembled
+from thalweg.recipe_run.members import mean_curve, recorded
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import environment
 from thalweg.strategies import Snapshots
-from thalweg.training.assembly import Assembled
 from thalweg.training.card import card
-from thalweg.training.ensemble import mean_curve, recorded
 from thalweg.training.job import Fitted
-from thalweg.training.judging import Judged, judge
-from thalweg.training.kept import Kept
 from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
 from thalweg.training.watch import Evaluation

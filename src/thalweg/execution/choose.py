@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,23 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg import objectives
-from thalweg.catalogue import Entry
 from thalweg.data.examples import in_tensors
-from thalweg.data.source import Prepared
-from thalweg.entries import Run, Workload
 from thalweg.errors import ModelError, OptionError
+from thalweg.execution.pool import not_portable
+from thalweg.execution.timing import stepper
 from thalweg.generators import undisturbed
-from thalweg.lanes.course import initial_module
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.lanes.stack import Stack, refusal
 from thalweg.lanes.step import Program, group_key
 from thalweg.layers.modes import begin_training
-from thalweg.models import Factory
 from thalweg.randomness import Keyed, RunDraws
-from thalweg.training.cost import stepper, with_threads
-from thalweg.training.processes import portable
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Run, Workload
+from thalweg.run.threads import with_threads
 
 __all__ = ["Choice", "choose"]
 
@@ -70,12 +67,9 @@ class Choice:
 @undisturbed()
 def choose(
     runs: Sequence[Run],
-    *,
-    factory: Factory,
-    prepared: Prepared,
+    problem: Problem,
     workload: Workload,
-    catalogue_entries: Mapping[str, Entry],
-    device: str = "cpu",
+    *,
     engine: str = "auto",
     processes: int | None = None,
     most: int = 256,
@@ -85,7 +79,7 @@ def choose(
 
     Args:
         runs: some that stand for all; those whose optimizer has no rule are left out of account.
-        factory, prepared, workload, catalogue_entries, device: as for :func:`thalweg.lanes.run`.
+        problem, workload: as for :func:`thalweg.lanes.run`.
         engine: ``"lanes"``, ``"loop"``, or ``"auto"`` for whichever is faster.
         processes: at most so many for the loop; default: one a core, on a CPU.
         most: the most lanes of a program.
@@ -100,15 +94,12 @@ def choose(
         OptionError: lanes were asked for and no optimizer has a rule, or the batches aren't tensors.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    several = processes or (cores if device == "cpu" else 1)
-    reason_alone = portable(
-        factory=factory, data=prepared, workload=workload, optimizers=dict(catalogue_entries)
-    )
-    if reason_alone is not None:
+    several = processes or (cores if problem.device == "cpu" else 1)
+    if not_portable(problem) is not None:
         several = 1
     threads = torch.get_num_threads()
     loop_threads = 1 if several > 1 else threads
-    suited = [run for run in runs if catalogue_entries[run.setting.optimizer].rule is not None]
+    suited = [run for run in runs if problem.entry(run).rule is not None]
 
     def loop(reason: str, lane: float | None = None, alone: float | None = None) -> Choice:
         return Choice(
@@ -125,12 +116,12 @@ def choose(
 
     if engine == "loop":
         return loop("the loop was asked for")
-    why_not, error = _unfit(suited, factory, prepared)
+    why_not, error = _unfit(suited, problem)
     if why_not is None:
         try:
-            trial = _Trial(suited, factory, prepared, workload, catalogue_entries, torch.device(device))
-        except (ModelError, RuntimeError, NotImplementedError, TypeError, ValueError) as problem:
-            said = " ".join(str(problem).split())[:200]
+            trial = _Trial(suited, problem, workload)
+        except (ModelError, RuntimeError, NotImplementedError, TypeError, ValueError) as failure:
+            said = " ".join(str(failure).split())[:200]
             why_not, error = f"the model can't be traced over lanes ({said})", ModelError
     if why_not is not None:
         if engine == "lanes":
@@ -138,17 +129,9 @@ def choose(
         return loop(why_not)
 
     chunk, lane, threads, beside = trial.fastest(min(most, max(2, len(suited))), seconds, threads, several)
-    setting = suited[0].setting
-    step = stepper(
-        catalogue_entries[setting.optimizer],
-        setting.hyperparameters,
-        factory,
-        prepared,
-        workload,
-        device,
-    )
+    step = stepper(suited[0].setting, problem, workload)
     with with_threads(loop_threads):
-        alone = _step_seconds(step, seconds, torch.device(device))
+        alone = _step_seconds(step, seconds, torch.device(problem.device))
     alone /= several
     spread = f" in each of {beside} processes" if beside > 1 else ""
     numbers = (
@@ -174,14 +157,13 @@ def choose(
 
 
 def _unfit(
-    suited: Sequence[Run], factory: Factory, prepared: Prepared
+    suited: Sequence[Run], problem: Problem
 ) -> tuple[str | None, type[ModelError] | type[OptionError]]:
     if not suited:
         return "no optimizer has a rule of ours, which lanes need", OptionError
-    if not (in_tensors(prepared.train) and in_tensors(prepared.validation)):
+    if not (in_tensors(problem.data.train) and in_tensors(problem.data.validation)):
         return "the batches come from a collate function, and lanes need whole tensors", OptionError
-    module = initial_module(factory, prepared.input_shape, prepared.outputs, suited[0].seed)
-    return refusal(module), ModelError
+    return refusal(problem.model(suited[0])), ModelError
 
 
 class _Trial:
@@ -190,15 +172,11 @@ class _Trial:
     def __init__(
         self,
         runs: Sequence[Run],
-        factory: Factory,
-        prepared: Prepared,
+        problem: Problem,
         workload: Workload,
-        entries: Mapping[str, Entry],
-        device: torch.device,
     ) -> None:
-        self._runs, self._factory, self._prepared, self._device = runs, factory, prepared, device
-        self._workload, self._entries = workload, entries
-        self._loss = objectives.loss(workload.loss, prepared.task)
+        self._runs, self._problem, self._workload = runs, problem, workload
+        self._device, self._loss = torch.device(problem.device), problem.loss_function
         program = self._program(2)
         self.form = program.forward.form
         inputs, targets = self._batch(2)
@@ -209,7 +187,7 @@ class _Trial:
         block = max(workload.batch_size, 256)
         needed = lane_bytes(program, inputs, targets, evaluated=block)
         program.predict(inputs, 1)
-        self.most = lanes_that_fit(needed, available_bytes(device))
+        self.most = lanes_that_fit(needed, available_bytes(self._device))
 
     def fastest(self, most: int, seconds: float, threads: int, processes: int) -> tuple[int, float, int, int]:
         """The number of lanes, threads and processes with the least time a lane, and this time.
@@ -246,27 +224,20 @@ class _Trial:
 
     def _program(self, lanes: int) -> Program:
         chosen = [self._runs[i * len(self._runs) // lanes] for i in range(lanes)]
-        keys = [group_key(run, self._entries[run.setting.optimizer]) for run in chosen]
+        keys = [group_key(run, self._problem.entry(run)) for run in chosen]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         order = sorted(range(lanes), key=lambda i: first[keys[i]])
         chosen = [chosen[i] for i in order]
-        stack = Stack.build(
-            self._factory,
-            self._prepared.input_shape,
-            self._prepared.outputs,
-            chosen,
-            self._device,
-        )
-        return Program(stack, forward_of(stack.template), self._loss, chosen, self._entries)
+        stack = Stack.build(self._problem.model, chosen)
+        return Program(stack, forward_of(stack.template), self._loss, chosen, self._problem.optimizers)
 
     def _batch(self, lanes: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self._prepared.train.batch(torch.arange(self._workload.batch_size))
+        inputs, targets = self._problem.data.train.batch(torch.arange(self._workload.batch_size))
         return inputs.expand(lanes, *inputs.shape), targets.expand(lanes, *targets.shape)
 
     def _alone(self, run: Run, inputs: Tensor, targets: Tensor) -> float:
-        shape, outputs = self._prepared.input_shape, self._prepared.outputs
-        model = initial_module(self._factory, shape, outputs, run.seed, run.setting.initialization)
-        begin_training(model.to(self._device))
+        model = self._problem.model(run)
+        begin_training(model)
         with torch.no_grad(), Keyed(RunDraws(run.seed, self._device)):
             return float(self._loss(model(inputs), targets))
 

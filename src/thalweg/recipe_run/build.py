@@ -15,9 +15,10 @@ from thalweg.data.source import Prepared, Source
 from thalweg.equipment import equipped
 from thalweg.errors import OptionError
 from thalweg.generators import own_generators
-from thalweg.lanes.course import initial_module, steps_an_epoch
 from thalweg.objectives import Loss, Metric
 from thalweg.recipe import Recipe
+from thalweg.run.problem import initial_module
+from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.runs.environment import usable_device
 from thalweg.settings import check_length
 from thalweg.strategies import Plateau, Strategy
@@ -28,7 +29,6 @@ from thalweg.training.fitting import tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
 from thalweg.training.rates import Rates
-from thalweg.training.steps import Batches
 
 __all__ = ["Assembled", "assemble", "lines"]
 

@@ -24,13 +24,13 @@ from thalweg.errors import (
     option,
     spelled_as_recipe,
 )
-from thalweg.lanes.course import evaluation_points
 from thalweg.recipe import Recipe
+from thalweg.recipe_run.build import Assembled, assemble, lines
+from thalweg.recipe_run.export import deliver, deliver_members
+from thalweg.recipe_run.members import train_members
+from thalweg.run.sampler import evaluation_points
 from thalweg.runs.directory import RunDirectory, refuse_existing
-from thalweg.training.assembly import Assembled, assemble, lines
-from thalweg.training.delivery import deliver, deliver_members
 from thalweg.training.engine import from_first
-from thalweg.training.ensemble import train_members
 from thalweg.training.feed import in_blocks
 from thalweg.training.job import Fitted, Job
 from thalweg.training.parallel import together

@@ -18,11 +18,14 @@ from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
-from thalweg.entries import Run, Setting, Workload
+from thalweg.ensembles.evaluate import Judged, judge
+from thalweg.ensembles.store import Kept, Member
+from thalweg.ensembles.train import Common, resampled, runs_of, train
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
-from thalweg.lanes.course import initial_module
 from thalweg.layers.modes import set_evaluation
 from thalweg.objectives import Metric, Task
+from thalweg.run.problem import Problem, initial_module
+from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies.base import Strategy
 from thalweg.targets import (
     check_pairing,
@@ -35,9 +38,6 @@ from thalweg.targets import (
 from thalweg.training.feed import examples_of, in_blocks
 from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
 from thalweg.training.job import Fitted
-from thalweg.training.judging import Judged, judge
-from thalweg.training.kept import Kept, Member
-from thalweg.training.members import Common, resampled, runs_of, train
 from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.watch import Silent, Watcher
 
@@ -209,14 +209,14 @@ def fit_ensemble(
         if why_not is None:
             assert entry is not None
             assert found_metric is not None
+            problem = Problem(
+                factory=factory, data=prepared, loss=loss, metric=found_metric,
+                optimizers={entry.name: entry}, device=device,
+            )  # fmt: skip
             workload = Workload(
-                epochs=epochs, batch_size=batch_size, loss=loss, metric=found_metric,
-                evaluations=evaluations, loss_bound=float("inf"),
-            )  # fmt: skip
-            common = Common(
-                factory=factory, prepared=prepared, workload=workload, entry=entry, device=device,
-                scored=scored is not None,
-            )  # fmt: skip
+                epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=float("inf")
+            )
+            common = Common(problem=problem, workload=workload, scored=scored is not None)
         try:
             how = train(
                 runs, kept, watcher, alone, common,

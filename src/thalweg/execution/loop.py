@@ -10,34 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg import objectives
-from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples
-from thalweg.data.source import Prepared
-from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted
 from thalweg.generators import generator_states, own_generators, set_generator_states
 from thalweg.lanes.chunks import Keeper, Progress
-from thalweg.lanes.course import Factors, History, evaluation_points, initial_module, steps_an_epoch
-from thalweg.models import Factory
+from thalweg.run.factors import Factors
+from thalweg.run.history import History
+from thalweg.run.problem import Problem
+from thalweg.run.sampler import Batches, evaluation_points
+from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.core import Training, advance
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.rates import Rates
 from thalweg.training.scoring import score
-from thalweg.training.steps import Batches
 
 __all__ = ["run"]
 
 
 def run(
     run: Run,
-    *,
-    factory: Factory,
-    prepared: Prepared,
+    problem: Problem,
     workload: Workload,
-    catalogue_entries: Mapping[str, Entry],
-    device: str = "cpu",
+    *,
     watch: Callable[[Progress], None] | None = None,
     checkpoint: Keeper | None = None,
     checkpoint_seconds: float = 30.0,
@@ -52,11 +47,8 @@ def run(
 
     Args:
         run: setting and seed.
-        factory: input shape and number of outputs to the model.
-        prepared: the data, as whole tensors or as a Dataset with its collate function.
-        workload: epochs, batch size, loss, metric, evaluations.
-        catalogue_entries: entry of the optimizer's name.
-        device: where the model lies.
+        problem: what it is trained on: whole tensors, or a Dataset with its collate function.
+        workload: how long.
         watch: told of every evaluation.
         checkpoint: keeps the state; a run that it holds is taken up where it was.
         checkpoint_seconds: at least this long between two states, which are kept at evaluations.
@@ -71,18 +63,12 @@ def run(
         DataError: the training split has fewer examples than a batch.
         Interrupted: ``stop`` returned ``True``.
     """
-    place = torch.device(device)
-    loss = objectives.loss(workload.loss, prepared.task)
-    size = workload.batch_size
-    total = steps_an_epoch(len(prepared.train), size) * workload.epochs
-
-    shape, outputs = prepared.input_shape, prepared.outputs
-    model = initial_module(factory, shape, outputs, run.seed, run.setting.initialization).to(place)
-    entry = catalogue_entries[run.setting.optimizer]
+    size, total = workload.batch_size, problem.steps(workload)
+    model, entry, train = problem.model(run), problem.entry(run), problem.data.train
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **run.setting.hyperparameters)
     of_run = entry.of_run(run.setting.hyperparameters)
     batches = Batches(
-        len(prepared.train),
+        len(train),
         seed=run.seed,
         size=size,
         factor=of_run.get("batch_factor", 1.0),
@@ -93,16 +79,16 @@ def run(
         model=model,
         optimizer=optimizer,
         needs=entry.needs,
-        loss=loss,
-        feed=ExampleFeed(prepared.train, batches, size),
+        loss=problem.loss_function,
+        feed=ExampleFeed(train, batches, size),
         rates=Rates(optimizer, factors),
         total=total,
         seed=run.seed,
-        engine=OneProcess(place),
+        engine=OneProcess(torch.device(problem.device)),
     )
     points = evaluation_points(total, workload.evaluations)
     observer = _Observer(
-        run=run, training=training, factors=factors, prepared=prepared, workload=workload, watch=watch,
+        run=run, training=training, factors=factors, problem=problem, workload=workload, watch=watch,
         checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop, until=until,
     )  # fmt: skip
     with own_generators(run.seed):
@@ -151,7 +137,7 @@ class _Observer:
         run: Run,
         training: Training,
         factors: _Rates,
-        prepared: Prepared,
+        problem: Problem,
         workload: Workload,
         watch: Callable[[Progress], None] | None,
         checkpoint: Keeper | None,
@@ -161,9 +147,8 @@ class _Observer:
     ) -> None:
         self._until = until
         self._run, self._training, self._factors = run, training, factors
-        self._prepared, self._workload = prepared, workload
-        self._loss = objectives.loss(workload.loss, prepared.task)
-        self._metric = objectives.metric(workload.metric, prepared.task)
+        self._data, self._workload = problem.data, workload
+        self._loss, self._metric = problem.loss_function, problem.metric_function
         self._watch, self._checkpoint, self._stop = watch, checkpoint, stop
         self._seconds, self._saved = seconds, time.monotonic()
         self._losses: list[Tensor] = []
@@ -189,9 +174,9 @@ class _Observer:
         history, training, workload = self.history, self._training, self._workload
         test, reduced = None, None
         with training.judged():
-            mean, found, _ = self._score(self._prepared.validation)
+            mean, found, _ = self._score(self._data.validation)
             if workload.score_test:
-                _, test, reduced = self._score(self._prepared.test)
+                _, test, reduced = self._score(self._data.test)
         assert found is not None
         for point in points:
             if point > 0:

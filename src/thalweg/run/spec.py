@@ -1,8 +1,8 @@
-"""What one run is, and what came out of it: the words that lanes, loop and race share.
+"""What one run is, and what came out of it.
 
-A :class:`Run` is one optimizer setting with one seed; a :class:`Workload` is what all runs of a
-chunk have in common; an :class:`Outcome` is what a run left behind. None of them holds a tensor
-on a device, a model or a file, so that each can be written down as JSON and read back.
+A :class:`Run` is one optimizer setting with one seed; a :class:`Workload` is how long runs are; an
+:class:`Outcome` is what a run left behind. None of them holds a tensor, a model, a function or a file, so
+that each can be written down as JSON and read back.
 """
 
 from __future__ import annotations
@@ -53,14 +53,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What all runs of a chunk share.
+    """How long runs are, and when they are evaluated.
 
     Attributes:
         epochs: passes over the training split.
         batch_size: examples a step; the last batch of an epoch is dropped when it is ragged
             (every step then costs the same, in lanes as alone).
-        loss: name of the loss, ``file.py:function``, or a function of one's own from Python.
-        metric: likewise.
         evaluations: how often, evenly over the run, the splits are evaluated; the last one is
             after the last step, and there is one before the first.
         loss_bound: a training loss over this multiple of the initial loss counts as divergence.
@@ -69,8 +67,6 @@ class Workload:
 
     epochs: int
     batch_size: int
-    loss: Any
-    metric: Any
     evaluations: int = 20
     loss_bound: float = 100.0
     score_test: bool = False

@@ -1,4 +1,4 @@
-"""Many runs through the ordinary loop, one after another or in several processes."""
+"""Groups of runs in several processes at a time, on this machine."""
 
 from __future__ import annotations
 
@@ -13,145 +13,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from thalweg import trust
-from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
-from thalweg.entries import Outcome, Run, Workload
 from thalweg.errors import Interrupted, OptionError
-from thalweg.lanes.chunks import Keeper, Progress
-from thalweg.lanes.chunks import run as run_lanes
-from thalweg.models import Factory
+from thalweg.execution.executors import Task
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Outcome, Run
 from thalweg.runs.output import Losable
-from thalweg.training import loop
 
-__all__ = ["Workers", "portable", "run_chunks", "run_many"]
-
-
-def run_many(
-    runs: Sequence[Run],
-    *,
-    factory: Factory,
-    prepared: Prepared,
-    workload: Workload,
-    catalogue_entries: Mapping[str, Entry],
-    device: str = "cpu",
-    processes: int = 1,
-    threads: int = 1,
-    workers: Workers | None = None,
-    watch: Callable[[Progress], None] | None = None,
-    checkpoint: Keeper | None = None,
-    stop: Callable[[], bool] | None = None,
-    until: int | None = None,
-) -> list[Outcome]:
-    """Train runs one after another, or in several processes at a time.
-
-    Args:
-        runs, factory, prepared, workload, catalogue_entries, device, stop: as for
-            :func:`thalweg.training.loop.run`.
-        processes: at most this many at a time. Above 1, everything given must be :func:`portable`.
-        threads: torch threads of each run; together with the machine they decide the last bits, the number
-            of processes doesn't.
-        workers: kept from call to call, in place of ``processes`` and ``threads``.
-        watch: told of each run's end as it comes, with the number of runs ended as ``step``; with one
-            process also of every evaluation.
-        checkpoint, until: as there; processes get a copy each.
-
-    Returns:
-        Outcomes in the order of ``runs``.
-
-    Raises:
-        Interrupted: ``stop`` returned ``True``.
-        OptionError: several processes were asked for and something can't be sent to them.
-    """
-    common: dict[str, Any] = {
-        "factory": factory,
-        "prepared": prepared,
-        "workload": workload,
-        "catalogue_entries": catalogue_entries,
-        "device": device,
-        "checkpoint": checkpoint,
-        "until": until,
-    }
-    found: dict[str, Outcome] = {}
-
-    def ended(outcome: Outcome) -> None:
-        found[outcome.identity] = outcome
-        if watch is not None:
-            watch(
-                Progress(
-                    chunk=len(found) - 1,
-                    chunks=len(runs),
-                    step=len(found),
-                    steps=len(runs),
-                    going=len(runs) - len(found),
-                    finished=[outcome],
-                )
-            )
-
-    if workers is not None:
-        processes, threads = workers.processes, workers.threads
-    if processes <= 1 or len(runs) <= 1:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            for each in runs:
-                ended(loop.run(each, watch=watch, stop=stop, **common))
-        finally:
-            torch.set_num_threads(before)
-    else:
-        jobs = [[each] for each in runs]
-
-        def each_ended(_: int, outcomes: Sequence[Outcome]) -> None:
-            ended(outcomes[0])
-
-        with nullcontext(workers) if workers else Workers(min(processes, len(runs)), threads) as there:
-            there.spread(_alone, jobs, common, each_ended, stop)
-    return [found[each.identity] for each in runs]
-
-
-def run_chunks(
-    chunks: Sequence[Sequence[Run]],
-    *,
-    workers: Workers,
-    factory: Factory,
-    prepared: Prepared,
-    workload: Workload,
-    catalogue_entries: Mapping[str, Entry],
-    ended: Callable[[int, Sequence[Outcome]], None],
-    advanced: Callable[[float], None] | None = None,
-    device: str = "cpu",
-    checkpoint: Keeper | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> None:
-    """Train chunks of lanes, several at a time, each a program in a process of its own.
-
-    Args:
-        chunks: runs that are one program each.
-        workers: the processes.
-        factory, prepared, workload, catalogue_entries, device, checkpoint, stop: as for :func:`run_many`.
-        ended: told a chunk's number and outcomes as they come.
-        advanced: told how many steps of runs have been done since it was told last.
-
-    Raises:
-        Interrupted: ``stop`` returned ``True``.
-        OptionError: something can't be sent to the processes.
-    """
-    common = {
-        "factory": factory,
-        "prepared": prepared,
-        "workload": workload,
-        "catalogue_entries": catalogue_entries,
-        "device": device,
-        "checkpoint": checkpoint,
-    }
-    workers.spread(_together, chunks, common, ended, stop, advanced)
+__all__ = ["Workers", "not_portable", "portable"]
 
 
 def portable(**things: Any) -> str | None:
@@ -179,7 +57,16 @@ class _Skeleton(pickle.Pickler):
         return (int, ()) if isinstance(thing, torch.Tensor) else NotImplemented
 
 
-_Train: TypeAlias = Callable[..., list[Outcome]]
+def not_portable(problem: Problem) -> str | None:
+    """Say as :func:`portable` why a problem can't be sent to another process."""
+    return portable(
+        factory=problem.factory, data=problem.data, loss=problem.loss, metric=problem.metric,
+        optimizers=dict(problem.optimizers),
+    )  # fmt: skip
+
+
+# stands for data that go their own way
+_ELSEWHERE: Any = None
 
 
 class Workers:
@@ -214,38 +101,36 @@ class Workers:
             self._folder.cleanup()
         self._pool, self._folder, self._sent, self._data = None, None, None, None
 
-    def spread(
+    def carry_out(
         self,
-        train: _Train,
-        jobs: Sequence[Sequence[Run]],
-        common: Mapping[str, Any],
-        ended: Callable[[int, Sequence[Outcome]], None],
-        stop: Callable[[], bool] | None,
-        advanced: Callable[[float], None] | None = None,
+        task: Task,
+        *,
+        ended: Callable[[int, list[Outcome]], None],
+        advanced: Callable[[float], None],
+        stop: Callable[[], bool],
     ) -> None:
-        """Do several jobs at a time: ``train`` with the runs of one, and ``common``, in some process."""
-        reason = portable(**common)
+        """Carry a task out, as :class:`~thalweg.execution.executors.Executor` says; states go as copies."""
+        reason = not_portable(task.problem) or portable(states=task.states)
         if reason is not None:
             raise OptionError(f"{reason}; use one process")
         if self._pool is None:
             self._start()
         assert self._pool is not None
         assert self._folder is not None
-        folder = Path(self._folder.name)
-        rest = dict(common)
-        prepared = rest.pop("prepared")
+        folder, data = Path(self._folder.name), task.problem.data
         # By file, since tensors sent directly would need as much shared memory, which containers lack; and
-        # the data apart, since several calls have the same.
-        if self._data is None or prepared is not self._sent:
+        # the data apart, since several tasks have the same.
+        if self._data is None or data is not self._sent:
             for old in folder.iterdir():
                 old.unlink()
-            self._data, self._sent = self._written(folder, prepared), prepared
-        task = self._data, self._written(folder, rest)
+            self._data, self._sent = self._written(folder, data), data
+        bare = replace(task, groups=(), problem=replace(task.problem, data=_ELSEWHERE))
+        files = self._data, self._written(folder, bare)
         try:
             # code that changes while a race goes on would make its later runs others than its first ones
             code = trust.current().written()
-            tasks = [(train, *task, runs, code) for runs in jobs]
-            stopped = _collect(self._pool, tasks, self._halt, ended, stop, self._told(advanced))
+            jobs = [(*files, runs, code) for runs in task.groups]
+            stopped = _collect(self._pool, jobs, self._halt, ended, stop, self._told(advanced))
         except BaseException:
             self.close()
             raise
@@ -253,14 +138,14 @@ class Workers:
             self.close()
             raise Interrupted("stopped on request; everything up to the last step is saved")
 
-    def _told(self, advanced: Callable[[float], None] | None) -> Callable[[], None]:
+    def _told(self, advanced: Callable[[float], None]) -> Callable[[], None]:
         """Hand on what the processes have done since this was called last."""
         before = sum(self._done)
 
         def tell() -> None:
             nonlocal before
             now = sum(self._done)
-            if advanced is not None and now > before:
+            if now > before:
                 advanced(now - before)
             before = now
 
@@ -289,21 +174,21 @@ class Workers:
 
 def _collect(
     pool: ProcessPoolExecutor,
-    tasks: Sequence[tuple[Any, ...]],
+    jobs: Sequence[tuple[Any, ...]],
     halt: Any,
-    ended: Callable[[int, Sequence[Outcome]], None],
-    stop: Callable[[], bool] | None,
+    ended: Callable[[int, list[Outcome]], None],
+    stop: Callable[[], bool],
     tell: Callable[[], None],
 ) -> bool:
     """Hand every job's outcomes on as they come; return whether the work was stopped."""
     stopped = False
     with _without_main(), _signals_blocked():
-        numbers = {pool.submit(_work, *task): number for number, task in enumerate(tasks)}
+        numbers = {pool.submit(_work, *job): number for number, job in enumerate(jobs)}
     waiting = set(numbers)
     while waiting:
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         try:
-            if not stopped and stop is not None and stop():
+            if not stopped and stop():
                 stopped = True
                 halt.set()
             tell()
@@ -314,7 +199,7 @@ def _collect(
         except BrokenProcessPool:
             # a signal to the whole process group ends the workers too; ours may be a moment behind theirs
             time.sleep(0.2)
-            if stop is not None and stop():
+            if stop():
                 return True
             raise
         except BaseException:
@@ -365,32 +250,25 @@ def _end_with_parent() -> None:
 
 
 def _work(
-    train: _Train, data: Path, common: Path, runs: Sequence[Run], code: Mapping[str, Mapping[str, str]]
+    data: Path, bare: Path, runs: Sequence[Run], code: Mapping[str, Mapping[str, str]]
 ) -> list[Outcome] | None:
     (halt,) = _HALT
-    for old in set(_LOADED) - {data, common}:
+    ((done, place),) = _DONE
+    for old in set(_LOADED) - {data, bare}:
         del _LOADED[old]
+
+    def advanced(steps: float) -> None:
+        done[place] += steps
+
     try:
         if halt.is_set():
             return None
         with trust.Gate(recorded=code, what="race"):
-            return train(runs, prepared=_loaded(data), stop=halt.is_set, **_loaded(common))
+            task: Task = _loaded(bare)
+            task = replace(task, problem=replace(task.problem, data=_loaded(data)))
+            return task.train(runs, task, stop=halt.is_set, advanced=advanced)
     except Interrupted:
         return None
-
-
-def _alone(runs: Sequence[Run], **common: Any) -> list[Outcome]:
-    return [loop.run(each, **common) for each in runs]
-
-
-def _together(runs: Sequence[Run], **common: Any) -> list[Outcome]:
-    ((done, place),) = _DONE
-    begun = done[place]
-
-    def watch(progress: Progress) -> None:
-        done[place] = begun + float(progress.step * len(runs))
-
-    return run_lanes(runs, chunk=len(runs), watch=watch, **common)
 
 
 def _loaded(file: Path) -> Any:

@@ -1,0 +1,32 @@
+"""Where and how runs are carried out: here, in other processes, as lanes; chosen by measuring, journaled."""
+
+from __future__ import annotations
+
+from thalweg.execution import loop
+from thalweg.execution.choose import Choice, choose
+from thalweg.execution.execution import Elimination, Execution
+from thalweg.execution.executors import Executor, Here, Task, as_lanes, one_by_one
+from thalweg.execution.journal import Journal
+from thalweg.execution.pool import Workers, not_portable, portable
+from thalweg.execution.states import States
+from thalweg.execution.timing import measured_passes, step_seconds
+
+__all__ = [
+    "Choice",
+    "Elimination",
+    "Execution",
+    "Executor",
+    "Here",
+    "Journal",
+    "States",
+    "Task",
+    "Workers",
+    "as_lanes",
+    "choose",
+    "loop",
+    "measured_passes",
+    "not_portable",
+    "one_by_one",
+    "portable",
+    "step_seconds",
+]

@@ -1,0 +1,349 @@
+"""A list of runs on a problem, carried out as was once chosen; each outcome is written down once.
+
+Whoever wants runs done (a race, a sweep) hands them to an :class:`Execution`, and knows nothing of how: as
+lanes or one by one, here or in other processes, with how many threads. What the journal holds isn't computed
+again, and states of runs under way are kept beside it, so that an interrupted list goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from thalweg.errors import Interrupted
+from thalweg.execution.choose import Choice
+from thalweg.execution.executors import Executor, Here, Task, as_lanes, one_by_one
+from thalweg.execution.journal import Journal
+from thalweg.execution.pool import Workers
+from thalweg.execution.states import States
+from thalweg.lanes import plan as plan_chunks
+from thalweg.run.history import History
+from thalweg.run.problem import Problem
+from thalweg.run.sampler import evaluation_points
+from thalweg.run.spec import Outcome, Run, Workload
+from thalweg.training.reasons import refuse_what_none_can_learn
+
+__all__ = ["Elimination", "Execution"]
+
+
+class Elimination(Protocol):
+    """Stops runs early, each pool of runs judged as a whole.
+
+    Called with the number of steps done and the validation metric by identity (``None``: diverged), at every
+    evaluation of lanes, and at the ``rungs`` of other runs; returns the identities to stop.
+    """
+
+    @property
+    def rungs(self) -> Collection[int]: ...
+
+    def __call__(self, step: int, validation: Mapping[str, float | None]) -> set[str]: ...
+
+
+class Execution:
+    """Carries out runs as chosen, and hands back what the journal already holds. It is a context.
+
+    Args:
+        choice: how: :func:`thalweg.execution.choose.choose` measures it.
+        journal: where outcomes are kept, chunk by chunk of lanes, run by run of others; where it has a
+            directory, states of what is under way are kept there.
+        stop: asked often; ``True`` saves and raises :class:`~thalweg.errors.Interrupted`.
+        advanced: told (stage, what, steps of runs done since it was told last).
+        predictions: whether outcomes keep what their runs predicted for each test example.
+        elsewhere: carries out everything; default: this process, or as many of this machine as were chosen.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        journal: Journal,
+        *,
+        stop: Callable[[], bool],
+        advanced: Callable[[str, str, float], None] = lambda stage, what, steps: None,
+        predictions: bool = True,
+        elsewhere: Executor | None = None,
+    ) -> None:
+        self.choice, self.journal, self.stop = choice, journal, stop
+        self.seconds: dict[str, float] = {}
+        folder = None if journal.directory is None else journal.directory.path / "checkpoints"
+        self._states = None if folder is None else States(folder)
+        self._advanced, self._predictions = advanced, predictions
+        self._workers = Workers(choice.processes, choice.loop_threads)
+        self._elsewhere = elsewhere
+
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+
+    def run(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        problem: Problem,
+        workload: Workload,
+        *,
+        stage: str,
+        eliminate: Elimination | None = None,
+        over: Callable[[], bool] | None = None,
+    ) -> dict[str, Outcome]:
+        """Train runs, or read their outcomes from the journal.
+
+        Args:
+            key: of this call, unique within the journal.
+            runs: with distinct identities.
+            problem: what they are trained on.
+            workload: how long.
+            stage: what they are for.
+            eliminate: stops runs early.
+            over: asked often by runs that aren't lanes; once it says so, and each optimizer has had a run,
+                those not yet at their end are left out, as many of each optimizer.
+
+        Returns:
+            Outcome by identity.
+
+        Raises:
+            DataError: every run diverged, and a value in the data isn't finite.
+            Interrupted: on ``stop``, after everything was saved.
+        """
+        lanes: list[Run] = []
+        alone: list[Run] = []
+        for run in runs:
+            by_lanes = self.choice.kind == "lanes" and problem.entry(run).rule is not None
+            (lanes if by_lanes else alone).append(run)
+        found: dict[str, Outcome] = {}
+        if lanes:
+            found |= self._lanes(key, lanes, problem, workload, stage, eliminate)
+        if alone and eliminate is None and over is not None:
+            found = self._while_time(key, runs, alone, found, problem, workload, stage, over)
+        elif alone:
+            found |= self._alone(key, alone, problem, workload, stage, eliminate)
+        if found and all(outcome.diverged_at is not None for outcome in found.values()):
+            refuse_what_none_can_learn(problem.data)
+        return found
+
+    def _executor(self, groups: int, processes: int, threads: int) -> Executor:
+        """Who carries so many groups out, where so many processes were chosen."""
+        if self._elsewhere is not None:
+            return self._elsewhere
+        return self._workers if min(groups, processes) > 1 else Here(threads)
+
+    # Lanes ------------------------------------------------------------------------------------------
+
+    def _lanes(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        problem: Problem,
+        workload: Workload,
+        stage: str,
+        eliminate: Elimination | None,
+    ) -> dict[str, Outcome]:
+        chunks = {
+            f"{key}/chunk{number}": chunk
+            for number, chunk in enumerate(self._chunks(runs, problem, whole_pools=eliminate is not None))
+        }
+        found: dict[str, Outcome] = {}
+        for name in chunks:
+            if name in self.journal:
+                value = self.journal.once("runs", name, dict)
+                found |= self._read(value, stage)
+                self._advanced(stage, name, float(len(chunks[name]) * _last_step(value)))
+        names = [name for name in chunks if name not in self.journal]
+        began = time.monotonic()
+
+        def ended(number: int, outcomes: list[Outcome]) -> None:
+            nonlocal began, found
+            value = self.journal.once("runs", names[number], lambda: self._written(outcomes, began))
+            found |= self._read(value, stage)
+            began = time.monotonic()
+
+        if names:
+            # who is eliminated is written into the journal, which only this process may do
+            beside = 1 if eliminate is not None else self.choice.lane_processes
+            executor = self._executor(len(names), beside, self.choice.threads)
+            executor.carry_out(
+                Task(
+                    train=as_lanes, groups=[chunks[name] for name in names], problem=problem,
+                    workload=workload, states=self._states, eliminate=eliminate,
+                ),
+                ended=ended,
+                advanced=lambda steps: self._advanced(stage, names[0], steps),
+                stop=self.stop,
+            )  # fmt: skip
+            self._clear()
+        return found
+
+    def _chunks(self, runs: Sequence[Run], problem: Problem, *, whole_pools: bool) -> list[list[Run]]:
+        """Divide runs into programs; whole pools where they are held against each other while running."""
+        if not whole_pools:
+            share = -(-len(runs) // self.choice.lane_processes)
+            return plan_chunks(runs, problem.optimizers, max(1, min(self.choice.chunk, share)))
+        chunks: list[list[Run]] = []
+        for name in dict.fromkeys(run.setting.optimizer for run in runs):
+            pool = [run for run in runs if run.setting.optimizer == name]
+            if chunks and len(chunks[-1]) + len(pool) <= self.choice.chunk:
+                chunks[-1] += pool
+            else:
+                chunks.append(pool)
+        return chunks
+
+    # Runs by themselves -----------------------------------------------------------------------------
+
+    def _while_time(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        alone: Sequence[Run],
+        found: dict[str, Outcome],
+        problem: Problem,
+        workload: Workload,
+        stage: str,
+        over: Callable[[], bool],
+    ) -> dict[str, Outcome]:
+        """Runs that aren't lanes, each optimizer's first, then each one's second, until time is over."""
+        places: dict[str, int] = {}
+        counts: dict[str, int] = {}
+        for run in runs:
+            name = run.setting.optimizer
+            places[run.identity] = counts[name] = counts.get(name, -1) + 1
+        decided = f"{key}/left out"
+        rounds = max(counts.values()) + 1
+        if decided in self.journal:
+            rounds = int(self.journal.once("budget", decided, int))
+            alone = [run for run in alone if places[run.identity] < rounds]
+        firsts = {run.identity for run in alone if places[run.identity] == 0}
+        in_turn = sorted(alone, key=lambda run: places[run.identity])
+        found |= self._alone(
+            key, in_turn, problem, workload, stage, None, over=lambda ended: over() and firsts <= set(ended)
+        )
+        missing = [places[run.identity] for run in runs if run.identity not in found]
+        if missing and decided not in self.journal:
+            rounds = min(missing)
+            self.journal.once("budget", decided, lambda: rounds)
+        return {run.identity: found[run.identity] for run in runs if places[run.identity] < rounds}
+
+    def _alone(
+        self,
+        key: str,
+        runs: Sequence[Run],
+        problem: Problem,
+        workload: Workload,
+        stage: str,
+        eliminate: Elimination | None,
+        over: Callable[[Collection[str]], bool] | None = None,
+    ) -> dict[str, Outcome]:
+        """One by one, or several processes side by side; with elimination, from rung to rung.
+
+        ``over`` is told which runs have ended; once it says so, the others are left out.
+        """
+        found: dict[str, Outcome] = {}
+        pending: list[Run] = []
+        for run in runs:
+            if f"{key}/{run.identity}" in self.journal:
+                value = self.journal.once("runs", f"{key}/{run.identity}", dict)
+                found |= self._read(value, stage)
+                self._advanced(stage, run.identity, float(_last_step(value)))
+            else:
+                pending.append(run)
+        began, states = time.monotonic(), self._states
+        told = dict.fromkeys((run.identity for run in pending), 0)
+
+        def reached(outcome: Outcome) -> None:
+            step = outcome.steps[-1]
+            self._advanced(stage, outcome.identity, float(step - told[outcome.identity]))
+            told[outcome.identity] = step
+
+        def finished(outcome: Outcome) -> None:
+            nonlocal began
+            value = self._written([outcome], began)
+            self.journal.once("runs", f"{key}/{outcome.identity}", lambda: value)
+            if self._states is not None:
+                self._states.drop(outcome.identity)
+            began = time.monotonic()
+            found.update(self._read(value, stage))
+            reached(outcome)
+
+        def time_is_over() -> bool:
+            return over is not None and over(found.keys())
+
+        def train(some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None) -> None:
+            groups = [[run] for run in some]
+            executor = self._executor(len(groups), self.choice.processes, self.choice.loop_threads)
+            executor.carry_out(
+                Task(
+                    train=one_by_one, groups=groups, problem=problem, workload=workload,
+                    states=states, until=until,
+                ),
+                ended=lambda _, outcomes: ended(outcomes[0]),
+                advanced=lambda steps: None,
+                stop=lambda: self.stop() or time_is_over(),
+            )  # fmt: skip
+
+        going = pending
+        if eliminate is not None:
+            assert states is not None, "runs that pause need a directory for their states"
+            for rung in sorted(eliminate.rungs):
+                train(going, reached, rung)
+                going, stopped = _judged(going, rung, eliminate, states, problem, workload)
+                for outcome in stopped:
+                    finished(outcome)
+        try:
+            train(going, finished)
+        except Interrupted:
+            if self.stop() or not time_is_over():
+                raise
+            self._clear()
+        return found
+
+    def _clear(self) -> None:
+        """What states were for is in the journal now, or left out."""
+        if self._states is not None:
+            self._states.clear()
+
+    def _written(self, outcomes: Sequence[Outcome], began: float) -> dict[str, Any]:
+        kept = [one if self._predictions else replace(one, test_predictions=[]) for one in outcomes]
+        return {"seconds": time.monotonic() - began, "outcomes": [one.to_json() for one in kept]}
+
+    def _read(self, value: Mapping[str, Any], stage: str) -> dict[str, Outcome]:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + float(value["seconds"])
+        outcomes = [Outcome.from_json(one) for one in value["outcomes"]]
+        return {outcome.identity: outcome for outcome in outcomes}
+
+
+def _last_step(value: Mapping[str, Any]) -> int:
+    return max((int(one["steps"][-1]) for one in value["outcomes"]), default=0)
+
+
+def _judged(
+    runs: Sequence[Run],
+    rung: int,
+    eliminate: Elimination,
+    states: States,
+    problem: Problem,
+    workload: Workload,
+) -> tuple[list[Run], list[Outcome]]:
+    """Who goes on from a rung that all have reached, each pool judged as a whole; how the rest ended."""
+    histories = {run.identity: _history(run, states, workload) for run in runs}
+    at_rung = {
+        name: dict(zip(history.steps, history.validation, strict=True)).get(rung)
+        for name, history in histories.items()
+    }
+    stopped = eliminate(rung, at_rung)
+    outcomes: list[Outcome] = []
+    for name, history in histories.items():
+        if name in stopped and history.active:
+            history.stopped_at = rung
+            for point in evaluation_points(problem.steps(workload), workload.evaluations):
+                if point > rung:
+                    history.skip(point)
+            outcomes.append(history.outcome())
+    return [run for run in runs if run.identity not in stopped], outcomes
+
+
+def _history(run: Run, states: States, workload: Workload) -> History:
+    state = states.load(run.identity)
+    assert state is not None, "a run that reached a rung has a state"
+    return History.restore(run, workload, state["history"])

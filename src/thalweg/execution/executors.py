@@ -1,0 +1,126 @@
+"""What an executor is: it carries out groups of runs somewhere; and the one that does so here, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from thalweg.execution import loop
+from thalweg.lanes import Eliminate, Keeper, Progress
+from thalweg.lanes import run as run_lanes
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Outcome, Run, Workload
+from thalweg.run.threads import with_threads
+
+__all__ = ["Executor", "Here", "Task", "Train", "as_lanes", "one_by_one"]
+
+
+class Train(Protocol):
+    """Trains a group of runs, where it is called; importable by name, so that other processes have it too."""
+
+    def __call__(
+        self,
+        runs: Sequence[Run],
+        task: Task,
+        *,
+        stop: Callable[[], bool],
+        advanced: Callable[[float], None],
+    ) -> list[Outcome]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Groups of runs, and all that is needed to train one.
+
+    Attributes:
+        train: how a group is trained: :func:`one_by_one` or :func:`as_lanes`.
+        groups: each is trained in one piece, wherever that is.
+        problem: what runs are trained on.
+        workload: how long.
+        states: keeps the states of runs under way; a run or group that it holds goes on from there.
+        until: pause once this step has been evaluated, for which ``states`` keeps the state.
+        eliminate: as for :func:`thalweg.lanes.run`; only in this process.
+    """
+
+    train: Train
+    groups: Sequence[Sequence[Run]]
+    problem: Problem
+    workload: Workload
+    states: Keeper | None = None
+    until: int | None = None
+    eliminate: Eliminate | None = None
+
+
+class Executor(Protocol):
+    """Carries a task out.
+
+    ``ended`` is told each group's number and its outcomes, in the order of its runs, as they come;
+    ``advanced`` how many steps of runs have been done since it was told last, where that is known.
+    ``stop`` is asked often.
+
+    Raises:
+        Interrupted: ``stop`` returned ``True``; what was under way is in the task's ``states``.
+        OptionError: something can't be carried out there.
+    """
+
+    def carry_out(
+        self,
+        task: Task,
+        *,
+        ended: Callable[[int, list[Outcome]], None],
+        advanced: Callable[[float], None],
+        stop: Callable[[], bool],
+    ) -> None: ...
+
+
+class Here:
+    """One group after another, in this process.
+
+    Args:
+        threads: of torch; together with the machine they decide the last bits.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+
+    def carry_out(
+        self,
+        task: Task,
+        *,
+        ended: Callable[[int, list[Outcome]], None],
+        advanced: Callable[[float], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Carry a task out, as :class:`Executor` says."""
+        with with_threads(self._threads):
+            for number, runs in enumerate(task.groups):
+                ended(number, task.train(runs, task, stop=stop, advanced=advanced))
+
+
+def one_by_one(
+    runs: Sequence[Run], task: Task, *, stop: Callable[[], bool], advanced: Callable[[float], None]
+) -> list[Outcome]:
+    """Train a group's runs one after another in the ordinary loop; outcomes tell how far they came."""
+    return [
+        loop.run(each, task.problem, task.workload, checkpoint=task.states, stop=stop, until=task.until)
+        for each in runs
+    ]
+
+
+def as_lanes(
+    runs: Sequence[Run], task: Task, *, stop: Callable[[], bool], advanced: Callable[[float], None]
+) -> list[Outcome]:
+    """Train a group's runs side by side, as one program."""
+    done = 0.0
+
+    def watch(progress: Progress) -> None:
+        nonlocal done
+        now = float(progress.step * len(runs))
+        advanced(now - done)
+        done = now
+
+    return run_lanes(
+        runs, task.problem, task.workload, chunk=len(runs), watch=watch, checkpoint=task.states, stop=stop,
+        eliminate=task.eliminate,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What all runs share, whoever carries them out: settings, problem, order of examples, history."""
