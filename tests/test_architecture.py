@@ -98,6 +98,52 @@ def test_imports_go_upwards(path: Path) -> None:
     assert misplaced(path, ast.parse(path.read_text(encoding="utf-8"))) == []
 
 
+def module_of(path: Path) -> str:
+    return ".".join(("thalweg", *path.relative_to(SOURCE).with_suffix("").parts))
+
+
+def neighbours(path: Path, tree: ast.Module) -> set[str]:
+    """Return the modules of a module's own package that it imports; of the package itself, ``""``."""
+    package = module_of(path).rpartition(".")[0]
+    names = {module_of(each) for each in MODULES}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            if node.module == package:
+                inside = {f"{package}.{alias.name}" for alias in node.names}
+                found |= {name if name in names else "" for name in inside}
+            elif node.module in names and node.module.rpartition(".")[0] == package:
+                found.add(node.module)
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules of a circle of imports, or none: those left when all with nothing below are gone."""
+    left = {name: below & set(graph) for name, below in graph.items()}
+    while done := {name for name, below in left.items() if not below}:
+        left = {name: below - done for name, below in left.items() if name not in done}
+    return sorted(left)
+
+
+def test_the_finder_of_circles_finds_them() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "package", sorted({path.parent for path in MODULES if path.parent != SOURCE}), ids=name_of
+)
+def test_there_is_no_circle_inside_a_package(package: Path) -> None:
+    graph = {}
+    for path in package.glob("*.py"):
+        if path not in EXEMPT:
+            graph[module_of(path)] = neighbours(path, ast.parse(path.read_text(encoding="utf-8")))
+            assert "" not in graph[module_of(path)], (
+                f"{name_of(path)} imports its own package; name the module"
+            )
+    assert circle(graph) == []
+
+
 def public_names(tree: ast.Module) -> set[str]:
     """Return the functions, classes and constants that a module defines without an underscore.
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from thalweg import training as training
     from thalweg import verbs as verbs
     from thalweg.ensembles.fit import fit_ensemble as fit_ensemble
+    from thalweg.execution.sweep import sweep as sweep
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
     from thalweg.training.fitting import fit as fit
@@ -94,6 +95,7 @@ __all__ = [
     "strategies",
     "streams",
     "surfaces",
+    "sweep",
     "tasks",
     "temperature",
     "train",
@@ -110,6 +112,8 @@ if not TYPE_CHECKING:
             return getattr(importlib.import_module("thalweg.verbs"), name)
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
+        if name == "sweep":
+            return importlib.import_module("thalweg.execution.sweep").sweep
         if name == "fit_ensemble":
             return importlib.import_module("thalweg.ensembles.fit").fit_ensemble
         if name in ("minimize", "least_squares"):

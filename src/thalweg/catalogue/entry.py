@@ -239,12 +239,6 @@ class Entry:
                 return hyper.name, f"is {values[hyper.name]:g}, but must be {rule}; change one of both"
         return None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An entry is its name: other processes look it up, so that rules from files travel too.
-        from thalweg.catalogue.own import resolve
-
-        return resolve, (self.name,)
-
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         defaults = {hyper.name: hyper.default for hyper in self.hyperparameters}
         for name in given:

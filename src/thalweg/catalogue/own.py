@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 import math
 from dataclasses import replace
@@ -20,6 +21,9 @@ from thalweg.plugins import is_file_spec, load_object
 from thalweg.rules import MatrixRule, Rule, as_rule, trace
 
 __all__ = ["refusal_by_name", "resolve"]
+
+# An entry is its name: other processes look it up, so that rules from files travel too.
+copyreg.pickle(Entry, lambda entry: (resolve, (entry.name,)))
 
 # what anybody means by these names; of any other name nothing is known
 _FROM_ZERO = ("eps", "lr", "weight_decay")

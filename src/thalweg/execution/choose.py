@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,8 +29,10 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Workload
 from thalweg.run.threads import with_threads
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "worth_starting"]
 
+# seconds of work; what is shorter is over before processes would have started
+_WORTH_PROCESSES = 10.0
 # of what so many processes would do if each were alone
 _SHARED = 0.85
 
@@ -154,6 +157,21 @@ def choose(
         lane_seconds=lane,
         loop_seconds=alone,
     )
+
+
+def worth_starting(choice: Choice, *, lane_steps: float, loop_steps: float) -> Choice:
+    """Return a choice without the processes that take longer to start than they save.
+
+    Args:
+        choice: as measured.
+        lane_steps, loop_steps: how many steps of runs there are to do, in lanes and alone.
+    """
+    lane, alone = choice.lane_seconds or 0.0, choice.loop_seconds or math.inf
+    if lane * lane_steps < _WORTH_PROCESSES:
+        choice = replace(choice, lane_processes=1)
+    if loop_steps == 0 or alone * loop_steps < _WORTH_PROCESSES:
+        choice = replace(choice, processes=1)
+    return choice
 
 
 def _unfit(

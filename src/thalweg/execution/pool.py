@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from thalweg import trust
+from thalweg import catalogue, trust
 from thalweg.data.source import Prepared
-from thalweg.errors import Interrupted, OptionError
+from thalweg.errors import Interrupted, OptionError, ThalwegError
 from thalweg.execution.executors import Task
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
@@ -59,6 +59,12 @@ class _Skeleton(pickle.Pickler):
 
 def not_portable(problem: Problem) -> str | None:
     """Say as :func:`portable` why a problem can't be sent to another process."""
+    for name in problem.optimizers:
+        # an entry travels as its name, so that rules from files do too
+        try:
+            catalogue.resolve(name)
+        except ThalwegError:
+            return f"the optimizer {name} can't be sent to another process, since it isn't importable by name"
     return portable(
         factory=problem.factory, data=problem.data, loss=problem.loss, metric=problem.metric,
         optimizers=dict(problem.optimizers),

@@ -16,7 +16,6 @@ __all__ = [
     "Cost",
     "check_batch_size",
     "check_goal",
-    "default_batch_size",
     "default_epochs",
     "estimate_seconds",
     "fit_minutes",
@@ -66,14 +65,6 @@ def whole_number(name: str, value: object, *, least: int) -> int:
 
 def _short(value: int) -> str:
     return repr(value) if abs(value) < 10**20 else f"beyond {'-' if value < 0 else ''}10^20"
-
-
-def default_batch_size(examples: int) -> int:
-    """Return the batch size for a training split of this many examples: a power of two (E2)."""
-    for most, size in ((200, 16), (5_000, 32), (20_000, 64)):
-        if examples < most:
-            return size
-    return 128
 
 
 def default_epochs(examples: int, batch_size: int) -> int:

@@ -20,6 +20,7 @@ from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 from thalweg.run.problem import Problem, initial_module
+from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
 from thalweg.runs.environment import usable_device
 from thalweg.settings import check_length
@@ -181,7 +182,7 @@ def _understood(options: Options, seed: int) -> Setup:
     examples = len(first.train)
     batch_size = options.batch_size
     if batch_size is None:
-        batch_size = planning.default_batch_size(examples)
+        batch_size = default_batch_size(examples)
     planning.check_batch_size(batch_size, examples)
     epochs = options.epochs
     if epochs is None:

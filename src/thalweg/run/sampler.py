@@ -11,7 +11,15 @@ from torch import Tensor
 from thalweg.errors import DataError
 from thalweg.streams import order
 
-__all__ = ["Batches", "evaluation_points", "orders", "steps_an_epoch"]
+__all__ = ["Batches", "default_batch_size", "evaluation_points", "orders", "steps_an_epoch"]
+
+
+def default_batch_size(examples: int) -> int:
+    """Return the batch size for a training split of this many examples: a power of two (E2)."""
+    for most, size in ((200, 16), (5_000, 32), (20_000, 64)):
+        if examples < most:
+            return size
+    return 128
 
 
 def steps_an_epoch(examples: int, batch_size: int) -> int:

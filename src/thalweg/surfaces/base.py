@@ -234,6 +234,4 @@ def at_least(
 
 
 def _again(name: str, options: Mapping[str, Any]) -> Surface:
-    from thalweg.surfaces.table import get
-
-    return get(name, **options)
+    return FACTORIES[name](**options)

@@ -438,8 +438,8 @@ def fingerprint(data: Any) -> str | None:
     return f"{len(data)} items" if hasattr(data, "__len__") else None
 
 
-def taken_up(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirectory:
-    """Make a run directory, or take it up again if it is that of the same training.
+def taken_up(path: Path, config: dict[str, Any], *, resume: bool, what: str = "training") -> RunDirectory:
+    """Make a run directory, or take it up again if it is that of the same training, or what else it is.
 
     Raises:
         UserError: it isn't, in one sentence.
@@ -456,11 +456,11 @@ def taken_up(path: Path, config: dict[str, Any], *, resume: bool) -> RunDirector
             directory.close()
             if name == "fingerprint":
                 raise DataError(
-                    f"the data aren't those that the training in {path} was begun with; give the same, or "
+                    f"the data aren't those that the {what} in {path} was begun with; give the same, or "
                     "begin anew with another out"
                 )
             raise OptionError(
-                f"the training in {path} was begun with {name} = {before.get(name)!r}, not "
+                f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not "
                 f"{now.get(name)!r}; give the same, or begin anew with another out"
             )
     try:

@@ -1,0 +1,411 @@
+"""``thalweg.sweep``: settings times seeds on one problem, and a tidy table of what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import polars
+
+from thalweg import catalogue, data, models, objectives, schedules, trust
+from thalweg.catalogue import Entry
+from thalweg.errors import Interrupted, OptionError, nearest, option
+from thalweg.execution.choose import Choice, choose, worth_starting
+from thalweg.execution.execution import Execution
+from thalweg.execution.journal import Journal
+from thalweg.generators import own_generators
+from thalweg.initial import initialize
+from thalweg.objectives import Metric
+from thalweg.run.problem import Problem, initial_module
+from thalweg.run.sampler import default_batch_size, steps_an_epoch
+from thalweg.run.spec import Outcome, Run, Setting, Workload
+from thalweg.runs.directory import RunDirectory
+from thalweg.runs.environment import usable_device
+from thalweg.runs.interrupt import Interruption
+from thalweg.settings import check_length
+from thalweg.training.fitting import taken_up
+from thalweg.training.steps import FORWARD_BACKWARD, least_work
+from thalweg.training.watch import Pace, Silent, Watcher
+
+__all__ = ["Sweep", "sweep"]
+
+# keys of a setting that are no hyperparameters of its optimizer
+_OWN = ("optimizer", "schedule", "schedule_options", "initialization")
+_MOST_RUNS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        table: a polars frame with a row for each setting, seed and evaluation. ``setting`` is its number,
+            from 0, in the order given; ``optimizer``, and a column for each hyperparameter and option that
+            any setting names (missing where it has its default); ``seed``; ``step``, in forward and backward
+            passes over a batch; ``train_loss``, the mean over the steps since the evaluation before;
+            ``validation_loss``; the metric by its name, on the validation split; ``test``, the metric there,
+            where it was asked for; ``diverged``. After a run has diverged its values are missing.
+        metric: name of the metric.
+        higher_is_better: whether it is one of those.
+        how: how the runs were carried out, and why.
+    """
+
+    table: polars.DataFrame
+    metric: str
+    higher_is_better: bool
+    how: str
+
+    def final(self) -> polars.DataFrame:
+        """Return the last evaluation of each run: a row for each setting and seed."""
+        return self.table.group_by("setting", "seed", maintain_order=True).last().select(self.table.columns)
+
+    def summary(self) -> polars.DataFrame:
+        """Return a row for each setting, with mean, lowest and highest over seeds; the best mean comes first.
+
+        Settings of which fewer runs diverged come before others.
+        """
+        value = polars.col(self.metric)
+        told = {"seed", "step", "train_loss", "validation_loss", self.metric, "test", "diverged"}
+        what = [name for name in self.table.columns if name not in told]
+        found = self.final().group_by(what, maintain_order=True)
+        frame = found.agg(
+            value.mean().alias("mean"), value.min().alias("low"), value.max().alias("high"),
+            polars.col("diverged").sum().alias("diverged"),
+        )  # fmt: skip
+        return frame.sort(["diverged", "mean"], descending=[False, self.higher_is_better], nulls_last=True)
+
+    def __repr__(self) -> str:
+        runs = len(self.final())
+        return f"Sweep of {runs} runs, {self.metric} ({self.how})\n{self.summary()}"
+
+
+@trust.runs_own_code
+def sweep(
+    model: Any,
+    data: Any,
+    settings: Any,
+    *,
+    seeds: int | Sequence[int] = 3,
+    epochs: int,
+    batch_size: int | None = None,
+    loss: str | Callable[..., Any] | None = None,
+    metric: str | Callable[..., Any] | None = None,
+    target: str | None = None,
+    task: str | None = None,
+    missing: str | None = None,
+    types: Mapping[str, str] | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    evaluations: int = 20,
+    test: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    engine: str = "auto",
+    out: str | Path | None = None,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Sweep:
+    """Train each setting with each seed, and return a table of the curves.
+
+    All runs see the same split of the data; a seed decides initial weights, the order of examples and every
+    other draw of a run, whatever runs beside it. Runs that can be are computed side by side as lanes.
+
+    Args:
+        model: as for :func:`thalweg.race`: ``"mlp:64"``, ``"file.py:factory"``, a factory, a class, a module.
+        data, target, task, missing, types, collate, loss, metric: likewise.
+        settings: one setting or a list of them. A setting is the name of an optimizer, a rule or class of
+            one's own, or a mapping: ``{"optimizer": "adam", "lr": 0.01, "schedule": "cosine"}`` with any
+            hyperparameter, ``schedule_options`` and ``initialization`` (a scheme's name, or a mapping with
+            ``scheme`` and its options). Where a value is a list, each is taken with each of the others:
+            ``{"optimizer": ["sgd", "adam"], "lr": [0.1, 0.01]}`` are four settings.
+        seeds: how many, from 0, or which.
+        epochs: passes over the training split, at least 1.
+        batch_size: examples a step; by default a power of two that grows with the data.
+        evaluations: how often, evenly over the run, validation is evaluated, and once before the first step.
+        test: evaluate the test split too.
+        seed: of the split.
+        device: ``"cpu"``, ``"cuda"``, ...
+        engine: ``"lanes"``, ``"loop"``, or ``"auto"``: a short measurement decides.
+        out: a run directory, in which ``table.csv`` is left; with it an interrupted sweep can be resumed.
+        resume: go on with the sweep in ``out``.
+        watcher: told how far it is.
+
+    Returns:
+        The table, and what sums it up.
+
+    Raises:
+        UserError: something given can't be used; nothing has been written then.
+        Interrupted: Ctrl-C or SIGTERM; with ``out``, ``resume=True`` goes on.
+
+    >>> import thalweg
+    >>> found = thalweg.sweep("mlp:8", "iris", {"optimizer": "adam", "lr": [1e-3, 1e-1]}, seeds=2, epochs=5)
+    >>> found.table.columns[:4], len(found.final())
+    (['setting', 'optimizer', 'lr', 'seed'], 4)
+    >>> found.summary()["lr"][0]
+    0.1
+    """
+    asked = _settings(settings)
+    numbers = _seeds(seeds)
+    if len(asked) * len(numbers) > _MOST_RUNS:
+        raise OptionError(
+            f"{len(asked):,} settings with {len(numbers):,} seeds are more than {_MOST_RUNS:,} runs; "
+            "give fewer"
+        )
+    if engine not in ("auto", "lanes", "loop"):
+        raise OptionError(f"{option('engine')} is {engine!r}, but must be auto, lanes or loop")
+    problem, mark = _problem(
+        model, data, [entry for _, entry in asked], loss=loss, metric=metric, target=target, task=task,
+        missing=missing, types=types, collate=collate, seed=_whole("seed", seed, least=0), device=device,
+    )  # fmt: skip
+    examples = len(problem.data.train)
+    workload = Workload(
+        epochs=_whole("epochs", epochs, least=1),
+        batch_size=default_batch_size(examples)
+        if batch_size is None
+        else _whole("batch_size", batch_size, least=1),
+        evaluations=_whole("evaluations", evaluations, least=1),
+        score_test=test,
+    )
+    check_length(workload.epochs, steps_an_epoch(examples, workload.batch_size))
+    models.check(
+        initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0), problem.data,
+        problem.loss_function, problem.metric_function, examples=min(8, workload.batch_size),
+    )  # fmt: skip
+    for setting, entry in asked:
+        _check(setting, entry, problem, workload)
+    runs = [
+        Run(identity=f"{number}/{each}", setting=setting, seed=each)
+        for number, (setting, _) in enumerate(asked)
+        for each in numbers
+    ]
+    config = {
+        "kind": "sweep", "settings": json.dumps([asdict(setting) for setting, _ in asked], default=dict),
+        "seeds": numbers, "fingerprint": mark, "loss": problem.loss_function.name,
+        "metric": problem.metric_function.name, "seed": seed, "device": device, **asdict(workload),
+    }  # fmt: skip
+    if out is None and resume:
+        raise OptionError("resume needs out: name the run directory of the sweep to go on with")
+    directory = None if out is None else taken_up(Path(out), config, resume=resume, what="sweep")
+    with nullcontext() if directory is None else directory:
+        outcomes, choice = _carried_out(runs, problem, workload, engine, directory, watcher or Silent())
+        table = _table(runs, outcomes, problem, workload)
+        if directory is not None:
+            directory.write_text("table.csv", table.write_csv())
+    judged = problem.metric_function
+    return Sweep(
+        table=table, metric=_column(judged), higher_is_better=judged.higher_is_better, how=choice.reason
+    )
+
+
+def _carried_out(
+    runs: Sequence[Run],
+    problem: Problem,
+    workload: Workload,
+    engine: str,
+    directory: RunDirectory | None,
+    watcher: Watcher,
+) -> tuple[dict[str, Outcome], Choice]:
+    journal = Journal(directory)
+    steps = problem.steps(workload)
+    pace, done = Pace(watcher), 0.0
+
+    def measured() -> dict[str, Any]:
+        choice = choose(runs, problem, workload, engine=engine, seconds=0.03)
+        by_lanes = [run for run in runs if choice.kind == "lanes" and problem.entry(run).rule is not None]
+        together, alone = len(by_lanes) * steps, (len(runs) - len(by_lanes)) * steps
+        return asdict(worth_starting(choice, lane_steps=together, loop_steps=alone))
+
+    def advanced(stage: str, what: str, more: float) -> None:
+        nonlocal done
+        done += more
+        pace.tell(done, steps * len(runs))
+
+    known = journal.once("choice", "choice", measured)
+    choice = Choice(**{each.name: known[each.name] for each in fields(Choice)})
+    watcher.note(f"{len(runs)} runs of {steps} steps: {choice.reason}")
+    with Interruption() as interruption:
+        stop = interruption.asked if directory is None else directory.watched(interruption.asked)
+        try:
+            with Execution(choice, journal, stop=stop, advanced=advanced, predictions=False) as execution:
+                return execution.run("sweep", runs, problem, workload, stage="sweep"), choice
+        except Interrupted as problem_:
+            if directory is None:
+                raise Interrupted("interrupted; give out to be able to go on later") from problem_
+            raise Interrupted(
+                f"interrupted; everything up to here is saved, and {option('resume', True)} goes on"
+            ) from problem_
+
+
+def _settings(given: Any) -> list[tuple[Setting, Entry]]:
+    """Return each setting with its optimizer's entry; lists within a mapping are multiplied out."""
+    several = given if isinstance(given, (list, tuple)) else [given]
+    if not several:
+        raise OptionError("settings is empty; give at least one, such as 'adam'")
+    found: list[tuple[Setting, Entry]] = []
+    for one in several:
+        if isinstance(one, Setting):
+            entry = catalogue.resolve(one.optimizer)
+            found.append((one, entry))
+            continue
+        values = dict(one) if isinstance(one, Mapping) else {"optimizer": one}
+        if "optimizer" not in values:
+            raise OptionError(f"the setting {one!r} has no optimizer; name one, such as 'adam'")
+        axes = [value if isinstance(value, (list, tuple)) else [value] for value in values.values()]
+        if (empty := [name for name, axis in zip(values, axes, strict=True) if not len(axis)]) != []:
+            raise OptionError(f"{empty[0]} of a setting is an empty list; give at least one value")
+        found += [_setting(dict(zip(values, row, strict=True))) for row in itertools.product(*axes)]
+    return found
+
+
+def _setting(values: dict[str, Any]) -> tuple[Setting, Entry]:
+    entry = catalogue.resolve(values["optimizer"])
+    begins = values.get("initialization") or {}
+    if isinstance(begins, str):
+        begins = {"scheme": begins}
+    if "scheme" not in begins and begins:
+        raise OptionError(f"initialization is {begins!r}, but must be a scheme's name, or have a scheme")
+    return Setting(
+        optimizer=entry.name,
+        hyperparameters={name: _number(value) for name, value in values.items() if name not in _OWN},
+        schedule=values.get("schedule", "constant"),
+        schedule_options=dict(values.get("schedule_options") or {}),
+        initialization=dict(begins),
+    ), entry
+
+
+def _number(value: Any) -> Any:
+    """Plain numbers in place of NumPy's, since settings are written down."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, (int, float)) else value
+
+
+def _seeds(given: int | Iterable[int]) -> list[int]:
+    if isinstance(given, Iterable):
+        numbers = [_whole("seeds", each, least=0) for each in given]
+    else:
+        numbers = list(range(min(_whole("seeds", given, least=1), _MOST_RUNS + 1)))
+    if not numbers:
+        raise OptionError("seeds is empty; give at least one")
+    if len(set(numbers)) < len(numbers):
+        raise OptionError("seeds names one twice; give each once")
+    return numbers
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise OptionError(f"{option(name)} is {value!r}, but must be a whole number of at least {least}")
+    return number
+
+
+def _problem(
+    model: Any,
+    given: Any,
+    entries: Sequence[Entry],
+    *,
+    loss: Any,
+    metric: Any,
+    target: str | None,
+    task: str | None,
+    missing: str | None,
+    types: Mapping[str, str] | None,
+    collate: Callable[[list[Any]], Any] | None,
+    seed: int,
+    device: str,
+) -> tuple[Problem, str]:
+    usable_device(device)
+    # a Dataset may draw from anybody's generators while it is read
+    with own_generators(seed, "data"):
+        source = data.load(given, target=target, task=task, missing=missing, types=types, collate=collate)
+        prepared = data.prepare(source, seed=seed, replicate=0, device=device)
+    optimizers: dict[str, Entry] = {}
+    for entry in entries:
+        if _made_of(optimizers.setdefault(entry.name, entry)) is not _made_of(entry):
+            raise OptionError(f"settings has two optimizers of the name {entry.name!r}; give each its own")
+    problem = Problem(
+        factory=models.factory(model),
+        data=prepared,
+        loss=loss if callable(loss) else objectives.loss(loss, prepared.task).name,
+        metric=metric if callable(metric) else objectives.metric(metric, prepared.task).name,
+        optimizers=optimizers,
+        device=device,
+    )
+    return problem, source.fingerprint
+
+
+def _made_of(entry: Entry) -> object:
+    """The function or class that an entry stands for."""
+    return entry.call.target if entry.rule is None else entry.rule.function
+
+
+def _check(setting: Setting, entry: Entry, problem: Problem, workload: Workload) -> None:
+    """Refuse a setting that can't be, before anything is trained."""
+    entry.of_run(setting.hyperparameters)
+    if setting.schedule not in schedules.names():
+        raise OptionError(
+            f"there is no schedule {setting.schedule!r}; {nearest(setting.schedule, schedules.names())}"
+        )
+    steps = problem.steps(workload)
+    if setting.schedule != "plateau":
+        schedules.build(setting.schedule, total=steps, **setting.schedule_options)
+    module = initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0)
+    if setting.initialization:
+        options = dict(setting.initialization)
+        initialize(module, options.pop("scheme"), seed=0, **options)
+    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
+    if needed > there:
+        raise OptionError(
+            f"one step of {entry.name} takes {needed:,.0f} forward passes over a batch with {parameters:,} "
+            f"parameters, and a whole run has {there:,.0f}; take a smaller model, or more epochs"
+        )
+
+
+def _column(metric: Metric) -> str:
+    """A metric's name, without the file or module that a person's own one comes from."""
+    return metric.name.rpartition(":")[2]
+
+
+def _table(
+    runs: Sequence[Run], outcomes: Mapping[str, Outcome], problem: Problem, workload: Workload
+) -> polars.DataFrame:
+    settings = [run.setting for run in runs]
+    hypers = dict.fromkeys(name for setting in settings for name in setting.hyperparameters)
+    options = dict.fromkeys(name for setting in settings for name in setting.schedule_options)
+    begins = dict.fromkeys(name for setting in settings for name in setting.initialization)
+    scheduled = any(setting.schedule != "constant" for setting in settings)
+    metric, rows = _column(problem.metric_function), []
+    for run in runs:
+        setting, outcome = run.setting, outcomes[run.identity]
+        what: dict[str, Any] = {
+            "setting": int(run.identity.partition("/")[0]),
+            "optimizer": setting.optimizer,
+            **{name: setting.hyperparameters.get(name) for name in hypers},
+            **({"schedule": setting.schedule} if scheduled else {}),
+            **{f"schedule.{name}": setting.schedule_options.get(name) for name in options},
+            **{f"initialization.{name}": setting.initialization.get(name) for name in begins},
+            "seed": run.seed,
+        }
+        for place, step in enumerate(outcome.steps):
+            gone = outcome.diverged_at is not None and step >= outcome.diverged_at
+            rows.append(
+                {
+                    **what,
+                    "step": step,
+                    "train_loss": outcome.train_loss[place],
+                    "validation_loss": outcome.validation_loss[place],
+                    metric: outcome.validation[place],
+                    **({"test": outcome.test[place]} if workload.score_test else {}),
+                    "diverged": gone,
+                }
+            )
+    floats = ("train_loss", "validation_loss", metric, "test")
+    schema = {name: polars.Float64 for name in floats if rows and name in rows[0]}
+    return polars.DataFrame(rows, schema_overrides=schema, infer_schema_length=None, strict=False)
