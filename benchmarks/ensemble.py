@@ -23,7 +23,7 @@ import torch
 from benchmarks import records
 
 import thalweg
-from thalweg.training import Ensemble
+from thalweg.ensembles import Ensemble
 
 CASES: list[dict[str, Any]] = [
     {"name": "mlp 64-32-10", "model": "mlp:32", "inputs": 64, "examples": 1077, "epochs": 6},

@@ -30,16 +30,14 @@ import torch
 import torch.nn.functional as F
 from benchmarks import records
 
-from thalweg import catalogue, lanes, models
+from thalweg import catalogue, execution, lanes, models
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
-from thalweg.execution import choose
-from thalweg.execution.pool import Workers, run_chunks
 from thalweg.objectives import Task
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
 from thalweg.streams import order
-from thalweg.training import run_many
 
 Work = Callable[[], object]
 FUSED = {
@@ -97,18 +95,15 @@ class Case:
 
     def common(self) -> dict[str, Any]:
         """What ``lanes.run`` and the loop are told."""
-        return {
-            "factory": models.factory(self.model),
-            "prepared": self.data(),
-            "workload": Workload(
-                epochs=self.epochs,
-                batch_size=self.batch,
-                loss="cross-entropy",
-                metric="accuracy",
-                evaluations=1,
-            ),
-            "catalogue_entries": {name: catalogue.get(name) for name in self.optimizers},
-        }
+        problem = Problem(
+            factory=models.factory(self.model),
+            data=self.data(),
+            loss="cross-entropy",
+            metric="accuracy",
+            optimizers={name: catalogue.get(name) for name in self.optimizers},
+        )
+        workload = Workload(epochs=self.epochs, batch_size=self.batch, evaluations=1)
+        return {"problem": problem, "workload": workload}
 
     def runs(self) -> list[Run]:
         """The settings, all of one seed, as in a race."""
@@ -297,24 +292,31 @@ def interleave(contenders: dict[str, Work], rounds: int) -> dict[str, list[float
 def compare(case: Case, rounds: int) -> dict[str, Any]:
     """Run one case."""
     given, runs = case.common(), case.runs()
-    choice = choose.choose(runs, most=case.settings, **given)
+    problem: Problem = given["problem"]
+    choice = execution.choose(runs, most=case.settings, **given)
 
     def ours() -> None:
         with with_threads(choice.threads):
             if choice.kind == "lanes" and choice.lane_processes > 1:
-                chunks = lanes.plan(runs, given["catalogue_entries"], -(-len(runs) // choice.lane_processes))
-                run_chunks(chunks, workers=workers, ended=lambda number, outcomes: None, **given)
+                chunks = lanes.plan(runs, problem.optimizers, -(-len(runs) // choice.lane_processes))
+                beside(execution.RunList(train=execution.as_lanes, groups=chunks, **given))
             elif choice.kind == "lanes":
                 lanes.run(runs, chunk=choice.chunk, **given)
             else:
-                run_many(runs, workers=workers, **given)
+                groups = [[run] for run in runs]
+                beside(execution.RunList(train=execution.one_by_one, groups=groups, **given))
+
+    def beside(asked: execution.RunList) -> None:
+        workers.carry_out(
+            asked, ended=lambda number, outcomes: None, advanced=lambda steps: None, stop=lambda: False
+        )
 
     # as a race keeps them; the first run, for warmth, starts them
-    workers = Workers(choice.processes, choice.loop_threads)
+    workers = execution.Workers(choice.processes, choice.loop_threads)
     pair = Pair(case)
     contenders = {
         "thalweg": ours,
-        "plain loop": lambda: plain(case, given["prepared"], case.rates),
+        "plain loop": lambda: plain(case, problem.data, case.rates),
         "plain loop, two processes": pair,
         **jax_contenders(case),
     }

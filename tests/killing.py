@@ -83,15 +83,14 @@ def _race(
 
 
 def _save_all() -> None:
-    from thalweg.execution import engine as engines
-    from thalweg.execution import loop
+    from thalweg.execution import executors, loop
 
-    engines.run_lanes = functools.partial(engines.run_lanes, checkpoint_seconds=0.0)  # type: ignore[attr-defined]
+    executors.run_lanes = functools.partial(executors.run_lanes, checkpoint_seconds=0.0)  # type: ignore[attr-defined]
     loop.run = functools.partial(loop.run, checkpoint_seconds=0.0)
 
 
 def _arm(moment: Moment) -> None:
-    from thalweg.execution import engine as engines
+    from thalweg.execution import states
     from thalweg.runs import RunDirectory
     from thalweg.runs.interrupt import Interruption
 
@@ -102,7 +101,7 @@ def _arm(moment: Moment) -> None:
         seen += 1
         return seen == moment.count
 
-    append, save, replace = RunDirectory.append, engines.save_state, Path.replace
+    append, save, replace = RunDirectory.append, states.save_state, Path.replace
 
     def append_or_die(self: RunDirectory, event: Any) -> None:
         now = at_last()
@@ -133,7 +132,7 @@ def _arm(moment: Moment) -> None:
         "event": lambda: setattr(RunDirectory, "append", append_or_die),
         "torn": lambda: setattr(RunDirectory, "append", append_or_die),
         "written": lambda: setattr(RunDirectory, "append", append_or_die),
-        "state": lambda: setattr(engines, "save_state", save_or_die),
+        "state": lambda: setattr(states, "save_state", save_or_die),
         "half state": lambda: setattr(Path, "replace", replace_or_die),
         "file": lambda: setattr(Path, "replace", replace_or_die),
         "asked": lambda: setattr(Interruption, "asked", lambda self: at_last() or seen > moment.count),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from thalweg.execution.choose import Choice
 from thalweg.execution.journal import Journal
 from thalweg.racing import race
 from thalweg.racing.plan import Cost
@@ -45,10 +46,11 @@ def engine(
         "device": "cpu", "promise": "bits",
     }  # fmt: skip
 
-    def choose(setup: Setup, journal: Journal) -> tuple[EngineInfo, Cost]:
+    def choose(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
         cost = {"step_seconds": dict.fromkeys(setup.entries, 1e-4), "evaluation_seconds": 1e-4}
         value = journal.once("engine", "engine", lambda: {"info": info, "cost": cost})
-        return EngineInfo(**value["info"]), Cost(**value["cost"])
+        choice = {name: of for name, of in value["info"].items() if name not in ("device", "promise")}
+        return EngineInfo(**value["info"]), Choice(**choice), Cost(**value["cost"])
 
     def seconds(setup: Setup, plan: Any, records: Any, journal: Journal) -> dict[str, Any]:
         return dict.fromkeys(plan.optimizers, (1e-4, 2e-4, 3e-4))

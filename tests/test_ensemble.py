@@ -18,6 +18,7 @@ from thalweg import calibration, catalogue, data, lanes, models, recipe
 from thalweg.cli import app
 from thalweg.ensembles.train import bootstrap, member_seed
 from thalweg.errors import OptionError, RecipeError, ThalwegError
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Clipping
 from thalweg.training.results import Stored, TrainResults
@@ -52,13 +53,15 @@ def test_a_member_is_what_a_lane_of_its_seed_is_alone(four: Path) -> None:
     prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
     setting = Setting(optimizer="adam", hyperparameters={"lr": 0.02}, schedule="cosine")
     run = Run(identity="alone", setting=setting, seed=member_seed(3, 2))
+    problem = Problem(
+        factory=models.factory("mlp:8"), data=prepared, loss="cross-entropy", metric="accuracy",
+        optimizers={"adam": catalogue.get("adam")},
+    )  # fmt: skip
     found: dict[str, torch.Tensor] = {}
     lanes.run(
         [run],
-        factory=models.factory("mlp:8"),
-        prepared=prepared,
-        workload=Workload(epochs=4, batch_size=16, loss="cross-entropy", metric="accuracy", evaluations=6),
-        catalogue_entries={"adam": catalogue.get("adam")},
+        problem,
+        Workload(epochs=4, batch_size=16, evaluations=6),
         collect=lambda outcome, tensors: found.update({name: t.clone() for name, t in tensors.items()}),
     )
     assert same(found, member(four, 2))
@@ -151,17 +154,6 @@ def test_one_s_own_models_as_lanes_and_by_fit(resample: bool) -> None:
     )  # fmt: skip
     for name, value in model.state_dict().items():
         assert torch.equal(value, both[1].models[1].state_dict()[name])
-
-
-def test_a_bootstrap_is_one_and_each_member_s_own() -> None:
-    one, other = bootstrap(4000, seed=1), bootstrap(4000, seed=2)
-    assert torch.equal(one, bootstrap(4000, seed=1))
-    assert not torch.equal(one, other)
-    assert 0 <= int(one.min()) <= int(one.max()) < 4000
-    # Poisson(1) in the limit: 1/e never, 1/e once
-    counts = torch.bincount(one, minlength=4000)
-    for times in (0, 1):
-        assert float((counts == times).double().mean()) == pytest.approx(np.exp(-1), abs=0.03)
 
 
 # Together ------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from thalweg.execution.engine import Engine
 from torch import Tensor, nn
 
 import races
 from thalweg import catalogue, data, recipe, verbs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
+from thalweg.execution import Execution
 from thalweg.racing import finish, setup
 from thalweg.racing.results import OptimizerResult, Results, schema
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
@@ -103,16 +103,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("race")
     (folder / "own.py").write_text(OWN)
     runs: dict[str, Run] = {}
-    original = Engine.run
+    original = Execution.run
 
-    def spy(self: Engine, key: str, asked: Any, *rest: Any, **named: Any) -> Any:
+    def spy(self: Execution, key: str, asked: Any, *rest: Any, **named: Any) -> Any:
         runs.update({run.identity: run for run in asked})
         return original(self, key, asked, *rest, **named)
 
     witness, climb = Witness(), f"{folder / 'own.py'}:climb"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THALWEG_STATE_DIR", str(folder / "state"))
-        patch.setattr(Engine, "run", spy)
+        patch.setattr(Execution, "run", spy)
         results = verbs.race(
             "linear", "wine", optimizers=["momentum", "adam", f"{folder / 'own.py'}:mine", climb],
             trials=4, splits=2, epochs=2, batch_size=16, out=folder / "out", watcher=witness,

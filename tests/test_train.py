@@ -22,6 +22,7 @@ from thalweg.data.stored import TablePreparation, store
 from thalweg.data.tables import from_frame
 from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryError, UserError
 from thalweg.execution import loop
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.runs import RunDirectory
 from thalweg.training.results import TrainResults
@@ -34,15 +35,12 @@ def test_a_recipe_of_a_race_trains_as_the_race_did(schedule: str, tmp_path: Path
     results = thalweg.train(written(tmp_path), changes=changes, out=tmp_path / "out")
     prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
     setting = Setting(optimizer="adam", hyperparameters={"lr": 0.3}, schedule=schedule)
-    outcome = loop.run(
-        Run(identity="a", setting=setting, seed=3),
-        factory=models.factory("mlp:8"),
-        prepared=prepared,
-        workload=Workload(
-            epochs=4, batch_size=16, loss="cross-entropy", metric="accuracy", evaluations=20, score_test=True
-        ),
-        catalogue_entries={"adam": catalogue.get("adam")},
+    problem = Problem(
+        factory=models.factory("mlp:8"), data=prepared, loss="cross-entropy", metric="accuracy",
+        optimizers={"adam": catalogue.get("adam")},
     )  # fmt: skip
+    workload = Workload(epochs=4, batch_size=16, evaluations=20, score_test=True)
+    outcome = loop.run(Run(identity="a", setting=setting, seed=3), problem, workload)
     assert [p.step for p in results.curve] == outcome.steps
     assert [p.validation for p in results.curve] == outcome.validation
     assert [p.validation_loss for p in results.curve] == outcome.validation_loss

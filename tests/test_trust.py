@@ -21,8 +21,11 @@ from report.synthetic import make
 from thalweg import models, trust
 from thalweg.cli import app
 from thalweg.errors import TrustError
+from thalweg.execution import Task
 from thalweg.execution import pool as processes
 from thalweg.plugins import load_object
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Workload
 from thalweg.runs import RunDirectory
 from thalweg.training.predicting import load_model
 from thalweg.training.results import Stored
@@ -254,27 +257,32 @@ def test_code_that_changes_while_a_run_is_under_way_is_not_run() -> None:
     assert load_object("m.py:value") == 2, "of no run's concern"
 
 
+def built(runs: Any, task: Task, *, stop: Any, advanced: Any) -> Any:
+    return [task.problem.factory((4,), 3)]
+
+
 def test_processes_of_a_race_run_the_code_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
     class Halt:
         def is_set(self) -> bool:
             return False
 
-    def build(runs: Any, *, prepared: Any, stop: Any, factory: Any) -> Any:
-        return [factory((4,), 3)]
-
     write(NET)
     with trust.own_code() as entered:
-        for name, thing in (("data", None), ("common", {"factory": models.factory("m.py:net")})):
+        given: dict[str, Any] = {"data": None, "loss": "mse", "metric": "mse", "optimizers": {}}
+        problem = Problem(factory=models.factory("m.py:net"), **given)
+        task = Task(train=built, groups=(), problem=problem, workload=Workload(epochs=1, batch_size=1))
+        for name, thing in (("data", None), ("bare", task)):
             Path(name).write_bytes(pickle.dumps(thing))
         code = entered.written()
     monkeypatch.setattr(processes, "_HALT", [Halt()])
-    paths = Path("data").absolute(), Path("common").absolute()
-    made: Any = processes._work(build, *paths, [], code)
+    monkeypatch.setattr(processes, "_DONE", [([0.0], 0)])
+    paths = Path("data").absolute(), Path("bare").absolute()
+    made: Any = processes._work(*paths, [], code)
     assert len(made[0]) == 3
     write(NET.replace("ReLU", "Tanh"))
     processes._LOADED.clear()
     with pytest.raises(TrustError, match="has changed"):
-        processes._work(build, *paths, [], code)
+        processes._work(*paths, [], code)
     processes._LOADED.clear()
 
 

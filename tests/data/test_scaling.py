@@ -21,6 +21,7 @@ from thalweg.data.held import Held, blocks
 from thalweg.ensembles.train import bootstrap, resampled
 from thalweg.errors import DataError
 from thalweg.execution import loop
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 
 RNG = np.random.default_rng(0)
@@ -177,19 +178,16 @@ def test_runs_are_the_same_batch_by_batch(
         Run(identity=str(number), setting=Setting(optimizer="adam", hyperparameters={"lr": 0.01}), seed=seed)
         for number, seed in enumerate(seeds)
     ]
-    asked: dict[str, Any] = {
-        "factory": models.factory("mlp:4"),
-        "workload": Workload(
-            epochs=2, batch_size=16, loss="cross-entropy", metric="log-loss", evaluations=2, score_test=True
-        ),
-        "catalogue_entries": {"adam": catalogue.get("adam")},
-    }
+    workload = Workload(epochs=2, batch_size=16, evaluations=2, score_test=True)
 
     def outcomes() -> list[Outcome]:
-        prepared = prepare(load("a.npz"), seed=0, replicate=0)
+        problem = Problem(
+            factory=models.factory("mlp:4"), data=prepare(load("a.npz"), seed=0, replicate=0),
+            loss="cross-entropy", metric="log-loss", optimizers={"adam": catalogue.get("adam")},
+        )  # fmt: skip
         if runner is loop.run:
-            return [loop.run(run, prepared=prepared, **asked) for run in runs]
-        return lanes.run(runs, prepared=prepared, **asked)
+            return [loop.run(run, problem, workload) for run in runs]
+        return lanes.run(runs, problem, workload)
 
     once = outcomes()
     monkeypatch.setattr(arrays, "_ONCE", 0)

@@ -10,7 +10,7 @@ import sys
 import torch
 from torch import nn
 
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from thalweg import lanes
 
 
@@ -62,17 +62,16 @@ def main() -> None:
     compared = diverged = 0
     for kind, dtype, name, epochs, threads in CASES:
         torch.set_num_threads(threads)
-        data, factory, work = prepared(kind, dtype), models(dtype)[name], workload(kind, epochs=epochs)
+        task = problem(models(dtype)[name], prepared(kind, dtype), kind)
+        work = workload(epochs=epochs)
         # High rates with momentum over hundreds of steps: a bit that differs does not stay small.
         field = runs(4, rates=(0.05, 0.4, 3.0), seeds=(11, 12), schedules=("constant", "cosine"))
 
         def go(chosen, chunk=64, eliminate=None):
             found = lanes.run(
                 chosen,
-                factory=factory,  # noqa: B023
-                prepared=data,  # noqa: B023
-                workload=work,  # noqa: B023
-                catalogue_entries=entries(),
+                task,  # noqa: B023
+                work,  # noqa: B023
                 chunk=chunk,
                 eliminate=eliminate,
             )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from thalweg import catalogue
+from thalweg import catalogue, execution
 from thalweg.catalogue import Entry
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
+from thalweg.models import Factory
 from thalweg.objectives import Task
-from thalweg.run.spec import Run, Setting, Workload
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Outcome, Run, Setting, Workload
 
 
 def entries() -> dict[str, Entry]:
@@ -50,14 +53,31 @@ def prepared(kind: str = "classes", dtype: torch.dtype = torch.float32, rows: in
     )
 
 
-def workload(kind: str = "classes", *, epochs: int = 3, batch_size: int = 12, **more: object) -> Workload:
-    values: dict[str, Any] = {
-        "loss": {"classes": "cross-entropy", "two": "bce", "number": "huber"}[kind],
-        "metric": {"classes": "log-loss", "two": "log-loss", "number": "rmse"}[kind],
-        "evaluations": 5,
-        "score_test": True,
-        **more,
-    }
+def problem(
+    factory: Factory,
+    data: Prepared,
+    kind: str = "classes",
+    *,
+    loss: Any = None,
+    metric: Any = None,
+    optimizers: Mapping[str, Entry] | None = None,
+    device: str = "cpu",
+) -> Problem:
+    """The loss and metric of the kind unless others are given; every optimizer that has a rule."""
+    losses = {"classes": "cross-entropy", "two": "bce", "number": "huber"}
+    metrics = {"classes": "log-loss", "two": "log-loss", "number": "rmse"}
+    return Problem(
+        factory=factory,
+        data=data,
+        loss=losses[kind] if loss is None else loss,
+        metric=metrics[kind] if metric is None else metric,
+        optimizers=entries() if optimizers is None else optimizers,
+        device=device,
+    )
+
+
+def workload(*, epochs: int = 3, batch_size: int = 12, **more: object) -> Workload:
+    values: dict[str, Any] = {"evaluations": 5, "score_test": True, **more}
     return Workload(epochs=epochs, batch_size=batch_size, **values)
 
 
@@ -83,3 +103,11 @@ def runs(
         for name in names
         for number in range(count)
     ]
+
+
+def count_threads(
+    runs: Sequence[Run], asked: execution.RunList, *, stop: Any, advanced: Any
+) -> list[Outcome]:
+    """Train nothing; each run's outcome has torch's threads for its number of updates."""
+    unknown = Outcome(identity="", steps=[0], train_loss=[None], validation_loss=[None], validation=[None])
+    return [replace(unknown, identity=run.identity, updates=torch.get_num_threads()) for run in runs]

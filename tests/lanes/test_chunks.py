@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import entries, prepared, problem, runs, workload
 from thalweg import catalogue, lanes
 from thalweg.errors import DataError, Interrupted, ModelError, RuleError
 from thalweg.execution import loop
@@ -56,12 +56,18 @@ def residual(shape: tuple[int, ...], outputs: int) -> nn.Module:
     return Residual(outputs).double()
 
 
-def both(chosen: list[Run], factory: Any, kind: str = "classes", **more: Any) -> tuple[Any, Any]:
-    common = {
-        "factory": factory,
-        "prepared": prepared(kind, torch.float64),
-        "workload": workload(kind, **more),
-        "catalogue_entries": entries(),
+def both(
+    chosen: list[Run],
+    factory: Any,
+    kind: str = "classes",
+    *,
+    loss: Any = None,
+    metric: Any = None,
+    **more: Any,
+) -> tuple[Any, Any]:
+    common: dict[str, Any] = {
+        "problem": problem(factory, prepared(kind, torch.float64), kind, loss=loss, metric=metric),
+        "workload": workload(**more),
     }
     return lanes.run(chosen, **common), [loop.run(each, **common) for each in chosen]
 
@@ -123,10 +129,8 @@ def test_a_plateau_falls_alike() -> None:
 def test_single_precision_stays_within_the_stated_tolerance() -> None:
     chosen = runs(1, names=["momentum"], rates=(0.01,))
     common = {
-        "factory": lambda shape, outputs: mlp(shape, outputs).float(),
-        "prepared": prepared(),
+        "problem": problem(lambda shape, outputs: mlp(shape, outputs).float(), prepared()),
         "workload": workload(epochs=1),
-        "catalogue_entries": entries(),
     }
     assert_alike(lanes.run(chosen, **common)[0], loop.run(chosen[0], **common), 1e-4)
 
@@ -198,10 +202,8 @@ def stop_at(step: int) -> Callable[[], bool]:
 def test_an_interrupted_chunk_goes_on_to_the_bit(factory: Any, steps: int) -> None:
     chosen = [*runs(3, seeds=(1, 2)), *runs(1, names=["adamw"], rates=(1e250,))]
     common = {
-        "factory": factory,
-        "prepared": prepared(dtype=torch.float64),
+        "problem": problem(factory, prepared(dtype=torch.float64)),
         "workload": workload(),
-        "catalogue_entries": entries(),
         "eliminate": lambda step, seen: {"adam/1"} if step == 7 else set(),
     }
     whole = lanes.run(chosen, **common)
@@ -220,10 +222,8 @@ def test_an_interrupted_chunk_goes_on_to_the_bit(factory: Any, steps: int) -> No
 def test_an_interrupted_loop_goes_on_to_the_bit(steps: int) -> None:
     chosen = runs(1, names=["adam"], schedules=["plateau"])[0]
     common = {
-        "factory": residual,
-        "prepared": prepared(dtype=torch.float64),
+        "problem": problem(residual, prepared(dtype=torch.float64)),
         "workload": workload(),
-        "catalogue_entries": entries(),
     }
     whole, keeper = loop.run(chosen, **common), Memory()
     with pytest.raises(Interrupted):
@@ -240,11 +240,9 @@ def test_eliminated_runs_stop_and_the_others_go_on() -> None:
         asked.append((step, set(seen)))
         return {"adam/0", "sgd/1"} if step == 14 else set()
 
-    common = {
-        "factory": mlp,
-        "prepared": prepared(dtype=torch.float64),
+    common: dict[str, Any] = {
+        "problem": problem(mlp, prepared(dtype=torch.float64)),
         "workload": workload(),
-        "catalogue_entries": entries(),
     }
     found = {one.identity: one for one in lanes.run(chosen, eliminate=eliminate, **common)}
     untouched = {one.identity: one for one in lanes.run(chosen, **common)}
@@ -265,10 +263,8 @@ def test_progress_tells_steps_evaluations_and_the_end() -> None:
     told: list[lanes.Progress] = []
     found = lanes.run(
         runs(2),
-        factory=mlp,
-        prepared=prepared(dtype=torch.float64),
-        workload=workload(),
-        catalogue_entries=entries(),
+        problem(mlp, prepared(dtype=torch.float64)),
+        workload(),
         chunk=3,
         watch=told.append,
     )
@@ -297,24 +293,19 @@ def test_the_plan_keeps_seeds_and_rules_together() -> None:
 def test_a_run_is_unchanged_by_what_its_factory_and_data_are_used_for() -> None:
     data = prepared(dtype=torch.float64)
     before = copy.deepcopy(data.train)
-    common = {"factory": mlp, "prepared": data, "workload": workload(), "catalogue_entries": entries()}
+    common: dict[str, Any] = {"problem": problem(mlp, data), "workload": workload()}
     first = lanes.run(runs(1), **common)
     assert torch.equal(before.inputs, data.train.inputs)
     assert lanes.run(runs(1), **common) == first
 
 
 def test_what_lanes_cannot_run_is_said() -> None:
-    common = {
-        "factory": mlp,
-        "prepared": prepared(dtype=torch.float64),
-        "workload": workload(),
-        "catalogue_entries": entries(),
-    }
+    data = prepared(dtype=torch.float64)
     own = catalogue.resolve("torch.optim:RAdam")
     run = Run(identity="a", setting=Setting(optimizer="torch.optim:RAdam", hyperparameters={}), seed=1)
     with pytest.raises(RuleError, match="RAdam is a torch class"):
-        lanes.run([run], **{**common, "catalogue_entries": {"torch.optim:RAdam": own}})
+        lanes.run([run], problem(mlp, data, optimizers={"torch.optim:RAdam": own}), workload())
     with pytest.raises(DataError, match="fewer than one batch"):
-        lanes.run(runs(1), **{**common, "workload": workload(batch_size=151)})
+        lanes.run(runs(1), problem(mlp, data), workload(batch_size=151))
     with pytest.raises(ModelError, match="recurrent"):
-        lanes.run(runs(1), **{**common, "factory": lambda shape, outputs: nn.LSTM(16, outputs)})
+        lanes.run(runs(1), problem(lambda shape, outputs: nn.LSTM(16, outputs), data), workload())

@@ -12,6 +12,7 @@ from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program
+from thalweg.run.problem import initial_module
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def measured(lanes: int, width: int, batch: int, evaluated: int) -> int:
         )
 
     chosen = runs(lanes, names=["adam"])
-    stack = Stack.build(factory, (20,), 3, chosen, CPU)
+    stack = Stack.build(lambda run: initial_module(factory, (20,), 3, run.seed), chosen)
     loss = objectives.loss("cross-entropy", objectives.Task(kind="classification", classes=("a", "b", "c")))
     program = Program(stack, forward_of(stack.template), loss, chosen, entries())
     inputs, targets = torch.randn(batch, 20), torch.zeros(batch, dtype=torch.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +15,6 @@ from thalweg.lanes.stack import Stack, refusal
 from thalweg.run.problem import initial_module
 from thalweg.run.spec import Run, Setting
 
-CPU = torch.device("cpu")
-
 
 def factory(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(shape[0], 3), nn.BatchNorm1d(3), nn.Linear(3, outputs))
@@ -26,8 +25,13 @@ def runs(*seeds: int, initialization: dict[str, Any] | None = None) -> list[Run]
     return [Run(identity=str(number), setting=setting, seed=seed) for number, seed in enumerate(seeds)]
 
 
+def by_seed(factory: Any, shape: tuple[int, ...] = (4,), outputs: int = 2) -> Callable[[Run], nn.Module]:
+    """What makes a run's module."""
+    return lambda run: initial_module(factory, shape, outputs, run.seed, run.setting.initialization)
+
+
 def test_rows_are_the_modules_of_their_seeds() -> None:
-    stack = Stack.build(factory, (4,), 2, runs(5, 9, 5), CPU)
+    stack = Stack.build(by_seed(factory), runs(5, 9, 5))
     for row, seed in enumerate((5, 9, 5)):
         alone = initial_module(factory, (4,), 2, seed)
         for name, tensor in alone.state_dict().items():
@@ -40,7 +44,7 @@ def test_rows_are_the_modules_of_their_seeds() -> None:
 def test_rows_begin_by_their_settings_initialization() -> None:
     begins: list[dict[str, Any]] = [{}, {"scheme": "sparse", "k": 2}, {"scheme": "normalized", "gain": 2.0}]
     rows = [runs(5, initialization=each)[0] for each in [*begins, begins[1]]]
-    stack = Stack.build(factory, (4,), 2, rows, CPU)
+    stack = Stack.build(by_seed(factory), rows)
     weights = stack.tensors["0.weight"]
     for row, each in zip(weights, [*begins, begins[1]], strict=True):
         alone = factory((4,), 2)
@@ -57,12 +61,12 @@ def test_building_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    Stack.build(factory, (4,), 2, runs(1, 2), CPU)
+    Stack.build(by_seed(factory), runs(1, 2))
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_kept_rows_keep_their_values_and_need_gradients() -> None:
-    stack = Stack.build(factory, (4,), 2, runs(1, 2, 3), CPU)
+    stack = Stack.build(by_seed(factory), runs(1, 2, 3))
     before = {name: tensor.detach().clone() for name, tensor in stack.tensors.items()}
     stack.keep(torch.tensor([0, 2]))
     for name, tensor in stack.tensors.items():
@@ -78,7 +82,7 @@ def test_tied_parameters_are_stacked_once_and_frozen_ones_get_no_gradient() -> N
         module[2].weight.requires_grad_(False)
         return module
 
-    stack = Stack.build(tied, (3,), 2, runs(1, 2), CPU)
+    stack = Stack.build(by_seed(tied, (3,)), runs(1, 2))
     assert set(stack.tensors) == {"0.weight", "0.bias", "1.bias", "2.weight", "2.bias"}
     assert set(stack.trainable) == {"0.weight", "0.bias", "1.bias", "2.bias"}
     assert not stack.tensors["2.weight"].requires_grad
@@ -99,7 +103,7 @@ def test_a_refusal_says_why(module: nn.Module, said: str) -> None:
     assert said in (refusal(module) or "")
     if not isinstance(module, nn.LazyLinear):
         with pytest.raises(ModelError, match=said):
-            Stack.build(lambda shape, outputs: module, (2,), 2, runs(1), CPU)
+            Stack.build(by_seed(lambda shape, outputs: module, (2,)), runs(1))
 
 
 def test_another_structure_under_another_seed_is_refused() -> None:
@@ -107,9 +111,4 @@ def test_another_structure_under_another_seed_is_refused() -> None:
         return nn.Linear(2, 2 + torch.randint(0, 2**20, ()).item())
 
     with pytest.raises(ModelError, match="another random seed"):
-        Stack.build(moody, (2,), 2, runs(1, 2), CPU)
-
-
-def test_a_factory_must_return_a_module() -> None:
-    with pytest.raises(ModelError, match="returned str"):
-        initial_module(lambda shape, outputs: "no", (2,), 2, 0)  # type: ignore[arg-type,return-value]
+        Stack.build(by_seed(moody, (2,)), runs(1, 2))

@@ -16,6 +16,7 @@ from thalweg.execution import loop
 from thalweg.lanes.forward import forward_of
 from thalweg.layers import BatchNorm, sampled_prediction
 from thalweg.layers.modes import begin_training, end_training, evaluating, held
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Averaging
 from thalweg.training.scoring import score
@@ -158,13 +159,12 @@ def test_a_run_of_a_race_is_the_same_in_a_lane_and_alone(frozen: str) -> None:
         task=Task(kind="classification", classes=("0", "1")),
     )  # fmt: skip
     work: dict[str, Any] = {
-        "factory": lambda shape, outputs: network(frozen),
-        "prepared": prepared,
-        "workload": Workload(
-            epochs=2, batch_size=16, loss="cross-entropy", metric="accuracy", evaluations=2, loss_bound=1e9
+        "problem": Problem(
+            factory=lambda shape, outputs: network(frozen), data=prepared, loss="cross-entropy",
+            metric="accuracy", optimizers={"sgd": catalogue.get("sgd")},
         ),
-        "catalogue_entries": {"sgd": catalogue.get("sgd")},
-    }
+        "workload": Workload(epochs=2, batch_size=16, evaluations=2, loss_bound=1e9),
+    }  # fmt: skip
     runs = [Run(identity="one", setting=Setting(optimizer="sgd", hyperparameters={"lr": 0.1}), seed=3)]
     kept: dict[str, Any] = {}
     alone = loop.run(runs[0], **work)

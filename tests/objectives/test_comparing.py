@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from thalweg import lanes, objectives
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError, UserError
@@ -156,10 +156,10 @@ def test_a_model_that_gives_one_number_races_as_one_with_a_column(loss: Any, met
     data, found = prepared("number", torch.float64), []
     for factory in (lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(),
                     lambda shape, outputs: Flat(16)):  # fmt: skip
-        common = {
-            "factory": factory, "prepared": data, "catalogue_entries": entries(),
-            "workload": workload("number", loss=loss, metric=metric, epochs=2),
-        }  # fmt: skip
+        common: dict[str, Any] = {
+            "problem": problem(factory, data, "number", loss=loss, metric=metric),
+            "workload": workload(epochs=2),
+        }
         run = runs(1, names=["momentum"], rates=(0.01,))[0]
         found += [loop.run(run, **common), lanes.run([run], **common)[0]]
     for other in found[1:]:
@@ -175,10 +175,12 @@ def test_targets_with_an_axis_of_one_race_like_those_without() -> None:
         for part in ("train", "validation", "test")
     }
     for given in (data, Prepared(**{**vars(data), **tall})):
-        common = {
-            "factory": lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(),
-            "prepared": given, "catalogue_entries": entries(), "workload": workload("number", epochs=2),
-        }  # fmt: skip
+        common: dict[str, Any] = {
+            "problem": problem(
+                lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), given, "number"
+            ),
+            "workload": workload(epochs=2),
+        }
         run = runs(1, names=["momentum"], rates=(0.01,))[0]
         found += [loop.run(run, **common), lanes.run([run], **common)[0]]
     for other in found[1:]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thalweg
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from thalweg import lanes
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
@@ -216,10 +216,12 @@ def test_lanes_evaluate_as_the_loop_does(case: str) -> None:
         train=TensorExamples(X, targets), validation=examples, test=examples, input_shape=(5,), outputs=C,
         task=Task(kind="custom"), indices={},
     )  # fmt: skip
-    common = {
-        "factory": lambda shape, outputs: build().double(), "prepared": data, "catalogue_entries": entries(),
-        "workload": workload(loss=loss, metric=lambda o, t: float(o.mean()), batch_size=11, epochs=2),
-    }  # fmt: skip
+    common: dict[str, Any] = {
+        "problem": problem(
+            lambda shape, outputs: build().double(), data, loss=loss, metric=lambda o, t: float(o.mean())
+        ),
+        "workload": workload(batch_size=11, epochs=2),
+    }
     run = runs(1, names=["momentum"])[0]
     lane, alone = lanes.run([run], **common)[0], loop.run(run, **common)
     assert lane.validation_loss == pytest.approx(alone.validation_loss, rel=1e-9)
@@ -230,10 +232,12 @@ def test_cross_entropy_by_name_leaves_padding_out_in_lanes_too() -> None:
     data = prepared(dtype=torch.float64)
     targets = data.train.targets.masked_fill(torch.arange(150) % 3 == 0, -100)
     data = Prepared(**{**vars(data), "train": TensorExamples(data.train.inputs, targets)})
-    common = {
-        "factory": lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double(),
-        "prepared": data, "workload": workload(epochs=1), "catalogue_entries": entries(),
-    }  # fmt: skip
+    common: dict[str, Any] = {
+        "problem": problem(
+            lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double(), data
+        ),
+        "workload": workload(epochs=1),
+    }
     run = runs(1, names=["momentum"])[0]
     lane, alone = lanes.run([run], **common)[0], loop.run(run, **common)
     assert lane.train_loss == pytest.approx(alone.train_loss, rel=1e-9)

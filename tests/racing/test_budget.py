@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thalweg.execution.engine import Engine
 
 import races
 from thalweg.errors import Interrupted
-from thalweg.execution import loop
+from thalweg.execution import Execution, loop
 from thalweg.execution.journal import Journal
 from thalweg.racing.budget import Budget
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
@@ -44,17 +43,24 @@ def plan() -> PlanInfo:
 
 def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], float]) -> None:
     """Let each call of the engine take its estimate times the pace of its stage."""
-    run = Engine.run
+    run = Execution.run
+    plans: list[PlanInfo] = []
 
-    def timed(self: Engine, key: str, runs: Any, *rest: Any, stage: str, **options: Any) -> Any:
+    class Noted(Budget):
+        def __init__(self, plan: PlanInfo, *rest: Any) -> None:
+            plans.append(plan)
+            super().__init__(plan, *rest)
+
+    def timed(self: Execution, key: str, runs: Any, *rest: Any, stage: str, **options: Any) -> Any:
         outcomes = run(self, key, runs, *rest, stage=stage, **options)
-        parts = replicate_seconds(self._plan, COST)
+        parts = replicate_seconds(plans[-1], COST)
         part = {"r": "rerun", "c": "confirm"}.get(stage[0], "first")
         counted = parts[part] / {"rerun": 9, "confirm": 2}.get(part, TRIALS - TRIALS // 4) / 2
         clock.now += pace(key) * counted * len(runs)
         return outcomes
 
-    monkeypatch.setattr(Engine, "run", timed)
+    monkeypatch.setattr(Execution, "run", timed)
+    monkeypatch.setattr("thalweg.racing.race.Budget", Noted)
 
 
 class Noting(Silent):
@@ -146,13 +152,12 @@ def test_runs_one_by_one_stop_when_the_first_wave_has_had_its_time(
     minutes = minutes_for(plan)
     train = loop.run
 
-    def timed(run: Any, **options: Any) -> Any:
-        outcome = train(run, **options)
+    def timed(*given: Any, **options: Any) -> Any:
+        outcome = train(*given, **options)
         clock.now += 60 * minutes / 18
         return outcome
 
-    monkeypatch.setattr("thalweg.execution.pool.loop.run", timed, raising=False)
-    monkeypatch.setattr("thalweg.execution.pool.run", timed, raising=False)
+    monkeypatch.setattr(loop, "run", timed)
     results, _ = race(tmp_path / "race", minutes, kind="loop")
     assert results.plan.trials < 6
     for each in results.optimizers:
@@ -192,15 +197,15 @@ def test_a_resumed_race_decides_the_same(
     slow(monkeypatch, clock, lambda key: 4.0)
     whole, _ = race(tmp_path / "whole", minutes)
     clock.now = 0.0
-    run = Engine.run
+    run = Execution.run
 
-    def interrupted(self: Engine, key: str, *rest: Any, **options: Any) -> Any:
+    def interrupted(self: Execution, key: str, *rest: Any, **options: Any) -> Any:
         if key == "r1/confirm":
             raise Interrupted("asked for by a test")
         return run(self, key, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "run", interrupted)
+        patch.setattr(Execution, "run", interrupted)
         with pytest.raises(Interrupted):
             race(tmp_path / "parts", minutes)
     clock.now = 0.01

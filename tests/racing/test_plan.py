@@ -17,6 +17,7 @@ from thalweg.racing import plan as planning
 from thalweg.racing.plan import Cost
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.setup import understand
+from thalweg.run.sampler import default_batch_size
 
 CLASSES = Task(kind="classification", classes=("a", "b"))
 REGRESSION = Task(kind="regression", spread=2.0)
@@ -106,7 +107,7 @@ def test_goals_that_can_be_reached(metric: str, task: Task, good: list[float], b
 
 @given(st.integers(1, 10**7))
 def test_defaults_are_usable(examples: int) -> None:
-    size = planning.default_batch_size(examples)
+    size = default_batch_size(examples)
     assert size & (size - 1) == 0
     if examples >= 16:
         planning.check_batch_size(min(size, examples), examples)

@@ -10,13 +10,13 @@ import pytest
 
 from races import options
 from thalweg import catalogue
-from thalweg.data.source import Prepared
 from thalweg.racing import assemble, finish, stages
 from thalweg.racing.budget import Budget
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord, final, ranked
 from thalweg.racing.results import EngineInfo, PlanInfo, Results
 from thalweg.racing.setup import Setup, understand
+from thalweg.run.problem import Problem
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
 
@@ -44,11 +44,11 @@ class Formula:
         self,
         key: str,
         runs: Sequence[Run],
-        prepared: Prepared,
+        problem: Problem,
         workload: Workload,
         *,
         stage: str,
-        halving: Any = None,
+        eliminate: Any = None,
         over: Any = None,
     ) -> dict[str, Outcome]:
         assert key not in self.asked
@@ -62,8 +62,8 @@ class Formula:
                 values[run.identity].append(value)
                 if value is None:
                     going.pop(run.identity, None)
-            if halving is not None:
-                for identity in halving(step, {name: values[name][-1] for name in going}):
+            if eliminate is not None:
+                for identity in eliminate(step, {name: values[name][-1] for name in going}):
                     del going[identity]
         outcomes = {}
         for run in runs:

@@ -11,6 +11,7 @@ import torch
 from thalweg import catalogue, data, models, recipe
 from thalweg.execution import loop
 from thalweg.racing import winner
+from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 
 SEED, REPLICATE = 5, 2
@@ -256,18 +257,17 @@ def made(case):
     workload = Workload(
         epochs=chosen.training.epochs,
         batch_size=32,
-        loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
-        metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
         evaluations=case.get("evaluations", 7),
         score_test=True,
     )
-    outcome = loop.run(
-        Run(identity="x", setting=setting, seed=1234),
+    problem = Problem(
         factory=models.factory(case["model"]),
-        prepared=prepared,
-        workload=workload,
-        catalogue_entries={name: catalogue.resolve(name)},
+        data=prepared,
+        loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
+        metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
+        optimizers={name: catalogue.resolve(name)},
     )
+    outcome = loop.run(Run(identity="x", setting=setting, seed=1234), problem, workload)
     return text, outcome
 
 

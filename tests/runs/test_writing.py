@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from thalweg.execution.engine import Checkpoints
 
 from thalweg import recipe
 from thalweg.cli import app
@@ -252,15 +251,6 @@ def test_a_resume_writes_nothing_outside(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="outside of the run directory"):
         RunDirectory.resume(tmp_path / "run")
     assert (tmp_path / "precious").read_text() == "one line"
-
-
-def test_states_are_cleared_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    (tmp_path / "folder").mkdir()
-    keeper = Checkpoints(tmp_path)
-    keeper.save("chunk", {"a": 1})
-    keeper.clear()
-    assert standing(tmp_path) == ["folder", "thesis.txt"]
 
 
 @pytest.mark.parametrize("linked", [True, False])

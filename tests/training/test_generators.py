@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset, default_collate
 
 import races
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from lanes.test_chunks import Memory, stop_at
 from thalweg import lanes
 from thalweg.data.examples import DatasetExamples
@@ -101,7 +101,7 @@ def noisy(whose: str) -> dict[str, Any]:
         train=part(0, 50), validation=part(50, 60), test=part(60, 70), input_shape=(4,), outputs=2,
         task=Task(kind="classification", classes=("a", "b")), indices={},
     )  # fmt: skip
-    return {"factory": linear, "prepared": data, "workload": workload(), "catalogue_entries": entries()}
+    return {"problem": problem(linear, data), "workload": workload()}
 
 
 @pytest.fixture(autouse=True)
@@ -152,10 +152,10 @@ def test_a_state_without_all_generators_begins_the_run_anew() -> None:
 
 
 def test_weights_that_numpy_draws_are_a_function_of_the_seed() -> None:
-    given = {
-        "factory": by_numpy, "prepared": prepared(dtype=torch.float64), "workload": workload(),
-        "catalogue_entries": entries(),
-    }  # fmt: skip
+    given: dict[str, Any] = {
+        "problem": problem(by_numpy, prepared(dtype=torch.float64)),
+        "workload": workload(),
+    }
     for execute in (lambda run: loop.run(run, **given), lambda run: lanes.run([run], **given)[0]):
         first = execute(run_of())
         assert execute(run_of()) == first
@@ -178,10 +178,10 @@ def test_a_race_on_a_dataset_that_draws_is_decided_by_its_seed(collate: Any, tmp
 
 
 def test_a_module_that_draws_from_numpy_is_no_lane() -> None:
-    given = {
-        "factory": shaken, "prepared": prepared(dtype=torch.float64), "workload": workload(),
-        "catalogue_entries": entries(),
-    }  # fmt: skip
+    given: dict[str, Any] = {
+        "problem": problem(shaken, prepared(dtype=torch.float64)),
+        "workload": workload(),
+    }
     with pytest.raises(ModelError, match=r"draws from NumPy's generator.*use the loop engine"):
         lanes.run([run_of()], **given)
     with own_generators(5):

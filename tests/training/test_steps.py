@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import prepared, workload
+from lanes.small import prepared, problem, workload
 from thalweg import catalogue, streams
 from thalweg.errors import Interrupted
 from thalweg.execution import loop
 from thalweg.objectives import loss as named_loss
-from thalweg.run.sampler import Batches
 from thalweg.run.spec import Outcome, Run, Setting
 from thalweg.training.steps import least_work, stepping
 
@@ -35,10 +35,10 @@ def run_of(name: str, **hyperparameters: float) -> Run:
 
 def common(name: str, **more: Any) -> dict[str, Any]:
     return {
-        "factory": mlp,
-        "prepared": prepared(dtype=torch.float64),
-        "workload": workload(metric="accuracy", **{"epochs": 12, **more}),
-        "catalogue_entries": {name: catalogue.resolve(name)},
+        "problem": problem(
+            mlp, prepared(dtype=torch.float64), metric="accuracy", optimizers={name: catalogue.resolve(name)}
+        ),
+        "workload": workload(**{"epochs": 12, **more}),
     }
 
 
@@ -61,7 +61,7 @@ def test_the_loop_by_hand() -> None:
     given = common(TORCH)
     got = loop.run(run_of(TORCH, lr=0.5, max_iter=4, batch_factor=2.5, batch_growth=3.0), **given)
 
-    data, total, size = given["prepared"], 12 * (150 // 12), 12
+    data, total, size = given["problem"].data, 12 * (150 // 12), 12
     torch.manual_seed(streams.seed32(77, "initial"))
     model = mlp((1, 4, 4), 3)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
@@ -165,13 +165,10 @@ def test_random_layers_draw_the_same_within_a_step() -> None:
     def noisy(shape: tuple[int, ...], outputs: int) -> nn.Module:
         return nn.Sequential(mlp(shape, 8), nn.Dropout(0.5), nn.Linear(8, outputs).double())
 
-    data, entry = prepared(dtype=torch.float64), catalogue.get("lbfgs")
+    given, entry = common("lbfgs"), catalogue.get("lbfgs")
+    given["problem"] = replace(given["problem"], factory=noisy)
     seen: list[Outcome] = [
-        loop.run(
-            run_of("lbfgs", batch_factor=12.0, max_iter=3),
-            **{**common("lbfgs"), "factory": noisy, "prepared": data},
-        )
-        for _ in range(2)
+        loop.run(run_of("lbfgs", batch_factor=12.0, max_iter=3), **given) for _ in range(2)
     ]
     assert seen[0] == seen[1]
     losses = [loss for loss in seen[0].validation_loss if loss is not None]
@@ -192,17 +189,3 @@ def test_work_of_a_step(name: str) -> None:
     assert value.item() == pytest.approx(before)
     assert work >= least_work(entry, 5)
     assert work == (3.0 if name == "sgd" else optimizer.passes)
-
-
-def test_batches_cover_every_epoch_and_grow_evenly() -> None:
-    batches = Batches(20, seed=3, size=6)
-    order = streams.order(20, seed=3, epoch=0).tolist()
-    assert [batches.take(0.0).tolist() for _ in range(3)] == [order[0:6], order[6:12], order[12:18]]
-    assert batches.take(0.0).tolist() == streams.order(20, seed=3, epoch=1).tolist()[:6]
-    kept = batches.state()
-    following = batches.take(0.0).tolist()
-    batches.load(kept)
-    assert batches.take(0.0).tolist() == following
-    growing = Batches(1000, seed=0, size=10, factor=2.0, growth=16.0)
-    assert [growing.size(share) for share in (0.0, 0.25, 0.5, 1.0)] == [20, 40, 80, 320]
-    assert Batches(15, seed=0, size=10, factor=2.0).size(0.0) == 15

@@ -5,7 +5,7 @@ from __future__ import annotations
 from thalweg.execution import loop
 from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Elimination, Execution
-from thalweg.execution.executors import Executor, Here, Task, as_lanes, one_by_one
+from thalweg.execution.executors import Executor, Here, RunList, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
 from thalweg.execution.pool import Workers, not_portable, portable
 from thalweg.execution.states import States
@@ -18,8 +18,8 @@ __all__ = [
     "Executor",
     "Here",
     "Journal",
+    "RunList",
     "States",
-    "Task",
     "Workers",
     "as_lanes",
     "choose",

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from thalweg.errors import Interrupted
 from thalweg.execution.choose import Choice
-from thalweg.execution.executors import Executor, Here, Task, as_lanes, one_by_one
+from thalweg.execution.executors import Executor, Here, RunList, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
 from thalweg.execution.pool import Workers
 from thalweg.execution.states import States
@@ -165,7 +165,7 @@ class Execution:
             beside = 1 if eliminate is not None else self.choice.lane_processes
             executor = self._executor(len(names), beside, self.choice.threads)
             executor.carry_out(
-                Task(
+                RunList(
                     train=as_lanes, groups=[chunks[name] for name in names], problem=problem,
                     workload=workload, states=self._states, eliminate=eliminate,
                 ),
@@ -273,7 +273,7 @@ class Execution:
             groups = [[run] for run in some]
             executor = self._executor(len(groups), self.choice.processes, self.choice.loop_threads)
             executor.carry_out(
-                Task(
+                RunList(
                     train=one_by_one, groups=groups, problem=problem, workload=workload,
                     states=states, until=until,
                 ),

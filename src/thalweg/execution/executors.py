@@ -13,7 +13,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.run.threads import with_threads
 
-__all__ = ["Executor", "Here", "Task", "Train", "as_lanes", "one_by_one"]
+__all__ = ["Executor", "Here", "RunList", "Train", "as_lanes", "one_by_one"]
 
 
 class Train(Protocol):
@@ -22,7 +22,7 @@ class Train(Protocol):
     def __call__(
         self,
         runs: Sequence[Run],
-        task: Task,
+        asked: RunList,
         *,
         stop: Callable[[], bool],
         advanced: Callable[[float], None],
@@ -30,7 +30,7 @@ class Train(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class RunList:
     """Groups of runs, and all that is needed to train one.
 
     Attributes:
@@ -53,20 +53,20 @@ class Task:
 
 
 class Executor(Protocol):
-    """Carries a task out.
+    """Carries runs out.
 
     ``ended`` is told each group's number and its outcomes, in the order of its runs, as they come;
     ``advanced`` how many steps of runs have been done since it was told last, where that is known.
     ``stop`` is asked often.
 
     Raises:
-        Interrupted: ``stop`` returned ``True``; what was under way is in the task's ``states``.
+        Interrupted: ``stop`` returned ``True``; what was under way is in its ``states``.
         OptionError: something can't be carried out there.
     """
 
     def carry_out(
         self,
-        task: Task,
+        asked: RunList,
         *,
         ended: Callable[[int, list[Outcome]], None],
         advanced: Callable[[float], None],
@@ -86,30 +86,37 @@ class Here:
 
     def carry_out(
         self,
-        task: Task,
+        asked: RunList,
         *,
         ended: Callable[[int, list[Outcome]], None],
         advanced: Callable[[float], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Carry a task out, as :class:`Executor` says."""
+        """Carry runs out, as :class:`Executor` says."""
         with with_threads(self._threads):
-            for number, runs in enumerate(task.groups):
-                ended(number, task.train(runs, task, stop=stop, advanced=advanced))
+            for number, runs in enumerate(asked.groups):
+                ended(number, asked.train(runs, asked, stop=stop, advanced=advanced))
 
 
 def one_by_one(
-    runs: Sequence[Run], task: Task, *, stop: Callable[[], bool], advanced: Callable[[float], None]
+    runs: Sequence[Run], asked: RunList, *, stop: Callable[[], bool], advanced: Callable[[float], None]
 ) -> list[Outcome]:
     """Train a group's runs one after another in the ordinary loop; outcomes tell how far they came."""
     return [
-        loop.run(each, task.problem, task.workload, checkpoint=task.states, stop=stop, until=task.until)
+        loop.run(
+            each,
+            asked.problem,
+            asked.workload,
+            checkpoint=asked.states,
+            stop=stop,
+            until=asked.until,
+        )
         for each in runs
     ]
 
 
 def as_lanes(
-    runs: Sequence[Run], task: Task, *, stop: Callable[[], bool], advanced: Callable[[float], None]
+    runs: Sequence[Run], asked: RunList, *, stop: Callable[[], bool], advanced: Callable[[float], None]
 ) -> list[Outcome]:
     """Train a group's runs side by side, as one program."""
     done = 0.0
@@ -121,6 +128,6 @@ def as_lanes(
         done = now
 
     return run_lanes(
-        runs, task.problem, task.workload, chunk=len(runs), watch=watch, checkpoint=task.states, stop=stop,
-        eliminate=task.eliminate,
+        runs, asked.problem, asked.workload, chunk=len(runs), watch=watch, checkpoint=asked.states, stop=stop,
+        eliminate=asked.eliminate,
     )  # fmt: skip

@@ -24,12 +24,12 @@ import torch
 from thalweg import catalogue, trust
 from thalweg.data.source import Prepared
 from thalweg.errors import Interrupted, OptionError, ThalwegError
-from thalweg.execution.executors import Task
+from thalweg.execution.executors import RunList
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
 from thalweg.runs.output import Losable
 
-__all__ = ["Workers", "not_portable", "portable"]
+__all__ = ["BLOCKED", "Workers", "not_portable", "portable"]
 
 
 def portable(**things: Any) -> str | None:
@@ -109,33 +109,33 @@ class Workers:
 
     def carry_out(
         self,
-        task: Task,
+        asked: RunList,
         *,
         ended: Callable[[int, list[Outcome]], None],
         advanced: Callable[[float], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Carry a task out, as :class:`~thalweg.execution.executors.Executor` says; states go as copies."""
-        reason = not_portable(task.problem) or portable(states=task.states)
+        """Carry runs out, as :class:`~thalweg.execution.executors.Executor` says; states go as copies."""
+        reason = not_portable(asked.problem) or portable(states=asked.states)
         if reason is not None:
             raise OptionError(f"{reason}; use one process")
         if self._pool is None:
             self._start()
         assert self._pool is not None
         assert self._folder is not None
-        folder, data = Path(self._folder.name), task.problem.data
+        folder, data = Path(self._folder.name), asked.problem.data
         # By file, since tensors sent directly would need as much shared memory, which containers lack; and
         # the data apart, since several tasks have the same.
         if self._data is None or data is not self._sent:
             for old in folder.iterdir():
                 old.unlink()
             self._data, self._sent = self._written(folder, data), data
-        bare = replace(task, groups=(), problem=replace(task.problem, data=_ELSEWHERE))
+        bare = replace(asked, groups=(), problem=replace(asked.problem, data=_ELSEWHERE))
         files = self._data, self._written(folder, bare)
         try:
             # code that changes while a race goes on would make its later runs others than its first ones
             code = trust.current().written()
-            jobs = [(*files, runs, code) for runs in task.groups]
+            jobs = [(*files, runs, code) for runs in asked.groups]
             stopped = _collect(self._pool, jobs, self._halt, ended, stop, self._told(advanced))
         except BaseException:
             self.close()
@@ -222,20 +222,21 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # the last two take seconds, and the first optimizer and its first step import them
-    context.set_forkserver_preload([__name__, "torch._dynamo", "numba"])
+    context.set_forkserver_preload([__name__, "torch._dynamo", "numba", "thalweg.execution.forkserver"])
     return context
 
 
 _LOADED: dict[Path, Any] = {}
 _HALT: list[Any] = []
 _DONE: list[tuple[Any, int]] = []
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BLOCKED = frozenset({signal.SIGINT, signal.SIGTERM})
+"""The signals that the server of processes is started without hearing."""
 
 
 def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     # prints of a person's code go where those of the command go, which may be lost
     sys.stdout, sys.stderr = Losable(sys.stdout), Losable(sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -270,9 +271,9 @@ def _work(
         if halt.is_set():
             return None
         with trust.Gate(recorded=code, what="race"):
-            task: Task = _loaded(bare)
-            task = replace(task, problem=replace(task.problem, data=_loaded(data)))
-            return task.train(runs, task, stop=halt.is_set, advanced=advanced)
+            asked: RunList = _loaded(bare)
+            asked = replace(asked, problem=replace(asked.problem, data=_loaded(data)))
+            return asked.train(runs, asked, stop=halt.is_set, advanced=advanced)
     except Interrupted:
         return None
 
@@ -290,7 +291,7 @@ def _signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -11,20 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from thalweg import models
 from thalweg.data.examples import DatasetExamples
 from thalweg.errors import ModelError, OptionError
-from thalweg.execution.choose import choose
-from thalweg.training import FORWARD_BACKWARD, Choice, measured_passes, step_seconds
+from thalweg.execution import Choice, choose
 
 
 def common(factory: Any = None) -> dict[str, Any]:
     return {
-        "factory": factory or models.factory("mlp:8"),
-        "prepared": prepared(),
+        "problem": problem(factory or models.factory("mlp:8"), prepared()),
         "workload": workload(),
-        "catalogue_entries": entries(),
         "seconds": 0.002,
     }
 
@@ -99,38 +95,8 @@ def test_a_model_that_cannot_be_a_lane_goes_through_the_loop_and_says_why(factor
 def test_batches_alone_and_optimizers_without_rules_go_through_the_loop() -> None:
     held = prepared()
     batches = DatasetExamples([], torch.arange(150).numpy(), list)  # type: ignore[arg-type]
-    given = {**common(), "prepared": replace(held, train=batches)}
+    given = {**common(), "problem": problem(models.factory("mlp:8"), replace(held, train=batches))}
     assert "collate" in choose(runs(2), **given).reason
     with pytest.raises(OptionError, match="collate"):
         choose(runs(2), engine="lanes", **given)
     assert "no optimizer has a rule" in choose([], **common()).reason
-
-
-class Work(nn.Module):
-    """One layer whose forward pass takes one second of a clock of the test's own, its backward pass two."""
-
-    now = 0.0
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        Work.spend(1.0)
-        outputs: Tensor = self.layer(x.flatten(1))
-        if outputs.requires_grad:
-            outputs.register_hook(lambda gradient: Work.spend(2.0))
-        return outputs
-
-    @staticmethod
-    def spend(seconds: float) -> None:
-        Work.now += seconds
-
-
-def test_costs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that moves with the work alone, whatever else this machine does."""
-    monkeypatch.setattr("thalweg.execution.timing._now", lambda device: Work.now)
-    given = {name: value for name, value in common().items() if name != "catalogue_entries"}
-    given["factory"] = lambda shape, outputs: Work(math.prod(shape), outputs)
-    assert measured_passes(repeats=3, **given) == 3.0 == FORWARD_BACKWARD
-    assert step_seconds(entries()["adam"], {"lr": 0.1}, repeats=3, **given) == (3.0, 3.0, 3.0)

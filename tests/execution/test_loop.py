@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from thalweg.execution.engine import Checkpoints
 from torch import Tensor, nn
 
-from lanes.small import entries, prepared, runs, workload
+from lanes.small import prepared, problem, runs, workload
 from thalweg import catalogue, streams
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
-from thalweg.execution import loop
+from thalweg.execution import States, loop
 from thalweg.objectives import Task
 from thalweg.run.spec import Run, Setting
 
@@ -31,9 +30,7 @@ def test_a_run_is_the_plain_loop_of_its_description() -> None:
         setting=Setting(optimizer="adam", hyperparameters={"lr": 0.02, "beta1": 0.8}, schedule="cosine"),
         seed=seed,
     )
-    got = loop.run(
-        run, factory=mlp, prepared=data, workload=workload(metric="accuracy"), catalogue_entries=entries()
-    )
+    got = loop.run(run, problem(mlp, data, metric="accuracy"), workload())
 
     torch.manual_seed(streams.seed32(seed, "initial"))
     model = mlp((1, 4, 4), 3)
@@ -88,9 +85,11 @@ def test_a_run_that_pauses_goes_on_exactly(name: str, tmp_path: Path) -> None:
     numbers = {"lr": 0.02} if name == "adam" else {"max_iter": 2, "batch_factor": 2.0}
     run = Run(identity="a", setting=Setting(optimizer=name, hyperparameters=numbers), seed=3)
     common: dict[str, Any] = {
-        "factory": lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)).double(),
-        "prepared": prepared(dtype=torch.float64), "workload": workload(metric="accuracy"),
-        "catalogue_entries": {name: catalogue.get(name)}, "checkpoint": Checkpoints(tmp_path),
+        "problem": problem(
+            lambda shape, outputs: nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)).double(),
+            prepared(dtype=torch.float64), metric="accuracy", optimizers={name: catalogue.get(name)},
+        ),
+        "workload": workload(), "checkpoint": States(tmp_path),
     }  # fmt: skip
     first = loop.run(run, until=9, **common)
     assert 9 <= first.steps[-1] < 36
@@ -135,13 +134,7 @@ def test_batches_from_a_collate_function() -> None:
         indices={},
     )
     run = runs(1, names=["adam"], rates=(0.1,))[0]
-    got = loop.run(
-        run,
-        factory=lambda shape, outputs: Bag(),
-        prepared=data,
-        workload=workload(metric="accuracy", epochs=5),
-        catalogue_entries=entries(),
-    )
+    got = loop.run(run, problem(lambda shape, outputs: Bag(), data, metric="accuracy"), workload(epochs=5))
     assert got.validation[-1] == 1.0
     assert got.test[-1] == 1.0
     assert len(got.test_predictions) == 10
@@ -157,11 +150,9 @@ def test_what_draws_from_torchs_generator_draws_from_the_runs_own() -> None:
             chosen = torch.multinomial(torch.ones(16, dtype=torch.float64), 8)  # nothing replaces multinomial
             return self.linear(torch.zeros(len(x), 16).double().index_add(1, chosen, x.flatten(1)[:, chosen]))
 
-    common = {
-        "factory": lambda shape, outputs: Odd(),
-        "prepared": prepared(dtype=torch.float64),
+    common: dict[str, Any] = {
+        "problem": problem(lambda shape, outputs: Odd(), prepared(dtype=torch.float64)),
         "workload": workload(),
-        "catalogue_entries": entries(),
     }
     torch.manual_seed(1)
     first = loop.run(runs(1)[0], **common)

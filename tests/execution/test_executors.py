@@ -1,0 +1,160 @@
+"""Whoever carries runs out, here or in several processes, gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lanes.small import count_threads, prepared, problem, runs, workload
+from thalweg import lanes, models
+from thalweg.errors import DataError, Interrupted
+from thalweg.execution import Executor, Here, RunList, States, Workers, as_lanes, loop, one_by_one
+from thalweg.run.spec import Outcome, Run
+
+CHOSEN = runs(2, names=["sgd", "adam"])
+TRAIN = pytest.mark.parametrize("train", [one_by_one, as_lanes])
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
+
+
+@pytest.fixture(params=["here", "workers"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """One for which it makes a difference who is asked; processes take seconds to start, and are kept."""
+    return Here() if request.param == "here" else request.getfixturevalue("workers")  # type: ignore[no-any-return]
+
+
+def listed(groups: Sequence[Sequence[Run]], **changes: Any) -> RunList:
+    given: dict[str, Any] = {
+        "train": one_by_one,
+        "problem": problem(models.factory("mlp:8"), prepared()),
+        "workload": workload(),
+        **changes,
+    }
+    return RunList(groups=groups, **given)
+
+
+def carry_out(
+    executor: Executor, asked: RunList, *, stop: Callable[[], bool] = lambda: False
+) -> tuple[list[list[Outcome]], float]:
+    """Outcomes of each group, each told once, and how many steps of runs were told."""
+    found: dict[int, list[Outcome]] = {}
+    steps: list[float] = []
+
+    def ended(number: int, outcomes: list[Outcome]) -> None:
+        assert number not in found, "a group ended twice"
+        found[number] = outcomes
+
+    executor.carry_out(asked, ended=ended, advanced=steps.append, stop=stop)
+    assert sorted(found) == list(range(len(asked.groups)))
+    return [found[number] for number in range(len(asked.groups))], sum(steps)
+
+
+def test_outcomes_are_those_of_the_loop_in_order(executor: Executor) -> None:
+    groups = [CHOSEN[2:], CHOSEN[:1], CHOSEN[1:2]]
+    asked = listed(groups)
+    found, _ = carry_out(executor, asked)
+    assert found == [[loop.run(run, asked.problem, asked.workload) for run in group] for group in groups]
+
+
+def test_groups_of_lanes_are_a_program_each(executor: Executor) -> None:
+    groups = [CHOSEN[:2], CHOSEN[2:], CHOSEN[1:3]]
+    asked = listed(groups, train=as_lanes)
+    found, steps = carry_out(executor, asked)
+    for group, outcomes in zip(groups, found, strict=True):
+        alone = lanes.run(group, asked.problem, asked.workload)
+        for ours, theirs in zip(outcomes, alone, strict=True):
+            assert ours.identity == theirs.identity
+            assert ours.validation_loss == pytest.approx(theirs.validation_loss, rel=1e-4)
+    assert steps == 6 * 36
+
+
+def test_one_task_after_another_with_other_lengths_and_data(executor: Executor) -> None:
+    for epochs, rows in ((3, 150), (1, 150), (1, 100)):
+        given: dict[str, Any] = {
+            "problem": problem(models.factory("mlp:8"), prepared(rows=rows)),
+            "workload": workload(epochs=epochs),
+        }
+        found, _ = carry_out(executor, listed([CHOSEN[:1]], **given))
+        assert found == [[loop.run(CHOSEN[0], **given)]]
+        assert found[0][0].steps[-1] == epochs * (rows // 12)
+
+
+@TRAIN
+def test_a_stop_is_an_interruption(executor: Executor, train: Any) -> None:
+    with pytest.raises(Interrupted):
+        carry_out(executor, listed([CHOSEN[:2], CHOSEN[2:]], train=train), stop=lambda: True)
+
+
+@TRAIN
+def test_what_was_interrupted_goes_on_to_the_same(executor: Executor, train: Any, tmp_path: Path) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    groups = [CHOSEN[:2], CHOSEN[2:]]
+    whole, _ = carry_out(executor, listed(groups, train=train))
+    kept = listed(groups, train=train, states=States(tmp_path))
+    # many epochs for processes that are asked five times a second
+    slow = kept if isinstance(executor, Here) else replace(kept, workload=workload(epochs=10**5))
+    with pytest.raises(Interrupted):
+        carry_out(executor, slow, stop=stop)
+    if isinstance(executor, Here):
+        assert any(tmp_path.iterdir())
+        assert carry_out(executor, kept)[0] == whole
+
+
+def test_runs_that_pause_have_states_and_go_on(executor: Executor, tmp_path: Path) -> None:
+    groups = [[run] for run in CHOSEN]
+    whole, _ = carry_out(executor, listed(groups))
+    kept = listed(groups, states=States(tmp_path))
+    for until, reached in ((9, 14), (20, 22)):
+        paused, _ = carry_out(executor, replace(kept, until=until))
+        for (ours,), (theirs,) in zip(paused, whole, strict=True):
+            assert ours.steps[-1] == reached
+            assert ours.validation == theirs.validation[: len(ours.validation)]
+    assert all(States(tmp_path).load(run.identity) is not None for run in CHOSEN)
+    assert carry_out(executor, kept)[0] == whole
+
+
+def test_runs_that_are_eliminated_stop_here() -> None:
+    asked: list[int] = []
+
+    def eliminate(step: int, seen: Any) -> set[str]:
+        asked.append(step)
+        return {"adam/0"} if step == 14 else set()
+
+    found, _ = carry_out(Here(), listed([CHOSEN], train=as_lanes, eliminate=eliminate))
+    assert asked == [0, 7, 14, 22, 29]
+    gone = {one.identity for one in found[0] if one.validation[3:] == [None] * 3}
+    assert gone == {"adam/0"}
+
+
+def test_threads_are_as_asked_and_here_as_before_afterwards() -> None:
+    before = torch.get_num_threads()
+    found, _ = carry_out(Here(threads=before + 1), listed([CHOSEN[:1]], train=count_threads))
+    assert found[0][0].updates == before + 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(Interrupted):
+        carry_out(Here(threads=before + 1), listed([CHOSEN[:1]]), stop=lambda: True)
+    assert torch.get_num_threads() == before
+    with Workers(1, threads=before + 1) as workers:
+        found, _ = carry_out(workers, listed([CHOSEN[:1]], train=count_threads))
+    assert found[0][0].updates == before + 1
+
+
+def test_what_is_wrong_with_a_run_is_said_and_the_next_task_is_carried_out(executor: Executor) -> None:
+    with pytest.raises(DataError, match="fewer than one batch of 151"):
+        carry_out(executor, listed([CHOSEN[:1]], workload=workload(batch_size=151)))
+    assert len(carry_out(executor, listed([CHOSEN[:1]]))[0][0]) == 1
