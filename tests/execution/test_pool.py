@@ -48,10 +48,8 @@ def test_every_part_of_a_problem_has_to_be_importable(what: str) -> None:
         "optimizers": {"own": lambda parameters: None},
     }
     said = not_portable(replace(fine, **{what: parts[what]}))
-    assert (
-        said
-        == f"the {what.replace('optimizers', 'optimizer own')} can't be sent to another process, since it isn't importable by name"
-    )
+    named = what.replace("optimizers", "optimizer own")
+    assert said == f"the {named} can't be sent to another process, since it isn't importable by name"
 
 
 class Memory:
