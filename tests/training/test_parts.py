@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg import optim
+from thalweg.training.steps import split
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 4, generator=GENERATOR)
@@ -70,3 +71,11 @@ def test_a_search_sees_the_same_function_again_in_every_part() -> None:
             assert torch.equal(mask, masks[i % parts])
         assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(steps[0][0], steps[1][0])
+
+
+@pytest.mark.parametrize("parts", [3, 4, 1000, 10**15])
+def test_a_batch_has_no_more_parts_than_examples(parts: int) -> None:
+    batch = {"x": torch.arange(6).reshape(3, 2), "y": torch.arange(3)}
+    found = split(batch, parts)
+    assert [part["y"].tolist() for part in found] == [[0], [1], [2]]
+    assert [part["x"].tolist() for part in found] == [[[0, 1]], [[2, 3]], [[4, 5]]]

@@ -259,7 +259,9 @@ def split(value: Any, parts: int) -> list[Any]:
     [{'x': tensor([0, 1])}, {'x': tensor([2])}]
     """
     if isinstance(value, Tensor):
-        return [part for part in value.tensor_split(parts) if len(part)]
+        # no more parts than examples, however many are asked for
+        pieces = value.tensor_split(min(parts, max(len(value), 1)))
+        return [piece for piece in pieces if len(piece)]
     if isinstance(value, dict):
         columns = [split(part, parts) for part in value.values()]
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
