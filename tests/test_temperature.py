@@ -28,7 +28,7 @@ def twin(z: np.ndarray, y: np.ndarray) -> float:
     def loss(logarithm: float) -> float:
         return float(-log_softmax(z / math.exp(logarithm), axis=1)[np.arange(len(y)), y].mean())
 
-    middle = math.log(np.abs(z).max())
+    middle = math.log(np.abs(z[np.isfinite(z)]).max())
     found = minimize_scalar(
         loss, bounds=(middle - 12, middle + 12), method="bounded", options={"xatol": 1e-11}
     )
@@ -94,3 +94,48 @@ def test_what_has_no_temperature_is_said(
 ) -> None:
     with pytest.raises(error, match=words):
         fit_temperature(z, y)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_classes_that_are_masked_by_minus_infinity_are_left_out(size: float) -> None:
+    z, y = drawn(200, 4, 2.0)
+    z = z * size
+    masked = z.clone()
+    hidden = torch.rand(z.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    hidden[torch.arange(200), y] = False
+    masked[hidden] = -math.inf
+    found = fit_temperature(masked, y)
+    assert found.value == pytest.approx(twin(masked.numpy(), y.numpy()), rel=1e-5)
+    assert math.isfinite(found.before)
+    for mask in (-1e9 * size, -1e300):
+        assert fit_temperature(z.masked_fill(hidden, mask), y).value == pytest.approx(found.value, rel=1e-6)
+    assert found.after <= found.before
+    # a row that has one class left says nothing of temperatures
+    one = torch.full((50, 4), -math.inf, dtype=torch.float64)
+    one[:, 2] = 7 * size
+    more = fit_temperature(torch.cat([masked, one]), torch.cat([y, torch.full((50,), 2)]))
+    assert more.value == pytest.approx(found.value, rel=1e-6)
+
+
+def test_one_logit_may_be_infinite_on_the_side_that_came() -> None:
+    z = torch.tensor([[3.0, 0.0]]).expand(10, 2)
+    y = torch.tensor([0] * 7 + [1] * 3)
+    logits = torch.cat([-z[:, 0], torch.tensor([-math.inf, math.inf])])
+    found = fit_temperature(logits, torch.cat([y, torch.tensor([0, 1])]))
+    assert found.value == pytest.approx(3.0 / math.log(0.7 / 0.3), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "words"),
+    [
+        ([[0.0, -math.inf], [0.0, 1.0]], [1, 1], r"row 0 has the output -inf for its own class 1, .*unmask"),
+        ([[0.0, math.inf], [0.0, 1.0]], [1, 1], "the outputs of row 0 aren't finite"),
+        ([[0.0, math.nan], [0.0, 1.0]], [0, 1], "the outputs of row 0 aren't finite"),
+        ([0.5, math.inf], [0, 0], r"row 1 has the output inf for the other class"),
+        ([0.5, -math.inf], [0, 1], r"row 1 has the output -inf for its own class 1"),
+        ([[0.0, -math.inf], [-math.inf, 1.0]], [0, 1], "no row has two classes to choose from"),
+    ],
+)
+def test_infinities_that_no_temperature_mends(z: list[float], y: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        fit_temperature(torch.tensor(z), torch.tensor(y))

@@ -7,8 +7,10 @@ the accuracy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +57,8 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
     on validation data: on those that the weights were trained on, outputs are surer than they should be.
 
     Args:
-        outputs: ``[N, C]``, or of one logit for the second of two classes ``[N]`` or ``[N, 1]``.
+        outputs: ``[N, C]``, or of one logit for the second of two classes ``[N]`` or ``[N, 1]``. Classes that
+            an example can't have may be masked by minus infinity, its own excepted.
         targets: class numbers ``[N]``.
 
     Returns:
@@ -63,9 +66,10 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
 
     Raises:
         OptionError: shapes that don't fit, class numbers that the outputs don't have.
-        DataError: outputs that aren't finite; or no temperature is the best: every example's class has the
-            largest output, so that ever lower ones were better, or the outputs don't tell the classes
-            better than chance, so that ever higher ones were.
+        DataError: outputs that are NaN, infinite, or minus infinity for the class that came; or no
+            temperature is the best: every example's class has the largest output, so that ever lower ones
+            were better, the outputs don't tell the classes better than chance, so that ever higher ones were,
+            or no example has two classes to choose from.
 
     >>> z = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
     >>> found = fit_temperature(z, torch.tensor([0, 0, 1, 1]))  # sure of 98 %, right in 75 %
@@ -76,9 +80,16 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
     """
     z, y = _checked(outputs, targets)
     rows = torch.arange(len(z))
-    # in b = 1/T the loss has the slope mean(E[z] - z_y), which rises from b = 0 to infinity
     right = z[rows, y]
-    if float((z.mean(1) - right).mean()) >= 0:
+    there = z.isfinite()
+    if not bool((there.sum(1) > 1).any()):
+        raise DataError(
+            "no row has two classes to choose from, all others being -inf: any temperature is as good; give "
+            "rows that have"
+        )
+    finite = z.masked_fill(~there, 0.0)
+    # in b = 1/T the loss has the slope mean(E[z] - z_y), which rises from b = 0 to infinity
+    if float((finite.sum(1) / there.sum(1) - right).mean()) >= 0:
         raise DataError(
             "the outputs don't tell the classes better than chance, so that ever higher temperatures were "
             "better; train the model first, or see that outputs and targets belong together"
@@ -88,14 +99,18 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
             f"every one of the {len(z)} examples has its own class as the largest output, so that ever lower "
             "temperatures were better; give more examples, some of which are predicted wrongly"
         )
-    # outputs of the order of 1, whatever their size
-    scale = float((z - z.mean(1, keepdim=True)).square().mean().sqrt())
+    gaps = (z.max(1, keepdim=True).values - z)[there & (z < z.max(1, keepdim=True).values)].numpy()
+    # outputs of the order of 1, whatever their size; masks may be finite, such as -1e9, and many
+    scales = np.unique(np.quantile(gaps, (0.02, 0.1, 0.25, 0.5, 0.75, 1.0)))
+    scale = min(scales, key=lambda scale: float(F.cross_entropy(z / scale, y)))
 
     def loss(logarithm: Tensor) -> Tensor:
-        return F.cross_entropy(z / scale * torch.exp(-logarithm), y)
+        # what is masked has no slope, where 0 times infinity would be NaN
+        outputs = (finite / scale * torch.exp(-logarithm)).masked_fill(~there, -math.inf)
+        return F.cross_entropy(outputs, y)
 
     found = minimize(loss, torch.zeros((), dtype=torch.float64), tolerance=1e-9)
-    value = float(found.x.exp()) * scale
+    value = float(found.x.exp()) * float(scale)
     return Temperature(
         value=value,
         before=float(F.cross_entropy(z, y)),
@@ -109,7 +124,9 @@ def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if z.ndim == 2 and z.shape[1] == 1:
         z = z[:, 0]
     if z.ndim == 1:
-        z = torch.stack([torch.zeros_like(z), z], 1)
+        # a logit of plus infinity leaves the second class alone, one of minus infinity the first
+        sure = z == math.inf
+        z = torch.stack([torch.where(sure, -math.inf, 0.0).to(z.dtype), z.masked_fill(sure, 0.0)], 1)
     y = targets.detach().cpu()
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if z.ndim != 2 or y.shape != z.shape[:1] or not len(z):
@@ -117,8 +134,9 @@ def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"outputs of shape {list(outputs.shape)} don't go with targets of shape {list(targets.shape)}; "
             "give [N, C] or [N], and [N], with at least one example"
         )
-    if not bool(z.isfinite().all()):
-        row = int((~z.isfinite()).any(1).nonzero()[0])
+    bad = z.isnan() | (z == math.inf)
+    if bool(bad.any()):
+        row = int(bad.any(1).nonzero()[0])
         raise DataError(f"the outputs of row {row} aren't finite; the model has diverged there")
     if y.is_floating_point() and not bool((y == y.round()).all()):
         raise OptionError("the targets are no class numbers; give whole numbers from 0 on")
@@ -128,5 +146,14 @@ def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         raise OptionError(
             f"there is a class number {low if low < 0 else high}, but outputs of shape "
             f"{list(outputs.shape)} know the classes 0 to {z.shape[1] - 1}"
+        )
+    masked = (z[torch.arange(len(z)), y] == -math.inf).nonzero()
+    if len(masked):
+        row = int(masked[0])
+        single = outputs.numel() == len(z)
+        what = "inf for the other class" if single and not y[row] else f"-inf for its own class {int(y[row])}"
+        raise DataError(
+            f"row {row} has the output {what}, which no temperature makes possible; unmask that class, or "
+            "leave the row out"
         )
     return z, y
