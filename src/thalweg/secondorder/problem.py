@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
+from thalweg.generators import undisturbed
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD, Tally
 from thalweg.secondorder.vectors import Scalar, Space, Vector
 
@@ -33,6 +34,8 @@ __all__ = [
 HessianKind: TypeAlias = Literal["exact", "finite-difference", "block"]
 # How many passes are computed at once: enough for the overhead of one to vanish, few enough for memory.
 _AT_ONCE = 64
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_OVERWRITTEN = ("modified by an inplace operation", "in-place operation", "inplace operation")
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,15 @@ def check_tensors(tensors: Sequence[Tensor], owner: str) -> None:
     if not any(tensor.numel() for tensor in tensors):
         raise OptionError(f"{owner}: there is nothing to minimize over; give at least one element")
     for tensor in tensors:
+        if tensor.layout != torch.strided:
+            raise OptionError(
+                f"{owner}: a tensor is sparse, which isn't minimized over; give to_dense() of it"
+            )
+        if tensor.dtype in _WHOLE:
+            raise OptionError(
+                f"{owner}: a tensor is {str(tensor.dtype).removeprefix('torch.')}, whose numbers are whole; "
+                "give double() of it, or float()"
+            )
         if tensor.dtype not in (torch.float32, torch.float64):
             raise OptionError(
                 f"{owner}: a tensor is {str(tensor.dtype).removeprefix('torch.')}, in which curvature drowns "
@@ -280,19 +292,39 @@ class FunctionProblem(Problem):
 def forward_of(
     function: Callable[[Any], Tensor], structure: Structure, owner: str, *, scalar: bool = True
 ) -> Callable[[Vector], tuple[Vector, Tensor]]:
-    """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane."""
+    """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane.
+
+    Raises:
+        OptionError: when it is evaluated: it changes ``x``, or gives something else, or nothing that can be
+            differentiated.
+    """
+    if not callable(function):
+        raise OptionError(f"{owner}: the function is a {type(function).__name__}; give one of x")
     expected = () if structure.space.lanes is None else (structure.space.lanes,)
     begun = False
 
     def forward(x: Vector) -> tuple[Vector, Tensor]:
         nonlocal begun
-        leaves = [t.detach().requires_grad_() for t in x]
-        with torch.enable_grad():
-            value = function(structure.pack(leaves))
+        # copies, so that a function that changes what it was given changes nothing of ours
+        leaves = [t.detach().clone().requires_grad_() for t in x]
+        try:
+            with torch.enable_grad():
+                value = function(structure.pack(leaves))
+        except RuntimeError as problem:
+            if begun or (why := _refusal(function, structure, x)) is None:
+                raise
+            raise OptionError(f"{owner}: {why}") from problem
+        if any(leaf._version for leaf in leaves) or not _are_unchanged(leaves, x, begun):
+            raise OptionError(f"{owner}: {_CHANGES}")
         if not isinstance(value, Tensor) or (scalar and tuple(value.shape) != expected):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             wanted = f"a tensor of shape {expected}" if scalar else "a tensor"
             raise OptionError(f"{owner}: the function returned {got}; it has to return {wanted}")
+        if value.is_complex():
+            raise OptionError(
+                f"{owner}: the function returned {value.dtype}; it has to return real numbers, such "
+                "as abs() of it"
+            )
         if tuple(value.shape[:1]) != expected and not scalar and expected:
             raise OptionError(
                 f"{owner}: the function returned {tuple(value.shape)}; with lanes=True it has to return "
@@ -310,23 +342,72 @@ def forward_of(
     return forward
 
 
+_CHANGES = (
+    "the function changes x in place; let it compute from x without that: x = x - 1 in place of x -= 1, or "
+    "x = x.clone() first"
+)
+
+
+def _refusal(function: Callable[[Any], Any], structure: Structure, x: Vector) -> str | None:
+    """Say why a function fails on tensors that want gradients, if it doesn't on others."""
+
+    def works(track: bool) -> bool:
+        copies = [t.detach().clone().requires_grad_(track) for t in x]
+        try:
+            with undisturbed(), torch.set_grad_enabled(track):
+                function(structure.pack([copy.clone() for copy in copies]))
+        except Exception:
+            return False
+        return True
+
+    if works(track=True):
+        return _CHANGES
+    if works(track=False):
+        return (
+            "the function can't be differentiated by x; compute it from x by operations of torch, without "
+            "numpy and without changing tensors in place"
+        )
+    return None
+
+
+def _are_unchanged(leaves: Vector, x: Vector, begun: bool) -> bool:
+    """Whether what a function was given still has its values: ``x.data`` is changed without a count.
+
+    To see it waits for an accelerator, where it is asked once; of shards it isn't asked.
+    """
+    for after, before in zip(leaves, x, strict=True):
+        if type(before) is not Tensor or (begun and not before.is_cpu):
+            continue
+        one, other = after.detach(), before.detach()
+        if not torch.equal(one, other) and not torch.equal(one.nan_to_num(), other.nan_to_num()):
+            return False
+    return True
+
+
 def gradient_of(value: Tensor, leaves: Vector, u: Tensor | None = None, *, retain: bool = False) -> Vector:
     """Return the gradient of a scalar, or ``J'u`` of any tensor; zeros for what it doesn't depend on."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(
-        value, leaves, u, retain_graph=retain, allow_unused=True, materialize_grads=True
-    )
-    return list(map(_dense, found))
+    return _derivatives(value, leaves, u, retain_graph=retain)
 
 
 def graph_of(value: Tensor, leaves: Vector, u: Tensor | None = None) -> Vector:
     """Return a gradient as :func:`gradient_of` does, but one that can be differentiated again."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(
-        value, leaves, u, create_graph=True, allow_unused=True, materialize_grads=True
-    )
+    return _derivatives(value, leaves, u, create_graph=True)
+
+
+def _derivatives(value: Tensor, leaves: Vector, u: Tensor | None, **options: bool) -> Vector:
+    try:
+        found = torch.autograd.grad(value, leaves, u, allow_unused=True, materialize_grads=True, **options)
+    except RuntimeError as problem:
+        if not any(words in str(problem) for words in _OVERWRITTEN):
+            raise
+        raise OptionError(
+            "the function changes a tensor in place that its gradient needs, so that there is none; compute "
+            f"without that, y = y + 1 in place of y += 1 ({' '.join(str(problem).split())[:160]})"
+        ) from problem
     return list(map(_dense, found))
 
 
