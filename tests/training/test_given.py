@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from thalweg.errors import DataError, OptionError, UserError
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Division
 from thalweg.strategies import Averaging, Settings, Strategy
+from thalweg.training.steps import stepping
 from thalweg.training.watch import Silent
 
 G = torch.Generator().manual_seed(0)
@@ -120,6 +122,34 @@ def test_a_loss_that_shows_later_what_it_divides_by_is_refused() -> None:
     # looked at anew at the fourth part, as at every power of two
     with pytest.raises(OptionError, match="isn't the mean over its parts"):
         division.part(outputs, torch.stack([goal, holes], 1))
+
+
+@pytest.mark.parametrize("parts", [8, 5, 1])
+def test_parts_of_one_example_are_compared_again_later(parts: int) -> None:
+    """By whole batches, since one example alone tells nothing; 1: the same, by parts of several."""
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = (outputs[:, 0] - targets[:, 0]).square()
+        return (errors * targets[:, 1]).sum() / targets[:, 1].sum()
+
+    def taken(batches: list[Tensor]) -> int:
+        model = nn.Linear(3, 1)
+        take = stepping(
+            "gradient", torch.optim.SGD(model.parameters(), lr=0.0), model, masked, parts=max(parts, 2)
+        )
+        for number, mask in enumerate(batches, 1):
+            x, goal = torch.randn(len(mask), 3, generator=G), torch.randn(len(mask), generator=G)
+            with suppress(OptionError):
+                take(x, torch.stack([goal, mask], 1), 0.0)
+                continue
+            return number
+        return 0
+
+    full, holes = torch.ones(8), torch.tensor([1.0, 1, 1, 0, 1, 1, 0, 1])
+    assert taken([full] * 3 + [holes] * 200) == 4
+    assert taken([full] * 70 + [holes] * 200) <= 128
+    assert taken([full] * 200) == 0
+    assert taken([holes]) == 1
 
 
 def test_outputs_that_diverge_dont_make_a_mean_something_else() -> None:

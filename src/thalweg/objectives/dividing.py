@@ -36,7 +36,8 @@ from thalweg.objectives.comparing import CLASSES, NUMBERS
 __all__ = ["Divided", "Divisible", "Division", "divided", "joined"]
 
 _AGAIN = 64
-"""Parts between two comparisons of a whole with its parts, once powers of two are further apart."""
+"""Parts between two comparisons of a whole with its parts, once powers of two are further apart; of parts of
+one example batches are counted."""
 
 _PER_EXAMPLE = frozenset({F.multi_margin_loss, F.multilabel_soft_margin_loss, F.multilabel_margin_loss})
 
@@ -190,12 +191,22 @@ class Division:
         self._alone = True
         # in the parts that were tried, examples and what a torch loss within divides by came to the same
         self._open = True
-        self._taken = 0
+        self._draws = False
+        self._taken = self._batches = 0
+
+    def due(self, least: int) -> bool:
+        """Take note of a batch, and say whether to look at the whole of it beside its parts.
+
+        Args:
+            least: examples in its smallest part. Parts of several show what those of one can't.
+        """
+        self._batches += 1
+        return self._alone or (least < 2 and _anew(self._batches))
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing is left to be tried on a whole batch."""
-        return not self._alone
+    def unknown(self) -> bool:
+        """Whether the loss doesn't say what it divides by, so that only comparing a whole batch tells."""
+        return self._alone or (self._way is not None and not self._draws)
 
     @property
     def way(self) -> str:
@@ -219,9 +230,8 @@ class Division:
             return found._replace(kind="mean", divisor=0.0)
         self._taken += 1
         # a first batch without padding, or of equal weights, doesn't tell what later ones will be
-        anew = self._taken & (self._taken - 1) == 0 or self._taken % _AGAIN == 0
         if (
-            (anew and len(targets) > 1)
+            (_anew(self._taken) and len(targets) > 1)
             or self._way is None
             or (self._open and inner is not None and inner != found.positions * count)
         ):
@@ -248,7 +258,7 @@ class Division:
         whole, parts, tolerance = tried
         if not tolerance:
             # a loss that draws at random has no one value to compare
-            self._way, self._alone, self._open = "examples", False, False
+            self._way, self._alone, self._open, self._draws = "examples", False, False, True
             return
         if not math.isfinite(whole):
             # what has diverged tells nothing
@@ -297,6 +307,10 @@ class Division:
         eps = torch.finfo(one.value.dtype).eps
         size = max(abs(whole), *(abs(float(found.value)) for _, found in parts))
         return whole, parts, max(200 * eps, 1e-9) * size + torch.finfo(one.value.dtype).tiny
+
+
+def _anew(count: int) -> bool:
+    return count & (count - 1) == 0 or count % _AGAIN == 0
 
 
 def _together(way: str, parts: Sequence[tuple[int, Divided]]) -> float | None:

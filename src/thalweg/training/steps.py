@@ -129,7 +129,7 @@ def stepping(
             carried.backward(value)
             return value.detach()
         count = len(targets) if whole is None else whole
-        tried = not divide.settled
+        tried = divide.due(count // (parts * world))
         pieces = [(inputs, targets)]
         if parts > 1:
             pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
@@ -161,7 +161,7 @@ def stepping(
             total = total + value.detach()
             if tried:
                 seen.append((_detached(outputs), some_targets))
-        if tried and agree(carried, not divide.settled)[0]:
+        if tried and agree(carried, divide.unknown)[0]:
             # parts of one example each tell little
             before = divide.way
             divide.settle(*_joined(seen, carried))
