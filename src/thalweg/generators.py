@@ -23,6 +23,7 @@ __all__ = [
     "noticed_draws",
     "own_generators",
     "seed_generators",
+    "seeds",
     "set_generator_states",
     "undisturbed",
 ]
@@ -88,9 +89,19 @@ def own_generators(seed: int, *names: int | str) -> Iterator[None]:
 
 def seed_generators(seed: int, *names: int | str) -> None:
     """Seed torch's (of all devices), NumPy's and Python's generators, each with a number of its own."""
-    torch.manual_seed(seed32(seed, "torch", *names))
-    np.random.seed(seed32(seed, "numpy", *names))  # noqa: NPY002
-    random.seed(seed32(seed, "python", *names))
+    own = seeds(seed, *names)
+    torch.manual_seed(own["torch"])
+    np.random.seed(own["numpy"])  # noqa: NPY002
+    random.seed(own["python"])
+
+
+def seeds(seed: int, *names: int | str) -> dict[str, int]:
+    """Return what :func:`seed_generators` seeds each generator with.
+
+    >>> list(seeds(3, "data"))
+    ['torch', 'numpy', 'python']
+    """
+    return {kind: seed32(seed, kind, *names) for kind in ("torch", "numpy", "python")}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 
 from thalweg import catalogue, data, models, recipe
 from thalweg.execution import loop
+from thalweg.generators import own_generators
 from thalweg.racing import winner
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
@@ -17,6 +18,9 @@ from thalweg.run.spec import Run, Setting, Workload
 SEED, REPLICATE = 5, 2
 
 OWN = """
+import random
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,6 +42,31 @@ class Frozen(nn.Module):
 
     def forward(self, x):
         return self.layer(self.norm(x))
+
+
+class Noisy(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.layer = nn.Linear(input_shape[0], outputs)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.from_numpy(np.random.randn(*self.layer.weight.shape)))
+            self.layer.bias.fill_(random.gauss(0, 1))
+
+    def forward(self, x):
+        if self.training:
+            x = x + 0.3 * torch.from_numpy(np.random.randn(*x.shape)).float() + random.random()
+        return self.layer(x)
+
+
+def points():
+    x = np.random.randn(150, 6).astype(np.float32) + random.random() + torch.randn(6).numpy()
+    return x, (x.sum(1) > x.sum(1).mean()).astype(np.int64)
+
+
+def noisy_loss(outputs, targets):
+    # evaluations of the script have the metric alone
+    factor = 1 + random.random() if outputs.requires_grad else 1
+    return factor * nn.functional.cross_entropy(outputs, targets)
 
 
 one_logit = nn.Sequential(nn.Linear(30, 1))
@@ -194,6 +223,20 @@ CASES = {
 }
 
 
+CASES["a model that draws from NumPy's and Python's generators"] = {
+    "data": "iris",
+    "model": "own.py:Noisy",
+    "optimizer": ("sgd", {"lr": 0.1}),
+    "schedule": "constant",
+}
+CASES["data and a loss that draw from them"] = {
+    "data": "own.py:points",
+    "model": "linear",
+    "loss": "own.py:noisy_loss",
+    "optimizer": ("sgd", {"lr": 0.1}),
+    "schedule": "constant",
+}
+
 NEEDS_THALWEG = {
     "table, own rule",
     "digits, an optimizer that evaluates a mean",
@@ -223,7 +266,8 @@ def folder(tmp_path, monkeypatch):
 
 def made(case):
     """The text of a case's winner.py, and what the training loop gives."""
-    source = data.load(case["data"], target=case.get("target"), missing=case.get("missing"))
+    with own_generators(SEED, "data"):
+        source = data.load(case["data"], target=case.get("target"), missing=case.get("missing"))
     prepared = data.prepare(source, seed=SEED, replicate=REPLICATE)
     name, numbers = case["optimizer"]
     begins = case.get("initialization", {})

@@ -68,6 +68,10 @@ MISFITS: dict[str, tuple[Callable[[], nn.Module], Tensor, type[UserError], str]]
         lambda: nn.Linear(5, 2), X.repeat(1, 2).reshape(64, 1, 10), ModelError,
         r"the model Linear can't .*\[\d+, 1, 10\].*: it takes 5 numbers along the last axis, not 10",
     ),
+    "images into linear": (
+        lambda: nn.Sequential(nn.Linear(25, 2)), X.reshape(64, 1, 5, 1).expand(64, 1, 5, 5), ModelError,
+        r"takes 25 numbers along the last axis, not 5 .*; put nn.Flatten\(\) before it$",
+    ),
     "long into linear": (
         lambda: nn.Linear(5, 2), (X * 4).long(), DataError,
         r"^the inputs are torch.int64, but the model's weights are torch.float32; make fractions of them",

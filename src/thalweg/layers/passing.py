@@ -229,7 +229,11 @@ def _of_length(wanted: int, given: Tensor, axis: int, what: str, first: bool) ->
     if not -given.ndim <= axis < given.ndim or given.shape[axis] == wanted:
         return None
     there = given.shape[axis]
-    return f"takes {wanted} {what}, not {there}", _either(wanted, there, first)
+    what = what if wanted > 1 else what.replace("numbers", "number").replace("features", "feature")
+    remedy = _either(wanted, there, first)
+    if axis == -1 and given.ndim > 2 and given[0].numel() == wanted:
+        remedy = "put nn.Flatten() before it"
+    return f"takes {wanted} {what}, not {there}", remedy
 
 
 def _either(wanted: int, there: int, first: bool) -> str:

@@ -14,6 +14,7 @@ from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
+from thalweg.generators import seeds
 from thalweg.layers.modes import held
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.recipe import Recipe
@@ -81,15 +82,17 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     training = recipe.training
     total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
     plateau = recipe.schedule.name == "plateau"
+    own = _draws(model) or ":" in loss
+    frozen = _FROZEN if _holds(recipe, prepared) else ""
     parts = [
-        _section("data", _body(data)),
+        _section("data", f"{_seeded(recipe.data.seed, 'data') if _draws(data) else ''}{_body(data)}"),
         _section(
             "loss and metric",
             _objective(loss, metric, prepared, built=model.startswith(_BUILT), averages=averages),
         ),
         _section(
             "model, with the run's initial weights",
-            f"{_model(model, recipe)}{begins}{_FROZEN if _holds(recipe, prepared) else ''}",
+            f"{_model(model, recipe, own=own)}{begins}{frozen}",
         ),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
         _section(
@@ -100,11 +103,11 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
         ),
     ]
     code = "\n\n".join(parts)
-    if _holds(recipe, prepared):
+    if frozen:
         code = code.replace(_TRAIN, f"{_TRAIN}    for part in frozen:\n        part.training = False\n")
     used = {line for line in (*data.splitlines(), *optimizer.imports) if _is_import(line)}
     for name, line in _IMPORTS.items():
-        if re.search(rf"\b{name}[.(]", code):
+        if re.search(rf"(?<![\w.]){name}[.(]", code):
             used.add(line)
     heading = f'"""{_summary(recipe, source, total, borrowed)}"""'
     return f"{heading}\n\n{_sorted_imports(used)}\n\n{code}\n"
@@ -113,6 +116,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
 _IMPORTS = {
     "copy": "import copy",
     "math": "import math",
+    "random": "import random",
     "runpy": "import runpy",
     "importlib": "import importlib",
     "np": "import numpy as np",
@@ -247,11 +251,26 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
     return "\n".join(lines)
 
 
-def _model(model: str, recipe: Recipe) -> str:
+def _draws(code: str) -> bool:
+    """Whether code of a person's own is run, which may draw from any generator."""
+    return "runpy." in code or "importlib." in code
+
+
+def _seeded(seed: int, *names: str, torch: int | None = None) -> str:
+    """Lines that seed torch's, NumPy's and Python's generators as a run does."""
+    own = seeds(seed, *names)
+    return (
+        f"torch.manual_seed({own['torch'] if torch is None else torch})\n"
+        f"np.random.seed({own['numpy']})\nrandom.seed({own['python']})\n"
+    )
+
+
+def _model(model: str, recipe: Recipe, *, own: bool) -> str:
     seed = recipe.training.seed
     initial = f"torch.manual_seed({seed32(seed, 'initial')})"
     if model.startswith(_BUILT):
-        return f"{initial}\nmodel = {model}"
+        return f"{initial}\nmodel = {model}" + (f"\n{_seeded(seed).strip()}" if own else "")
+    initial = _seeded(seed, "initial", torch=seed32(seed, "initial")).strip()
     # The file is run before the seed is set: it may draw numbers of its own.
     found = _spelled(recipe.model.spec)
     if model == found:
@@ -266,7 +285,7 @@ def _model(model: str, recipe: Recipe) -> str:
         lines = [f"factory = {found}", initial, f"model = factory{model.removeprefix(found)}"]
     lines += [
         "# Random layers draw otherwise here than under thalweg: with them, the curve has other noise.",
-        f"torch.manual_seed({seed32(seed, 'torch')})",
+        _seeded(seed).strip(),
     ]
     return "\n".join(lines)
 
