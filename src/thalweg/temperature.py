@@ -18,7 +18,7 @@ from torch import Tensor
 from thalweg.errors import DataError, OptionError
 from thalweg.secondorder.minimizing import minimize
 
-__all__ = ["Temperature", "fit_temperature"]
+__all__ = ["Temperature", "fit_temperature", "tempered"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,30 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> Temperature:
         after=float(F.cross_entropy(z / value, y)),
         examples=len(z),
     )
+
+
+def tempered(probabilities: Tensor, value: float) -> Tensor:
+    """Return probabilities as a temperature makes them of the outputs that they came of.
+
+    ``p_k^(1/T) / sum_j p_j^(1/T)``, which is ``softmax(z / T)`` of ``p = softmax(z)``, and likewise for the
+    sigmoid. Means over several models or draws, which come of no one output, are taken in the same way.
+
+    Args:
+        probabilities: ``[N, C]``, or of the second of two classes ``[N]`` or ``[N, 1]``.
+        value: T, above 0.
+
+    Raises:
+        OptionError: T isn't a number above 0.
+
+    >>> tempered(torch.tensor([[0.5, 0.25, 0.25]]), 0.5)
+    tensor([[0.6667, 0.1667, 0.1667]], dtype=torch.float64)
+    """
+    if not 0 < value < math.inf:
+        raise OptionError(f"a temperature is {value!r}, but must be above 0 and finite")
+    p = probabilities.double()
+    if p.ndim == 2 and p.shape[1] > 1:
+        return (p.log() / value).softmax(1)
+    return (torch.stack([1 - p, p]).log() / value).softmax(0)[1]
 
 
 def _checked(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,11 +36,19 @@ class PredictionSettings(Settings):
             pooling); absent: none, each layer does what it does in evaluation.
         crops: a fixed set of so many crops of each image: 5, or 10 with their mirror images; 1: the image.
         window: share of the sides that a crop sees.
+        calibrate: ``"temperature"``: probabilities are those at the temperature under which the validation
+            data are likeliest (:mod:`thalweg.temperature`); absent: they are the model's own.
     """
 
     samples: int | None = Field(default=None, ge=2, le=MOST["samples"])
     crops: Crops = 1
     window: float = Field(default=0.875, gt=0, lt=1)
+    calibrate: Literal["temperature"] | None = None
+
+    @property
+    def averages(self) -> dict[str, Any]:
+        """What :class:`Averaged` takes of it."""
+        return self.model_dump(exclude={"calibrate"})
 
     @property
     def on(self) -> bool:

@@ -47,6 +47,8 @@ class Judged:
     squared: Ambiguity | None
     calibration: CalibrationRecord | None
     pooled: CalibrationRecord | None
+    # of each split averaged probabilities [N, C] and classes [N], where something is classified
+    predicted: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
 
 def calibrated(bins: Reliability, p: Tensor, targets: Tensor) -> CalibrationRecord:
@@ -109,6 +111,7 @@ def judge(
     return Judged(
         alone=alone, result=together, growing=growing, disagreement=differing, squared=test.squared(),
         calibration=calibration, pooled=pooled,
+        predicted={name: (part.mean, part.targets.long()) for name, part in parts.items() if part.classified},
     )  # fmt: skip
 
 

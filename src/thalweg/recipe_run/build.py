@@ -77,6 +77,11 @@ def assemble(
             f"prediction.crops is {wanted.prediction.crops}, but inputs of shape "
             f"{list(prepared.input_shape)} are no images; leave crops out"
         )
+    if wanted.prediction.calibrate is not None and prepared.task.kind != "classification":
+        raise OptionError(
+            f"prediction.calibrate is {wanted.prediction.calibrate!r}, which is for classes, but this is a "
+            f"{prepared.task.kind} task; leave it out"
+        )
     loss = objectives.loss(wanted.objective.loss, prepared.task)
     metric = objectives.metric(wanted.objective.metric, prepared.task)
     examples = len(prepared.train)

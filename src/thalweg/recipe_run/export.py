@@ -10,8 +10,10 @@ import safetensors.torch
 
 from thalweg import recipe, trust
 from thalweg.data.stored import store
+from thalweg.ensembles import tempering
 from thalweg.ensembles.evaluate import Judged, judge
 from thalweg.ensembles.store import Kept
+from thalweg.errors import DataError
 from thalweg.recipe_run.build import Assembled
 from thalweg.recipe_run.members import mean_curve, recorded
 from thalweg.runs.directory import RunDirectory
@@ -20,7 +22,14 @@ from thalweg.strategies import Snapshots
 from thalweg.training.card import card
 from thalweg.training.job import Fitted
 from thalweg.training.predicting import load_model, predicting_model
-from thalweg.training.results import CalibrationRecord, EnsembleRecord, Point, Stored, TrainResults
+from thalweg.training.results import (
+    CalibrationRecord,
+    EnsembleRecord,
+    Point,
+    Stored,
+    TemperatureRecord,
+    TrainResults,
+)
 from thalweg.training.watch import Evaluation
 
 __all__ = ["deliver", "deliver_members"]
@@ -60,16 +69,24 @@ def deliver(
             directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
     stored = _stored(made, snapshots=len(taken))
     calibration, ensemble = None, None
+    judged: dict[Any, Judged] = {}
+    calibrates = made.recipe.prediction.calibrate is not None
     if directory is not None and made.prepared.task.kind == "classification":
-        calibration = _judge(made, stored, ["weights.safetensors"], directory).calibration
-    if directory is not None and len(taken) > 1:
+        judged["result"] = _judge(made, stored, ["weights.safetensors"], directory)
+        calibration = judged["result"].calibration
+        if calibrates and fitted.best_state is not None:
+            judged["best"] = _judge(made, stored, ["best.safetensors"], directory)
+    if directory is not None and (len(taken) > 1 or (taken and calibrates)):
         files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
-        ensemble = recorded(_judge(made, stored, files, directory), None)
+        judged["snapshots"] = _judge(made, stored, files, directory)
+        ensemble = recorded(judged["snapshots"], None) if len(taken) > 1 else None
+    found, temperature, notes = _calibrated(made, judged)
+    stored = stored.model_copy(update={"temperatures": found})
     results = _results(
         made, config,
-        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=fitted.notes,
+        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
         seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
-        calibration=calibration, ensemble=ensemble,
+        calibration=calibration, ensemble=ensemble, temperature=temperature,
     )  # fmt: skip
     if directory is not None:
         _conclude(results, stored, directory)
@@ -86,6 +103,8 @@ def deliver_members(
     stored = _stored(made, members=good)
     judged = _judge(made, stored, [f"member-{number}.safetensors" for number in good], directory)
     record = recorded(judged, kept, resample=made.recipe.ensemble.resample)
+    found, temperature, said = _calibrated(made, {"result": judged})
+    stored = stored.model_copy(update={"temperatures": found})
     members = [kept.members[number] for number in good]
     notes = [
         f"member {each.number} is left out: {each.stopped}" if each.failed
@@ -96,11 +115,33 @@ def deliver_members(
     results = _results(
         made, config,
         curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
-        notes=notes, seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
-        engine=kept.how.reason,
+        notes=[*notes, *said], seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
+        temperature=temperature, engine=kept.how.reason,
     )  # fmt: skip
     _conclude(results, stored, directory)
     return results
+
+
+def _calibrated(
+    made: Assembled, judged: dict[Any, Judged]
+) -> tuple[dict[Any, float], TemperatureRecord | None, list[str]]:
+    """Find the temperatures that a recipe asks for, the record of what predicts by default, and notes."""
+    found: dict[Any, float] = {}
+    record: TemperatureRecord | None = None
+    notes: list[str] = []
+    if made.recipe.prediction.calibrate is None:
+        return found, record, notes
+    default = "snapshots" if "snapshots" in judged else "result"
+    for kind, each in judged.items():
+        try:
+            temperature = tempering.of_judged(each)
+        except DataError as problem:
+            notes.append(f"no temperature for the {'best weights' if kind == 'best' else kind}: {problem}")
+            continue
+        found[kind] = temperature.value
+        if kind == default:
+            record = tempering.recorded(each, temperature)
+    return found, record, notes
 
 
 def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
@@ -135,6 +176,7 @@ def _results(
     stopped: str | None = None,
     failed: bool = False,
     calibration: CalibrationRecord | None = None,
+    temperature: TemperatureRecord | None = None,
     ensemble: EnsembleRecord | None = None,
     engine: str | None = None,
 ) -> TrainResults:
@@ -172,6 +214,7 @@ def _results(
         machine=environment(str(made.training.engine.device)),
         timing=timing,
         calibration=calibration,
+        temperature=temperature,
         ensemble=ensemble,
     )
 

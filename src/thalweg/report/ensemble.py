@@ -62,6 +62,18 @@ def facts(results: TrainResults) -> list[tuple[str, str, str]]:
         said.append(
             ("calibration error", general(results.calibration.error, 2), "expected, on test; 0 is best")
         )
+    if results.temperature is not None:
+        (one, other), (before, after) = (
+            each["test"] for each in (results.temperature.nll, results.temperature.error)
+        )
+        said.append(
+            (
+                "temperature",
+                general(results.temperature.value, 3),
+                f"of predictions; on test log-likelihood loss {general(one, 3)} to {general(other, 3)}, "
+                f"calibration error {general(before, 2)} to {general(after, 2)}",
+            )
+        )
     return said
 
 

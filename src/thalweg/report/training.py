@@ -213,8 +213,13 @@ def _calibrations(results: TrainResults | None) -> list[tuple[str, CalibrationRe
         return []
     found = results.ensemble
     if found is None or found.pooled is None or found.kind == "snapshots":
-        return [("the result", results.calibration)]
-    return [("together", results.calibration), ("members alone, on average", found.pooled)]
+        rows = [("the result", results.calibration)]
+    else:
+        rows = [("together", results.calibration), ("members alone, on average", found.pooled)]
+    if results.temperature is not None:
+        whose = "the snapshots" if found is not None and found.kind == "snapshots" else rows[0][0]
+        rows.append((f"{whose}, at its temperature", results.temperature.calibration))
+    return rows
 
 
 def _words(model: dict[str, Any]) -> str:

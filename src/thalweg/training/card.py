@@ -53,7 +53,7 @@ def card(results: TrainResults, stored: Stored) -> str:
 {scores}
 
 The test split ({data["splits"]["test"]:,} examples) was scored once, after training.
-{together}{ended}
+{together}{_tempered(results)}{ended}
 ## Data
 
 {_line(data["name"])}: {data["rows"]:,} rows, {_line(data["inputs"])}; fingerprint `{data["fingerprint"]}`.
@@ -103,6 +103,18 @@ The table is of the ensemble: the mean of its members' {what}. Alone they reach 
             f"{found.pooled.error:.3g} alone.\n"
         )
     return text
+
+
+def _tempered(results: TrainResults) -> str:
+    found = results.temperature
+    if found is None:
+        return ""
+    return (
+        f"\nProbabilities are given at a temperature of {found.value:.5g}, found on {found.examples:,} "
+        f"validation examples: on test it takes the negative log-likelihood from {found.nll['test'][0]:.5g} "
+        f"to {found.nll['test'][1]:.5g}, the calibration error from {found.error['test'][0]:.3g} to "
+        f"{found.error['test'][1]:.3g}.\n"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ def fit(
     hyperparameters: Mapping[str, float] | None = None,
     seed: int = 0,
     evaluations: int = 20,
+    calibrate: Literal["temperature"] | None = None,
     accumulate: int = 1,
     precision: Precision = "float32",
     device: torch.device | str | None = None,
@@ -91,6 +92,8 @@ def fit(
         hyperparameters: of an optimizer that is given by name or function.
         seed: see above.
         evaluations: how often the validation data are scored, besides once before the first step.
+        calibrate: ``"temperature"``: find on validation data, at the end, the temperature of the result's
+            probabilities (:func:`thalweg.temperature.fit_temperature`).
         accumulate: each batch is computed in so many parts, which saves memory.
         precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
         device: where to train; by default where the model is.
@@ -166,6 +169,7 @@ def fit(
         found_metric = suited_metric(
             objectives.metric(metric, metric_task), metric_task, ignored=ignored_by(loss)
         )
+    _check_calibration(calibrate, loss, known["training"], scored)
     model = carried.set_up(model)
     made = _optimizer(optimizer, model, dict(hyperparameters or {}), carried)
     own = _parameters_of(loss)
@@ -223,6 +227,7 @@ def fit(
         directory=directory,
         seconds=checkpoint_seconds,
         watcher=watcher if carried.rank == 0 else None,
+        calibrate=None if calibrate is None else ignored_by(loss),
     )
     said.append(job.say)
     if left := [name for name in own if name not in held]:
@@ -318,6 +323,20 @@ def _activation(loss: Any, targets: Tensor | None) -> activations.Activation | N
         # each of several outputs is a yes or no of its own
         return "sigmoid"
     return activations.activation(loss)
+
+
+def _check_calibration(calibrate: Any, loss: Any, targets: Tensor | None, scored: Data | None) -> None:
+    if calibrate is None:
+        return
+    if calibrate != "temperature":
+        raise OptionError(f"calibrate is {calibrate!r}, but can be 'temperature' or None")
+    if scored is None:
+        raise OptionError("calibrate='temperature' needs validation data, which it is found on; give these")
+    if activations.family(loss) in (None, "numbers") or _activation(loss, targets) == "identity":
+        raise OptionError(
+            "calibrate='temperature' is for classes, under a loss that takes logits, such as 'cross-entropy' "
+            "or 'bce'; leave it out, or call thalweg.temperature.fit_temperature yourself"
+        )
 
 
 def _parameters_of(loss: Any) -> dict[str, nn.Parameter]:

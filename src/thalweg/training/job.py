@@ -23,6 +23,7 @@ from thalweg.run.threads import with_threads
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.strategies.base import Scores
+from thalweg.temperature import Temperature
 from thalweg.training.checkpoints import Keeper, keeper_of
 from thalweg.training.core import Training, advance, copied
 from thalweg.training.engine import agree
@@ -30,6 +31,7 @@ from thalweg.training.feed import LoaderFeed
 from thalweg.training.movement import checksums, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.scoring import score
+from thalweg.training.tempering import of_batches
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
 
 __all__ = ["Fitted", "Job"]
@@ -54,6 +56,7 @@ class Fitted:
         failed: whether that was a failure.
         notes: what strategies had to say.
         seconds: of training, those before an interruption included.
+        temperature: of the result's probabilities, found on validation data, where that was asked for.
     """
 
     model: nn.Module
@@ -66,6 +69,7 @@ class Fitted:
     failed: bool
     notes: list[str]
     seconds: float
+    temperature: Temperature | None = None
 
 
 class Job:
@@ -82,6 +86,7 @@ class Job:
         seconds: between two checkpoints.
         watcher: told what happens.
         predictor: makes what the result's scores are of, where that isn't the model itself.
+        calibrate: find the temperature of a result that gives logits; targets of this class don't count.
 
     Attributes:
         begun: whether a step is behind it; what is refused before that leaves nothing behind.
@@ -100,8 +105,9 @@ class Job:
         seconds: float = 60.0,
         watcher: Watcher | None = None,
         predictor: Callable[[nn.Module], nn.Module] | None = None,
+        calibrate: int | None = None,
     ) -> None:
-        self._predictor = predictor
+        self._predictor, self._calibrate = predictor, calibrate
         self._training, self._points = training, points
         self._loss, self._metric, self._validation = loss, metric, validation
         self._tests = dict(tests or {})
@@ -392,8 +398,14 @@ class Job:
                 if not (math.isfinite(found[0]) or training.failed):
                     bad = not_finite(batches(), name)
                     self.say(f"the {name} loss isn't finite{f': {bad}' if bad else ''}")
+        temperature = None
+        if self._calibrate is not None and self._validation is not None:
+            temperature = of_batches(
+                judged, self._validation(), training.surroundings, self._calibrate, self.say
+            )
         return Fitted(
             model=training.model,
+            temperature=temperature,
             curve=[self._at(number) for number in range(len(self.history.steps))],
             best=self._best,
             best_state=self._best_state,

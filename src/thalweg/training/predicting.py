@@ -24,6 +24,7 @@ from thalweg.run.problem import initial_module
 from thalweg.runs.files import reason, writable, write_whole
 from thalweg.runs.output import Unread
 from thalweg.settings import settle
+from thalweg.temperature import tempered
 from thalweg.training.results import Stored
 
 __all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"]
@@ -120,6 +121,7 @@ def predict(
             "too: load weights.safetensors into the model there"
         )
     preparation = stored.inputs
+    kept = stored.prediction
     stored = _settled(stored, samples, crops)
     given, called = data, "the data"
     if isinstance(data, (str, Path)):
@@ -130,7 +132,7 @@ def predict(
         members = [
             Averaged(
                 load_model(folder, stored, name, device),
-                **stored.prediction.model_dump(),
+                **stored.prediction.averages,
                 activation=stored.activation,
             )
             for name in _files(folder, stored, weights)
@@ -147,7 +149,17 @@ def predict(
     if stored.prediction.samples is not None and still:
         notes = [*notes, f"all {stored.prediction.samples} samples are alike: nothing in the model is random"]
     spread = torch.cat(spreads).numpy() if drawn > 1 else None
-    predictions = replace(_understood(torch.cat(means).numpy(), stored, notes), spread=spread)
+    mean = torch.cat(means)
+    value = stored.temperatures.get(_kind(stored, weights))
+    if value is not None and stored.prediction == kept:
+        mean = tempered(mean, value)
+    elif value is not None:
+        notes = [
+            *notes,
+            "the temperature was found for the recipe's own samples and crops: these probabilities are "
+            "without it",
+        ]
+    predictions = replace(_understood(mean.numpy(), stored, notes), spread=spread)
     if out is not None:
         path = Path(out)
         try:
@@ -180,7 +192,7 @@ def _refuse_to_replace(out: Path, folder: Path, data: Any) -> None:
 
 def predicting_model(model: nn.Module, settings: PredictionSettings, activation: Activation) -> nn.Module:
     """Return what predicts as these settings want it; the model itself where they want nothing."""
-    return Averaged(model, **settings.model_dump(), activation=activation) if settings.on else model
+    return Averaged(model, **settings.averages, activation=activation) if settings.on else model
 
 
 def _settled(stored: Stored, samples: int | None, crops: int | None) -> Stored:
@@ -211,6 +223,13 @@ def _spread(each: Tensor, mean: Tensor, stored: Stored) -> Tensor:
         return torch.zeros(len(mean), dtype=torch.float64)
     # of several numbers the root of their mean variance
     return each.reshape(len(each), len(mean), -1).var(0).mean(1).sqrt() * scale
+
+
+def _kind(stored: Stored, weights: Weights) -> Literal["result", "best", "snapshots"]:
+    """Whose predictions these are."""
+    if weights == "auto":
+        return "snapshots" if stored.snapshots and not stored.members else "result"
+    return weights
 
 
 def _files(folder: Path, stored: Stored, weights: Weights) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "Point",
     "SquaredRecord",
     "Stored",
+    "TemperatureRecord",
     "TrainResults",
 ]
 
@@ -64,6 +65,24 @@ class CalibrationRecord(_Record):
     resolution: float
     uncertainty: float
     within: float
+
+
+class TemperatureRecord(_Record):
+    """The temperature of a result, found on the validation split (:mod:`thalweg.temperature`).
+
+    Attributes:
+        value: T; ``predict`` gives probabilities at it.
+        examples: of the validation split.
+        nll: of each split, the mean negative log-likelihood (natural) without and with it.
+        error: likewise, the expected calibration error.
+        calibration: on the test split, with it.
+    """
+
+    value: float
+    examples: int
+    nll: dict[str, tuple[float, float]]
+    error: dict[str, tuple[float, float]]
+    calibration: CalibrationRecord
 
 
 class SquaredRecord(_Record):
@@ -147,6 +166,8 @@ class TrainResults(_Record):
         machine: and versions.
         timing: begin (ISO 8601, UTC) and seconds of training.
         calibration: of the result's probabilities on the test split; ``None`` where nothing is classified.
+        temperature: of the result, or of the snapshots where there are any; ``None`` where none was asked
+            for, or none is best. ``result`` and ``calibration`` are without it.
         ensemble: of several models; ``result`` is then theirs together, ``curve`` the mean over them and
             ``updates`` the sum.
     """
@@ -168,6 +189,7 @@ class TrainResults(_Record):
     machine: dict[str, Any]
     timing: dict[str, Any]
     calibration: CalibrationRecord | None = None
+    temperature: TemperatureRecord | None = None
     ensemble: EnsembleRecord | None = None
 
     @classmethod
@@ -193,6 +215,7 @@ class Stored(_Record):
         members: numbers of an ensemble's files.
         prediction: over what predictions are averaged.
         mirrored: whether training saw mirror images too.
+        temperatures: of ``"result"``, ``"best"`` and ``"snapshots"``, for ``prediction`` as it stands here.
         code: of a model of one's own, the SHA-256 of each file that it was loaded from.
     """
 
@@ -208,6 +231,7 @@ class Stored(_Record):
     members: list[int] = []
     prediction: PredictionSettings = PredictionSettings()
     mirrored: bool = False
+    temperatures: dict[Literal["result", "best", "snapshots"], float] = {}
     code: dict[str, str] = {}
 
     @classmethod
@@ -250,6 +274,10 @@ class Stored(_Record):
             raise ValueError(f"outputs is {self.outputs}, which doesn't fit the {task.kind}")
         if len(set(self.members)) < len(self.members) or any(number < 1 for number in self.members):
             raise ValueError("members are no numbers from 1, each once")
+        if any(not 0 < value < math.inf for value in self.temperatures.values()):
+            raise ValueError(f"temperatures are {dict(self.temperatures)}, but must be above 0 and finite")
+        if self.temperatures and task.kind != "classification":
+            raise ValueError(f"temperatures are for classes, not for the {task.kind}")
         if self.inputs is not None:
             self.inputs.check()
             if tuple(self.input_shape) != self.inputs.features:
