@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from thalweg.objectives import Loss, Metric, Task, loss_names
+from thalweg import objectives
+from thalweg.objectives import Loss, Metric, Task
 from thalweg.objectives.given import Kind, found
 from thalweg.objectives.metrics import kind_of
 
@@ -48,7 +49,7 @@ def torchs_name(loss: Any) -> str | None:
     ('MSELoss', 'mse_loss', None)
     """
     if isinstance(loss, Loss):
-        loss = loss.name if loss.name in loss_names() else loss.function
+        loss = loss.name if loss.name in objectives.names("loss") else loss.function
     while isinstance(loss, functools.partial):
         loss = loss.func
     if isinstance(loss, str) and loss.startswith("python:"):

@@ -8,12 +8,39 @@ from typing import Any, Literal
 
 from torch import nn
 
-from thalweg.errors import OptionError
+from thalweg.errors import OptionError, option
 from thalweg.plugins import load_object
 
-__all__ = ["Kind", "Task", "found", "one_of", "remembered", "usable"]
+__all__ = ["KINDS", "Kind", "Task", "What", "default", "found", "names", "one_of", "remembered", "usable"]
 
 Kind = Literal["classification", "regression", "custom"]
+What = Literal["loss", "metric"]
+
+KINDS: dict[What, dict[str, tuple[Kind, ...]]] = {
+    "loss": {
+        "cross-entropy": ("classification", "custom"),
+        "bce": ("classification",),
+        "mse": ("regression", "custom"),
+        "mae": ("regression", "custom"),
+        "huber": ("regression", "custom"),
+    },
+    "metric": {
+        "accuracy": ("classification",),
+        "balanced-accuracy": ("classification",),
+        "log-loss": ("classification",),
+        "auc": ("classification",),
+        "rmse": ("regression",),
+        "r2": ("regression",),
+        "mae": ("regression",),
+    },
+}
+"""Losses and metrics by name, and the tasks that each is for."""
+
+_OF_TWO_CLASSES = ("bce", "auc")
+_DEFAULTS: dict[What, dict[Kind, str]] = {
+    "loss": {"classification": "cross-entropy", "regression": "mse"},
+    "metric": {"classification": "accuracy", "regression": "rmse"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +64,36 @@ class Task:
     center: float = 0.0
     scale: float = 1.0
     columns: int = 1
+
+
+def names(what: What, task: Task | None = None) -> tuple[str, ...]:
+    """Return the names of the losses or metrics that fit ``task``, or of all.
+
+    >>> names("metric", Task(kind="regression"))
+    ('rmse', 'r2', 'mae')
+    """
+    two = task is None or len(task.classes) == 2
+    return tuple(
+        name
+        for name, kinds in KINDS[what].items()
+        if (task is None or task.kind in kinds) and (two or name not in _OF_TWO_CLASSES)
+    )
+
+
+def default(what: What, task: Task) -> str:
+    """Return the loss or metric that a task has unless told.
+
+    Raises:
+        OptionError: the task is custom.
+
+    >>> default("loss", Task(kind="regression")), default("metric", Task(kind="classification"))
+    ('mse', 'accuracy')
+    """
+    if task.kind == "custom":
+        raise OptionError(
+            f"this data doesn't settle the {what}; give one, as {option(what, 'file.py:function')}"
+        )
+    return _DEFAULTS[what][task.kind]
 
 
 # What runs are described by has to be text, so functions given as Python objects are kept under a name.

@@ -16,18 +16,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thalweg.errors import OptionError, nearest, option
+from thalweg.errors import OptionError, nearest
 from thalweg.objectives.comparing import CLASSES, NUMBERS, Forms, for_classes, for_numbers
-from thalweg.objectives.given import Kind, Task, found, one_of, remembered, usable
+from thalweg.objectives.given import KINDS, Task, default, found, names, one_of, remembered, usable
 
 __all__ = [
     "Loss",
     "as_loss",
     "binary",
-    "default_loss",
     "logit_of",
     "loss",
-    "loss_names",
     "no_gradient",
     "per_class",
 ]
@@ -118,14 +116,13 @@ def _for_binary(outputs: Tensor, targets: Tensor, *, name: str) -> tuple[Tensor,
 
 
 _Compare = Callable[..., tuple[Tensor, Tensor]]
-_Named = tuple[frozenset[Kind], _Compare, Callable[[Tensor, Tensor], Tensor], _Pointwise]
-_ANY: frozenset[Kind] = frozenset({"regression", "custom"})
+_Named = tuple[_Compare, Callable[[Tensor, Tensor], Tensor], _Pointwise]
 _LOSSES: dict[str, _Named] = {
-    "cross-entropy": (frozenset({"classification", "custom"}), for_classes, F.cross_entropy, per_class),
-    "bce": (frozenset({"classification"}), _for_binary, _binary_mean, binary),
-    "mse": (_ANY, for_numbers, F.mse_loss, _pointwise(F.mse_loss)),
-    "mae": (_ANY, for_numbers, F.l1_loss, _pointwise(F.l1_loss)),
-    "huber": (_ANY, for_numbers, F.huber_loss, _pointwise(F.huber_loss)),
+    "cross-entropy": (for_classes, F.cross_entropy, per_class),
+    "bce": (_for_binary, _binary_mean, binary),
+    "mse": (for_numbers, F.mse_loss, _pointwise(F.mse_loss)),
+    "mae": (for_numbers, F.l1_loss, _pointwise(F.l1_loss)),
+    "huber": (for_numbers, F.huber_loss, _pointwise(F.huber_loss)),
 }
 
 
@@ -216,7 +213,7 @@ def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Tas
     if isinstance(spec, Loss):
         return spec
     if spec is None:
-        spec = default_loss(task)
+        spec = default("loss", task)
     if not isinstance(spec, str):
         spec = remembered(usable(spec, "loss"))
     if spec not in _LOSSES:
@@ -225,10 +222,10 @@ def loss(spec: str | Callable[[Tensor, Tensor], Tensor] | Loss | None, task: Tas
         raise OptionError(
             f"there is no loss {spec!r}; {nearest(spec, _LOSSES)} (your own: 'file.py:function')"
         )
-    kinds, compare, function, each = _LOSSES[spec]
-    if task.kind not in kinds:
+    compare, function, each = _LOSSES[spec]
+    if task.kind not in KINDS["loss"][spec]:
         raise OptionError(
-            f"the loss {spec!r} doesn't fit {task.kind}; choose {one_of(loss_names(task))}, "
+            f"the loss {spec!r} doesn't fit {task.kind}; choose {one_of(names('loss', task))}, "
             "or 'file.py:function'"
         )
     if spec == "bce" and len(task.classes) != 2:
@@ -242,24 +239,3 @@ def no_gradient(name: str) -> OptionError:
         f"the loss {name!r} doesn't depend on any parameter that is trained, so that there is no gradient; "
         "compute it from the model's outputs, by torch functions, without detach() or item()"
     )
-
-
-def loss_names(task: Task | None = None) -> tuple[str, ...]:
-    """Return the names of the losses that fit ``task``, or of all."""
-    fitting = [name for name, (kinds, *_) in _LOSSES.items() if task is None or task.kind in kinds]
-    if task is not None and len(task.classes) != 2:
-        fitting = [name for name in fitting if name != "bce"]
-    return tuple(fitting)
-
-
-def default_loss(task: Task) -> str:
-    """Return the loss that a task has unless told: ``cross-entropy`` or ``mse``.
-
-    Raises:
-        OptionError: the task is custom.
-    """
-    if task.kind == "custom":
-        raise OptionError(
-            f"this data doesn't settle the loss; give one, as {option('loss', 'file.py:function')}"
-        )
-    return "cross-entropy" if task.kind == "classification" else "mse"

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thalweg.errors import OptionError, nearest, option
+from thalweg.errors import OptionError, nearest
 from thalweg.objectives.comparing import Forms, as_columns, for_numbers
-from thalweg.objectives.given import Kind, Task, found, one_of, remembered, usable
+from thalweg.objectives.given import KINDS, Kind, Task, default, found, names, one_of, remembered, usable
 from thalweg.objectives.losses import binary, logit_of, per_class
 
-__all__ = ["Metric", "default_metric", "kind_of", "metric", "metric_names"]
+__all__ = ["Metric", "kind_of", "metric"]
 
 # where a person's own metric may compute squares in float32
 _FLOAT32_LEAST, _FLOAT32_MOST = 1e-15, 1e15
@@ -285,36 +285,24 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
     if isinstance(spec, Metric):
         return spec
     if spec is None:
-        spec = default_metric(task)
+        spec = default("metric", task)
     if not isinstance(spec, str):
         spec = remembered(usable(spec, "metric"))
-    if spec not in _METRICS:
+    if spec not in KINDS["metric"]:
         if ":" in spec:
             return _own_metric(spec, found(spec, "metric"), task)
         raise OptionError(
-            f"there is no metric {spec!r}; {nearest(spec, _METRICS)} (your own: 'file.py:function')"
+            f"there is no metric {spec!r}; {nearest(spec, KINDS['metric'])} (your own: 'file.py:function')"
         )
-    if _METRICS[spec] != task.kind and not (_METRICS[spec] == "regression" and task.columns > 1):
-        fitting = metric_names(task)
+    kind = kind_of(spec)
+    if kind != task.kind and not (kind == "regression" and task.columns > 1):
+        fitting = names("metric", task)
         own = "a function of outputs and targets, by name 'file.py:function'"
         choose = f"choose {one_of(fitting)}, or give {own}" if fitting else f"give {own}"
-        raise OptionError(
-            f"the metric {spec!r} is for {_METRICS[spec]}, not for a {task.kind} task; {choose}"
-        )
+        raise OptionError(f"the metric {spec!r} is for {kind}, not for a {task.kind} task; {choose}")
     if spec == "auc" and len(task.classes) != 2:
         raise OptionError(f"the metric 'auc' is for two classes, not {len(task.classes)}; use 'log-loss'")
     return _make(spec, task)
-
-
-_METRICS: dict[str, Kind] = {
-    "accuracy": "classification",
-    "balanced-accuracy": "classification",
-    "log-loss": "classification",
-    "auc": "classification",
-    "rmse": "regression",
-    "r2": "regression",
-    "mae": "regression",
-}
 
 
 def kind_of(name: object) -> Kind | None:
@@ -323,28 +311,8 @@ def kind_of(name: object) -> Kind | None:
     >>> kind_of("rmse")
     'regression'
     """
-    return _METRICS.get(name) if isinstance(name, str) else None
-
-
-def metric_names(task: Task | None = None) -> tuple[str, ...]:
-    """Return the names of the metrics that fit ``task``, or of all."""
-    fitting = [name for name, kind in _METRICS.items() if task is None or task.kind == kind]
-    if task is not None and len(task.classes) != 2:
-        fitting = [name for name in fitting if name != "auc"]
-    return tuple(fitting)
-
-
-def default_metric(task: Task) -> str:
-    """Return the metric that a task has unless told: ``accuracy`` or ``rmse``.
-
-    Raises:
-        OptionError: the task is custom.
-    """
-    if task.kind == "custom":
-        raise OptionError(
-            f"this data doesn't settle the metric; give one, as {option('metric', 'file.py:function')}"
-        )
-    return "accuracy" if task.kind == "classification" else "rmse"
+    known = KINDS["metric"]
+    return known[name][0] if isinstance(name, str) and name in known else None
 
 
 def _number(value: Any, name: str) -> float:

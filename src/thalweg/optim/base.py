@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from abc import abstractmethod
@@ -17,6 +16,7 @@ from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim import differentiable
 from thalweg.optim.ledger import Ledger, identical, picked
+from thalweg.optim.loading import copied, load_between
 from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
 from thalweg.runtimes.tables import PLAIN
@@ -396,21 +396,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             ValueError: groups or parameters differ in number (torch's own check).
             OptionError: an option of a group is out of range.
         """
-        seen: list[dict[str, Any]] = []
-
-        # torch casts a state to the parameter's type; the float32 of low-precision ones has to come
-        # from the dictionary that the hooks of others have had their say about.
-        def receive(_: Any, given: dict[str, Any]) -> None:
-            self._before_loading(given)
-            seen.append(given)
-
-        before = self.register_load_state_dict_pre_hook(receive)
-        after = self.register_load_state_dict_post_hook(lambda _: self._take(seen[-1]), prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
+        # torch casts a state to the parameter's type; the float32 of low-precision ones has to come from what
+        # was given
+        load_between(self, super().load_state_dict, state_dict, before=self._before_loading, after=self._take)
 
     def _take(self, given: Mapping[str, Any]) -> None:
         for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
@@ -429,7 +417,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                         continue
                     if name not in states and name != "step":
                         # what others keep there isn't cast; torch makes generators of strings
-                        entry[name] = _copied(original, p.device)
+                        entry[name] = copied(original, p.device)
                         continue
                     if not isinstance(value, Tensor):
                         continue
@@ -472,10 +460,6 @@ def _allocate(
             continue
         value = differentiable.begin(rule, name, fresh[name][0], tracked)
         entry[name] = torch.view_as_complex(value) if param.is_complex() else value
-
-
-def _copied(value: Any, device: torch.device) -> Any:
-    return value.detach().to(device, copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _parameter(group: Mapping[str, Any], i: int) -> str:

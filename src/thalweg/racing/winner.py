@@ -60,8 +60,8 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     factor = lambda step: 0.5 * (1 + math.cos(math.pi * min(step / 50, 1)))
     """
     task = prepared.task
-    loss = recipe.objective.loss or objectives.default_loss(task)
-    metric = recipe.objective.metric or objectives.default_metric(task)
+    loss = recipe.objective.loss or objectives.default("loss", task)
+    metric = recipe.objective.metric or objectives.default("metric", task)
     named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
     if any(spec.startswith("python:") for spec in named) or recipe.model.equipment:
         return None

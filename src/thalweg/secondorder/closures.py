@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError
+from thalweg.optim.loading import copied, load_between
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.ending import Limits
 from thalweg.secondorder.evaluating import Closure, dense, write
@@ -301,29 +301,20 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this class, or of torch's; the tensors are copied, their types kept."""
-        seen: list[dict[str, Any]] = []
 
-        def withhold(_: Any, given: dict[str, Any]) -> dict[str, Any]:
-            # after the hooks of others; torch would cast a state to the type of its parameter, in which a
-            # scalar of mixed ones loses bits
-            seen.append(given)
+        def withheld(given: dict[str, Any]) -> dict[str, Any]:
+            # torch would cast a state to the type of its parameter, where a scalar of mixed ones loses bits
             keys = {key for group in given["param_groups"] for key in group["params"]}
             return {**given, "state": {k: v for k, v in given["state"].items() if k not in keys}}
 
-        before = self.register_load_state_dict_pre_hook(withhold)
-        after = self.register_load_state_dict_post_hook(lambda _: self._take(seen[-1]), prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
+        load_between(self, super().load_state_dict, state_dict, before=withheld, after=self._take)
 
     def _take(self, given: dict[str, Any]) -> None:
         everyone = self._everything()
         keys = [key for group in given["param_groups"] for key in group["params"]]
         for p, key in zip(everyone, keys, strict=True):
             if key in given["state"]:
-                self.state[p] = _copied(given["state"][key], p.device)
+                self.state[p] = copied(given["state"][key], p.device)
         for p in everyone:
             entry = self.state.get(p, {})
             if _is_ours(entry):
@@ -350,13 +341,3 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
 def _is_ours(entry: Mapping[str, Any]) -> bool:
     return "func_evals" in entry
-
-
-def _copied(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(inner, device) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(inner, device) for inner in value)
-    return copy.deepcopy(value)
