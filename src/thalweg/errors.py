@@ -42,6 +42,7 @@ __all__ = [
     "ThalwegError",
     "TrustError",
     "UserError",
+    "call",
     "nearest",
     "option",
     "shortened",
@@ -222,6 +223,29 @@ def option(name: str, value: object = _NOTHING) -> str:
     else:
         words = [_joined(value)]
     return " ".join(f"{spelled} {shlex.quote(word)}" for word in words)
+
+
+def call(verb: str, *places: object, **settings: object) -> str:
+    """Spell a whole call of ``race``, ``train`` or ``predict`` for a message.
+
+    Args:
+        verb: what to call.
+        places: what stands without a name, such as a recipe.
+        settings: as for :func:`option`.
+
+    >>> call("train", "winner.toml", out="runs/b")
+    "thalweg.train('winner.toml', out='runs/b')"
+    >>> with spelled_as_command():
+    ...     print(call("race", out="runs/a b", resume=True))
+    thalweg race --out 'runs/a b' --resume
+    """
+    words = [option(name, value) for name, value in settings.items()]
+    if _is_command:
+        return " ".join(["thalweg", verb, *(shlex.quote(str(place)) for place in places), *words])
+    given = [repr(str(place)) for place in places]
+    if verb == "train" and not places:
+        given = ["None"]
+    return f"thalweg.{verb}({', '.join([*given, *words])})"
 
 
 def _joined(value: object) -> str:

@@ -142,7 +142,7 @@ def race(
         options, out=out, resume=resume, watcher=watcher, command=command, trust_code=trust_code
     )
     watcher.finished(results, report.write(directory))
-    return results
+    return results.lies_in(directory)
 
 
 def train(
@@ -209,6 +209,7 @@ def train(
         if out is not None and failed and is_first():
             report.write(Path(out))
         raise
+    results.lies_in(directory)
     if not is_first():
         return results
     page = report.write(directory)

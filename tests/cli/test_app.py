@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import thalweg
-from thalweg.cli import app
+from thalweg.cli import app, options
 from thalweg.cli.race import race
 from thalweg.errors import DataError, Interrupted, ThalwegError
 
@@ -304,3 +305,22 @@ def test_the_package_offers_its_parts_lazily() -> None:
     assert done.stdout == "\n"
     with pytest.raises(AttributeError, match="no attribute 'rase'"):
         _ = thalweg.rase  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("flag", ["--trust-code", "--device", "--json"])
+def test_an_option_of_several_verbs_is_declared_once(flag: str) -> None:
+    """As written in help, and in the source: a second place would come to say something else."""
+    commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    helps = {
+        name: parameter.help
+        for name, command in commands.items()
+        for parameter in command.params
+        if flag in parameter.opts and name != "list"
+    }
+    expected = {"race", "train"} if flag == "--json" else {"race", "train", "predict"}
+    assert set(helps) == expected
+    assert len(set(helps.values())) == 1
+    said = next(iter(helps.values()))
+    assert said
+    sources = [path.read_text(encoding="utf-8") for path in Path(options.__file__).parent.glob("*.py")]
+    assert sum(source.count(f'"{said}"') for source in sources) == 1

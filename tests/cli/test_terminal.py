@@ -11,6 +11,7 @@ from report.synthetic import make
 from thalweg.cli.terminal import Terminal, _hyperparameter
 from thalweg.racing.results import Results
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.summaries import repeated
 
 
 class FakeTerminal(io.StringIO):
@@ -63,7 +64,7 @@ def test_a_pipe_gets_plain_lines() -> None:
     assert any(
         line.startswith("engine: lanes: up to 64 runs as one program, cpu; 64 lanes took") for line in lines
     )
-    assert f"engine: {results.engine.promise}" in lines
+    assert f"engine: run again, it gives {repeated(results.engine.promise)}" in lines
     assert "note: estimated time: 40 s" in lines
     assert "screen: 25 %, about 30 s left (split 2 of 5)" in lines
     assert f"verdict: {results.verdict.sentence}" in lines

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from thalweg.data import load, prepare
+from thalweg.data.fresh import new_inputs
+from thalweg.data.stored import ArrayPreparation, store
 from thalweg.errors import DataError
 
 Same = Callable[..., object]
@@ -74,7 +78,7 @@ def test_other_and_hidden_files_are_left_out(folder: Path, same_as_script: Same)
     draw(folder / ".cache" / "0.png")
     source = load(f"images:{folder}")
     assert source.rows == 16
-    assert any(note.startswith("1 files are no .png") for note in source.notes)
+    assert any(note.startswith("1 file is no .png") for note in source.notes)
     same_as_script(source)
 
 
@@ -103,3 +107,72 @@ def test_folder_without_images(folder: Path) -> None:
         load(f"images:{folder}")
     with pytest.raises(DataError, match=r"there is no folder 'nowhere'"):
         load("images:nowhere")
+
+
+def test_new_images_become_the_inputs_that_training_had(folder: Path) -> None:
+    for at, resized in (("", False), ("@4x3", True)):
+        fill(folder / "pets")
+        if resized:
+            draw(folder / "pets" / "dog" / "big.png", size=(9, 7))
+        source = load(f"images:pets{at}")
+        prepared = prepare(source, seed=0, replicate=0)
+        made = store(source, prepared.indices, None)
+        assert isinstance(made, ArrayPreparation)
+        kept = ArrayPreparation.model_validate_json(made.model_dump_json())
+        kept.check()
+        new = new_inputs(folder / "pets", kept)
+        assert torch.equal(new.inputs[torch.from_numpy(prepared.indices["test"])], prepared.test.inputs)
+        expected = [path.relative_to("pets").as_posix() for path in sorted(Path("pets").glob("*/*.png"))]
+        assert new.files == expected
+        assert torch.equal(new_inputs(f"images:pets{at}", kept).inputs, new.inputs)
+        one = new_inputs("pets/dog/3.png", kept)
+        assert one.files == ["3.png"]
+        assert torch.equal(one.inputs[0], new.inputs[expected.index("dog/3.png")])
+
+
+def test_new_images_may_lie_flat_or_deep_beside_other_files(folder: Path) -> None:
+    kept = ArrayPreparation(
+        shape=[1, 6, 5], scaling="channels", number=False, images="one size",
+        mean=[[[[100.0]]]], scale=[[[[50.0]]]],
+    )  # fmt: skip
+    for name in ("new/b.png", "new/a.JPG", "new/c/d/e.png", "new/.hidden.png", "new/.git/f.png"):
+        draw(folder / name, mode="L")
+    draw(folder / "new" / "g.png")
+    (folder / "new" / "notes.txt").write_text("x")
+    (folder / "new" / "c" / "again").symlink_to(folder / "new")
+    new = new_inputs("new", kept)
+    assert new.files == ["a.JPG", "b.png", "c/d/e.png", "g.png"]
+    assert new.notes == [
+        "1 file is no .png, .jpg, .jpeg image: it is left out",
+        "1 of 4 images have colours and are made grey, as all of training were",
+    ]
+    with Image.open("new/b.png") as image:
+        assert torch.allclose(new.inputs[1, 0], (torch.tensor(np.asarray(image)) - 100.0) / 50.0)
+
+
+def test_new_images_that_do_not_fit_are_refused(folder: Path) -> None:
+    array: dict[str, Any] = {"shape": [1, 6, 5], "scaling": "as given", "number": False}
+    images = ArrayPreparation(**array, images="one size")
+    (folder / "empty").mkdir()
+    draw(folder / "small" / "a.png", mode="L", size=(3, 4))
+    (folder / "small" / "b.txt").write_text("x")
+    for given, preparation, said in (
+        ("empty", images, "the folder empty has no images: give one with .png, .jpg, .jpeg files in it"),
+        (
+            "small",
+            images,
+            r"small/a.png is 3x4 \(height x width\), but training had images of 6x5 and resized",
+        ),
+        ("images:small@3x4", images, r"training had images of 6x5 \(height x width\); write images:small"),
+        (
+            "small",
+            ArrayPreparation(**array),
+            "small would be read as images, but this model wasn't trained on",
+        ),
+        ("none.png", images, "there is no file 'none.png'"),
+        ("small/b.txt", images, "give an image or a folder of images, a table"),
+    ):
+        with pytest.raises(DataError, match=said):
+            new_inputs(given, preparation)
+    with pytest.raises(ValueError, match="which no images have"):
+        ArrayPreparation(shape=[6, 5], scaling="as given", number=False, images="resized").check()

@@ -14,7 +14,8 @@ import torch
 
 from thalweg.data import load, prepare
 from thalweg.data.delimited import read_delimited
-from thalweg.data.stored import TablePreparation, read_new, store
+from thalweg.data.fresh import read_new
+from thalweg.data.stored import TablePreparation, store
 from thalweg.errors import DataError
 
 ROWS = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from thalweg.data import load, prepare
-from thalweg.data.stored import ArrayPreparation, TablePreparation, read_new, store
+from thalweg.data.fresh import read_new
+from thalweg.data.stored import ArrayPreparation, TablePreparation, store
 from thalweg.errors import DataError
 
 ROWS = 80
@@ -50,7 +52,7 @@ def test_a_file_of_new_data_becomes_the_inputs_that_training_had(folder: Path, n
     kept = TablePreparation.model_validate_json(made.model_dump_json())
     assert kept.gaps == ["a", "ok"]
     rows = prepared.indices["test"]
-    new, called = read_new(Path(name), kept)
+    new, called, _ = read_new(Path(name), kept)
     inputs, notes = kept.apply(new, called)
     assert torch.equal(inputs[torch.from_numpy(rows)], prepared.test.inputs)
     assert any("missing numbers are replaced by the medians" in note for note in notes)
@@ -102,3 +104,58 @@ def test_new_data_of_no_kind_that_fits_say_the_shape_that_does(folder: Path) -> 
         DataError, match=r"60 numbers a row, or an NPZ archive with an array x of shape \[N, 3, 4, 5\]"
     ):
         read_new(folder / "photos", preparation)
+
+
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_which_number_is_the_day_is_remembered(folder: Path, kind: str) -> None:
+    """New data may be a single row, which alone wouldn't tell."""
+    rows = [f"{i % 12 + 1}/{i % 28 + 1}/2020,{i % 5}" for i in range(200)]
+    (folder / "t.csv").write_text("\n".join(["when,y", *rows]))
+    source = load("t.csv", target="y", task="regression", types={"when": kind})
+    prepared = prepare(source, seed=0, replicate=0)
+    made = store(source, prepared.indices, None)
+    assert isinstance(made, TablePreparation)
+    kept = TablePreparation.model_validate_json(made.model_dump_json())
+    kept.check()
+    number = next(
+        int(i) for i in prepared.indices["train"] if i % 12 < 11 and i % 28 < 12 and i % 12 != i % 28
+    )
+    month, day = number % 12 + 1, number % 28 + 1
+    where = int(np.flatnonzero(prepared.indices["train"] == number)[0])
+    expected = prepared.train.inputs[where : where + 1]
+    for text in (f"{month}/{day}/2020", f"2020-{month:02d}-{day:02d}"):
+        (folder / "new.csv").write_text(f"when\n{text}\n\n")
+        assert torch.equal(kept.apply(*read_new(folder / "new.csv", kept))[0], expected)
+        assert torch.equal(kept.apply(pl.DataFrame({"when": [text]}))[0], expected)
+    assert torch.equal(kept.apply(pl.DataFrame({"when": [datetime.date(2020, month, day)]}))[0], expected)
+    if kind == "number":
+        (folder / "new.csv").write_text("when\n31/1/2020\n")
+        with pytest.raises(
+            DataError, match=r"holds '31/1/2020' \(row 1\), but in training it was of type Date"
+        ):
+            kept.apply(*read_new(folder / "new.csv", kept))
+
+
+def test_new_dates_that_leave_the_day_open_are_refused_where_training_does_not_say(folder: Path) -> None:
+    rows = [f"2020-{i % 12 + 1:02d}-{i % 28 + 1:02d},{i % 5}" for i in range(200)]
+    (folder / "t.csv").write_text("\n".join(["when,y", *rows]))
+    source = load("t.csv", target="y", task="regression")
+    kept = store(source, prepare(source, seed=0, replicate=0).indices, None)
+    assert isinstance(kept, TablePreparation)
+    (folder / "new.csv").write_text("when\n3/4/2020\n")
+    with pytest.raises(
+        DataError, match="doesn't tell days from months, and training had dates in another form"
+    ):
+        read_new(folder / "new.csv", kept)
+    (folder / "new.csv").write_text("when\n\n3/14/2020\n\n3/4/2020\n")
+    inputs, notes = kept.apply(*read_new(folder / "new.csv", kept))
+    assert torch.equal(inputs, kept.apply(pl.DataFrame({"when": ["2020-03-14", "2020-03-04"]}))[0])
+    assert notes == ["2 blank lines are skipped"]
+
+
+def test_patterns_of_another_language_are_refused() -> None:
+    made = {"target": "y", "dtypes": {"a": "Date"}, "numbers": ["a"], "mean": [0.0], "scale": [1.0]}
+    made |= {"median": [0.0], "categories": [], "levels": [], "missing": None, "filled": False}
+    for patterns in ({"a": "%Q"}, {"b": "%d"}):
+        with pytest.raises(ValueError, match="is no pattern of dates"):
+            TablePreparation.model_validate(made | {"patterns": patterns}).check()

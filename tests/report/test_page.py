@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from bokeh.models import Label
 
 from report.synthetic import SEVEN, make
 from thalweg.errors import RunDirectoryError
 from thalweg.racing.results import Results
-from thalweg.report import render, write
+from thalweg.report import dots, render, write
+from thalweg.report.numbers import ScoreFormat
+from thalweg.report.palette import looks
 
 SECTIONS = (
     "leaderboard", "runs", "pairs", "cost", "curves", "goal", "rates", "tuning", "divergence", "elimination",
@@ -286,3 +289,24 @@ def test_write_says_when_it_cannot(tmp_path: Path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(RunDirectoryError, match=r"report\.html can't be written"):
         write(tmp_path)
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_what_a_strip_is_stands_outside_of_the_picture(regression: bool) -> None:
+    """Within it a label would lie on the dots of the first row."""
+    made = make(("adam", "sgd"), regression=regression, diverged_confirmation="adam")
+    plot = dots.every_run(made, list(made.optimizers), looks(["adam", "sgd"]), ScoreFormat.of(made))
+    assert plot is not None
+    assert not plot.select({"type": Label})
+    (axis,) = plot.above
+    assert list(axis.major_label_overrides.values()) == ["diverged"]
+    assert axis.ticker.ticks == list(axis.major_label_overrides)
+
+
+def test_metrics_are_written_as_one_writes_them_and_promises_as_anybody_reads_them() -> None:
+    page = render(make(("adam", "sgd"), regression=True))
+    words = re.sub(r"<script.*?</script>|<pre>.*?</pre>|<dl>.*?</dl>", "", page, flags=re.DOTALL)
+    assert "RMSE" in words
+    assert "rmse" not in words
+    assert "it gives exactly the same numbers, to the last digit." in page
+    assert "the engine promises" not in page

@@ -38,6 +38,7 @@ def test_created_whole(run, tmp_path):
         "run",
         "run/.lock",
         "run/checkpoints",
+        "run/checkpoints/run_id",
         "run/config.toml",
         "run/environment.json",
         "run/events.jsonl",
@@ -62,7 +63,9 @@ def test_folders_above_are_made_and_an_empty_one_is_taken(tmp_path):
 def test_refused_when_it_exists(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    with pytest.raises(RunDirectoryError, match=r"full exists already; .*resume=True"):
+    with pytest.raises(
+        RunDirectoryError, match=r"full exists already and holds other things than a run; give"
+    ):
         RunDirectory.create(tmp_path / "full", {})
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunDirectoryError, match="is a file"):
@@ -266,7 +269,7 @@ def test_checkpoints(run):
     state = run.load_checkpoint("chunk")
     assert state["step"] == 2
     assert torch.equal(state["weights"], torch.full((3,), 2.0))
-    newest = max((run.path / "checkpoints").iterdir())
+    newest = max((run.path / "checkpoints").glob("*.pt"))
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     newest.write_bytes(damaged)
@@ -274,7 +277,7 @@ def test_checkpoints(run):
     assert run.events() == [{"event": "checkpoint damaged", "file": newest.name}]
     run.drop_checkpoint("chunk")
     assert run.load_checkpoint("chunk") is None
-    assert list((run.path / "checkpoints").iterdir()) == []
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["run_id"]
 
 
 def test_reading_alone_writes_nothing(run):

@@ -85,8 +85,12 @@ def test_a_fifo_is_written_to_where_somebody_reads(tmp_path: Path) -> None:
     os.set_blocking(ready, True)
 
     def read() -> None:
-        with os.fdopen(ready, "rb") as file:
-            found.append(file.read())
+        # there is nothing to read as long as nobody has opened it for writing, which isn't its end
+        parts, deadline = [], time.monotonic() + 20
+        while sum(map(len, parts)) < len(content) and time.monotonic() < deadline:
+            parts.append(os.read(ready, 2**16))
+        os.close(ready)
+        found.append(b"".join(parts))
 
     # the pipe takes 64 KiB, so the rest waits for the reader
     reader = threading.Thread(target=read)

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import thalweg
@@ -242,3 +244,35 @@ def test_a_race_is_no_training_to_predict_by(tmp_path: Path) -> None:
         UserError, match=r"holds a race, not a training; train its winner first: thalweg train"
     ):
         Stored.read(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize(("at", "layout"), [("", "nested"), ("@6x6", "flat")])
+def test_a_folder_of_images_is_predicted_a_row_for_each_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str, layout: str
+) -> None:
+    """The path of a file leads back to its image, in whatever order the folder lists them."""
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:500], digits.target[:500], strict=True)):
+        if label > 2:
+            continue
+        for folder in (f"all/{label}", f"new/{'deep' if number % 2 else ''}" if at == "" else "new"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / folder / f"{number}-{label}.png")
+    out, table = trained(tmp_path, spec=f"images:{tmp_path / 'all'}{at}", model="mlp:16"), tmp_path / "p.csv"
+    where = tmp_path / ("new" if layout == "flat" else "all")
+    assert app.run(["predict", str(out), "--data", str(where), "--out", str(table)]) == 0
+    said = pl.read_csv(table)
+    files = [path.relative_to(where).as_posix() for path in where.rglob("*.png")]
+    assert said["file"].to_list() == sorted(files, key=lambda name: name.split("/"))
+    assert f"({len(files)} rows)" in capsys.readouterr().out
+    source = data.load(f"images:{tmp_path / 'all'}{at}")
+    prepared = data.prepare(source, seed=0, replicate=0)
+    stored = Stored.read(out / "model.json")
+    with torch.no_grad():
+        model = load_model(out, stored, "weights.safetensors", "cpu")
+        assert prepared.test.inputs is not None
+        expected = model(prepared.test.inputs).softmax(1).numpy()
+    names = sorted((tmp_path / "all").glob("*/*.png"))
+    found = {Path(row["file"]).name: [row[f"probability {k}"] for k in range(3)] for row in said.to_dicts()}
+    for row, index in zip(expected, prepared.indices["test"], strict=True):
+        np.testing.assert_allclose(found[names[index].name], row, rtol=1e-5, atol=1e-6)

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 from thalweg.errors import OptionError, nearest
 
-__all__ = ["TRUST_CODE", "column_types", "names", "spaces"]
-
-TRUST_CODE = "Run the code that the run directory names, though it is not known here or has changed."
-"""What ``--trust-code`` does, for every verb that has it."""
+__all__ = ["column_types", "names", "spaces"]
 
 _TYPES = ("category", "number", "ignore")
 

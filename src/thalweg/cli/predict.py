@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from thalweg.cli import parsing
+from thalweg.cli import options
 
 __all__ = ["predict"]
 
@@ -19,7 +19,8 @@ def predict(
     data: Annotated[
         Path,
         typer.Option(
-            help="A table with the columns that training used; for arrays a table of numbers, or NPZ.",
+            help="A table with the columns that training used; for arrays a table of numbers, or NPZ; for "
+            "images a folder of them.",
             show_default=False,
         ),
     ],
@@ -44,14 +45,8 @@ def predict(
             show_default="as the recipe says",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
-    trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code",
-            help=parsing.TRUST_CODE,
-        ),
-    ] = False,
+    device: Annotated[str, options.device()] = "cpu",
+    trust_code: Annotated[bool, options.trust_code()] = False,
 ) -> None:
     """Predict for new data, prepared as training prepared its own."""
     from thalweg import verbs

@@ -11,6 +11,7 @@ from typing import TextIO
 from rich.console import RenderableType
 
 from thalweg.cli.screen import Screen, how_far
+from thalweg.summaries import metric_label
 from thalweg.training.results import TrainResults
 from thalweg.training.watch import Evaluation, Progress, Watcher
 
@@ -53,12 +54,12 @@ class TrainingTerminal(Screen, Watcher):
             self.say("ended", results.stopped)
         for split in ("validation", "test"):
             score = _number(results.result.get(split))
-            self.say(split, f"{results.metric} {score}", always=split == "test")
+            self.say(split, f"{metric_label(results.metric)} {score}", always=split == "test")
         if results.ensemble is not None and results.ensemble.kind == "members":
             alone = [m.result.get("test") for m in results.ensemble.members if not m.failed]
             known = [score for score in alone if score is not None]
             mean = _number(math.fsum(known) / len(known)) if known else "-"
-            self.say("members", f"test {results.metric} {mean} on average; together as above")
+            self.say("members", f"test {metric_label(results.metric)} {mean} on average; together as above")
             self.say("weights", str(report.parent / "member-*.safetensors"))
         else:
             self.say("weights", str(report.parent / "weights.safetensors"))

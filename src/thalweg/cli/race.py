@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from thalweg.cli import parsing
+from thalweg.cli import options, parsing
 from thalweg.cli.repeatable import repeatable_products
 
 __all__ = ["race"]
@@ -161,7 +161,7 @@ def race(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides every draw.", rich_help_panel=_RUNNING)] = 0,
-    device: Annotated[str, typer.Option(help="As torch names it.", rich_help_panel=_RUNNING)] = "cpu",
+    device: Annotated[str, options.device(_RUNNING)] = "cpu",
     engine: Annotated[
         Literal["auto", "lanes", "loop"],
         typer.Option(
@@ -182,22 +182,8 @@ def race(
         bool,
         typer.Option("--resume", help="Go on with the race that stands in --out.", rich_help_panel=_RUNNING),
     ] = False,
-    trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code",
-            help=parsing.TRUST_CODE,
-            rich_help_panel=_RUNNING,
-        ),
-    ] = False,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print results.json on standard output, and nothing else.",
-            rich_help_panel=_RUNNING,
-        ),
-    ] = False,
+    trust_code: Annotated[bool, options.trust_code(_RUNNING)] = False,
+    json: Annotated[bool, options.json(_RUNNING)] = False,
     quiet: Annotated[
         bool,
         typer.Option("--quiet", help="Say nothing but the verdict and errors.", rich_help_panel=_RUNNING),

@@ -25,6 +25,7 @@ from thalweg.racing.results import (
     SettingInfo,
 )
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.summaries import metric_label, repeated
 
 __all__ = ["Terminal"]
 
@@ -44,7 +45,7 @@ class Terminal(Screen, Watcher):
         self._metric = "metric"
 
     def understood(self, data: DataInfo, model: ModelInfo, plan: PlanInfo) -> None:
-        self._metric = plan.metric
+        self._metric = metric_label(plan.metric)
         for label, lines in (
             ("data", _data_lines(data)),
             ("model", [f"{model.spec}, {model.parameters:,} parameters"]),
@@ -59,7 +60,11 @@ class Terminal(Screen, Watcher):
             how = f"lanes: up to {engine.chunk} runs as one program"
         else:
             how = f"loop: {engine.processes} {'process' if engine.processes == 1 else 'processes'}"
-        self.say("engine", f"{how}, {engine.device}; {engine.reason}", engine.promise)
+        self.say(
+            "engine",
+            f"{how}, {engine.device}; {engine.reason}",
+            f"run again, it gives {repeated(engine.promise)}",
+        )
 
     def note(self, text: str) -> None:
         self.say("note", text)
@@ -141,14 +146,14 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
         f"the best {plan.reruns} again on {plan.rerun_seeds} seeds, the winner on {plan.confirm} fresh ones"
     )
     goal = "" if plan.goal is None else f", goal {plan.goal:g} ({plan.goal_source})"
-    better = "higher" if plan.higher_is_better else "lower"
+    better, metric = "higher" if plan.higher_is_better else "lower", metric_label(plan.metric)
     drawn = ", ".join(plan.initializations)
     begins = "" if drawn == DEFAULT else f"; initializations {drawn}"
     return [
         f"{fields} x {plan.trials} settings x {plan.splits} splits; {confirmed}",
         f"{plan.epochs:,} epoch{'' if plan.epochs == 1 else 's'} of batches of {plan.batch_size} "
         f"({plan.steps:,} steps) a run; schedules {', '.join(plan.schedules)}{begins}",
-        f"{plan.loss} trained, {plan.metric} judged, {better} is better; margin {plan.margin:g}{goal}",
+        f"{plan.loss} trained, {metric} judged, {better} is better; margin {plan.margin:g}{goal}",
     ]
 
 
@@ -185,7 +190,13 @@ def _standing(rows: Sequence[LeaderboardRow], metric: str) -> Table:
 
 
 def _final_table(results: Results) -> Table:
-    table = _table("optimizer", f"test {results.plan.metric}", "95 % interval", "diverged", "typical setting")
+    table = _table(
+        "optimizer",
+        f"test {metric_label(results.plan.metric)}",
+        "95 % interval",
+        "diverged",
+        "typical setting",
+    )
     best = set(results.verdict.work.could_be_best)
     sign = -1 if results.plan.higher_is_better else 1
     ranked = sorted(results.optimizers, key=lambda o: math.inf if o.mean is None else sign * o.mean)

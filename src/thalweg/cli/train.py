@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from thalweg.cli import parsing
+from thalweg.cli import options
 from thalweg.cli.repeatable import repeatable_products
 
 __all__ = ["train"]
@@ -38,20 +38,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training that stands in --out.")
     ] = False,
-    trust_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-code",
-            help=parsing.TRUST_CODE,
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="As torch names it.")] = "cpu",
+    trust_code: Annotated[bool, options.trust_code()] = False,
+    device: Annotated[str, options.device()] = "cpu",
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Between two checkpoints, which are written beside training.", min=0)
     ] = 60.0,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print results.json on standard output, and nothing else.")
-    ] = False,
+    json: Annotated[bool, options.json()] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result and errors.")] = False,
 ) -> None:
     """Train what a recipe says, exactly, and go on after any interruption."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,11 @@ _ONCE = 2**26
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArraySource(Source):
-    """Inputs and targets as arrays; see :func:`from_arrays`."""
+    """Inputs and targets as arrays; see :func:`from_arrays`.
+
+    Attributes:
+        images: of files of images, whether they had one size or were brought to one.
+    """
 
     x: Array
     y: Array
@@ -43,6 +47,7 @@ class ArraySource(Source):
     impute: bool
     imports: tuple[str, ...]
     reading: tuple[str, ...] | None
+    images: Literal["one size", "resized"] | None = None
 
     @property
     def labels(self) -> npt.NDArray[np.int64] | None:

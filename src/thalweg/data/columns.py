@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from thalweg.data import dates
 from thalweg.data.target import AMOUNT
 from thalweg.errors import DataError, nearest, option, shortened
 
@@ -233,6 +234,11 @@ def _inferred(column: pl.Series, columns: Columns, padded: Mapping[str, str]) ->
                 f"the column {name!r} looks like an identifier (every row another whole number); unless it "
                 f"says something about a row, leave it out: {option('types', {name: 'ignore'})}"
             )
+        elif dates.whole_dates(there):
+            columns.notes.append(
+                f"the column {name!r} holds whole numbers that look like dates, such as {there[0]}, used as "
+                "amounts; to have dates, write them as 2020-01-31"
+            )
         return "number"
     return _text(column, there, distinct, columns, why)
 
@@ -244,6 +250,11 @@ def _text(column: pl.Series, there: pl.Series, distinct: int, columns: Columns, 
         start += f" {why}: it is text, not an amount, and"
         amounts = f"; if it is an amount, say {option('types', {name: 'number'})}"
     share = None if why is not None else _refuse_nearly_numbers(column)
+    like = dates.example(there.cast(pl.String).gather_every(max(1, len(there) // _SAMPLE)))
+    if why is None and share is None and like is not None:
+        why = like
+        start += f" is text that looks like dates, such as {like!r}, and"
+        amounts = "; to have dates, write all as 2020-01-31 (in a data frame, give dates)"
     if distinct > 0.9 * len(there) and len(there) >= _SURE:
         as_it_was = "" if share is None else f"; {share}"
         sample = there.cast(pl.String).gather_every(max(1, len(there) // _SAMPLE))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-__all__ = ["MISSING", "Table", "Unreadable", "is_pattern", "read_delimited"]
+from thalweg.data.dates import Dates, read, read_dates
+
+__all__ = ["MISSING", "Table", "Unreadable", "is_pattern", "read_delimited", "read_times"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "?")
 """What stands for a missing value in a text file."""
@@ -43,12 +46,20 @@ class Table:
         lines: that read it, for a script.
         twice: names that stand above several columns; polars calls the others ``NAME_duplicated_N``.
         padded: text columns that hold whole numbers with zeros in front, and an example of each.
+        patterns: columns of dates in which day and month stand before the year, and how they were read.
+        unsure: those of them whose cells don't tell days from months, and the pattern that would do as well.
+        notes: what is worth saying of how it was read.
+        imports: what ``lines`` need beside polars.
     """
 
     frame: pl.DataFrame
     lines: tuple[str, ...]
     twice: tuple[str, ...] = ()
     padded: Mapping[str, str] = field(default_factory=dict)
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    unsure: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> Table:
@@ -58,8 +69,11 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
     as polars infers them from the first 1000 rows, if all other cells bear that out; otherwise what all are.
     Beyond that:
 
-    - text that polars can read as dates or times becomes these, and numbers among spaces become numbers. Both
-      are proposed on a sample of at most 200 cells, and verified on the whole column;
+    - blank lines are no rows, as for pandas and Python's csv module: those before the header and at the end
+      aren't mentioned, others are counted in a note. A row of dividers alone has missing values;
+    - text that polars can read as dates or times becomes these, as do those of :mod:`thalweg.data.dates`, and
+      numbers among spaces become numbers. All are proposed on a sample of at most 200 cells, and verified on
+      the whole column;
     - whole numbers of three or more digits with zeros in front, such as ``02134``, are text, since a number
       would lose the zeros: where all have one length, or 1 % of them have such zeros;
     - with semicolons or tabs, commas may stand before decimals.
@@ -74,49 +88,108 @@ def read_delimited(path: str, content: bytes, *, text: Collection[str] = ()) -> 
         polars.exceptions.PolarsError: it isn't such a table.
     """
     end = b"\r" if b"\r" in content and b"\n" not in content else b"\n"
-    first = content.partition(end)[0].decode(errors="replace")
+    first = content.lstrip(b" \t\r\n").partition(end)[0].decode(errors="replace")
     divider = max((",", ";", "\t"), key=first.count)
+    opened, given = repr(path), content
+    imports: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    blank = _blank_lines(content, end, divider)
+    if blank is not None:
+        pattern, between = blank
+        opened = _without_blank_lines(path, pattern)
+        imports = ("import re", "from pathlib import Path", *(["import gzip"] if "gzip." in opened else []))
+        if between:
+            notes = ("1 blank line is skipped" if between == 1 else f"{between} blank lines are skipped",)
+        content = re.sub(pattern, rb"\1", content)
     options: dict[str, Any] = {} if divider == "," else {"separator": divider}
     if end == b"\r":
         options["eol_char"] = "\r"
     try:
         frame, types = _typed(content, options)
     except pl.exceptions.PolarsError:
-        _say_where(content, divider)
+        _say_where(given, divider)
         raise
     if divider != "," and _has_decimal_commas(frame):
         options["decimal_comma"] = True
         frame, types = _typed(content, options)
     names = _read(content, options, has_header=False, n_rows=1, infer_schema=False, null_values=None).row(0)
+    # polars leaves doubled quotes in names, and tells names that occur twice apart
+    renamed = {
+        column: name
+        for column, name in zip(frame.columns, names, strict=True)
+        if '""' in column and column.replace('""', '"') == name and name not in frame.columns
+    }
+    text = {*text, *(column for column, name in renamed.items() if name in text)}
     as_text, padded = _as_text(content, frame, options, text)
     if as_text:
         frame = frame.with_columns(as_text)
         types |= {column.name: pl.String() for column in as_text}
     if types:
         options["schema_overrides"] = types
-    readings = {
-        name: method
-        for name, dtype in frame.schema.items()
-        if dtype == pl.String and name not in padded and name not in text
-        if (method := _proposed(frame[name])) is not None
-    }
-    kept = []
-    for name, method in readings.items():
-        column = _verified(frame[name], method)
-        if column is not None:
-            frame = frame.with_columns(column)
-            kept.append(f"    {_spelled(name, method)},")
+    frame, kept, dates = _read_otherwise(frame, leave={*padded, *text})
     lines = [
         "frame = pl.read_csv(",
-        f"    {path!r}, {_options(options)}infer_schema_length={_ROWS},",
+        f"    {opened}, {_options(options)}infer_schema_length={_ROWS},",
         f"    null_values={list(MISSING)!r},",
         ")",
+        *kept,
     ]
-    if kept:
-        lines += ["frame = frame.with_columns(", *kept, ")"]
+    if renamed:
+        frame = frame.rename(renamed)
+        lines.append(f"frame = frame.rename({renamed!r})")
     seen = list(names)
     twice = tuple(dict.fromkeys(name or "" for name in seen if seen.count(name) > 1))
-    return Table(frame=frame, lines=tuple(lines), twice=twice, padded=padded)
+    return Table(
+        frame=frame,
+        lines=tuple(lines),
+        twice=twice,
+        padded={renamed.get(name, name): text for name, text in padded.items()},
+        patterns={renamed.get(name, name): found.pattern for name, found in dates.items()},
+        unsure={renamed.get(name, name): found.other for name, found in dates.items() if found.other},
+        notes=notes,
+        imports=imports,
+    )
+
+
+def read_times(frame: pl.DataFrame, *, leave: Collection[str] = ()) -> Table:
+    """Read texts of a table without types of its own for dates and times, such as JSON, as a CSV file's are.
+
+    Args:
+        frame: the table.
+        leave: columns that are text whatever they look like.
+
+    Returns:
+        The table, and in ``lines`` what did it.
+    """
+    numbers = [name for name in frame.columns if frame[name].dtype != pl.String]
+    frame, lines, dates = _read_otherwise(frame, leave={*numbers, *leave}, numbers=False)
+    return Table(
+        frame=frame,
+        lines=tuple(lines),
+        patterns={name: found.pattern for name, found in dates.items()},
+        unsure={name: found.other for name, found in dates.items() if found.other},
+    )
+
+
+def _blank_lines(content: bytes, end: bytes, divider: str) -> tuple[bytes, int] | None:
+    """What finds blank lines, and how many lie between others; ``None`` where there are none.
+
+    The pattern's only group is what stands in quotes, where a blank line is a part of a text.
+    """
+    # dividers alone are a row of missing values
+    spaces = b"[ ]*" if divider == "\t" else b"[ \\t]*"
+    line = rb"\r" if end == b"\r" else rb"\n"
+    # quick, and true of most files
+    if re.search(rb"(?:\A|" + line + rb")" + spaces + rb"\r?" + line, content) is None:
+        return None
+    optional = b"" if end == b"\r" else rb"\r?"
+    pattern = rb'("[^"]*")|(?<![^' + line + rb"])" + spaces + optional + rb"(?:" + line + rb"|\Z)"
+    found = [each for each in re.finditer(pattern, content) if each[1] is None and each[0]]
+    if not found:
+        return None
+    last = len(content.rstrip(b" \t\r\n"))
+    first = len(content) - len(content.lstrip(b" \t\r\n"))
+    return pattern, sum(first < each.start() < last for each in found)
 
 
 def is_pattern(name: str) -> bool:
@@ -136,7 +209,8 @@ def _say_where(content: bytes, divider: str) -> None:
     """
     try:
         lines = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=divider)
-        width = len(next(lines, []))
+        # lines without anything are no rows
+        width = len(next(filter(None, lines), []))
         for fields in lines:
             if len(fields) > width:
                 raise Unreadable(
@@ -152,15 +226,59 @@ def _say_where(content: bytes, divider: str) -> None:
         return
 
 
-def _proposed(column: pl.Series) -> str | None:
-    """Say by a sample what a text column may be: a method of :data:`_TEMPORAL`, ``number`` or nothing."""
+def _read_otherwise(
+    frame: pl.DataFrame, *, leave: Collection[str], numbers: bool = True
+) -> tuple[pl.DataFrame, list[str], dict[str, Dates]]:
+    """Text columns as what else all their cells are, the lines that do it, and dates that have a pattern."""
+    kept: dict[str, str] = {}
+    dates: dict[str, Dates] = {}
+    for name, dtype in frame.schema.items():
+        if dtype != pl.String or name in leave:
+            continue
+        method = _proposed(frame[name], numbers=numbers)
+        if method == "dates":
+            found = read_dates(frame[name])
+            if found is not None:
+                dates[name] = found
+                kept[name] = f"    {_spelled(name, found.method, found.pattern)},"
+        elif method is not None:
+            column = _verified(frame[name], method)
+            if column is not None:
+                frame = frame.with_columns(column)
+                kept[name] = f"    {_spelled(name, method)},"
+    orders = {_month_first(found.pattern) for found in dates.values() if found.other is None}
+    for name, found in dates.items():
+        if found.other is not None and orders == {True}:
+            # what other columns of the table tell
+            column = read(frame[name], found.method, found.other)
+            assert column is not None
+            found = Dates(column=column, method=found.method, pattern=found.other)
+            kept[name] = f"    {_spelled(name, found.method, found.pattern)},"
+        elif found.other is not None and orders == {False}:
+            found = Dates(column=found.column, method=found.method, pattern=found.pattern)
+        dates[name] = found
+        frame = frame.with_columns(found.column)
+    if not kept:
+        return frame, [], {}
+    return frame, ["frame = frame.with_columns(", *kept.values(), ")"], dates
+
+
+def _month_first(pattern: str) -> bool | None:
+    """Whether numbers of months stand before those of days; ``None`` where months have names."""
+    return pattern.startswith("%m") if "%m" in pattern else None
+
+
+def _proposed(column: pl.Series, *, numbers: bool = True) -> str | None:
+    """Say by a sample what a text column may be: a method of :data:`_TEMPORAL`, others, or nothing."""
     # the first cell is the one from which polars infers a pattern for the whole column
     there = column.drop_nulls()
     sample = pl.concat([there.head(_SAMPLE // 2), there.gather_every(max(1, 2 * len(there) // _SAMPLE))])
     if not len(sample):
         return None
-    if _numbers(sample).null_count() == 0:
+    if numbers and _numbers(sample).null_count() == 0:
         return "number"
+    if read_dates(sample) is not None:
+        return "dates"
     return next((method for method in _TEMPORAL if _whole(sample, method) is not None), None)
 
 
@@ -175,22 +293,18 @@ def _verified(column: pl.Series, method: str) -> pl.Series | None:
 
 
 def _whole(column: pl.Series, method: str) -> pl.Series | None:
-    try:
-        read: pl.Series = getattr(column.str, method)()
-    except pl.exceptions.PolarsError:
-        return None
-    return read if read.null_count() == column.null_count() else None
+    return read(column, method)
 
 
 def _numbers(column: pl.Series) -> pl.Series:
     return column.str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _spelled(name: str, method: str) -> str:
+def _spelled(name: str, method: str, pattern: str | None = None) -> str:
     if method == "number":
         return f"pl.col({name!r}).str.strip_chars().cast(pl.Float64)"
     # as a series: an expression reads no time zones
-    return f"frame[{name!r}].str.{method}()"
+    return f"frame[{name!r}].str.{method}({'' if pattern is None else repr(pattern)})"
 
 
 def _typed(content: bytes, options: dict[str, Any]) -> tuple[pl.DataFrame, dict[str, pl.DataType]]:
@@ -286,6 +400,14 @@ def _as_text(
         if column.name in padded or column.name in text:
             made.append(column)
     return made, padded
+
+
+def _without_blank_lines(path: str, pattern: bytes) -> str:
+    """The expression for a file's content without them."""
+    read = f"Path({path!r}).read_bytes()"
+    if path.lower().endswith(".gz"):
+        read = f"gzip.decompress({read})"
+    return f"re.sub({pattern!r}, rb'\\1', {read})"
 
 
 def _has_decimal_commas(frame: pl.DataFrame) -> bool:

@@ -8,9 +8,9 @@ import re
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from thalweg.data.arrays import ArraySource, from_arrays
-from thalweg.data.files import check_folder, kind_of
+from thalweg.data.files import check_file, check_folder, kind_of
 from thalweg.data.held import room_for
 from thalweg.errors import DataError
 
-__all__ = ["read_images"]
+__all__ = ["is_images", "read_images", "read_new_images"]
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
+_PREFIX = "images:"
+_GREY = frozenset({"1", "L", "LA"})
 # PIL's own limit, half of what it refuses
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 _PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
@@ -60,7 +62,7 @@ def read_images(place: str, *, spec: str, task: str | None = None) -> ArraySourc
                 f"{', '.join(_ENDINGS)} files in it"
             )
     looks = [[_look(path) for path in found] for found in files]
-    mode = "L" if {look.mode for found in looks for look in found} <= {"1", "L", "LA"} else "RGB"
+    mode = "L" if {look.mode for found in looks for look in found} <= _GREY else "RGB"
     arrays: list[npt.NDArray[Any]] = []
     for found, seen in zip(files, looks, strict=True):
         height, width = size or _one_size(found, seen, spec)
@@ -73,8 +75,8 @@ def read_images(place: str, *, spec: str, task: str | None = None) -> ArraySourc
     others = sum(
         1 for part in parts for path in part.glob("[!.]*/[!.]*") if path.suffix.lower() not in _ENDINGS
     )
-    notes = (f"{others} files are no {', '.join(_ENDINGS)} images and are left out",) if others else ()
-    return from_arrays(
+    notes = (_left_out(others),) if others else ()
+    source = from_arrays(
         *arrays,
         spec=spec,
         name=folder.resolve().name,
@@ -83,6 +85,95 @@ def read_images(place: str, *, spec: str, task: str | None = None) -> ArraySourc
         imports=("from pathlib import Path", "from PIL import Image"),
         notes=notes,
     )
+    return replace(source, images="resized" if size else "one size")
+
+
+def is_images(data: str | Path) -> bool:
+    """Whether new data are images: a folder, an image, or a place written as training's."""
+    text = str(data)
+    return text.startswith(_PREFIX) or text.lower().endswith(_ENDINGS) or os.path.isdir(data)
+
+
+def read_new_images(
+    data: str | Path, shape: Sequence[int], *, resized: bool
+) -> tuple[npt.NDArray[np.uint8], list[str], list[str]]:
+    """Read images to predict for, as :func:`read_images` read those of training.
+
+    Args:
+        data: an image, or a folder with images in it and in folders of any depth below it, hidden ones aside;
+            a place as training's, ``images:DIR@HEIGHTxWIDTH``, too.
+        shape: ``[channels, height, width]`` of training's images.
+        resized: whether those were brought to this size.
+
+    Returns:
+        ``[N, channels, height, width]``; the name of each file, relative to the folder; what is worth saying.
+
+    Raises:
+        DataError: no images, one that can't be read, or another size where training's weren't resized.
+    """
+    channels, height, width = shape
+    text = str(data).removeprefix(_PREFIX)
+    place, asked = _parse(text, str(data)) if str(data).startswith(_PREFIX) else (Path(text), None)
+    if asked not in (None, (height, width)):
+        raise DataError(f"training had images of {height}x{width} (height x width); write images:{place}")
+    if os.path.isdir(place):
+        check_folder(place, str(data))
+        files, others = _below(place)
+        names = [file.relative_to(place).as_posix() for file in files]
+    else:
+        check_file(place)
+        files, others, names = [place], 0, [place.name]
+    if not files:
+        raise DataError(
+            f"the folder {place} has no images: give one with {', '.join(_ENDINGS)} files in it or below it"
+        )
+    for file, name in zip(files, names, strict=True):
+        _refuse_what_is_no_text(name, f"the image {os.fsencode(file)!r}")
+    looks = [_look(file) for file in files]
+    for file, look in zip(files, looks, strict=True):
+        if not resized and (look.height, look.width) != (height, width):
+            raise DataError(
+                f"the image {file} is {look.height}x{look.width} (height x width), but training had images "
+                f"of {height}x{width} and resized none; bring it to that size, or train on "
+                f"images:DIR@{height}x{width}, which resizes all"
+            )
+    mode = "L" if channels == 1 else "RGB"
+    room_for(len(files) * channels * height * width, f"{place} with {len(files)} images")
+    pixels = np.empty((len(files), height, width, channels), np.uint8)
+    for number, file in enumerate(files):
+        pixels[number] = _pixels(file, mode, (height, width) if resized else None).reshape(pixels.shape[1:])
+    notes = [_left_out(others)] if others else []
+    coloured = sum(look.mode not in _GREY for look in looks) if mode == "L" else 0
+    if coloured:
+        notes.append(
+            f"{coloured} of {len(files)} images have colours and are made grey, as all of training were"
+        )
+    return pixels.transpose(0, 3, 1, 2), names, notes
+
+
+def _below(folder: Path) -> tuple[list[Path], int]:
+    """Images in a folder and below it, in the order of their paths, and how many other files there are."""
+    files, others = [], 0
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        found = os.stat(root)
+        # a link to a folder above it would go on for ever
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(_ENDINGS) and not name.startswith("."):
+                files.append(Path(root, name))
+            elif not name.startswith("."):
+                others += 1
+    return sorted(files), others
+
+
+def _left_out(others: int) -> str:
+    are, their = ("file is", "it is") if others == 1 else ("files are", "they are")
+    return f"{others} {are} no {', '.join(_ENDINGS)} image{'s' * (others > 1)}: {their} left out"
 
 
 def _parse(place: str, spec: str) -> tuple[Path, tuple[int, int] | None]:
@@ -102,13 +193,15 @@ def _parse(place: str, spec: str) -> tuple[Path, tuple[int, int] | None]:
 def _files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.glob("[!.]*/[!.]*") if path.suffix.lower() in _ENDINGS)
     for name in {path.parent.name for path in found}:
-        try:
-            name.encode()
-        except UnicodeEncodeError as problem:
-            raise DataError(
-                f"the class folder {os.fsencode(name)!r} in {folder} isn't named by text in UTF-8; rename it"
-            ) from problem
+        _refuse_what_is_no_text(name, f"the class folder {os.fsencode(name)!r} in {folder}")
     return found
+
+
+def _refuse_what_is_no_text(name: str, called: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as problem:
+        raise DataError(f"{called} isn't named by text in UTF-8; rename it") from problem
 
 
 @dataclass(frozen=True)

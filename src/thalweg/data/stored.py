@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,17 +16,16 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
 from thalweg.data.arrays import ArraySource
+from thalweg.data.dates import PATTERN
 from thalweg.data.examples import whole
-from thalweg.data.files import read_whole
 from thalweg.data.frames import frame_of
-from thalweg.data.npz import Archive
 from thalweg.data.scaling import AsGiven, Columns
 from thalweg.data.source import Indices, Source
-from thalweg.data.tables import FILLED, TableSource, parse_table
+from thalweg.data.tables import FILLED, TableSource
 from thalweg.data.target import FARTHEST
 from thalweg.errors import DataError, shortened
 
-__all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "read_new", "store"]
+__all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "store"]
 
 Array = npt.NDArray[Any]
 
@@ -49,6 +47,7 @@ class TablePreparation(_Stored):
         filled: whether missing text is a value by itself.
         gaps: numeric columns that had missing values in training, for each of which an input says where.
         powers: numeric columns to the power of two that they are divided by before anything else.
+        patterns: columns of dates to the pattern by which their text was read.
     """
 
     kind: Literal["table"] = "table"
@@ -64,13 +63,17 @@ class TablePreparation(_Stored):
     filled: bool
     gaps: list[str] = []
     powers: dict[str, int] = {}
+    patterns: dict[str, str] = {}
 
-    def apply(self, given: Any, called: str = "the table") -> tuple[Tensor, list[str]]:
+    def apply(
+        self, given: Any, called: str = "the table", said: Sequence[str] = ()
+    ) -> tuple[Tensor, list[str]]:
         """Make inputs of a data frame.
 
         Args:
             given: a polars frame, or a pandas one.
             called: what it is called in messages.
+            said: notes of reading it.
 
         Returns:
             ``[N, F]`` float32, and what is worth saying.
@@ -93,7 +96,7 @@ class TablePreparation(_Stored):
             )
         if not len(frame):
             raise DataError(f"{called} has columns but no rows; there is nothing to predict")
-        notes = []
+        notes = list(said)
         extra = [name for name in frame.columns if name not in used and name != self.target]
         if extra:
             notes.append(f"{called} has {_columns(extra)}, which training didn't use: left out")
@@ -143,12 +146,12 @@ class TablePreparation(_Stored):
         dtype = _dtype(trained)
         try:
             if dtype is not None and dtype.is_temporal() and column.dtype != dtype:
-                column = _as_time(column, dtype)
+                column = _as_time(column, dtype, self.patterns.get(column.name))
             elif column.dtype in (pl.String, pl.Categorical, pl.Enum):
                 column = column.cast(pl.String).str.strip_chars()
             values = column.cast(pl.Float64)
         except pl.exceptions.PolarsError:
-            row = _first_unlike(column, dtype)
+            row = _first_unlike(column, dtype, self.patterns.get(column.name))
             raise DataError(
                 f"the column {column.name!r} of {called} holds {str(column[row])!r} (row {row + 1}), but in "
                 f"training it was of type {trained}; mend it"
@@ -161,7 +164,9 @@ class TablePreparation(_Stored):
     def _text(self, column: pl.Series) -> pl.Series:
         # a column of whole numbers may have become one of fractions, or the other way round
         dtype = _dtype(self.dtypes[column.name])
-        if dtype is not None and dtype != pl.String and column.dtype != dtype:
+        if dtype is not None and dtype.is_temporal() and column.dtype == pl.String:
+            column = _as_time(column, dtype, self.patterns.get(column.name), strict=False)
+        elif dtype is not None and dtype != pl.String and column.dtype != dtype:
             column = column.cast(dtype, strict=False)
         return column.cast(pl.String)
 
@@ -188,6 +193,11 @@ class TablePreparation(_Stored):
         unknown = [name for name in used if name not in self.dtypes]
         if unknown:
             raise ValueError(f"inputs.dtypes has no {unknown[0]!r}")
+        for name, pattern in self.patterns.items():
+            if name not in used or not PATTERN.fullmatch(pattern):
+                raise ValueError(
+                    f"inputs.patterns has {pattern!r} for {name!r}, which is no pattern of dates"
+                )
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -224,6 +234,7 @@ class ArrayPreparation(_Stored):
         scaling: by which axes the statistics were taken; ``"as given"``: not at all.
         mean, scale: what is taken off, and what is divided by, nested as arrays that broadcast.
         median: of each column, where missing values were to be filled.
+        images: of files of images, whether they had one size or were brought to one.
     """
 
     kind: Literal["array"] = "array"
@@ -233,8 +244,11 @@ class ArrayPreparation(_Stored):
     mean: Any = None
     scale: Any = None
     median: list[float] | None = None
+    images: Literal["one size", "resized"] | None = None
 
-    def apply(self, given: Any, called: str = "the array") -> tuple[Tensor, list[str]]:
+    def apply(
+        self, given: Any, called: str = "the array", said: Sequence[str] = ()
+    ) -> tuple[Tensor, list[str]]:
         """Make inputs of an array ``[N, *shape]``, or of rows of as many numbers.
 
         Returns:
@@ -280,7 +294,7 @@ class ArrayPreparation(_Stored):
                 "to hold them; mend it"
             )
         notes = [f"{filled} missing numbers are replaced by the medians of training"] if filled else []
-        return inputs, notes
+        return inputs, [*said, *notes]
 
     def _scaled(self, x: Array) -> Tensor:
         if self.scaling == "as given":
@@ -300,6 +314,8 @@ class ArrayPreparation(_Stored):
         """
         if any(length < 1 for length in self.shape):
             raise ValueError(f"inputs.shape is {self.shape}, but every length is at least 1")
+        if self.images is not None and (len(self.shape) != 3 or self.shape[0] not in (1, 3)):
+            raise ValueError(f"inputs.shape is {self.shape}, which no images have")
         if self.scaling == "as given":
             return
         expected: tuple[int, ...] = (1,) * (len(self.shape) + 1)
@@ -374,74 +390,33 @@ def _of_table(source: TableSource, rows: Indices, missing: str | None) -> TableP
         filled=any(FILLED in each for each in levels),
         gaps=[name for name in source.numbers if source.impute and part[name].null_count()],
         powers=dict(source.powers),
+        patterns=dict(source.patterns),
     )
 
 
 def _of_array(source: ArraySource, rows: Indices) -> ArrayPreparation:
-    shape, number = list(source.x.shape[1:]), source.x.dtype.kind == "f"
+    shape, number, images = list(source.x.shape[1:]), source.x.dtype.kind == "f", source.images
     made = source.standardized(rows)
     if isinstance(made, AsGiven):
         return ArrayPreparation(shape=shape, scaling="as given", number=number)
     if isinstance(made, Columns):
         return ArrayPreparation(
-            shape=shape, scaling="columns", number=number,
+            shape=shape, scaling="columns", number=number, images=images,
             median=None if made.medians is None else made.medians.statistics_.tolist(),
             mean=made.scaler.mean_.tolist(), scale=made.scaler.scale_.tolist(),
         )  # fmt: skip
     return ArrayPreparation(
-        shape=shape, scaling=source.scaling, number=number, mean=made.mean.tolist(), scale=made.std.tolist()
-    )
+        shape=shape, scaling=source.scaling, number=number, images=images,
+        mean=made.mean.tolist(), scale=made.std.tolist(),
+    )  # fmt: skip
 
 
-def read_new(path: Path, preparation: Preparation) -> tuple[Any, str]:
-    """Read a file of new data as what a preparation takes, and what it is called.
-
-    Raises:
-        DataError: it can't be read, or isn't of a kind that fits.
-    """
-    called, lower = path.name, path.name.lower()
-    if lower.endswith(".npz") and isinstance(preparation, ArrayPreparation):
-        archive = Archive(path)
-        if not archive.names:
-            raise DataError(f"{path} holds no arrays; save the inputs with np.savez, as x")
-        name = next((name for name in archive.names if name.lower() == "x"), archive.names[0])
-        return archive.read(name), f"{called}:{name}"
-    if not lower.endswith(_TABLES):
-        fitting = "a table (CSV, TSV, Parquet or JSON lines)"
-        if isinstance(preparation, ArrayPreparation):
-            fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive "
-            fitting += f"with an array x of shape [N, {', '.join(map(str, preparation.shape))}]"
-        raise DataError(f"{path} is no file of new data for this model; give {fitting}")
-    text = []
-    if isinstance(preparation, TablePreparation):
-        # codes such as 02134 stay what they were in training, whatever this file's others look like
-        text = [name for name in preparation.categories if preparation.dtypes[name] == "String"]
-    table = parse_table(path, read_whole(path), text=text)
-    frame = table.frame
-    if isinstance(preparation, TablePreparation):
-        used = {*preparation.numbers, *preparation.categories}
-        for name in table.twice:
-            # where training had several as well, they are told apart as they were there: by their order
-            if name in used and not any(each.startswith(f"{name}_duplicated_") for each in used):
-                raise DataError(
-                    f"{path} has several columns called {name!r}, which training used; give them names that "
-                    "differ"
-                )
-        return frame, called
-    try:
-        return frame.cast(pl.Float64).to_numpy(), called
-    except pl.exceptions.PolarsError as problem:
-        raise DataError(
-            f"{path} holds other things than numbers; give one number for each input"
-        ) from problem
-
-
-_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _KNOWN: list[pl.DataType] = [
     pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64(), pl.UInt8(), pl.UInt16(), pl.UInt32(), pl.UInt64(),
     pl.Int128(), pl.Float32(), pl.Float64(), pl.Boolean(), pl.String(), pl.Date(), pl.Time(),
     pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns"), pl.Duration("ms"), pl.Duration("us"),
 ]  # fmt: skip
+_ISO = r"^\d{4}-\d{1,2}-\d{1,2}"
 _DTYPES = {str(dtype): dtype for dtype in _KNOWN}
 _ZONED = re.compile(r"Datetime\(time_unit='(ms|us|ns)', time_zone='([\w/+-]+)'\)")
 
@@ -454,7 +429,9 @@ def _dtype(called: str) -> pl.DataType | None:
     return _DTYPES.get(called)
 
 
-def _as_time(column: pl.Series, dtype: pl.DataType, *, strict: bool = True) -> pl.Series:
+def _as_time(
+    column: pl.Series, dtype: pl.DataType, pattern: str | None = None, *, strict: bool = True
+) -> pl.Series:
     """Dates and times in the unit that training had: a number of other units would be another number."""
     if isinstance(dtype, pl.Duration):
         return column.cast(dtype, strict=strict)
@@ -466,7 +443,9 @@ def _as_time(column: pl.Series, dtype: pl.DataType, *, strict: bool = True) -> p
             return text.str.to_time(strict=strict)
         if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
             return text.str.to_datetime(strict=strict, time_zone="UTC").cast(dtype)
-        column = text.str.to_datetime(strict=strict)
+        # which number is the day is what it was in training; 2020-01-31 says it by itself
+        iso = text.str.contains(_ISO).all()
+        column = text.str.to_datetime(None if iso else pattern, strict=strict)
     zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
     if zoned and isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is None:
         # a time without a zone is one of UTC, as polars counts it
@@ -474,11 +453,11 @@ def _as_time(column: pl.Series, dtype: pl.DataType, *, strict: bool = True) -> p
     return column.cast(dtype, strict=strict)
 
 
-def _first_unlike(column: pl.Series, dtype: pl.DataType | None) -> int:
+def _first_unlike(column: pl.Series, dtype: pl.DataType | None, pattern: str | None) -> int:
     """The first row that can't be of this type."""
     try:
         if dtype is not None and dtype.is_temporal():
-            read = _as_time(column, dtype, strict=False)
+            read = _as_time(column, dtype, pattern, strict=False)
         else:
             read = column.cast(pl.Float64, strict=False)
         bad = read.is_null() & column.is_not_null()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from thalweg.data.checks import level_notes, name_notes, repeated_rows, table_warnings
 from thalweg.data.columns import Columns, check_values, read_columns
-from thalweg.data.delimited import Table, Unreadable, is_pattern, read_delimited
+from thalweg.data.delimited import Table, Unreadable, is_pattern, read_delimited, read_times
 from thalweg.data.examples import TensorExamples
 from thalweg.data.files import looks_like, read_whole
 from thalweg.data.script import assemble, split_lines, target_lines
@@ -42,12 +42,14 @@ class TableSource(Source):
 
     Attributes:
         dtypes: what columns were when they were read, as polars calls it.
+        patterns: columns of dates that were read by a pattern of their own.
         powers: numbers near an end of float64's range, to the power of two that they are divided by.
     """
 
     frame: pl.DataFrame
     powers: Mapping[str, int]
     dtypes: Mapping[str, str]
+    patterns: Mapping[str, str]
     y: npt.NDArray[Any]
     numbers: tuple[str, ...]
     categories: tuple[str, ...]
@@ -140,8 +142,8 @@ def read_table(
     """Read a table from a file; its ending says the format.
 
     In CSV and TSV, ``NA``, ``N/A``, ``NaN``, ``null``, ``?`` and nothing at all stand for a missing value,
-    dates are recognised, and semicolons or tabs divide columns where the first line has more of them than
-    commas.
+    blank lines are no rows, dates are recognised (in JSON lines too), and semicolons or tabs divide columns
+    where the first line has more of them than commas.
 
     Raises:
         DataError: the file can't be read as what its name says, or its columns can't be used.
@@ -150,7 +152,7 @@ def read_table(
     table = parse_table(path, content)
     return from_frame(
         table, spec=str(path), name=path.name.partition(".")[0], target=target, task=task, missing=missing,
-        types=types, reading=table.lines, fingerprint=fingerprint_of([content]),
+        types=types, reading=table.lines, imports=table.imports, fingerprint=fingerprint_of([content]),
     )  # fmt: skip
 
 
@@ -198,13 +200,14 @@ def from_frame(
                 f"{spec} has several columns called {each!r}, so it isn't clear which one is meant; give "
                 "them names that differ"
             )
-    notes = name_notes(frame.columns, table.twice)
+    notes = [*table.notes, *name_notes(frame.columns, table.twice)]
     print_id = fingerprint or fingerprint_of([frame.write_csv(), str(frame.schema)])
     lines = list(reading or ())
     if any(frame[c].dtype.is_float() and frame[c].is_nan().any() for c in frame.columns):
         frame = frame.fill_nan(None)
         lines.append("frame = frame.fill_nan(None)")
     columns = read_columns(frame, target=target, types=types, spec=spec, padded=table.padded)
+    columns.warnings += [_open_order(name, table) for name in columns.used if name in table.unsure]
     check_values(frame, columns, target=target, missing=missing, spec=spec)
     frame, dropped = _drop(frame, columns, target, missing, spec)
     lines += dropped[0]
@@ -248,6 +251,7 @@ def from_frame(
         frame=x,
         powers=powers,
         dtypes={name: str(frame.schema[name]) for name in columns.used},
+        patterns={name: table.patterns[name] for name in columns.used if name in table.patterns},
         y=goal.values,
         numbers=tuple(columns.numbers),
         categories=tuple(columns.categories),
@@ -286,7 +290,8 @@ def parse_table(path: Path, content: bytes, *, text: Collection[str] = ()) -> Ta
         if ending in (".jsonl", ".ndjson"):
             frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
             line = f"frame = pl.read_ndjson({str(path)!r}, infer_schema_length=None)"
-            return Table(frame=frame, lines=(line,))
+            table = read_times(frame, leave=text)
+            return replace(table, lines=(line, *table.lines))
         return read_delimited(str(path), content, text=text)
     except Unreadable as problem:
         raise DataError(f"{path} can't be read as {ending[1:]}: {problem}") from problem
@@ -296,6 +301,16 @@ def parse_table(path: Path, content: bytes, *, text: Collection[str] = ()) -> Ta
         raise DataError(
             f"{path} can't be read as {ending[1:]} ({said[:200]}); mend or convert it"
         ) from problem
+
+
+def _open_order(name: str, table: Table) -> str:
+    pattern = table.patterns[name]
+    first = next(day for day in table.frame[name] if day is not None)
+    return (
+        f"the column {name!r} doesn't tell days from months: {first.strftime(pattern)!r} is read as "
+        f"{first.day} {first.strftime('%B %Y')}; if the month stands first, write the dates as "
+        f"{first.year:04d}-{first.day:02d}-{first.month:02d}"
+    )
 
 
 def _refuse_patterns(names: list[str], spec: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thalweg import activations, catalogue, models, objectives, trust
+from thalweg import activations, catalogue, models, objectives, summaries, trust
 from thalweg.averaging import averaged_probabilities
 from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
@@ -65,6 +66,28 @@ class Ensemble:
     reason: str
     activation: Activation
     judged: Judged | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        failed = sum(member.failed for member in self.trained)
+        together = alone = ""
+        if self.judged is not None:
+            together = summaries.scores(self.judged.result)
+            kept = [each.result for each in self.judged.alone]
+            means = {}
+            for name in self.judged.result:
+                known = [value for each in kept if (value := each.get(name)) is not None]
+                means[name] = math.fsum(known) / len(known) if known else None
+            alone = summaries.scores(means)
+        size = f"{len(self.models)} model{'' if len(self.models) == 1 else 's'}"
+        return summaries.lines(
+            f"Ensemble of {size}, trained as {self.engine}" + (f"; {failed} failed" if failed else ""),
+            [
+                ("together", together),
+                ("alone", f"{alone} (mean)" if alone else ""),
+                ("predict", ".predict(inputs) gives the members' mean"),
+                ("members", ".models, and in .trained the curve of each"),
+            ],
+        )
 
     def predict(self, inputs: Any) -> Tensor:
         """Return the mean of the members' probabilities, or predictions, for a batch."""

@@ -311,7 +311,7 @@ def one_by_one(
         if kept.directory is not None:
             # so that no member makes it anew
             kept.directory.check(at_once=True)
-            path = kept.directory.path / "members" / run.identity
+            path = kept.directory.folder("members") / run.identity
         fitted = alone(run, path, Among(watcher, pace, position, len(runs)))
         kept.put(
             Member(

@@ -9,6 +9,7 @@ from typing import Any
 
 from thalweg.errors import OptionError, RunDirectoryError, option
 from thalweg.racing.setup import Options
+from thalweg.runs.kinds import refuse_other_kind
 
 __all__ = ["merged", "names", "written"]
 
@@ -45,7 +46,8 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
         RunDirectoryError: it isn't a race's, or can't be understood.
         OptionError: something asked for differs, or an object has to be given again.
     """
-    if config.get("kind") != "race" or config.get("version") != 1:
+    refuse_other_kind(path, config, "race")
+    if config.get("version") != 1:
         raise RunDirectoryError(f"{path} holds no race of this version; give the directory of a race")
     known = {field.name for field in fields(Options)}
     stored = {name: value for name, value in config.items() if name in known}

@@ -22,8 +22,9 @@ from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
-from thalweg.runs.directory import RunDirectory, refuse_existing
+from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
+from thalweg.runs.kinds import refuse_existing
 
 __all__ = ["run_race"]
 

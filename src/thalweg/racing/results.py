@@ -9,13 +9,14 @@ else may. Between two races begun separately the clock also decides ``engine``, 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from thalweg import trust
-from thalweg.errors import RunDirectoryError
+from thalweg import summaries, trust
+from thalweg.errors import RunDirectoryError, call
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -380,6 +381,35 @@ class Results(_Record):
     warnings: list[Warning_]
     test_looks: int
     timing: Timing
+    _directory: Path | None = PrivateAttr(None)
+
+    def lies_in(self, directory: Path) -> Results:
+        """Note where the rest of the race lies, to be shown; returns these results."""
+        self._directory = directory.resolve()
+        return self
+
+    def __repr__(self) -> str:
+        sign = -1 if self.plan.higher_is_better else 1
+        ranked = sorted(self.optimizers, key=lambda o: math.inf if o.mean is None else sign * o.mean)
+        rows = [(o.name, _scored(o)) for o in ranked[:_SHOWN]]
+        if len(ranked) > _SHOWN:
+            rows.append(("...", f"{len(ranked) - _SHOWN} more in .optimizers"))
+        if self.warnings:
+            count = len(self.warnings)
+            rows.append(("warnings", f"{count} to read before you rely on it, in .warnings"))
+        if self._directory is not None:
+            rows.append(("lies in", f"{self._directory} (report.html)"))
+            winner = self._directory / "winner.toml"
+            if winner.is_file():
+                rows.append(("go on", call("train", winner, out="DIR")))
+        metric = summaries.metric_label(self.plan.metric)
+        return summaries.lines(
+            f"Race of {len(self.optimizers)} optimizers on {self.data.name}, by test {metric}: "
+            f"{self.verdict.sentence}",
+            rows,
+        )
+
+    __str__ = __repr__
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -404,7 +434,21 @@ class Results(_Record):
         trust.note_specs(
             path.parent, [found.data.model_dump(), found.model.model_dump(), found.plan.model_dump()]
         )
-        return found
+        return found.lies_in(path.parent)
+
+
+# optimizers in a few lines
+_SHOWN = 8
+
+
+def _scored(optimizer: OptimizerResult) -> str:
+    if optimizer.mean is None:
+        failed = sum(run.score is None for run in optimizer.runs)
+        return f"{failed} of {len(optimizer.runs)} runs diverged"
+    if optimizer.low is None or optimizer.high is None:
+        return summaries.number(optimizer.mean)
+    low, high = summaries.number(optimizer.low), summaries.number(optimizer.high)
+    return f"{summaries.number(optimizer.mean)} (95 % interval {low} to {high})"
 
 
 def schema() -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from thalweg import data, recipe, trust
@@ -24,23 +26,29 @@ from thalweg.errors import (
     option,
     spelled_as_recipe,
 )
+from thalweg.generators import undisturbed
 from thalweg.recipe import Recipe
 from thalweg.recipe_run.build import Assembled, assemble, lines
 from thalweg.recipe_run.export import deliver, deliver_members
 from thalweg.recipe_run.members import train_members
 from thalweg.run.sampler import evaluation_points
-from thalweg.runs.directory import RunDirectory, refuse_existing
+from thalweg.run.threads import with_threads
+from thalweg.runs.directory import RunDirectory
+from thalweg.runs.kinds import refuse_existing, refuse_other_kind
 from thalweg.training.engine import from_first
 from thalweg.training.feed import in_blocks
 from thalweg.training.job import Fitted, Job
 from thalweg.training.parallel import together
 from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
+from thalweg.training.thread_count import threads_for
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["carry_out"]
 
 _EVALUATED = 256
+# more than any machine has; a stranger's directory may say anything
+_MOST_THREADS = 4096
 
 
 def carry_out(
@@ -130,6 +138,7 @@ def carry_out(
                 "device": device,
                 "fingerprint": made.source.fingerprint,
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "threads": _threads(made, device, processes.world),
                 "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
                 "code": gate.written(),
             }
@@ -167,8 +176,7 @@ def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe
 
 def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
     """The recipe that a training was begun with, which must be the one that is wanted, if any is."""
-    if config.get("kind") != "train":
-        raise RunDirectoryError(f"{path} holds no training of a recipe; give the directory of one")
+    refuse_other_kind(path, config, "train")
     try:
         begun = Recipe.model_validate(config["recipe"])
     except (KeyError, ValidationError) as problem:
@@ -205,7 +213,8 @@ def _train(made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new:
         return _train_members(made, run, seconds, watcher, new=new)
     job = _job(made, run.directory, seconds, watcher)
     try:
-        fitted = job.run()
+        with _as_many_threads(run, watcher):
+            fitted = job.run()
     except UserError:
         if new and not job.begun and run.directory is not None:
             run.directory.discard()
@@ -222,6 +231,31 @@ def _train(made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new:
             f"{run.path / 'best.safetensors'} those that were best on validation"
         )
     return results
+
+
+def _threads(made: Assembled, device: str, world: int) -> int | None:
+    """How many threads of torch to train with, where that is ours to choose."""
+    if torch.device(device).type != "cpu" or world > 1:
+        # which torchrun says for each of its processes
+        return None
+    size = min(made.recipe.training.batch_size, len(made.prepared.train))
+    with undisturbed():
+        inputs, _ = made.prepared.train.batch(torch.arange(size))
+        return threads_for(made.training.model, inputs, torch.get_num_threads())
+
+
+@contextlib.contextmanager
+def _as_many_threads(run: _Run, watcher: Watcher) -> Iterator[None]:
+    """Take as many threads as were chosen when the training was begun; as before afterwards."""
+    threads, now = run.config.get("threads"), torch.get_num_threads()
+    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS or threads == now:
+        yield
+        return
+    if threads < now:
+        said = "one thread" if threads == 1 else f"{threads} threads"
+        watcher.note(f"training on {said} of {now}: more have too little to do in a step to be worth it")
+    with with_threads(threads):
+        yield
 
 
 def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watcher: Watcher) -> Job:
@@ -250,7 +284,8 @@ def _train_members(
     assert directory is not None
 
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
-        return _job(assemble(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
+        with _as_many_threads(run, told):
+            return _job(assemble(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
 
     kept = train_members(
         made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,

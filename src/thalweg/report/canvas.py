@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from bokeh.models import BoxAnnotation, FixedTicker, HoverTool, Label, NumeralTickFormatter, PlainText
+from bokeh.models import BoxAnnotation, FixedTicker, HoverTool, LinearAxis, NumeralTickFormatter, PlainText
 from bokeh.plotting import figure
 
 from thalweg.report.numbers import shorten
@@ -183,7 +183,11 @@ class Strip:
         self.range = (low - size, high) if higher else (low, high + size)
 
     def draw(self, plot: figure, *, dimension: str, label: str = "diverged") -> None:
-        """Shade the strip on the ``"x"`` or ``"y"`` axis and say what it is."""
+        """Shade the strip on the ``"x"`` or ``"y"`` axis.
+
+        What it is stands above the picture, where no dot can lie; of a strip along the bottom the text beside
+        such a picture says it.
+        """
         ends: dict[str, float] = {}
         if dimension == "x":
             ends["right" if self.higher else "left"] = self.edge
@@ -192,12 +196,14 @@ class Strip:
         plot.add_layout(
             BoxAnnotation(**ends, fill_color=GRID, fill_alpha=0.14, line_color=None, level="underlay")
         )
-        if dimension == "x":
-            side = {"x": self.range[0] if self.higher else self.range[1], "y": plot.y_range.end}
-            side |= {"x_offset": 3 if self.higher else -3, "y_offset": -3, "text_baseline": "top"}
-        else:
-            side = {"x": 4, "x_units": "screen", "y": self.edge}
-            side["text_baseline"] = "bottom" if self.higher else "top"
-        align = "right" if dimension == "x" and not self.higher else "left"
-        style = {"text_color": INK, "text_font_size": "11px", "text_align": align}
-        plot.add_layout(Label(text=label, **side, **style))
+        if dimension == "y":
+            return
+        axis = LinearAxis(
+            ticker=FixedTicker(ticks=[self.at], minor_ticks=[]),
+            major_label_overrides={self.at: label},
+            major_label_text_color=INK,
+            major_label_text_font_size="11px",
+            axis_line_color=None,
+            major_tick_line_color=None,
+        )
+        plot.add_layout(axis, "above")

@@ -14,6 +14,7 @@ from thalweg.racing.results import OptimizerResult, Results
 from thalweg.report.canvas import GRID, INK, band, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import shorten, time_unit
 from thalweg.report.palette import Look
+from thalweg.summaries import metric_label
 
 __all__ = ["at_first", "best_of_k", "goal_profiles", "learning_curves"]
 
@@ -40,7 +41,7 @@ def learning_curves(
     results: Results, ranked: Sequence[OptimizerResult], looks: Mapping[str, Look]
 ) -> dict[str, figure]:
     """Draw median and 10-90 % band over confirmation runs: metric and loss on validation, training loss."""
-    metric = results.plan.metric
+    metric = metric_label(results.plan.metric)
     kinds = (
         ("validation", f"validation {metric}", results.plan.higher_is_better, False),
         ("validation_loss", f"validation loss ({results.plan.loss})", False, True),
@@ -101,7 +102,7 @@ def best_of_k(
     plot = canvas(
         height=max(380, 90 + 21 * min(len(lines), 40)),
         x="settings tried (k), doubling from tick to tick",
-        y=plain(f"validation {results.plan.metric} of the best of k"),
+        y=plain(f"validation {metric_label(results.plan.metric)} of the best of k"),
         x_axis_type="log",
         x_range=(0.93, most * 1.08),
         y_range=window(medians, pad=0.08),

@@ -23,6 +23,7 @@ from thalweg.report.canvas import (
 )
 from thalweg.report.numbers import ScoreFormat, duration, time_unit
 from thalweg.report.palette import Look
+from thalweg.summaries import metric_label
 
 __all__ = ["defaults_against_tuned", "equal_seconds", "every_run", "step_seconds"]
 
@@ -160,7 +161,7 @@ def _rows(
     broken = any(score is None for row in scores.values() for score in row)
     plot = canvas(
         height=row_height(len(ranked)),
-        x=plain(f"{part} {results.plan.metric} ({'right' if higher else 'left'} is better)"),
+        x=plain(f"{part} {metric_label(results.plan.metric)} ({'right' if higher else 'left'} is better)"),
         x_range=strip.range if broken else ends,
         tools=_TOOLS,
     )

@@ -10,6 +10,7 @@ from bokeh.plotting import figure
 
 from thalweg.report.canvas import GRID, canvas, hover, plain, window
 from thalweg.report.numbers import general
+from thalweg.summaries import metric_label
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, MemberRecord, TrainResults
 
 __all__ = [
@@ -38,7 +39,7 @@ def lead(results: TrainResults, found: EnsembleRecord) -> str:
     """Say in a sentence what being many is worth."""
     count, kind = len(_good(found)), "models" if found.kind == "members" else "snapshots"
     return (
-        f"Together the {count} {kind} reach a test {results.metric} of "
+        f"Together the {count} {kind} reach a test {metric_label(results.metric)} of "
         f"{general(found.result.get('test'), 4)}; alone {general(mean_score(found), 4)} on average."
     )
 
@@ -135,7 +136,7 @@ def _members(results: TrainResults, found: EnsembleRecord) -> figure:
     scores = [m.result["test"] for m in good]
     numbers = [m.number for m in good]
     plot = canvas(
-        height=300, x="member", y=plain(f"test {results.metric}"),
+        height=300, x="member", y=plain(f"test {metric_label(results.metric)}"),
         x_range=(0.4, max(numbers) + 0.6), y_range=window([*scores, together], pad=0.12),
     )  # fmt: skip
     if len(numbers) <= _MANY:
@@ -163,7 +164,7 @@ def _growing(results: TrainResults, found: EnsembleRecord) -> figure:
     """The score of the first so many members together."""
     known = [(k, v) for k, v in enumerate(found.growing, 1) if v is not None]
     plot = canvas(
-        height=300, x="members together", y=plain(f"test {results.metric}"),
+        height=300, x="members together", y=plain(f"test {metric_label(results.metric)}"),
         x_range=(0.4, len(found.growing) + 0.6), y_range=window([v for _, v in known], pad=0.12),
     )  # fmt: skip
     if len(found.growing) <= _MANY:

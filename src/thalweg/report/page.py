@@ -24,6 +24,7 @@ from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
 from thalweg.runs import RunDirectory, write_whole
 from thalweg.runs.files import reason
+from thalweg.summaries import metric_label, repeated
 
 __all__ = ["render", "render_training", "render_unfinished", "write"]
 
@@ -213,7 +214,7 @@ def _page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"sentence": finished}
+    environment.filters |= {"sentence": finished, "metric_label": metric_label, "repeated": repeated}
     environment.filters |= {"count": count, "general": general, "shorten": shorten, "duration": duration}
     style = Markup((texts / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, bokeh_version=bokeh.__version__, **values)

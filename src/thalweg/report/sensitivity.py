@@ -21,7 +21,6 @@ __all__ = ["RATE", "sensitivity", "starting_point_rows", "starting_points"]
 
 RATE = "lr"
 _WAVES = {0: "library default", 1: "search space", 2: "reserve"}
-_AT_THE_END = {False: "diverged", True: "diverged or stopped"}
 _Ends = tuple[float, float] | None
 
 
@@ -121,7 +120,7 @@ def _empty(
     plot.min_border_right = 6
     plot.yaxis.ticker.desired_num_ticks = 4
     plot.xaxis.ticker.desired_num_ticks = 5
-    strip.draw(plot, dimension="y", label=_AT_THE_END[results.plan.eliminate])
+    strip.draw(plot, dimension="y")
     if ends:
         for end in ends:
             plot.add_layout(

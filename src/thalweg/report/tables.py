@@ -12,6 +12,7 @@ from thalweg.errors import shortened
 from thalweg.racing.initializations import words
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
 from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, hyperparameter, percent
+from thalweg.summaries import metric_label, repeated
 
 __all__ = [
     "audits",
@@ -284,7 +285,11 @@ def facts(results: Results, score: ScoreFormat) -> list[tuple[str, str, str]]:
     tiles = []
     if best is not None:
         tiles.append(
-            (f"best mean test {plan.metric}", score(best.mean), f"{best.title}, {len(best.runs)} runs")
+            (
+                f"best mean test {metric_label(plan.metric)}",
+                score(best.mean),
+                f"{best.title}, {len(best.runs)} runs",
+            )
         )
     corrected = results.verdict.winner_mean
     if corrected is not None and best is not None and score(corrected) != score(best.mean):
@@ -297,7 +302,7 @@ def facts(results: Results, score: ScoreFormat) -> list[tuple[str, str, str]]:
         (
             "margin",
             general(plan.margin),
-            f"smaller differences in {plan.metric} don't matter",
+            f"smaller differences in {metric_label(plan.metric)} don't matter",
         )
     )
     tiles.append(
@@ -369,7 +374,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("threads", count(engine.threads)),
                 ("processes of the loop", f"{engine.processes}, with {_many(engine.loop_threads, 'thread')}"),
                 ("device", engine.device),
-                ("promise", engine.promise),
+                ("run again, it gives", repeated(engine.promise)),
             ],
         ),
         (

@@ -18,6 +18,7 @@ from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general
 from thalweg.runs import RunDirectory
+from thalweg.summaries import metric_label
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, TrainResults
 
 __all__ = ["TrainingPage", "is_training", "pictures", "read"]
@@ -90,7 +91,7 @@ def read(directory: Path) -> TrainingPage:
         finished=results is not None,
         failed=results is not None and results.failed,
         stopped=None if results is None else results.stopped,
-        metric="metric" if results is None else results.metric,
+        metric="metric" if results is None else metric_label(results.metric),
         curve=curve,
         best=None if results is None or results.best is None else results.best.model_dump(),
         facts=_facts(results, curve),
@@ -189,7 +190,7 @@ def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, An
         return "The result has no finite test score."
     if results.ensemble is not None and results.ensemble.kind == "members":
         return ensemble.lead(results, results.ensemble)
-    return f"The result's {results.metric} on held-out test data is {general(test, 4)}."
+    return f"The result's {metric_label(results.metric)} on held-out test data is {general(test, 4)}."
 
 
 def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -200,7 +201,11 @@ def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> lis
     facts = [("steps", f"{results.updates:,}", f"taken by the optimizer{'s together' * together}")]
     if best is not None and best.validation is not None:
         facts.append(
-            (f"best validation {results.metric}", general(best.validation, 4), f"at step {best.step:,}")
+            (
+                f"best validation {metric_label(results.metric)}",
+                general(best.validation, 4),
+                f"at step {best.step:,}",
+            )
         )
     each = ", each member" if together else ""
     facts.append(("parameters", f"{results.model['parameters']:,}", f"{_words(results.model)}{each}"))

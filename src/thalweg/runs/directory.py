@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import tomllib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +30,11 @@ from thalweg.runs.files import (
     sync_folder,
     write_whole,
 )
+from thalweg.runs.kinds import kind_at, refuse_existing
+from thalweg.runs.links import FOLDERS, RUN_ID, note_owner, refuse_links
 from thalweg.runs.lock import give_up, take_lock
 
-__all__ = ["RunDirectory", "refuse_existing"]
+__all__ = ["RunDirectory"]
 
 _LOOKED_SECONDS = 1.0
 
@@ -125,12 +128,8 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} is no run directory: it has no {missing[0]}; give another {option('out')}"
             )
-        for name in os.listdir(path):
-            if os.path.isfile(path / name) and _leads_out(path / name, path):
-                raise RunDirectoryError(
-                    f"{path / name} is a link to {os.path.realpath(path / name)}, outside of the run "
-                    "directory, which would be written; put a copy in its place"
-                )
+        run_id = kind_at(path).get(RUN_ID)
+        refuse_links(path, run_id if isinstance(run_id, str) else None)
         try:
             lock = take_lock(path)
         except BlockingIOError as problem:
@@ -148,6 +147,9 @@ class RunDirectory:
                 with (path / "events.jsonl").open("r+b") as file:
                     file.truncate(sound)
                     os.fsync(file.fileno())
+            for name in FOLDERS:
+                if (path / name).is_dir():
+                    note_owner(path / name, run_id)
             for leftover in [*path.glob(".*.draft"), *path.glob("checkpoints/.*.draft")]:
                 leftover.unlink(missing_ok=True)
         except OSError as problem:
@@ -217,6 +219,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path / 'config.toml'} can't be read ({reason(problem)})"
             ) from problem
+        values.pop(RUN_ID, None)
         trust.note_specs(self.path, values)
         return values
 
@@ -308,6 +311,18 @@ class RunDirectory:
                 self.append({"event": "checkpoint damaged", "file": damaged.name})
 
         return load_states(self.path / "checkpoints" / name, passed_over, sound)
+
+    def folder(self, name: str) -> Path:
+        """Return a folder in the directory that the run writes in, one of ``links.FOLDERS``; it is made.
+
+        Raises:
+            RunDirectoryError: it can't be.
+        """
+        assert name in FOLDERS
+        with self._writing(name):
+            (self.path / name).mkdir(exist_ok=True)
+            note_owner(self.path / name, kind_at(self.path).get(RUN_ID))
+        return self.path / name
 
     def drop_checkpoint(self, name: str) -> None:
         """Remove every state under a name."""
@@ -424,10 +439,12 @@ def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def _fill(folder: Path, config: Mapping[str, Any]) -> None:
     """Put into an empty folder what a run begins with; the configuration last, which makes it one."""
+    run_id = uuid.uuid4().hex
     (folder / "checkpoints").mkdir()
+    note_owner(folder / "checkpoints", run_id)
     (folder / "events.jsonl").touch()
     write_whole(folder / "environment.json", as_json(environment()))
-    write_whole(folder / "config.toml", as_toml(config))
+    write_whole(folder / "config.toml", as_toml({RUN_ID: run_id, **config}))
 
 
 def _unfill(folder: Path) -> None:
@@ -440,37 +457,11 @@ def _unfill(folder: Path) -> None:
                 each.unlink(missing_ok=True)
 
 
-def _leads_out(path: Path, folder: Path) -> bool:
-    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def refuse_existing(path: Path) -> None:
-    """Refuse a path where no new run directory can be: early, before anything takes time.
-
-    Raises:
-        RunDirectoryError: it holds something, or it or a folder above it is a file.
-    """
-    # os.path answers where a path as such is impossible, as one that is too long; Path raises
-    if os.path.isdir(path):
-        if os.listdir(path):
-            raise RunDirectoryError(
-                f"the run directory {path} exists already; give another {option('out')}, or "
-                f"{option('resume', True)} to go on with it"
-            )
-    elif os.path.lexists(path):
-        raise RunDirectoryError(f"the run directory {path} is a file; give another {option('out')}")
-    for above in path.parents:
-        if os.path.exists(above) and not os.path.isdir(above):
-            raise RunDirectoryError(
-                f"the run directory {path} can't be made: {above} is a file; give another {option('out')}"
-            )
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thalweg.equipment import Equipment
+from thalweg.summaries import metric_label
 from thalweg.training.results import Stored, TrainResults
 
 __all__ = ["card"]
@@ -48,7 +49,7 @@ def card(results: TrainResults, stored: Stored) -> str:
 
 {who} {results.model["parameters"]:,} parameters{"; their average" if together else " that"} {_line(what)}.
 {parts}
-| split | {results.metric} | loss |
+| split | {metric_label(results.metric)} | loss |
 |---|---|---|
 {scores}
 
@@ -93,8 +94,9 @@ def _together(results: TrainResults) -> str:
     alone = f"{min(scores):.5g} to {max(scores):.5g}" if scores else "-"  # type: ignore[type-var]
     kind = ", each on a bootstrap resample of the training examples" if found.resample else ""
     what = "probabilities" if found.disagreement else "predictions"
+    metric = metric_label(results.metric)
     text = f"""
-The table is of the ensemble: the mean of its members' {what}. Alone they reach a test {results.metric} of
+The table is of the ensemble: the mean of its members' {what}. Alone they reach a test {metric} of
 {alone}. They differ in initial weights, order and random draws{kind}.
 """
     if results.calibration is not None and found.pooled is not None:

@@ -21,6 +21,7 @@ from thalweg.objectives import Metric
 from thalweg.objectives.given import usable
 from thalweg.run.sampler import evaluation_points
 from thalweg.runs.directory import RunDirectory
+from thalweg.runs.kinds import refuse_other_kind
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
@@ -468,6 +469,11 @@ def taken_up(path: Path, config: dict[str, Any], *, resume: bool, what: str = "t
         gate.remember()
         return RunDirectory.create(path, {**config, "code": gate.written()})
     directory = RunDirectory.resume(path)
+    try:
+        refuse_other_kind(path, directory.config(), "fit")
+    except UserError:
+        directory.close()
+        raise
     before = {name: value for name, value in directory.config().items() if name != "code"}
     now = {name: value for name, value in config.items() if value is not None}
     for name in [*now, *before]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thalweg import summaries
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
 from thalweg.generators import generator_states, own_generators, seed_generators, set_generator_states
@@ -70,6 +71,26 @@ class Fitted:
     notes: list[str]
     seconds: float
     temperature: Temperature | None = None
+
+    def __repr__(self) -> str:
+        failed = ", failed" if self.failed else ""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        evaluations = f"{len(self.curve)} evaluation{'' if len(self.curve) == 1 else 's'}"
+        best = ""
+        if self.best is not None:
+            loss = {"validation": self.best.validation, "validation loss": self.best.validation_loss}
+            best = f"{summaries.scores(loss)} at step {self.best.step:,}; .best_state has the weights"
+        return summaries.lines(
+            f"Fitted: {self.updates:,} steps in {self.seconds:.3g} s{failed}",
+            [
+                ("result", summaries.scores(self.final)),
+                ("best", best),
+                ("ended", self.stopped or ""),
+                ("notes", summaries.notes(self.notes, ".notes")),
+                ("model", f".model, {type(self.model).__name__} of {parameters:,} parameters, in eval mode"),
+                ("curve", f".curve, {evaluations}"),
+            ],
+        )
 
 
 class Job:

@@ -13,11 +13,11 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from thalweg import models, trust
+from thalweg import models, summaries, trust
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
-from thalweg.data.stored import read_new
+from thalweg.data.fresh import new_inputs
 from thalweg.equipment import Equipment, equipped
-from thalweg.errors import ModelError, OptionError, RunDirectoryError, option
+from thalweg.errors import ModelError, OptionError, RunDirectoryError, option, shortened
 from thalweg.initial import from_saved
 from thalweg.layers.modes import set_evaluation
 from thalweg.run.problem import initial_module
@@ -31,6 +31,8 @@ __all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"
 
 Weights = Literal["auto", "result", "best", "snapshots"]
 _BLOCK = 1024
+# predictions in a line
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Predictions:
         spread: of several models, or several draws of one, for each row how much they differ: the share of
             them that choose another class than all together, or the standard deviation of their numbers (with
             n - 1).
+        files: of images, the name of each.
     """
 
     values: list[str] | npt.NDArray[np.float64]
@@ -54,12 +57,27 @@ class Predictions:
     target: str
     notes: list[str]
     spread: npt.NDArray[np.float64] | None = None
+    files: list[str] | None = None
+
+    def __repr__(self) -> str:
+        first = ", ".join(str(value) for value in self.values[:_SHOWN])
+        more = ", ..." if len(self.values) > _SHOWN else ""
+        rows = f"{len(self.values):,} row{'' if len(self.values) == 1 else 's'}"
+        return summaries.lines(
+            f"Predictions of {self.target!r} for {rows}",
+            [
+                ("values", first + more),
+                ("classes", shortened(list(self.classes))),
+                ("notes", summaries.notes(self.notes, ".notes")),
+                ("table", ".frame()" + (", with probabilities" if self.probabilities is not None else "")),
+            ],
+        )
 
     def frame(self) -> pl.DataFrame:
-        """Return a table: the prediction, and the probability of each class."""
-        columns: dict[str, Any] = {}
+        """Return a table: the file of images, the prediction, and the probability of each class."""
+        columns: dict[str, Any] = {} if self.files is None else {"file": self.files}
         if isinstance(self.values, np.ndarray) and self.values.ndim == 2:
-            columns = {f"{self.target} {n}": self.values[:, n] for n in range(self.values.shape[1])}
+            columns |= {f"{self.target} {n}": self.values[:, n] for n in range(self.values.shape[1])}
         else:
             columns[self.target] = self.values
         if self.probabilities is not None:
@@ -86,7 +104,8 @@ def predict(
     Args:
         directory: of a finished training.
         data: a file: a table with the columns that training used, in any order, or for arrays a table of
-            numbers or an NPZ archive with an array ``x``; or a data frame, array or tensor.
+            numbers or an NPZ archive with an array ``x``; for a model of images an image, or a folder with
+            images in it or in folders below it; or a data frame, array or tensor.
         out: a CSV file to write, whole or not at all; a link is followed. What is no file isn't replaced: a
             FIFO that somebody reads, or ``/dev/stdout``, is written to; a folder, socket or disk is refused.
         weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
@@ -123,10 +142,8 @@ def predict(
     preparation = stored.inputs
     kept = stored.prediction
     stored = _settled(stored, samples, crops)
-    given, called = data, "the data"
-    if isinstance(data, (str, Path)):
-        given, called = read_new(Path(data), preparation)
-    inputs, notes = preparation.apply(given, called)
+    new = new_inputs(data, preparation)
+    inputs, notes = new.inputs, new.notes
     recorded = {stored.spec: stored.code} if stored.code else {}
     with trust.Gate(directory=folder, recorded=recorded, accepted=trust_code):
         members = [
@@ -159,7 +176,7 @@ def predict(
             "the temperature was found for the recipe's own samples and crops: these probabilities are "
             "without it",
         ]
-    predictions = replace(_understood(mean.numpy(), stored, notes), spread=spread)
+    predictions = replace(_understood(mean.numpy(), stored, notes), spread=spread, files=new.files)
     if out is not None:
         path = Path(out)
         try:

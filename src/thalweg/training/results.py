@@ -7,15 +7,16 @@ import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
-from thalweg import trust
+from thalweg import summaries, trust
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.data.files import kind_of
 from thalweg.data.stored import ArrayPreparation, TablePreparation
-from thalweg.errors import RunDirectoryError, option
+from thalweg.errors import RunDirectoryError, call
 from thalweg.objectives import Task
 from thalweg.recipe import Model
+from thalweg.runs.kinds import held, how_to_go_on, kind_at
 from thalweg.settings import MOST
 
 __all__ = [
@@ -191,6 +192,7 @@ class TrainResults(_Record):
     calibration: CalibrationRecord | None = None
     temperature: TemperatureRecord | None = None
     ensemble: EnsembleRecord | None = None
+    _directory: Path | None = PrivateAttr(None)
 
     @classmethod
     def read(cls, path: Path) -> TrainResults:
@@ -199,7 +201,40 @@ class TrainResults(_Record):
         Raises:
             RunDirectoryError: it can't be read, or isn't one.
         """
-        return _read(cls, path)
+        return _read(cls, path).lies_in(path.parent)
+
+    def lies_in(self, directory: Path) -> TrainResults:
+        """Note where the rest of the training lies, to be shown; returns these results."""
+        self._directory = directory.resolve()
+        return self
+
+    def __repr__(self) -> str:
+        many = self.ensemble
+        of = (
+            ""
+            if many is None or many.kind == "snapshots"
+            else f"an ensemble of {len(many.members)} members of "
+        )
+        failed = ", which failed" if self.failed else ""
+        best = "" if self.best is None else f"validation {summaries.number(self.best.validation)}"
+        return summaries.lines(
+            f"Training of {of}{self.model.get('spec')} on {self.data.get('name')}{failed}",
+            [
+                (summaries.metric_label(self.metric), summaries.scores(self.result)),
+                ("best", f"{best} at step {self.best.step:,}" if self.best is not None else ""),
+                ("ended", self.stopped or f"after {self.updates:,} steps"),
+                ("notes", summaries.notes([*self.data.get("warnings", ()), *self.notes], ".notes")),
+                ("lies in", "" if self._directory is None else f"{self._directory} (weights, report.html)"),
+                (
+                    "go on",
+                    ""
+                    if self._directory is None
+                    else call("predict", self._directory, data="FILE", out="FILE"),
+                ),
+            ],
+        )
+
+    __str__ = __repr__
 
 
 class Stored(_Record):
@@ -287,6 +322,36 @@ class Stored(_Record):
 _TASK = TypeAdapter(Task)
 
 
+def _lacks(path: Path) -> str:
+    """Say why a file that a finished training of a recipe leaves isn't there, and what to do."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no run directory {folder}; give that of a finished training"
+    config, winner = kind_at(folder), folder / "winner.toml"
+    what, how = held(config), how_to_go_on(folder, config)
+    if winner.is_file():
+        return f"{folder} holds a race, not a training; train its winner first: {call('train', winner)}"
+    finished = (folder / "results.json").is_file()
+    if config.get("kind") == "race" and finished:
+        return (
+            f"{folder} holds a race of Python objects, for which there is no winner.toml to train by; "
+            "train with the winning setting in its report by thalweg.fit"
+        )
+    if config.get("kind") == "race":
+        return (
+            f"{folder} holds a race that isn't finished; finish it by: {how}, then train its winner by: "
+            f"{call('train', winner)}"
+        )
+    if config.get("kind") == "fit":
+        return (
+            f"{folder} holds {what}, which keeps no preparation of data; have its model by: {how}, and call "
+            "it on what you prepare yourself"
+        )
+    if what is not None and not finished:
+        return f"{folder} holds {what} that isn't finished; finish it by: {how}"
+    return f"{path} isn't there; give the directory of a finished training"
+
+
 def _said(problem: ValidationError) -> str:
     details = problem.errors()[0]
     return f"{'.'.join(map(str, details['loc'])) or 'all of it'}: {details['msg']}"
@@ -303,15 +368,7 @@ def _read(kind: type[_R], path: Path) -> _R:
         trust.note_specs(path.parent, found.model_dump())
         return found
     except FileNotFoundError as problem:
-        winner = path.parent / "winner.toml"
-        if winner.is_file():
-            raise RunDirectoryError(
-                f"{path.parent} holds a race, not a training; train its winner first: thalweg train {winner}"
-            ) from problem
-        raise RunDirectoryError(
-            f"{path} isn't there; give the directory of a finished training, or finish it with "
-            f"{option('resume', True)}"
-        ) from problem
+        raise RunDirectoryError(_lacks(path)) from problem
     except OSError as problem:
         raise RunDirectoryError(f"{path} can't be read ({problem.strerror})") from problem
     except ValidationError as problem:
