@@ -95,7 +95,7 @@ def test_everything_is_there(results: Results, page: str):
     text = check_whole(page).text
     for needed in (
         results.command,
-        results.engine.promise[1:],
+        "it gives exactly the same numbers, to the last digit.",
         results.engine.reason,
         results.verdict.work.method[1:],
         results.verdict.work.budget,

@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "ensemble": {"kind": "train", "recipe": {"ensemble": {"members": 8}}},
     "fit": {"kind": "fit"},
     "fit_ensemble": {"kind": "fit", "members": 4},
+    "sweep": {"kind": "sweep"},
     "other": {"kind": "lab"},
 }
 HOLDS = {
@@ -29,6 +30,7 @@ HOLDS = {
     "ensemble": "an ensemble of 8 members",
     "fit": "a training begun by thalweg.fit in Python",
     "fit_ensemble": "a training begun by thalweg.fit_ensemble in Python",
+    "sweep": "a sweep begun by thalweg.sweep in Python",
 }
 COMMANDS = {
     "race": "thalweg race --out {} --resume",
@@ -36,6 +38,7 @@ COMMANDS = {
     "ensemble": "thalweg train --out {} --resume",
     "fit": "thalweg.fit(..., out='{}', resume=True)",
     "fit_ensemble": "thalweg.fit_ensemble(..., out='{}', resume=True)",
+    "sweep": "thalweg.sweep(..., out='{}', resume=True)",
 }
 
 Said = Callable[..., str]
@@ -119,6 +122,7 @@ def test_predict_says_what_a_directory_lacks(tmp_path: Path, said: Said) -> None
         assert f"keeps no preparation of data; have its model by: {COMMANDS[kind].format(out)}" in predicted(
             out
         )
+    assert predicted(paths["sweep"]).endswith("which keeps no weights; train with its best setting")
     assert predicted(paths["other"]).endswith("isn't there; give the directory of a finished training")
     assert predicted(str(tmp_path / "none")).endswith("none; give that of a finished training")
 
@@ -130,7 +134,7 @@ def test_report_says_what_is_no_run(tmp_path: Path, said: Said) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [*HOLDS])
+@pytest.mark.parametrize("kind", [kind for kind in HOLDS if kind != "sweep"])
 def test_report_knows_every_kind(tmp_path: Path, kind: str) -> None:
     config = KINDS[kind] | ({"recipe": {}} if kind in ("train", "ensemble") else {})
     RunDirectory.create(tmp_path / "run", config).close()

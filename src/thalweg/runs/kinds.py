@@ -27,7 +27,7 @@ def held(config: Mapping[str, Any]) -> str | None:
     if kind == "fit":
         function = "fit" if members is None else "fit_ensemble"
         return f"a training begun by thalweg.{function} in Python"
-    return "a race" if kind == "race" else None
+    return {"race": "a race", "sweep": "a sweep begun by thalweg.sweep in Python"}.get(str(kind))
 
 
 def how_to_go_on(path: Path, config: Mapping[str, Any]) -> str | None:
@@ -37,8 +37,8 @@ def how_to_go_on(path: Path, config: Mapping[str, Any]) -> str | None:
     "thalweg.race(out='runs/a', resume=True)"
     """
     kind = config.get("kind")
-    if kind == "fit":
-        name = "fit" if _members(config) is None else "fit_ensemble"
+    if kind in ("fit", "sweep"):
+        name = "sweep" if kind == "sweep" else "fit" if _members(config) is None else "fit_ensemble"
         return f"thalweg.{name}(..., out={str(path)!r}, resume=True)"
     return call(kind, out=path, resume=True) if kind in ("race", "train") else None
 
@@ -67,7 +67,7 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
     Args:
         path: of the run directory.
         config: its configuration.
-        wanted: the kind that is asked for: ``race``, ``train`` or ``fit``.
+        wanted: the kind that is asked for: ``race``, ``train``, ``fit`` or ``sweep``.
 
     Raises:
         RunDirectoryError: it holds another.
@@ -76,6 +76,7 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
         return
     what, how = held(config), how_to_go_on(path, config)
     kinds = {"race": "race", "train": "training of a recipe", "fit": "training begun by fit"}
+    kinds["sweep"] = "sweep"
     if what is None:
         raise RunDirectoryError(
             f"{path} holds no {kinds[wanted]}, nor another run of this thalweg; give the directory of one"

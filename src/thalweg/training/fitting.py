@@ -470,7 +470,7 @@ def taken_up(path: Path, config: dict[str, Any], *, resume: bool, what: str = "t
         return RunDirectory.create(path, {**config, "code": gate.written()})
     directory = RunDirectory.resume(path)
     try:
-        refuse_other_kind(path, directory.config(), "fit")
+        refuse_other_kind(path, directory.config(), config["kind"])
     except UserError:
         directory.close()
         raise

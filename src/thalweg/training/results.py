@@ -347,6 +347,8 @@ def _lacks(path: Path) -> str:
             f"{folder} holds {what}, which keeps no preparation of data; have its model by: {how}, and call "
             "it on what you prepare yourself"
         )
+    if config.get("kind") == "sweep":
+        return f"{folder} holds {what}, which keeps no weights; train with its best setting"
     if what is not None and not finished:
         return f"{folder} holds {what} that isn't finished; finish it by: {how}"
     return f"{path} isn't there; give the directory of a finished training"
