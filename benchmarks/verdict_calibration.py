@@ -294,10 +294,14 @@ def judged(
     example = factor * resolution
     with np.errstate(divide="ignore", invalid="ignore"):
         own = np.where(difference == 0, 0.0, np.abs(difference) / np.sqrt(variance))
-    if near is None:
-        reach = stats.t.isf(0.05, dof) * np.sqrt(np.maximum(variance, margin * example))
-        near = np.abs(difference) + example / 2 + reach < margin
-    agreed = (own >= stats.t.isf(0.025, dof)) & ~near
+
+    def within(used: Array, freedom: float | Array) -> Flags:
+        reach = stats.t.isf(0.05, freedom) * np.sqrt(np.maximum(used, margin * example))
+        return np.asarray(np.abs(difference) + example / 2 + reach < margin, dtype=bool)
+
+    equivalent = within(variance, dof) if near is None else near
+    alone = equivalent
+    agreed = own >= stats.t.isf(0.025, dof)
     loser = np.where(difference > 0, b, a)
     left = np.ones((races, optimizers), dtype=bool)
     different = np.zeros(difference.shape, dtype=bool)
@@ -314,14 +318,18 @@ def judged(
             bar[count == m] = critical(m, dof + lent_dof if m > 2 and lent > 0 else dof)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(difference == 0, 0.0, np.abs(difference) / np.sqrt(used))
-        found = both & agreed & (t >= bar)
+        if near is None:
+            freedom = np.where(several, dof + (lent_dof if lent > 0 else 0), dof)
+            # who has left keeps what was said of the two while both were there
+            equivalent = np.where(both, alone & within(used, freedom), equivalent)
+        found = both & agreed & ~equivalent & (t >= bar)
         different |= found
         out = np.zeros_like(left)
         row, pair = np.nonzero(found)
         out[row, loser[row, pair]] = True
         left &= ~out
         if not step_down or not out.any():
-            return Judged(sign=np.sign(difference), different=different, equivalent=near, best=left)
+            return Judged(sign=np.sign(difference), different=different, equivalent=equivalent, best=left)
 
 
 def said_to_hold(y: Array, overlap: float, **options: float) -> Judged:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as trees
 
+from thalweg import activations
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.generators import undisturbed
 from thalweg.layers.modes import begin_training
@@ -247,15 +249,18 @@ def check(
             # a mistake in code that a recipe or a command names: nobody waits for its exception
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ModelError(f"the model raises on a batch{shape}: {said_of(problem)}") from problem
-        outputs = _check_outputs(outputs, count, prepared, loss)
+        outputs = _check_outputs(outputs, count, prepared, loss, metric)
         _check_loss(outputs, targets, loss)
         if metric is not None and not metric.per_example:
+            given = trees.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
             try:
-                metric.score(metric.reduce(outputs.detach(), targets), targets)
+                metric.score(metric.reduce(given, targets), targets)
             except OptionError:
                 raise
             except Exception as problem:
                 raise OptionError(f"the metric {metric.name!r} raises: {said_of(problem)}") from problem
+    if not isinstance(outputs, Tensor):
+        return None
     return {1: 1, 2: outputs.shape[-1]}.get(outputs.ndim)
 
 
@@ -312,8 +317,12 @@ def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) -> Tensor:
-    needed_by = "the metric" if loss.per_example is None else f"the loss {loss.name!r}"
+def _check_outputs(outputs: Any, count: int, prepared: Prepared, loss: Loss, metric: Metric | None) -> Any:
+    family = activations.family(loss)
+    if not isinstance(outputs, Tensor) and family is None and metric is not None and not metric.per_example:
+        # a person's own loss and metric take what their own model gives
+        return outputs
+    needed_by = f"the metric {metric.name!r}" if family is None and metric else f"the loss {loss.name!r}"
     outputs = one_tensor(outputs, needed_by)
     task = prepared.task
     if task.kind == "custom":
@@ -321,6 +330,8 @@ def _check_outputs(outputs: object, count: int, prepared: Prepared, loss: Loss) 
     widths = {prepared.outputs}
     if loss.name == "bce":
         widths |= {1, 2}
+    elif family == "two classes":
+        widths = {1}
     shape = tuple(outputs.shape) if outputs.ndim != 1 else (*outputs.shape, 1)
     if len(shape) != 2 or shape[0] != count or shape[1] not in widths:
         need = " or ".join(f"({count}, {width})" for width in sorted(widths))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, TypeGuard, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from thalweg.errors import OptionError, nearest
 
-__all__ = ["MOST", "Settings", "check_length", "settle"]
+__all__ = ["MOST", "Settings", "as_whole", "check_length", "is_number", "plain_numbers", "settle"]
 
 MOST: Mapping[str, int] = {
     "seed": 2**63 - 1,
@@ -26,10 +30,61 @@ MOST: Mapping[str, int] = {
 """What whole numbers may be at most: far beyond what is of use, and short of what no machine can hold."""
 
 
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any type, NumPy's included, as an int; ``None`` for anything else.
+
+    >>> as_whole(np.int64(3)), as_whole(3.0), as_whole(True)
+    (3, None, None)
+    """
+    # truth values have an index too, and a tensor or an array of one element may be such a value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    with suppress(TypeError):
+        return operator.index(value)  # type: ignore[arg-type]
+    return None
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number of any type, NumPy's included; truth values are none.
+
+    >>> is_number(np.float32(0.1)), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def plain_numbers(value: Any) -> Any:
+    """Return a setting with NumPy's numbers as Python's, at any depth of lists, tuples and mappings.
+
+    What is written to files, compared and printed is then the same, whichever library a number came from.
+
+    >>> plain_numbers({"lr": np.float32(0.5), "betas": (np.float64(0.9), np.int8(1)), "name": "adam"})
+    {'lr': 0.5, 'betas': (0.9, 1), 'name': 'adam'}
+    """
+    if isinstance(value, np.longdouble):
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, int):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, dict):
+        return {key: plain_numbers(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain_numbers(one) for one in value)
+    return value
+
+
 class Settings(BaseModel):
     """What a thing is set to: frozen, keyword-only, and the table that a recipe has for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_library(cls, values: Any) -> Any:
+        return plain_numbers(values)
 
 
 _S = TypeVar("_S", bound=Settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,13 @@ from thalweg import activations
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
 from thalweg.models import one_tensor
-from thalweg.objectives import Loss, Metric, Task, as_loss
+from thalweg.objectives import Loss, Metric, Task, as_loss, default
 from thalweg.objectives import loss as loss_of
+from thalweg.objectives import metric as metric_of
 from thalweg.objectives.comparing import is_one_hot
+
+if TYPE_CHECKING:
+    from thalweg.data.source import Prepared
 
 __all__ = [
     "Suited",
@@ -28,6 +32,8 @@ __all__ = [
     "check_targets",
     "class_numbers",
     "ignored_by",
+    "leaves_out",
+    "objective_of",
     "suited_loss",
     "suited_metric",
     "tasks_of",
@@ -84,7 +90,9 @@ def tasks_of(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Ta
     else:
         mine = Task(kind="custom")
     if judged == "classification" and (family is None or (family == "numbers" and _all_one_hot(there))):
-        other = _classes(there, two=False)
+        other = _by_position(there) or _classes(there, two=False)
+    elif judged == "classification" and family == "classes":
+        other = _by_position(there) or mine
     elif judged == "regression" and family is None:
         other = _numbers(there)
     else:
@@ -121,6 +129,19 @@ def _classes(there: Sequence[Tensor], *, two: bool) -> Task:
             return Task(kind="custom")
         count = max(count, targets.shape[1] if is_one_hot(targets) else int(numbers.max()) + 1)
     return Task(kind="classification", classes=tuple(map(str, range(max(count, 1)))))
+
+
+def _by_position(there: Sequence[Tensor]) -> Task | None:
+    """The task where each example has a class at each of several positions, such as tokens or pixels."""
+    count = 0
+    for targets in there:
+        several = targets.ndim > 1 and targets[0].numel() > 1 and not targets.is_complex()
+        if not several or is_one_hot(targets) or not _are_whole(targets):
+            return None
+        count = max(count, int(targets.max()) + 1)
+    if count < 1:
+        return None
+    return Task(kind="classification", classes=tuple(map(str, range(count))), by_position=True)
 
 
 @dataclass
@@ -268,6 +289,8 @@ def ignored_by(loss: Any) -> int:
     >>> ignored_by(torch.nn.CrossEntropyLoss(ignore_index=3)), ignored_by("cross-entropy")
     (3, -100)
     """
+    if isinstance(loss, Loss):
+        loss = loss.function
     while isinstance(loss, functools.partial):
         if "ignore_index" in loss.keywords:
             return int(loss.keywords["ignore_index"])
@@ -299,13 +322,15 @@ def _refuse(targets: Tensor, low: float, high: float, whose: str, rule: str, cla
 def suited_metric(metric: Metric, task: Task, *, ignored: int = _IGNORED) -> Metric:
     """Return a metric by name whose targets may be class numbers in any form of :func:`class_numbers`.
 
-    Examples whose target is ``ignored`` don't count, as they don't for the loss.
+    Examples whose target is ``ignored`` don't count, as they don't for the loss. Where an example has a class
+    at each of several positions, outputs are ``[N, C, ...]`` and targets ``[N, ...]``, and every position
+    that isn't ignored counts once.
     """
     if not metric.per_example or task.kind != "classification":
         return metric
 
     def classes(targets: Tensor) -> Tensor:
-        numbers = class_numbers(targets)
+        numbers = targets.long() if task.by_position else class_numbers(targets)
         if numbers is None:
             raise DataError(
                 f"targets of shape {list(targets.shape)} and type {targets.dtype} are no class numbers, "
@@ -324,16 +349,38 @@ def suited_metric(metric: Metric, task: Task, *, ignored: int = _IGNORED) -> Met
     def reduced(outputs: Tensor, targets: Tensor) -> Tensor:
         numbers = classes(targets)
         # what doesn't count may be anything
-        return reduce(outputs, torch.where(numbers == ignored, 0, numbers) if len(numbers) else numbers)
+        numbers = torch.where(numbers == ignored, 0, numbers) if len(numbers) else numbers
+        if not task.by_position:
+            return reduce(outputs, numbers)
+        rows = _scores_of_positions(outputs, numbers, metric.name).flatten(0, -2)
+        return reduce(rows, numbers.flatten()).view(numbers.shape)
 
     def scored(found: Tensor, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
         numbers = classes(targets)
+        if (axes := numbers.ndim - 1) > 0:
+            # a position counts as often as its example
+            weights = weights[(..., *[None] * axes)].expand(*weights.shape, *numbers.shape[1:])
+            weights, found = weights.flatten(-1 - axes), found.flatten(-1 - axes)
+            numbers = numbers.flatten()
         counts = numbers != ignored
         if bool(counts.all()):
             return score(found, numbers, weights, lanes)
-        return score(found[..., counts], numbers[counts], weights.expand(found.shape)[..., counts], lanes)
+        return score(found[..., counts], numbers[counts], weights[..., counts], lanes)
 
     return replace(metric, _reduce=reduced, _score=scored)
+
+
+def _scores_of_positions(outputs: Tensor, numbers: Tensor, name: str) -> Tensor:
+    """Scores ``[N, ..., C]`` of classes at each position, from torch's ``[N, C, ...]``, or already so."""
+    one, other = tuple(outputs.shape), tuple(numbers.shape)
+    if len(one) == len(other) + 1 and (*one[:1], *one[2:]) == other:
+        return outputs.movedim(1, -1)
+    if one[:-1] == other:
+        return outputs
+    raise OptionError(
+        f"the metric {name!r} can't compare outputs of shape {one} with classes of shape {other}: it needs "
+        f"outputs of shape {(*other[:1], 'classes', *other[1:])}, or a function of both as the metric"
+    )
 
 
 def check_targets(loss: Any, known: Mapping[str, Tensor | None]) -> None:
@@ -369,3 +416,66 @@ def check_pairing(loss: Any, metric: Any) -> None:
             f"{metric!r} takes logits; leave the model's sigmoid out and take the loss 'bce', or give a "
             "function as the metric"
         )
+
+
+def objective_of(loss: Any, metric: Any, prepared: Prepared) -> tuple[Loss, Metric]:
+    """Return the loss and the metric of prepared data.
+
+    Of targets in a form of their own (several columns, a class at each position, classes of which some don't
+    count) they are what :func:`thalweg.fit` makes of the same names and functions.
+
+    Args:
+        loss, metric: names, functions, or what this has returned; ``None`` for the task's own.
+        prepared: the data.
+
+    Raises:
+        UserError: they don't fit the data, in one sentence.
+
+    >>> from thalweg import data
+    >>> y = torch.randn(60, 2)
+    >>> prepared = data.prepare(data.load((torch.randn(60, 3), y)), seed=0, replicate=0)
+    >>> squared, rmse = objective_of("mse", "rmse", prepared)
+    >>> targets = prepared.test.targets
+    >>> rmse.score(rmse.reduce(targets + 2, targets), targets).item()
+    2.0
+    """
+    task = prepared.task
+    if isinstance(loss, Loss) and isinstance(metric, Metric):
+        return loss, metric
+    loss = default("loss", task) if loss is None else loss
+    check_pairing(loss, metric)
+    if task.kind != "custom" and not task.by_position:
+        made = loss_of(loss, task)
+        if activations.torchs_name(made) not in (None, made.name):
+            # a function of torch's has types of its own that targets have to have
+            made = Suited(made, made, _known(prepared, None)).loss
+        return made, metric_of(metric, task)
+    two = Task(kind="classification", classes=("0", "1"))
+    made = loss_of(loss, two if loss == "bce" else task)
+    known = _known(prepared, metric)
+    _, judged = tasks_of(made, metric, list(known.values()))
+    suited = made if isinstance(loss, Loss) else replace(Suited(made, made, known).loss, per_example=None)
+    if isinstance(metric, Metric):
+        return suited, metric
+    return suited, suited_metric(metric_of(metric, judged), judged, ignored=ignored_by(made))
+
+
+def _known(prepared: Prepared, metric: Any) -> dict[str, Tensor]:
+    """The targets of each split that are known all at once; for a metric by name those of validation are."""
+    splits = {"training": prepared.train, "validation": prepared.validation, "test": prepared.test}
+    known = {name: examples.targets for name, examples in splits.items() if examples.targets is not None}
+    if not known and activations.kind_of_metric(metric) is not None:
+        every = torch.split(torch.arange(len(prepared.validation)), 256)
+        known["validation"] = torch.cat([prepared.validation.batch(some)[1] for some in every])
+    return known
+
+
+def leaves_out(loss: Any) -> int:
+    """Return the class number that a loss leaves out, given as a name, ``file.py:function`` or a function.
+
+    >>> leaves_out(torch.nn.CrossEntropyLoss(ignore_index=3)), leaves_out("cross-entropy"), leaves_out(None)
+    (3, -100, -100)
+    """
+    if isinstance(loss, str) and ":" in loss:
+        loss = loss_of(loss, Task(kind="custom"))
+    return ignored_by(loss)

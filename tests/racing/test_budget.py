@@ -12,7 +12,7 @@ import races
 from thalweg.errors import Interrupted
 from thalweg.execution import Execution, loop
 from thalweg.execution.journal import Journal
-from thalweg.racing.budget import Budget
+from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import understand
@@ -141,7 +141,9 @@ def test_a_split_that_takes_too_long_is_dropped(
     results, _ = race(tmp_path / "race", minutes_for(plan), kind="loop")
     assert results.plan.splits == 3
     assert all(len(each.winners) == 3 for each in results.optimizers)
-    (said,) = out_of_time(results)
+    said, over = out_of_time(results)
+    assert over.startswith("the race took ")
+    assert "two splits" not in over
     assert said.startswith("3 of 5 splits were run; split 4 was under way and is dropped")
 
 
@@ -240,3 +242,26 @@ def test_the_estimate_of_parts_adds_up(plan: PlanInfo) -> None:
     assert sum(replicate_seconds(fitted, COST).values()) * SPLITS == pytest.approx(
         estimate_seconds(plan, COST)
     )
+
+
+def test_a_budget_is_said_to_be_kept_only_where_it_is(plan: PlanInfo) -> None:
+    asked = plan.model_copy(update={"minutes": 1.0, "splits": 2})
+    assert overrun(plan, 1e9) is None
+    assert overrun(asked, 65) is None
+    assert overrun(asked, 84) == (
+        "the race took 84 s, more than its budget of 60 s: two splits are run whatever they take"
+    )
+    more = asked.model_copy(update={"splits": 3})
+    assert overrun(more, 84) == "the race took 84 s, more than its budget of 60 s"
+
+
+def test_a_race_that_overruns_its_budget_says_what_it_took(
+    tmp_path: Path, clock: Clock, plan: PlanInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, clock, lambda key: 30.0)
+    results, notes = race(tmp_path / "run", minutes_for(plan))
+    said = out_of_time(results)
+    assert said[-1].startswith("the race took ")
+    assert said[-1] in notes
+    assert not any("to keep to" in text for text in (*said, *notes))
+    assert any(text.endswith("since the budget is 1 s") for text in said)

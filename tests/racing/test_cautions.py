@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from thalweg.errors import spelled_as_command
 from thalweg.racing.cautions import warnings
 from thalweg.racing.results import ReplicateWinner, SettingInfo, Warning_
 from thalweg.racing.verdict import Evidence, conclude, judge, weigh
@@ -56,6 +57,26 @@ def test_an_edge_in_half_the_splits() -> None:
     assert "spaces={'adam.lr': (LOW, HIGH)}" in found["edge"].text
     seldom = [winner(r, lr="high") if r < 2 else winner(r) for r in range(5)]
     assert "edge" not in told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": seldom})
+
+
+def test_every_setting_at_an_edge_is_named_with_what_widens_it() -> None:
+    won = [winner(r, lr="high", beta1="low") if r < 3 else winner(r, eps="high") for r in range(5)]
+    text = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": won})["edge"].text
+    assert "lr at the high end of its space in 3 of 5 splits" in text
+    assert "beta1 at the low end of its space in 3 of 5 splits" in text
+    assert text.endswith("widen them with spaces={'adam.lr': (LOW, HIGH), 'adam.beta1': (LOW, HIGH)}")
+    with spelled_as_command():
+        text = told(scores_of([0.98, 0.7], spread=0.001), ["adam", "sgd"], winners={"adam": won})["edge"].text
+        assert text.endswith("--space adam.lr=LOW:HIGH --space adam.beta1=LOW:HIGH")
+
+
+def test_runs_that_moved_no_weight() -> None:
+    scores = scores_of([0.98, 0.7], spread=0.001)
+    still = {"adam": [False] * 10, "sgd": [True] * 9 + [False]}
+    found = told(scores, ["adam", "sgd"], unmoved=still)["unmoved"]
+    assert found.optimizer == "sgd"
+    assert found.text.startswith("sgd moved no weight in 9 of 10 confirmation runs")
+    assert "unmoved" not in told(scores, ["adam", "sgd"], unmoved={"adam": [False] * 10})
 
 
 def test_adam_behind_momentum() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from races import options
 from thalweg import objectives
 from thalweg.errors import DataError, OptionError
 from thalweg.objectives import Task
+from thalweg.racing import configuration
 from thalweg.racing import plan as planning
 from thalweg.racing.plan import Cost
 from thalweg.racing.results import PlanInfo
@@ -128,3 +130,34 @@ def test_whole_numbers(value: Any) -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(0.1, "1 s"), (40, "40 s"), (210, "3.5 min"), (7560, "2.1 h")])
 def test_spoken_seconds(seconds: float, said: str) -> None:
     assert planning.spoken_seconds(seconds) == said
+
+
+def test_numbers_of_any_library_are_taken() -> None:
+    plain = options(
+        trials=3, splits=2, confirm=1, epochs=2, batch_size=16, seed=1, minutes=5.0, goal=0.5, margin=0.25,
+        spaces={"adam.lr": (0.125, 0.5)}, optimizers=["sgd", "adam"], eliminate=False,
+    )  # fmt: skip
+    numpys = options(
+        trials=np.int64(3), splits=np.int8(2), confirm=np.uint16(1), epochs=np.int32(2), seed=np.uint8(1),
+        batch_size=np.int16(16), minutes=np.float64(5), goal=np.float32(0.5), margin=np.float16(0.25),
+        spaces={"adam.lr": (np.float32(0.125), np.float64(0.5))}, optimizers=np.array(["sgd", "adam"]),
+        eliminate=np.False_,
+    )  # fmt: skip
+    assert numpys == plain
+    assert understand(numpys).plan == understand(plain).plan
+    assert configuration.written(numpys, None) == configuration.written(plain, None)
+    assert "np." not in repr(configuration.written(numpys, None))
+
+
+@pytest.mark.parametrize("name", ["trials", "splits", "confirm", "epochs", "batch_size", "seed"])
+@pytest.mark.parametrize("value", [True, np.True_, 2.0, np.float64(2), "2", np.int64(-1)])
+def test_what_is_no_whole_number_is_refused(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=f"^{name} is .* but must be a whole number of at least"):
+        understand(options(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["minutes", "margin", "goal"])
+@pytest.mark.parametrize("value", [True, "2"])
+def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=f"^{name} is "):
+        understand(options(**{name: value}))

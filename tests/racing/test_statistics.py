@@ -139,6 +139,61 @@ def test_equivalence_is_two_one_sided_t_tests() -> None:
     assert {"equivalent", "undecided"} <= seen
 
 
+def equivalence_by_hand(y: np.ndarray, p: int, q: int, left: list[int], margin: float) -> bool:
+    """Two one-sided tests on a pair's own variance, and on that with the median of those that are left."""
+    own = {(a, b): np.var(y[a] - y[b], ddof=1) / y.shape[1] for a in left for b in left if a < b}
+    half = scipy_stats.t.isf(0.05, y.shape[1] - 1) * np.sqrt(own[p, q])
+    if len(left) > 2:
+        lent = ((y.shape[1] - 1) * own[p, q] + np.median(list(own.values()))) / y.shape[1]
+        half = max(half, scipy_stats.t.isf(0.05, y.shape[1] - 0.5) * np.sqrt(lent))
+    return abs(y[p].mean() - y[q].mean()) + half < margin
+
+
+def test_equivalence_has_to_succeed_on_the_moderated_variance_too() -> None:
+    seen = set()
+    for seed in range(60):
+        y = draw(seed, 3, gap=0.0)
+        # the splits of the first two happen to agree
+        y[1] = y[0] + 0.02 * (draw(seed + 500, 1, gap=0.0)[0] - draw(seed + 500, 1, gap=0.0)[0].mean())
+        margin = 1.0
+        own = scipy_stats.t.isf(0.05, 4) * np.sqrt(np.var(y[0] - y[1], ddof=1) / 5)
+        found = compare_pairs(split_contrasts(y, 1 / 5), margin=margin)
+        assert (found[0].verdict == "equivalent") == equivalence_by_hand(y, 0, 1, [0, 1, 2], margin)
+        assert abs(y[0].mean() - y[1].mean()) + own < margin, "its own variance alone would say so"
+        seen.add(found[0].verdict)
+    assert seen == {"equivalent", "undecided"}
+
+
+def test_equivalence_is_judged_among_those_that_are_left() -> None:
+    seen = set()
+    for seed in range(40):
+        y = np.vstack([draw(seed, 3, gap=0.0) * 0.3, 40 * draw(seed + 90, 3, gap=0.0) - 900])
+        found = {(pair.a, pair.b): pair for pair in compare_pairs(split_contrasts(y, 1 / 5), margin=1.0)}
+        if any(found[p, q].loser != q for p in range(3) for q in (3, 4, 5)):
+            continue
+        for p, q in ((0, 1), (0, 2), (1, 2)):
+            assert (found[p, q].verdict == "equivalent") == equivalence_by_hand(y, p, q, [0, 1, 2], 1.0)
+            seen.add((found[p, q].verdict, equivalence_by_hand(y, p, q, list(range(6)), 1.0)))
+    # lent by all six it would never be
+    assert ("equivalent", False) in seen
+
+
+def test_a_claim_of_equivalence_lasts_as_long_as_both_tests_succeed() -> None:
+    y = draw(3, 3, gap=0.0) * 0.3
+    contrasts = split_contrasts(y, correction(5, 0.25))
+    found = compare_pairs(contrasts, margin=1.4)
+    held = statistics.holds_up_to(contrasts, None, found, replicates=5, correlation=0.25, margin=1.4)
+    for pair, upto in zip(found, held, strict=True):
+        tried = [r for r in np.arange(0.25, 0.601, 0.05) if _still(y, pair, float(r))]
+        assert upto == (pytest.approx(tried[-1]) if pair.verdict == "equivalent" else None)
+    assert len({upto for upto in held if upto is not None}) > 1
+
+
+def _still(y: np.ndarray, pair: Comparison, r: float) -> bool:
+    one = compare_pairs(split_contrasts(y, correction(5, r)), margin=1.4)
+    return next(c for c in one if (c.a, c.b) == (pair.a, pair.b)).verdict == "equivalent"
+
+
 def test_at_the_margin_one_example_is_worth_its_share() -> None:
     example = correction(5, 0.25) / 40
     for seed in range(30):

@@ -72,6 +72,47 @@ def noisy_loss(outputs, targets):
 one_logit = nn.Sequential(nn.Linear(30, 1))
 
 
+class PerToken(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.scores = nn.Linear(input_shape[1], 3)
+
+    def forward(self, x):
+        return self.scores(x).transpose(1, 2)
+
+
+def inputs(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def several():
+    x = inputs(160, 4)
+    return x, 3 * x[:, :2] + x[:, 2:] ** 2
+
+
+def many():
+    x = inputs(160, 4)
+    return x, (x[:, :3] > 0).astype(np.int64)
+
+
+def left_out():
+    x = inputs(160, 4)
+    labels = (x.sum(1) > 0).astype(np.int64)
+    labels[:40:3] = -100
+    return x, labels
+
+
+def tokens():
+    x = inputs(160, 5, 4)
+    labels = (x.sum(2) > 0).astype(np.int64) + (x[..., 0] > 1)
+    labels[:, 4] = -100
+    return x, labels
+
+
+def exact_match(outputs, targets):
+    return ((outputs > 0) == (targets > 0)).all(1).double().mean()
+
+
 def loss(outputs, targets):
     return nn.functional.smooth_l1_loss(outputs[:, 0], targets)
 
@@ -117,6 +158,45 @@ CASES = {
         "model": "own.py:Frozen",
         "optimizer": ("lbfgs", {"batch_factor": 2.0, "batch_growth": 1.0, "max_iter": 3}),
         "schedule": "constant",
+    },
+    **{
+        f"several numbers, {metric}": {
+            "data": "own.py:several",
+            "model": "linear",
+            "optimizer": ("adam", {"lr": 0.05}),
+            "schedule": "constant",
+            "loss": loss,
+            "metric": metric,
+        }
+        for loss, metric in (("mse", "rmse"), ("huber", "mae"), ("mae", "r2"))
+    },
+    "many labels": {
+        "data": "own.py:many",
+        "model": "linear",
+        "optimizer": ("adam", {"lr": 0.05}),
+        "schedule": "constant",
+        "loss": "bce",
+        "metric": "own.py:exact_match",
+    },
+    **{
+        f"some left out, {metric}": {
+            "data": "own.py:left_out",
+            "task": "custom",
+            "model": "linear",
+            "optimizer": ("adam", {"lr": 0.05}),
+            "schedule": "constant",
+            "loss": "cross-entropy",
+            "metric": metric,
+        }
+        for metric in ("accuracy", "balanced-accuracy", "log-loss", "auc")
+    },
+    "tokens": {
+        "data": "own.py:tokens",
+        "model": "own.py:PerToken",
+        "optimizer": ("adam", {"lr": 0.05}),
+        "schedule": "constant",
+        "loss": "cross-entropy",
+        "metric": "accuracy",
     },
     "digits, lbfgs": {
         "data": "digits",
@@ -267,7 +347,9 @@ def folder(tmp_path, monkeypatch):
 def made(case):
     """The text of a case's winner.py, and what the training loop gives."""
     with own_generators(SEED, "data"):
-        source = data.load(case["data"], target=case.get("target"), missing=case.get("missing"))
+        source = data.load(
+            case["data"], target=case.get("target"), task=case.get("task"), missing=case.get("missing")
+        )
     prepared = data.prepare(source, seed=SEED, replicate=REPLICATE)
     name, numbers = case["optimizer"]
     begins = case.get("initialization", {})
@@ -276,6 +358,7 @@ def made(case):
             "data": {
                 "spec": case["data"],
                 "target": case.get("target"),
+                "task": case.get("task"),
                 "missing": case.get("missing"),
                 "seed": SEED,
                 "replicate": REPLICATE,

@@ -153,8 +153,12 @@ def test_labels_for_each_token() -> None:
     model = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (3, 4)))
     for loss in ("cross-entropy", F.cross_entropy):
         assert not fit(model, tokens, loss, epochs=1).failed
-    with pytest.raises(OptionError, match="the metric 'accuracy' is for classification, not for a custom"):
-        fit(model, tokens, "cross-entropy", metric="accuracy")
+    found = fit(model, tokens, "cross-entropy", metric="accuracy", epochs=1)
+    right = (found.model(X).argmax(1) == tokens).double().mean()
+    assert found.final["validation"] == pytest.approx(float(right))
+    flat = nn.Linear(5, 12)
+    with pytest.raises(OptionError, match=r"it needs outputs of shape \(128, 'classes', 4\)"):
+        fit(flat, tokens, lambda outputs, targets: outputs.square().mean(), metric="accuracy", epochs=1)
 
 
 def test_a_class_in_validation_alone() -> None:
@@ -232,6 +236,10 @@ def own_loss(outputs: Any, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs if isinstance(outputs, Tensor) else last(outputs), targets)
 
 
+def own_accuracy(outputs: Any, targets: Tensor) -> Tensor:
+    return (last(outputs).argmax(1) == targets).double().mean()
+
+
 def last(outputs: Any) -> Tensor:
     found: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
     return found
@@ -246,11 +254,14 @@ def test_models_of_several_outputs_get_one_sentence_and_work_under_a_loss_that_t
         ):
             fit(model, SIDE, loss)
     assert not fit(model, SIDE, own_loss).failed
-    for metric in ("accuracy", lambda outputs, targets: 1.0):
-        with pytest.raises(ModelError, match=rf"the model gives a {kind}, but the metric '.*' needs one"):
-            fit(model, SIDE, own_loss, metric=metric)
-    with pytest.raises(ModelError, match=rf"the model gives a {kind}, but the metric needs one tensor"):
-        thalweg.race(model, (X, SIDE), loss=own_loss, metric=lambda outputs, targets: 1.0, trials=1, epochs=1)
+    found = fit(model, SIDE, own_loss, metric=own_accuracy)
+    right = (last(found.model(X)).argmax(1) == SIDE).double().mean()
+    assert found.final["validation"] == pytest.approx(float(right))
+    refused = rf"the model gives a {kind}, but the metric 'accuracy' needs one"
+    with pytest.raises(ModelError, match=refused):
+        fit(model, SIDE, own_loss, metric="accuracy")
+    with pytest.raises(ModelError, match=refused):
+        thalweg.race(model, (X, SIDE), loss=own_loss, trials=1, epochs=1)
 
 
 def test_batches_that_are_dictionaries_get_a_sentence() -> None:

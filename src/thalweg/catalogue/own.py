@@ -19,6 +19,7 @@ from thalweg.errors import RuleError
 from thalweg.optim.custom import from_rule
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.rules import MatrixRule, Rule, as_rule, trace
+from thalweg.settings import as_whole, is_number
 
 __all__ = ["refusal_by_name", "resolve"]
 
@@ -117,7 +118,7 @@ def _of_class(spec: str, found: type) -> Entry:
         if _is_pair(name, default):
             pairs[name] = ("beta1", "beta2")
             hyperparameters += [_guessed(f"beta{i}", float(beta)) for i, beta in enumerate(default, 1)]
-        elif isinstance(default, int | float) and not isinstance(default, bool):
+        elif is_number(default):
             whole = _is_whole(parameter.annotation, default)
             hyperparameters.append(replace(_guessed(name, float(default)), whole=whole))
     imports, name = _imports(spec)
@@ -176,7 +177,7 @@ def _is_pair(name: str, default: object) -> bool:
 def _is_whole(annotation: object, default: float) -> bool:
     """Whether a number counts something: by its type or, where none is given, by a default such as 10."""
     if annotation is inspect.Parameter.empty:
-        return isinstance(default, int) and abs(default) > 1
+        return as_whole(default) is not None and abs(default) > 1
     return annotation in (int, "int")
 
 

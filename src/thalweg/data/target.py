@@ -216,7 +216,12 @@ def outputs_of(task: Task, y: npt.NDArray[Any]) -> int:
         return len(task.classes)
     if task.kind == "regression":
         return 1
-    return int(np.prod(y.shape[1:])) if y.ndim > 1 and y.dtype.kind == "f" else 0
+    if y.ndim > 1:
+        # of whole numbers those that say yes or no have an output each; others are classes at positions
+        yes_or_no = y.dtype.kind in "iub" and bool(((y == 0) | (y == 1)).all())
+        return int(np.prod(y.shape[1:])) if y.dtype.kind == "f" or yes_or_no else 0
+    numbered = y.dtype.kind in "iu" and y.size > 0 and 0 <= int(y.max()) < _MANY
+    return int(y.max()) + 1 if numbered else 0
 
 
 def _few(raw: npt.NDArray[Any], labelled: bool) -> bool:

@@ -295,6 +295,11 @@ def _task(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task,
     """What is predicted, and how many outputs that takes."""
     mine, judged = tasks_of(loss, metric, known)
     task = judged if mine.kind == "custom" else mine
+    if judged.by_position:
+        raise OptionError(
+            f"the metric {metric!r} of an ensemble is of one class for each example, not of classes at "
+            "several positions; give a function of outputs and targets as the metric"
+        )
     if activations.family(loss) == "two classes" and task.kind == "classification":
         return task, 1
     if task.kind == "custom":

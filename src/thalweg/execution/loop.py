@@ -22,6 +22,7 @@ from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.core import Training, advance
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
+from thalweg.training.movement import checksums
 from thalweg.training.rates import Rates
 from thalweg.training.scoring import score
 
@@ -66,6 +67,7 @@ def run(
     size, total = workload.batch_size, problem.steps(workload)
     model, entry, train = problem.model(run), problem.entry(run), problem.data.train
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **run.setting.hyperparameters)
+    beginning = checksums(optimizer)
     of_run = entry.of_run(run.setting.hyperparameters)
     batches = Batches(
         len(train),
@@ -102,6 +104,8 @@ def run(
         for point in points:
             if point > observer.evaluated:
                 observer.history.skip(point)
+        # a resumed run has been built with the same weights
+        observer.history.unmoved = observer.history.active and checksums(optimizer) == beginning
         observer.history.updates = None if entry.needs == "gradient" else training.updates
         observer.save(finished=True)
     return observer.history.outcome()

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars
 
-from thalweg import catalogue, data, models, objectives, schedules, trust
+from thalweg import catalogue, data, models, schedules, trust
 from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, nearest, option
 from thalweg.execution.choose import Choice, choose, worth_starting
@@ -29,6 +29,7 @@ from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import usable_device
 from thalweg.runs.interrupt import Interruption
 from thalweg.settings import check_length
+from thalweg.targets import objective_of
 from thalweg.training.fitting import taken_up
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 from thalweg.training.watch import Pace, Silent, Watcher
@@ -329,11 +330,12 @@ def _problem(
     for entry in entries:
         if _made_of(optimizers.setdefault(entry.name, entry)) is not _made_of(entry):
             raise OptionError(f"settings has two optimizers of the name {entry.name!r}; give each its own")
+    named_loss, named_metric = objective_of(loss, metric, prepared)
     problem = Problem(
         factory=models.factory(model),
         data=prepared,
-        loss=loss if callable(loss) else objectives.loss(loss, prepared.task).name,
-        metric=metric if callable(metric) else objectives.metric(metric, prepared.task).name,
+        loss=loss if callable(loss) else named_loss.name,
+        metric=metric if callable(metric) else named_metric.name,
         optimizers=optimizers,
         device=device,
     )

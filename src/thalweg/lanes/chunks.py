@@ -18,6 +18,7 @@ from thalweg.errors import Interrupted
 from thalweg.lanes.device_split import DeviceSplit
 from thalweg.lanes.evaluating import ignores, score
 from thalweg.lanes.forward import forward_of
+from thalweg.lanes.movement import checksums_of_lanes
 from thalweg.lanes.stack import Stack
 from thalweg.lanes.step import Program, group_key
 from thalweg.run.factors import Factors
@@ -260,6 +261,7 @@ class _Chunk:
         self.program: Program | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._epoch = -1
+        self._beginning: dict[int, Tensor] = {}
 
     # The course -------------------------------------------------------------------------------------
 
@@ -314,6 +316,9 @@ class _Chunk:
         """Build the program, from the runs' seeds or from a checkpoint."""
         rows = [self.runs[number] for number in self.rows]
         stack = Stack.build(self.problem.model, rows)
+        # from the runs' seeds, also where a checkpoint goes on from there
+        sums = checksums_of_lanes(stack.parameters)
+        self._beginning = dict(zip(self.rows, sums, strict=True))
         self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers)
         self._losses = torch.zeros(
             self._window(), len(rows), dtype=stack.parameters[0].dtype, device=self.device
@@ -374,6 +379,10 @@ class _Chunk:
             losses = self._losses[: self.step - since].double().cpu().numpy()
             for number, row in first.items():
                 self.histories[number].train(losses[:, row], range(since + 1, self.step + 1))
+        if last:
+            for row, sums in enumerate(checksums_of_lanes(self.program.stack.parameters)):
+                history = self.histories[self.rows[row]]
+                history.unmoved = history.active and torch.equal(sums, self._beginning[self.rows[row]])
         loss, score, _ = self._score(self.problem.data.validation)
         test_score, reduced = None, None
         if self.workload.score_test:

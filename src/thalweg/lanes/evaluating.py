@@ -46,7 +46,10 @@ def score(
             # nothing but ignored targets adds nothing, where the mean over none is NaN
             losses += torch.where(divisor > 0, here.double() * divisor, 0.0)
             weights += divisor
-        if metric.per_example:
+        if metric.per_example and (outputs.ndim > 3 or y[:1].numel() > 1):
+            # an example of several columns or positions is no row; lane by lane bits don't depend on K either
+            reduced.append(torch.stack([metric.reduce(one, y) for one in outputs]))
+        elif metric.per_example:
             reduced.append(by_rows(metric.reduce, outputs, y.expand(lanes, *y.shape)))
         else:
             reduced.append(metric.reduce(outputs, y))

@@ -53,6 +53,7 @@ class Task:
         target: name of the column, where there is one.
         spread: standard deviation of a regression target over all rows, in its own units.
         columns: numbers to be predicted of an example; with several, regression's metrics are over all.
+        by_position: whether an example has a class at each of several positions, such as tokens or pixels.
         center, scale: a regression target is ``center + scale * prepared``; of one split's training part,
             and 0 and 1 before there is a split and where the targets are taken as they are.
     """
@@ -64,6 +65,7 @@ class Task:
     center: float = 0.0
     scale: float = 1.0
     columns: int = 1
+    by_position: bool = False
 
 
 def names(what: What, task: Task | None = None) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class Metric:
         if self.per_example and targets.ndim == 2 and targets.shape[1] == 1:
             targets = targets[:, 0]
         if weights is None:
-            weights = torch.ones(targets.shape[0], dtype=torch.float64, device=reduced.device)
+            weights = torch.ones(targets.shape[0], dtype=torch.float64, device=targets.device)
         return self._score(reduced, targets, weights.to(torch.float64), lanes)
 
 
@@ -212,11 +212,19 @@ def _own_metric(name: str, function: Callable[[Any, Any], Any], task: Task) -> M
     best, worst = (math.inf, -math.inf) if higher else (-math.inf, math.inf)
     forms = Forms(function)
 
-    def reduce(outputs: Tensor, targets: Tensor) -> Tensor:
+    def reduce(outputs: Any, targets: Tensor) -> Any:
         # a model that squeezes gives a batch of one example as a bare number
-        return outputs.reshape(1) if not outputs.ndim else outputs
+        return outputs.reshape(1) if isinstance(outputs, Tensor) and not outputs.ndim else outputs
 
-    def score(reduced: Tensor, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
+    def score(reduced: Any, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
+        if not isinstance(reduced, Tensor):
+            if (task.center, task.scale) != (0.0, 1.0):
+                raise OptionError(
+                    f"the model gives {type(reduced).__name__}, which can't be brought to the target's own "
+                    f"units for the metric {name!r}; give a module whose forward returns one tensor"
+                )
+            assert bool((weights == 1).all()), "what isn't one tensor is never resampled"
+            return torch.tensor(_number(function(reduced, targets), name), dtype=torch.float64)
         outputs, goal = reduced, targets
         if task.kind == "regression":
             if not _FLOAT32_LEAST <= max(abs(task.center), abs(task.scale)) <= _FLOAT32_MOST:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.optim.views import real
 from thalweg.rules import Rule
+from thalweg.settings import is_number
 
 __all__ = ["LOW_PRECISION", "begin", "never_zero", "plain", "step"]
 
@@ -35,7 +36,7 @@ class _NeverZero(Tensor):
 
 
 def _is_zero(value: object) -> bool:
-    return isinstance(value, int | float) and value == 0
+    return is_number(value) and value == 0
 
 
 def never_zero(hyper: Mapping[str, Any]) -> dict[str, float]:

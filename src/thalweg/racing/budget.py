@@ -9,10 +9,26 @@ from thalweg.execution.journal import Journal
 from thalweg.racing.plan import KEPT_BACK, Cost, replicate_seconds, spoken_seconds
 from thalweg.racing.results import PlanInfo
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "overrun"]
 
 # a verdict compares splits, so it needs two of them
 _FEWEST_SPLITS = 2
+# a budget overrun by less than this share is as good as kept
+_OVERRUN = 1.2
+
+
+def overrun(plan: PlanInfo, seconds: float) -> str | None:
+    """Say that a race took longer than its budget; ``None`` where it didn't, or by little.
+
+    Args:
+        plan: what was done, with ``minutes`` if there was a budget.
+        seconds: that the race took.
+    """
+    if plan.minutes is None or seconds <= _OVERRUN * 60 * plan.minutes:
+        return None
+    least = ": two splits are run whatever they take" if plan.splits <= _FEWEST_SPLITS else ""
+    budget = spoken_seconds(60 * plan.minutes)
+    return f"the race took {spoken_seconds(seconds)}, more than its budget of {budget}{least}"
 
 
 class Budget:
@@ -121,7 +137,7 @@ class Budget:
     def _cut(self, sentence: str, **changes: int) -> None:
         self.plan = self.plan.model_copy(update=changes)
         assert self.plan.minutes is not None
-        self.cuts.append(f"{sentence}, to keep to {spoken_seconds(60 * self.plan.minutes)}")
+        self.cuts.append(f"{sentence}, since the budget is {spoken_seconds(60 * self.plan.minutes)}")
         self._told(self.cuts[-1])
 
     def _once(self, key: str, decide: Callable[[], Any]) -> Any:

@@ -38,11 +38,13 @@ def warnings(
     test_noise: bool = True,
     cuts: Sequence[str] = (),
     data: Sequence[str] = (),
+    unmoved: Mapping[str, Sequence[bool]] | None = None,
 ) -> list[Warning_]:
     """Return what a careful reader has to know, the most particular first.
 
     Codes: ``data`` (what the data itself may mislead by), ``out-of-time`` (the clock cut the plan),
     ``edge`` (an optimizer's best setting lies at an end of its space in at least half the replicates),
+    ``unmoved`` (runs in which no step moved any weight),
     ``adam-behind-momentum``, ``diverged``, ``collapsed`` (a run far below the others of its optimizer),
     ``one-example`` (optimizers agree more closely than one test example can show), ``test-noise`` (what the
     choice of test examples leaves to chance isn't counted),
@@ -63,10 +65,12 @@ def warnings(
         test_noise: whether the verdict counts what the choice of test examples leaves to chance.
         cuts: what the clock took from the plan, a sentence each.
         data: what was found when the data was read.
+        unmoved: of each optimizer's confirmation runs, whether no step moved any weight.
     """
     return [
         *(Warning_(code="data", text=text) for text in data),
         *(Warning_(code="out-of-time", text=cut) for cut in cuts),
+        *_unmoved(unmoved or {}),
         *_edges(winners),
         *_adam(verdict),
         *_diverged(evidence),
@@ -101,15 +105,35 @@ def _edges(winners: Mapping[str, Sequence[ReplicateWinner]]) -> list[Warning_]:
                 for (hyperparameter, end), count in often.items()
             ]
         )
-        first = next(iter(often))[0]
         # a starting point's number goes by its own name
-        key = first if "." in first else f"{name}.{first}"
+        keys = [number if "." in number else f"{name}.{number}" for number, _ in often]
+        wider = option("spaces", dict.fromkeys(keys, ("LOW", "HIGH")))
         found.append(
             Warning_(
                 code="edge",
                 optimizer=name,
                 text=f"{name} was best with {where}, so better settings may lie beyond: "
-                f"widen it with {option('spaces', {key: ('LOW', 'HIGH')})}",
+                f"widen {'it' if len(keys) == 1 else 'them'} with {wider}",
+            )
+        )
+    return found
+
+
+def _unmoved(runs: Mapping[str, Sequence[bool]]) -> list[Warning_]:
+    found = []
+    for name, still in runs.items():
+        if not any(still):
+            continue
+        runs_of = (
+            f"{sum(still)} of {len(still)} confirmation runs" if len(still) > 1 else "its confirmation run"
+        )
+        found.append(
+            Warning_(
+                code="unmoved",
+                optimizer=name,
+                text=f"{name} moved no weight in {runs_of}, so this is a model's score as it begins; see "
+                "whether gradients reach the parameters and are finite, and whether learning rates are large "
+                f"enough to change a number of this precision ({option('spaces')})",
             )
         )
     return found

@@ -30,6 +30,7 @@ from thalweg.racing.verdict import Evidence
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import environment
 from thalweg.strategies.initialization import InitializationSettings
+from thalweg.targets import class_numbers, leaves_out
 
 __all__ = ["build_results", "winning_pool", "write_winner"]
 
@@ -104,6 +105,10 @@ def build_results(
             test_noise=evidence.fixed_test or not setup.source.fixed_test,
             cuts=cuts,
             data=setup.data_info.warnings,
+            unmoved={
+                name: [run.unmoved for pool in assemble.pool_of(records, name) for run in pool.confirmations]
+                for name in plan.optimizers
+            },
         ),
         test_looks=test_looks,
         timing=Timing(
@@ -154,15 +159,21 @@ def _one_example(setup: Setup, plan: PlanInfo) -> float:
     """By how much one test example can change a replicate's score; 0 where scores are continuous.
 
     Of balanced accuracy and of the area under the curve, which average over classes, one of the rarest class.
+    An example counts with all its positions, such as tokens, less those that the loss leaves out.
     """
     targets = setup.first.test.targets
     if plan.metric not in ("accuracy", "balanced-accuracy", "auc"):
         return 0.0
-    if plan.metric == "accuracy" or targets is None:
+    if targets is None:
         return 1 / setup.data_info.split_sizes["test"]
-    counts = torch.unique(targets, return_counts=True)[1]
-    classes = len(counts) if plan.metric == "balanced-accuracy" else 1
-    return 1 / float(classes * counts.min())
+    numbers = class_numbers(targets)
+    numbers = (targets if numbers is None else numbers).reshape(len(targets), -1)
+    counts = numbers != leaves_out(setup.given[0])
+    if plan.metric == "accuracy":
+        return float(counts.sum(1).max() / max(1, int(counts.sum())))
+    classes = torch.unique(numbers[counts])
+    worth = [float((numbers == one).sum(1).max() / (numbers == one).sum()) for one in classes]
+    return max(worth, default=0.0) / (len(classes) if plan.metric == "balanced-accuracy" else 1)
 
 
 def _resample(
@@ -314,7 +325,7 @@ def write_winner(
         data=recipe.Data(
             spec=options.data,
             target=options.target,
-            task=options.task,  # type: ignore[arg-type]
+            task=setup.task,  # type: ignore[arg-type]
             missing=options.missing,  # type: ignore[arg-type]
             types=dict(options.types or {}),  # type: ignore[arg-type]
             seed=plan.seed,

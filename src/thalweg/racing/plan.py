@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from thalweg.errors import DataError, OptionError, option
 from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
-from thalweg.settings import MOST
+from thalweg.settings import MOST, as_whole
 
 __all__ = [
     "KEPT_BACK",
@@ -50,17 +50,20 @@ class Cost:
 def whole_number(name: str, value: object, *, least: int) -> int:
     """Return ``value`` as an int of at least ``least``, and at most what :data:`thalweg.settings.MOST` says.
 
+    Whole numbers of any type will do, NumPy's included.
+
     Raises:
         OptionError: it isn't a whole number, or is too small or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        shown = _short(value) if isinstance(value, int) else repr(value)
+    number = as_whole(value)
+    if number is None or number < least:
+        shown = repr(value) if number is None else _short(number)
         raise OptionError(f"{option(name)} is {shown}, but must be a whole number of at least {least}")
-    if value > MOST[name]:
+    if number > MOST[name]:
         raise OptionError(
-            f"{option(name)} is {_short(value)}, but must be a whole number from {least} to {MOST[name]}"
+            f"{option(name)} is {_short(number)}, but must be a whole number from {least} to {MOST[name]}"
         )
-    return value
+    return number
 
 
 def _short(value: int) -> str:

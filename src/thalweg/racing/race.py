@@ -16,7 +16,7 @@ from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
 from thalweg.racing import assemble, configuration, finish, looks, stages, standing
 from thalweg.racing import plan as planning
-from thalweg.racing.budget import Budget
+from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
@@ -27,9 +27,6 @@ from thalweg.runs.interrupt import Interruption
 from thalweg.runs.kinds import refuse_existing
 
 __all__ = ["run_race"]
-
-# a budget overrun by less than this share is as good as kept
-_OVERRUN = 1.2
 
 
 def run_race(
@@ -180,6 +177,8 @@ def _run(
             records.append(record)
     plan = budget.plan
     seconds = step_seconds(setup, plan, records, journal)
+    elapsed = journal.elapsed
+    over = overrun(plan, elapsed)
     goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
     results = finish.build_results(
         setup,
@@ -188,17 +187,14 @@ def _run(
         records,
         begun=begun,
         test_looks=looked,
-        cuts=budget.cuts,
+        cuts=[*budget.cuts, *([] if over is None else [over])],
         step_seconds=seconds,
         forward_backward=forward_backward(setup, journal),
-        seconds=journal.elapsed,
+        seconds=elapsed,
         seconds_by_stage=engine.seconds,
     )
-    if plan.minutes is not None and results.timing.seconds > _OVERRUN * 60 * plan.minutes:
-        watcher.note(
-            f"the race took {planning.spoken_seconds(results.timing.seconds)}, more than its budget of "
-            f"{plan.minutes:g} min: two splits are run whatever they take"
-        )
+    if over is not None:
+        watcher.note(over)
     if not finish.write_winner(setup, results, records, directory):
         watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
     directory.write_json("results.json", results.model_dump(mode="json"))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 
-from thalweg import catalogue, data, models, objectives, schedules
+from thalweg import catalogue, data, models, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.generators import own_generators
 from thalweg.initial import initialize
 from thalweg.objectives import Loss, Metric
+from thalweg.objectives.given import usable
 from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
@@ -23,7 +25,8 @@ from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
 from thalweg.runs.environment import usable_device
-from thalweg.settings import check_length
+from thalweg.settings import check_length, is_number, plain_numbers
+from thalweg.targets import leaves_out, objective_of
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
@@ -46,6 +49,10 @@ RERUNS = 3
 RERUN_SEEDS = 3
 # Parameters for which a matrix of them all still pays in a race, and for which it can be had at all.
 _DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
+
+
+_OBJECTS = ("model", "data", "loss", "metric", "collate")
+_NAMES = ("optimizers", "schedules", "initializations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +88,24 @@ class Options:
     eliminate: bool = False
     collate: Callable[..., Any] | None = None
 
+    def __post_init__(self) -> None:
+        """Take NumPy's numbers for what they are: what is written down and compared is plain."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _NAMES and isinstance(value, np.ndarray):
+                value = value.tolist()
+            if field.name not in _OBJECTS:
+                object.__setattr__(self, field.name, plain_numbers(value))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget."""
+    """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget.
+
+    ``loss`` and ``metric`` are those of the first split. ``given`` are both as they were asked for: every
+    split makes its own of them, since the units of a standardized target are its own. ``task`` is what the
+    data was read for, where that isn't what the data itself says.
+    """
 
     options: Options
     source: Source
@@ -96,6 +117,8 @@ class Setup:
     data_info: DataInfo
     model_info: ModelInfo
     plan: PlanInfo
+    task: str | None
+    given: tuple[Any, Any]
 
     def workload(self, plan: PlanInfo, *, score_test: bool = False) -> Workload:
         """Return how long runs are."""
@@ -111,8 +134,8 @@ class Setup:
         return Problem(
             factory=self.factory,
             data=self.prepared(replicate),
-            loss=self.loss if callable(self.options.loss) else self.plan.loss,
-            metric=self.metric if callable(self.options.metric) else self.plan.metric,
+            loss=self.given[0],
+            metric=self.given[1],
             optimizers=self.entries,
             device=self.options.device,
         )
@@ -154,29 +177,28 @@ def _understood(options: Options, seed: int) -> Setup:
     if options.engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"{option('engine')} is {options.engine!r}, but must be auto, lanes or loop")
     for name, value in (("minutes", options.minutes), ("margin", options.margin)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not (is_number(value) and value > 0 and math.isfinite(value)):
             raise OptionError(f"{option(name)} is {value!r}, but must be a finite number above 0")
+    if options.goal is not None and not is_number(options.goal):
+        raise OptionError(f"{option('goal')} is {options.goal!r}, but must be a number")
     spaces = pools.spaces(asked, options.spaces or {})
     begins = pools.initialization_spaces(
         initializations.chosen(options.initializations), asked, options.spaces or {}
     )
     if options.data is None:
         raise OptionError(f"{option('data')} is missing; name a table, a folder or a built-in such as digits")
-    source = data.load(
-        options.data,
-        target=options.target,
-        task=options.task,
-        missing=options.missing,
-        types=options.types,
-        collate=options.collate,
+    asked_loss, asked_metric = (
+        usable(value, what) if isinstance(value, type) else value
+        for value, what in ((options.loss, "loss"), (options.metric, "metric"))
     )
+    source, task = _source(options, asked_loss)
+    if task == "custom" and options.task is None:
+        asked_loss = "cross-entropy" if asked_loss is None else asked_loss
+        asked_metric = "accuracy" if asked_metric is None else asked_metric
     _refuse_extreme(source)
-    objectives.loss(options.loss, source.task)
-    objectives.metric(options.metric, source.task)
     first = data.prepare(source, seed=seed, replicate=0, device=options.device)
     # the prepared task knows the units that the targets were standardised from
-    loss = objectives.loss(options.loss, first.task)
-    metric = objectives.metric(options.metric, first.task)
+    loss, metric = objective_of(asked_loss, asked_metric, first)
     if options.goal is not None:
         planning.check_goal(options.goal, metric)
     examples = len(first.train)
@@ -240,7 +262,53 @@ def _understood(options: Options, seed: int) -> Setup:
             text=str(module),
         ),
         plan=plan,
+        task=task,
+        given=(
+            plan.loss if asked_loss is None else asked_loss,
+            plan.metric if asked_metric is None else asked_metric,
+        ),
     )
+
+
+def _source(options: Options, loss: Any) -> tuple[Source, str | None]:
+    """Load the data; labels of which the loss leaves some out are no classes, and keep their numbers."""
+
+    def load(task: str | None) -> Source:
+        return data.load(
+            options.data, target=options.target, task=task, missing=options.missing, types=options.types,
+            collate=options.collate,
+        )  # fmt: skip
+
+    left_out, numbered = leaves_out(loss), None
+    try:
+        source = load(options.task)
+        if options.task is None and str(left_out) in source.task.classes:
+            numbered = _numbered(load, left_out)
+    except DataError:
+        # so few may be left out that they would make no class
+        numbered = _numbered(load, left_out) if options.task is None else None
+        if numbered is None:
+            raise
+    return (source, options.task) if numbered is None else (numbered, "custom")
+
+
+def _numbered(load: Callable[[str | None], Source], left_out: int) -> Source | None:
+    """The data with labels as they are, where some are the number that is left out, the others from 0 on."""
+    try:
+        source = load("custom")
+    except DataError:
+        return None
+    labels = getattr(source, "y", None)
+    if source.columns or not isinstance(labels, np.ndarray) or labels.ndim != 1:
+        return None
+    counted = labels[labels != left_out]
+    if labels.dtype.kind not in "iu" or not 0 < len(counted) < len(labels) or (counted < 0).any():
+        return None
+    source.notes.append(
+        f"{len(labels) - len(counted)} of {len(labels)} labels are {left_out}, which the loss leaves out: "
+        "they are no class, and count in no metric by name"
+    )
+    return source
 
 
 def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:

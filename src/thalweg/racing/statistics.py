@@ -156,10 +156,12 @@ def compare_pairs(
 ) -> list[Comparison]:
     """Judge every two optimizers: better, worse, equivalent within the margin, or undecided.
 
-    - *Equivalent*: two one-sided t tests at 5 % on the pair's own variance:
+    - *Equivalent*: two one-sided t tests at 5 %,
       ``|difference| + e/2 + t * sqrt(max(variance, margin * e)) < margin`` with e what one test example
       is worth: the variance there would be if the two differed by the margin, and half an example for
-      counting in whole ones. Not adjusted: each pair's own claim is wrong at most 5 % of the time.
+      counting in whole ones. They have to succeed on the pair's own variance and on the moderated one below,
+      each with its degrees of freedom: a pair whose splits happen to agree is no surer than the others. Not
+      adjusted: each pair's own claim is wrong at most 5 % of the time.
     - *Better, worse* otherwise: the adjusted p-value is at most 5 %. With M the m optimizers left, for
       any two of them it is the larger of the tail of the studentized range,
 
@@ -193,8 +195,7 @@ def compare_pairs(
     """
     assert margin >= 0
     alpha = 1 - level
-    near = _equivalent(contrasts, margin, alpha)
-    claims, p_values, sizes, lent = _step_down(contrasts, ranked, near, alpha, failed)
+    claims, p_values, sizes, lent, near = _step_down(contrasts, ranked, margin, alpha, failed)
     untested = _without_score(contrasts, failed)
     own, own_dof = _own(contrasts, np.arange(len(near)))
     found = []
@@ -224,13 +225,17 @@ def compare_pairs(
     return found
 
 
-def _equivalent(contrasts: Contrasts, margin: float, alpha: float) -> NDArray[np.bool_]:
-    """Whether two one-sided tests put a pair within the margin, [P, P]."""
-    variances = np.maximum(contrasts.variances, margin * contrasts.example)
-    reach = np.abs(contrasts.differences) + contrasts.example / 2
-    with np.errstate(invalid="ignore"):
-        reach = reach - special.stdtrit(contrasts.dof, alpha) * np.sqrt(variances)
-    return np.asarray(reach < margin, dtype=bool)
+def _equivalent(
+    contrasts: Contrasts, margin: float, alpha: float, members: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether two one-sided tests put a pair within the margin, on its own variance and moderated, [m, m]."""
+    halves = []
+    for variances, dof in (_own(contrasts, members), _moderated(contrasts, members)):
+        widest = np.maximum(variances, margin * contrasts.example)
+        with np.errstate(invalid="ignore"):
+            halves.append(-special.stdtrit(dof, alpha) * np.sqrt(widest))
+    apart = np.abs(contrasts.differences[np.ix_(members, members)]) + contrasts.example / 2
+    return np.asarray(apart + np.maximum(*halves) < margin, dtype=bool)
 
 
 def _without_score(contrasts: Contrasts, failed: Sequence[bool] | None) -> NDArray[np.bool_]:
@@ -243,28 +248,36 @@ def _without_score(contrasts: Contrasts, failed: Sequence[bool] | None) -> NDArr
 def _step_down(
     contrasts: Contrasts,
     ranked: Contrasts | None,
-    near: NDArray[np.bool_],
+    margin: float,
     alpha: float,
     failed: Sequence[bool] | None,
-) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64], tuple[Array, Array]]:
+    near: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64], tuple[Array, Array], NDArray[np.bool_]]:
     """Compare all that are left until nobody leaves.
+
+    Args:
+        near: whether a pair is equivalent, [P, P]; tested for at each step, where it isn't given.
 
     Returns:
         Whether row is better than column, and of the last step in which the two were compared: the
-        p-value, how many were left, and the moderated variance with its degrees of freedom; all [P, P].
+        p-value, how many were left, the moderated variance with its degrees of freedom, and whether they
+        are equivalent; all [P, P].
     """
     count = len(contrasts.means)
     claims = _without_score(contrasts, failed)
     p_values = np.ones((count, count))
     sizes = np.full((count, count), count, dtype=np.int64)
     variances, dofs = np.full((2, count, count), np.inf)
+    found = np.zeros((count, count), dtype=bool) if near is None else near
     left = np.flatnonzero(~claims.any(axis=0))
     while len(left) > 1:
         block = np.ix_(left, left)
         t, p = _tested(contrasts, ranked, left)
         p_values[block], sizes[block] = p, len(left)
         variances[block], dofs[block] = _moderated(contrasts, left)
-        better = (p <= alpha) & (t > 0) & ~near[block]
+        if near is None:
+            found[block] = _equivalent(contrasts, margin, alpha, left)
+        better = (p <= alpha) & (t > 0) & ~found[block]
         if better.any(axis=0).all():
             # scores and ranks together can beat each other in a circle; then ranks prove nothing
             better &= ~np.isnan(contrasts.differences[block])
@@ -273,7 +286,7 @@ def _step_down(
         if not leaving.any():
             break
         left = left[~leaving]
-    return claims, p_values, sizes, (variances, dofs)
+    return claims, p_values, sizes, (variances, dofs), found
 
 
 def _tested(
@@ -327,7 +340,7 @@ def holds_up_to(
     [0.6]
     """
     alpha = 1 - level
-    near = _equivalent(contrasts, margin, alpha)
+    near = _step_down(contrasts, ranked, margin, alpha, failed)[-1]
     held: list[float | None] = [None if one.verdict == "undecided" else correlation for one in comparisons]
     standing = [one.verdict != "undecided" for one in comparisons]
     step = math.floor(correlation / _STEP + 1e-9) + 1
@@ -335,8 +348,9 @@ def holds_up_to(
         tried = round(step * _STEP, 2)
         factor = correction(replicates, tried) / correction(replicates, correlation)
         wider, wider_ranked = contrasts.stretched(factor), ranked and ranked.stretched(factor)
-        claims = _step_down(wider, wider_ranked, near, alpha, failed)[0]
-        still = _equivalent(wider, margin, alpha)
+        claims = _step_down(wider, wider_ranked, margin, alpha, failed, near)[0]
+        # whoever is equivalent by the whole comparison at this correlation
+        still = _step_down(wider, wider_ranked, margin, alpha, failed)[-1]
         for index, one in enumerate(comparisons):
             same = {"better": claims, "worse": claims.T, "equivalent": still}.get(one.verdict)
             standing[index] = standing[index] and same is not None and bool(same[one.a, one.b])

@@ -9,18 +9,20 @@ import textwrap
 
 from torch import nn
 
-from thalweg import catalogue, models, objectives, schedules
+from thalweg import activations, catalogue, models, objectives, schedules
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
 from thalweg.generators import seeds
 from thalweg.layers.modes import held
+from thalweg.objectives import loss as loss_of
 from thalweg.plugins import is_file_spec, load_object
 from thalweg.recipe import Recipe
 from thalweg.run.problem import initial_module
 from thalweg.run.sampler import steps_an_epoch
 from thalweg.streams import seed32
+from thalweg.targets import leaves_out
 
 __all__ = ["script"]
 
@@ -67,6 +69,9 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
         return None
     begins = _beginning(recipe)
     if begins is None:
+        return None
+    if loss != "bce" and activations.family(loss_of(loss, task)) == "two classes":
+        # torch's own, which takes targets in a type and shape that they needn't have
         return None
     data = source.script(recipe.data.seed, recipe.data.replicate)
     model = models.script(recipe.model.spec, prepared.input_shape, prepared.outputs)
@@ -225,6 +230,20 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
         "mae": f"y_scale * {error}.abs().mean()",
         "r2": f"1 - {error}.square().mean() / targets.double().var(correction=0)",
     }
+    if custom:
+        # outputs and targets have one shape, or scores of classes stand at axis 1 beside class numbers
+        counts = f"targets != {leaves_out(loss)}"
+        losses["bce"] = "F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))"
+        error, right = "(outputs.double() - targets.double())", "(outputs.argmax(1) == targets)"
+        metrics = {
+            "accuracy": f"{right}[{counts}].double().mean()",
+            "balanced-accuracy": f"balanced_accuracy_score(targets[{counts}], outputs.argmax(1)[{counts}])",
+            "log-loss": f"F.cross_entropy(outputs, targets, ignore_index={leaves_out(loss)})",
+            "auc": f"roc_auc_score(targets[{counts}], (outputs[:, 1] - outputs[:, 0])[{counts}])",
+            "rmse": f"{error}.square().mean().sqrt()",
+            "mae": f"{error}.abs().mean()",
+            "r2": f"(1 - {error}.square().mean(0) / targets.double().var(0, correction=0)).mean()",
+        }
     lines = []
     if loss in losses:
         lines += ["def loss(outputs, targets):", f"    return {losses[loss]}"]

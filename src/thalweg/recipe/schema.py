@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.equipment import Equipment
-from thalweg.settings import MOST
+from thalweg.settings import MOST, plain_numbers
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -44,6 +44,11 @@ Number: TypeAlias = StrictBool | StrictInt | StrictFloat
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_library(cls, values: Any) -> Any:
+        return plain_numbers(values)
 
 
 class Data(_Part):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import activations, catalogue, data, models, objectives, recipe, schedules, strategies
+from thalweg import activations, catalogue, data, models, recipe, schedules, strategies
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.equipment import equipped
@@ -22,6 +22,7 @@ from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.runs.environment import usable_device
 from thalweg.settings import check_length
 from thalweg.strategies import Plateau, Strategy
+from thalweg.targets import objective_of
 from thalweg.training.core import Training
 from thalweg.training.engine import Engine, OneProcess
 from thalweg.training.feed import ExampleFeed
@@ -82,8 +83,7 @@ def assemble(
             f"prediction.calibrate is {wanted.prediction.calibrate!r}, which is for classes, but this is a "
             f"{prepared.task.kind} task; leave it out"
         )
-    loss = objectives.loss(wanted.objective.loss, prepared.task)
-    metric = objectives.metric(wanted.objective.metric, prepared.task)
+    loss, metric = objective_of(wanted.objective.loss, wanted.objective.metric, prepared)
     examples = len(prepared.train)
     steps = steps_an_epoch(examples, settings.batch_size)
     check_length(settings.epochs, steps)

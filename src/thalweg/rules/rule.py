@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, overload
 
 from thalweg.errors import OptionError, RuleError, nearest
+from thalweg.settings import is_number
 
 __all__ = ["Rule", "as_rule", "rule"]
 
@@ -196,7 +197,7 @@ def _read(
             raise RuleError(f"{place}: t has the default {default!r}; t is the step count and has none")
         elif isinstance(default, bool | str):
             options[name] = default
-        elif isinstance(default, int | float):
+        elif is_number(default):
             hyperparameters[name] = float(default)
         else:
             given = "no default" if default is parameter.empty else f"the default {default!r}"

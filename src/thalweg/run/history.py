@@ -36,6 +36,7 @@ class History:
     diverged_at: int | None = None
     stopped_at: int | None = None
     updates: int | None = None
+    unmoved: bool = False
 
     @property
     def active(self) -> bool:
@@ -105,11 +106,12 @@ class History:
             diverged_at=self.diverged_at,
             test_predictions=list(self.test_predictions),
             updates=self.updates,
+            unmoved=self.unmoved,
         )
 
     def state(self) -> dict[str, Any]:
         """Return everything but the run, as plain values."""
-        names = (*_LISTS, "initial_loss", "diverged_at", "stopped_at", "updates")
+        names = (*_LISTS, "initial_loss", "diverged_at", "stopped_at", "updates", "unmoved")
         return {name: getattr(self, name) for name in names}
 
     @classmethod

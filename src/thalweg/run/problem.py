@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import objectives
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.errors import ModelError
@@ -20,6 +19,7 @@ from thalweg.objectives import Loss, Metric
 from thalweg.run.sampler import steps_an_epoch
 from thalweg.run.spec import Run, Workload
 from thalweg.streams import seed32
+from thalweg.targets import objective_of
 
 __all__ = ["Problem", "initial_module"]
 
@@ -47,12 +47,12 @@ class Problem:
     @property
     def loss_function(self) -> Loss:
         """The loss of these data's task."""
-        return objectives.loss(self.loss, self.data.task)
+        return objective_of(self.loss, self.metric, self.data)[0]
 
     @property
     def metric_function(self) -> Metric:
         """The metric of these data's task."""
-        return objectives.metric(self.metric, self.data.task)
+        return objective_of(self.loss, self.metric, self.data)[1]
 
     def entry(self, run: Run) -> Entry:
         """Return the catalogue's entry of a run's optimizer."""

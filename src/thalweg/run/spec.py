@@ -90,6 +90,7 @@ class Outcome:
         test_predictions: for each test example the one number its metric needs
             (``Metric.reduce``) after the last step; empty unless asked for.
         updates: how many steps the optimizer took, where these aren't the steps counted above.
+        unmoved: whether the run came to its end and no step had moved any weight.
     """
 
     identity: str
@@ -101,6 +102,7 @@ class Outcome:
     diverged_at: int | None = None
     test_predictions: list[float] = field(default_factory=list)
     updates: int | None = None
+    unmoved: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""

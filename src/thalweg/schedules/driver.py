@@ -10,6 +10,7 @@ import torch
 
 from thalweg.errors import OptionError, nearest
 from thalweg.schedules.base import require
+from thalweg.settings import is_number
 
 __all__ = ["Driver", "Factor", "Plateau", "as_factor"]
 
@@ -260,7 +261,7 @@ def _numeric(value: Any) -> bool:
         return bool(value) and all(_numeric(item) and not isinstance(item, (tuple, list)) for item in value)
     if isinstance(value, torch.Tensor):
         return value.numel() == 1
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number(value)
 
 
 def _slots(value: Any) -> list[str]:

@@ -27,7 +27,7 @@ from thalweg.schedules.shapes import (
     Step,
     WarmupStableDecay,
 )
-from thalweg.settings import MOST
+from thalweg.settings import MOST, as_whole, is_number
 
 __all__ = ["Description", "build", "describe", "evaluate", "names"]
 
@@ -303,15 +303,16 @@ def _check(name: str, option: str, value: Any, default: Any) -> None:
     """Refuse a value of another kind than the default: a number for a number, numbers for numbers."""
 
     def number(item: Any) -> bool:
-        return isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+        return is_number(item) and math.isfinite(item)
 
     if isinstance(default, tuple):
         fits = isinstance(value, (list, tuple)) and all(number(item) for item in value)
         kind = "a list of numbers"
     elif option == "cycles":
-        whole = isinstance(value, int) and not isinstance(value, bool)
+        whole = as_whole(value)
         # steps times cycles stay within 64 bits
-        fits, kind = whole and value <= MOST["cycles"], f"a whole number up to {MOST['cycles']}"
+        fits = whole is not None and whole <= MOST["cycles"]
+        kind = f"a whole number up to {MOST['cycles']}"
     else:
         fits, kind = number(value), "a number"
     if not fits:

@@ -20,6 +20,7 @@ from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import Found, Memory, descend
 from thalweg.secondorder.vectors import Vector
+from thalweg.settings import is_number
 
 __all__ = ["BFGS", "LBFGS", "NonlinearCG", "SteepestDescent"]
 
@@ -44,7 +45,7 @@ def _common(
 ) -> dict[str, Any]:
     # spare: enough for a search that has begun to come to its end, also where an iteration is all there is
     usual = spare
-    if isinstance(max_iter, int | float) and math.isfinite(max_iter):
+    if is_number(max_iter) and math.isfinite(max_iter):
         usual += int(max_iter * factor)
     return {
         "max_iter": max_iter,

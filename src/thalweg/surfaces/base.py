@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError
+from thalweg.settings import as_whole, plain_numbers
 
 __all__ = [
     "FACTORIES",
@@ -197,7 +198,8 @@ def registered(factory: Callable[_P, _F]) -> Callable[_P, _F]:
     @functools.wraps(factory)
     def build(*args: _P.args, **kwargs: _P.kwargs) -> _F:
         bound = inspect.signature(factory).bind(*args, **kwargs)
-        return replace(factory(*args, **kwargs), options=dict(bound.arguments))
+        bound.arguments.update(plain_numbers(dict(bound.arguments)))
+        return replace(factory(*bound.args, **bound.kwargs), options=dict(bound.arguments))
 
     FACTORIES[factory.__name__.replace("_", "-")] = build
     return build
@@ -225,12 +227,12 @@ def at_least(
     Traceback (most recent call last):
     thalweg.errors.OptionError: the surface 'extended-rosenbrock' can't have n = 5; give a multiple of 2 ...
     """
-    whole = isinstance(n, int) and not isinstance(n, bool)
-    if not whole or n < least or n % multiple or (most is not None and n > most):
+    whole = as_whole(n)
+    if whole is None or whole < least or whole % multiple or (most is not None and whole > most):
         numbers = "a whole number" if multiple == 1 else f"a multiple of {multiple}"
         span = f"from {least} on" if most is None else f"from {least} to {most}"
         raise OptionError(f"the surface {surface!r} can't have {what} = {n!r}; give {numbers} {span}")
-    return n
+    return whole
 
 
 def _again(name: str, options: Mapping[str, Any]) -> Surface:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from thalweg.runs.kinds import refuse_other_kind
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
+from thalweg.settings import as_whole
 from thalweg.strategies.base import Strategy
 from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.training.core import Training
@@ -284,10 +283,7 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     >>> whole("epochs", np.int64(3))
     3
     """
-    number = None
-    if not isinstance(value, (bool, np.bool_)):
-        with suppress(TypeError):
-            number = operator.index(value)
+    number = as_whole(value)
     if number is None or number < least:
         raise OptionError(f"{name} is {value!r}, but must be a whole number of at least {least}")
     return number

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from thalweg.lanes.movement import weighed_bits
 from thalweg.secondorder.closures import ClosureOptimizer
+from thalweg.settings import is_number
 
 __all__ = ["checksums", "unmoved"]
-
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_AT_ONCE = 1 << 20
 
 
 def checksums(optimizer: torch.optim.Optimizer) -> list[int]:
     """Return a number for each parameter of an optimizer, from all its bits; a shard's, where it is sharded.
-
-    Bits are weighed by odd numbers of their own and added modulo 2**64, so that a change of a single element
-    always shows, and one of several all but always.
 
     >>> w = torch.nn.Parameter(torch.zeros(3))
     >>> sgd = torch.optim.SGD([w], lr=0.1)
@@ -37,18 +33,7 @@ def checksums(optimizer: torch.optim.Optimizer) -> list[int]:
 
 def _of(parameter: Tensor) -> int:
     local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    plain = torch.view_as_real(local) if local.is_complex() else local
-    bits = plain.contiguous().reshape(-1).view(_WHOLE[plain.element_size()])
-    total = 0
-    for number, part in enumerate(torch.split(bits, _AT_ONCE)):
-        total += _weighed(part, number)
-    return total % 2**64
-
-
-def _weighed(bits: Tensor, number: int) -> int:
-    begin = number * _AT_ONCE
-    weights = torch.arange(begin, begin + len(bits), device=bits.device).mul_(2 * 0x9E3779B1).add_(1)
-    return int((bits.long() * weights).sum())
+    return int(weighed_bits(local.unsqueeze(0)))
 
 
 def unmoved(optimizer: torch.optim.Optimizer, updates: int, total: int) -> str:
@@ -72,4 +57,4 @@ def unmoved(optimizer: torch.optim.Optimizer, updates: int, total: int) -> str:
 
 
 def _rates(given: Iterable[object]) -> list[float]:
-    return [float(rate) for rate in given if isinstance(rate, (int, float, Tensor))]
+    return [float(rate) for rate in given if is_number(rate) or isinstance(rate, Tensor)]

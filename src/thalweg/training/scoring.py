@@ -107,19 +107,28 @@ def _scored(
             outputs = outputs_of(model, mine)
             losses.add(outputs, own, counts=counts)
         if metric is not None:
-            outputs = one_tensor(outputs, f"the metric {metric.name!r}")
-            if outputs.dtype in (torch.bfloat16, torch.float16):
-                outputs = outputs.float()
-            reduced.append(metric.reduce(outputs, own)[: len(own) if counts else 0])
+            if metric.per_example or carried.world > 1:
+                outputs = one_tensor(outputs, f"the metric {metric.name!r}")
+            found = metric.reduce(trees.tree_map(_wide, outputs), own)
+            # of one process every batch counts whole
+            reduced.append(found if carried.world == 1 else found[: len(own) if counts else 0])
         goals.append(targets)
     if not sizes:
         raise DataError("the validation data hold no examples; give at least one, or leave them out")
     value = losses.whole(goals, sizes)
     if metric is None:
         return value, None, None
-    together = torch.cat(reduced) if carried.world == 1 else _in_order(torch.cat(reduced), sizes, carried)
-    found = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
-    return value, carried.broadcast(float(found)), together
+    together = joined(reduced)
+    if carried.world > 1:
+        together = _in_order(together, sizes, carried)
+    value_of_metric = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
+    return value, carried.broadcast(float(value_of_metric)), together
+
+
+def _wide(leaf: Any) -> Any:
+    """What is computed in half precision, in single."""
+    half = isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16)
+    return leaf.float() if half else leaf
 
 
 class _Losses:
