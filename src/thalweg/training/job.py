@@ -478,15 +478,13 @@ class Job:
         return self._at(len(self.history.steps) - 1)
 
     def _is_best(self, evaluation: Evaluation) -> bool:
-        if self._metric is None:
-            mine, higher = evaluation.validation_loss, False
-            best = None if self._best is None else self._best.validation_loss
-        else:
-            mine, higher = evaluation.validation, self._metric.higher_is_better
-            best = None if self._best is None else self._best.validation
+        by, higher = (
+            ("validation", self._metric.higher_is_better) if self._metric else ("validation_loss", False)
+        )
+        mine, best = getattr(evaluation, by), getattr(self._best, by, None)
         if mine is None:
             return False
-        return best is None or (mine > best if higher else mine < best)
+        return best is None or bool(mine > best if higher else mine < best)
 
     def _tell(self, evaluation: Evaluation) -> None:
         if self._directory is not None:
