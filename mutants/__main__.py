@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -40,10 +41,12 @@ def main() -> int:
         return 0 if chosen else 2
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="thalweg-mutants-") as temporary:
+        # without bytecode pytest would rewrite the modules of its plugins anew each time, which takes seconds
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{temporary}/bytecode"}
         # a test that fails without a mutation would seem to catch every one
         tests = sorted({test for mutant in chosen for test in mutant.tests})
         print(f"without a mutation: {len(tests)} files and folders of tests ...", flush=True)
-        fine, output = passes(tests, root=ROOT, folder=Path(temporary) / "whole")
+        fine, output = passes(tests, root=ROOT, folder=Path(temporary) / "whole", jobs=asked.jobs)
         if not fine:
             print(f"{output}\nthese tests don't pass as it is", file=sys.stderr)
             return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -76,10 +77,13 @@ def outcomes(
             yield done.result()
 
 
-def passes(tests: Sequence[str], *, root: Path, folder: Path) -> tuple[bool, str]:
+def passes(tests: Sequence[str], *, root: Path, folder: Path, jobs: int = 1) -> tuple[bool, str]:
     """Return whether tests pass on the source as it is, and what they printed."""
-    code, output = _Pool(root, folder, 1).test(tests, 3600.0)
-    return code == _PASSED, output
+    pool = _Pool(root, folder, jobs)
+    shares = [share for number in range(jobs) if (share := tests[number::jobs])]
+    with ThreadPoolExecutor(jobs) as threads:
+        done = list(threads.map(lambda share: pool.test(share, 3600.0), shares))
+    return all(code == _PASSED for code, _ in done), "\n".join(output for _, output in done)
 
 
 def _outcome(pool: _Pool, mutant: Mutant, seconds: float) -> Outcome:
@@ -95,18 +99,25 @@ def _outcome(pool: _Pool, mutant: Mutant, seconds: float) -> Outcome:
 def _applied(mutant: Mutant, source: Path) -> Iterator[None]:
     place = find(mutant, source / "thalweg")
     before = place.path.read_text(encoding="utf-8")
+    when = place.path.stat().st_mtime
     place.path.write_text(place.mutated, encoding="utf-8")
+    # Python knows bytecode by the file's size and the second of its change, which a mutation may keep
+    unique = next(_SECONDS)
+    os.utime(place.path, (unique, unique))
     try:
         yield
     finally:
         place.path.write_text(before, encoding="utf-8")
+        os.utime(place.path, (when, when))
+
+
+_SECONDS = itertools.count(1)
 
 
 def _pytest(root: Path, source: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
     """Run pytest on this source, which goes before every other that is installed."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-    # a mutation may keep a file's size and time, by which Python would know its bytecode
-    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(source)}
     try:
         done = subprocess.run(
             command, cwd=root, env=environment, timeout=seconds, stdin=subprocess.DEVNULL,

@@ -43,6 +43,15 @@ def test_the_expected_error_is_the_papers(rows: int, classes: int, bins: int) ->
     assert found.largest >= found.error
 
 
+def test_a_probability_on_an_edge_belongs_to_the_bin_below() -> None:
+    sure = torch.tensor([0.5, 0.625, 0.75, 0.75, 1.0], dtype=torch.float64)
+    found = reliability(torch.stack([sure, 1 - sure], 1), torch.tensor([0, 1, 0, 1, 0]), bins=4)
+    assert found.counts.tolist() == [0, 1, 3, 1]
+    assert found.points() == [(0.5, 1.0, 1), ((0.625 + 1.5) / 3, 1 / 3, 3), (1.0, 1.0, 1)]
+    assert found.largest == pytest.approx(0.5)
+    assert found.error == pytest.approx((0.5 + 1.125) / 5)
+
+
 def test_points_are_scikit_learns_calibration_curve() -> None:
     p, y = drawn(500, 4)
     confidence, chosen = p.max(1)

@@ -30,7 +30,9 @@ def test_the_norm_of_mixed_and_of_half_precision() -> None:
     tensors = drawn()
     mixed = [tensors[0].float(), tensors[1], tensors[2].bfloat16(), tensors[3].half()]
     long = torch.cat([tensor.double().flatten() for tensor in mixed])
-    torch.testing.assert_close(total_norm(mixed), long.norm(), rtol=1e-6, atol=0)
+    for power in (1.0, 2.0, 3.0, math.inf):
+        expected = torch.linalg.vector_norm(long, power)
+        torch.testing.assert_close(total_norm(mixed, power), expected, rtol=1e-6, atol=0)
     large = torch.full((100,), 1000.0, dtype=torch.float16)
     assert float(total_norm([large])) == 10000.0  # its square has no place in half precision
     assert float(total_norm([])) == 0.0

@@ -82,3 +82,21 @@ def test_nothing_to_estimate_and_nothing_to_estimate_from() -> None:
         estimate_batch_norm(model, [X, X[:, :2]])
     assert model[1].running_mean.tolist() == [7.0] * 6  # as before
     assert model.training
+
+
+@pytest.mark.parametrize("sizes", [[50], [30, 20], [30, 19, 1], [1, 49]])
+def test_shares_of_several_processes_give_the_statistics_of_all_examples(sizes: list[int]) -> None:
+    """A share of a single example counts too."""
+    sent: list[Tensor] = []
+
+    def alone(mine: Tensor) -> list[Tensor]:
+        sent.append(mine)
+        return [mine]
+
+    shares = X.split(sizes)
+    for share in shares:
+        estimate_batch_norm(nn.Sequential(BatchNorm(4)).double(), [share], gather=alone)
+    model = nn.Sequential(BatchNorm(4)).double()
+    assert estimate_batch_norm(model, [shares[0]], gather=lambda mine: sent) == 1
+    torch.testing.assert_close(model[0].running_mean, X.mean(0))
+    torch.testing.assert_close(model[0].running_var, X.var(0, correction=0))

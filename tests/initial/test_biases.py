@@ -196,34 +196,42 @@ def test_an_open_forget_gate_keeps_the_cell(value: float) -> None:
     torch.testing.assert_close(after, c * kept**steps, rtol=1e-7, atol=1e-7)
 
 
-def test_every_gate_stands_where_torch_has_it() -> None:
-    """Against the cells' formulas, written out: c' = f*c + i*tanh(g), h' = o*tanh(c')."""
-    cell = nn.LSTMCell(2, 3).double()
+def silent(layer: nn.Module, **candidate: float) -> nn.Module:
+    """With every parameter at zero but the candidate's bias."""
     with torch.no_grad():
-        for parameter in cell.parameters():
+        for name, parameter in layer.double().named_parameters():
             parameter.zero_()
-        cell.bias_ih[6:9] = 0.7  # the candidate's
-    open_gates(cell, forget=0.3, input=-0.4, output=1.2)
-    c = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
-    _, after = cell(torch.zeros(1, 2, dtype=torch.float64), (torch.zeros_like(c), c))
+            for kind, value in candidate.items():
+                if name.startswith(kind):
+                    parameter[6:9] = value
+    return layer
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_gate_stands_where_torch_has_it(whole: bool) -> None:
+    """Against the formulas, written out: c' = f*c + i*tanh(g), h' = o*tanh(c')."""
+    layer = silent(nn.LSTM(2, 3) if whole else nn.LSTMCell(2, 3), bias_ih=0.7)
+    open_gates(layer, forget=0.3, input=-0.4, output=1.2)
+    c, x = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    if whole:
+        hidden, (_, after) = layer(x, (torch.zeros_like(c), c))
+    else:
+        hidden, after = layer(x, (torch.zeros_like(c), c))
     expected = c / (1 + math.exp(-0.3)) + math.tanh(0.7) / (1 + math.exp(0.4))
     torch.testing.assert_close(after, expected)
-    hidden, _ = cell(torch.zeros(1, 2, dtype=torch.float64), (torch.zeros_like(c), c))
     torch.testing.assert_close(hidden, torch.tanh(expected) / (1 + math.exp(-1.2)))
 
 
-def test_an_open_update_gate_keeps_the_state_of_a_gru() -> None:
-    cell = nn.GRUCell(2, 3).double()
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.zero_()
-        cell.bias_hh[6:9] = 0.9  # the candidate's part behind the reset gate
-    assert open_gates(cell, update=2.0, reset=-1.0) == ("bias_ih: reset", "bias_ih: update")
-    h = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_open_update_gate_keeps_the_state_of_a_gru(whole: bool) -> None:
+    # the candidate's part behind the reset gate
+    layer = silent(nn.GRU(2, 3) if whole else nn.GRUCell(2, 3), bias_hh=0.9)
+    own = "bias_ih_l0" if whole else "bias_ih"
+    assert open_gates(layer, update=2.0, reset=-1.0) == (f"{own}: reset", f"{own}: update")
+    h, x = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
     z, r = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(1.0))
-    torch.testing.assert_close(
-        cell(torch.zeros(1, 2, dtype=torch.float64), h), (1 - z) * math.tanh(0.9 * r) + z * h
-    )
+    after = layer(x, h)[0] if whole else layer(x, h)
+    torch.testing.assert_close(after, (1 - z) * math.tanh(0.9 * r) + z * h)
 
 
 def test_gates_that_arent_named_and_other_layers_stay() -> None:

@@ -26,6 +26,8 @@ def test_evaluations_are_spread_evenly_with_both_ends(total: int, evaluations: i
     assert len(points) == min(evaluations, total) + 1
     gaps = np.diff(points)
     assert gaps.max() - gaps.min() <= 1
+    exact = np.linspace(0, total, len(points))
+    assert np.abs(points - exact).max() <= 0.5
 
 
 def test_orders_are_those_of_the_streams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from thalweg.secondorder import (
     SteepestDescent,
     minimize,
 )
-from thalweg.secondorder.directions import FORMULAS, Direction
+from thalweg.secondorder.directions import FORMULAS, Direction, Formula, Step
 from thalweg.secondorder.problem import FunctionProblem, Point
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.vectors import Space
@@ -275,3 +276,58 @@ def test_hager_and_zhangs_beta_is_bounded_below() -> None:
         np.testing.assert_allclose(found.numpy(), -g + max(free, least) * d, rtol=1e-4)
         active[bool(free < least), bool(np.linalg.norm(before) < 0.01)] += 1
     assert min(active.values()) > 5
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_directions_have_the_beta_of_their_formula(formula: str) -> None:
+    """By hand, wherever gradients and directions lie: that of Polak and Ribiere is below zero in some."""
+    rng = np.random.default_rng(6)
+    method, negative = ConjugateGradient(formula=cast(Formula, formula)), 0
+    for _ in range(60):
+        g, before, d = rng.standard_normal((3, 4)) * [[1.0], [3.0], [1.0]]
+        y = g - before
+        beta = {
+            "fletcher-reeves": (g @ g) / (before @ before),
+            "polak-ribiere": (g @ y) / (before @ before),
+            "polak-ribiere+": max(0.0, (g @ y) / (before @ before)),
+            "hestenes-stiefel": (g @ y) / (d @ y),
+            "dai-yuan": (g @ g) / (d @ y),
+            "hager-zhang": max(
+                (y - 2 * d * (y @ y) / (d @ y)) @ g / (d @ y),
+                -1 / (np.linalg.norm(d) * min(0.01, np.linalg.norm(before))),
+            ),
+        }
+        state = {"direction": [torch.from_numpy(d)], "gradient": [torch.from_numpy(before)], "count": [1]}
+        point = Point([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
+        problem = FunctionProblem(lambda x: (x, x[0].sum()), Space(), Tally())
+        (found,) = method.propose(state, point, problem)
+        np.testing.assert_allclose(found.numpy(), -g + beta[formula] * d, rtol=1e-9)
+        negative += beta["polak-ribiere"] < 0
+    assert 5 < negative < 55
+
+
+@pytest.mark.parametrize("initial", ["scaled", "identity"])
+def test_the_matrix_of_bfgs_is_its_formula(initial: Any) -> None:
+    """(I - r s y') M (I - r y s') + r s s', pair by pair; a pair that isn't curved leaves it as it is."""
+    rng = np.random.default_rng(7)
+    method, space = BFGS(initial=initial), Space()
+
+    def at(x: np.ndarray, g: np.ndarray) -> Point:
+        return Point([torch.from_numpy(x)], torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
+
+    x, g = rng.standard_normal((2, 4))
+    state, matrix, first = method.begin(space, at(x, g)), np.eye(4), True
+    for curved in (False, True, True, False, True):
+        d, y = rng.standard_normal((2, 4))
+        y *= np.sign(y @ d) * (1 if curved else -1)
+        s = 0.3 * d
+        old, new = at(x, g), at(x + s, g + y)
+        length = torch.tensor(0.3, dtype=torch.float64)
+        state = method.update(state, Step(space, [True], [curved], length, [torch.from_numpy(d)], old, new))
+        if curved:
+            if first and initial == "scaled":
+                matrix = matrix * (s @ y) / (y @ y)
+            first, left = False, np.eye(4) - np.outer(s, y) / (s @ y)
+            matrix = left @ matrix @ left.T + np.outer(s, s) / (s @ y)
+        x, g = x + s, g + y
+        np.testing.assert_allclose(state["matrix"].numpy(), matrix, rtol=1e-9, atol=1e-9)

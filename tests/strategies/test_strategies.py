@@ -196,6 +196,19 @@ def test_batches_grow_from_one_to_the_growth(shape: Any, growth: float) -> None:
     assert (steps >= 0).all() if growth >= 1 else (steps <= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("growth", "levels"),
+    [(8.0, [1, 2, 4, 8]), (6.0, [1, 2, 4, 6]), (2.0, [1, 2]), (0.25, [1, 0.5, 0.25]), (0.3, [1, 0.5, 0.3])],
+)
+def test_a_doubling_batch_keeps_each_size_for_an_equal_time(growth: float, levels: list[float]) -> None:
+    strategy = BatchSize(growth=growth, shape="doubling")
+    n = len(levels)
+    for number, level in enumerate(levels):
+        for within in (1e-9, 0.5, 1 - 1e-9):
+            assert strategy.batch_factor((number + within) / n) == level
+    assert strategy.batch_factor(1.0) == levels[-1]
+
+
 def test_the_guard_goes_back_slower_and_at_last_stops() -> None:
     stage = Stage()
     guard = Guard(every=2, attempts=2, lower=0.1)
@@ -213,12 +226,14 @@ def test_the_guard_goes_back_slower_and_at_last_stops() -> None:
     begun = stage.model.weight.detach().clone()
     for _ in range(3):
         step(1.0)
+    assert guard.rate_factor() == 1.0
     step(float("nan"))
     assert stage.skipped
     assert guard.rate_factor() == pytest.approx(0.1)
     torch.testing.assert_close(stage.model.weight.detach(), begun + 2)
     assert "back to the state of step 2" in stage.notes[0]
     step(11.0)
+    assert guard.rate_factor() == pytest.approx(0.01)
     assert stage.stopped is None
     step(float("inf"))
     assert stage.failed
