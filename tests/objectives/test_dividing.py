@@ -96,6 +96,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Tensor]] = {
     "module, weighted and ignored": (plain, nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=1), IGNORED),
     "smoothed": (plain, nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=1, label_smoothing=0.1), IGNORED),
     "nll": (LogSoftmax, nn.NLLLoss(weight=WEIGHT, ignore_index=1), IGNORED),
+    # a class that the weights have none for
+    "weighted, 255 ignored": (
+        plain, nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=255), IGNORED.masked_fill(IGNORED == 1, 255),
+    ),
     "tokens": (Tokens, nn.CrossEntropyLoss(), TOKENS),
     "tokens, weighted": (Tokens, functools.partial(F.cross_entropy, weight=WEIGHT), TOKENS),
     "probabilities": (plain, nn.CrossEntropyLoss(weight=WEIGHT), NUMBERS.softmax(1)),
@@ -340,3 +344,39 @@ def test_a_divisor_is_that_of_torch() -> None:
         found = divided(mean, outputs, IGNORED)
         whole = F.cross_entropy(outputs, IGNORED, reduction="sum", **options) / mean(outputs, IGNORED)
         assert float(found.divisor or 0) == pytest.approx(float(whole), rel=1e-12)
+
+
+DIVIDED: dict[str, tuple[Any, tuple[int, ...], Tensor, float]] = {
+    "mse": (F.mse_loss, (N, C), NUMBERS, C),
+    "huber": (F.huber_loss, (N, C), NUMBERS, C),
+    "mse of one number": (F.mse_loss, (N,), NUMBERS[:, 0], 1),
+    "bce": (F.binary_cross_entropy_with_logits, (N, C), (NUMBERS > 0).double(), C),
+    "probabilities": (F.cross_entropy, (N, C), NUMBERS.softmax(1), 1),
+    "probabilities of tokens": (
+        F.cross_entropy, (N, C, T), NUMBERS.softmax(1)[..., None].expand(-1, -1, T), T,
+    ),
+    "margin": (F.multi_margin_loss, (N, C), LABELS, 1),
+    "soft margin": (F.multilabel_soft_margin_loss, (N, C), (NUMBERS > 0).double(), 1),
+    "soft margin of tokens": (
+        F.multilabel_soft_margin_loss, (N, T, C), (NUMBERS > 0).double()[:, None].expand(-1, T, -1), T,
+    ),
+    "multilabel margin": (F.multilabel_margin_loss, (N, C), LABELS[:, None].expand(-1, C).contiguous(), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_a_divisor_and_its_positions_are_those_of_torch(case: str) -> None:
+    function, shape, targets, positions = DIVIDED[case]
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = divided(function, outputs, targets)
+    whole = function(outputs, targets, reduction="sum") / function(outputs, targets)
+    assert float(found.divisor or 0) == pytest.approx(float(whole), rel=1e-12) == N * positions
+    assert found.positions == positions
+
+
+def test_the_mean_over_a_batch_of_kl_divergence_divides_by_examples() -> None:
+    outputs, targets = NUMBERS.log_softmax(1), NUMBERS.flip(0).softmax(1)
+    found = divided(functools.partial(F.kl_div, reduction="batchmean"), outputs, targets)
+    whole = F.kl_div(outputs, targets, reduction="sum") / F.kl_div(outputs, targets, reduction="batchmean")
+    assert float(found.divisor or 0) == pytest.approx(float(whole), rel=1e-12) == N
+    assert found.positions == 1

@@ -86,6 +86,39 @@ def test_metrics_equal_scikit_learn_for_lanes_and_resamples(
     torch.testing.assert_close(metric.score(reduced[1], targets, weights[1]), resampled)
 
 
+@pytest.mark.parametrize("name", ["rmse", "r2", "mae"])
+def test_metrics_of_several_numbers_an_example_are_over_all(name: str) -> None:
+    """R2 is the mean of that of each number; the others know no difference between numbers."""
+    task = Task(kind="regression", spread=30.0, center=5.0, scale=20.0, columns=3)
+    metric = objectives.metric(name, task)
+    generator = torch.Generator().manual_seed(3)
+    outputs = torch.randn(LANES, N, 3, generator=generator, dtype=torch.float64)
+    targets = outputs[0] + torch.tensor([0.1, 1.0, 3.0]) * torch.randn(N, 3, generator=generator)
+    weights = torch.randint(0, 4, (LANES, N), generator=generator)
+    reduced = metric.reduce(outputs, targets)
+    for counts in (None, weights):
+        scores = metric.score(reduced, targets, counts)
+        for lane in range(LANES):
+            guess, truth = (5 + 20 * part.numpy() for part in (outputs[lane], targets))
+            own = {} if counts is None else {"sample_weight": weights[lane].numpy()}
+            found = {
+                "rmse": lambda *pair, **own: math.sqrt(oracle.mean_squared_error(*pair, **own)),
+                "r2": oracle.r2_score,
+                "mae": oracle.mean_absolute_error,
+            }[name](truth, guess, **own)
+            assert scores[lane].item() == pytest.approx(found, rel=1e-12)
+
+
+def test_balanced_accuracy_counts_a_class_that_training_has_not_seen() -> None:
+    metric = objectives.metric("balanced-accuracy", TWO)
+    outputs, targets = (
+        torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([0, 0, 0, 2]),
+    )
+    scores = metric.score(metric.reduce(outputs, targets), targets)
+    assert scores.item() == pytest.approx((2 / 3 + 0) / 2, rel=1e-12)
+
+
 def test_one_logit_for_two_classes() -> None:
     outputs, targets, weights = draws(TWO)
     logit = outputs[..., 1:] - outputs[..., :1]
