@@ -20,7 +20,7 @@ from thalweg.data.source import Prepared
 from thalweg.errors import OptionError
 from thalweg.execution import loop
 from thalweg.objectives import Task, as_loss
-from thalweg.objectives.dividing import divided
+from thalweg.objectives.dividing import Division, divided
 from thalweg.training.feed import in_blocks
 from thalweg.training.scoring import score
 from thalweg.training.steps import stepping
@@ -344,6 +344,23 @@ def test_a_divisor_is_that_of_torch() -> None:
         found = divided(mean, outputs, IGNORED)
         whole = F.cross_entropy(outputs, IGNORED, reduction="sum", **options) / mean(outputs, IGNORED)
         assert float(found.divisor or 0) == pytest.approx(float(whole), rel=1e-12)
+
+
+def test_a_loss_is_tried_again_even_when_it_has_long_been_taken_for_a_mean() -> None:
+    """At every 64th part, once powers of two are further apart: the 192nd is the first after the 130th."""
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        errors = (outputs[:, 0] - targets[:, 0]).square()
+        return (errors * targets[:, 1]).sum() / targets[:, 1].sum()
+
+    division = Division(as_loss(masked), remedy="leave accumulation out")
+    outputs, goal = torch.randn(8, 1, generator=G), torch.randn(8, generator=G)
+    full = torch.stack([goal, torch.ones(8)], 1)
+    holes = torch.stack([goal, torch.tensor([1.0, 1, 1, 0, 1, 0, 0, 1])], 1)
+    for number in range(1, 192):
+        assert division.part(outputs, full if number < 130 else holes).kind == "mean"
+    with pytest.raises(OptionError, match="isn't the mean over its parts"):
+        division.part(outputs, holes)
 
 
 DIVIDED: dict[str, tuple[Any, tuple[int, ...], Tensor, float]] = {

@@ -109,6 +109,17 @@ def test_metrics_of_several_numbers_an_example_are_over_all(name: str) -> None:
             assert scores[lane].item() == pytest.approx(found, rel=1e-12)
 
 
+def test_an_own_metric_of_a_resample_is_given_each_example_as_often_as_it_was_drawn() -> None:
+    def own(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return float((outputs[:, 0] * targets).sum() / len(targets))
+
+    metric = objectives.metric(own, CUSTOM)
+    outputs = torch.tensor([[1.0], [2.0], [4.0], [8.0]], dtype=torch.float64)
+    targets, counts = torch.tensor([1.0, 1.0, 2.0, 1.0]), torch.tensor([[0, 1, 3, 2], [1, 1, 1, 1]])
+    scores = metric.score(metric.reduce(outputs, targets), targets, counts)
+    assert scores.tolist() == [(2.0 + 3 * 8.0 + 2 * 8.0) / 6, (1.0 + 2.0 + 8.0 + 8.0) / 4]
+
+
 def test_balanced_accuracy_counts_a_class_that_training_has_not_seen() -> None:
     metric = objectives.metric("balanced-accuracy", TWO)
     outputs, targets = (

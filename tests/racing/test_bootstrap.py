@@ -9,20 +9,29 @@ from thalweg.racing.bootstrap import bootstrap_contrasts, with_test_noise
 from thalweg.racing.contrasts import split_contrasts
 
 
-def fixed(seed: int, *, retrain: float, example: float, n: int = 400) -> np.ndarray:
-    """Per-example scores [P, J, S, N] of two optimizers: replicate effects and example effects add up."""
+def fixed(seed: int, *, retrain: float, example: float, shared: float = 0.0, n: int = 400) -> np.ndarray:
+    """Per-example scores [P, J, S, N] of two optimizers: replicate effects and example effects add up.
+
+    Of the latter a part is shared: examples that are hard for both.
+    """
     random = np.random.default_rng(seed)
     return (
         0.3 * np.arange(2)[:, None, None, None]
         + retrain * random.standard_normal((2, 6, 1, 1))
         + example * random.standard_normal((2, 1, 1, n))
+        + shared * random.standard_normal((1, 1, 1, n))
         + np.zeros((2, 6, 2, n))
     )
 
 
-@pytest.mark.parametrize(("retrain", "example"), [(0.1, 0.0), (0.0, 2.0), (0.1, 2.0)])
-def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(retrain: float, example: float) -> None:
-    each = fixed(0, retrain=retrain, example=example)
+@pytest.mark.parametrize(
+    ("retrain", "example", "shared"), [(0.1, 0.0, 0.0), (0.0, 2.0, 0.0), (0.1, 2.0, 0.0), (0.1, 2.0, 5.0)]
+)
+def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(
+    retrain: float, example: float, shared: float
+) -> None:
+    """What is hard for both cancels in their difference."""
+    each = fixed(0, retrain=retrain, example=example, shared=shared)
     found = bootstrap_contrasts(
         lambda w: (each @ w / w.sum()).ravel(), each.shape[:3], each.shape[-1], seed=1, draws=4000
     )
@@ -35,6 +44,9 @@ def test_the_bootstrap_adds_the_variances_of_replicates_and_examples(retrain: fl
     dof = total**2 / (replicates**2 / 5 + (total - replicates) ** 2 / 399)
     assert found.dof[0, 1] == pytest.approx(dof, rel=0.1)
     assert found.differences[0, 1] == pytest.approx(difference.mean())
+    if example + shared > 0:
+        own = np.var(each[0].mean(axis=(1, 2)), ddof=1) / 6 + np.var(each[0].mean(axis=(0, 1))) / 399
+        assert found.mean_variances[0] == pytest.approx(own, rel=0.06)
 
 
 def test_a_bootstrap_passes_over_resamples_where_the_metric_is_not_defined() -> None:

@@ -269,6 +269,21 @@ def test_five_splits_that_agree_prove_no_more_than_one_test_example() -> None:
     assert compare_pairs(coarse, margin=0.01)[0].verdict == "undecided"
 
 
+def test_a_mean_too_is_known_no_better_than_to_one_test_example() -> None:
+    y = np.array([[0.5] * 5, [0.5, 0.6, 0.4, 0.5, 0.5]])
+    found = split_contrasts(y, 0.45, resolution=0.02)
+    np.testing.assert_allclose(found.mean_variances, [0.45 * 0.02**2, 0.45 * np.var(y[1], ddof=1)])
+    np.testing.assert_array_equal(found.mean_replicate_variances, found.mean_variances)
+
+
+def test_contrasts_are_stretched_to_those_of_a_larger_factor() -> None:
+    y = draw(5, 3)
+    y[1] = y[0]
+    stretched = split_contrasts(y, 0.3, resolution=0.1).stretched(2.5)
+    for name, expected in vars(split_contrasts(y, 0.75, resolution=0.1)).items():
+        np.testing.assert_allclose(getattr(stretched, name), expected, rtol=1e-12, err_msg=name)
+
+
 def test_a_single_replicate_tells_nothing() -> None:
     alone = split_contrasts([[0.9], [0.1]], correction(1, 0.2))
     assert best(alone) == [0, 1]
@@ -374,6 +389,28 @@ def test_diverging_once_of_five_does_not_settle_it() -> None:
     scores = np.repeat(draw(4, 3, gap=5.0)[..., None], 2, axis=-1)
     scores[2, 0, 0] = np.nan
     assert 2 in best(split_contrasts(scores.mean(axis=-1), 0.45), by_rank(scores))
+
+
+def test_where_scores_and_ranks_go_in_a_circle_scores_decide() -> None:
+    """The first beats the second by score, the second the third and the third the first by rank."""
+
+    def known(means: list[float]) -> Contrasts:
+        count = len(means)
+        unknown = np.isnan(means)
+        apart = np.where(unknown[:, None] | unknown[None, :], np.nan, 1e-4)
+        return Contrasts(
+            means=np.array(means), mean_variances=np.diag(apart), mean_dof=np.full(count, 9.0),
+            variances=apart, dof=np.full((count, count), 9.0), mean_replicate_variances=np.diag(apart),
+            replicate_variances=apart, example=0.0, floored=np.zeros((count, count), dtype=bool),
+        )  # fmt: skip
+
+    scores, ranks = known([2.0, 1.0, np.nan]), known([1.0, 3.0, 2.0])
+    found = {(pair.a, pair.b): pair.verdict for pair in compare_pairs(scores, ranks, margin=0.0)}
+    assert found[0, 1] == "better"
+    assert found[1, 2] == "undecided"
+    # without the second there is no circle any more
+    assert found[0, 2] == "worse"
+    assert best(scores, ranks) == [2]
 
 
 def test_everybody_diverging_everywhere_leaves_everybody() -> None:
