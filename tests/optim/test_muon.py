@@ -19,6 +19,8 @@ CASES: list[dict[str, Any]] = [
     {"lr": 0.05, "weight_decay": 0.3, "momentum": 0.8, "nesterov": False},
     {"lr": 0.05, "adjust_lr_fn": "match_rms_adamw"},
     {"lr": 0.05, "adjust_lr_fn": "original", "ns_steps": 3, "ns_coefficients": (3.0, -3.2, 1.2), "eps": 1e-3},
+    # above the norm of every gradient
+    {"lr": 0.05, "eps": 50.0},
 ]
 torchs = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 

@@ -87,9 +87,14 @@ def test_a_function_is_a_schedule():
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_resume():
-    def begin():
+@pytest.mark.parametrize("late", [False, True])
+def test_resume(late):
+    """Whatever the optimizer holds when the second driver is made: rates as they were, or as they begin."""
+
+    def begin(state=None):
         optimizer = torch.optim.Adam(parameters(), lr=0.1)
+        if state is not None:
+            optimizer.load_state_dict(state)
         plateau = schedules.Plateau(higher_is_better=True, patience=1)
         return optimizer, schedules.Driver(optimizer, {"lr": schedules.Cosine(total=30), "betas.0": plateau})
 
@@ -99,7 +104,7 @@ def test_resume():
         driver.step()
         driver.observe(metric)
     state, optimizer_state = driver.state_dict(), optimizer.state_dict()
-    again, resumed = begin()
+    again, resumed = begin(optimizer_state if late else None)
     again.load_state_dict(optimizer_state)
     resumed.load_state_dict(state)
     assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
