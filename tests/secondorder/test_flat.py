@@ -74,6 +74,9 @@ def test_without_curvature_the_direction_is_the_gradients(dtype: torch.dtype) ->
             length = float(slope.double().norm())
             torch.testing.assert_close(-d / d.norm(), (slope / length).to(dtype))
             assert min(0.5, 0.99 * length) <= float(d.norm()) <= 1 + 1e-6
+        # the last one is NewtonCG's: a step of min(1, 1 / |g|_1)
+        share = min(1.0, 1 / float(slope.double().abs().sum()))
+        torch.testing.assert_close(d, -share * slope)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -474,6 +474,14 @@ def test_the_approximate_condition_is_the_derivative_of_the_first(search: Search
     assert not accepted(0.0, 1e8 + 200)
 
 
+@pytest.mark.parametrize("value", [1e-4, 1.0, 1e5, -1e5])
+def test_hager_and_zhangs_value_may_rise_by_its_part_of_the_magnitude_at_the_start(value: float) -> None:
+    search, start = HagerZhang(epsilon=1e-3), Trial(0.0, value, -1.0)
+    for slope, fits in ((-0.5, True), (0.79, True), (0.81, False), (-0.91, False)):
+        assert search.satisfied(start, Trial(1.0, value + 0.9e-3 * abs(value), slope), 0.0) == fits
+        assert not search.satisfied(start, Trial(1.0, value + 1.1e-3 * abs(value), slope), 0.0)
+
+
 @pytest.mark.parametrize("search", [StrongWolfe(), Backtracking()], ids=lambda s: type(s).__name__)
 def test_an_equal_value_is_no_decrease_where_values_tell(search: Search) -> None:
     """The function falls and rises again: at 1 the value is that at the start, and the slope is mild."""

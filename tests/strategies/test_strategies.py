@@ -241,6 +241,13 @@ def test_the_guard_goes_back_slower_and_at_last_stops() -> None:
     torch.testing.assert_close(stage.model.weight.detach(), begun + 2)
 
 
+@pytest.mark.parametrize("first", [0.2, 2.3, -2.3, 50.0])
+def test_a_loss_is_trouble_over_the_bound_times_the_first(first: float) -> None:
+    for sign in (1, -1):
+        assert trouble(sign * 9.9 * abs(first), first, 10.0) is None
+        assert "over 10 times the first" in str(trouble(sign * 10.1 * abs(first), first, 10.0))
+
+
 def test_a_gradient_that_is_not_finite_is_trouble() -> None:
     assert trouble(1.0, 1.0, 10.0, [torch.tensor([math.inf])]) == "the gradient's norm is inf"
 
@@ -290,6 +297,48 @@ def test_a_range_test_finds_the_stable_rates_of_a_quadratic() -> None:
     assert test.ended.startswith("the loss exploded")
     assert model.weight.item() == 1.0
     assert optimizer.state_dict()["param_groups"][0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("highest", "ends"), [(30.0, "the loss exploded"), (0.1, "the highest rate was")])
+def test_a_range_test_is_a_training_with_rates_in_a_geometric_row(highest: float, ends: str) -> None:
+    """By torch alone: all rates grow, a group's in its own ratio; losses smoothed as Adam smooths."""
+
+    def begun() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.4}]
+        return model, torch.optim.SGD(groups, lr=0.1)
+
+    generator = torch.Generator().manual_seed(4)
+    batches = [torch.randn(2, 6, 2, generator=generator, dtype=torch.float64) for _ in range(3)]
+    pairs = [(x, y[:, :1]) for x, y in batches]
+    model, optimizer = begun()
+    found = rate_range_test(
+        model, pairs, nn.functional.mse_loss, optimizer,
+        lowest=1e-3, highest=highest, steps=20, bound=3.0, smoothing=0.6,
+    )  # fmt: skip
+
+    model, optimizer = begun()
+    losses: list[float] = []
+    smoothed: list[float] = []
+    rates = np.geomspace(1e-3, highest, 20)
+    for number, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, 4 * rate
+        optimizer.zero_grad()
+        x, y = pairs[number % 3]
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        losses.append(loss.item())
+        shares = 0.6 ** np.arange(number, -1, -1)
+        smoothed.append(float(shares @ losses / shares.sum()))
+        if smoothed[-1] > 3.0 * min(smoothed):
+            break
+        optimizer.step()
+    np.testing.assert_allclose(found.rates, rates[: len(losses)], rtol=1e-12)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-9)
+    np.testing.assert_allclose(found.smoothed, smoothed, rtol=1e-9)
+    assert found.ended.startswith(ends)
+    assert (len(losses) < 20) == (highest == 30.0)
 
 
 class Recording(Strategy):
