@@ -111,6 +111,23 @@ def test_what_the_precision_resolves_is_left_alone() -> None:
     assert float((given - exact).norm()) > 0.9 * float(exact.norm())
 
 
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_modified_eigenvalues_are_magnitudes_with_damping_on_top(damping: float) -> None:
+    """d = -Q (|L| + damping)^-1 Q'g, alone and in lanes; without modification the sign of L stays."""
+    rng = np.random.default_rng(8)
+    q = np.linalg.qr(rng.standard_normal((3, 4, 4)))[0]
+    values = np.array([[3.0, -0.5, 0.02, -7.0], [1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
+    g = rng.standard_normal((3, 4))
+    turned = np.einsum("kji,kj->ki", q, g)
+    matrices = torch.from_numpy(q * values[:, None, :] @ q.transpose(0, 2, 1))
+    for modified in (True, False):
+        newton, sizes = Newton(modified=modified, damping=damping), np.abs(values) if modified else values
+        expected = torch.from_numpy(-np.einsum("kij,kj->ki", q, turned / (sizes + damping)))
+        torch.testing.assert_close(newton.solve(matrices, torch.from_numpy(g)), expected)
+        for matrix, own, one in zip(matrices, torch.from_numpy(g), expected, strict=True):
+            torch.testing.assert_close(newton.solve(matrix, own), one)
+
+
 def test_newton_without_modification_says_that_the_curvature_is_singular() -> None:
     """Singular to the last digit, too: a solution of nothing but rounding is none."""
     q = torch.from_numpy(np.linalg.qr(np.random.default_rng(3).standard_normal((4, 4)))[0])

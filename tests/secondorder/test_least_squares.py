@@ -23,6 +23,9 @@ from thalweg.secondorder import (
     least_squares,
     minimize,
 )
+from thalweg.secondorder.directions import Step
+from thalweg.secondorder.problem import Point
+from thalweg.secondorder.vectors import Space
 
 METHODS = ["gauss-newton", "levenberg-marquardt"]
 
@@ -320,3 +323,25 @@ def test_the_growth_of_damping_begins_anew_after_a_step() -> None:
     assert series >= 2
     assert [record.evaluations for record in found.trace[1:]] == after
     np.testing.assert_allclose([record.step for record in found.trace[1:]], used, rtol=1e-5)
+
+
+def test_the_angle_that_gauss_newton_asks_for_follows_how_much_of_its_steps_is_taken() -> None:
+    """Ten times the cosine after less than a tenth, one half at most; a tenth of it after a half or more."""
+    rng = np.random.default_rng(4)
+    space, method, state = Space(), GaussNewton(), dict[str, Any]()
+    asked, seen = 0.0, set()
+    for share in (0.5, 0.2, 0.09, 0.3, 0.05, 0.5, 1.0, 0.01, 0.49, 1.0):
+        g, d = rng.standard_normal(5), rng.standard_normal(5)
+        d -= (d @ g / (g @ g) + 10 ** rng.uniform(-3, 0)) * g
+        cosine = -(g @ d) / np.linalg.norm(g) / np.linalg.norm(d)
+        x, length = [torch.zeros(5, dtype=torch.float64)], torch.tensor(share, dtype=torch.float64)
+        point = Point(x, torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
+        step = Step(space, [True], [True], length, [torch.from_numpy(d)], point, point, [share])
+        state = method.update(state, step)
+        if share < 0.1:
+            asked = min(10 * cosine, 0.5)
+            seen.add(asked == 0.5)
+        elif share >= 0.5:
+            asked /= 10
+        assert float(state.get("cosine", 0.0)) == pytest.approx(asked, rel=1e-9)
+    assert seen == {True, False}

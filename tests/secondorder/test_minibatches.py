@@ -184,6 +184,48 @@ def test_damping_carries_over_and_the_rest_is_the_batchs() -> None:
         assert optimizer.state[w]["memory"]["direction"]["mu"] == pytest.approx([mu])
 
 
+def test_the_scale_of_damping_is_the_largest_diagonal_of_all_batches() -> None:
+    torch.manual_seed(2)
+    xs = [torch.randn(8, 3, dtype=torch.float64) * 3 * torch.rand(3) for _ in range(6)]
+    ys = [torch.randn(8, dtype=torch.float64) for _ in range(6)]
+    w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = matrix_faces.LevenbergMarquardt([w], damping=0.5, scale="diagonal")
+    mu, largest, kept = 0.5, torch.zeros(3, dtype=torch.float64), 0
+    for x, y in zip(xs, ys, strict=True):
+        before, own = w.detach().clone(), (x * x).sum(0)
+        kept += int((own < largest).sum())
+        largest = torch.maximum(largest, own)
+        optimizer.step(lambda x=x, y=y: x @ w - y)
+        step = -torch.linalg.solve(x.T @ x + mu * torch.diag(largest), x.T @ (x @ before - y))
+        torch.testing.assert_close(w.detach(), before + step)
+        mu /= 3
+    assert kept > 5
+
+
+def test_conjugate_gradients_begin_from_the_direction_of_the_batch_before() -> None:
+    """Two products: two iterations from zero, then one from the best multiple of the direction before."""
+    torch.manual_seed(3)
+    w = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = matrix_faces.LevenbergMarquardt([w], damping=0.5, solver="cg", max_products=2, accuracy=1e-12)
+    mu, near = None, None
+    for _ in range(5):
+        x, y = torch.randn(9, 4, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+        before, a = w.detach().clone(), x.T @ x
+        optimizer.step(lambda x=x, y=y: x @ w - y)
+        g = x.T @ (x @ before - y)
+        mu = 0.5 * float(g @ a @ g / (g @ g)) if mu is None else mu
+        a = a + mu * torch.eye(4, dtype=torch.float64)
+        d = torch.zeros_like(g) if near is None else -(g @ near) / (near @ a @ near) * near
+        r = g + a @ d
+        p = -r
+        for _ in range(2 if near is None else 1):
+            along = (r @ r) / (p @ a @ p)
+            d, new = d + along * p, r + along * (a @ p)
+            p, r = -new + (new @ new) / (r @ r) * p, new
+        torch.testing.assert_close(w.detach(), before + d)
+        mu, near = mu / 3, d
+
+
 def test_a_batch_where_nothing_helps_leaves_the_damping() -> None:
     w = nn.Parameter(torch.tensor([2.0, 1.0], dtype=torch.float64))
     optimizer = matrix_faces.LevenbergMarquardt([w])
