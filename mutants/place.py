@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,14 +77,16 @@ def find(mutant: Mutant, package: Path) -> Place:
     Raises:
         MutantError: there is no such place, or several; what comes of the change is no Python, or the same.
     """
-    wanted = _parsed(mutant.source)
+    sought = _parsed(mutant.source)
+    kind, wanted = type(sought), ast.dump(sought)
     name = mutant.symbol.rpartition(".")[2]
     found: list[tuple[Path, str, list[ast.AST]]] = []
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if name in text:
-            for symbol in _symbols(_tree(text), mutant.symbol):
-                places = [node for node in ast.walk(symbol) if ast.dump(node) == wanted]
+            for symbol in _symbols(text).get(mutant.symbol, []):
+                alike = (node for node in ast.walk(symbol) if type(node) is kind)
+                places = [node for node in alike if ast.dump(node) == wanted]
                 if places:
                     found.append((path, text, sorted(places, key=_position)))
     if len(found) > 1:
@@ -107,30 +110,38 @@ def _tree(text: str) -> ast.Module:
     return ast.parse(text)
 
 
-def _parsed(source: str) -> str:
-    """Return the dump that the wanted node has: of an expression where it is one, else of a statement."""
+def _parsed(source: str) -> ast.AST:
+    """Return what a source stands for: an expression where it is one, else a statement."""
     try:
         (statement,) = ast.parse(source).body
     except (SyntaxError, ValueError):
         raise MutantError(f"{source!r} is not one expression or statement of Python") from None
-    return ast.dump(statement.value if isinstance(statement, ast.Expr) else statement)
+    return statement.value if isinstance(statement, ast.Expr) else statement
 
 
-def _symbols(tree: ast.AST, wanted: str, above: str = "") -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        names: list[str] = []
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names = [node.name]
-        elif isinstance(node, ast.Assign):
-            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names = [node.target.id]
-        if any(f"{above}{name}" == wanted for name in names):
-            yield node
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield from _symbols(node, wanted, f"{above}{node.name}.")
-        else:
-            yield from _symbols(node, wanted, above)
+@cache
+def _symbols(text: str) -> Mapping[str, list[ast.AST]]:
+    """Functions, classes and what is assigned, by their names with those of what they stand in."""
+    found: dict[str, list[ast.AST]] = defaultdict(list)
+
+    def look(tree: ast.AST, above: str) -> None:
+        for node in ast.iter_child_nodes(tree):
+            names: list[str] = []
+            within = above
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names, within = [node.name], f"{above}{node.name}."
+            elif isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for name in names:
+                found[above + name].append(node)
+            # no expression holds any of these
+            if not isinstance(node, ast.expr):
+                look(node, within)
+
+    look(_tree(text), "")
+    return found
 
 
 def _position(node: ast.AST) -> tuple[int, int]:
@@ -149,9 +160,9 @@ def _changed(mutant: Mutant, text: str, node: ast.AST) -> str:
     becomes = f"({mutant.becomes})" if isinstance(node, ast.expr) else mutant.becomes
     changed = (before + becomes.encode() + after).decode()
     try:
-        same = ast.dump(ast.parse(changed)) == ast.dump(_tree(text))
+        ast.parse(changed)
     except SyntaxError as error:
         raise MutantError(f"{mutant}: what comes of it is no Python: {error}") from None
-    if same:
+    if ast.dump(_parsed(mutant.becomes)) == ast.dump(_parsed(mutant.source)):
         raise MutantError(f"{mutant}: nothing changes by it")
     return changed
