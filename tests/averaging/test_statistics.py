@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from thalweg.averaging.statistics import estimate_batch_norm
-from thalweg.errors import DataError
+from thalweg.errors import DataError, ModelError
 from thalweg.layers.norm import BatchNorm
 
 X = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 2
@@ -78,7 +78,7 @@ def test_nothing_to_estimate_and_nothing_to_estimate_from() -> None:
     model[1].running_mean.fill_(7.0)
     with pytest.raises(DataError, match="there are no batches"):
         estimate_batch_norm(model, [])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match="can't take inputs of shape"):
         estimate_batch_norm(model, [X, X[:, :2]])
     assert model[1].running_mean.tolist() == [7.0] * 6  # as before
     assert model.training
