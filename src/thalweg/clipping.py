@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from thalweg.errors import OptionError
+from thalweg.optim.views import is_dtensor
 
 __all__ = ["Clipped", "clip_by_norm", "clip_by_unit", "clip_by_value", "total_norm"]
 
@@ -51,7 +51,7 @@ def total_norm(tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
     groups: dict[tuple[object, ...], list[Tensor]] = {}
     for tensor in tensors:
         key: tuple[object, ...] = (tensor.device, tensor.dtype)
-        if isinstance(tensor, DTensor):
+        if is_dtensor(tensor):
             key = (*key, tensor.device_mesh, tensor.placements)
         groups.setdefault(key, []).append(tensor)
     if not groups:
@@ -63,7 +63,7 @@ def total_norm(tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
         # half precision has no room for squares
         parts = torch._foreach_norm(group, p, dtype=dtype)
         norm = torch.linalg.vector_norm(torch.stack(list(parts)), p)
-        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        norms.append(norm.full_tensor() if is_dtensor(norm) else norm)
     widest = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
     together = torch.stack([norm.to(norms[0].device, widest) for norm in norms])
     norm = torch.linalg.vector_norm(together, p)
@@ -105,7 +105,7 @@ def clip_by_norm(gradients: Sequence[Tensor], largest: float, p: float = 2.0) ->
 def _scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
-        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        local = gradient.to_local() if is_dtensor(gradient) else gradient
         groups.setdefault((local.device, local.dtype), []).append(local)
     for (device, _), group in groups.items():
         torch._foreach_mul_(group, factor.to(device))
@@ -131,7 +131,7 @@ def clip_by_value(gradients: Sequence[Tensor], largest: float) -> None:
     """
     _check_bound("largest", largest)
     for gradient in gradients:
-        (gradient.to_local() if isinstance(gradient, DTensor) else gradient).clamp_(-largest, largest)
+        (gradient.to_local() if is_dtensor(gradient) else gradient).clamp_(-largest, largest)
 
 
 @torch.no_grad()

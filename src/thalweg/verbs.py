@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from thalweg import report
 from thalweg.errors import Interrupted, SaidElsewhere, ThalwegError, UserError
 from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.racing.setup import Options
 from thalweg.racing.watch import Silent, Watcher
-from thalweg.recipe import Recipe
-from thalweg.recipe_run.run import carry_out
-from thalweg.training.parallel import is_first
-from thalweg.training.predicting import predict
-from thalweg.training.results import TrainResults
-from thalweg.training.watch import Watcher as TrainingWatcher
+
+if TYPE_CHECKING:
+    from thalweg.recipe import Recipe
+    from thalweg.training.predicting import predict as predict
+    from thalweg.training.results import TrainResults
+    from thalweg.training.watch import Watcher as TrainingWatcher
 
 __all__ = ["predict", "race", "train"]
 
@@ -141,6 +140,9 @@ def race(
     results, directory = run_race(
         options, out=out, resume=resume, watcher=watcher, command=command, trust_code=trust_code
     )
+    # bokeh takes half a second to import, which runs needn't wait for
+    from thalweg import report
+
     watcher.finished(results, report.write(directory))
     return results.lies_in(directory)
 
@@ -191,6 +193,11 @@ def train(
     >>> results.result["test"] > 0.8
     True
     """
+    # as with race, nothing that other verbs don't need
+    from thalweg import report
+    from thalweg.recipe_run.run import carry_out
+    from thalweg.training.parallel import is_first
+
     try:
         results, directory = carry_out(
             recipe,
@@ -216,3 +223,13 @@ def train(
     if watcher is not None:
         watcher.finished(results, page)
     return results
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "predict":
+            from thalweg.training.predicting import predict
+
+            return predict
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

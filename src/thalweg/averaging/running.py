@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from thalweg.errors import ModelError, OptionError
+from thalweg.optim.views import is_dtensor
 
 __all__ = ["Average", "Exponential", "Kind", "Tail", "Uniform", "tensors_of", "update"]
 
@@ -134,7 +134,7 @@ def update(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) 
     kept: list[Tensor] = []
     seen: list[Tensor] = []
     for average, value in zip(averages, values, strict=True):
-        if isinstance(average, DTensor):
+        if is_dtensor(average):
             average, value = average.to_local(), _local(value)
         dtype = average.dtype
         if dtype.is_floating_point or dtype.is_complex:
@@ -147,7 +147,7 @@ def update(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) 
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 class Average:

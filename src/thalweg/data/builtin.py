@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn import datasets
 
 from thalweg.data.arrays import ArraySource, from_arrays
 
@@ -27,6 +26,9 @@ def read_builtin(name: str, *, task: str | None = None) -> ArraySource:
     >>> read_builtin("iris").rows
     150
     """
+    # takes a second to import, which other data don't need
+    from sklearn import datasets
+
     loader = f"load_{name.replace('-', '_')}"
     bunch = getattr(datasets, loader)()
     if name == "digits":

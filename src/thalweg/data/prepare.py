@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from thalweg.data.source import Indices, Prepared, Source
 from thalweg.streams import seed32
@@ -21,6 +20,9 @@ def split(source: Source, *, seed: int, replicate: int) -> dict[str, Indices]:
     Returns:
         Row numbers by ``train``, ``validation`` and ``test``, in shuffled order.
     """
+    # takes a second to import, which processes that only train needn't wait for
+    from sklearn.model_selection import train_test_split
+
     rows, labels = np.arange(source.rows), source.labels
     state = seed32(seed, "split", replicate)
     test = np.arange(source.test_rows)

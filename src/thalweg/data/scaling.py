@@ -10,20 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from thalweg.data import held
 from thalweg.data.examples import as_given
 from thalweg.data.held import blocks
 from thalweg.errors import DataError
+
+# scikit-learn takes a second to import, which processes that only train needn't wait for
+if TYPE_CHECKING:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
 
 __all__ = ["AsGiven", "Broadcast", "Columns", "Scaling", "Standardized", "axes_of", "fitted"]
 
@@ -76,6 +79,8 @@ class Columns:
     @property
     def pipeline(self) -> Pipeline | StandardScaler:
         """As scikit-learn's own."""
+        from sklearn.pipeline import make_pipeline
+
         return self.scaler if self.medians is None else make_pipeline(self.medians, self.scaler)
 
 
@@ -175,6 +180,8 @@ def _refuse_ends(
 
 
 def _medians(x: Array, rows: Rows) -> SimpleImputer:
+    from sklearn.impute import SimpleImputer
+
     width = max(1, _WHOLE // max(1, len(rows) * x.itemsize))
     if width >= x.shape[1]:
         return SimpleImputer(strategy="median").fit(x[rows])
@@ -188,6 +195,8 @@ def _medians(x: Array, rows: Rows) -> SimpleImputer:
 
 
 def _scaler(x: Array, rows: Rows, medians: SimpleImputer | None) -> StandardScaler:
+    from sklearn.preprocessing import StandardScaler
+
     fill: Callable[[Array], Array] = (lambda part: part) if medians is None else medians.transform
     whole = len(rows) * x.shape[1] * x.itemsize
     # one column alone is summed in pairs, which blocks can't do after it was cast

@@ -18,13 +18,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
 
 from thalweg import streams
 from thalweg.errors import OptionError
+from thalweg.optim.views import is_dtensor
 
 __all__ = ["NORMS", "Numbers", "Role", "Weight", "dense", "matching", "role_of", "roles", "whole", "write"]
 
@@ -205,7 +205,7 @@ class Numbers:
 def whole(parameter: Tensor) -> Tensor:
     """Return the values of a parameter, gathered where it is sharded."""
     values = parameter.detach()
-    return values.full_tensor() if isinstance(values, DTensor) else values
+    return values.full_tensor() if is_dtensor(values) else values
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
@@ -228,7 +228,10 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 @torch.no_grad()
 def write(parameter: Tensor, values: Tensor) -> None:
     """Put values into a parameter in place; of a sharded one, each process keeps its own part."""
-    if isinstance(parameter, DTensor):
+    if is_dtensor(parameter):
+        # here it has been imported: there is one
+        from torch.distributed.tensor import DTensor, Replicate
+
         everywhere = [Replicate()] * parameter.device_mesh.ndim
         whole = DTensor.from_local(
             values.to(parameter.device, parameter.dtype), parameter.device_mesh, everywhere, run_check=False

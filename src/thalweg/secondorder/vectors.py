@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from thalweg.errors import OptionError
+from thalweg.optim.views import is_dtensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["Scalar", "Space", "Vector", "is_sharded"]
 
@@ -25,7 +28,7 @@ Scalar: TypeAlias = Tensor
 
 def is_sharded(vector: Sequence[Tensor]) -> bool:
     """Whether any tensor is spread over processes."""
-    return any(isinstance(tensor, DTensor) for tensor in vector)
+    return any(is_dtensor(tensor) for tensor in vector)
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,12 @@ class Space:
         return [part.reshape(p.shape).to(p.dtype) for part, p in zip(parts, like, strict=True)]
 
     def _inner(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.lanes is None and not isinstance(p, DTensor):
+        if self.lanes is None and not is_dtensor(p):
             return torch.dot(p.reshape(-1), q.reshape(-1))
         return self._reduced(p * q, "sum")
 
     def _reduced(self, p: Tensor, reduction: str) -> Tensor:
-        if isinstance(p, DTensor):
+        if is_dtensor(p):
             # a shard can't always be flattened, but a sum over all of it needs no shape
             return _total(p) if reduction == "sum" else _largest(p)
         reduced: Tensor = getattr(self._rows(p), reduction)(-1)
@@ -163,6 +166,9 @@ def _total(terms: DTensor) -> Tensor:
 
 def _largest(magnitudes: DTensor) -> Tensor:
     """Return the largest element; a process may have none of them, for which torch knows no maximum."""
+    # here it has been imported: there is one
+    from torch.distributed.tensor import DTensor, Shard
+
     own = magnitudes.to_local()
     top = own.amax() if own.numel() else own.new_zeros(())
     places = [Shard(0) if place.is_shard() else place for place in magnitudes.placements]

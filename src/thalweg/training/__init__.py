@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from thalweg.training.core import Training, advance
-from thalweg.training.engine import OneProcess
-from thalweg.training.fitting import fit
-from thalweg.training.groups import Pattern, parameter_groups
-from thalweg.training.job import Fitted
-from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel
-from thalweg.training.steps import FORWARD_BACKWARD
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thalweg.training.core import Training as Training
+    from thalweg.training.core import advance as advance
+    from thalweg.training.engine import OneProcess as OneProcess
+    from thalweg.training.fitting import fit as fit
+    from thalweg.training.groups import Pattern as Pattern
+    from thalweg.training.groups import parameter_groups as parameter_groups
+    from thalweg.training.job import Fitted as Fitted
+    from thalweg.training.parallel import DistributedDataParallel as DistributedDataParallel
+    from thalweg.training.parallel import FullyShardedDataParallel as FullyShardedDataParallel
+    from thalweg.training.steps import FORWARD_BACKWARD as FORWARD_BACKWARD
 
 __all__ = [
     "FORWARD_BACKWARD",
@@ -22,3 +29,24 @@ __all__ = [
     "fit",
     "parameter_groups",
 ]
+
+# imported when first used: who only trains needs neither the classes for several processes nor fit
+_WHERE = {
+    "DistributedDataParallel": "thalweg.training.parallel",
+    "FORWARD_BACKWARD": "thalweg.training.steps",
+    "Fitted": "thalweg.training.job",
+    "FullyShardedDataParallel": "thalweg.training.parallel",
+    "OneProcess": "thalweg.training.engine",
+    "Pattern": "thalweg.training.groups",
+    "Training": "thalweg.training.core",
+    "advance": "thalweg.training.core",
+    "fit": "thalweg.training.fitting",
+    "parameter_groups": "thalweg.training.groups",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in _WHERE:
+            return getattr(importlib.import_module(_WHERE[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from thalweg.lanes.movement import weighed_bits
+from thalweg.optim.views import is_dtensor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import is_number
 
@@ -32,7 +32,7 @@ def checksums(optimizer: torch.optim.Optimizer) -> list[int]:
 
 
 def _of(parameter: Tensor) -> int:
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    local = parameter.to_local() if is_dtensor(parameter) else parameter
     return int(weighed_bits(local.unsqueeze(0)))
 
 
