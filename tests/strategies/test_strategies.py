@@ -34,7 +34,10 @@ from thalweg.strategies import (
 )
 from thalweg.strategies.table import STRATEGIES
 
-NEEDED: dict[str, dict[str, float]] = {"clipping": {"norm": 1.0}, "augmentation": {"rotate": 10.0}}
+NEEDED: dict[str, dict[str, float]] = {
+    "clipping": {"norm": 1.0},
+    "augmentation": {"rotate": 10.0},
+}
 
 
 def scores(step: int, value: float | None) -> Scores:
