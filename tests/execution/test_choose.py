@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from thalweg import models
 from thalweg.data.examples import DatasetExamples
 from thalweg.errors import ModelError, OptionError
 from thalweg.execution import Choice, choose
+from thalweg.run.threads import with_threads
 
 
 def common(factory: Any = None) -> dict[str, Any]:
@@ -100,3 +103,52 @@ def test_batches_alone_and_optimizers_without_rules_go_through_the_loop() -> Non
     with pytest.raises(OptionError, match="collate"):
         choose(runs(2), engine="lanes", **given)
     assert "no optimizer has a rule" in choose([], **common()).reason
+
+
+def faked(
+    patch: pytest.MonkeyPatch, *, lane: float, alone: float, two_threads: float = 1.0, **asked: Any
+) -> Choice:
+    """Choose by a clock that says so: seconds a step of a lane and of a run, and what two threads make of it."""
+    module = sys.modules["thalweg.execution.choose"]
+
+    def factor() -> float:
+        return two_threads if torch.get_num_threads() == 2 else 1.0
+
+    def step_seconds(*given: Any, threads: int, **more: Any) -> tuple[float, float, float]:
+        value = alone * (two_threads if threads == 2 else 1.0)
+        return value, value, value
+
+    patch.setattr(module._Trial, "_seconds", lambda self, lanes, seconds: lane * lanes * factor())
+    patch.setattr(module, "step_seconds", step_seconds)
+    with with_threads(2):
+        return choose(runs(8), processes=2, **{**common(), **asked})
+
+
+# Two processes gain 1 - 1 / 1.7 of the time and cost 1.5 s: by hand, worth it from 3.64 s on.
+@pytest.mark.parametrize(("steps", "beside"), [(3_000, 1), (4_300, 2), (0, 1), (math.inf, 2)])
+def test_processes_are_used_named_and_counted_alike(
+    steps: float, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = faked(monkeypatch, lane=1e-3, alone=1e-2, lane_steps=steps, loop_steps=0)
+    assert (lanes.kind, lanes.threads, lanes.lane_processes, lanes.processes) == ("lanes", 1, beside, 1)
+    assert lanes.lane_seconds == pytest.approx(1e-3 if beside == 1 else 1e-3 / 1.7)
+    assert ("in each of 2 processes" in lanes.reason) == (beside == 2)
+    loop = faked(monkeypatch, lane=1e-2, alone=1e-3, lane_steps=steps, loop_steps=0)
+    assert (loop.kind, loop.processes, loop.loop_threads) == ("loop", beside, 1)
+    assert loop.loop_seconds == pytest.approx(1e-3 if beside == 1 else 1e-3 / 1.7)
+    assert ("in the loop of 2 processes" in loop.reason) == (beside == 2)
+    asked = faked(monkeypatch, lane=1e-4, alone=1e-3, loop_steps=steps, lane_steps=0, engine="loop")
+    assert asked.processes == beside
+    others = faked(monkeypatch, lane=1e-4, alone=1e-3, lane_steps=1e9, loop_steps=steps)
+    assert (others.kind, others.lane_processes, others.processes) == ("lanes", 2, beside)
+
+
+def test_threads_are_used_where_processes_are_not_worth_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"two_threads": 0.6, "lane_steps": 1_000, "loop_steps": 1_000}
+    lanes = faked(monkeypatch, lane=1e-3, alone=1e-2, **given)
+    assert (lanes.threads, lanes.lane_processes) == (2, 1)
+    assert "on 2 threads takes" in lanes.reason
+    assert lanes.lane_seconds == pytest.approx(0.6e-3)
+    loop = faked(monkeypatch, lane=1e-2, alone=1e-3, **given)
+    assert (loop.processes, loop.threads, loop.loop_threads) == (1, 2, 2)
+    assert loop.loop_seconds == pytest.approx(0.6e-3)

@@ -18,7 +18,6 @@ import thalweg
 from thalweg import catalogue, data, models
 from thalweg.errors import Interrupted, OptionError, UserError
 from thalweg.execution import loop
-from thalweg.execution.choose import Choice, worth_starting
 from thalweg.execution.sweep import Sweep
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
@@ -224,19 +223,6 @@ def test_what_can_not_be_is_one_sentence(settings: Any, more: Any, words: str, t
     with pytest.raises(UserError, match=words):
         sweep(settings, **more)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_processes_are_started_where_they_are_worth_it() -> None:
-    choice = Choice(
-        kind="lanes", forward="batched", reason="", chunk=8, processes=2, threads=1, loop_threads=1,
-        lane_processes=2, lane_seconds=1e-3, loop_seconds=1e-2,
-    )  # fmt: skip
-    few = worth_starting(choice, lane_steps=9_000, loop_steps=900)
-    assert (few.lane_processes, few.processes) == (1, 1)
-    many = worth_starting(choice, lane_steps=11_000, loop_steps=1_100)
-    assert (many.lane_processes, many.processes) == (2, 2)
-    lanes_alone = worth_starting(choice, lane_steps=11_000, loop_steps=0)
-    assert (lanes_alone.lane_processes, lanes_alone.processes) == (2, 1)
 
 
 def test_two_rules_of_one_name_are_not_one() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from thalweg.data.examples import in_tensors
 from thalweg.errors import ModelError, OptionError
-from thalweg.execution.pool import not_portable
-from thalweg.execution.timing import stepper
+from thalweg.execution.pool import cores, not_portable
+from thalweg.execution.timing import step_seconds
 from thalweg.generators import undisturbed
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
@@ -29,10 +28,10 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Workload
 from thalweg.run.threads import with_threads
 
-__all__ = ["Choice", "choose", "worth_starting"]
+__all__ = ["Choice", "choose"]
 
-# seconds of work; what is shorter is over before processes would have started
-_WORTH_PROCESSES = 10.0
+# seconds that several processes cost: to start, to read their data, and to wait for the last at each end
+_STARTING = 1.5
 # of what so many processes would do if each were alone
 _SHARED = 0.85
 
@@ -77,6 +76,8 @@ def choose(
     processes: int | None = None,
     most: int = 256,
     seconds: float = 0.1,
+    lane_steps: float = math.inf,
+    loop_steps: float = math.inf,
 ) -> Choice:
     """Choose how to compute runs; the choice depends on the clock, so write it down and replay it.
 
@@ -88,6 +89,8 @@ def choose(
         most: the most lanes of a program.
         seconds: length of each of about ten measurements of single steps, whose
             medians count.
+        lane_steps, loop_steps: how many steps of runs there are to do: of those that can be lanes, and of
+            the others. Several processes are chosen where they save more than they cost to start.
 
     Returns:
         The choice.
@@ -96,25 +99,40 @@ def choose(
         ModelError: lanes were asked for and the model can't be one.
         OptionError: lanes were asked for and no optimizer has a rule, or the batches aren't tensors.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    several = processes or (cores if problem.device == "cpu" else 1)
+    several = processes or (cores() if problem.device == "cpu" else 1)
     if not_portable(problem) is not None:
         several = 1
     threads = torch.get_num_threads()
-    loop_threads = 1 if several > 1 else threads
     suited = [run for run in runs if problem.entry(run).rule is not None]
 
-    def loop(reason: str, lane: float | None = None, alone: float | None = None) -> Choice:
+    times: dict[int, float] = {}
+    lanes_measured = False
+
+    def measured(count: int) -> float:
+        if count not in times:
+            setting = (suited or runs)[0].setting
+            times[count] = step_seconds(
+                setting, problem, workload, repeats=1, seconds=seconds, threads=count
+            )[1]
+        return times[count]
+
+    def alone(steps: float) -> _Alone:
+        if not runs or (math.isinf(steps) and not lanes_measured):
+            return _Alone(several, 1 if several > 1 else torch.get_num_threads(), None)
+        return _fastest_alone(measured, torch.get_num_threads(), several, steps)
+
+    def loop(reason: str, lane: float | None = None) -> Choice:
+        found = alone(lane_steps + loop_steps)
         return Choice(
             kind="loop",
             forward="module",
             reason=reason,
             chunk=1,
-            processes=several,
-            threads=loop_threads,
-            loop_threads=loop_threads,
+            processes=found.processes,
+            threads=found.threads,
+            loop_threads=found.threads,
             lane_seconds=lane,
-            loop_seconds=alone,
+            loop_seconds=found.seconds,
         )
 
     if engine == "loop":
@@ -131,47 +149,67 @@ def choose(
             raise error(f"{why_not}; use the loop engine")
         return loop(why_not)
 
-    chunk, lane, threads, beside = trial.fastest(min(most, max(2, len(suited))), seconds, threads, several)
-    step = stepper(suited[0].setting, problem, workload)
-    with with_threads(loop_threads):
-        alone = _step_seconds(step, seconds, torch.device(problem.device))
-    alone /= several
+    chunk, lane, threads, beside = trial.fastest(
+        min(most, max(2, len(suited))), seconds, threads, several, lane_steps
+    )
+    lanes_measured = True
+    one_by_one = alone(lane_steps + loop_steps)
+    assert one_by_one.seconds is not None
+    all_alone = one_by_one.seconds + _starting(one_by_one.processes, lane_steps + loop_steps)
     spread = f" in each of {beside} processes" if beside > 1 else ""
     numbers = (
         f"a step of {chunk} lanes on {threads} {'thread' if threads == 1 else 'threads'}{spread} takes "
         f"{_time(lane * chunk * beside)}, {_time(lane)} a run, "
-        f"against {_time(alone)} a run in the loop"
+        f"against {_time(one_by_one.seconds)} a run in the loop"
     )
-    numbers += f" of {several} processes" if several > 1 else ""
-    if engine == "auto" and lane > alone:
-        return loop(f"lanes don't pay here: {numbers}", lane, alone)
+    numbers += f" of {one_by_one.processes} processes" if one_by_one.processes > 1 else ""
+    if engine == "auto" and lane + _starting(beside, lane_steps) > all_alone:
+        return loop(f"lanes don't pay here: {numbers}", lane)
+    others = alone(loop_steps)
     return Choice(
         kind="lanes",
         forward=trial.form,
         reason=f"lanes {'were asked for' if engine == 'lanes' else 'pay'}: {numbers}",
         chunk=chunk,
-        processes=several,
+        processes=others.processes,
         threads=threads,
-        loop_threads=loop_threads,
+        loop_threads=others.threads,
         lane_processes=beside,
         lane_seconds=lane,
-        loop_seconds=alone,
+        loop_seconds=others.seconds,
     )
 
 
-def worth_starting(choice: Choice, *, lane_steps: float, loop_steps: float) -> Choice:
-    """Return a choice without the processes that take longer to start than they save.
+@dataclass(frozen=True)
+class _Alone:
+    """How runs are best carried out one by one, and a step's seconds that way, where they were measured."""
 
-    Args:
-        choice: as measured.
-        lane_steps, loop_steps: how many steps of runs there are to do, in lanes and alone.
-    """
-    lane, alone = choice.lane_seconds or 0.0, choice.loop_seconds or math.inf
-    if lane * lane_steps < _WORTH_PROCESSES:
-        choice = replace(choice, lane_processes=1)
-    if loop_steps == 0 or alone * loop_steps < _WORTH_PROCESSES:
-        choice = replace(choice, processes=1)
-    return choice
+    processes: int
+    threads: int
+    seconds: float | None
+
+
+def _shared(seconds: float, processes: int) -> float:
+    """What a step takes a process by itself, as it is among so many of them."""
+    return seconds if processes == 1 else seconds / (_SHARED * processes)
+
+
+def _starting(processes: int, steps: float) -> float:
+    """What starting processes adds to each of so many steps."""
+    return _STARTING / max(steps, 1.0) if processes > 1 else 0.0
+
+
+def _fastest_alone(measured: Callable[[int], float], threads: int, processes: int, steps: float) -> _Alone:
+    """Processes with a thread each, or one with the better number of threads: whichever ends first."""
+    single = measured(1)
+    if processes > 1:
+        beside = _shared(single, processes)
+        if steps > 0 and beside + _starting(processes, steps) < single:
+            return _Alone(processes, 1, beside)
+    best = _Alone(1, 1, single)
+    if threads > 1 and (found := measured(threads)) < 0.9 * single:
+        best = _Alone(1, threads, found)
+    return best
 
 
 def _unfit(
@@ -207,25 +245,30 @@ class _Trial:
         program.predict(inputs, 1)
         self.most = lanes_that_fit(needed, available_bytes(self._device))
 
-    def fastest(self, most: int, seconds: float, threads: int, processes: int) -> tuple[int, float, int, int]:
-        """The number of lanes, threads and processes with the least time a lane, and this time.
+    def fastest(
+        self, most: int, seconds: float, threads: int, processes: int, steps: float
+    ) -> tuple[int, float, int, int]:
+        """The number of lanes, threads and processes with which so many steps end first, and a step's time.
 
         More lanes win a near draw, and so does a single thread: small products gain nothing from more,
         and lose much wherever something else wants the cores too. Processes with a thread each are
         counted with what they commonly lose to each other.
         """
         best: tuple[int, float, int, int] | None = None
+        least = math.inf
         for count in sorted({1, threads}):
-            beside = processes if count == 1 else 1
-            limit = min(most, self.most // beside)
-            sizes = sorted({max(2, limit // part) for part in (1, 2, 4, 8)}, reverse=True)
+            limit = min(most, self.most)
+            sizes = {max(2, limit // part) for part in (1, 2, 4, 8)}
             with with_threads(count):
-                for lanes in sizes:
+                for lanes in sorted(sizes, reverse=True):
                     time_a_lane = self._seconds(lanes, seconds) / lanes
-                    if beside > 1:
-                        time_a_lane /= _SHARED * beside
-                    if best is None or time_a_lane < 0.9 * best[1]:
-                        best = lanes, time_a_lane, count, beside
+                    beside = processes if count == 1 and lanes <= max(2, self.most // processes) else 1
+                    several = _shared(time_a_lane, beside)
+                    if several + _starting(beside, steps) >= time_a_lane:
+                        beside, several = 1, time_a_lane
+                    whole = several + _starting(beside, steps)
+                    if best is None or whole < 0.9 * least:
+                        best, least = (lanes, several, count, beside), whole
         assert best is not None
         return best
 

@@ -69,7 +69,8 @@ class Execution:
         folder = None if journal.directory is None else journal.directory.path / "checkpoints"
         self._states = None if folder is None else States(folder)
         self._advanced, self._predictions = advanced, predictions
-        self._workers = Workers(max(choice.processes, choice.lane_processes), choice.loop_threads)
+        threads = choice.threads if choice.lane_processes > 1 else choice.loop_threads
+        self._workers = Workers(max(choice.processes, choice.lane_processes), threads)
         self._elsewhere = elsewhere
 
     def __enter__(self) -> Execution:

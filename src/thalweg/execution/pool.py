@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,23 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
 from thalweg.runs.output import Losable
 
-__all__ = ["BLOCKED", "Workers", "not_portable", "portable"]
+__all__ = ["BLOCKED", "Workers", "cores", "not_portable", "portable", "prepare_workers"]
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare_workers() -> None:
+    """Begin to import what workers need, beside whatever this process does; workers then start at once.
+
+    With one core, or where processes can't be forked from such a server, nothing happens.
+    """
+    if cores() > 1 and "forkserver" in multiprocessing.get_all_start_methods():
+        _context()
+        with _without_main(), _signals_blocked():
+            forkserver.ensure_running()
 
 
 def portable(**things: Any) -> str | None:
@@ -221,8 +238,8 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # the last two take seconds, and the first optimizer and its first step import them
-    context.set_forkserver_preload([__name__, "torch._dynamo", "numba", "thalweg.execution.forkserver"])
+    # numba takes a second, and the first step of lanes imports it
+    context.set_forkserver_preload([__name__, "numba", "thalweg.execution.forkserver"])
     return context
 
 

@@ -16,7 +16,7 @@ import polars
 from thalweg import catalogue, data, models, schedules, trust
 from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, nearest, option
-from thalweg.execution.choose import Choice, choose, worth_starting
+from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
 from thalweg.generators import own_generators
@@ -216,10 +216,12 @@ def _carried_out(
     pace, done = Pace(watcher), 0.0
 
     def measured() -> dict[str, Any]:
-        choice = choose(runs, problem, workload, engine=engine, seconds=0.03)
-        by_lanes = [run for run in runs if choice.kind == "lanes" and problem.entry(run).rule is not None]
-        together, alone = len(by_lanes) * steps, (len(runs) - len(by_lanes)) * steps
-        return asdict(worth_starting(choice, lane_steps=together, loop_steps=alone))
+        suited = sum(problem.entry(run).rule is not None for run in runs)
+        choice = choose(
+            runs, problem, workload, engine=engine, seconds=0.03,
+            lane_steps=suited * steps, loop_steps=(len(runs) - suited) * steps,
+        )  # fmt: skip
+        return asdict(choice)
 
     def advanced(stage: str, what: str, more: float) -> None:
         nonlocal done

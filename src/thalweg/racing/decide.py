@@ -23,8 +23,6 @@ from thalweg.training.steps import FORWARD_BACKWARD
 __all__ = ["choose_engine", "forward_backward", "step_seconds"]
 
 _ROUNDS = 5
-# seconds of a race; those that are shorter are over before processes would have started
-_WORTH_PROCESSES = 10.0
 _PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
@@ -53,15 +51,20 @@ def _measure(setup: Setup) -> dict[str, Any]:
         )
     ]
     device = setup.options.device
-    choice = choose(runs, setup.problem(), setup.workload(plan), engine=setup.options.engine)
+    each = plan.splits * sum(planning.run_counts(plan).values()) * plan.steps
+    suited = sum(entry.rule is not None for entry in setup.entries.values())
+    choice = choose(
+        runs, setup.problem(), setup.workload(plan), engine=setup.options.engine,
+        lane_steps=suited * each, loop_steps=(len(setup.entries) - suited) * each,
+    )  # fmt: skip
     alone = choice.loop_seconds
     if alone is None:
         first = next(iter(setup.entries))
-        alone = _alone(setup, first, {})[1] / choice.processes
+        alone = _alone(setup, first, {}, choice.loop_threads)[1] / choice.processes
     seconds = {}
     for name, entry in setup.entries.items():
         if entry.needs != "gradient":
-            seconds[name] = _alone(setup, name, {})[1] / choice.processes
+            seconds[name] = _alone(setup, name, {}, choice.loop_threads)[1] / choice.processes
         elif choice.kind == "lanes" and choice.lane_seconds is not None and entry.rule:
             seconds[name] = choice.lane_seconds
         else:
@@ -71,9 +74,6 @@ def _measure(setup: Setup) -> dict[str, Any]:
         step_seconds=seconds,
         evaluation_seconds=passes * min(seconds.values()) / FORWARD_BACKWARD,
     )
-    beside = choice.lane_processes
-    if beside > 1 and planning.estimate_seconds(plan, measured) < _WORTH_PROCESSES:
-        beside = 1
     info = EngineInfo(
         kind=choice.kind,
         forward=choice.forward,
@@ -82,7 +82,7 @@ def _measure(setup: Setup) -> dict[str, Any]:
         processes=choice.processes,
         threads=choice.threads,
         loop_threads=choice.loop_threads,
-        lane_processes=beside,
+        lane_processes=choice.lane_processes,
         device=device,
         promise=promise(choice.forward, device) if choice.kind == "lanes" else _PROMISE_OF_THE_LOOP,
     )
@@ -120,7 +120,9 @@ def forward_backward(setup: Setup, journal: Journal) -> float:
 
 
 def _alone(
-    setup: Setup, optimizer: str, hyperparameters: Mapping[str, float | bool]
+    setup: Setup, optimizer: str, hyperparameters: Mapping[str, float | bool], threads: int = 1
 ) -> tuple[float, float, float]:
     setting = Setting(optimizer=optimizer, hyperparameters=hyperparameters)
-    return timing.step_seconds(setting, setup.problem(), setup.workload(setup.plan), repeats=1, seconds=0.05)
+    return timing.step_seconds(
+        setting, setup.problem(), setup.workload(setup.plan), repeats=1, seconds=0.05, threads=threads
+    )

@@ -14,6 +14,7 @@ from thalweg import catalogue, data, models, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError, OptionError, nearest, option
+from thalweg.execution.pool import prepare_workers
 from thalweg.generators import own_generators
 from thalweg.initial import initialize
 from thalweg.objectives import Loss, Metric
@@ -196,6 +197,9 @@ def _understood(options: Options, seed: int) -> Setup:
         asked_loss = "cross-entropy" if asked_loss is None else asked_loss
         asked_metric = "accuracy" if asked_metric is None else asked_metric
     _refuse_extreme(source)
+    if options.device == "cpu":
+        # they take seconds to import what they need, while data are prepared and steps measured
+        prepare_workers()
     first = data.prepare(source, seed=seed, replicate=0, device=options.device)
     # the prepared task knows the units that the targets were standardised from
     loss, metric = objective_of(asked_loss, asked_metric, first)
