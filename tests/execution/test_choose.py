@@ -108,7 +108,7 @@ def test_batches_alone_and_optimizers_without_rules_go_through_the_loop() -> Non
 def faked(
     patch: pytest.MonkeyPatch, *, lane: float, alone: float, two_threads: float = 1.0, **asked: Any
 ) -> Choice:
-    """Choose by a clock that says so: seconds a step of a lane and of a run, and what two threads make of it."""
+    """Choose by given seconds a step of a lane and of a run, of which two threads take a part."""
     module = sys.modules["thalweg.execution.choose"]
 
     def factor() -> float:
