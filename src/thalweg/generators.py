@@ -8,9 +8,9 @@ checkpoint.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from thalweg.streams import seed32
 
 __all__ = [
+    "apart",
     "generator_states",
     "noticed_draws",
     "own_generators",
@@ -27,6 +28,8 @@ __all__ = [
     "set_generator_states",
     "undisturbed",
 ]
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -66,6 +69,50 @@ def _generators(own: tuple[object, ...]) -> Iterator[torch.Generator]:
             inner = getattr(each, name, None)
             if inner is not None and inner is not each:
                 yield from _generators((inner,))
+
+
+def apart(
+    make: Callable[[], Iterable[_T]], seed: int, *names: int | str, own: Sequence[object] = ()
+) -> Iterator[_T]:
+    """Go through what draws at random, by generators of its own that a seed decides; nobody else's move.
+
+    They are put in place for each item anew, so that whoever goes through the items may draw in between.
+
+    Args:
+        make: gives the items; called within.
+        seed, names: as for :func:`own_generators`.
+        own: as for :func:`undisturbed`.
+
+    >>> def drawing():
+    ...     yield random.random()
+    ...     yield random.random()
+    >>> random.seed(1)
+    >>> first = [(round(drawn, 3), round(random.random(), 3)) for drawn in apart(drawing, 0)]
+    >>> random.seed(1)
+    >>> [between for _, between in first] == [round(random.random(), 3) for _ in range(2)]
+    True
+    """
+    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")  # type: ignore[no-untyped-call]
+    held = list(_generators(tuple(own)))
+    items: Iterator[_T] | None = None
+    states: tuple[dict[str, Any], list[Tensor]] | None = None
+    while True:
+        with undisturbed(*held):
+            if items is None or states is None:
+                seed_generators(seed, *names)
+                for number, generator in enumerate(held):
+                    generator.manual_seed(seed32(seed, "own", number, *names))
+                items = iter(make())
+            else:
+                set_generator_states(states[0], device)
+                for generator, state in zip(held, states[1], strict=True):
+                    generator.set_state(state)
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            states = generator_states(device), [generator.get_state() for generator in held]
+        yield item
 
 
 @contextmanager

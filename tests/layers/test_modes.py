@@ -106,15 +106,15 @@ def test_a_frozen_norm_is_the_one_by_hand_and_frozen_dropout_drops_nothing() -> 
 
 def test_a_mode_set_while_training_stays_over_an_evaluation() -> None:
     class Freezing(thalweg.strategies.Strategy):
-        name, place = "freezing", 5
+        name, priority = "freezing", 5
 
         def __init__(self) -> None:
             self.settings, self.seen = thalweg.strategies.Settings(), []
 
-        def before_step(self, scene: Any) -> None:
-            if scene.updates == 1:
-                scene.model[1].eval()
-            self.seen.append((scene.model[1].training, scene.model.training))
+        def before_step(self, trainer: Any) -> None:
+            if trainer.updates == 1:
+                trainer.model[1].eval()
+            self.seen.append((trainer.model[1].training, trainer.model.training))
 
     freezing = Freezing()
     thalweg.fit(

@@ -12,7 +12,7 @@ from thalweg.run.history import History
 
 
 def history(bound: float = 10.0) -> History:
-    return History.start(runs(1)[0], workload(loss_bound=bound))
+    return History.start(workload(loss_bound=bound))
 
 
 def test_a_run_that_goes_well() -> None:
@@ -29,7 +29,7 @@ def test_a_run_that_goes_well() -> None:
     assert outcome.validation == [0.3, 0.5, 0.75]
     assert outcome.test == [0.25, 0.75, 0.5]
     assert outcome.diverged_at is None
-    again = History.restore(kept.run, workload(), kept.state())
+    again = History.start(workload(), kept.state())
     assert again.outcome() == outcome
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from strategies.scene import Stage
+from strategies.trainer import Standing
 from thalweg.strategies import Scores, build
 from thalweg.strategies.table import STRATEGIES
 
@@ -28,7 +28,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 RUNS = [(name, settings) for name, many in SETTINGS.items() for settings in many]
 
 
-def advance(strategy: Any, stage: Stage, step: int, seed: int) -> list[Any]:
+def advance(strategy: Any, stage: Standing, step: int, seed: int) -> list[Any]:
     """Take one step with draws that depend on seed and step alone; return all that can be seen of it."""
     draws = random.Random(1000 * seed + step)
     # few values, so that equal ones occur, and a few that aren't finite
@@ -45,20 +45,20 @@ def advance(strategy: Any, stage: Stage, step: int, seed: int) -> list[Any]:
             for p in stage.model.parameters():
                 p.add_(draws.gauss(0, 1))
         stage.updates += 1
-    stage.share = (step + 1) / STEPS
+    stage.progress = (step + 1) / STEPS
     if not stage.skipped:
         strategy.after_step(stage)
-    with strategy.shown(stage):
+    with strategy.evaluation_weights(stage):
         shown = [p.tolist() for p in stage.model.parameters()]
         score = None if loss != loss else loss
         strategy.at_evaluation(stage, Scores(step=step, loss=score, metric=score, higher_is_better=False))
     return [
-        strategy.rate_factor(), strategy.batch_factor(stage.share), gradients, shown,
+        strategy.rate_factor(), strategy.batch_factor(stage.progress), gradients, shown,
         [p.tolist() for p in stage.model.parameters()], list(stage.notes), stage.stopped,
     ]  # fmt: skip
 
 
-def end(strategy: Any, stage: Stage) -> list[Any]:
+def end(strategy: Any, stage: Standing) -> list[Any]:
     strategy.finished(stage)
     taken = strategy.states() if hasattr(strategy, "states") else []
     return [
@@ -76,8 +76,8 @@ def test_every_strategy_is_among_them() -> None:
 def test_a_loaded_strategy_goes_on_as_if_nothing_had_been(
     name: str, settings: dict[str, Any], seed: int
 ) -> None:
-    def begun() -> tuple[Any, Stage]:
-        stage = Stage(steps=STEPS)
+    def begun() -> tuple[Any, Standing]:
+        stage = Standing(steps=STEPS)
         strategy = build(name, STRATEGIES[name][1](**settings))
         strategy.attach(stage)
         return strategy, stage

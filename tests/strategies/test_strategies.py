@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 import thalweg
-from strategies.scene import Stage
+from strategies.trainer import Standing
 from thalweg.errors import ModelError, OptionError
 from thalweg.strategies import (
     Augmentation,
@@ -44,14 +46,14 @@ def scores(step: int, value: float | None) -> Scores:
     return Scores(step=step, loss=value, metric=value, higher_is_better=False)
 
 
-def test_every_strategy_has_settings_as_its_arguments_and_a_place() -> None:
+def test_every_strategy_has_settings_as_its_arguments_and_a_priority() -> None:
     for name, (kind, settings) in STRATEGIES.items():
         made = build(name, settings(**NEEDED[name]) if name in NEEDED else None)
         assert made.name == name == kind.name
         assert isinstance(made.settings, settings)
-    places = [kind.place for kind, _ in STRATEGIES.values()]
-    assert places == sorted(places)
-    assert len(set(places)) == len(places)
+    priorities = [kind.priority for kind, _ in STRATEGIES.values()]
+    assert priorities == sorted(priorities)
+    assert len(set(priorities)) == len(priorities)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_a_score_that_beats_the_best_by_the_threshold_alone_is_not_better(
 
 
 def test_early_stopping_watches_only_what_is_measured() -> None:
-    stage = Stage()
+    stage = Standing()
     stage.measured = {"loss"}
     with pytest.raises(OptionError, match="early-stopping watches the validation metric, which nobody"):
         EarlyStopping().attach(stage)
@@ -113,7 +115,7 @@ def test_early_stopping_watches_only_what_is_measured() -> None:
 def test_plateau_is_torchs_for_losses() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.5)
-    ours, stage = Plateau(patience=2, decay=0.5), Stage()
+    ours, stage = Plateau(patience=2, decay=0.5), Standing()
     for step, loss in enumerate(np.random.default_rng(1).uniform(0.5, 1, 60).tolist()):
         if step > 0:
             theirs.step(loss)
@@ -124,7 +126,7 @@ def test_plateau_is_torchs_for_losses() -> None:
 
 def test_plateau_does_not_count_the_start() -> None:
     """Its loss would be the best one of a training that gets worse at first, by a high rate."""
-    plateau, stage = Plateau(patience=0, decay=0.5), Stage()
+    plateau, stage = Plateau(patience=0, decay=0.5), Standing()
     for step, loss in enumerate([0.1, 0.9, 0.8, 0.7]):
         plateau.at_evaluation(stage, scores(step, loss))
     assert plateau.rate_factor() == 1.0
@@ -136,7 +138,7 @@ def test_plateau_does_not_count_the_start() -> None:
 )
 def test_a_tail_begins_after_its_share_of_the_run(steps: int, percent: int, every: int) -> None:
     """Of 10 steps and tail = 0.5 the average is of steps 6 to 10, those beyond half of the run."""
-    stage = Stage(steps=steps)
+    stage = Standing(steps=steps)
     tail = percent / 100
     averaging = Averaging(kind="tail", tail=tail, every=every)
     averaging.attach(stage)
@@ -148,7 +150,7 @@ def test_a_tail_begins_after_its_share_of_the_run(steps: int, percent: int, ever
         if (step - 1) % every == 0:
             points.append(step)
     beyond = [step for step in points if 100 * step > percent * steps] or points[-1:]
-    with averaging.shown(stage):
+    with averaging.evaluation_weights(stage):
         assert stage.model.weight[0, 0].item() == pytest.approx(np.mean(beyond))
 
 
@@ -160,7 +162,7 @@ def test_plateau_goes_on_after_a_first_infinity(higher: bool) -> None:
 
 
 def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:
-    stage = Stage()
+    stage = Standing()
     points = []
     averaging = Averaging(kind="uniform", every=2)
     averaging.attach(stage)
@@ -171,7 +173,7 @@ def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:
         if step % 2 == 0:
             points.append(stage.model.weight.detach().clone())
     last = stage.model.weight.detach().clone()
-    with averaging.shown(stage):
+    with averaging.evaluation_weights(stage):
         torch.testing.assert_close(stage.model.weight.detach(), torch.stack(points).mean(0))
     assert torch.equal(stage.model.weight, last)
     averaging.finished(stage)
@@ -179,11 +181,11 @@ def test_averaging_is_the_mean_of_the_points_and_gives_them_back() -> None:
 
 
 def test_averaging_estimates_batch_norm_anew() -> None:
-    stage = Stage(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+    stage = Standing(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     averaging = Averaging()
     averaging.attach(stage)
     averaging.after_step(stage)
-    with averaging.shown(stage):
+    with averaging.evaluation_weights(stage):
         linear, norm = stage.model
         torch.testing.assert_close(norm.running_mean, linear(torch.ones(4, 2)).mean(0).detach())
 
@@ -213,7 +215,7 @@ def test_a_doubling_batch_keeps_each_size_for_an_equal_time(growth: float, level
 
 
 def test_the_guard_goes_back_slower_and_at_last_stops() -> None:
-    stage = Stage()
+    stage = Standing()
     guard = Guard(every=2, attempts=2, lower=0.1)
 
     def step(loss: float) -> None:
@@ -257,13 +259,13 @@ def test_a_gradient_that_is_not_finite_is_trouble() -> None:
 
 def test_clipping_refuses_searches() -> None:
     with pytest.raises(OptionError, match="clipping doesn't go with SGD"):
-        Clipping(norm=1.0).attach(Stage(needs="closure"))
+        Clipping(norm=1.0).attach(Standing(needs="closure"))
 
 
 def test_snapshots_at_the_ends_of_cycles() -> None:
-    stage, snapshots = Stage(steps=9), Snapshots(cycles=3, keep=2)
+    stage, snapshots = Standing(steps=9), Snapshots(cycles=3, keep=2)
     for step in range(1, 10):
-        stage.share = step / 9
+        stage.progress = step / 9
         with torch.no_grad():
             stage.model.bias.fill_(step)
         snapshots.after_step(stage)
@@ -347,18 +349,18 @@ def test_a_range_test_is_a_training_with_rates_in_a_geometric_row(highest: float
 class Recording(Strategy):
     """Writes down where it is called."""
 
-    name, place = "recording", 1
+    name, priority = "recording", 1
 
     def __init__(self, calls: list[str]) -> None:
         self.calls, self.settings = calls, thalweg.strategies.Settings()
 
-    def attach(self, scene: Any) -> None:
+    def attach(self, trainer: Any) -> None:
         self.calls.append("attach")
 
-    def before_training(self, scene: Any) -> None:
+    def before_training(self, trainer: Any) -> None:
         self.calls.append("before_training")
 
-    def batch_factor(self, share: float) -> float:
+    def batch_factor(self, progress: float) -> float:
         self.calls.append("batch_factor")
         return 1.0
 
@@ -366,45 +368,74 @@ class Recording(Strategy):
         self.calls.append("rate_factor")
         return 1.0
 
-    def batch(self, scene: Any, inputs: Any, targets: Any, keys: Any) -> Any:
+    def batch(self, trainer: Any, inputs: Any, targets: Any, keys: Any) -> Any:
         self.calls.append("batch")
         return inputs, targets
 
-    def before_step(self, scene: Any) -> None:
+    def before_step(self, trainer: Any) -> None:
         self.calls.append("before_step")
 
-    def after_backward(self, scene: Any) -> None:
+    def after_backward(self, trainer: Any) -> None:
         self.calls.append("after_backward")
 
-    def after_step(self, scene: Any) -> None:
+    def after_step(self, trainer: Any) -> None:
         self.calls.append("after_step")
 
-    def shown(self, scene: Any) -> Any:
-        self.calls.append("shown")
-        return super().shown(scene)
+    def evaluation_weights(self, trainer: Any) -> Any:
+        self.calls.append("evaluation_weights")
+        return super().evaluation_weights(trainer)
 
-    def at_evaluation(self, scene: Any, scores: Scores) -> None:
+    def at_evaluation(self, trainer: Any, scores: Scores) -> None:
         self.calls.append("at_evaluation")
 
-    def finished(self, scene: Any) -> None:
+    def finished(self, trainer: Any) -> None:
         self.calls.append("finished")
 
+    def state_dict(self) -> dict[str, Any]:
+        self.calls.append("state_dict")
+        return {}
 
-def test_places_in_their_declared_order() -> None:
+    def load_state_dict(self, state: Any) -> None:
+        self.calls.append("load_state_dict")
+
+
+HOOKS = [
+    name for name, value in vars(Strategy).items() if callable(value) and not name.startswith("_")
+]  # fmt: skip
+
+
+def of_the_page() -> list[str]:
+    """Return the hooks in the order in which they stand in the pseudocode of ``strategies/base.py``."""
+    return list(dict.fromkeys(re.findall(r"\bstrategy\.(\w+)\(", thalweg.strategies.base.__doc__ or "")))
+
+
+def test_every_hook_stands_in_the_page_and_the_page_has_no_other() -> None:
+    assert sorted(of_the_page()) == sorted(HOOKS)
+
+
+def test_the_loop_calls_hooks_in_the_order_of_the_page(tmp_path: Path) -> None:
     calls: list[str] = []
     x, y = torch.randn(8, 2), torch.randn(8)
-    thalweg.fit(
-        nn.Linear(2, 1), (x, y), "mse", "sgd", strategies=[Recording(calls)], steps=1, batch_size=8,
-        evaluations=1, hyperparameters={"lr": 0.1},
-    )  # fmt: skip
-    seen = ["shown", "at_evaluation"]
+
+    def train(**more: Any) -> None:
+        thalweg.fit(
+            nn.Linear(2, 1), (x, y), "mse", "sgd", strategies=[Recording(calls)], steps=2, batch_size=8,
+            evaluations=2, hyperparameters={"lr": 0.1}, out=tmp_path / "run", checkpoint_seconds=0, **more,
+        )  # fmt: skip
+
+    train()
+    seen = ["evaluation_weights", "at_evaluation", "state_dict"]
     step = ["batch_factor", "rate_factor", "batch", "before_step", "after_backward", "after_step"]
-    assert calls == ["attach", "before_training", *seen, *step, *seen, "finished"]
-    documented = thalweg.strategies.base.__doc__ or ""
-    at = [
-        documented.index(f"  {name} ") for name in dict.fromkeys(["attach", "before_training", *step, *seen])
-    ]
-    assert at == sorted(at)
+    # the last state is saved before what is done at the end
+    called = [name for name in calls if name != "state_dict"]
+    once = [*step, *seen[:2]]
+    assert called == ["attach", "before_training", *seen[:2], *once, *once, "finished"]
+    order = [*dict.fromkeys(calls)]
+    assert order == [name for name in of_the_page() if name != "load_state_dict"]
+    calls.clear()
+    train(resume=True)
+    assert calls[:2] == ["attach", "load_state_dict"]
+    assert "before_training" not in calls
 
 
 def test_names() -> None:

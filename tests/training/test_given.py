@@ -61,13 +61,13 @@ class Centers(nn.Module):
 class Ends(Strategy):
     """Ends a training by Ctrl-C after some steps."""
 
-    name, place = "ends", 99
+    name, priority = "ends", 99
     settings = Settings()
 
     def __init__(self, at: int | None) -> None:
         self.left = at
 
-    def after_step(self, scene: Any) -> None:
+    def after_step(self, trainer: Any) -> None:
         if self.left is not None:
             self.left -= 1
             if not self.left:

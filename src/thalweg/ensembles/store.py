@@ -11,8 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from thalweg.runs.directory import RunDirectory
-from thalweg.training.core import copied
-from thalweg.training.engine import laid_down
+from thalweg.training.engine import copied, laid_down
 from thalweg.training.watch import Evaluation
 
 __all__ = ["How", "Kept", "Member"]

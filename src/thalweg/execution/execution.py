@@ -340,11 +340,11 @@ def _judged(
             for point in evaluation_points(problem.steps(workload), workload.evaluations):
                 if point > rung:
                     history.skip(point)
-            outcomes.append(history.outcome())
+            outcomes.append(history.outcome(name))
     return [run for run in runs if run.identity not in stopped], outcomes
 
 
 def _history(run: Run, states: States, workload: Workload) -> History:
     state = states.load(run.identity)
     assert state is not None, "a run that reached a rung has a state"
-    return History.restore(run, workload, state["history"])
+    return History.start(workload, state["history"])

@@ -1,4 +1,4 @@
-"""The ordinary training loop: one run, top to bottom, in plain PyTorch."""
+"""One run of a race, or of any list of runs, by the loop that all trainings share."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from thalweg.data.examples import Examples
 from thalweg.errors import Interrupted
-from thalweg.generators import generator_states, own_generators, set_generator_states
+from thalweg.generators import own_generators
 from thalweg.lanes.chunks import Keeper, Progress
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import Batches, evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
-from thalweg.training.core import Training, advance
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.movement import checksums
+from thalweg.training.recorder import Recorder
 from thalweg.training.rates import Rates
 from thalweg.training.scoring import score
+from thalweg.training.trainer import Training, advance
 
 __all__ = ["run"]
 
@@ -89,29 +89,26 @@ def run(
         engine=OneProcess(torch.device(problem.device)),
     )
     points = evaluation_points(total, workload.evaluations)
-    observer = _Observer(
+    recorder = _Recorder(
         run=run, training=training, factors=factors, problem=problem, workload=workload, watch=watch,
         checkpoint=checkpoint, seconds=checkpoint_seconds, stop=stop, until=until,
     )  # fmt: skip
     with own_generators(run.seed):
-        if observer.take_up():
-            return observer.history.outcome()
+        if recorder.take_up():
+            return recorder.outcome()
         try:
-            advance(training, points, observer)
+            advance(training, points, recorder)
         except _Paused:
-            observer.save()
-            return observer.history.outcome()
+            recorder.save()
+            return recorder.outcome()
         for point in points:
-            if point > observer.evaluated:
-                observer.history.skip(point)
+            if point > recorder.evaluated:
+                recorder.history.skip(point)
         # a resumed run has been built with the same weights
-        observer.history.unmoved = observer.history.active and checksums(optimizer) == beginning
-        observer.history.updates = None if entry.needs == "gradient" else training.updates
-        observer.save(finished=True)
-    return observer.history.outcome()
-
-
-_NONE = np.empty(0)
+        recorder.history.unmoved = recorder.history.active and checksums(optimizer) == beginning
+        recorder.history.updates = None if entry.needs == "gradient" else training.updates
+        recorder.save(finished=True)
+    return recorder.outcome()
 
 
 class _Rates(Factors):
@@ -132,8 +129,8 @@ class _Paused(Exception):
     """A run has come as far as was asked for."""
 
 
-class _Observer:
-    """What a race wants of a run: its history, its state at evaluations, and somebody who is told."""
+class _Recorder(Recorder):
+    """What a list of runs wants of one: its state at evaluations, and somebody who is told."""
 
     def __init__(
         self,
@@ -149,45 +146,31 @@ class _Observer:
         stop: Callable[[], bool] | None,
         until: int | None,
     ) -> None:
+        super().__init__(training.engine, History.start(workload))
         self._until = until
         self._run, self._training, self._factors = run, training, factors
         self._data, self._workload = problem.data, workload
         self._loss, self._metric = problem.loss_function, problem.metric_function
         self._watch, self._checkpoint, self._stop = watch, checkpoint, stop
         self._seconds, self._saved = seconds, time.monotonic()
-        self._losses: list[Tensor] = []
-        self._ends: list[int] = []
-        self.history = History.start(run, workload)
-
-    @property
-    def evaluated(self) -> int:
-        return self.history.steps[-1] if self.history.steps else -1
 
     @property
     def going(self) -> bool:
         return self.history.active
 
-    def begin(self, loss: float) -> None:
-        self.history.begin(loss)
-
-    def stepped(self, loss: Tensor, end: int) -> None:
-        self._losses.append(loss)
-        self._ends.append(end)
+    def outcome(self) -> Outcome:
+        return self.history.outcome(self._run.identity)
 
     def evaluate(self, points: Sequence[int]) -> None:
         history, training, workload = self.history, self._training, self._workload
         test, reduced = None, None
-        with training.judged():
+        with training.evaluation():
             mean, found, _ = self._score(self._data.validation)
             if workload.score_test:
                 _, test, reduced = self._score(self._data.test)
         assert found is not None
         for point in points:
-            if point > 0:
-                losses = torch.stack(self._losses).double().cpu().numpy() if self._losses else _NONE
-                history.train(losses, self._ends)
-                self._losses, self._ends = [], []
-            history.evaluate(point, mean, found, test)
+            self.record(point, mean, found, test)
             last = point == training.total and history.active
             if last and reduced is not None and self._metric.per_example:
                 history.test_predictions = reduced.double().tolist()
@@ -213,25 +196,21 @@ class _Observer:
         # earlier versions kept torch's generator alone, so that their draws can't go on: the run begins anew
         if state is None or ("generators" not in state and state["model"] is not None):
             return False
-        self.history = History.restore(self._run, self._workload, state["history"])
+        self.load(state)
         if state["model"] is None:
             return True
         self._training.load(state)
-        self._losses, self._ends = list(state["losses"]), list(state["ends"])
         self._factors.load(state["plateaus"], self.history.steps[-1])
         self._factors.look()
-        set_generator_states(state["generators"], self._training.engine.device)
+        self.load_generators(state, self._run.seed, self._training.updates)
         return False
 
     def save(self, finished: bool = False) -> None:
         if self._checkpoint is not None:
             state = {
                 **self._training.state(),
-                "history": self.history.state(),
-                "losses": self._losses,
-                "ends": self._ends,
+                **self.state(),
                 "plateaus": self._factors.state(),
-                "generators": generator_states(self._training.engine.device),
             }
             if finished:
                 state |= {"model": None, "optimizer": None}
@@ -252,5 +231,5 @@ class _Observer:
 
     def _score(self, examples: Examples) -> tuple[float, float | None, Tensor | None]:
         blocks = in_blocks(examples, max(self._workload.batch_size, 256))
-        surroundings = self._training.surroundings
-        return score(self._training.model, blocks, self._loss, self._metric, surroundings)
+        context = self._training.forward_context
+        return score(self._training.model, blocks, self._loss, self._metric, context)

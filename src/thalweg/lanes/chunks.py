@@ -179,7 +179,7 @@ def run(
             eliminate=eliminate,
             collect=collect,
         )
-        outcomes = [history.outcome() for history in lanes.histories]
+        outcomes = lanes.outcomes()
         if watch is not None:
             watch(
                 Progress(
@@ -252,7 +252,7 @@ class _Chunk:
         self.epoch_steps = steps_an_epoch(self.places, workload.batch_size)
         self.total = self.epoch_steps * workload.epochs
         self.points = evaluation_points(self.total, workload.evaluations)
-        self.histories = [History.start(run, workload) for run in self.runs]
+        self.histories = [History.start(workload) for _ in self.runs]
         settings = [run.setting for run in self.runs]
         names, options = [s.schedule for s in settings], [s.schedule_options for s in settings]
         self.factors = Factors(names, self.total, options)
@@ -301,13 +301,18 @@ class _Chunk:
         if keeper is not None:
             keeper.save(self.name, self.state())
 
+    def outcomes(self) -> list[Outcome]:
+        """Return what each run has left behind."""
+        return [history.outcome(run.identity) for run, history in zip(self.runs, self.histories, strict=True)]
+
     def _hand_on(self, collect: Collect) -> None:
         assert self.program is not None
         tensors = self.program.shown()
         for number, history in enumerate(self.histories):
             if history.active:
                 row = self.rows.index(number)
-                collect(history.outcome(), {name: tensor[row].detach() for name, tensor in tensors.items()})
+                ended = history.outcome(self.runs[number].identity)
+                collect(ended, {name: tensor[row].detach() for name, tensor in tensors.items()})
 
     def _finished(self) -> bool:
         return self._since == self.total
@@ -399,9 +404,7 @@ class _Chunk:
                 history.test_predictions = reduced[row].double().tolist()
             if self.factors.observe(number, self.step, history.validation_loss[-1]):
                 self._table = self.factors.at(self.rows)
-        seen = {
-            self.histories[number].run.identity: self.histories[number].validation[-1] for number in first
-        }
+        seen = {self.runs[number].identity: self.histories[number].validation[-1] for number in first}
         if eliminate is not None and not last:
             stopped = eliminate(self.step, seen)
             for number in first:
@@ -457,10 +460,7 @@ class _Chunk:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` returned."""
         self.step, self.rows = state["step"], list(state["rows"])
-        self.histories = [
-            History.restore(run, self.workload, values)
-            for run, values in zip(self.runs, state["histories"], strict=True)
-        ]
+        self.histories = [History.start(self.workload, values) for values in state["histories"]]
         self._since = max((history.steps[-1] for history in self.histories if history.steps), default=-1)
         self._going = sum(history.active for history in self.histories)
         self.factors.load(state["plateaus"], self.step)

@@ -23,13 +23,13 @@ from thalweg.runs.environment import usable_device
 from thalweg.settings import check_length
 from thalweg.strategies import Plateau, Strategy
 from thalweg.targets import objective_of
-from thalweg.training.core import Training
 from thalweg.training.engine import Engine, OneProcess
 from thalweg.training.feed import ExampleFeed
 from thalweg.training.fitting import tabulated
 from thalweg.training.groups import Pattern, parameter_groups
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
 from thalweg.training.rates import Rates
+from thalweg.training.trainer import Training
 
 __all__ = ["Assembled", "assemble", "lines"]
 

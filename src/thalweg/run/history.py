@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.run.spec import Outcome, Run, Workload
+from thalweg.run.spec import Outcome, Workload
 
 __all__ = ["History"]
 
@@ -23,9 +23,8 @@ class History:
     loss at the first step, or at an evaluation whose loss isn't finite. From then on it holds ``None``.
     """
 
-    run: Run
-    loss_bound: float
-    score_test: bool
+    loss_bound: float = math.inf
+    score_test: bool = False
     steps: list[int] = field(default_factory=list)
     train_loss: list[float | None] = field(default_factory=list)
     validation_loss: list[float | None] = field(default_factory=list)
@@ -94,10 +93,10 @@ class History:
         if self.score_test:
             self.test.append(None)
 
-    def outcome(self) -> Outcome:
-        """Return what :mod:`thalweg.run.spec` asks for."""
+    def outcome(self, identity: str) -> Outcome:
+        """Return what :mod:`thalweg.run.spec` asks for, of the run of this identity."""
         return Outcome(
-            identity=self.run.identity,
+            identity=identity,
             steps=list(self.steps),
             train_loss=list(self.train_loss),
             validation_loss=list(self.validation_loss),
@@ -110,22 +109,22 @@ class History:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the run, as plain values."""
+        """Return what has been written down, as plain values."""
         names = (*_LISTS, "initial_loss", "diverged_at", "stopped_at", "updates", "unmoved")
         return {name: getattr(self, name) for name in names}
 
-    @classmethod
-    def restore(cls, run: Run, workload: Workload, state: dict[str, Any]) -> History:
-        """Read what :meth:`state` wrote."""
-        values: dict[str, Any] = {
-            name: list(value) if name in _LISTS else value for name, value in state.items()
-        }
-        return cls(run=run, loss_bound=workload.loss_bound, score_test=workload.score_test, **values)
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        for name, value in state.items():
+            setattr(self, name, list(value) if name in _LISTS else value)
 
     @classmethod
-    def start(cls, run: Run, workload: Workload) -> History:
-        """Begin the history of a run."""
-        return cls(run=run, loss_bound=workload.loss_bound, score_test=workload.score_test)
+    def start(cls, workload: Workload, state: Mapping[str, Any] | None = None) -> History:
+        """Begin the history of a run, or go on with one that has a state."""
+        history = cls(loss_bound=workload.loss_bound, score_test=workload.score_test)
+        if state is not None:
+            history.load(state)
+        return history
 
 
 _LISTS = ("steps", "train_loss", "validation_loss", "validation", "test", "test_predictions")

@@ -85,7 +85,7 @@ class Batches:
     def __init__(
         self, examples: int, *, seed: int, size: int, factor: float = 1.0, growth: float = 1.0
     ) -> None:
-        self._examples, self._seed, self._size = examples, seed, size
+        self._examples, self.seed, self._size = examples, seed, size
         self._factor, self._growth = factor, growth
         self.epoch, self.position = 0, 0
         self._order: tuple[int, Tensor] | None = None
@@ -101,7 +101,7 @@ class Batches:
         if self.position + size > self._examples:
             self.epoch, self.position = self.epoch + 1, 0
         if self._order is None or self._order[0] != self.epoch:
-            self._order = self.epoch, orders(self._examples, [self._seed], self.epoch)[0]
+            self._order = self.epoch, orders(self._examples, [self.seed], self.epoch)[0]
         self.position += size
         return self._order[1][self.position - size : self.position]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thalweg.strategies.augmentation import Augmentation
 from thalweg.strategies.averaging import Averaging
-from thalweg.strategies.base import Keys, Scene, Scores, Settings, Strategy, in_order, showing
+from thalweg.strategies.base import Keys, Scores, Settings, Strategy, Trainer, at_evaluation_weights, in_order
 from thalweg.strategies.batch import BatchSize
 from thalweg.strategies.clipping import Clipping
 from thalweg.strategies.guard import Guard, trouble
@@ -26,16 +26,16 @@ __all__ = [
     "Keys",
     "Plateau",
     "RangeTest",
-    "Scene",
     "Scores",
     "Settings",
     "Snapshots",
     "Strategy",
+    "Trainer",
+    "at_evaluation_weights",
     "build",
     "in_order",
     "names",
     "rate_range_test",
-    "showing",
     "snapshot_steps",
     "stopping_point",
     "trouble",

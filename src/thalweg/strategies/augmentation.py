@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg.augmentation.augment import Reach, augment_by, check, check_images, reach_of
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.errors import OptionError
-from thalweg.strategies.base import Keys, Scene, Strategy, settle
+from thalweg.strategies.base import Keys, Strategy, Trainer, settle
 
 __all__ = ["Augmentation"]
 
@@ -42,7 +42,7 @@ class Augmentation(Strategy):
     """
 
     name: ClassVar[str] = "augmentation"
-    place: ClassVar[int] = 15
+    priority: ClassVar[int] = 15
 
     def __init__(self, **settings: Any) -> None:
         self.settings: AugmentationSettings = settle(AugmentationSettings, self.name, **settings)
@@ -57,19 +57,19 @@ class Augmentation(Strategy):
         """Return the images ``[B, C, H, W]`` changed; ``indices`` say which examples they are."""
         return augment_by(self.settings, images, indices, seed=seed, epoch=epoch, reach=self.reach)
 
-    def before_training(self, scene: Scene) -> None:
+    def before_training(self, trainer: Trainer) -> None:
         """Refuse what are no images, and find out what is black and white."""
         settings = self.settings
-        for (inputs,) in scene.inputs(1):
+        for (inputs,) in trainer.inputs(1):
             check_images(inputs, settings)
         if settings.needs_reach and settings.black is None:
-            black, white = reach_of(inputs for (inputs,) in scene.inputs(_LOOKED_AT))
-            blacks, whites = scene.gather(black), scene.gather(white)
+            black, white = reach_of(inputs for (inputs,) in trainer.inputs(_LOOKED_AT))
+            blacks, whites = trainer.gather(black), trainer.gather(white)
             self.reach = torch.stack(blacks).amin(0), torch.stack(whites).amax(0)
 
-    def batch(self, scene: Scene, inputs: Any, targets: Tensor, keys: Keys) -> tuple[Any, Tensor]:
+    def batch(self, trainer: Trainer, inputs: Any, targets: Tensor, keys: Keys) -> tuple[Any, Tensor]:
         """Change the images of a batch."""
-        return self.change(inputs, keys.indices, seed=scene.seed, epoch=keys.epoch), targets
+        return self.change(inputs, keys.indices, seed=trainer.seed, epoch=keys.epoch), targets
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is black and white."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.averaging import Average, Exponential, Kind, Tail, Uniform, estimate_batch_norm
-from thalweg.strategies.base import Scene, Settings, Strategy, settle
+from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Averaging", "AveragingSettings"]
 
@@ -58,7 +58,7 @@ class Averaging(Strategy):
     """
 
     name: ClassVar[str] = "averaging"
-    place: ClassVar[int] = 40
+    priority: ClassVar[int] = 40
     follows: ClassVar[bool] = True
 
     def __init__(
@@ -107,29 +107,29 @@ class Averaging(Strategy):
                 estimate_batch_norm(model, batches, forward=forward, gather=gather)
             yield
 
-    def attach(self, scene: Scene) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Know the length of the run, for the tail."""
-        self._planned = max(1, scene.steps)
-        self._of(scene.model)
+        self._planned = max(1, trainer.steps)
+        self._of(trainer.model)
 
-    def after_step(self, scene: Scene) -> None:
+    def after_step(self, trainer: Trainer) -> None:
         """Take the point in."""
-        self.update(scene.model)
+        self.update(trainer.model)
 
     @contextmanager
-    def shown(self, scene: Scene) -> Iterator[None]:
+    def evaluation_weights(self, trainer: Trainer) -> Iterator[None]:
         """Let the average be judged."""
-        batches, forward = self._batches(scene), _forward(scene)
-        with self.swapped(scene.model, batches, forward=forward, gather=scene.gather):
+        batches, forward = self._batches(trainer), _forward(trainer)
+        with self.swapped(trainer.model, batches, forward=forward, gather=trainer.gather):
             yield
 
-    def finished(self, scene: Scene) -> None:
+    def finished(self, trainer: Trainer) -> None:
         """Leave the average in the model."""
-        average = self._of(scene.model)
+        average = self._of(trainer.model)
         if average.count:
-            average.copy_to(scene.model)
-            if (batches := self._batches(scene)) is not None:
-                estimate_batch_norm(scene.model, batches, forward=_forward(scene), gather=scene.gather)
+            average.copy_to(trainer.model)
+            if (batches := self._batches(trainer)) is not None:
+                estimate_batch_norm(trainer.model, batches, forward=_forward(trainer), gather=trainer.gather)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average, and how many points were seen."""
@@ -159,14 +159,14 @@ class Averaging(Strategy):
             return Tail(start=-(-before // wanted.every) + 1)
         return Exponential(decay=wanted.decay, warmup=wanted.warmup)
 
-    def _batches(self, scene: Scene) -> Iterable[Any] | None:
-        normalized = any(isinstance(module, _BatchNorm) for module in scene.model.modules())
-        return scene.inputs(self.settings.batches) if normalized else None
+    def _batches(self, trainer: Trainer) -> Iterable[Any] | None:
+        normalized = any(isinstance(module, _BatchNorm) for module in trainer.model.modules())
+        return trainer.inputs(self.settings.batches) if normalized else None
 
 
-def _forward(scene: Scene) -> Callable[[Any], object]:
+def _forward(trainer: Trainer) -> Callable[[Any], object]:
     def forward(batch: Any) -> object:
-        with scene.surroundings():
-            return scene.model(batch[0])
+        with trainer.forward_context():
+            return trainer.model(batch[0])
 
     return forward

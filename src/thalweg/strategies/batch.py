@@ -34,30 +34,30 @@ class BatchSize(Strategy):
         OptionError: a value out of range.
 
     >>> sizes = BatchSize(growth=4, shape="doubling")
-    >>> [sizes.batch_factor(share) for share in (0.0, 0.4, 0.7, 1.0)]
+    >>> [sizes.batch_factor(progress) for progress in (0.0, 0.4, 0.7, 1.0)]
     [1.0, 2.0, 4.0, 4.0]
 
     Source: E3 (K); Smith, Kindermans, Ying and Le 2018.
     """
 
     name: ClassVar[str] = "batch-size"
-    place: ClassVar[int] = 70
+    priority: ClassVar[int] = 70
 
     def __init__(
         self, *, growth: float = 8.0, shape: Literal["exponential", "linear", "doubling"] = "doubling"
     ) -> None:
         self.settings: BatchSizeSettings = settle(BatchSizeSettings, self.name, growth=growth, shape=shape)
 
-    def batch_factor(self, share: float) -> float:
+    def batch_factor(self, progress: float) -> float:
         """Return how many times the usual batch the one at this part of the run is."""
         growth = self.settings.growth
         if self.settings.shape == "linear":
-            return 1 + (growth - 1) * share
+            return 1 + (growth - 1) * progress
         if self.settings.shape == "exponential":
-            return float(growth**share)
+            return float(growth**progress)
         factor, levels = (2.0, 1) if growth >= 1 else (0.5, 1)
         while (factor**levels < growth) if growth >= 1 else (factor**levels > growth):
             levels += 1
-        level = min(levels, int(share * (levels + 1)))
+        level = min(levels, int(progress * (levels + 1)))
         reached = factor**level
         return float(min(reached, growth) if growth >= 1 else max(reached, growth))

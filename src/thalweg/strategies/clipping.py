@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.clipping import clip_by_norm, clip_by_unit, clip_by_value
 from thalweg.errors import OptionError
-from thalweg.strategies.base import Scene, Settings, Strategy, settle
+from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Clipping", "ClippingSettings"]
 
@@ -45,7 +45,7 @@ class Clipping(Strategy):
     """
 
     name: ClassVar[str] = "clipping"
-    place: ClassVar[int] = 30
+    priority: ClassVar[int] = 30
 
     def __init__(
         self, *, value: float | None = None, unit: float | None = None, norm: float | None = None
@@ -56,11 +56,11 @@ class Clipping(Strategy):
         if value is None and unit is None and norm is None:
             raise OptionError("clipping: no bound is given; give norm, value or unit, such as norm = 1.0")
 
-    def attach(self, scene: Scene) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Refuse optimizers whose steps a changed gradient would mislead."""
-        if scene.needs != "gradient":
+        if trainer.needs != "gradient":
             raise OptionError(
-                f"clipping doesn't go with {type(scene.optimizer).__name__}: its searches rely on the "
+                f"clipping doesn't go with {type(trainer.optimizer).__name__}: its searches rely on the "
                 "gradient as it is; leave clipping out"
             )
 
@@ -76,6 +76,6 @@ class Clipping(Strategy):
         if wanted.norm is not None:
             clip_by_norm(gradients, wanted.norm)
 
-    def after_backward(self, scene: Scene) -> None:
+    def after_backward(self, trainer: Trainer) -> None:
         """Clip what the optimizer is about to see."""
-        self.clip(p for group in scene.optimizer.param_groups for p in group["params"])
+        self.clip(p for group in trainer.optimizer.param_groups for p in group["params"])

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thalweg.clipping import total_norm
-from thalweg.strategies.base import Scene, Settings, Strategy, settle
+from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Guard", "GuardSettings", "trouble"]
 
@@ -71,7 +71,7 @@ class Guard(Strategy):
     """
 
     name: ClassVar[str] = "guard"
-    place: ClassVar[int] = 20
+    priority: ClassVar[int] = 20
 
     def __init__(
         self, *, bound: float = 10.0, lower: float = 0.5, attempts: int = 5, every: int = 100
@@ -98,21 +98,21 @@ class Guard(Strategy):
         """Return what the troubles so far have left of the rate."""
         return float(self.settings.lower**self.troubles)
 
-    def before_step(self, scene: Scene) -> None:
+    def before_step(self, trainer: Trainer) -> None:
         """Copy the state where it is time."""
-        if scene.updates >= self._due:
-            self._candidate = scene.updates, scene.capture()
-            self._due = scene.updates + self.settings.every
+        if trainer.updates >= self._due:
+            self._candidate = trainer.updates, trainer.capture()
+            self._due = trainer.updates + self.settings.every
 
-    def after_backward(self, scene: Scene) -> None:
+    def after_backward(self, trainer: Trainer) -> None:
         """Judge the step before it is taken."""
-        groups = scene.optimizer.param_groups
-        self._look(scene, (p.grad for group in groups for p in group["params"] if p.grad is not None))
+        groups = trainer.optimizer.param_groups
+        self._look(trainer, (p.grad for group in groups for p in group["params"] if p.grad is not None))
 
-    def after_step(self, scene: Scene) -> None:
+    def after_step(self, trainer: Trainer) -> None:
         """Judge a step that was found by a search, behind it."""
-        if scene.needs != "gradient":
-            self._look(scene, ())
+        if trainer.needs != "gradient":
+            self._look(trainer, ())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last good state, and the troubles so far."""
@@ -126,30 +126,30 @@ class Guard(Strategy):
         self.troubles, self._first, self._due = state["troubles"], state["first"], state["due"]
         self._good, self._candidate = state["good"], state["candidate"]
 
-    def _look(self, scene: Scene, gradients: Iterable[Tensor]) -> None:
-        assert scene.loss is not None
-        found = self.judge(float(scene.loss), gradients)
+    def _look(self, trainer: Trainer, gradients: Iterable[Tensor]) -> None:
+        assert trainer.loss is not None
+        found = self.judge(float(trainer.loss), gradients)
         if found is None:
             if self._candidate is not None:
                 self._good, self._candidate = self._candidate, None
             return
-        scene.skip()
+        trainer.skip()
         self._candidate = None
         if self._good is None:
-            scene.stop(f"training can't begin: {found} at the first step", failed=True)
+            trainer.stop(f"training can't begin: {found} at the first step", failed=True)
             return
         step, state = self._good
-        scene.restore(state)
+        trainer.restore(state)
         # the next state is copied anew, for the one restored is the good one still
-        self._due = scene.updates + self.settings.every
+        self._due = trainer.updates + self.settings.every
         if self.troubles > self.settings.attempts:
-            scene.stop(
-                f"training diverges again and again: {found} at step {scene.updates}, for the "
+            trainer.stop(
+                f"training diverges again and again: {found} at step {trainer.updates}, for the "
                 f"{self.troubles}th time; the weights are those of step {step}, the last good ones",
                 failed=True,
             )
             return
-        scene.note(
-            f"{found} at step {scene.updates}: back to the state of step {step}, at {self.rate_factor():g} "
+        trainer.note(
+            f"{found} at step {trainer.updates}: back to the state of step {step}, at {self.rate_factor():g} "
             "of the scheduled learning rate"
         )

@@ -19,7 +19,7 @@ from thalweg.initial import (
 )
 from thalweg.initial.normed import normed
 from thalweg.initial.weights import role_of
-from thalweg.strategies.base import Scene, Settings, Strategy, settle
+from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Initialization", "InitializationSettings", "output_layer"]
 
@@ -81,7 +81,7 @@ class Initialization(Strategy):
     """
 
     name: ClassVar[str] = "initialization"
-    place: ClassVar[int] = 10
+    priority: ClassVar[int] = 10
 
     def __init__(
         self,
@@ -160,11 +160,13 @@ class Initialization(Strategy):
             )
         return notes
 
-    def before_training(self, scene: Scene) -> None:
+    def before_training(self, trainer: Trainer) -> None:
         """Apply it to the model of the run."""
-        targets = scene.targets() if self.settings.output_bias else None
-        for text in self.apply(scene.model, seed=scene.seed, targets=targets, activation=scene.activation):
-            scene.note(text)
+        targets = trainer.targets() if self.settings.output_bias else None
+        for text in self.apply(
+            trainer.model, seed=trainer.seed, targets=targets, activation=trainer.activation
+        ):
+            trainer.note(text)
 
 
 _OPTIONS = {

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from thalweg import schedules
-from thalweg.strategies.base import Scene, Scores, Settings, Strategy, require_measured, settle
+from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
 
 __all__ = ["Plateau", "PlateauSettings"]
 
@@ -48,7 +48,7 @@ class Plateau(Strategy):
     """
 
     name: ClassVar[str] = "plateau"
-    place: ClassVar[int] = 60
+    priority: ClassVar[int] = 60
 
     def __init__(
         self,
@@ -77,17 +77,19 @@ class Plateau(Strategy):
         """Return the present factor."""
         return self._plateau.factor
 
-    def attach(self, scene: Scene) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Refuse a score that nobody measures."""
-        require_measured(self.name, scene, self.settings.watch)
+        require_measured(self.name, trainer, self.settings.watch)
 
-    def at_evaluation(self, scene: Scene, scores: Scores) -> None:
+    def at_evaluation(self, trainer: Trainer, scores: Scores) -> None:
         """Look at the watched score, of all evaluations but that of the start."""
         score, higher = scores.get(self.settings.watch)
         if score is not None and scores.step > 0:
             before = self.rate_factor()
             if self.observe(score, higher_is_better=higher) < before:
-                scene.note(f"the learning rate falls to {self.rate_factor():.3g} of its schedule: a plateau")
+                trainer.note(
+                    f"the learning rate falls to {self.rate_factor():.3g} of its schedule: a plateau"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return factor, best score and counts."""

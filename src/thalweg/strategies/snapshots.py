@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg import averaging
 from thalweg.settings import MOST
-from thalweg.strategies.base import Scene, Settings, Strategy, settle
+from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Snapshots", "SnapshotsSettings", "snapshot_steps"]
 
@@ -56,7 +56,7 @@ class Snapshots(Strategy):
     """
 
     name: ClassVar[str] = "snapshots"
-    place: ClassVar[int] = 50
+    priority: ClassVar[int] = 50
 
     def __init__(self, *, cycles: int = 5, keep: int | None = None) -> None:
         self.settings: SnapshotsSettings = settle(SnapshotsSettings, self.name, cycles=cycles, keep=keep)
@@ -71,9 +71,9 @@ class Snapshots(Strategy):
             self._passed = passed
             self.taken.take(model, step=round(done))
 
-    def after_step(self, scene: Scene) -> None:
+    def after_step(self, trainer: Trainer) -> None:
         """Look whether a cycle has ended."""
-        self.look(scene.model, done=scene.share * scene.steps, total=scene.steps)
+        self.look(trainer.model, done=trainer.progress * trainer.steps, total=trainer.steps)
 
     def states(self) -> list[dict[str, Tensor]]:
         """Return the tensors of each snapshot by name."""

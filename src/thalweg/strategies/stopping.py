@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from thalweg.strategies.base import Scene, Scores, Settings, Strategy, require_measured, settle
+from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
 
 __all__ = ["EarlyStopping", "EarlyStoppingSettings", "stopping_point"]
 
@@ -76,7 +76,7 @@ class EarlyStopping(Strategy):
     """
 
     name: ClassVar[str] = "early-stopping"
-    place: ClassVar[int] = 80
+    priority: ClassVar[int] = 80
 
     def __init__(
         self,
@@ -124,31 +124,31 @@ class EarlyStopping(Strategy):
                 if name in self._weights:
                     value.copy_(self._weights[name])
 
-    def attach(self, scene: Scene) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Refuse a score that nobody measures."""
-        require_measured(self.name, scene, self.settings.watch)
+        require_measured(self.name, trainer, self.settings.watch)
 
-    def at_evaluation(self, scene: Scene, scores: Scores) -> None:
+    def at_evaluation(self, trainer: Trainer, scores: Scores) -> None:
         """Look at the watched score."""
         watched = self.settings.watch
         score, higher = scores.get(watched)
-        if self.observe(score, scene.model, higher_is_better=higher, step=scores.step):
+        if self.observe(score, trainer.model, higher_is_better=higher, step=scores.step):
             if self.best is None:
-                scene.stop(
+                trainer.stop(
                     f"the validation {watched} was no finite number at any of {self._bad} evaluations, so "
                     "none could be the best; watch what is defined on these data, such as the loss"
                 )
                 return
-            scene.stop(
+            trainer.stop(
                 f"the validation {watched} hasn't got better than {self.best:.6g} (at step {self.best_step}) "
                 f"for {self._bad} evaluations"
             )
 
-    def finished(self, scene: Scene) -> None:
+    def finished(self, trainer: Trainer) -> None:
         """Leave the best weights in the model."""
         if self._weights:
-            self.give_back(scene.model)
-            scene.note(f"the weights given back are those of step {self.best_step}, the best ones")
+            self.give_back(trainer.model)
+            trainer.note(f"the weights given back are those of step {self.best_step}, the best ones")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score, its step and weights, and the evaluations since."""

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg.training.core import Training as Training
-    from thalweg.training.core import advance as advance
+    from thalweg.training.trainer import Training as Training
+    from thalweg.training.trainer import advance as advance
     from thalweg.training.engine import OneProcess as OneProcess
     from thalweg.training.fitting import fit as fit
     from thalweg.training.groups import Pattern as Pattern
@@ -38,8 +38,8 @@ _WHERE = {
     "FullyShardedDataParallel": "thalweg.training.parallel",
     "OneProcess": "thalweg.training.engine",
     "Pattern": "thalweg.training.groups",
-    "Training": "thalweg.training.core",
-    "advance": "thalweg.training.core",
+    "Training": "thalweg.training.trainer",
+    "advance": "thalweg.training.trainer",
     "fit": "thalweg.training.fitting",
     "parameter_groups": "thalweg.training.groups",
 }

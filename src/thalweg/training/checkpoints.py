@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from thalweg.errors import UserError
 from thalweg.runs.directory import RunDirectory
-from thalweg.training.core import copied
-from thalweg.training.engine import Engine
+from thalweg.training.engine import Engine, copied
 from thalweg.training.parallel import FullyShardedDataParallel
 from thalweg.training.sharding import Kept, Shards, are_sound, assembled, unsharded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import OptionError, ThalwegError
 
-__all__ = ["Engine", "OneProcess", "Precision", "agree", "from_first", "laid_down", "rows"]
+__all__ = ["Engine", "OneProcess", "Precision", "agree", "copied", "from_first", "laid_down", "rows"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _T = TypeVar("_T")
@@ -230,3 +231,14 @@ def rows(count: int, rank: int, world: int) -> tuple[int, int]:
 def laid_down(value: Tensor) -> Tensor:
     """Return a copy on the CPU, of its own memory: safetensors refuses tensors that share some."""
     return value.detach().cpu().contiguous().clone()
+
+
+def copied(state: Any) -> Any:
+    """Copy a state of tensors, numbers, strings, lists, tuples and dictionaries."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(copied(value) for value in state)
+    return copy.deepcopy(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from thalweg import streams
 from thalweg.data.examples import (
     ArrayExamples,
     DatasetExamples,
@@ -30,7 +32,7 @@ from thalweg.data.examples import (
 )
 from thalweg.data.finite import as_float32
 from thalweg.errors import DataError
-from thalweg.generators import own_generators
+from thalweg.generators import apart, own_generators
 from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.strategies.base import Keys
 from thalweg.streams import seed32
@@ -83,6 +85,9 @@ class Feed(Protocol):
 
     def pairs(self) -> Iterable[tuple[Any, Tensor]]:
         """Return inputs and targets of a whole pass, always the same ones."""
+
+    def batches(self, count: int | None) -> Iterator[tuple[Any, Tensor]]:
+        """Return so many batches (``None``: of a whole pass), always the same ones, and move nothing."""
 
     def targets(self) -> Tensor | None:
         """Return all targets, where they are known."""
@@ -146,6 +151,14 @@ class ExampleFeed:
     def pairs(self) -> Iterator[tuple[Any, Tensor]]:
         """Return examples in the order in which they lie."""
         return in_blocks(self._examples, self._size)
+
+    def batches(self, count: int | None) -> Iterator[tuple[Any, Tensor]]:
+        """Return batches of an order that training never takes; the last of a whole pass may be smaller."""
+        seed = self._batches.seed
+        # examples may lie sorted by their class
+        order = torch.from_numpy(streams.order(len(self._examples), seed=seed32(seed, "batches"), epoch=0))
+        chosen = torch.split(order, self._size)[:count]
+        return apart(lambda: map(self._examples.batch, chosen), seed, "batches")
 
     def targets(self) -> Tensor | None:
         """Return all targets, where they are known."""
@@ -226,10 +239,21 @@ class LoaderFeed:
         for inputs, _ in itertools.islice(self.pairs(), count):
             yield inputs
 
+    def batches(self, count: int | None) -> Iterator[tuple[Any, Tensor]]:
+        """Return the first batches of an epoch of its own."""
+        return apart(
+            lambda: itertools.islice(self.pairs(), count), self._seed, "batches", own=(self._loader,)
+        )
+
     def pairs(self) -> Iterator[tuple[Any, Tensor]]:
         """Return the batches of an epoch of its own, always the same ones."""
+        loader = self._loader
+        if getattr(loader, "persistent_workers", False):
+            # its workers are those of the epoch under way, which would be begun anew
+            loader = copy.copy(loader)
+            loader._iterator = None  # type: ignore[attr-defined]
         with self._seeded("statistics"):
-            batches = iter(self._loader)
+            batches = iter(loader)
             first = next(batches, None)
         while first is not None:
             yield pair(first, self._device)

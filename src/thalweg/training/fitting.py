@@ -26,11 +26,11 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import as_whole
 from thalweg.strategies.base import Strategy
 from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
-from thalweg.training.core import Training
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.job import Data, Fitted, Job
 from thalweg.training.rates import Rates
+from thalweg.training.trainer import Training
 from thalweg.training.watch import Watcher
 
 __all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]

@@ -9,35 +9,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from thalweg import summaries
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, SaidElsewhere, UserError, option
-from thalweg.generators import generator_states, own_generators, seed_generators, set_generator_states
+from thalweg.generators import own_generators
 from thalweg.objectives import Metric
 from thalweg.run.history import History
-from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.interrupt import Interruption
 from thalweg.strategies.base import Scores
 from thalweg.temperature import Temperature
 from thalweg.training.checkpoints import Keeper, keeper_of
-from thalweg.training.core import Training, advance, copied
-from thalweg.training.engine import agree
+from thalweg.training.engine import agree, copied
 from thalweg.training.feed import LoaderFeed
 from thalweg.training.movement import checksums, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
+from thalweg.training.recorder import Recorder
 from thalweg.training.scoring import score
 from thalweg.training.tempering import of_batches
+from thalweg.training.trainer import Training, advance
 from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
 
 __all__ = ["Fitted", "Job"]
-
-_NONE = np.empty(0)
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
 
@@ -93,8 +90,8 @@ class Fitted:
         )
 
 
-class Job:
-    """Carries a training out; what :func:`thalweg.fit` and ``thalweg train`` have in common.
+class Job(Recorder):
+    """Carries a training out and records it: for ``fit``, recipes and members of ensembles.
 
     Args:
         training: at its beginning.
@@ -109,8 +106,7 @@ class Job:
         predictor: makes what the result's scores are of, where that isn't the model itself.
         calibrate: find the temperature of a result that gives logits; targets of this class don't count.
 
-    Attributes:
-        begun: whether a step is behind it; what is refused before that leaves nothing behind.
+    What is refused before it has ``begun`` leaves nothing behind.
     """
 
     def __init__(
@@ -128,6 +124,7 @@ class Job:
         predictor: Callable[[nn.Module], nn.Module] | None = None,
         calibrate: int | None = None,
     ) -> None:
+        super().__init__(training.engine, History())
         self._predictor, self._calibrate = predictor, calibrate
         self._training, self._points = training, points
         self._loss, self._metric, self._validation = loss, metric, validation
@@ -135,15 +132,9 @@ class Job:
         self._directory, self._seconds = directory, seconds
         self._watcher = Silent() if watcher is None else watcher
         self._keeper = keeper_of(training.engine, directory)
-        self._workload = Workload(epochs=1, batch_size=1, loss_bound=math.inf, evaluations=1)
-        self._run = Run(identity="fit", setting=Setting(optimizer=""), seed=training.seed)
-        self.history = History.start(self._run, self._workload)
-        self._losses: list[Tensor] = []
-        self._ends: list[int] = []
         self._best: Evaluation | None = None
         self._best_state: dict[str, Any] | None = None
         self._copied = False
-        self._notes: list[str] = []
         self._beginning: list[int] | None = None
         self._spent = 0.0
         self._began = self._saved = time.monotonic()
@@ -152,7 +143,6 @@ class Job:
         # whoever reads whole batches has to draw alike in all processes
         alike = isinstance(training.feed, LoaderFeed) or training.engine.rank == 0
         self._stream: tuple[int, ...] = () if alike else (training.engine.rank,)
-        self.begun = False
 
     def run(self) -> Fitted:
         """Train to the end, and leave the result in the model.
@@ -189,41 +179,25 @@ class Job:
 
     def say(self, text: str) -> None:
         """Write down and tell what a strategy has to say."""
-        self._notes.append(text)
+        self.notes.append(text)
         self._watcher.note(text)
 
-    # What a training's observer is asked -------------------------------------------------------------------
-
-    @property
-    def evaluated(self) -> int:
-        """The last point that was evaluated."""
-        return self.history.steps[-1] if self.history.steps else -1
+    # What the loop asks -----------------------------------------------------------------------------------
 
     @property
     def going(self) -> bool:
         """Whether nothing has ended training."""
         return self._training.stopped is None
 
-    def begin(self, loss: float) -> None:
-        """Take in the loss of a first step that passes points."""
-        self.history.begin(loss)
-
-    def stepped(self, loss: Tensor, end: int) -> None:
-        """Take in the loss of a step."""
-        self.begun = True
-        self._losses.append(loss)
-        self._ends.append(end)
-
     def evaluate(self, points: Sequence[int]) -> None:
         """Score the model, tell strategies, and keep the best."""
         training, history = self._training, self.history
-        with training.judged():
+        with training.evaluation():
             loss, found = None, None
             if self._validation is not None:
                 loss, found = self._score(self._validation)
             for point in points:
-                self._note_down(point, loss, found)
-                evaluation = self._last()
+                evaluation = self.record(point, loss, found)
                 scores = Scores(
                     step=point,
                     loss=evaluation.validation_loss,
@@ -297,19 +271,18 @@ class Job:
         if state is None:
             return False
         try:
+            self.load(state)
             self._training.load(state)
         except (KeyError, RuntimeError, TypeError, ValueError) as problem:
             if isinstance(problem, UserError):
                 raise
-            said = " ".join(str(problem).split())[:120]
+            words = " ".join(str(problem).split())[:120]
             raise RunDirectoryError(
-                f"the checkpoint of step {state['step']:g} doesn't fit the model and the optimizer ({said}); "
-                "bring back the code that the training was begun with, or begin anew with another "
-                f"{option('out')}"
+                f"the checkpoint of step {state['step']:g} doesn't fit the model and the optimizer "
+                f"({words}); bring back the code that the training was begun with, or begin anew with "
+                f"another {option('out')}"
             ) from problem
-        self.history = History.restore(self._run, self._workload, state["history"])
-        self._losses, self._ends = list(state["losses"]), list(state["ends"])
-        self._notes, self._spent = list(state["notes"]), state["seconds"]
+        self._spent = state["seconds"]
         beginnings = state.get("beginnings", [])
         # shards of another number of processes are others
         if len(beginnings) == self._training.engine.world:
@@ -325,13 +298,15 @@ class Job:
                 "the best of what follows stands for them"
             )
             self._best = None
-        self._take_up_generators(state["generators"])
+        said = self.load_generators(state, self._training.seed, self._training.updates)
+        if said is not None:
+            self._watcher.note(said)
         threads = state["threads"]
         if self._training.engine.device.type == "cpu" and threads != torch.get_num_threads():
             as_begun.enter_context(with_threads(threads))
-            said = "one thread" if threads == 1 else f"{threads} threads"
+            many = "one thread" if threads == 1 else f"{threads} threads"
             self._watcher.note(
-                f"going on with {said}, as it began: another number rounds sums in another order"
+                f"going on with {many}, as it began: another number rounds sums in another order"
             )
         self._watcher.note(f"going on from step {self._training.clock:,.12g} of {self._training.total:,}")
         return True
@@ -350,21 +325,6 @@ class Job:
         if state is not None:
             return state, best
         return keeper.load("last", lambda text: None), None
-
-    def _take_up_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
-        engine, device = self._training.engine, self._training.engine.device
-        before, now = len(states), engine.world
-        if before != now:
-            self._watcher.note(
-                f"the checkpoint is of {_processes(before)} and goes on in {_processes(now)}: sums over "
-                "examples are rounded in another order, batch norms that aren't synchronized measure other "
-                "shares, and what draws from torch's, NumPy's or Python's generators draws other numbers; "
-                "the rest is exact"
-            )
-        if engine.rank < before:
-            set_generator_states(states[engine.rank], device)
-        else:
-            seed_generators(self._training.seed, "from", self._training.updates, engine.rank)
 
     def _look_for_the_reason(self) -> None:
         """Where training failed, see whether the data are to blame."""
@@ -392,15 +352,11 @@ class Job:
             "last",
             {
                 **self._training.state(),
-                "history": self.history.state(),
-                "losses": self._losses,
-                "ends": self._ends,
-                "notes": self._notes,
+                **self.state(),
                 "beginnings": self._training.engine.collect(self._beginning),
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
                 "threads": torch.get_num_threads(),
-                "generators": self._training.engine.collect(generator_states(self._training.engine.device)),
             },
         )
 
@@ -422,19 +378,19 @@ class Job:
         temperature = None
         if self._calibrate is not None and self._validation is not None:
             temperature = of_batches(
-                judged, self._validation(), training.surroundings, self._calibrate, self.say
+                judged, self._validation(), training.forward_context, self._calibrate, self.say
             )
         return Fitted(
             model=training.model,
             temperature=temperature,
-            curve=[self._at(number) for number in range(len(self.history.steps))],
+            curve=self.curve(),
             best=self._best,
             best_state=self._best_state,
             final=final,
             updates=training.updates,
             stopped=training.stopped,
             failed=training.failed,
-            notes=self._notes,
+            notes=self.notes,
             seconds=seconds,
         )
 
@@ -449,33 +405,11 @@ class Job:
     def _score(self, batches: Data, judged: nn.Module | None = None) -> tuple[float, float | None]:
         training = self._training
         model = training.model if judged is None else judged
-        return score(model, batches(), self._loss, self._metric, training.surroundings, training.engine)[:2]
+        return score(model, batches(), self._loss, self._metric, training.forward_context, training.engine)[
+            :2
+        ]
 
     # Evaluations ---------------------------------------------------------------------------------
-
-    def _note_down(self, point: int, loss: float | None, found: float | None) -> None:
-        if point > 0:
-            losses = torch.stack(self._losses).double().cpu().numpy() if self._losses else _NONE
-            self.history.train(losses, self._ends)
-            self._losses, self._ends = [], []
-        # a loss that can't be had is no divergence
-        self.history.evaluate(
-            point, 0.0 if loss is None else loss, math.nan if found is None else found, None
-        )
-        if loss is None:
-            self.history.validation_loss[-1] = None
-
-    def _at(self, number: int) -> Evaluation:
-        history = self.history
-        return Evaluation(
-            step=history.steps[number],
-            train_loss=history.train_loss[number],
-            validation_loss=history.validation_loss[number],
-            validation=history.validation[number],
-        )
-
-    def _last(self) -> Evaluation:
-        return self._at(len(self.history.steps) - 1)
 
     def _is_best(self, evaluation: Evaluation) -> bool:
         by, higher = (
@@ -494,7 +428,3 @@ class Job:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _processes(count: int) -> str:
-    return "one process" if count == 1 else f"{count} processes"

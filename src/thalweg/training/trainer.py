@@ -1,12 +1,17 @@
-"""One training under way: what a step is, and the loop that all trainings share."""
+"""The loop that all trainings share: races, ``fit``, recipes and the members of ensembles.
+
+:func:`advance` is the loop, :meth:`Training.step` what it does with a batch, :mod:`thalweg.training.steps` how
+the optimizer takes its step. The page at the top of :mod:`thalweg.strategies.base` is this loop as pseudocode,
+with every place at which strategies are called.
+"""
 
 from __future__ import annotations
 
-import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Protocol
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +23,80 @@ from thalweg.layers.holding import unreached
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
 from thalweg.layers.passing import SingleEntryError, outputs_of
 from thalweg.layers.untouched import untouched
+from thalweg.objectives import as_loss
 from thalweg.randomness import RunDraws
-from thalweg.strategies.base import Strategy, in_order, showing
+from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
 from thalweg.streams import seed32
 from thalweg.training.complaints import understood
-from thalweg.training.engine import Engine, OneProcess, rows
+from thalweg.training.engine import Engine, OneProcess, copied, rows
 from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
+from thalweg.training.recorder import Recorder
 from thalweg.training.rates import Rates
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
-__all__ = ["Observer", "Training", "advance", "copied"]
+__all__ = ["Training", "advance"]
 
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
 _ENDLESS = 1e18
 
 
+def advance(training: Training, points: Sequence[int], recorder: Recorder) -> None:
+    """Carry a training on, step by step, to its end.
+
+    A first-order step is one step of the clock, or as many as its batch counts. A second-order step may pass
+    evaluation points, since it counts as much as its work: they are evaluated at the weights before it. If
+    the end is among them the step is undone: there was no work left for it.
+
+    Args:
+        training: at any step.
+        points: of the clock, ascending, the last one the end.
+        recorder: evaluates, saves, and says whether training goes on.
+    """
+    training.train()
+    upcoming = _ahead(points, recorder)
+    while True:
+        if reached := _reached(upcoming, training.clock + training.slack):
+            recorder.evaluate(reached)
+            upcoming = _ahead(points, recorder)
+        # after an undone step the end is evaluated, but the clock stands before it
+        if training.clock + training.slack >= training.total or not upcoming or not recorder.going:
+            return
+        recorder.between(evaluated=bool(reached))
+
+        before = copied(training.model.state_dict()) if training.counts_work else None
+        clock = training.step()
+        if before is not None and upcoming[0] < clock:
+            assert training.loss is not None
+            if training.updates == 0:
+                recorder.begin(float(training.loss))
+            after = copied(training.model.state_dict())
+            training.model.load_state_dict(before)
+            recorder.evaluate([point for point in upcoming if point < clock])
+            upcoming = _ahead(points, recorder)
+            if clock > training.total or not recorder.going:
+                return
+            training.model.load_state_dict(after)
+        training.done(clock)
+        if not training.skipped:
+            assert training.loss is not None
+            recorder.stepped(training.loss, math.ceil(clock - training.slack))
+
+
+def _reached(upcoming: Sequence[int], clock: float) -> list[int]:
+    return [*itertools.takewhile(lambda point: point <= clock, upcoming)]
+
+
+def _ahead(points: Sequence[int], recorder: Recorder) -> list[int]:
+    """The points that weren't evaluated yet."""
+    return [point for point in points if point > recorder.evaluated]
+
+
 class Training:
     """A model, its optimizer, its data and its strategies, at some step: what :func:`advance` carries on.
+
+    To strategies it is their :class:`~thalweg.strategies.base.Trainer`.
 
     The clock counts steps of the plan. A step on a usual batch is one, on a batch of twice the size two; with
     ``by_work`` a step that takes more forward and backward passes than one counts as many.
@@ -90,7 +150,7 @@ class Training:
         self.seed, self.total, self.activation = seed, total, activation
         self.clock, self.updates = 0.0, 0
         self.loss: Tensor | None = None
-        self._own, self._foreign, self._loss = own, list(foreign), loss
+        self._own, self._foreign, self._loss = own, list(foreign), as_loss(loss)
         self.stopped: str | None = None
         self.failed = False
         self.skipped = False
@@ -104,20 +164,20 @@ class Training:
         self._keyed = [keyed(model, draws) for draws in (self._draws, *self._pieces)]
         self._parts = parts
         bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
-        self.surroundings: Surroundings = nullcontext if bare else self._surrounded
+        self.forward_context: Surroundings = nullcontext if bare else self._in_context
         if self.engine.world > 1:
             feed.divide(self.engine.rank, self.engine.world, parts)
         # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
-        self._behind = _overriding(self.strategies, "after_backward")
-        asked = self._behind or self.engine.scales
+        self._after_backward = _overriding(self.strategies, "after_backward")
+        asked = self._after_backward or self.engine.scales
         self._take = stepping(
-            needs, optimizer, model, loss, self.surroundings,
+            needs, optimizer, model, self._loss, self.forward_context,
             engine=self.engine, parts=parts, proceed=self._gradients_there if asked else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
-        self._changes = _overriding(self.strategies, "batch")
-        self._before = _overriding(self.strategies, "before_step")
-        self._after = _overriding(self.strategies, "after_step")
+        self._batch = _overriding(self.strategies, "batch")
+        self._before_step = _overriding(self.strategies, "before_step")
+        self._after_step = _overriding(self.strategies, "after_step")
         self._rate_factors = _overriding(self.strategies, "rate_factor")
         self._batch_factors = _overriding(self.strategies, "batch_factor")
         if has_two_points(optimizer):
@@ -125,14 +185,7 @@ class Training:
         for strategy in self.strategies:
             strategy.attach(self)
 
-    # What is done ------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _surrounded(self) -> Iterator[None]:
-        """A forward pass with the engine's settings and the run's own random numbers."""
-        with self.engine.surroundings(), self._keyed[self._part % self._parts]():
-            self._part += 1
-            yield
+    # The loop's verbs, in their order --------------------------------------------------------------------
 
     def begin(self) -> None:
         """Begin a new run."""
@@ -140,6 +193,75 @@ class Training:
             self.note(said)
         for strategy in self.strategies:
             strategy.before_training(self)
+
+    def step(self) -> float:
+        """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
+        progress, self.skipped, self._part = self.progress, False, 0
+        times = math.prod((factor(progress) for factor in self._batch_factors), start=1.0)
+        inputs, targets, weight, keys, whole = self._next_batch(progress, times)
+        times = math.prod((factor() for factor in self._rate_factors), start=1.0)
+        self._rates.set(int(self.clock + self.slack), times)
+        self.train()
+        for draws in (self._draws, *self._pieces):
+            draws.step = self.updates
+        for batch in self._batch:
+            inputs, targets = batch(self, inputs, targets, keys)
+        for before_step in self._before_step:
+            before_step(self)
+        if self._foreign:
+            self._look_at_strangers(inputs, targets)
+        room = _ENDLESS
+        if self.counts_work:
+            room = (self.total - self.clock) / weight * FORWARD_BACKWARD
+        try:
+            # forward, backward, `_gradients_there`, the optimizer's step
+            self.loss, work = self._take(inputs, targets, room, whole)
+        except (ThalwegError, ValueError, RuntimeError) as problem:
+            found = understood(problem, whole, self._parts, self.engine.world)
+            if found is None:
+                raise
+            raise found from problem
+        self.engine.settle(self.model)
+        return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
+
+    def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
+        """Let strategies look at the gradients; say whether the optimizer is to take its step."""
+        self.loss = loss
+        if not finite and math.isfinite(float(loss)):
+            # what overflowed is the scale, which is lower the next time
+            self.skip()
+            return False
+        for after_backward in self._after_backward:
+            after_backward(self)
+            if self.skipped:
+                return False
+        return True
+
+    def done(self, clock: float) -> None:
+        """Finish a step: the clock goes on, and strategies look at the new point."""
+        self.clock, self.updates = clock, self.updates + 1
+        if not self.skipped:
+            for after_step in self._after_step:
+                after_step(self)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Hold the model in evaluation mode at the weights that are evaluated."""
+        self.train()
+        self._draws.step, self._part = self.updates, 0
+        weights = at_evaluation_weights(self.strategies, self)
+        with judged_point(self.optimizer), weights, evaluating(self.model):
+            yield
+
+    def finish(self) -> None:
+        """Leave in the model what is the result."""
+        if has_two_points(self.optimizer):
+            self.optimizer.eval()  # type: ignore[attr-defined]
+        for strategy in self.strategies:
+            strategy.finished(self)
+        end_training(self.model, self.train())
+
+    # What a step needs -----------------------------------------------------------------------------------
 
     def train(self) -> Modes:
         """Put the model into training mode, but for the parts that were in evaluation mode at the beginning.
@@ -154,55 +276,26 @@ class Training:
             set_modes(self._modes)
         return self._modes
 
-    def step(self) -> float:
-        """Take a step on the next batch, up to what :meth:`done` does; return where the clock will be."""
-        share, self.skipped, self._part = self.share, False, 0
-        times = 1.0
-        for batch_factor in self._batch_factors:
-            times *= batch_factor(share)
-        inputs, targets, weight, keys, whole = self._batch(share, times)
-        times = 1.0
-        for rate_factor in self._rate_factors:
-            times *= rate_factor()
-        self._rates.set(int(self.clock + self.slack), times)
-        self.train()
-        self._draws.step = self.updates
-        for draws in self._pieces:
-            draws.step = self.updates
-        for change in self._changes:
-            inputs, targets = change(self, inputs, targets, keys)
-        for before in self._before:
-            before(self)
-        if self._foreign:
-            self._look_at_strangers(inputs, targets)
-        room = _ENDLESS
-        if self.counts_work:
-            room = (self.total - self.clock) / weight * FORWARD_BACKWARD
-        try:
-            self.loss, work = self._take(inputs, targets, room, whole)
-        except (ThalwegError, ValueError, RuntimeError) as problem:
-            found = understood(problem, whole, self._parts, self.engine.world)
-            if found is None:
-                raise
-            raise found from problem
-        self.engine.settle(self.model)
-        return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
+    @contextmanager
+    def _in_context(self) -> Iterator[None]:
+        """A forward pass with the engine's settings and the run's own random numbers."""
+        with self.engine.surroundings(), self._keyed[self._part % self._parts]():
+            self._part += 1
+            yield
 
     def _look_at_strangers(self, inputs: Any, targets: Tensor) -> None:
-        def loss() -> Tensor:
-            with self.surroundings():
-                return self._loss(outputs_of(self.model, inputs), targets)
-
+        """Say, once, whether parameters that are neither the model's nor the loss's matter."""
         foreign, self._foreign = self._foreign, []
         if self.engine.sharded:
             return
-        said, self._part = unreached(foreign, self.optimizer, self.model, loss), 0
+        said = unreached(foreign, self.optimizer, self.model, lambda: self._loss_aside(inputs, targets))
+        self._part = 0
         if said is not None:
             self.note(said)
 
-    def _batch(self, share: float, times: float) -> Batch:
+    def _next_batch(self, progress: float, times: float) -> Batch:
         """Take the next batch; one of a single example is left out where batch norm can't take it."""
-        batch = self.feed.take(share, times)
+        batch = self.feed.take(progress, times)
         if self._alone is True or batch.whole != 1 or not isinstance(self.feed, LoaderFeed):
             return batch
         for _ in range(self.feed.steps_an_epoch()):
@@ -212,7 +305,7 @@ class Training:
                     self.note("batches of one example are left out: batch norm can't normalize them")
             if self._alone or batch.whole != 1:
                 return batch
-            batch = self.feed.take(share, times)
+            batch = self.feed.take(progress, times)
         raise DataError(
             "every batch has one example, which batch norm can't normalize by itself; take larger batches"
         )
@@ -229,45 +322,10 @@ class Training:
                 return False
         return True
 
-    def done(self, clock: float) -> None:
-        """Finish a step: the clock goes on, and strategies look at the new point."""
-        self.clock, self.updates = clock, self.updates + 1
-        if not self.skipped:
-            for after in self._after:
-                after(self)
-
-    @contextmanager
-    def judged(self) -> Iterator[None]:
-        """Hold the model at what is to be judged, in evaluation mode."""
-        self.train()
-        self._draws.step, self._part = self.updates, 0
-        with judged_point(self.optimizer), showing(self.strategies, self), evaluating(self.model):
-            yield
-
-    def finish(self) -> None:
-        """Leave in the model what is the result."""
-        if has_two_points(self.optimizer):
-            self.optimizer.eval()  # type: ignore[attr-defined]
-        for strategy in self.strategies:
-            strategy.finished(self)
-        end_training(self.model, self.train())
-
-    def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
-        self.loss = loss
-        if not finite and math.isfinite(float(loss)):
-            # what overflowed is the scale, which is lower the next time
-            self.skip()
-            return False
-        for behind in self._behind:
-            behind(self)
-            if self.skipped:
-                return False
-        return True
-
     # What strategies see and ask -----------------------------------------------------------------------
 
     @property
-    def share(self) -> float:
+    def progress(self) -> float:
         """Part of the run that is done."""
         return min(1.0, self.clock / self.total)
 
@@ -290,6 +348,37 @@ class Training:
         Of many processes each is given its share of every batch.
         """
         return ((self._mine(inputs),) for inputs in self.feed.inputs(count))
+
+    def batches(self, count: int | None) -> Iterable[tuple[Any, Tensor]]:
+        """Return ``count`` batches of training examples (``None``: a whole pass), always the same ones.
+
+        Nothing is moved by it: neither the order of training nor a generator.
+        """
+        pairs = self.feed.batches(count)
+        return ((self._mine(inputs), self._mine(targets)) for inputs, targets in pairs)
+
+    @contextmanager
+    def aside(self, *, training: bool | None = None, steps: bool = False) -> Iterator[LossAside]:
+        """Compute something that leaves no trace in the training; gives the loss, as the protocol says."""
+        parts = [each for each in (self._loss.function,) if isinstance(each, nn.Module)]
+        part = self._part
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_part", part)
+            stack.enter_context(untouched(self.model, self.optimizer if steps else None, parameters=steps))
+            for module in parts:
+                stack.enter_context(untouched(module, parameters=steps))
+            for module in (self.model, *parts):
+                module.zero_grad(set_to_none=True)
+            if training is False:
+                stack.enter_context(evaluating(self.model))
+            elif training:
+                self.train()
+            yield self._loss_aside
+
+    def _loss_aside(self, inputs: Any, targets: Tensor) -> Tensor:
+        self._part = 0
+        with self.forward_context():
+            return self._loss(self.model(inputs), targets)
 
     def _mine(self, inputs: Any) -> Any:
         engine = self.engine
@@ -343,6 +432,7 @@ class Training:
             "updates": self.updates,
             "batches": self.feed.state(),
             "strategies": {strategy.name: strategy.state_dict() for strategy in self.strategies},
+            "observing": [strategy.name for strategy in self.strategies if strategy.observes],
             "stopped": self.stopped,
             "failed": self.failed,
             **self.engine.save(self.model, self.optimizer),
@@ -366,9 +456,11 @@ class Training:
         Raises:
             OptionError: it is that of other strategies.
         """
-        names = {strategy.name for strategy in self.strategies}
-        if set(state["strategies"]) != names:
-            changed = sorted(names ^ set(state["strategies"]))[0]
+        saved, observing = state["strategies"], state.get("observing", ())
+        before = set(saved) - set(observing)
+        now = {strategy.name for strategy in self.strategies if not strategy.observes}
+        if before != now:
+            changed = sorted(now ^ before)[0]
             raise OptionError(f"the run was begun with other strategies: {changed!r} differs; give the same")
         self.clock, self.updates = state["step"], state["updates"]
         self.stopped, self.failed = state["stopped"], state["failed"]
@@ -376,93 +468,11 @@ class Training:
         self._load_loss(state)
         self.feed.load(state["batches"])
         for strategy in self.strategies:
-            strategy.load_state_dict(state["strategies"][strategy.name])
-
-
-class Observer(Protocol):
-    """What watches a training: scores it at points, and decides whether it goes on."""
-
-    @property
-    def evaluated(self) -> int:
-        """The last point that was evaluated; -1 before the first."""
-
-    @property
-    def going(self) -> bool:
-        """Whether training goes on."""
-
-    def begin(self, loss: float) -> None:
-        """Take in the loss of the first step, where that passes evaluation points."""
-
-    def evaluate(self, points: Sequence[int]) -> None:
-        """Score the model as it is; it stands for all these points."""
-
-    def stepped(self, loss: Tensor, end: int) -> None:
-        """Take in the loss of a step that ended by ``end``."""
-
-    def between(self, *, evaluated: bool) -> None:
-        """Between two steps: the place to save the state, or to raise."""
-
-
-def advance(training: Training, points: Sequence[int], observer: Observer) -> None:
-    """Carry a training on, step by step, to its end.
-
-    A step that counts as many may pass evaluation points: for these stands what was there before it, and if
-    the end is among them the step is taken back.
-
-    Args:
-        training: at any step.
-        points: of the clock, ascending, the last one the end.
-        observer: is told what happens.
-    """
-    model, total = training.model, training.total
-    slack = training.slack
-    training.train()
-    upcoming = _ahead(points, observer)
-    while True:
-        here: list[int] = []
-        if upcoming and upcoming[0] <= training.clock + slack:
-            here = [point for point in upcoming if point <= training.clock + slack]
-            observer.evaluate(here)
-            upcoming = _ahead(points, observer)
-        # where a step was taken back, the end is evaluated but the clock isn't there
-        if training.clock + slack >= total or not upcoming or not observer.going:
-            break
-        observer.between(evaluated=bool(here))
-
-        before = copied(model.state_dict()) if training.counts_work else None
-        reached = training.step()
-        passed = [p for p in upcoming if p < reached] if before is not None else []
-        if passed and before is not None:
-            assert training.loss is not None
-            if training.updates == 0:
-                observer.begin(float(training.loss))
-            after = copied(model.state_dict())
-            model.load_state_dict(before)
-            observer.evaluate(passed)
-            upcoming = _ahead(points, observer)
-            if reached > total or not observer.going:
-                break
-            model.load_state_dict(after)
-        training.done(reached)
-        if not training.skipped:
-            assert training.loss is not None
-            observer.stepped(training.loss, math.ceil(reached - slack))
-
-
-def _ahead(points: Sequence[int], observer: Observer) -> list[int]:
-    """The points that weren't evaluated yet."""
-    return [point for point in points if point > observer.evaluated]
-
-
-def copied(state: Any) -> Any:
-    """Copy a state of tensors, numbers, strings, lists, tuples and dictionaries."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, Mapping):
-        return {key: copied(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(copied(value) for value in state)
-    return copy.deepcopy(state)
+            if strategy.name in saved:
+                strategy.load_state_dict(saved[strategy.name])
+            else:
+                # it only observes, and joins here
+                strategy.before_training(self)
 
 
 def _overriding(strategies: Sequence[Strategy], hook: str) -> list[Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""A scene without a training loop: enough for a strategy to be asked at any place."""
+"""A trainer without a training loop: enough for a strategy to be asked at any place."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from thalweg.strategies import Strategy
 
-__all__ = ["Stage"]
+__all__ = ["Standing"]
 
 
-class Stage:
+class Standing:
     """Holds a model and an optimizer, and remembers what it was asked for."""
 
     def __init__(self, model: nn.Module | None = None, *, steps: int = 10, needs: str = "gradient") -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(2, 1) if model is None else model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.needs, self.seed, self.updates, self.steps, self.share = needs, 0, 0, steps, 0.0
+        self.needs, self.seed, self.updates, self.steps, self.progress = needs, 0, 0, steps, 0.0
         self.loss: Tensor | None = None
         self.activation = None
         self.notes: list[str] = []
@@ -38,7 +38,7 @@ class Stage:
     def inputs(self, count: int | None) -> Iterable[Any]:
         return [(torch.ones(4, 2),)]
 
-    def surroundings(self) -> AbstractContextManager[Any]:
+    def forward_context(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def gather(self, value: Tensor) -> list[Tensor]:
@@ -64,5 +64,5 @@ class Stage:
 
 def used(strategy: Strategy) -> Strategy:
     """Return it attached."""
-    strategy.attach(Stage())
+    strategy.attach(Standing())
     return strategy
