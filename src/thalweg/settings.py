@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from thalweg.errors import OptionError, nearest
 
-__all__ = ["MOST", "Settings", "as_whole", "check_length", "is_number", "plain_numbers", "settle"]
+__all__ = ["MOST", "Settings", "as_whole", "check_length", "is_number", "plain_numbers", "refusal", "settle"]
 
 MOST: Mapping[str, int] = {
     "seed": 2**63 - 1,
@@ -104,14 +104,25 @@ def settle(kind: type[_S], owner: str, /, **values: Any) -> _S:
     try:
         return kind(**values)
     except ValidationError as problem:
-        details = problem.errors()[0]
-        name = ".".join(str(part) for part in details["loc"] if isinstance(part, (int, str)))
-        if details["type"] == "extra_forbidden":
-            raise OptionError(
-                f"{owner} has no setting {name!r}; {nearest(name, kind.model_fields)}"
-            ) from None
-        rule = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise OptionError(f"{owner}: {name} is {details['input']!r}, but must be {rule}") from None
+        raise refusal(problem, owner, kind) from None
+
+
+def refusal(problem: ValidationError, owner: str, kind: type[BaseModel]) -> OptionError:
+    """Return a sentence about settings that aren't allowed, naming the owner, the setting and its value."""
+    details = problem.errors()[0]
+    name = ".".join(str(part) for part in details["loc"] if isinstance(part, (int, str)))
+    if details["type"] == "extra_forbidden":
+        fields = kind.model_fields
+        return OptionError(
+            f"{owner} has no setting {name!r}; {nearest(name, fields) if fields else 'it has none'}"
+        )
+    if details["type"] == "missing":
+        return OptionError(f"{owner} needs the setting {name!r}; give it")
+    message = details["msg"]
+    rule = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    if details["type"] == "value_error":
+        return OptionError(f"{owner}: {name or 'its settings'}: {rule}")
+    return OptionError(f"{owner}: {name} is {details['input']!r}, but must be {rule}")
 
 
 def check_length(epochs: int, steps: int) -> None:

@@ -36,6 +36,7 @@ from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataPa
 from thalweg.training.checkpoints import Writer
 from thalweg.training.engine import Engine
 from thalweg.training.watch import Watcher
+from training.looking import Drawing, Looking
 
 ENGINES: dict[str, Callable[..., Engine]] = {
     "ddp": DistributedDataParallel,
@@ -253,6 +254,23 @@ def carry_out_cases(rank: int, folder: Path) -> None:
                 found = {"problem": traceback.format_exc()}
             if rank == 0:
                 torch.save(found, folder / f"{name} {case}.pt")
+    looking_aside(rank, folder)
+
+
+def looking_aside(rank: int, folder: Path) -> None:
+    """A training in which a strategy looks aside at every place, against the same one without it."""
+    lines = []
+    for name, engine in ENGINES.items():
+        found = []
+        for looking in ([], [Looking()]):
+            fitted = thalweg.fit(
+                network(norm=True, drop=0.3), Drawing(5), "cross-entropy", _adam, "cosine",
+                [st.Averaging(decay=0.9), st.Clipping(norm=1.0), *looking], steps=4, batch_size=9, seed=5,
+                validation=VALIDATION, metric="accuracy", evaluations=2, accumulate=2, engine=engine(),
+            )  # fmt: skip
+            found.append(repr({k: v.tolist() for k, v in outcome(fitted)["model"].items()}))
+        lines.append(f"{name}: {'the same' if found[0] == found[1] else 'differs'}")
+    (folder / f"looked.{rank}").write_text("\n".join(lines))
 
 
 def refused(rank: int, folder: Path) -> None:

@@ -48,6 +48,11 @@ def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
     assert [n.split(" at ")[0] for n in found["notes"]] == [n.split(" at ")[0] for n in expected["notes"]]
 
 
+def test_looking_aside_leaves_no_trace_in_two_processes(two: Path) -> None:
+    said = [(two / f"looked.{rank}").read_text().split("\n") for rank in range(2)]
+    assert said[0] == said[1] == [f"{name}: the same" for name in pairs.ENGINES]
+
+
 def test_what_many_processes_refuse(tmp_path: Path) -> None:
     codes = pairs.run(pairs.refused, tmp_path, folder=tmp_path)
     assert codes == [0, 0], pairs.said(tmp_path)

@@ -27,7 +27,8 @@ from thalweg.layers.modes import set_evaluation
 from thalweg.objectives import Metric, Task
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.strategies.base import Strategy
+from thalweg.strategies.base import Strategy, in_order
+from thalweg.strategies.table import from_tables
 from thalweg.targets import (
     check_pairing,
     check_targets,
@@ -101,7 +102,7 @@ def fit_ensemble(
     loss: str | Callable[[Any, Tensor], Tensor],
     optimizer: str | Entry | Callable[..., torch.optim.Optimizer] = "adam",
     schedule: Any = "constant",
-    strategies: Sequence[Strategy] = (),
+    strategies: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool] = (),
     *,
     members: int = 8,
     resample: bool = False,
@@ -163,7 +164,7 @@ def fit_ensemble(
     """
     members, epochs = whole("members", members, least=2), whole("epochs", epochs)
     batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
-    seed = seed_of(seed)
+    seed, strategies = seed_of(seed), in_order(from_tables(strategies))
     if engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
     watcher = Silent() if watcher is None else watcher

@@ -164,7 +164,8 @@ class _Places:
     def error(self, loc: Sequence[str | int], sentence: str) -> RecipeError:
         path = tuple(loc)
         for key, change in self.changes.items():
-            if path[: len(key)] == key:
+            # what is wrong may be a table that stands nowhere but in the change
+            if path[: len(key)] == key or (path == key[: len(path)] and path not in self.where):
                 return RecipeError(f"{option('changes', [change])}: {sentence}")
         line, column = self.position(loc)
         return RecipeError(f"{self.name}, line {line}, column {column}: {sentence}")
@@ -226,11 +227,11 @@ def _odd(value: Any, path: Path = ()) -> tuple[Path, str] | None:
 
 def _sentence(details: ErrorDetails) -> str:
     loc = [part for part in details["loc"] if not (isinstance(part, str) and part in _UNION_BRANCHES)]
-    key = ".".join(str(part) for part in loc)
+    key = _dotted(loc)
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
         known = _fields(loc[:-1])
-        table = f"[{'.'.join(map(str, loc[:-1]))}] has" if len(loc) > 1 else "a recipe has"
+        table = f"[{_dotted(loc[:-1])}] has" if len(loc) > 1 else "a recipe has"
         return f"{table} no {loc[-1]!r}; {nearest(str(loc[-1]), known)}"
     if kind == "missing":
         return f"{key} is missing" + (f" from [{loc[-2]}]" if len(loc) > 1 else "") + "; a recipe needs it"
@@ -245,6 +246,13 @@ def _sentence(details: ErrorDetails) -> str:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} is {_shown(value)} but must be a table, [{key}]"
     return f"{key} is {_shown(value)} but must be {_RULES.get(kind, rule)}"
+
+
+def _dotted(loc: Sequence[str | int]) -> str:
+    """A key as TOML spells it."""
+    return ".".join(
+        str(part) if isinstance(part, int) or re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in loc
+    )
 
 
 def _shown(value: object) -> str:
@@ -389,6 +397,15 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
     entry = None if ":" in name else catalogue.get(name)
     given = recipe.strategies.given()
     for strategy, settings in given.items():
+        if ":" in strategy:
+            # its code isn't run here, which says which settings it has
+            if not _OWN_OBJECT.fullmatch(strategy):
+                raise wrong(
+                    ("strategies", strategy),
+                    f"there is no strategy {strategy!r}; one of your own is 'file.py:Class' or "
+                    "'package.module:Class'",
+                )
+            continue
         try:
             strategies.build(strategy, settings)
         except OptionError as problem:

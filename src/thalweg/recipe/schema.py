@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.averaging.testing import PredictionSettings
@@ -16,6 +26,7 @@ from thalweg.strategies.batch import BatchSizeSettings
 from thalweg.strategies.clipping import ClippingSettings
 from thalweg.strategies.guard import GuardSettings
 from thalweg.strategies.initialization import InitializationSettings
+from thalweg.strategies.own import OwnSettings
 from thalweg.strategies.plateau import PlateauSettings
 from thalweg.strategies.snapshots import SnapshotsSettings
 from thalweg.strategies.stopping import EarlyStoppingSettings
@@ -197,14 +208,28 @@ class Ensemble(_Part):
     engine: Literal["auto", "lanes", "loop"] = "auto"
 
 
+class _Nameless:
+    """The value of a key that names no strategy."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, _Nameless):
+        raise PydanticKnownError("extra_forbidden")
+    return value
+
+
 class Strategies(_Part):
-    """``[strategies.NAME]``: what accompanies training; a table that is there, even empty, turns it on.
+    """``[strategies.NAME]``: what belongs to a training; a table that is there, even empty, turns it on.
 
     ``NAME = false`` instead of a table leaves it out, which ``--set strategies.NAME=false`` needs, and
-    ``NAME = true`` stands for its defaults.
+    ``NAME = true`` stands for its defaults. A strategy of one's own is ``[strategies."file.py:Class"]``.
     """
 
-    model_config = ConfigDict(serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True, extra="allow")
+    __pydantic_extra__: dict[str, Annotated[OwnSettings, BeforeValidator(_named)]] = Field(init=False)
 
     initialization: InitializationSettings | None = None
     augmentation: AugmentationSettings | None = None
@@ -219,20 +244,26 @@ class Strategies(_Part):
     @model_validator(mode="before")
     @classmethod
     def _switched(cls, values: Any) -> Any:
-        """Tables for true, nothing for false; what isn't the name of a strategy stays, to be refused."""
+        """Tables for true, nothing for false; what isn't the name of a strategy is marked, to be refused."""
         if not isinstance(values, dict):
             return values
         known = {info.alias or field for field, info in cls.model_fields.items()}
-        return {
-            name: {} if value is True and name in known else value
-            for name, value in values.items()
-            if not (value is False and name in known)
-        }
+        made = {}
+        for name, value in values.items():
+            if name not in known and ":" not in name:
+                made[name] = _Nameless(value)
+            elif value is not False:
+                made[name] = {} if value is True else value
+        return made
+
+    def own(self) -> dict[str, OwnSettings]:
+        """Return the settings of a person's own strategies, by ``file.py:Class``."""
+        return dict(self.__pydantic_extra__)
 
     def given(self) -> dict[str, Settings]:
         """Return the settings of those that are on, by name."""
         names = {field: info.alias or field for field, info in type(self).model_fields.items()}
-        values = {name: getattr(self, field) for field, name in names.items()}
+        values = {name: getattr(self, field) for field, name in names.items()} | self.own()
         return {name: value for name, value in values.items() if value is not None}
 
 

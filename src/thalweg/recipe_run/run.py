@@ -35,6 +35,7 @@ from thalweg.run.sampler import evaluation_points
 from thalweg.run.threads import with_threads
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.kinds import refuse_existing, refuse_other_kind
+from thalweg.strategies.own import load_own
 from thalweg.training.engine import from_first
 from thalweg.training.feed import in_blocks
 from thalweg.training.job import Fitted, Job
@@ -132,7 +133,7 @@ def carry_out(
                 from_first(processes, lambda: refuse_existing(Path(out)))
             announced(wanted)
             made = assemble(wanted, device, processes.world)
-            begun = {
+            begun: dict[str, Any] = {
                 "kind": "train",
                 "command": command,
                 "device": device,
@@ -142,6 +143,9 @@ def carry_out(
                 "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
                 "code": gate.written(),
             }
+            observing = [name for name in wanted.strategies.own() if load_own(name).observes]
+            if observing:
+                begun["observing"] = observing
             place = _place(out, made.source)
             path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
         if len(set(processes.collect(made.source.fingerprint))) > 1:
@@ -184,18 +188,36 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
             f"{path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
             f"bring it back, or begin anew with another {option('out')}"
         ) from problem
-    if wanted is not None and wanted != begun:
-        now, before = (each.model_dump(by_alias=True) for each in (wanted, begun))
+    if wanted is not None:
+        observing = _observing(config, begun, wanted)
+        now, before = _without(wanted, observing), _without(begun, observing)
+        if now == before:
+            return wanted
         table = next(name for name in now if now[name] != before[name])
         # a table that is optional may be missing on either side
         here, there = now[table] or {}, before[table] or {}
-        differing = [key for key in here if here[key] != there.get(key)] or list(there)
-        key = f"{table}.{differing[0]}"
+        differing = [key for key in here | there if here.get(key) != there.get(key)]
+        key = f'"{differing[0]}"' if ":" in differing[0] else differing[0]
         raise OptionError(
-            f"the training in {path} was begun with another {key}; leave the recipe out to go on "
+            f"the training in {path} was begun with another {table}.{key}; leave the recipe out to go on "
             f"with its own, or begin anew with another {option('out')}"
         )
     return begun
+
+
+def _observing(config: dict[str, Any], begun: Recipe, wanted: Recipe) -> set[str]:
+    """A person's own strategies that only observe, so that they may join or leave when a training goes on."""
+    mine, there = wanted.strategies.own(), begun.strategies.own()
+    joining = {name for name, each in mine.items() if each != there.get(name) and load_own(name).observes}
+    # what the directory alone names isn't run for this: it says itself who only observed
+    said = config.get("observing", [])
+    return joining | {name for name in there if name not in mine and name in said}
+
+
+def _without(one: Recipe, names: set[str]) -> dict[str, Any]:
+    values = one.model_dump(by_alias=True)
+    values["strategies"] = {name: each for name, each in values["strategies"].items() if name not in names}
+    return values
 
 
 def _place(out: str | Path | None, source: Source) -> Path:

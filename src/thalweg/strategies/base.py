@@ -48,6 +48,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_type_hints
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
@@ -311,6 +312,11 @@ def in_order(strategies: Sequence[Strategy]) -> list[Strategy]:
         if names.count(name) > 1:
             raise OptionError(f"the strategy {name!r} is given twice; give each once")
     for strategy in strategies:
+        if not isinstance(strategy.settings, BaseModel):
+            raise OptionError(
+                f"the settings of the strategy {strategy.name!r} are of type "
+                f"{type(strategy.settings).__name__}; make them a thalweg.strategies.Settings"
+            )
         if strategy.observes:
             _refuse_changes(strategy)
     return sorted(strategies, key=lambda strategy: strategy.priority)

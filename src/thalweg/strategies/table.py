@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.errors import OptionError, nearest
@@ -13,11 +14,12 @@ from thalweg.strategies.batch import BatchSize, BatchSizeSettings
 from thalweg.strategies.clipping import Clipping, ClippingSettings
 from thalweg.strategies.guard import Guard, GuardSettings
 from thalweg.strategies.initialization import Initialization, InitializationSettings
+from thalweg.strategies.own import build_own
 from thalweg.strategies.plateau import Plateau, PlateauSettings
 from thalweg.strategies.snapshots import Snapshots, SnapshotsSettings
 from thalweg.strategies.stopping import EarlyStopping, EarlyStoppingSettings
 
-__all__ = ["STRATEGIES", "build", "names"]
+__all__ = ["STRATEGIES", "build", "from_tables", "names"]
 
 STRATEGIES: Mapping[str, tuple[type[Strategy], type[Settings]]] = {
     "initialization": (Initialization, InitializationSettings),
@@ -43,7 +45,7 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, settings: Settings | None = None) -> Strategy:
-    """Make a strategy from its name and its settings.
+    """Make a strategy from its name, one's own ``file.py:Class`` included, and its settings.
 
     Raises:
         OptionError: an unknown name, or settings that don't go together.
@@ -54,7 +56,47 @@ def build(name: str, settings: Settings | None = None) -> Strategy:
     Traceback (most recent call last):
     thalweg.errors.OptionError: there is no strategy 'cliping'; did you mean 'clipping'?
     """
+    if ":" in name:
+        return build_own(name, {} if settings is None else settings.model_dump())
     if name not in STRATEGIES:
-        raise OptionError(f"there is no strategy {name!r}; {nearest(name, STRATEGIES)}")
+        raise _unknown(name)
     made: Strategy = STRATEGIES[name][0](**({} if settings is None else settings.model_dump()))
     return made
+
+
+def from_tables(given: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool]) -> list[Strategy]:
+    """Return strategies, made where they are given as the tables of a recipe.
+
+    Args:
+        given: strategies; or settings by name, where ``True`` stands for the defaults, and ``False`` leaves
+            one out.
+
+    Raises:
+        OptionError: an unknown name, or settings that don't go together.
+
+    >>> [each.name for each in from_tables({"clipping": {"norm": 1.0}, "averaging": True})]
+    ['clipping', 'averaging']
+    """
+    if not isinstance(given, Mapping):
+        return given if isinstance(given, Strategy) else list(given)  # type: ignore[return-value]
+    made = []
+    for name, settings in given.items():
+        if settings is False:
+            continue
+        values = {} if settings is True else settings
+        if not isinstance(values, Mapping):
+            raise OptionError(
+                f"the settings of the strategy {name!r} are {settings!r}; give them by name, such as "
+                f"{{{name!r}: {{}}}}"
+            )
+        if ":" in name:
+            made.append(build_own(name, values))
+        elif name in STRATEGIES:
+            made.append(STRATEGIES[name][0](**values))
+        else:
+            raise _unknown(name)
+    return made
+
+
+def _unknown(name: str) -> OptionError:
+    return OptionError(f"there is no strategy {name!r}; {nearest(name, STRATEGIES)}")

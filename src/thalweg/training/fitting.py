@@ -25,6 +25,7 @@ from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import as_whole
 from thalweg.strategies.base import Strategy
+from thalweg.strategies.table import from_tables
 from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
@@ -43,7 +44,7 @@ def fit(
     loss: str | Callable[[Any, Tensor], Tensor],
     optimizer: torch.optim.Optimizer | str | Callable[..., torch.optim.Optimizer],
     schedule: str | Factor | Mapping[str, Factor] = "constant",
-    strategies: Sequence[Strategy] = (),
+    strategies: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool] = (),
     *,
     validation: Any = None,
     metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
@@ -84,7 +85,8 @@ def fit(
             the parameters, such as ``torch.optim.Adam``.
         schedule: a name, a function from the number of a step to what the learning rate is multiplied by, or
             such functions by hyperparameter (``{"lr": ..., "betas.0": ...}``).
-        strategies: what accompanies training, in any order.
+        strategies: what belongs to this training, in any order; or, as the tables of a recipe are, settings
+            by name: ``{"averaging": {"decay": 0.98}, "mine.py:Freeze": {"layers": 2}}``.
         validation: as ``data``; scored evenly over the run.
         metric: a name, or a function of outputs and targets; of validation.
         epochs, steps: how long, one of both; steps count batches.
@@ -186,7 +188,7 @@ def fit(
         total=total,
         seed=seed,
         engine=carried,
-        strategies=strategies,
+        strategies=from_tables(strategies),
         parts=accumulate,
         by_work=False,
         measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
@@ -207,7 +209,12 @@ def fit(
             "evaluations": evaluations,
             "accumulate": accumulate,
             "precision": precision,
-            "strategies": {s.name: s.settings.model_dump(exclude_none=True) for s in training.strategies},
+            # who only observes may join or leave when it goes on
+            "strategies": {
+                s.name: s.settings.model_dump(mode="json", exclude_none=True)
+                for s in training.strategies
+                if not s.observes
+            },
             "fingerprint": fingerprint(data),
         }
 

@@ -1,8 +1,8 @@
 """The loop that all trainings share: races, ``fit``, recipes and the members of ensembles.
 
-:func:`advance` is the loop, :meth:`Training.step` what it does with a batch, :mod:`thalweg.training.steps` how
-the optimizer takes its step. The page at the top of :mod:`thalweg.strategies.base` is this loop as pseudocode,
-with every place at which strategies are called.
+:func:`advance` is the loop, :meth:`Training.step` what it does with a batch, :mod:`thalweg.training.steps`
+how the optimizer takes its step. The page at the top of :mod:`thalweg.strategies.base` is this loop as
+pseudocode, with every place at which strategies are called.
 """
 
 from __future__ import annotations
@@ -373,6 +373,8 @@ class Training:
                 stack.enter_context(evaluating(self.model))
             elif training:
                 self.train()
+                if steps and has_two_points(self.optimizer):
+                    self.optimizer.train()  # type: ignore[attr-defined]
             yield self._loss_aside
 
     def _loss_aside(self, inputs: Any, targets: Tensor) -> Tensor:
