@@ -21,8 +21,8 @@ from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.engine import OneProcess
 from thalweg.training.feed import ExampleFeed, in_blocks
 from thalweg.training.movement import checksums
-from thalweg.training.recorder import Recorder
 from thalweg.training.rates import Rates
+from thalweg.training.recorder import Recorder
 from thalweg.training.scoring import score
 from thalweg.training.trainer import Training, advance
 

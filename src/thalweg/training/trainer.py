@@ -30,8 +30,8 @@ from thalweg.streams import seed32
 from thalweg.training.complaints import understood
 from thalweg.training.engine import Engine, OneProcess, copied, rows
 from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
-from thalweg.training.recorder import Recorder
 from thalweg.training.rates import Rates
+from thalweg.training.recorder import Recorder
 from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
@@ -380,7 +380,7 @@ class Training:
     def _loss_aside(self, inputs: Any, targets: Tensor) -> Tensor:
         self._part = 0
         with self.forward_context():
-            return self._loss(self.model(inputs), targets)
+            return self._loss(outputs_of(self.model, inputs), targets)
 
     def _mine(self, inputs: Any) -> Any:
         engine = self.engine
