@@ -67,11 +67,16 @@ def with_python(document: Path) -> bool:
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if with_python(d)], ids=name_of)
 def test_python_of_documents(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks run one after another, in an empty folder; a later one sees the names of an earlier one."""
+    """The blocks run one after another, in an empty folder; a later one sees the names of an earlier one.
+
+    A block that is marked ``file=NAME`` is written there instead.
+    """
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     for block in blocks(document):
-        if block.language == "python" and "no-run" not in block.marks:
+        if named := re.search(r"file=(\S+)", block.marks):
+            Path(named[1]).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and "no-run" not in block.marks:
             # empty lines before it, so that a traceback has the document's line numbers
             exec(compile("\n" * block.line + block.text, str(document), "exec"), names)
 

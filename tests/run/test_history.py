@@ -22,7 +22,7 @@ def test_a_run_that_goes_well() -> None:
     kept.evaluate(2, 1.0, 0.5, 0.75)
     kept.train(np.array([1.0, 1.5, 2.0]), [3, 4, 5])
     kept.evaluate(5, 0.5, 0.75, 0.5)
-    outcome = kept.outcome()
+    outcome = kept.outcome("run")
     assert outcome.steps == [0, 2, 5]
     assert outcome.train_loss == [4.0, 3.0, 1.5]
     assert outcome.validation_loss == [2.0, 1.0, 0.5]
@@ -30,7 +30,7 @@ def test_a_run_that_goes_well() -> None:
     assert outcome.test == [0.25, 0.75, 0.5]
     assert outcome.diverged_at is None
     again = History.start(workload(), kept.state())
-    assert again.outcome() == outcome
+    assert again.outcome("run") == outcome
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 41.0])
@@ -41,7 +41,7 @@ def test_a_run_diverges_at_the_very_step(bad: float) -> None:
     kept.evaluate(2, 1.0, 0.5, 0.5)
     kept.train(np.array([1.0, bad, 1.0]), [3, 4, 5])
     kept.evaluate(5, 1.0, 0.5, 0.5)
-    outcome = kept.outcome()
+    outcome = kept.outcome("run")
     assert outcome.diverged_at == 4
     assert outcome.train_loss == [4.0, 22.0, None]
     assert outcome.validation == [0.3, 0.5, None]

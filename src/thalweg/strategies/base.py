@@ -226,6 +226,8 @@ class Strategy:
     ...     layers: int = 1
     >>> class Freeze(Strategy):
     ...     settings: FreezeSettings
+    ...     def after_step(self, trainer):
+    ...         "..."
     >>> Freeze(layers=2).settings, Freeze.name
     (FreezeSettings(layers=2), 'Freeze')
     """
@@ -336,7 +338,7 @@ def settings_of(kind: type[Strategy]) -> type[Settings]:
         # alone, since other annotations may name what isn't there when the code runs
         body = {"__annotations__": {"settings": annotation}, "__module__": each.__module__}
         try:
-            found = get_type_hints(type(each.__name__, (), body), localns=dict(vars(each)))["settings"]
+            found = get_type_hints(type(each.__name__, (), body), localns=_around(each))["settings"]
         except NameError as problem:
             raise OptionError(
                 f"the settings of the strategy {kind.__name__} are a {annotation}, which isn't found "
@@ -345,6 +347,12 @@ def settings_of(kind: type[Strategy]) -> type[Settings]:
         if isinstance(found, type) and issubclass(found, Settings):
             return found
     return Settings
+
+
+def _around(kind: type) -> dict[str, Any]:
+    """The names that are known where a class is defined."""
+    functions = [each for each in vars(kind).values() if inspect.isfunction(each)]
+    return {**(functions[0].__globals__ if functions else {}), **vars(kind)}
 
 
 def _refuse_changes(strategy: Strategy) -> None:
