@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import traceback
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,3 +259,86 @@ def test_members_of_an_ensemble_remember_which_parts_were_frozen(engine: str) ->
     assert held(member) == {member[1]}  # type: ignore[index]
     thalweg.fit(member, (X, Y), "cross-entropy", "sgd", epochs=1)
     assert torch.equal(before, member[1].running_mean)  # type: ignore[index, union-attr, arg-type]
+
+
+# Whose business modes are --------------------------------------------------------------------------------
+
+SOURCE = Path(thalweg.__file__).parent
+THEIRS = {SOURCE / "training" / "trainer.py", SOURCE / "layers" / "modes.py"}
+# what has a method of this name and is no module
+OTHERS = {"optimizer", "history", "self.history", "self.histories[number]", "lanes", "asked", "verbs"}
+# what is ours, and new, and has a mode without having parts
+OURS = {"self", "self._seen", "made"}
+
+
+def sets_modes(tree: ast.Module) -> list[str]:
+    """Return the calls of ``train`` and ``eval``, and what is put into ``training``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("train", "eval") and ast.unparse(node.func.value) not in OTHERS:
+                found.append((node.lineno, ast.unparse(node)))
+        elif isinstance(node, ast.Assign):
+            for aim in node.targets:
+                a_mode = isinstance(aim, ast.Attribute) and aim.attr == "training"
+                if a_mode and ast.unparse(aim.value) not in OURS:
+                    found.append((node.lineno, ast.unparse(node)))
+    return [f"line {line}: {text}" for line, text in sorted(found)]
+
+
+def test_the_reader_of_modes_sees_them() -> None:
+    lines = [
+        "model.eval()",
+        "nn.Linear(2, 2).train(x)",
+        "optimizer.train()",
+        "part.training = False",
+        "model(x)",
+    ]
+    found = sets_modes(ast.parse("\n".join(lines)))
+    assert found == [f"line {number}: {lines[number - 1]}" for number in (1, 2, 4)]
+
+
+def test_nobody_but_the_trainer_sets_modes() -> None:
+    found = {
+        path.relative_to(SOURCE).as_posix(): said
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path not in THEIRS and (said := sets_modes(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert not found, "go through thalweg.layers.modes"
+
+
+class Asking(nn.Module):
+    """Writes down which file of ours asks for a mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def train(self, mode: bool = True) -> Asking:
+        frames = (frame.filename for frame in traceback.extract_stack())
+        ours = [Path(name) for name in frames if Path(name).is_relative_to(SOURCE)]
+        ASKED.update(ours[-1:])
+        return super().train(mode)
+
+
+ASKED: set[Path] = set()
+
+
+def test_a_persons_model_is_asked_by_nobody_else() -> None:
+    ASKED.clear()
+    thalweg.fit(Asking(), (X, Y), "cross-entropy", "adam", strategies={"averaging": True, "snapshots": True},
+                validation=(X, Y), metric="accuracy", epochs=2)  # fmt: skip
+    thalweg.fit_ensemble(
+        lambda shape, outputs: Asking(), (X, Y), "cross-entropy", "adam", members=2, epochs=1,
+        validation=(X, Y), metric="accuracy",
+    )  # fmt: skip
+    sampled_prediction(Asking(), X, samples=2, seed=0)
+    thalweg.sweep(
+        lambda shape, outputs: Asking(), (X, Y), [{"optimizer": "adam"}], seeds=1, epochs=1,
+        loss="cross-entropy",
+    )  # fmt: skip
+    assert ASKED
+    assert ASKED <= THEIRS

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.errors import DataError
-from thalweg.layers.modes import begin_training, evaluating, kept_modes
+from thalweg.layers.modes import begin_training, evaluating, kept_modes, set_mode
 from thalweg.layers.norm import BatchNorm, entries
 from thalweg.layers.passing import outputs_of
 
@@ -88,7 +88,7 @@ def estimate_batch_norm(
         rows = inputs[0].detach().movedim(axis, -1).reshape(-1, layer.num_features)
         moments[layer].add(rows.to(torch.float32 if rows.device.type == "mps" else torch.float64))
         # a single entry has no statistics to be normalized by while training
-        layer.train(entries(inputs[0].detach().movedim(axis, 1)) > 1)
+        set_mode(layer, entries(inputs[0].detach().movedim(axis, 1)) > 1)
 
     passed = 0
     handles = [layer.register_forward_pre_hook(look) for layer in layers]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from weakref import WeakSet
 
 from torch import nn
@@ -22,12 +22,16 @@ __all__ = [
     "end_training",
     "evaluating",
     "held",
+    "in_mode_of",
     "kept_modes",
     "modes_of",
     "said_held",
     "set_evaluation",
+    "set_mode",
     "set_modes",
 ]
+
+_M = TypeVar("_M", bound=nn.Module)
 
 Modes: TypeAlias = list[tuple[nn.Module, bool]]
 """Every part of a model, and whether it is in training mode."""
@@ -51,6 +55,16 @@ def set_modes(modes: Modes) -> None:
             part.train(training)
     for part, training in modes:
         part.training = training
+
+
+def set_mode(part: nn.Module, training: bool) -> None:
+    """Put a part, with all that it holds, into a mode; whoever does takes it back afterwards."""
+    part.train(training)
+
+
+def in_mode_of(made: _M, part: nn.Module) -> _M:
+    """Return what was made to stand beside a part, or in its place, in the mode of that part."""
+    return made.train(part.training)
 
 
 def held(model: nn.Module) -> set[nn.Module]:

@@ -16,6 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.following import activated
+from thalweg.layers.modes import in_mode_of
 from thalweg.layers.passing import SingleEntryError
 
 __all__ = [
@@ -274,11 +275,12 @@ def insert_batch_norm(
             unbiased=unbiased,
             device=layer.weight.device,
             dtype=layer.weight.dtype,
-        ).train(layer.training)
+        )
+        in_mode_of(norm, layer)
         if layer.bias is not None:
             layer.register_parameter("bias", None)
             dropped.append(f"{name}.bias")
-        replace(model, layer, nn.Sequential(layer, norm).train(layer.training))
+        replace(model, layer, in_mode_of(nn.Sequential(layer, norm), layer))
     return Insertion(chosen, tuple(dropped))
 
 

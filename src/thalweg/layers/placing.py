@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.following import activation_name, in_line, is_chain
+from thalweg.layers.modes import in_mode_of
 from thalweg.layers.norm import replace
 from thalweg.layers.residual import Skip
 from thalweg.layers.units import Maxout
@@ -79,7 +80,7 @@ def insert_dropout(
         raise ModelError("the model is itself the layer: put it into an nn.Sequential first")
     for name in chosen:
         layer = linear[name]
-        replace(model, layer, nn.Sequential(nn.Dropout(p), layer).train(layer.training))
+        replace(model, layer, in_mode_of(nn.Sequential(nn.Dropout(p), layer), layer))
     return tuple(chosen)
 
 
@@ -115,7 +116,7 @@ def insert_maxout(model: nn.Module, pieces: int = 2) -> tuple[str, ...]:
             wide = _wider(layer, pieces)
             replace(model, layer, wide)
             axis = -1 if isinstance(layer, nn.Linear) else 1
-            replace(model, after, Maxout(pieces, axis=axis).train(after.training))
+            replace(model, after, in_mode_of(Maxout(pieces, axis=axis), after))
             changed.append(name)
     if not changed:
         raise ModelError(
@@ -169,7 +170,7 @@ def insert_skips(model: nn.Module) -> tuple[str, ...]:
             place = _place(model, names, begin, end)
             for name in names[begin + 1 : end]:
                 if not name.startswith(f"{place}."):
-                    _put(model, name, nn.Identity().train(body.training))
+                    _put(model, name, in_mode_of(nn.Identity(), body))
             _put(model, place, skip)
             placed.append(place)
     if not placed:
@@ -242,7 +243,7 @@ def _wider(layer: nn.Module, times: int) -> nn.Module:
     bias = layer.bias is not None
     place: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     if isinstance(layer, nn.Linear):
-        return nn.Linear(layer.in_features, layer.out_features * times, bias, **place).train(layer.training)
+        return in_mode_of(nn.Linear(layer.in_features, layer.out_features * times, bias, **place), layer)
     kind: Any = type(layer)
     made: nn.Module = kind(
         layer.in_channels,
@@ -256,7 +257,7 @@ def _wider(layer: nn.Module, times: int) -> nn.Module:
         padding_mode=layer.padding_mode,
         **place,
     )
-    return made.train(layer.training)
+    return in_mode_of(made, layer)
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from thalweg.errors import ModelError, OptionError
-from thalweg.layers.modes import evaluating
+from thalweg.layers.modes import evaluating, in_mode_of
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 
@@ -256,7 +256,7 @@ def set_stochastic_depth(
     for name, module in model.named_modules():
         if isinstance(module, Skip):
             if module.drop is None:
-                module.drop = StochasticDepth(0.0).train(module.training)
+                module.drop = in_mode_of(StochasticDepth(0.0), module)
             inside.add(module.drop)
             blocks[name] = module.drop
         elif isinstance(module, StochasticDepth) and module not in inside:

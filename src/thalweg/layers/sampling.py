@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import ParametrizationList
 
 from thalweg.errors import ModelError, OptionError
-from thalweg.layers.modes import begin_training
+from thalweg.layers.modes import begin_training, set_mode
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.randomness import Keyed, RunDraws
@@ -121,5 +121,5 @@ def _random_alone(model: nn.Module) -> Iterator[None]:
         begin_training(model)
         for module in model.modules():
             if isinstance(module, (_NormBase, ParametrizationList)):
-                module.eval()
+                set_mode(module, False)
         yield
