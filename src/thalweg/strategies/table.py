@@ -19,7 +19,7 @@ from thalweg.strategies.plateau import Plateau, PlateauSettings
 from thalweg.strategies.snapshots import Snapshots, SnapshotsSettings
 from thalweg.strategies.stopping import EarlyStopping, EarlyStoppingSettings
 
-__all__ = ["STRATEGIES", "build", "from_tables", "names"]
+__all__ = ["STRATEGIES", "as_tables", "build", "from_tables", "names"]
 
 STRATEGIES: Mapping[str, tuple[type[Strategy], type[Settings]]] = {
     "initialization": (Initialization, InitializationSettings),
@@ -96,6 +96,18 @@ def from_tables(given: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | boo
         else:
             raise _unknown(name)
     return made
+
+
+def as_tables(strategies: Sequence[Strategy]) -> dict[str, dict[str, Any]]:
+    """Return the settings of strategies by name, for comparison when a training is resumed.
+
+    Those that only observe are left out, since they may join and leave.
+
+    >>> as_tables([Clipping(norm=1.0)])
+    {'clipping': {'norm': 1.0}}
+    """
+    changing = [each for each in strategies if not each.observes]
+    return {each.name: each.settings.model_dump(mode="json", exclude_none=True) for each in changing}
 
 
 def _unknown(name: str) -> OptionError:

@@ -25,7 +25,7 @@ from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import as_whole
 from thalweg.strategies.base import Strategy
-from thalweg.strategies.table import from_tables
+from thalweg.strategies.table import as_tables, from_tables
 from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
 from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
@@ -209,12 +209,7 @@ def fit(
             "evaluations": evaluations,
             "accumulate": accumulate,
             "precision": precision,
-            # who only observes may join or leave when it goes on
-            "strategies": {
-                s.name: s.settings.model_dump(mode="json", exclude_none=True)
-                for s in training.strategies
-                if not s.observes
-            },
+            "strategies": as_tables(training.strategies),
             "fingerprint": fingerprint(data),
         }
 
