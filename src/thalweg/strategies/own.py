@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, get_type_hints
@@ -13,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from thalweg.errors import OptionError, UserError
 from thalweg.plugins import load_object
-from thalweg.settings import Settings, refusal
+from thalweg.settings import Settings, refusal, settle
 from thalweg.strategies.base import Strategy, settings_of
 
 __all__ = ["OwnSettings", "build_own", "load_own"]
@@ -73,12 +72,7 @@ mean 'norm'?
     """
     kind, owner = load_own(spec), f"the strategy {spec!r}"
     model = _model(kind)
-    try:
-        held = model.model_validate_json(json.dumps(dict(settings)))
-    except ValidationError as problem:
-        raise refusal(problem, owner, model) from None
-    except TypeError as problem:
-        raise OptionError(f"{owner}: {problem}; give text, numbers, or lists of these") from problem
+    held = _validated(model, dict(settings), owner)
     values = {name: getattr(held, name) for name in settings}
     try:
         made = kind(**values)
@@ -91,8 +85,25 @@ mean 'norm'?
         ) from problem
     if made.settings is Strategy.settings:
         # written down, so that a resume under others is noticed
-        made.settings = OwnSettings(**settings)
+        made.settings = settle(OwnSettings, owner, **settings)
     return made
+
+
+def _validated(model: type[Settings], values: dict[str, Any], owner: str) -> Settings:
+    """Settings of a model, whose tuples, sets and paths TOML has as lists and text."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        first = problem
+    if all(error["type"] in _SPELLED_OTHERWISE for error in first.errors()):
+        try:
+            return model.model_validate(values, strict=False)
+        except ValidationError as problem:
+            first = problem
+    raise refusal(first, owner, model)
+
+
+_SPELLED_OTHERWISE = ("tuple_type", "set_type", "frozen_set_type", "is_instance_of", "date_type", "time_type")
 
 
 def _model(kind: type[Strategy]) -> type[Settings]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from thalweg.layers.modes import evaluating
 from thalweg.layers.untouched import untouched
 
 __all__ = ["FLOPS_A_THREAD", "PARAMETERS_A_THREAD", "largest_product", "threads_for"]
@@ -60,8 +61,7 @@ def largest_product(model: nn.Module, inputs: Any) -> int:
     >>> largest_product(nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5)), torch.zeros(8, 10))
     3200
     """
-    with untouched(model), torch.no_grad(), _Largest() as counted:
-        model.eval()
+    with untouched(model), evaluating(model), torch.no_grad(), _Largest() as counted:
         model(inputs)
     return int(counted.flops)
 
