@@ -6,8 +6,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg.training.trainer import Training as Training
-    from thalweg.training.trainer import advance as advance
     from thalweg.training.engine import OneProcess as OneProcess
     from thalweg.training.fitting import fit as fit
     from thalweg.training.groups import Pattern as Pattern
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
     from thalweg.training.parallel import DistributedDataParallel as DistributedDataParallel
     from thalweg.training.parallel import FullyShardedDataParallel as FullyShardedDataParallel
     from thalweg.training.steps import FORWARD_BACKWARD as FORWARD_BACKWARD
+    from thalweg.training.trainer import Training as Training
+    from thalweg.training.trainer import advance as advance
 
 __all__ = [
     "FORWARD_BACKWARD",
