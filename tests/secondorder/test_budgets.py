@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from thalweg.secondorder import (
     METHODS,
-    GaussNewton,
-    LevenbergMarquardt,
-    Newton,
+    GaussNewtonDirection,
+    LevenbergMarquardtMethod,
+    NewtonDirection,
     Solution,
     Status,
     least_squares,
     minimize,
 )
-from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG, SteepestDescent
-from thalweg.secondorder.matrix_faces import LevenbergMarquardt as LevenbergMarquardtOptimizer
-from thalweg.secondorder.matrix_faces import NewtonCG as NewtonCGOptimizer
+from thalweg.secondorder.curvature_optimizers import LevenbergMarquardtMethod as LevenbergMarquardtOptimizer
+from thalweg.secondorder.curvature_optimizers import NewtonCGDirection as NewtonCGOptimizer
 from thalweg.secondorder.minimizing import SEARCHES
+from thalweg.secondorder.optimizers import BFGS, LBFGS, NonlinearCG, SteepestDescent
 
 from .functions import rosenbrock
 
@@ -30,9 +30,9 @@ START = torch.tensor([-1.2, 1.0, 0.7], dtype=torch.float64)
 LANES = torch.stack([START, START + 0.3, torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)])
 DIRECTIONS: dict[str, Any] = {
     **{name: name for name in METHODS},
-    "newton by differences": Newton(hessian="finite-difference", modified=True),
-    "newton by blocks": Newton(hessian="block", modified=True),
-    "plain newton": Newton(damping=3.0),
+    "newton by differences": NewtonDirection(hessian="finite-difference", modified=True),
+    "newton by blocks": NewtonDirection(hessian="block", modified=True),
+    "plain newton": NewtonDirection(damping=3.0),
 }
 
 
@@ -84,17 +84,17 @@ def test_minimize_calls_as_often_as_it_says_and_may(method: str, search: str | N
 @pytest.mark.parametrize(
     "method",
     [
-        GaussNewton(),
-        GaussNewton(solver="cg"),
-        LevenbergMarquardt(damping=1e-8),
-        LevenbergMarquardt(scale="diagonal", damping=1e-8),
-        LevenbergMarquardt(solver="cg", damping=1e-8),
+        GaussNewtonDirection(),
+        GaussNewtonDirection(solver="cg"),
+        LevenbergMarquardtMethod(damping=1e-8),
+        LevenbergMarquardtMethod(scale="diagonal", damping=1e-8),
+        LevenbergMarquardtMethod(solver="cg", damping=1e-8),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("lanes", [False, True])
 def test_least_squares_calls_as_often_as_it_says_and_may(method: Any, lanes: bool) -> None:
-    searches = [None, *SEARCHES] if isinstance(method, GaussNewton) else [None]
+    searches = [None, *SEARCHES] if isinstance(method, GaussNewtonDirection) else [None]
     for search in searches:
         for limit in [*LIMITS, None]:
             counted = Counted()
@@ -117,7 +117,7 @@ def test_a_rejected_trial_costs_no_call_at_the_point_where_it_began() -> None:
         found = least_squares(
             counted.residuals,
             START,
-            method=LevenbergMarquardt(solver=solver, damping=1e-8),  # type: ignore[arg-type]
+            method=LevenbergMarquardtMethod(solver=solver, damping=1e-8),  # type: ignore[arg-type]
         )
         assert found.converged
         rejected = found.counts.evaluations - 1 - found.counts.iterations

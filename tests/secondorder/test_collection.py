@@ -10,8 +10,8 @@ import torch
 from thalweg import surfaces
 from thalweg.secondorder import (
     METHODS,
-    GaussNewton,
-    LevenbergMarquardt,
+    GaussNewtonDirection,
+    LevenbergMarquardtMethod,
     Solution,
     Status,
     least_squares,
@@ -21,12 +21,12 @@ from thalweg.surfaces import LeastSquares
 
 NAMES = surfaces.names("more-garbow-hillstrom")
 ROBUST = ("bfgs", "cg-pr+", "lbfgs", "newton", "newton-cg")
-LEAST_SQUARES: dict[str, GaussNewton | LevenbergMarquardt] = {
-    "gauss-newton": GaussNewton(),
-    "gauss-newton by products": GaussNewton(solver="cg"),
-    "levenberg-marquardt": LevenbergMarquardt(),
-    "levenberg-marquardt by products": LevenbergMarquardt(solver="cg"),
-    "levenberg-marquardt scaled": LevenbergMarquardt(scale="diagonal"),
+LEAST_SQUARES: dict[str, GaussNewtonDirection | LevenbergMarquardtMethod] = {
+    "gauss-newton": GaussNewtonDirection(),
+    "gauss-newton by products": GaussNewtonDirection(solver="cg"),
+    "levenberg-marquardt": LevenbergMarquardtMethod(),
+    "levenberg-marquardt by products": LevenbergMarquardtMethod(solver="cg"),
+    "levenberg-marquardt scaled": LevenbergMarquardtMethod(scale="diagonal"),
 }
 OTHERS = sorted(set(METHODS) - set(ROBUST))
 # What of these isn't reached, and why: the curvature of Meyer's function ranges over 15 orders of magnitude,

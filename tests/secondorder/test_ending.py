@@ -8,29 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from thalweg.secondorder import BFGS, Backtracking, Status, minimize
-from thalweg.secondorder.ending import Lane, Limits, Lowest
-from thalweg.secondorder.problem import FunctionProblem, Point, Structure, forward_of
+from thalweg.secondorder import BFGSDirection, Backtracking, Status, minimize
+from thalweg.secondorder.termination import DescentLane, DescentLimits, LowestPoint
+from thalweg.secondorder.objective_function import AutogradObjective, EvaluatedPoint, TensorStructure, forward_of
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import descend
-from thalweg.secondorder.vectors import Space
+from thalweg.curvature.vectors import Space
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -0.5, 1e6, -1e6])
 def test_a_change_is_small_relative_to_the_value_or_to_one(value: float) -> None:
-    limits, size = Limits(tolerance=0.0, tolerance_change=1e-3), max(1.0, abs(value))
+    limits, size = DescentLimits(tolerance=0.0, tolerance_change=1e-3), max(1.0, abs(value))
     for part, ends in ((0.9e-3, True), (1.1e-3, False)):
-        lane = Lane(None, value + part * size, 1.0)
+        lane = DescentLane(None, value + part * size, 1.0)
         lane.arrive(value, 1.0, 1.0, limits)
         assert (lane.status is Status.SMALL_CHANGE) == ends
     # not where a longer step wasn't tried
-    lane = Lane(None, value, 1.0)
+    lane = DescentLane(None, value, 1.0)
     lane.arrive(value, 1.0, 1.0, limits, far_enough=False)
     assert lane.status is None
 
 
 def test_as_many_steps_as_allowed_and_none_more() -> None:
-    limits, lane = Limits(tolerance=0.0, max_iterations=3), Lane(None, 5.0, 1.0)
+    limits, lane = DescentLimits(tolerance=0.0, max_iterations=3), DescentLane(None, 5.0, 1.0)
     for number in (1, 2, 3):
         assert lane.status is None
         lane.arrive(5.0 - number, 1.0, 1.0, limits)
@@ -42,20 +42,20 @@ def test_the_lowest_point_is_given_back_to_lanes_that_met_no_tolerance() -> None
     """The first lane went up and ended so; the second went up and converged; the third went down."""
     space = Space(lanes=3)
 
-    def at(x: list[float], values: list[float]) -> Point:
+    def at(x: list[float], values: list[float]) -> EvaluatedPoint:
         made = torch.tensor(x, dtype=torch.float64)[:, None]
-        return Point([made], torch.tensor(values, dtype=torch.float64), [10 * made])
+        return EvaluatedPoint([made], torch.tensor(values, dtype=torch.float64), [10 * made])
 
     points = [at([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]), at([1.5, 2.5, 3.5], [6.0, 6.0, 4.0])]
-    lanes = [Lane(number, 5.0, 1.0) for number in range(3)]
+    lanes = [DescentLane(number, 5.0, 1.0) for number in range(3)]
     for lane in lanes:
-        lane.begin(Limits())
-    best = Lowest(space, points[0])
+        lane.begin(DescentLimits())
+    best = LowestPoint(space, points[0])
     for lane, value in zip(lanes, (6.0, 6.0, 4.0), strict=True):
-        lane.arrive(value, 7.0, 1.0, Limits(max_iterations=1))
+        lane.arrive(value, 7.0, 1.0, DescentLimits(max_iterations=1))
     lanes[1].status = Status.CONVERGED
     best.see(points[0], points[1], lanes, [True] * 3)
-    problem = FunctionProblem(lambda x: (x, x[0].sum()), space, Tally())
+    problem = AutogradObjective(lambda x: (x, x[0].sum()), space, Tally())
     found = best.instead(points[1], lanes, problem)
     assert found.x[0].flatten().tolist() == [1.0, 2.5, 3.5]
     assert found.value.tolist() == [5.0, 6.0, 4.0]
@@ -69,9 +69,9 @@ def test_only_a_slope_that_rises_tells_of_curvature(x0: float, pairs: int) -> No
     def wave(x: Tensor) -> Tensor:
         return x.cos().sum()
 
-    structure = Structure(torch.tensor([x0], dtype=torch.float64), "test")
-    problem = FunctionProblem(forward_of(wave, structure, "test"), structure.space, Tally())
-    limits = Limits(tolerance=0.0, max_iterations=1)
-    found = descend(problem, structure.x, BFGS(initial="identity"), Backtracking(), limits=limits)
+    structure = TensorStructure(torch.tensor([x0], dtype=torch.float64), "test")
+    problem = AutogradObjective(forward_of(wave, structure, "test"), structure.space, Tally())
+    limits = DescentLimits(tolerance=0.0, max_iterations=1)
+    found = descend(problem, structure.x, BFGSDirection(initial="identity"), Backtracking(), limits=limits)
     assert found.values[0] < math.cos(x0)
     assert found.memory.state["count"] == [pairs]

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
-from thalweg.secondorder import Status, faces, least_squares, matrix_faces, minimize
+from thalweg.secondorder import Status, least_squares, minimize
+from thalweg.secondorder import curvature_optimizers as matrix_faces
+from thalweg.secondorder import optimizers as faces
 from thalweg.secondorder.closures import ClosureOptimizer
 
 from .functions import quadratic, spread, start

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from thalweg.curvature.vectors import Space
 from thalweg.secondorder import (
-    GaussNewton,
-    Newton,
-    NewtonCG,
+    GaussNewtonDirection,
+    NewtonCGDirection,
+    NewtonDirection,
     Status,
     least_squares,
     minimize,
 )
-from thalweg.secondorder.matrix_faces import Newton as NewtonOptimizer
-from thalweg.secondorder.problem import FunctionProblem
+from thalweg.secondorder.curvature_optimizers import NewtonDirection as NewtonOptimizer
+from thalweg.secondorder.objective_function import AutogradObjective
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.vectors import Space
 
 from .functions import quadratic
 
@@ -41,7 +41,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(
-    "method", ["newton", "newton-cg", Newton(modified=True, hessian="block"), "lbfgs", "bfgs"], ids=str
+    "method",
+    ["newton", "newton-cg", NewtonDirection(modified=True, hessian="block"), "lbfgs", "bfgs"],
+    ids=str,
 )
 def test_a_minimum_beyond_a_region_without_curvature_is_found(
     method: Any, name: str, dtype: torch.dtype
@@ -57,7 +59,7 @@ def test_a_minimum_beyond_a_region_without_curvature_is_found(
 
 
 def direction(method: Any, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    problem = FunctionProblem(
+    problem = AutogradObjective(
         lambda p: (leaves := [t.detach().requires_grad_() for t in p], f(leaves[0])), Space(), Tally()
     )
     point = problem.evaluate([x])
@@ -69,7 +71,7 @@ def direction(method: Any, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def test_without_curvature_the_direction_is_the_gradients(dtype: torch.dtype) -> None:
     for g in ([3.0, -4.0], [3e-9, -4e-9], [3e20, 4e20]):
         slope = torch.tensor(g, dtype=dtype)
-        for method in (Newton(modified=True), NewtonCG()):
+        for method in (NewtonDirection(modified=True), NewtonCGDirection()):
             d = direction(method, lambda x, s=slope: (s * x).sum(), torch.ones(2, dtype=dtype))
             length = float(slope.double().norm())
             torch.testing.assert_close(-d / d.norm(), (slope / length).to(dtype))
@@ -89,7 +91,7 @@ def test_eigenvalues_below_the_precision_are_no_curvature(dtype: torch.dtype) ->
         values = np.append(np.geomspace(1.0, 1e-3, n - 1), eps / 10)
         a = torch.from_numpy(q @ np.diag(values) @ q.T).to(dtype)
         g = torch.from_numpy(rng.standard_normal(n)).to(dtype)
-        d = Newton(modified=True).solve((a + a.T) / 2, g, 7.0)
+        d = NewtonDirection(modified=True).solve((a + a.T) / 2, g, 7.0)
         assert float(d @ g) < 0
         flat = torch.from_numpy(q[:, -1]).to(dtype)
         # what can be resolved is Newton's, what can't goes 7 at most
@@ -104,10 +106,10 @@ def test_what_the_precision_resolves_is_left_alone() -> None:
     a, _, _ = quadratic([1.0, 1e-6, 1e-12], 4)
     g = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     exact = torch.linalg.solve(a, -g)
-    found = Newton(modified=True).solve(a, g)
+    found = NewtonDirection(modified=True).solve(a, g)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=0)
-    torch.testing.assert_close(Newton().solve(a, g), exact, rtol=1e-3, atol=0)
-    given = Newton(modified=True, floor=1e-9).solve(a, g)
+    torch.testing.assert_close(NewtonDirection().solve(a, g), exact, rtol=1e-3, atol=0)
+    given = NewtonDirection(modified=True, floor=1e-9).solve(a, g)
     assert float((given - exact).norm()) > 0.9 * float(exact.norm())
 
 
@@ -121,7 +123,7 @@ def test_modified_eigenvalues_are_magnitudes_with_damping_on_top(damping: float)
     turned = np.einsum("kji,kj->ki", q, g)
     matrices = torch.from_numpy(q * values[:, None, :] @ q.transpose(0, 2, 1))
     for modified in (True, False):
-        newton, sizes = Newton(modified=modified, damping=damping), np.abs(values) if modified else values
+        newton, sizes = NewtonDirection(modified=modified, damping=damping), np.abs(values) if modified else values
         expected = torch.from_numpy(-np.einsum("kij,kj->ki", q, turned / (sizes + damping)))
         torch.testing.assert_close(newton.solve(matrices, torch.from_numpy(g)), expected)
         for matrix, own, one in zip(matrices, torch.from_numpy(g), expected, strict=True):
@@ -133,12 +135,15 @@ def test_newton_without_modification_says_that_the_curvature_is_singular() -> No
     q = torch.from_numpy(np.linalg.qr(np.random.default_rng(3).standard_normal((4, 4)))[0])
     a = q @ torch.diag(torch.tensor([1.0, 0.5, 0.1, 0.0], dtype=torch.float64)) @ q.T
     b = torch.ones(4, dtype=torch.float64)
-    solution = minimize(lambda x: (x @ a @ x) / 2 + b @ x, torch.zeros_like(b), method=Newton())
+    solution = minimize(lambda x: (x @ a @ x) / 2 + b @ x, torch.zeros_like(b), method=NewtonDirection())
     assert solution.status is Status.NO_DIRECTION
     assert solution.counts.iterations == 0
     # damping makes it solvable again
     damped = minimize(
-        lambda x: (x @ a @ x) / 2 + b @ x, torch.zeros_like(b), method=Newton(damping=0.1), max_iterations=3
+        lambda x: (x @ a @ x) / 2 + b @ x,
+        torch.zeros_like(b),
+        method=NewtonDirection(damping=0.1),
+        max_iterations=3,
     )
     assert damped.counts.iterations == 3
 
@@ -183,7 +188,7 @@ def test_gauss_newton_of_a_loss_without_curvature(solver: Any) -> None:
         lambda x: a @ (x - 2),
         torch.zeros(3, dtype=torch.float64),
         loss=lambda z: z.abs().sum(),
-        method=GaussNewton(solver=solver),
+        method=GaussNewtonDirection(solver=solver),
         max_iterations=60,
     )
     assert found.value < 0.1 * float((a @ torch.full((3,), 2.0, dtype=torch.float64)).abs().sum())
@@ -209,10 +214,12 @@ def test_the_forcing_term_of_newton_cg() -> None:
         g = a @ x - b
         norm = float(g.norm())
         goal = min(0.5, math.sqrt(norm)) * norm
-        d = direction(NewtonCG(), f, x)
-        residuals = [float((a @ direction(NewtonCG(max_products=k), f, x) + g).norm()) for k in range(1, 25)]
+        d = direction(NewtonCGDirection(), f, x)
+        residuals = [
+            float((a @ direction(NewtonCGDirection(max_products=k), f, x) + g).norm()) for k in range(1, 25)
+        ]
         count = next(k for k, r in enumerate(residuals, 1) if r <= goal)
-        torch.testing.assert_close(d, direction(NewtonCG(max_products=count), f, x))
+        torch.testing.assert_close(d, direction(NewtonCGDirection(max_products=count), f, x))
         assert all(r > goal for r in residuals[: count - 1])
         ended.add(count)
     assert len(ended) > 2

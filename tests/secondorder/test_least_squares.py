@@ -16,16 +16,16 @@ from torch import Tensor
 from thalweg.errors import OptionError
 from thalweg.secondorder import (
     Fixed,
-    GaussNewton,
-    LevenbergMarquardt,
-    Newton,
+    GaussNewtonDirection,
+    LevenbergMarquardtMethod,
+    NewtonDirection,
     Status,
     least_squares,
     minimize,
 )
-from thalweg.secondorder.directions import Step
-from thalweg.secondorder.problem import Point
-from thalweg.secondorder.vectors import Space
+from thalweg.secondorder.directions import AcceptedStep
+from thalweg.secondorder.objective_function import EvaluatedPoint
+from thalweg.curvature.vectors import Space
 
 METHODS = ["gauss-newton", "levenberg-marquardt"]
 
@@ -91,7 +91,7 @@ def test_each_step_of_gauss_newton_is_its_formula() -> None:
 
 @pytest.mark.parametrize("scale", ["identity", "diagonal"])
 def test_each_step_of_levenberg_marquardt_is_its_formula(scale: str) -> None:
-    settings = LevenbergMarquardt(damping=0.1, scale=scale)  # type: ignore[arg-type]
+    settings = LevenbergMarquardtMethod(damping=0.1, scale=scale)  # type: ignore[arg-type]
     x = torch.tensor([1.0, -0.3, 0.0], dtype=torch.float64)
     solution = least_squares(curve, x, method=settings)
     mu, growth, d, trail = None, 2.0, None, []
@@ -142,10 +142,15 @@ def test_generalized_gauss_newton_is_newton_for_linear_outputs_under_cross_entro
 
     x0 = torch.zeros(3, 4, dtype=torch.float64)
     mine = least_squares(
-        lambda w: inputs @ w, x0, loss=loss, method=GaussNewton(), search=Fixed(step=0.8), max_iterations=4
+        lambda w: inputs @ w,
+        x0,
+        loss=loss,
+        method=GaussNewtonDirection(),
+        search=Fixed(step=0.8),
+        max_iterations=4,
     )
     theirs = minimize(
-        lambda w: loss(inputs @ w), x0, method=Newton(), search=Fixed(step=0.8), max_iterations=4
+        lambda w: loss(inputs @ w), x0, method=NewtonDirection(), search=Fixed(step=0.8), max_iterations=4
     )
     torch.testing.assert_close(mine.x, theirs.x)
     damped = least_squares(lambda w: inputs @ w, x0, loss=loss)
@@ -156,8 +161,8 @@ def test_generalized_gauss_newton_is_newton_for_linear_outputs_under_cross_entro
 
 def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
     """J'HJ from the definitions, with H of the whole loss."""
-    from thalweg.secondorder.curvature import CompositeProblem
-    from thalweg.secondorder.problem import Structure, forward_of
+    from thalweg.secondorder.composite import CompositeObjective
+    from thalweg.secondorder.objective_function import TensorStructure, forward_of
     from thalweg.secondorder.solution import Tally
 
     inputs, labels = classes()
@@ -170,10 +175,10 @@ def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
 
     rng = np.random.default_rng(4)
     x = [torch.from_numpy(rng.standard_normal(shape)) for shape in ((3, 2), (2, 4))]
-    structure = Structure(x, "test")
+    structure = TensorStructure(x, "test")
     tally = Tally()
-    problem = CompositeProblem(forward_of(outputs, structure, "test", scalar=False), loss, tally)
-    model = problem.model(problem.evaluate(x), GaussNewton())
+    problem = CompositeObjective(forward_of(outputs, structure, "test", scalar=False), loss, tally)
+    model = problem.model(problem.evaluate(x), GaussNewtonDirection())
     space = structure.space
 
     def flat(v: Tensor) -> Tensor:
@@ -203,8 +208,8 @@ def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_jacobian_by_rows_and_by_columns(shape: tuple[int, int]) -> None:
-    from thalweg.secondorder.models import jacobian
-    from thalweg.secondorder.vectors import Space
+    from thalweg.curvature.vectors import Space
+    from thalweg.secondorder.quadratic_models import jacobian
 
     m, n = shape
     a = torch.from_numpy(np.random.default_rng(5).standard_normal(shape))
@@ -276,9 +281,9 @@ def test_refusals() -> None:
     with pytest.raises(OptionError, match="takes no search"):
         least_squares(valley, x0, search="backtracking")
     with pytest.raises(OptionError, match="damping is 0"):
-        LevenbergMarquardt(damping=0)
+        LevenbergMarquardtMethod(damping=0)
     with pytest.raises(OptionError, match="scale is 'diag'"):
-        LevenbergMarquardt(scale="diag")  # type: ignore[arg-type]
+        LevenbergMarquardtMethod(scale="diag")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="scalar tensor"):
         least_squares(valley, x0, loss=lambda z: z)
 
@@ -300,7 +305,7 @@ def test_the_growth_of_damping_begins_anew_after_a_step() -> None:
     found = least_squares(
         lambda t: torch.cat([1 - t[:-1], 10 * (t[1:] - t[:-1] ** 2)]),
         torch.from_numpy(x.copy()),
-        method=LevenbergMarquardt(damping=1e-6),
+        method=LevenbergMarquardtMethod(damping=1e-6),
         tolerance=1e-8,
     )
     r, j = residuals(x), jacobian(x)
@@ -328,15 +333,15 @@ def test_the_growth_of_damping_begins_anew_after_a_step() -> None:
 def test_the_angle_that_gauss_newton_asks_for_follows_how_much_of_its_steps_is_taken() -> None:
     """Ten times the cosine after less than a tenth, one half at most; a tenth of it after a half or more."""
     rng = np.random.default_rng(4)
-    space, method, state = Space(), GaussNewton(), dict[str, Any]()
+    space, method, state = Space(), GaussNewtonDirection(), dict[str, Any]()
     asked, seen = 0.0, set()
     for share in (0.5, 0.2, 0.09, 0.3, 0.05, 0.5, 1.0, 0.01, 0.49, 1.0):
         g, d = rng.standard_normal(5), rng.standard_normal(5)
         d -= (d @ g / (g @ g) + 10 ** rng.uniform(-3, 0)) * g
         cosine = -(g @ d) / np.linalg.norm(g) / np.linalg.norm(d)
         x, length = [torch.zeros(5, dtype=torch.float64)], torch.tensor(share, dtype=torch.float64)
-        point = Point(x, torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
-        step = Step(space, [True], [True], length, [torch.from_numpy(d)], point, point, [share])
+        point = EvaluatedPoint(x, torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
+        step = AcceptedStep(space, [True], [True], length, [torch.from_numpy(d)], point, point, [share])
         state = method.update(state, step)
         if share < 0.1:
             asked = min(10 * cosine, 0.5)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError
-from thalweg.secondorder import GaussNewton, LevenbergMarquardt, Solution, Status, least_squares
+from thalweg.secondorder import (
+    GaussNewtonDirection,
+    LevenbergMarquardtMethod,
+    Solution,
+    Status,
+    least_squares,
+)
 
 from .functions import logistic
 
@@ -19,12 +25,12 @@ T = torch.linspace(0, 3, 20, dtype=torch.float64)
 TRUE = torch.tensor([[2.0, -1.3], [1.0, -0.2], [0.5, -3.0], [4.0, 0.3]], dtype=torch.float64)
 START = torch.tensor([[1.0, -0.3], [1.0, 0.0], [1.0, -1.0], [3.0, 0.0]], dtype=torch.float64)
 METHODS = (
-    GaussNewton(),
-    LevenbergMarquardt(),
-    LevenbergMarquardt(scale="diagonal"),
-    GaussNewton(solver="cg", accuracy=1e-6),
-    LevenbergMarquardt(solver="cg"),
-    LevenbergMarquardt(solver="cg", max_products=2),
+    GaussNewtonDirection(),
+    LevenbergMarquardtMethod(),
+    LevenbergMarquardtMethod(scale="diagonal"),
+    GaussNewtonDirection(solver="cg", accuracy=1e-6),
+    LevenbergMarquardtMethod(solver="cg"),
+    LevenbergMarquardtMethod(solver="cg", max_products=2),
 )
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.secondorder import Status, faces, matrix_faces
+from thalweg.secondorder import Status
+from thalweg.secondorder import curvature_optimizers as matrix_faces
+from thalweg.secondorder import optimizers as faces
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.directions import Formula
 

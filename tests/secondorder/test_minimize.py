@@ -13,26 +13,26 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space
 from thalweg.errors import OptionError
 from thalweg.secondorder import (
-    BFGS,
-    LBFGS,
     METHODS,
     Backtracking,
-    ConjugateGradient,
+    BFGSDirection,
+    ConjugateGradientDirection,
     Fixed,
-    Newton,
-    Record,
+    IterationRecord,
+    LBFGSDirection,
+    NewtonDirection,
     Status,
-    SteepestDescent,
+    SteepestDescentDirection,
     StrongWolfe,
     least_squares,
     minimize,
 )
-from thalweg.secondorder.directions import Step
-from thalweg.secondorder.problem import FunctionProblem, Point
+from thalweg.secondorder.directions import AcceptedStep
+from thalweg.secondorder.objective_function import AutogradObjective, EvaluatedPoint
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.vectors import Space
 
 from .functions import logistic, quadratic, rosenbrock, saddle, spread, start
 
@@ -87,15 +87,18 @@ def test_lbfgs_is_bfgs_as_long_as_its_history_covers_all(history: int) -> None:
         for k in range(1, 11):
             ours, dense = (
                 minimize(rosenbrock, HARD, method=method, search=search, max_iterations=k)
-                for method in (LBFGS(history=history, initial="identity"), BFGS(initial="identity"))
+                for method in (
+                    LBFGSDirection(history=history, initial="identity"),
+                    BFGSDirection(initial="identity"),
+                )
             )
             torch.testing.assert_close(ours.x, dense.x, rtol=1e-8, atol=1e-10)
             assert ours.counts.evaluations == dense.counts.evaluations
 
 
 def test_a_short_history_is_another_method() -> None:
-    a = minimize(rosenbrock, HARD, method=LBFGS(history=2, initial="identity"), max_iterations=10)
-    b = minimize(rosenbrock, HARD, method=BFGS(initial="identity"), max_iterations=10)
+    a = minimize(rosenbrock, HARD, method=LBFGSDirection(history=2, initial="identity"), max_iterations=10)
+    b = minimize(rosenbrock, HARD, method=BFGSDirection(initial="identity"), max_iterations=10)
     assert float((a.x - b.x).abs().max()) > 1e-4
 
 
@@ -202,9 +205,9 @@ def test_limits_hold() -> None:
 
 
 def test_a_callback_sees_every_step_and_can_stop() -> None:
-    seen: list[Record] = []
+    seen: list[IterationRecord] = []
 
-    def watch(record: Record) -> bool:
+    def watch(record: IterationRecord) -> bool:
         seen.append(record)
         return len(seen) == 4
 
@@ -306,7 +309,7 @@ def test_a_direction_that_turns_uphill_is_replaced() -> None:
         solution = minimize(
             lambda x, f=f: f(x) + (x**4).sum(),
             x0,
-            method=ConjugateGradient(formula="polak-ribiere"),
+            method=ConjugateGradientDirection(formula="polak-ribiere"),
             search=StrongWolfe(c2=0.9),
             tolerance=1e-6,
         )
@@ -315,7 +318,7 @@ def test_a_direction_that_turns_uphill_is_replaced() -> None:
 
 def test_plain_newton_goes_to_a_saddle_point_and_modified_eigenvalues_leave_it() -> None:
     x0 = torch.tensor([0.5, 0.1], dtype=torch.float64)
-    plain = minimize(saddle, x0, method=Newton(), tolerance=1e-12)
+    plain = minimize(saddle, x0, method=NewtonDirection(), tolerance=1e-12)
     assert plain.converged
     torch.testing.assert_close(plain.x, torch.zeros(2, dtype=torch.float64))
     assert plain.value > saddle(torch.tensor([0.0, 1.0]))
@@ -340,13 +343,15 @@ def test_modified_eigenvalues_always_lead_downhill() -> None:
         values = rng.standard_normal(n) * 10 ** rng.uniform(-8, 8, n) * rng.integers(0, 2, n)
         a = quadratic(list(values), int(rng.integers(1000)))[0]
         g = torch.from_numpy(rng.standard_normal(n))
-        d = Newton(modified=True).solve(a, g)
+        d = NewtonDirection(modified=True).solve(a, g)
         assert torch.isfinite(d).all()
         assert float(d @ g) < 0
 
 
 def test_a_singular_hessian_is_a_status() -> None:
-    solution = minimize(lambda x: x[0] ** 2 + x[1], torch.ones(2, dtype=torch.float64), method=Newton())
+    solution = minimize(
+        lambda x: x[0] ** 2 + x[1], torch.ones(2, dtype=torch.float64), method=NewtonDirection()
+    )
     assert solution.status is Status.NO_DIRECTION
 
 
@@ -425,10 +430,12 @@ def test_one_lane_per_history_place() -> None:
     """Lanes that skipped pairs write at places of their own."""
     x0 = torch.cat([torch.full((1, 4), 0.999), lane_starts()]).double()
     together = minimize(
-        rosenbrock, x0, method=LBFGS(history=2), search=Backtracking(), lanes=True, max_iterations=60
+        rosenbrock, x0, method=LBFGSDirection(history=2), search=Backtracking(), lanes=True, max_iterations=60
     )
     for k in range(8):
-        alone = minimize(rosenbrock, x0[k], method=LBFGS(history=2), search=Backtracking(), max_iterations=60)
+        alone = minimize(
+            rosenbrock, x0[k], method=LBFGSDirection(history=2), search=Backtracking(), max_iterations=60
+        )
         for mine, theirs in zip(together.lanes[k].trace[:12], alone.trace[:12], strict=False):
             assert mine.value == pytest.approx(theirs.value, rel=1e-6)
 
@@ -441,33 +448,33 @@ def test_pairs_of_lanes_make_the_direction_that_each_makes_alone() -> None:
     def draw() -> list[Tensor]:
         return [torch.from_numpy(rng.standard_normal((k, *shape))) for shape in shapes]
 
-    def problem(space: Space) -> FunctionProblem:
-        return FunctionProblem(lambda x: (x, x[0].sum()), space, Tally())
+    def problem(space: Space) -> AutogradObjective:
+        return AutogradObjective(lambda x: (x, x[0].sum()), space, Tally())
 
     for initial in ("scaled", "identity"):
-        direction = LBFGS(history=3, initial=initial)  # type: ignore[arg-type]
+        direction = LBFGSDirection(history=3, initial=initial)  # type: ignore[arg-type]
         lanes, alone = Space(lanes=k), Space()
         values = torch.zeros(k, dtype=torch.float64)
-        old = Point(draw(), values, draw())
+        old = EvaluatedPoint(draw(), values, draw())
         state = direction.begin(lanes, old)
         states = [direction.begin(alone, old) for _ in range(k)]
         for number in range(9):
             s, g = draw(), draw()
             # a gradient that rises along the step
-            new = Point(
+            new = EvaluatedPoint(
                 lanes.add(old.x, 1.0, s),
                 values,
                 [p + 2 * q + 0.1 * r for p, q, r in zip(old.gradient, s, g, strict=True)],
             )
             curved = [bool(lane == 0 or rng.random() < 0.6) for lane in range(k)]
             ones = torch.ones(k, dtype=torch.float64)
-            state = direction.update(state, Step(lanes, [True] * k, curved, ones, s, old, new))
+            state = direction.update(state, AcceptedStep(lanes, [True] * k, curved, ones, s, old, new))
             for lane in range(k):
                 points = [
-                    Point([t[lane] for t in p.x], values[0], [t[lane] for t in p.gradient])
+                    EvaluatedPoint([t[lane] for t in p.x], values[0], [t[lane] for t in p.gradient])
                     for p in (old, new)
                 ]
-                step = Step(alone, [True], [curved[lane]], ones[0], [t[lane] for t in s], *points)
+                step = AcceptedStep(alone, [True], [curved[lane]], ones[0], [t[lane] for t in s], *points)
                 states[lane] = direction.update(states[lane], step)
             if number == 5:
                 state = direction.forget(state, [False, True, False, True], lanes)
@@ -476,7 +483,7 @@ def test_pairs_of_lanes_make_the_direction_that_each_makes_alone() -> None:
             old = new
             together = direction.propose(state, old, problem(lanes))
             for lane in range(k):
-                here = Point([t[lane] for t in old.x], values[0], [t[lane] for t in old.gradient])
+                here = EvaluatedPoint([t[lane] for t in old.x], values[0], [t[lane] for t in old.gradient])
                 mine = direction.propose(states[lane], here, problem(alone))
                 for a, b in zip(together, mine, strict=True):
                     torch.testing.assert_close(a[lane], b, rtol=1e-9, atol=1e-10)
@@ -514,12 +521,12 @@ def test_what_cannot_be_used_is_refused(arguments: dict[str, Any], words: str) -
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: LBFGS(history=0), "history is 0"),
-        (lambda: LBFGS(initial="unit"), "initial is 'unit'"),  # type: ignore[arg-type]
-        (lambda: ConjugateGradient(formula="polak"), "no formula 'polak'"),  # type: ignore[arg-type]
-        (lambda: ConjugateGradient(reset=0), "reset is 0"),
-        (lambda: Newton(damping=-1.0), "damping is -1.0"),
-        (lambda: Newton(hessian="full"), "hessian is 'full'"),  # type: ignore[arg-type]
+        (lambda: LBFGSDirection(history=0), "history is 0"),
+        (lambda: LBFGSDirection(initial="unit"), "initial is 'unit'"),  # type: ignore[arg-type]
+        (lambda: ConjugateGradientDirection(formula="polak"), "no formula 'polak'"),  # type: ignore[arg-type]
+        (lambda: ConjugateGradientDirection(reset=0), "reset is 0"),
+        (lambda: NewtonDirection(damping=-1.0), "damping is -1.0"),
+        (lambda: NewtonDirection(hessian="full"), "hessian is 'full'"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_out_of_range_are_refused(make: Any, words: str) -> None:
@@ -529,7 +536,9 @@ def test_settings_out_of_range_are_refused(make: Any, words: str) -> None:
 
 def test_fixed_steps_that_diverge_do_not_pass_for_anything_else() -> None:
     _, _, f = quadratic([1.0, 100.0])
-    solution = minimize(f, start(2), method=SteepestDescent(), search=Fixed(step=0.03), max_iterations=100)
+    solution = minimize(
+        f, start(2), method=SteepestDescentDirection(), search=Fixed(step=0.03), max_iterations=100
+    )
     assert solution.status is Status.ITERATION_LIMIT
     assert solution.gradient_norm > 1e10
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from thalweg.errors import OptionError
-from thalweg.secondorder import GaussNewton, LevenbergMarquardt, least_squares
-from thalweg.secondorder.curvature import CompositeProblem
-from thalweg.secondorder.problem import Point, Structure, forward_of, pull_many
+from thalweg.secondorder import GaussNewtonDirection, LevenbergMarquardtMethod, least_squares
+from thalweg.secondorder.composite import CompositeObjective
+from thalweg.secondorder.objective_function import EvaluatedPoint, TensorStructure, forward_of, pull_many
 from thalweg.secondorder.solution import Tally
 
 CASES = ("mse", "cross-entropy", "batch-norm", "residuals")
 
 
-def case(name: str) -> tuple[CompositeProblem, Point]:
+def case(name: str) -> tuple[CompositeObjective, EvaluatedPoint]:
     """Return a small net and a loss as a problem, and a point of it."""
     torch.manual_seed(0)
     layers = [nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)]
@@ -42,15 +42,15 @@ def case(name: str) -> tuple[CompositeProblem, Point]:
         "batch-norm": lambda z: nn.functional.cross_entropy(z, labels),
         "residuals": None,
     }
-    structure = Structure(x0, "test")
-    problem = CompositeProblem(forward_of(outputs, structure, "test", scalar=False), losses[name], Tally())
+    structure = TensorStructure(x0, "test")
+    problem = CompositeObjective(forward_of(outputs, structure, "test", scalar=False), losses[name], Tally())
     return problem, problem.evaluate(structure.x)
 
 
-def matrix(problem: CompositeProblem, point: Point) -> Tensor:
+def matrix(problem: CompositeObjective, point: EvaluatedPoint) -> Tensor:
     """Return G as a matrix, from the dense model's bends of unit vectors and their sums."""
     space, x = problem.space, point.x
-    model = problem.model(point, GaussNewton())
+    model = problem.model(point, GaussNewtonDirection())
     n = sum(t.numel() for t in x)
     eye = torch.eye(n, dtype=torch.float64)
 
@@ -68,12 +68,12 @@ def matrix(problem: CompositeProblem, point: Point) -> Tensor:
 def test_solutions_are_those_of_the_matrix(name: str) -> None:
     problem, point = case(name)
     space, x = problem.space, point.x
-    dense = problem.model(point, GaussNewton())
+    dense = problem.model(point, GaussNewtonDirection())
     mu = torch.tensor(0.03, dtype=torch.float64)
     expected, promised = dense.damped(mu, None, None)
     # in between the graph at the point is lost, and comes again
     problem.evaluate(space.scale(2.0, x))
-    tight = problem.model(point, GaussNewton(solver="cg", accuracy=1e-13))
+    tight = problem.model(point, GaussNewtonDirection(solver="cg", accuracy=1e-13))
     for near in (None, point.gradient, expected, space.scale(float("nan"), x)):
         found, promise = tight.damped(mu, None, near)
         for mine, theirs in zip(found, expected, strict=True):
@@ -103,7 +103,7 @@ def test_a_truncated_solution_is_that_of_conjugate_gradients(name: str, warm: bo
         step = (r @ r) / (p @ a @ p)
         d, new = d + step * p, r + step * (a @ p)
         p, r = -new + (new @ new) / (r @ r) * p, new
-    model = problem.model(point, GaussNewton(solver="cg", max_products=4, accuracy=1e-12))
+    model = problem.model(point, GaussNewtonDirection(solver="cg", max_products=4, accuracy=1e-12))
     begin = None if near is None else space.unravel(near, x)
     found, promise = model.damped(torch.tensor(mu, dtype=torch.float64), None, begin)
     torch.testing.assert_close(space.ravel(found, "test"), d, rtol=1e-8, atol=1e-10)
@@ -117,7 +117,7 @@ def test_a_truncated_solution_is_that_of_conjugate_gradients(name: str, warm: bo
 def test_a_linear_problem_is_solved_exactly(method: str, rows: int) -> None:
     rng = np.random.default_rng(0)
     a, b = torch.from_numpy(rng.standard_normal((rows, 4))), torch.from_numpy(rng.standard_normal(rows))
-    kind: Any = GaussNewton if method == "gauss-newton" else LevenbergMarquardt
+    kind: Any = GaussNewtonDirection if method == "gauss-newton" else LevenbergMarquardtMethod
     settings = kind(solver="cg", accuracy=1e-10)
     x0 = torch.zeros(4, dtype=torch.float64)
     solution = least_squares(lambda x: a @ x - b, x0, method=settings, tolerance=1e-10)
@@ -133,7 +133,7 @@ def test_a_linear_problem_is_solved_exactly(method: str, rows: int) -> None:
 def test_what_it_costs() -> None:
     problem, point = case("cross-entropy")
     tally = problem.tally
-    model = problem.model(point, GaussNewton(solver="cg", max_products=5, accuracy=1e-12))
+    model = problem.model(point, GaussNewtonDirection(solver="cg", max_products=5, accuracy=1e-12))
     before, trips, products = tally.passes, tally.round_trips, tally.products
     model.undamped()
     # the graph of u -> J'u once; Jp five times and J'u after each but the last
@@ -190,7 +190,7 @@ def test_many_rows_come_in_parts() -> None:
     torch.manual_seed(0)
     x = torch.randn(150, dtype=torch.float64)
     a = torch.randn(150, 150, dtype=torch.float64)
-    settings = LevenbergMarquardt()
+    settings = LevenbergMarquardtMethod()
     solution = least_squares(lambda p: a @ p + 0.1 * p**3 - 1, x, method=settings)
     assert solution.converged
     assert solution.counts.products == 150 * solution.counts.hessians
@@ -199,12 +199,12 @@ def test_many_rows_come_in_parts() -> None:
 def test_refusals() -> None:
     x0 = torch.ones(2, dtype=torch.float64)
     with pytest.raises(OptionError, match="no matrix that has one"):
-        LevenbergMarquardt(scale="diagonal", solver="cg")
+        LevenbergMarquardtMethod(scale="diagonal", solver="cg")
     with pytest.raises(OptionError, match="makes no products"):
-        GaussNewton(max_products=3)
+        GaussNewtonDirection(max_products=3)
     with pytest.raises(OptionError, match="accuracy is 1"):
-        GaussNewton(solver="cg", accuracy=1)
+        GaussNewtonDirection(solver="cg", accuracy=1)
     with pytest.raises(OptionError, match="give them to it"):
-        least_squares(lambda x: x, x0, method=GaussNewton(), solver="cg")
+        least_squares(lambda x: x, x0, method=GaussNewtonDirection(), solver="cg")
     with pytest.raises(OptionError, match="no solver 'qr'"):
         least_squares(lambda x: x, x0, solver="qr")  # type: ignore[arg-type]

@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space
 from thalweg.secondorder import (
-    BFGS,
-    LBFGS,
     METHODS,
-    ConjugateGradient,
+    BFGSDirection,
+    ConjugateGradientDirection,
     Exact,
     Fixed,
-    Newton,
-    NewtonCG,
-    Normalized,
+    LBFGSDirection,
+    NewtonCGDirection,
+    NewtonDirection,
+    NormalizedDirection,
     Solution,
-    SteepestDescent,
+    SteepestDescentDirection,
     minimize,
 )
-from thalweg.secondorder.directions import FORMULAS, Direction, Formula, Step
-from thalweg.secondorder.problem import FunctionProblem, Point
+from thalweg.secondorder.directions import FORMULAS, Direction, Formula, AcceptedStep
+from thalweg.secondorder.objective_function import AutogradObjective, EvaluatedPoint
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.vectors import Space
 
 from .functions import Function, quadratic, spread, start
 
@@ -65,11 +65,11 @@ def close_paths(mine: list[Tensor], theirs: list[Tensor]) -> None:
 
 
 METHODS_OF_CONJUGATE_DIRECTIONS: dict[str, Direction] = {
-    **{formula: ConjugateGradient(formula=formula) for formula in FORMULAS},
-    **{f"lbfgs-{m}": LBFGS(history=m) for m in (1, 2, 5, 20)},
-    "lbfgs-identity": LBFGS(history=3, initial="identity"),
-    "bfgs": BFGS(),
-    "bfgs-identity": BFGS(initial="identity"),
+    **{formula: ConjugateGradientDirection(formula=formula) for formula in FORMULAS},
+    **{f"lbfgs-{m}": LBFGSDirection(history=m) for m in (1, 2, 5, 20)},
+    "lbfgs-identity": LBFGSDirection(history=3, initial="identity"),
+    "bfgs": BFGSDirection(),
+    "bfgs-identity": BFGSDirection(initial="identity"),
 }
 
 
@@ -103,7 +103,7 @@ def test_as_many_steps_as_distinct_eigenvalues(name: str) -> None:
 @pytest.mark.parametrize("history", [1, 3, 10])
 def test_directions_of_lbfgs_are_conjugate(history: int) -> None:
     a, _, f = quadratic(spread(6, 50.0), 3)
-    points = path(f, start(6), LBFGS(history=history), 6)
+    points = path(f, start(6), LBFGSDirection(history=history), 6)
     steps = [after - before for before, after in pairwise(points)]
     for i, p in enumerate(steps):
         for q in steps[:i]:
@@ -112,17 +112,17 @@ def test_directions_of_lbfgs_are_conjugate(history: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_bfgs_has_the_exact_inverse_after_n_steps(seed: int) -> None:
-    from thalweg.secondorder.ending import Limits
-    from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
+    from thalweg.secondorder.objective_function import AutogradObjective, TensorStructure, forward_of
     from thalweg.secondorder.solution import Tally
     from thalweg.secondorder.solver import descend
+    from thalweg.secondorder.termination import DescentLimits
 
     n = 6
     a, _, f = quadratic(spread(n, 60.0), seed)
-    structure = Structure(start(n, seed), "test")
-    problem = FunctionProblem(forward_of(f, structure, "test"), structure.space, Tally())
-    limits = Limits(tolerance=0.0, max_iterations=n)
-    found = descend(problem, structure.x, BFGS(), Exact(), limits=limits)
+    structure = TensorStructure(start(n, seed), "test")
+    problem = AutogradObjective(forward_of(f, structure, "test"), structure.space, Tally())
+    limits = DescentLimits(tolerance=0.0, max_iterations=n)
+    found = descend(problem, structure.x, BFGSDirection(), Exact(), limits=limits)
     assert len(found.traces[0]) == n + 1
     torch.testing.assert_close(found.memory.state["matrix"], torch.linalg.inv(a), rtol=1e-6, atol=1e-7)
 
@@ -130,18 +130,18 @@ def test_bfgs_has_the_exact_inverse_after_n_steps(seed: int) -> None:
 def test_reset_goes_back_to_the_gradient() -> None:
     a, b, f = quadratic(spread(6, 50.0), 2)
     x = start(6)
-    mine = path(f, x, ConjugateGradient(formula="polak-ribiere", reset=2), 6)
+    mine = path(f, x, ConjugateGradientDirection(formula="polak-ribiere", reset=2), 6)
     theirs = [x]
     for _ in range(3):
         theirs += linear_cg(a, b, theirs[-1], 2)[1:]
     close_paths(mine, theirs)
-    every = path(f, x, ConjugateGradient(reset=1), 5)
-    close_paths(every, path(f, x, SteepestDescent(), 5))
+    every = path(f, x, ConjugateGradientDirection(reset=1), 5)
+    close_paths(every, path(f, x, SteepestDescentDirection(), 5))
 
 
 def test_steepest_descent_turns_by_right_angles() -> None:
     a, b, f = quadratic([1.0, 30.0], 0)
-    points = path(f, start(2), SteepestDescent(), 8)
+    points = path(f, start(2), SteepestDescentDirection(), 8)
     steps = [after - before for before, after in pairwise(points)]
     for p, q in pairwise(steps):
         assert abs(p @ q) <= 1e-8 * float(p.norm() * q.norm())
@@ -164,7 +164,7 @@ def test_newton_ends_in_one_step(kind: str) -> None:
     for n, condition, seed in CASES:
         a, b, f = quadratic(spread(n, condition), seed)
         for modified in (False, True):
-            direction = Newton(hessian=kind, modified=modified)  # type: ignore[arg-type]
+            direction = NewtonDirection(hessian=kind, modified=modified)  # type: ignore[arg-type]
             solution = minimize(f, start(n), method=direction, tolerance=1e-7)
             assert solution.converged
             assert solution.counts.iterations == 1
@@ -176,14 +176,14 @@ def test_newton_with_a_step_size_contracts_by_one_minus_eta() -> None:
     best = torch.linalg.solve(a, b)
     for eta in (0.3, 1.7, 1.99, 2.01, 2.5):
         x = start(4)
-        for k, point in enumerate(path(f, x, Newton(), 6, search=Fixed(step=eta))):
+        for k, point in enumerate(path(f, x, NewtonDirection(), 6, search=Fixed(step=eta))):
             torch.testing.assert_close(point - best, (1 - eta) ** k * (x - best), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("direction", ["newton", "normalized"])
 def test_step_sizes_below_two_converge_and_no_others(direction: str) -> None:
     a, _, f = quadratic(spread(4, 80.0), 1)
-    made = Newton() if direction == "newton" else Normalized(a)
+    made = NewtonDirection() if direction == "newton" else NormalizedDirection(a)
     assert iterate(f, start(4), made, 1.97, 1500).converged
     assert not iterate(f, start(4), made, 2.0, 300).converged
     above = iterate(f, start(4), made, 2.03, 300)
@@ -196,16 +196,16 @@ def test_damped_newton_converges_below_its_own_bound(alpha: float) -> None:
     values = spread(4, 80.0)
     a, b, f = quadratic(values, 1)
     bound = 2 * (values[-1] + alpha) / values[-1]
-    below = iterate(f, start(4), Newton(damping=alpha), 0.995 * bound, 900)
+    below = iterate(f, start(4), NewtonDirection(damping=alpha), 0.995 * bound, 900)
     first, last = below.trace[0].gradient_norm, below.gradient_norm
     assert last < 1e-3 * first
-    above = iterate(f, start(4), Newton(damping=alpha), 1.005 * bound, 700)
+    above = iterate(f, start(4), NewtonDirection(damping=alpha), 1.005 * bound, 700)
     assert above.gradient_norm > 10 * first
     # the update itself, from the slide
     x = start(4)
     eye = torch.eye(4, dtype=torch.float64)
     expected = x - torch.linalg.inv(a + alpha * eye) @ (a @ x - b)
-    torch.testing.assert_close(path(f, x, Newton(damping=alpha), 1, search=Fixed())[1], expected)
+    torch.testing.assert_close(path(f, x, NewtonDirection(damping=alpha), 1, search=Fixed())[1], expected)
 
 
 def test_the_normalized_rule_is_gradient_descent_in_scaled_axes() -> None:
@@ -214,7 +214,7 @@ def test_the_normalized_rule_is_gradient_descent_in_scaled_axes() -> None:
     root = vectors @ torch.diag(values.sqrt()) @ vectors.T
     back = torch.linalg.inv(root)
     x = start(3)
-    mine = path(f, x, Normalized(a), 5, search=Fixed(step=0.3))
+    mine = path(f, x, NormalizedDirection(a), 5, search=Fixed(step=0.3))
     scaled = root @ x
     for point in mine:
         torch.testing.assert_close(point, back @ scaled)
@@ -225,7 +225,7 @@ def test_the_normalized_rule_is_gradient_descent_in_scaled_axes() -> None:
 def test_newton_cg_is_newton_where_the_residual_has_to_vanish() -> None:
     for n, condition, seed in CASES:
         a, b, f = quadratic(spread(n, condition), seed)
-        solution = minimize(f, start(n), method=NewtonCG(), tolerance=1e-9)
+        solution = minimize(f, start(n), method=NewtonCGDirection(), tolerance=1e-9)
         assert solution.converged
         torch.testing.assert_close(solution.x, torch.linalg.solve(a, b), rtol=1e-6, atol=1e-7)
 
@@ -238,7 +238,11 @@ def test_blocks_are_newton_for_each_tensor_alone() -> None:
         return f(torch.cat([parts[0], parts[1]]))
 
     parts = minimize(
-        split, [x[:2], x[2:]], method=Newton(hessian="block"), max_iterations=1, search=Fixed(step=0.5)
+        split,
+        [x[:2], x[2:]],
+        method=NewtonDirection(hessian="block"),
+        max_iterations=1,
+        search=Fixed(step=0.5),
     ).x
     g = a @ x - b
     torch.testing.assert_close(parts[0], x[:2] - 0.5 * torch.linalg.solve(a[:2, :2], g[:2]))
@@ -258,7 +262,7 @@ def test_every_method_with_its_own_search_finds_the_minimum(method: str) -> None
 def test_hager_and_zhangs_beta_is_bounded_below() -> None:
     """beta >= -1 / (|d_| min(0.01, |g_|)), by hand; it is active in some draws and not in others."""
     rng = np.random.default_rng(5)
-    method, space = ConjugateGradient(formula="hager-zhang"), Space()
+    method, space = ConjugateGradientDirection(formula="hager-zhang"), Space()
     active = {(bound, small): 0 for bound in (False, True) for small in (False, True)}
     for _ in range(400):
         size = 10 ** rng.uniform(-4, 1)
@@ -270,8 +274,8 @@ def test_hager_and_zhangs_beta_is_bounded_below() -> None:
         free = (y - 2 * d * (y @ y) / (d @ y)) @ g / (d @ y)
         least = -1 / (np.linalg.norm(d) * min(0.01, np.linalg.norm(before)))
         state = {"direction": [torch.from_numpy(d)], "gradient": [torch.from_numpy(before)], "count": [1]}
-        point = Point([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
-        problem = FunctionProblem(lambda x: (x, x[0].sum()), space, Tally())
+        point = EvaluatedPoint([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
+        problem = AutogradObjective(lambda x: (x, x[0].sum()), space, Tally())
         (found,) = method.propose(state, point, problem)
         np.testing.assert_allclose(found.numpy(), -g + max(free, least) * d, rtol=1e-4)
         active[bool(free < least), bool(np.linalg.norm(before) < 0.01)] += 1
@@ -282,7 +286,7 @@ def test_hager_and_zhangs_beta_is_bounded_below() -> None:
 def test_directions_have_the_beta_of_their_formula(formula: str) -> None:
     """By hand, wherever gradients and directions lie: that of Polak and Ribiere is below zero in some."""
     rng = np.random.default_rng(6)
-    method, negative = ConjugateGradient(formula=cast(Formula, formula)), 0
+    method, negative = ConjugateGradientDirection(formula=cast(Formula, formula)), 0
     for _ in range(60):
         g, before, d = rng.standard_normal((3, 4)) * [[1.0], [3.0], [1.0]]
         y = g - before
@@ -298,8 +302,8 @@ def test_directions_have_the_beta_of_their_formula(formula: str) -> None:
             ),
         }
         state = {"direction": [torch.from_numpy(d)], "gradient": [torch.from_numpy(before)], "count": [1]}
-        point = Point([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
-        problem = FunctionProblem(lambda x: (x, x[0].sum()), Space(), Tally())
+        point = EvaluatedPoint([torch.zeros(4, dtype=torch.float64)], torch.zeros(()), [torch.from_numpy(g)])
+        problem = AutogradObjective(lambda x: (x, x[0].sum()), Space(), Tally())
         (found,) = method.propose(state, point, problem)
         np.testing.assert_allclose(found.numpy(), -g + beta[formula] * d, rtol=1e-9)
         negative += beta["polak-ribiere"] < 0
@@ -310,10 +314,10 @@ def test_directions_have_the_beta_of_their_formula(formula: str) -> None:
 def test_the_matrix_of_bfgs_is_its_formula(initial: Any) -> None:
     """(I - r s y') M (I - r y s') + r s s', pair by pair; a pair that isn't curved leaves it as it is."""
     rng = np.random.default_rng(7)
-    method, space = BFGS(initial=initial), Space()
+    method, space = BFGSDirection(initial=initial), Space()
 
-    def at(x: np.ndarray, g: np.ndarray) -> Point:
-        return Point([torch.from_numpy(x)], torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
+    def at(x: np.ndarray, g: np.ndarray) -> EvaluatedPoint:
+        return EvaluatedPoint([torch.from_numpy(x)], torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
 
     x, g = rng.standard_normal((2, 4))
     state, matrix, first = method.begin(space, at(x, g)), np.eye(4), True
@@ -323,7 +327,7 @@ def test_the_matrix_of_bfgs_is_its_formula(initial: Any) -> None:
         s = 0.3 * d
         old, new = at(x, g), at(x + s, g + y)
         length = torch.tensor(0.3, dtype=torch.float64)
-        state = method.update(state, Step(space, [True], [curved], length, [torch.from_numpy(d)], old, new))
+        state = method.update(state, AcceptedStep(space, [True], [curved], length, [torch.from_numpy(d)], old, new))
         if curved:
             if first and initial == "scaled":
                 matrix = matrix * (s @ y) / (y @ y)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.secondorder import (
     METHODS,
     Backtracking,
-    ConjugateGradient,
+    ConjugateGradientDirection,
     HagerZhang,
     Status,
     StrongWolfe,
@@ -21,7 +21,7 @@ from thalweg.secondorder import (
     minimize,
 )
 from thalweg.secondorder.directions import FORMULAS, Formula
-from thalweg.secondorder.faces import BFGS, LBFGS, NonlinearCG, SteepestDescent
+from thalweg.secondorder.optimizers import BFGS, LBFGS, NonlinearCG, SteepestDescent
 from thalweg.secondorder.searches import Search
 
 FAR = [1e-14, 1e-7, 1.0, 1e7, 1e14]
@@ -87,7 +87,7 @@ def test_every_beta(formula: Formula) -> None:
         found = minimize(
             lambda x: scaled(x, 1e9, 1e3),
             torch.zeros(2, dtype=torch.float64),
-            method=ConjugateGradient(formula=formula, reset=reset),
+            method=ConjugateGradientDirection(formula=formula, reset=reset),
             tolerance=1e-14,
         )
         torch.testing.assert_close(found.x / 1e9, torch.ones_like(found.x), rtol=0, atol=1e-6)

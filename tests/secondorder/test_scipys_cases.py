@@ -22,9 +22,9 @@ from torch import Tensor
 from thalweg import surfaces
 from thalweg.errors import OptionError
 from thalweg.secondorder import (
-    BFGS,
     METHODS,
-    Record,
+    BFGSDirection,
+    IterationRecord,
     Status,
     StrongWolfe,
     least_squares,
@@ -107,7 +107,7 @@ def test_minus_infinity(method: str) -> None:
 def test_constants_of_the_conditions() -> None:
     x0 = float64(1.3, 0.7, 0.8, 1.9, 1.2)
     loose, exact = (
-        minimize(rosenbrock, x0, method=BFGS(), search=StrongWolfe(c2=c2)).counts.iterations
+        minimize(rosenbrock, x0, method=BFGSDirection(), search=StrongWolfe(c2=c2)).counts.iterations
         for c2 in (0.9, 1e-2)
     )
     assert loose > exact
@@ -168,7 +168,7 @@ def test_no_point_is_evaluated_twice_in_a_row(method: str) -> None:
 
 @pytest.mark.parametrize("method", ALL)
 def test_iterations_are_limited_and_the_callback_sees_the_point(method: str) -> None:
-    seen: list[Record] = []
+    seen: list[IterationRecord] = []
     found = minimize(
         rosenbrock,
         torch.zeros(10, dtype=torch.float64),
@@ -184,7 +184,7 @@ def test_iterations_are_limited_and_the_callback_sees_the_point(method: str) -> 
     assert len({record.x.data_ptr() for record in seen}) == 4
     assert all(record.x is None for record in found.trace)
 
-    def spoiling(record: Record) -> None:
+    def spoiling(record: IterationRecord) -> None:
         record.x.fill_(math.nan)
 
     again = minimize(
@@ -198,7 +198,7 @@ def test_iterations_are_limited_and_the_callback_sees_the_point(method: str) -> 
 
 
 def test_a_callbacks_point_has_the_structure_that_was_given() -> None:
-    seen: list[Record] = []
+    seen: list[IterationRecord] = []
     x0 = {"a": torch.zeros(3, 2, dtype=torch.float64), "b": torch.ones(3, 1, 1, dtype=torch.float64)}
     found = minimize(
         lambda p: ((p["a"] - 3) ** 2).sum(1) + ((p["b"] + 1) ** 2).flatten(1).sum(1),
@@ -217,7 +217,7 @@ def test_a_callbacks_point_has_the_structure_that_was_given() -> None:
 
 @pytest.mark.parametrize("method", ALL)
 def test_a_callback_stops_by_an_exception_too(method: str) -> None:
-    def leaving(record: Record) -> None:
+    def leaving(record: IterationRecord) -> None:
         if record.iteration == 3:
             raise StopIteration
 
@@ -441,12 +441,12 @@ def test_counts_that_grow_exponentially(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_callbacks_of_least_squares(name: str) -> None:
-    seen: list[Record] = []
+    seen: list[IterationRecord] = []
     found = least_squares(trivial, float64(5.0), tolerance=1e-6, callback=seen.append, **SOLVERS[name])
     assert seen
     assert torch.equal(seen[-1].x, found.x)
 
-    def leaving(record: Record) -> None:
+    def leaving(record: IterationRecord) -> None:
         raise StopIteration
 
     stopped = least_squares(trivial, float64(5.0), callback=leaving, **SOLVERS[name])

@@ -17,10 +17,10 @@ from thalweg.secondorder.searches import (
     Backtracking,
     Exact,
     Fixed,
-    Outcome,
-    Result,
     Search,
-    Trial,
+    SearchOutcome,
+    SearchResult,
+    SearchTrial,
     Values,
     cubic_minimum,
 )
@@ -31,13 +31,13 @@ Phi = Callable[[float], tuple[float, float]]
 
 def run(
     search: Search, phi: Phi, first: float = 1.0, curvature: float = math.nan
-) -> tuple[Outcome, list[Trial]]:
+) -> tuple[SearchOutcome, list[SearchTrial]]:
     """Return how a search ended and every trial; the kept one is checked to be one that was asked for."""
     value, slope = phi(0.0)
-    start = Trial(0.0, value, slope, curvature)
+    start = SearchTrial(0.0, value, slope, curvature)
     noise = 10 * np.finfo(float).eps * abs(value)
     course = search.course(start, first, noise)
-    trials: list[Trial] = []
+    trials: list[SearchTrial] = []
     kept = None
     try:
         ask = next(course)
@@ -46,11 +46,11 @@ def run(
             if ask.keep:
                 kept = trials[-1]
             with np.errstate(all="ignore"):
-                trials.append(Trial(ask.step, *map(float, phi(ask.step))))
+                trials.append(SearchTrial(ask.step, *map(float, phi(ask.step))))
             ask = course.send(trials[-1])
     except StopIteration as end:
-        outcome: Outcome = end.value
-    if outcome.result is Result.ACCEPTED:
+        outcome: SearchOutcome = end.value
+    if outcome.result is SearchResult.ACCEPTED:
         assert outcome.trial is (kept if outcome.kept else trials[-1])
     return outcome, trials
 
@@ -92,7 +92,7 @@ def functions(count: int, seed: int) -> list[tuple[Phi, float]]:
     return [(random_function(rng), 10 ** rng.uniform(-5, 5)) for _ in range(count)]
 
 
-def armijo(c1: float, start: tuple[float, float], trial: Trial) -> bool:
+def armijo(c1: float, start: tuple[float, float], trial: SearchTrial) -> bool:
     return trial.value <= start[0] + c1 * trial.step * start[1]
 
 
@@ -101,7 +101,7 @@ def test_strong_wolfe_holds_wherever_it_accepts(c2: float) -> None:
     search, used = StrongWolfe(c1=1e-4, c2=c2), []
     for phi, first in functions(1500, 1):
         outcome, trials = run(search, phi, first)
-        assert outcome.result is Result.ACCEPTED, (outcome, trials)
+        assert outcome.result is SearchResult.ACCEPTED, (outcome, trials)
         value, slope = phi(0.0)
         trial = outcome.trial
         assert trial is not None
@@ -118,7 +118,7 @@ def test_hager_zhang_holds_wherever_it_accepts() -> None:
     search, used = HagerZhang(), []
     for phi, first in functions(2000, 2):
         outcome, trials = run(search, phi, first)
-        assert outcome.result is Result.ACCEPTED, (outcome, trials)
+        assert outcome.result is SearchResult.ACCEPTED, (outcome, trials)
         value, slope = phi(0.0)
         trial = outcome.trial
         assert trial is not None
@@ -136,7 +136,7 @@ def test_backtracking_holds_wherever_it_accepts(c1: float) -> None:
     used = []
     for phi, first in functions(1500, 3):
         outcome, trials = run(Backtracking(c1=c1), phi, first)
-        assert outcome.result is Result.ACCEPTED
+        assert outcome.result is SearchResult.ACCEPTED
         assert outcome.trial is not None
         value, slope = phi(0.0)
         near = abs(outcome.trial.value - value) <= 1e-14 * abs(value)
@@ -156,7 +156,7 @@ def test_values_takes_the_best_of_those_tried() -> None:
     kept = 0
     for phi, first in functions(1500, 4):
         outcome, trials = run(search, phi, 4 * first)
-        assert outcome.result is Result.ACCEPTED
+        assert outcome.result is SearchResult.ACCEPTED
         trial = outcome.trial
         assert trial is not None
         assert len(trials) % 4 == 0
@@ -180,7 +180,7 @@ def test_exact_is_the_minimum_of_a_quadratic_in_one_trial() -> None:
         bend, slope = 10 ** rng.uniform(-6, 6), -(10 ** rng.uniform(-6, 6))
         phi = lambda a, bend=bend, slope=slope: (slope * a + bend * a * a / 2, slope + bend * a)  # noqa: E731
         outcome, trials = run(Exact(), phi, -slope / bend, curvature=bend)
-        assert outcome.result is Result.ACCEPTED
+        assert outcome.result is SearchResult.ACCEPTED
         assert len(trials) == 1
         assert abs(trials[0].slope) <= 1e-12 * abs(slope)
 
@@ -191,7 +191,7 @@ def test_exact_holds_wherever_it_accepts() -> None:
     for phi, first in functions(1500, 9):
         value, slope = phi(0.0)
         outcome, trials = run(Exact(), phi, first, curvature=-slope / first)
-        assert outcome.result is Result.ACCEPTED
+        assert outcome.result is SearchResult.ACCEPTED
         assert outcome.trial is not None
         assert outcome.trial.value <= value + 1e-14 * abs(value)
         assert [t.step for t in trials] == [first * 0.5**i for i in range(len(trials))]
@@ -207,7 +207,7 @@ def test_a_quadratic_takes_two_trials_wherever_the_first_falls_short() -> None:
             minimum, bend = 10 ** rng.uniform(-4, 4), 10 ** rng.uniform(-4, 4)
             phi = lambda a, m=minimum, b=bend: (b * (a - m) ** 2 / 2, b * (a - m))  # noqa: E731
             outcome, trials = run(search, phi, minimum * rng.uniform(0.25, 0.5))
-            assert outcome.result is Result.ACCEPTED
+            assert outcome.result is SearchResult.ACCEPTED
             assert len(trials) == 2
             assert trials[1].step == pytest.approx(minimum)
 
@@ -216,7 +216,7 @@ def test_exact_goes_back_where_the_function_is_no_quadratic() -> None:
     outcome, trials = run(
         Exact(), lambda a: (abs(a - 0.1) * 1.0, math.copysign(1.0, a - 0.1)), 3.0, curvature=0.3
     )
-    assert outcome.result is Result.ACCEPTED
+    assert outcome.result is SearchResult.ACCEPTED
     assert outcome.trial is not None
     assert outcome.trial.value <= 0.1
     assert len(trials) == 5
@@ -229,21 +229,21 @@ ALL: list[Search] = [StrongWolfe(), StrongWolfe(c2=0.1), HagerZhang(), Backtrack
 @pytest.mark.parametrize("slope", [1.0, 0.0, math.nan])
 def test_what_does_not_lead_downhill_is_refused_before_a_trial(search: Search, slope: float) -> None:
     outcome, trials = run(search, lambda a: (a * slope, slope))
-    assert outcome.result is Result.NOT_DESCENT
+    assert outcome.result is SearchResult.NOT_DESCENT
     assert trials == []
 
 
 @pytest.mark.parametrize("search", ALL, ids=lambda s: type(s).__name__)
 def test_a_lying_slope_fails_in_a_bounded_number_of_trials(search: Search) -> None:
     outcome, trials = run(search, lambda a: (a, -1.0 if a == 0 else 1.0))
-    assert outcome.result is Result.FAILED
+    assert outcome.result is SearchResult.FAILED
     assert len(trials) <= 64
 
 
 @pytest.mark.parametrize("search", ALL, ids=lambda s: type(s).__name__)
 def test_nothing_but_nan_fails(search: Search) -> None:
     outcome, trials = run(search, lambda a: (0.0, -1.0) if a == 0 else (math.nan, math.nan))
-    assert outcome.result is Result.FAILED
+    assert outcome.result is SearchResult.FAILED
     assert len(trials) <= 64
 
 
@@ -261,7 +261,7 @@ def test_a_cliff_of_nan_shortens_the_step(search: Search, beyond: tuple[float, f
             return -a * 20 / edge - math.log(edge - a), -20 / edge + 1 / (edge - a)
 
         outcome, trials = run(search, phi)
-        assert outcome.result is Result.ACCEPTED, (outcome, trials)
+        assert outcome.result is SearchResult.ACCEPTED, (outcome, trials)
         assert outcome.trial is not None
         assert 0 < outcome.trial.step < edge
         assert outcome.trial.finite
@@ -272,7 +272,7 @@ def test_a_cliff_of_nan_shortens_the_step(search: Search, beyond: tuple[float, f
 def test_what_still_falls_at_the_largest_step_is_taken_as_limited(search: Search, phi: Phi) -> None:
     """It may be unbounded, or its minimum may lie further away: the next search tells."""
     outcome, trials = run(search, phi)
-    assert outcome.result is Result.ACCEPTED
+    assert outcome.result is SearchResult.ACCEPTED
     assert outcome.limited
     assert outcome.trial is trials[-1]
     assert outcome.trial.step >= search.largest  # type: ignore[attr-defined]
@@ -283,14 +283,14 @@ def test_what_still_falls_at_the_largest_step_is_taken_as_limited(search: Search
 def test_a_flat_function_whose_slope_claims_a_fall_fails(search: Search) -> None:
     for value in (0.0, 1.0, -3e5):
         outcome, trials = run(search, lambda a, value=value: (value, -1.0))
-        assert outcome.result is Result.FAILED
+        assert outcome.result is SearchResult.FAILED
         assert len(trials) <= 64
 
 
 @pytest.mark.parametrize("search", [*ALL, Fixed()], ids=lambda s: type(s).__name__)
 def test_a_plateau_beyond_a_slope_is_a_place_to_stop(search: Search) -> None:
     outcome, _ = run(search, lambda a: (-a, -1.0) if a < 0.3 else (-0.3, 0.0))
-    assert outcome.result is Result.ACCEPTED
+    assert outcome.result is SearchResult.ACCEPTED
     assert outcome.trial is not None
     assert outcome.trial.value == -0.3
 
@@ -298,20 +298,20 @@ def test_a_plateau_beyond_a_slope_is_a_place_to_stop(search: Search) -> None:
 @pytest.mark.parametrize("search", [*ALL, Fixed(), Exact()], ids=lambda s: type(s).__name__)
 def test_minus_infinity_is_unbounded(search: Search) -> None:
     outcome, _ = run(search, lambda a: (0.0, -1.0) if a == 0 else (-math.inf, -1.0), curvature=1.0)
-    assert outcome.result is Result.UNBOUNDED
+    assert outcome.result is SearchResult.UNBOUNDED
 
 
 def test_negative_curvature_has_no_exact_step() -> None:
     for curvature in (-1.0, 0.0, math.nan):
         outcome, _ = run(Exact(), lambda a: (-a, -1.0), curvature=curvature)
-        assert outcome.result is Result.NEGATIVE_CURVATURE
+        assert outcome.result is SearchResult.NEGATIVE_CURVATURE
 
 
 @pytest.mark.parametrize("search", [StrongWolfe(c2=0.1), HagerZhang()], ids=lambda s: type(s).__name__)
 def test_a_flat_function_at_the_limit_of_precision_is_accepted(search: Search) -> None:
     """Just before a minimum with a large value, values are all equal and slopes still tell."""
     outcome, _ = run(search, lambda a: (1e8, 1e-12 * (a - 1)), first=3.0)
-    assert outcome.result is Result.ACCEPTED
+    assert outcome.result is SearchResult.ACCEPTED
     assert outcome.trial is not None
     assert abs(outcome.trial.slope) <= 0.9e-12
 
@@ -323,8 +323,8 @@ def test_cubic_minimum_finds_that_of_any_cubic(
     def p(t: float) -> tuple[float, float]:
         return bend * t * t / 2 + third * t**3 / 6, bend * t + third * t * t / 2
 
-    a = Trial(centre + left, *p(left))
-    b = Trial(centre + right, *p(right))
+    a = SearchTrial(centre + left, *p(left))
+    b = SearchTrial(centre + right, *p(right))
     assert cubic_minimum(a, b) == pytest.approx(centre, abs=1e-5)
     assert cubic_minimum(b, a) == pytest.approx(centre, abs=1e-5)
 
@@ -403,7 +403,7 @@ def test_more_and_thuentes_functions(number: int, c1: float, c2: float, first: f
     phi = more_thuente(number)
     outcome, trials = run(StrongWolfe(c1=c1, c2=c2), phi, first)
     value, slope = phi(0.0)
-    assert outcome.result is Result.ACCEPTED
+    assert outcome.result is SearchResult.ACCEPTED
     trial = outcome.trial
     assert trial is not None
     assert trial.value <= value + c1 * trial.step * slope
@@ -411,9 +411,9 @@ def test_more_and_thuentes_functions(number: int, c1: float, c2: float, first: f
     assert len(trials) <= 30
 
 
-def never_worse(search: Search, phi: Phi, first: float, slack: float = 0.0) -> Outcome:
+def never_worse(search: Search, phi: Phi, first: float, slack: float = 0.0) -> SearchOutcome:
     outcome, trials = run(search, phi, first)
-    if outcome.result is Result.ACCEPTED:
+    if outcome.result is SearchResult.ACCEPTED:
         assert outcome.trial is not None
         lowest = min(t.value for t in trials if t.finite)
         assert outcome.trial.value <= lowest + slack + 4e-16 * abs(lowest), (outcome, trials)
@@ -430,7 +430,7 @@ def test_no_point_is_accepted_that_is_worse_than_one_tried() -> None:
 
     for first in (0.1, 1.0, 3.0, 10.0):
         for search in (StrongWolfe(), StrongWolfe(c2=0.1), HagerZhang(), HagerZhang(sigma=0.2)):
-            assert never_worse(search, fall_and_waves, first, 1e-5).result is Result.ACCEPTED
+            assert never_worse(search, fall_and_waves, first, 1e-5).result is SearchResult.ACCEPTED
     for phi, first in functions(1000, 12):
         never_worse(StrongWolfe(), phi, first)
         never_worse(StrongWolfe(c2=0.1), phi, first)
@@ -444,7 +444,7 @@ def test_at_a_kink_the_lowest_step_is_taken() -> None:
             outcome = never_worse(
                 search, lambda a, k=kink: (abs(a - k), -1.0 if a < k else 1.0), 1.0, 1e-5 * kink
             )
-            assert outcome.result is Result.ACCEPTED
+            assert outcome.result is SearchResult.ACCEPTED
             assert outcome.trial is not None
             assert outcome.trial.step == pytest.approx(kink, rel=1e-3)
 
@@ -458,12 +458,12 @@ def test_the_approximate_condition_is_the_derivative_of_the_first(search: Search
     """phi'(a) <= (2 * c1 - 1) * phi'(0): with c1 = 0.3 at most 0.4 where it was -1 at the start."""
 
     def accepted(slope: float, value: float, step: float = 1.0) -> bool:
-        course = search.course(Trial(0.0, 1e8, -1.0), step, noise=1.0)
+        course = search.course(SearchTrial(0.0, 1e8, -1.0), step, noise=1.0)
         next(course)
         try:
-            course.send(Trial(step, value, slope))
+            course.send(SearchTrial(step, value, slope))
         except StopIteration as end:
-            return bool(end.value.result is Result.ACCEPTED)
+            return bool(end.value.result is SearchResult.ACCEPTED)
         return False
 
     for value in (1e8, 1e8 + 0.5):
@@ -476,10 +476,10 @@ def test_the_approximate_condition_is_the_derivative_of_the_first(search: Search
 
 @pytest.mark.parametrize("value", [1e-4, 1.0, 1e5, -1e5])
 def test_hager_and_zhangs_value_may_rise_by_its_part_of_the_magnitude_at_the_start(value: float) -> None:
-    search, start = HagerZhang(epsilon=1e-3), Trial(0.0, value, -1.0)
+    search, start = HagerZhang(epsilon=1e-3), SearchTrial(0.0, value, -1.0)
     for slope, fits in ((-0.5, True), (0.79, True), (0.81, False), (-0.91, False)):
-        assert search.satisfied(start, Trial(1.0, value + 0.9e-3 * abs(value), slope), 0.0) == fits
-        assert not search.satisfied(start, Trial(1.0, value + 1.1e-3 * abs(value), slope), 0.0)
+        assert search.satisfied(start, SearchTrial(1.0, value + 0.9e-3 * abs(value), slope), 0.0) == fits
+        assert not search.satisfied(start, SearchTrial(1.0, value + 1.1e-3 * abs(value), slope), 0.0)
 
 
 @pytest.mark.parametrize("search", [StrongWolfe(), Backtracking()], ids=lambda s: type(s).__name__)
@@ -491,11 +491,11 @@ def test_an_equal_value_is_no_decrease_where_values_tell(search: Search) -> None
         return 1e3 + a * (a - 1) * (1 - 0.5 * a), -1 + 3 * a - 1.5 * a * a
 
     assert bump(1.0) == (1e3, 0.5)
-    start = Trial(0.0, *bump(0.0))
+    start = SearchTrial(0.0, *bump(0.0))
     noise = 3.7e-11 * 1e3
     course = search.course(start, 1.0, noise)
     next(course)
-    following = course.send(Trial(1.0, *bump(1.0)))
+    following = course.send(SearchTrial(1.0, *bump(1.0)))
     assert 0 < following.step < 1
 
 

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from thalweg.errors import OptionError
 from thalweg.secondorder import least_squares, minimize
-from thalweg.secondorder.faces import LBFGS
-from thalweg.secondorder.matrix_faces import GaussNewton, NewtonCG
+from thalweg.secondorder.curvature_optimizers import GaussNewton, NewtonCG
+from thalweg.secondorder.optimizers import LBFGS
 
 METHODS = ("lbfgs", "cg-fr", "cg-pr+", "cg-hz", "newton-cg", "steepest-descent")
 

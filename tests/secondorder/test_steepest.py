@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.secondorder import minimize
-from thalweg.secondorder.faces import SteepestDescent
+from thalweg.secondorder.optimizers import SteepestDescent
 
 from .functions import quadratic
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.secondorder.vectors import Space
+from thalweg.curvature.vectors import Space
 
 
 def tensors(seed: int, lanes: int | None = None) -> list[Tensor]:

@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg.secondorder import GaussNewton, faces, least_squares, matrix_faces, minimize
+from thalweg.secondorder import GaussNewtonDirection, least_squares, minimize
+from thalweg.secondorder import curvature_optimizers as matrix_faces
+from thalweg.secondorder import optimizers as faces
 from thalweg.secondorder.closures import ClosureOptimizer
-from thalweg.secondorder.curvature import CompositeProblem
-from thalweg.secondorder.problem import FunctionProblem, Point, Structure, forward_of
+from thalweg.secondorder.composite import CompositeObjective
+from thalweg.secondorder.objective_function import (
+    AutogradObjective,
+    EvaluatedPoint,
+    TensorStructure,
+    forward_of,
+)
 from thalweg.secondorder.solution import Tally
 
 LAYERS = 12
@@ -59,8 +66,8 @@ def per_layer(work: Callable[[], Any], tally: Tally) -> tuple[float, float]:
 
 
 def test_the_count_is_that_of_matrix_products() -> None:
-    structure, tally = Structure(weights(), "test"), Tally()
-    problem = FunctionProblem(forward_of(loss, structure, "test"), structure.space, tally)
+    structure, tally = TensorStructure(weights(), "test"), Tally()
+    problem = AutogradObjective(forward_of(loss, structure, "test"), structure.space, tally)
     x, v = structure.x, weights()
     works: list[tuple[Callable[[], Any], float]] = [
         (lambda: problem.evaluate(x), 3),
@@ -79,25 +86,25 @@ def test_the_count_of_a_composite_is_that_of_matrix_products(
     squared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # many at once are fewer products of larger matrices
-    monkeypatch.setattr("thalweg.secondorder.problem._AT_ONCE", 1)
-    structure, tally = Structure(weights(), "test"), Tally()
+    monkeypatch.setattr("thalweg.secondorder.objective_function._AT_ONCE", 1)
+    structure, tally = TensorStructure(weights(), "test"), Tally()
 
     def few(w: list[Tensor]) -> Tensor:
         return outputs(w)[:2]
 
     forward = forward_of(few, structure, "test", scalar=False)
-    problem = CompositeProblem(forward, None if squared else (lambda z: (z**4).sum()), tally)
-    x, v, points = structure.x, weights(), list[Point]()
+    problem = CompositeObjective(forward, None if squared else (lambda z: (z**4).sum()), tally)
+    x, v, points = structure.x, weights(), list[EvaluatedPoint]()
     works: list[tuple[Callable[[], Any], float]] = [
         (lambda: points.append(problem.evaluate(x)), 3),
-        (lambda: problem.model(points[0], GaussNewton()), 2 * 6),
+        (lambda: problem.model(points[0], GaussNewtonDirection()), 2 * 6),
         (lambda: problem.evaluate(structure.space.scale(2.0, x)), 3),
         # another point's graph is gone
-        (lambda: problem.model(points[0], GaussNewton()), 1 + 2 * 6),
+        (lambda: problem.model(points[0], GaussNewtonDirection()), 1 + 2 * 6),
         (lambda: problem.push(x, v), 2 + 2),
         (lambda: problem.push(x, v), 2),
         (lambda: problem.pull(x, problem.slope(x)), 2),
-        (lambda: problem.model(points[0], GaussNewton(solver="cg")), 0),
+        (lambda: problem.model(points[0], GaussNewtonDirection(solver="cg")), 0),
     ]
     for work, expected in works:
         passes, products = per_layer(work, tally)
@@ -107,11 +114,11 @@ def test_the_count_of_a_composite_is_that_of_matrix_products(
 
 def test_a_jacobian_by_columns_is_counted() -> None:
     a = torch.ones(9, 2, dtype=torch.float64)
-    structure, tally = Structure(torch.ones(2, dtype=torch.float64), "test"), Tally()
-    problem = CompositeProblem(forward_of(lambda x: a @ x, structure, "test", scalar=False), None, tally)
+    structure, tally = TensorStructure(torch.ones(2, dtype=torch.float64), "test"), Tally()
+    problem = CompositeObjective(forward_of(lambda x: a @ x, structure, "test", scalar=False), None, tally)
     point = problem.evaluate(structure.x)
     before = tally.passes
-    problem.model(point, GaussNewton())
+    problem.model(point, GaussNewtonDirection())
     # the graph of u -> J'u, and what differentiates it for each of two columns
     assert tally.passes - before == 2 + 2 * 2
 

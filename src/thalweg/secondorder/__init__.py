@@ -1,33 +1,38 @@
 """Second-order methods: directions, searches, and what joins them."""
 
-from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt
-from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, SteepestDescent
+from thalweg.secondorder.damping import GaussNewtonDirection, LevenbergMarquardtMethod
+from thalweg.secondorder.directions import (
+    BFGSDirection,
+    ConjugateGradientDirection,
+    LBFGSDirection,
+    SteepestDescentDirection,
+)
 from thalweg.secondorder.minimizing import METHODS, minimize
-from thalweg.secondorder.newton import Newton, NewtonCG, Normalized
+from thalweg.secondorder.newton import NewtonCGDirection, NewtonDirection, NormalizedDirection
+from thalweg.secondorder.nonlinear_least_squares import least_squares
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Values
-from thalweg.secondorder.solution import Counts, Record, Solution, Status
-from thalweg.secondorder.squares import least_squares
+from thalweg.secondorder.solution import Counts, IterationRecord, Solution, Status
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
 __all__ = [
-    "BFGS",
-    "LBFGS",
     "METHODS",
+    "BFGSDirection",
     "Backtracking",
-    "ConjugateGradient",
+    "ConjugateGradientDirection",
     "Counts",
     "Exact",
     "Fixed",
-    "GaussNewton",
+    "GaussNewtonDirection",
     "HagerZhang",
-    "LevenbergMarquardt",
-    "Newton",
-    "NewtonCG",
-    "Normalized",
-    "Record",
+    "IterationRecord",
+    "LBFGSDirection",
+    "LevenbergMarquardtMethod",
+    "NewtonCGDirection",
+    "NewtonDirection",
+    "NormalizedDirection",
     "Solution",
     "Status",
-    "SteepestDescent",
+    "SteepestDescentDirection",
     "StrongWolfe",
     "Values",
     "least_squares",

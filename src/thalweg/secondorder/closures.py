@@ -11,20 +11,24 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.optim.loading import copied, load_between
+from thalweg.secondorder.closure_objective import Closure, dense, write
+from thalweg.secondorder.descent import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
-from thalweg.secondorder.ending import Limits
-from thalweg.secondorder.evaluating import Closure, dense, write
-from thalweg.secondorder.exchange import as_torchs, from_torchs
+from thalweg.secondorder.objective_function import ObjectiveFunction, check_tensors
 from thalweg.secondorder.options import check_option
-from thalweg.secondorder.problem import Problem, check_tensors
 from thalweg.secondorder.searches import Search
 from thalweg.secondorder.solution import Status, Tally
-from thalweg.secondorder.solver import Found, Memory, descend
-from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.solver import descend
+from thalweg.secondorder.termination import DescentLimits
+from thalweg.secondorder.torch_state import as_torchs, from_torchs
 
-__all__ = ["ClosureOptimizer", "Params"]
+__all__ = [
+    "ClosureOptimizer",
+    "Params",
+]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -236,23 +240,23 @@ class ClosureOptimizer(torch.optim.Optimizer):
 
     def _descend(
         self,
-        problem: Problem,
+        problem: ObjectiveFunction,
         x: Vector,
         state: dict[str, Any],
         direction: Direction,
         search: Search,
-        limits: Limits,
+        limits: DescentLimits,
     ) -> tuple[Vector, Any]:
         return self._remembering(
             lambda memory: descend(problem, x, direction, search, limits=limits, memory=memory), state, x
         )
 
     def _remembering(
-        self, run: Callable[[Memory | None], Found], state: dict[str, Any], x: Vector
+        self, run: Callable[[DescentMemory | None], DescentResult], state: dict[str, Any], x: Vector
     ) -> tuple[Vector, Any]:
         """Hand a run what the last one left, and keep what it leaves."""
         kept = state["memory"]
-        found = run(None if kept is None else Memory(kept["direction"], kept["expected"]))
+        found = run(None if kept is None else DescentMemory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
         self.status, self._slope = found.statuses[0], found.gradient_norms[0]
         return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)

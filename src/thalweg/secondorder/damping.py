@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Scalar, Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.curvature import CompositeProblem
-from thalweg.secondorder.directions import State, Step
-from thalweg.secondorder.ending import Callback, Lane, Limits, Lowest
-from thalweg.secondorder.models import DenseModel, GaussNewtonModel, Inner
+from thalweg.secondorder.composite import CompositeObjective
+from thalweg.secondorder.descent import Descent, DescentMemory, DescentResult
+from thalweg.secondorder.directions import AcceptedStep, State
 from thalweg.secondorder.newton import CurvatureDirection
-from thalweg.secondorder.problem import Point, Problem, joined
-from thalweg.secondorder.solution import OutOfEvaluations, Status
-from thalweg.secondorder.solver import Found, Memory
-from thalweg.secondorder.vectors import Scalar, Vector
+from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction, joined
+from thalweg.secondorder.quadratic_models import DenseModel, GaussNewtonModel, LinearSolve
+from thalweg.secondorder.solution import Status
+from thalweg.secondorder.termination import Callback, DescentLane, DescentLimits
 
-__all__ = ["GaussNewton", "LevenbergMarquardt", "descend_damped"]
+__all__ = [
+    "GaussNewtonDirection",
+    "LevenbergMarquardtMethod",
+    "descend_damped",
+]
 
 # A step that is less than this part of Gauss-Newton's shows that its model misleads.
 _SHORT = 0.1
@@ -28,7 +32,7 @@ _STRICTER = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussNewton(Inner, CurvatureDirection):
+class GaussNewtonDirection(LinearSolve, CurvatureDirection):
     """``d = -G^+ g`` with ``G = J'J`` of the residuals, or ``J'HJ`` under a convex loss (O10).
 
     The pseudo-inverse gives the shortest minimizer where the Jacobian lacks rank. G is positive
@@ -51,12 +55,14 @@ class GaussNewton(Inner, CurvatureDirection):
     Hessian-free optimization, 2010.
     """
 
-    def from_curvature(self, state: State, point: Point, problem: Problem) -> Vector:
+    called: ClassVar[str] = "GaussNewton"
+
+    def from_curvature(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return the direction at ``point``."""
-        assert isinstance(problem, CompositeProblem)
+        assert isinstance(problem, CompositeObjective)
         return problem.model(point, self).undamped(state.get("cosine"))
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Ask for a smaller angle to the gradient after a short step, for less after a long one."""
         state = super().update(state, step)
         before: Tensor | None = state.get("cosine")
@@ -77,7 +83,7 @@ class GaussNewton(Inner, CurvatureDirection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevenbergMarquardt(Inner):
+class LevenbergMarquardtMethod(LinearSolve):
     """``d = -(G + mu * D)^-1 g`` with a damping mu that follows how well the model predicts (O10).
 
     The gain is the decrease of the function over that of the model. A step with a gain above 0 is taken, and
@@ -101,6 +107,7 @@ class LevenbergMarquardt(Inner):
     optimization, 2010.
     """
 
+    called: ClassVar[str] = "LevenbergMarquardt"
     damping: float = 1e-3
     scale: Literal["identity", "diagonal"] = "identity"
     # what damping leaves out needs no accuracy
@@ -121,7 +128,7 @@ class LevenbergMarquardt(Inner):
 
 
 @dataclass
-class _Lane(Lane):
+class _DampedLane(DescentLane):
     """One lane with its damping; ``trusted`` is that of its last accepted step."""
 
     mu: float = math.nan
@@ -130,15 +137,15 @@ class _Lane(Lane):
 
 
 def descend_damped(
-    problem: CompositeProblem,
+    problem: CompositeObjective,
     x: Vector,
-    settings: LevenbergMarquardt,
+    settings: LevenbergMarquardtMethod,
     *,
-    limits: Limits,
+    limits: DescentLimits,
     callback: Callback | None = None,
-    memory: Memory | None = None,
+    memory: DescentMemory | None = None,
     lowest: bool = False,
-) -> Found:
+) -> DescentResult:
     """Minimize by Levenberg-Marquardt from ``x``, whose tensors are left alone.
 
     A round solves and evaluates once, for all lanes, and brings their numbers to the host in one trip.
@@ -148,87 +155,75 @@ def descend_damped(
         x: where to start.
         settings: the damping.
         limits: when to end.
-        callback: called with a ``Record`` after each accepted step; a true answer ends the lane.
+        callback: called with an ``IterationRecord`` after each accepted step; a true answer ends
+            the lane.
         memory: what an earlier run handed on, of another batch perhaps: damping, scale, the last direction.
         lowest: where no tolerance was met, return the lowest point of the way instead of the last one.
     """
-    return _Damped(problem, settings, limits, callback).run(x, {} if memory is None else memory.state, lowest)
+    return _DampedDescent(problem, settings, limits, callback).run(x, memory, lowest)
 
 
-class _Damped:
+class _DampedDescent(Descent[_DampedLane]):
+    problem: CompositeObjective
+
     def __init__(
         self,
-        problem: CompositeProblem,
-        settings: LevenbergMarquardt,
-        limits: Limits,
+        problem: CompositeObjective,
+        settings: LevenbergMarquardtMethod,
+        limits: DescentLimits,
         callback: Callback | None,
     ) -> None:
-        self.problem, self.space = problem, problem.space
-        self.settings, self.limits, self.callback = settings, limits, callback
+        super().__init__(problem, limits, callback)
+        self.settings = settings
 
-    def run(self, x: Vector, kept: State, lowest: bool) -> Found:
-        problem, space = self.problem, self.space
-        kind = torch.finfo(space.dtype(x))
-        self.eps, self.tiny = kind.eps, kind.tiny
-        problem.tally.allow(self.limits.max_evaluations)
-        point = problem.evaluate(x)
-        rows = problem.fetch([point.value, space.norm_max(point.gradient)])
-        lanes = [
-            _Lane(None if space.lanes is None else k, value, norm) for k, (value, norm) in enumerate(rows)
-        ]
-        for lane, mu_before in zip(lanes, kept.get("mu", [math.nan] * len(lanes)), strict=True):
-            lane.mu = lane.trusted = mu_before
-            lane.begin(self.limits)
-        self._mu = space.scalar(kept["mu"], x) if "mu" in kept else None
+    def lane(self, number: int, value: float, norm: float, memory: DescentMemory | None) -> _DampedLane:
+        mu = math.nan if memory is None or "mu" not in memory.state else memory.state["mu"][number]
+        return _DampedLane(number, value, norm, mu, mu)
+
+    def begin(self, memory: DescentMemory | None) -> None:
+        kept: State = {} if memory is None else memory.state
+        x = self.point.x
+        kind = torch.finfo(self.space.dtype(x))
+        self._eps, self._tiny = kind.eps, kind.tiny
+        self._mu = self.space.scalar(kept["mu"], x) if "mu" in kept else None
         self._scale_of: Tensor | None = kept.get("scale")
         self._near: Vector | None = kept.get("direction")
-        self._point, self._best = point, Lowest(space, point)
-        try:
-            self._loop(lanes)
-        except OutOfEvaluations:
-            for lane in lanes:
-                lane.status = lane.status or Status.EVALUATION_LIMIT
-        if lowest:
-            self._point = self._best.instead(self._point, lanes, problem)
-        mu, scale, near, point = self._mu, self._scale_of, self._near, self._point
-        state: State = {} if mu is None else {"mu": [lane.trusted for lane in lanes]}
-        state |= {} if scale is None else {"scale": scale}
-        state |= {} if near is None or self.settings.solver == "dense" else {"direction": near}
-        return Found.at(point, lanes, Memory(state, [None] * len(lanes)))
+        self._model: GaussNewtonModel | None = None
+        self._before: GaussNewtonModel | None = None
+        self._renewed: Tensor | None = None
 
-    def _loop(self, lanes: list[_Lane]) -> None:
-        problem, space = self.problem, self.space
-        model: GaussNewtonModel | None = None
-        before: GaussNewtonModel | None = None
-        renewed: Tensor | None = None
-        while any(lane.status is None for lane in lanes):
-            point = self._point
-            if model is None:
-                model = problem.model(point, self.settings)
-                if renewed is not None and isinstance(model, DenseModel):
-                    assert isinstance(before, DenseModel)
-                    model.keep(renewed, before)
-                self._scale_of = self._scale(model, self._scale_of)
-                self._mu = self._first(model) if self._mu is None else self._mu
-            assert self._mu is not None
-            self._near, promise = model.damped(self._mu, self._scale_of, self._near)
-            mask = space.mask([lane.status is None for lane in lanes], point.x)
-            there = space.where(mask, space.add(point.x, 1.0, self._near), point.x)
-            trial = problem.evaluate(there)
-            rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, self._mu])
-            taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
-            self._mu = space.scalar([lane.mu for lane in lanes], point.x)
-            if any(taken):
-                renewed = space.mask(taken, point.x)
-                self._point = joined(space, renewed, trial, point)
-                self._best.see(point, self._point, lanes, taken)
-                if self.settings.solver == "dense":
-                    # a matrix of the trial serves the lanes that take it; the others keep theirs
-                    problem.settle(self._point.x)
-                before, model = model, None
-                for lane, arrived in zip(lanes, taken, strict=True):
-                    if arrived:
-                        lane.report(self._point.x, self.callback)
+    def memory(self) -> DescentMemory:
+        state: State = {} if self._mu is None else {"mu": [lane.trusted for lane in self.lanes]}
+        state |= {} if self._scale_of is None else {"scale": self._scale_of}
+        if self._near is not None and self.settings.solver != "dense":
+            state["direction"] = self._near
+        return DescentMemory(state, [None] * len(self.lanes))
+
+    def round(self) -> None:
+        """Evaluate where the damped models lead, of a new model where the last step was taken."""
+        problem, space, lanes, point = self.problem, self.space, self.lanes, self.point
+        model = self._model
+        if model is None:
+            self._model = model = problem.model(point, self.settings)
+            if self._renewed is not None and isinstance(model, DenseModel):
+                assert isinstance(self._before, DenseModel)
+                model.keep(self._renewed, self._before)
+            self._scale_of = self._scale(model, self._scale_of)
+            self._mu = self._first(model) if self._mu is None else self._mu
+        assert self._mu is not None
+        self._near, promise = model.damped(self._mu, self._scale_of, self._near)
+        mask = space.mask([lane.status is None for lane in lanes], point.x)
+        there = space.where(mask, space.add(point.x, 1.0, self._near), point.x)
+        trial = problem.evaluate(there)
+        rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, self._mu])
+        taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
+        self._mu = space.scalar([lane.mu for lane in lanes], point.x)
+        if any(taken):
+            self._renewed = space.mask(taken, point.x)
+            self._before, self._model = model, None
+            # a matrix of the trial serves the lanes that take it; the others keep theirs
+            new = joined(space, self._renewed, trial, point)
+            self.move(new, taken, evaluated=self.settings.solver == "dense")
 
     def _first(self, model: GaussNewtonModel) -> Scalar:
         """Return the first damping, computed where the tensors are."""
@@ -246,7 +241,7 @@ class _Damped:
         # a parameter that nothing depends on yet is damped like the others
         return torch.where(model.diagonal > 0, model.diagonal, 1.0)
 
-    def _judge(self, lane: _Lane, row: list[float]) -> bool:
+    def _judge(self, lane: _DampedLane, row: list[float]) -> bool:
         """Whether a lane takes the step; its damping follows."""
         if lane.status is not None:
             return False
@@ -259,7 +254,7 @@ class _Damped:
             return False
         gain = (lane.value - value) / promise if promise > 0 else -math.inf
         # where values no longer differ beyond rounding, the gradient tells whether a step is one forward
-        noise = 10 * self.eps * abs(lane.value)
+        noise = 10 * self._eps * abs(lane.value)
         level = abs(value - lane.value) <= noise and 0 < promise <= noise
         finite = math.isfinite(value) and math.isfinite(norm)
         taken = norm < lane.norm if level else finite and gain > 0
@@ -273,10 +268,10 @@ class _Damped:
             lane.heed(self.limits)
         return taken
 
-    def _arrive(self, lane: _Lane, value: float, norm: float, gain: float) -> None:
+    def _arrive(self, lane: _DampedLane, value: float, norm: float, gain: float) -> None:
         used = lane.mu
         # below the smallest number of the type it would be zero, and grow no more
-        lane.mu = lane.trusted = max(used * max(1 / 3, 1 - (2 * gain - 1) ** 3), self.tiny)
+        lane.mu = lane.trusted = max(used * max(1 / 3, 1 - (2 * gain - 1) ** 3), self._tiny)
         lane.growth = 2.0
         self.problem.tally.iterations += 1
         lane.arrive(value, norm, used, self.limits)

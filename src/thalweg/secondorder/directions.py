@@ -16,11 +16,20 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Scalar, Space, Vector, is_sharded
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.problem import Point, Problem
-from thalweg.secondorder.vectors import Scalar, Space, Vector, is_sharded
+from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction
 
-__all__ = ["BFGS", "FORMULAS", "LBFGS", "ConjugateGradient", "Direction", "State", "SteepestDescent", "Step"]
+__all__ = [
+    "FORMULAS",
+    "AcceptedStep",
+    "BFGSDirection",
+    "ConjugateGradientDirection",
+    "Direction",
+    "LBFGSDirection",
+    "State",
+    "SteepestDescentDirection",
+]
 
 State: TypeAlias = dict[str, Any]
 Formula: TypeAlias = Literal[
@@ -37,7 +46,7 @@ FORMULAS = (
 
 
 @dataclass(frozen=True)
-class Step:
+class AcceptedStep:
     """A step that was accepted, in the lanes ``accepted``.
 
     Attributes:
@@ -54,8 +63,8 @@ class Step:
     curved: Sequence[bool]
     step: Scalar
     direction: Vector
-    old: Point
-    new: Point
+    old: EvaluatedPoint
+    new: EvaluatedPoint
     shares: Sequence[float] | None = None
 
     @property
@@ -88,14 +97,14 @@ class Direction(ABC):
     curved: ClassVar[bool] = False
 
     @abstractmethod
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return the state before the first step."""
 
     @abstractmethod
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return the direction at ``point``."""
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Return the state after an accepted step; tensors of the old state may be overwritten."""
         return state
 
@@ -113,20 +122,20 @@ class Direction(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteepestDescent(Direction):
+class SteepestDescentDirection(Direction):
     """``d = -g`` (O15): with an exact search each direction is at right angles to the one before."""
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return the empty state."""
         return {}
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return ``-g``."""
         return problem.space.negate(point.gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConjugateGradient(Direction):
+class ConjugateGradientDirection(Direction):
     """``d = -g + beta * d'``, with ``d'`` the direction before and beta 0 at the start (O11).
 
     With ``y = g - g'``:
@@ -171,12 +180,12 @@ class ConjugateGradient(Direction):
                 f"ConjugateGradient: orthogonality is {self.orthogonality}; give a number above 0, or None"
             )
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return a state without a direction before."""
         zero = [torch.zeros_like(g) for g in point.gradient]
         return {"direction": zero, "gradient": zero, "count": [0] * (space.lanes or 1)}
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return ``-g + beta * d'``."""
         space, g = problem.space, point.gradient
         downhill = space.negate(g)
@@ -205,7 +214,7 @@ class ConjugateGradient(Direction):
         beta = torch.where(below == 0, 0.0, above / below)
         return beta.clamp(min=0.0) if self.formula == "polak-ribiere+" else beta
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Remember the direction and the gradient where it began."""
         space, mask = step.space, step.mask
         counts = [count + taken for count, taken in zip(state["count"], step.accepted, strict=True)]
@@ -236,7 +245,7 @@ def _check_initial(owner: str, initial: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BFGS(Direction):
+class BFGSDirection(Direction):
     """``d = -M g``, where M approximates the inverse Hessian from pairs ``s = x - x'``, ``y = g - g'`` (O12).
 
     ``M = (I - r s y') M (I - r y s') + r s s'`` with ``r = 1 / s'y``, from the identity. The matrix is dense:
@@ -256,19 +265,19 @@ class BFGS(Direction):
     def __post_init__(self) -> None:
         _check_initial("BFGS", self.initial)
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return the identity."""
         flat = space.ravel(point.gradient, "BFGS")
         eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
         matrix = eye.expand(*flat.shape, flat.shape[-1]).clone() if space.lanes else eye
         return {"matrix": matrix, "count": [0] * (space.lanes or 1)}
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return ``-M g``."""
         g = problem.space.ravel(point.gradient, "BFGS")
         return problem.space.unravel(-(state["matrix"] @ g[..., None])[..., 0], point.gradient)
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Take the pair up in the lanes where the slope rose."""
         if not any(step.curved):
             return state
@@ -305,7 +314,7 @@ class BFGS(Direction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGS(Direction):
+class LBFGSDirection(Direction):
     """``d = -M g`` with M made anew from the last ``history`` pairs, through inner products alone (O12).
 
     Args:
@@ -333,7 +342,7 @@ class LBFGS(Direction):
             raise OptionError(f"LBFGS: history is {self.history}; give a number of pairs of at least 1")
         _check_initial("LBFGS", self.initial)
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return a state without pairs."""
         if space.lanes is None:
             return {"pairs": []}
@@ -348,7 +357,7 @@ class LBFGS(Direction):
             "count": [0] * k,
         }
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return ``-M g``."""
         if "unfinished" in state:
             self._finish(state, problem.space, point.gradient)
@@ -401,7 +410,7 @@ class LBFGS(Direction):
         b = torch.linalg.solve_triangular(r.mT, b, upper=False)[..., 0]
         return space.negate(space.add(rest, 1.0, _combined(s, b, back)))
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Keep the pair in the lanes where the slope rose."""
         if not any(step.curved):
             return state

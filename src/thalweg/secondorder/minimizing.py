@@ -9,20 +9,35 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.directions import BFGS, LBFGS, ConjugateGradient, Direction, SteepestDescent
-from thalweg.secondorder.ending import Callback, Limits
-from thalweg.secondorder.newton import Newton, NewtonCG
-from thalweg.secondorder.problem import FunctionProblem, Structure, forward_of
+from thalweg.secondorder.descent import DescentResult
+from thalweg.secondorder.directions import (
+    BFGSDirection,
+    ConjugateGradientDirection,
+    Direction,
+    LBFGSDirection,
+    SteepestDescentDirection,
+)
+from thalweg.secondorder.newton import NewtonCGDirection, NewtonDirection
+from thalweg.secondorder.objective_function import AutogradObjective, TensorStructure, forward_of
 from thalweg.secondorder.searches import Backtracking, Exact, Fixed, Search, Values
-from thalweg.secondorder.solution import Record, Solution, Tally
-from thalweg.secondorder.solver import Found, descend
-from thalweg.secondorder.vectors import Vector
+from thalweg.secondorder.solution import IterationRecord, Solution, Tally
+from thalweg.secondorder.solver import descend
+from thalweg.secondorder.termination import Callback, DescentLimits
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
-__all__ = ["METHODS", "SEARCHES", "Watch", "minimize", "named_search", "solution_of", "with_points"]
+__all__ = [
+    "METHODS",
+    "SEARCHES",
+    "Watch",
+    "minimize",
+    "named_search",
+    "solution_of",
+    "with_points",
+]
 
-Watch: TypeAlias = Callable[[Record], Any]
+Watch: TypeAlias = Callable[[IterationRecord], Any]
 
 # Which search goes with which direction, and the constants. Conjugate directions need a minimum along the
 # line that is nearly exact: c2 = 0.1 (Nocedal and Wright, 3.1; Fletcher-Reeves needs it below one half).
@@ -35,17 +50,17 @@ Watch: TypeAlias = Callable[[Record], Any]
 _CG = StrongWolfe(c2=0.1)
 _QUASI_NEWTON = StrongWolfe(c2=0.7)
 METHODS: dict[str, tuple[Direction, Search]] = {
-    "steepest-descent": (SteepestDescent(), StrongWolfe(c2=0.4)),
-    "cg-fr": (ConjugateGradient(formula="fletcher-reeves", orthogonality=0.2), _CG),
-    "cg-pr": (ConjugateGradient(formula="polak-ribiere", orthogonality=0.2), _CG),
-    "cg-pr+": (ConjugateGradient(formula="polak-ribiere+", orthogonality=0.2), _CG),
-    "cg-hs": (ConjugateGradient(formula="hestenes-stiefel", orthogonality=0.2), _CG),
-    "cg-dy": (ConjugateGradient(formula="dai-yuan", orthogonality=0.2), _CG),
-    "cg-hz": (ConjugateGradient(formula="hager-zhang", orthogonality=0.2), _CG),
-    "bfgs": (BFGS(), _QUASI_NEWTON),
-    "lbfgs": (LBFGS(), _QUASI_NEWTON),
-    "newton": (Newton(modified=True), StrongWolfe()),
-    "newton-cg": (NewtonCG(), StrongWolfe()),
+    "steepest-descent": (SteepestDescentDirection(), StrongWolfe(c2=0.4)),
+    "cg-fr": (ConjugateGradientDirection(formula="fletcher-reeves", orthogonality=0.2), _CG),
+    "cg-pr": (ConjugateGradientDirection(formula="polak-ribiere", orthogonality=0.2), _CG),
+    "cg-pr+": (ConjugateGradientDirection(formula="polak-ribiere+", orthogonality=0.2), _CG),
+    "cg-hs": (ConjugateGradientDirection(formula="hestenes-stiefel", orthogonality=0.2), _CG),
+    "cg-dy": (ConjugateGradientDirection(formula="dai-yuan", orthogonality=0.2), _CG),
+    "cg-hz": (ConjugateGradientDirection(formula="hager-zhang", orthogonality=0.2), _CG),
+    "bfgs": (BFGSDirection(), _QUASI_NEWTON),
+    "lbfgs": (LBFGSDirection(), _QUASI_NEWTON),
+    "newton": (NewtonDirection(modified=True), StrongWolfe()),
+    "newton-cg": (NewtonCGDirection(), StrongWolfe()),
 }
 
 SEARCHES: dict[str, Callable[[], Search]] = {
@@ -78,15 +93,15 @@ def minimize(
             ``[K]``, of which each element depends on its own lane of ``x`` alone.
         x0: where to start: a float32 or float64 tensor, or a list or dictionary of them; it is left alone.
             With ``lanes`` every tensor is ``[K, ...]``.
-        method: a name of ``METHODS``, or a direction: ``Newton(damping=0.1)``.
+        method: a name of ``METHODS``, or a direction: ``NewtonDirection(damping=0.1)``.
         search: a name of ``SEARCHES``, or a search: ``Fixed(step=0.5)``; None: the method's own.
         tolerance: the largest magnitude in the gradient at which it counts as zero.
         tolerance_change: end where a step changes the value by less than this part of it; 0: never.
         max_iterations: accepted steps.
         max_evaluations: calls of the function, whatever they are for; with ``lanes`` a call serves all of
             them. None: no limit.
-        callback: called with a ``Record`` after each accepted step, whose ``x`` is a copy of the point; a
-            true answer ends the run (or the lane).
+        callback: called with an ``IterationRecord`` after each accepted step, whose ``x`` is a copy of the
+            point; a true answer ends the run (or the lane).
         lanes: minimize K independent problems at once.
 
     Returns:
@@ -114,7 +129,7 @@ def minimize(
     Source: INDEX O9, O11-O16.
     """
     direction, own = _method(method)
-    limits = Limits(
+    limits = DescentLimits(
         tolerance=tolerance,
         tolerance_change=tolerance_change,
         max_iterations=max_iterations,
@@ -122,9 +137,9 @@ def minimize(
     )
     # whatever surrounds the call: without graphs every gradient would count as zero
     with torch.inference_mode(False), torch.enable_grad():
-        structure = Structure(x0, "minimize", lanes)
+        structure = TensorStructure(x0, "minimize", lanes)
         tally = Tally()
-        problem = FunctionProblem(forward_of(fun, structure, "minimize"), structure.space, tally)
+        problem = AutogradObjective(forward_of(fun, structure, "minimize"), structure.space, tally)
         found = descend(
             problem,
             structure.x,
@@ -145,12 +160,12 @@ def _method(method: str | Direction) -> tuple[Direction, Search]:
     if not isinstance(method, Direction):
         raise OptionError(
             f"minimize: method is a {type(method).__name__}; "
-            f"give a name of METHODS or a direction such as LBFGS()"
+            f"give a name of METHODS or a direction such as LBFGSDirection()"
         )
     for direction, search in METHODS.values():
         if direction == method:
             return method, search
-    if isinstance(method, Newton):
+    if isinstance(method, NewtonDirection):
         return method, method.usual_search()
     for direction, search in METHODS.values():
         if type(direction) is type(method):
@@ -167,7 +182,7 @@ def named_search(search: str | Search) -> Search:
     return SEARCHES[search]()
 
 
-def with_points(callback: Watch | None, structure: Structure) -> Callback | None:
+def with_points(callback: Watch | None, structure: TensorStructure) -> Callback | None:
     """Return a callback that hands a copy of the point on, in the structure that was given.
 
     One that raises ``StopIteration`` asks to stop, as with SciPy.
@@ -175,7 +190,7 @@ def with_points(callback: Watch | None, structure: Structure) -> Callback | None
     if callback is None:
         return None
 
-    def told(record: Record, x: Vector) -> Any:
+    def told(record: IterationRecord, x: Vector) -> Any:
         try:
             return callback(replace(record, x=structure.pack([tensor.clone() for tensor in x])))
         except StopIteration:
@@ -184,7 +199,7 @@ def with_points(callback: Watch | None, structure: Structure) -> Callback | None
     return told
 
 
-def solution_of(found: Found, structure: Structure, tally: Tally) -> Solution:
+def solution_of(found: DescentResult, structure: TensorStructure, tally: Tally) -> Solution:
     """Return what a run found in the structure that was given."""
     if structure.space.lanes is None:
         return Solution(

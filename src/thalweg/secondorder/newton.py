@@ -10,14 +10,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.directions import Direction, State, Step
-from thalweg.secondorder.problem import HessianKind, Point, Problem
+from thalweg.secondorder.directions import AcceptedStep, Direction, State
+from thalweg.secondorder.objective_function import EvaluatedPoint, HessianKind, ObjectiveFunction
 from thalweg.secondorder.searches import Fixed, Search
-from thalweg.secondorder.vectors import Space, Vector
 from thalweg.secondorder.wolfe import StrongWolfe
 
-__all__ = ["CurvatureDirection", "Newton", "NewtonCG", "Normalized"]
+__all__ = [
+    "CurvatureDirection",
+    "NewtonCGDirection",
+    "NewtonDirection",
+    "NormalizedDirection",
+]
 
 
 class CurvatureDirection(Direction):
@@ -32,14 +37,14 @@ class CurvatureDirection(Direction):
     curved: ClassVar[bool] = True
 
     @abstractmethod
-    def from_curvature(self, state: State, point: Point, problem: Problem) -> Vector:
+    def from_curvature(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return the direction at ``point``."""
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return a state in which no lane mistrusts curvature."""
         return {"mistrusts": [False] * (space.lanes or 1)}
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return the direction from curvature, or ``-g`` in the lanes that mistrust it."""
         space, g = problem.space, point.gradient
         mistrusts = _mistrusts(state, space.lanes or 1)
@@ -48,7 +53,7 @@ class CurvatureDirection(Direction):
         d = self.from_curvature(state, point, problem)
         return space.where(space.mask(mistrusts, g), space.negate(g), d) if any(mistrusts) else d
 
-    def update(self, state: State, step: Step) -> State:
+    def update(self, state: State, step: AcceptedStep) -> State:
         """Trust curvature again in the lanes that have moved."""
         before = _mistrusts(state, len(step.accepted))
         trusting = [was and not moved for was, moved in zip(before, step.accepted, strict=True)]
@@ -71,7 +76,7 @@ def _mistrusts(state: State, count: int) -> list[bool]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Newton(CurvatureDirection):
+class NewtonDirection(CurvatureDirection):
     """``d = -(H + damping * I)^-1 g`` (O9).
 
     Args:
@@ -114,7 +119,7 @@ class Newton(CurvatureDirection):
         """Return what goes with it: the slides' whole step, or a search where it leads downhill."""
         return StrongWolfe() if self.modified else Fixed()
 
-    def from_curvature(self, state: State, point: Point, problem: Problem) -> Vector:
+    def from_curvature(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return Newton's direction at ``point``; NaN where the matrix is singular and isn't modified."""
         space, x, g = problem.space, point.x, point.gradient
         matrices = problem.hessian(x, self.hessian)
@@ -169,7 +174,7 @@ class Newton(CurvatureDirection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewtonCG(CurvatureDirection):
+class NewtonCGDirection(CurvatureDirection):
     """Newton's direction by conjugate gradients on ``H d = -g``, free of matrices (O9, O13).
 
     The inner iteration ends where the residual is below ``min(1/2, sqrt(|g|)) * |g|``, which makes the outer
@@ -194,7 +199,7 @@ class NewtonCG(CurvatureDirection):
                 f"NewtonCG: max_products is {self.max_products}; give a number of at least 1, or None"
             )
 
-    def from_curvature(self, state: State, point: Point, problem: Problem) -> Vector:
+    def from_curvature(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return the direction; one product and one trip to the host an inner iteration."""
         space, g = problem.space, point.gradient
         size = sum(p.numel() for p in g) // (space.lanes or 1)
@@ -227,7 +232,7 @@ class NewtonCG(CurvatureDirection):
 
 
 @dataclass(frozen=True)
-class Normalized(Direction):
+class NormalizedDirection(Direction):
     """``d = -A^-1 g`` for a given quadratic ``1/2 x'Ax + b'x + c`` (O16).
 
     The update ``x - eta * A^-1 g`` is gradient descent in the coordinates ``A^(1/2) x``, in which all
@@ -255,11 +260,11 @@ class Normalized(Direction):
                 "convex quadratic"
             )
 
-    def begin(self, space: Space, point: Point) -> State:
+    def begin(self, space: Space, point: EvaluatedPoint) -> State:
         """Return the empty state."""
         return {}
 
-    def propose(self, state: State, point: Point, problem: Problem) -> Vector:
+    def propose(self, state: State, point: EvaluatedPoint, problem: ObjectiveFunction) -> Vector:
         """Return ``-A^-1 g``."""
         g = problem.space.ravel(point.gradient, "Normalized")
         if g.shape[-1] != self.matrix.shape[-1]:

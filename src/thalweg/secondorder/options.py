@@ -12,7 +12,13 @@ from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
 
-__all__ = ["LineSearch", "check_option", "checked_rate", "line_search", "whole"]
+__all__ = [
+    "LineSearch",
+    "check_option",
+    "checked_rate",
+    "line_search",
+    "whole",
+]
 
 LineSearch: TypeAlias = Literal["strong_wolfe", "hager_zhang", "backtracking"] | None
 

@@ -11,7 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Exchange"]
+__all__ = [
+    "Exchange",
+]
 
 Group: TypeAlias = Any
 

@@ -1,8 +1,8 @@
 """How far along a direction: searches, each with its own conditions, apart from directions.
 
 A search is a coroutine over numbers of the host: it yields the step that it wants to try, is sent the value
-and the slope there, and returns an :class:`Outcome`. It knows nothing of tensors or lanes; K lanes are K
-coroutines, of which each gets exactly the numbers that it would get alone.
+and the slope there, and returns a :class:`SearchOutcome`. It knows nothing of tensors or lanes; K lanes are
+K coroutines, of which each gets exactly the numbers that it would get alone.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = [
     "Course",
     "Exact",
     "Fixed",
-    "Outcome",
-    "Result",
     "Search",
-    "Trial",
+    "SearchOutcome",
+    "SearchResult",
+    "SearchTrial",
     "Values",
     "cubic_minimum",
     "level",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Trial:
+class SearchTrial:
     """What was found at a step: value, slope along the direction, and (for exact steps) curvature."""
 
     step: float
@@ -56,7 +56,7 @@ class Ask:
     keep: bool = False
 
 
-class Result(Enum):
+class SearchResult(Enum):
     """How a search ended."""
 
     ACCEPTED = "accepted"
@@ -67,7 +67,7 @@ class Result(Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """The end of a search.
 
     Attributes:
@@ -77,13 +77,13 @@ class Outcome:
         limited: whether nothing but the largest step ended it: the function still falls there as fast.
     """
 
-    result: Result
-    trial: Trial | None = None
+    result: SearchResult
+    trial: SearchTrial | None = None
     kept: bool = False
     limited: bool = False
 
 
-Course: TypeAlias = Generator[Ask, Trial, Outcome]
+Course: TypeAlias = Generator[Ask, SearchTrial, SearchOutcome]
 
 
 class Search(ABC):
@@ -105,7 +105,7 @@ class Search(ABC):
     cautious: bool = False
 
     @abstractmethod
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Search from ``start`` (step 0); the first step tried is ``first``.
 
         Args:
@@ -140,17 +140,17 @@ class Fixed(Search):
         _check_positive(self, "step", self.step)
         object.__setattr__(self, "first", self.step)
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Try ``first``, then halves of it."""
         step = first
         for _ in range(self.halvings + 1):
             trial = yield Ask(step)
             if trial.value == -math.inf:
-                return Outcome(Result.UNBOUNDED)
+                return SearchOutcome(SearchResult.UNBOUNDED)
             if trial.finite:
-                return Outcome(Result.ACCEPTED, trial)
+                return SearchOutcome(SearchResult.ACCEPTED, trial)
             step /= 2
-        return Outcome(Result.FAILED)
+        return SearchOutcome(SearchResult.FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,27 +180,27 @@ class Values(Search):
         _check_positive(self, "rounds", self.rounds)
         object.__setattr__(self, "first", self.steps[0])
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Try all of them."""
         if not start.slope < 0:
-            return Outcome(Result.NOT_DESCENT)
+            return SearchOutcome(SearchResult.NOT_DESCENT)
         usual = first / self.steps[0]
         for number in range(self.rounds):
-            best: Trial | None = None
-            trial: Trial | None = None
+            best: SearchTrial | None = None
+            trial: SearchTrial | None = None
             blind = True
             for factor in self.steps:
                 step = usual * factor if trial is not None or number else first
                 trial = yield Ask(step, keep=best is not None and trial is best)
                 if trial.value == -math.inf:
-                    return Outcome(Result.UNBOUNDED)
+                    return SearchOutcome(SearchResult.UNBOUNDED)
                 if trial.finite and trial.value < (start if best is None else best).value:
                     best = trial
                 blind = blind and _blind(start, trial, noise)
             if best is not None:
-                return Outcome(Result.ACCEPTED, best, kept=best is not trial)
+                return SearchOutcome(SearchResult.ACCEPTED, best, kept=best is not trial)
             usual = usual / self.shrink if blind else usual * self.shrink
-        return Outcome(Result.FAILED)
+        return SearchOutcome(SearchResult.FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,17 +228,17 @@ class Backtracking(Search):
         _check_positive(self, "first", self.first)
         _check_positive(self, "trials", self.trials)
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Try ``first``, then ever shorter steps."""
         if not start.slope < 0:
-            return Outcome(Result.NOT_DESCENT)
+            return SearchOutcome(SearchResult.NOT_DESCENT)
         step, lengthening = first, True
         for _ in range(self.trials):
             trial = yield Ask(step)
             if trial.value == -math.inf:
-                return Outcome(Result.UNBOUNDED)
+                return SearchOutcome(SearchResult.UNBOUNDED)
             if trial.finite and self._decreased(start, trial, noise):
-                return Outcome(Result.ACCEPTED, trial)
+                return SearchOutcome(SearchResult.ACCEPTED, trial)
             lengthening = lengthening and _blind(start, trial, noise)
             if lengthening:
                 step *= 10
@@ -248,9 +248,9 @@ class Backtracking(Search):
                 continue
             guess = cubic_minimum(start, trial)
             step = 0.5 * step if math.isnan(guess) else min(max(guess, 0.1 * step), 0.5 * step)
-        return Outcome(Result.FAILED)
+        return SearchOutcome(SearchResult.FAILED)
 
-    def _decreased(self, start: Trial, trial: Trial, noise: float) -> bool:
+    def _decreased(self, start: SearchTrial, trial: SearchTrial, noise: float) -> bool:
         # a value that is equal meets the condition wherever what it asks for is below rounding
         if trial.value < start.value and trial.value <= start.value + self.c1 * trial.step * start.slope:
             return True
@@ -273,23 +273,23 @@ class Exact(Search):
     exact: ClassVar[bool] = True
     halvings: int = 60
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Try the exact step."""
         if not start.slope < 0:
-            return Outcome(Result.NOT_DESCENT)
+            return SearchOutcome(SearchResult.NOT_DESCENT)
         trial = yield Ask(first)
         if not start.curvature > 0:
-            return Outcome(Result.NEGATIVE_CURVATURE)
+            return SearchOutcome(SearchResult.NEGATIVE_CURVATURE)
         for _ in range(self.halvings):
             if trial.value == -math.inf:
-                return Outcome(Result.UNBOUNDED)
+                return SearchOutcome(SearchResult.UNBOUNDED)
             if trial.finite and trial.value <= start.value + noise:
-                return Outcome(Result.ACCEPTED, trial)
+                return SearchOutcome(SearchResult.ACCEPTED, trial)
             trial = yield Ask(trial.step / 2)
-        return Outcome(Result.FAILED)
+        return SearchOutcome(SearchResult.FAILED)
 
 
-def level(a: Trial, b: Trial, noise: float) -> bool:
+def level(a: SearchTrial, b: SearchTrial, noise: float) -> bool:
     """Whether nothing but rounding tells the values at two steps apart, so that slopes have to.
 
     Values may also be equal because a function falls and rises again between them. Then the fall that the
@@ -299,15 +299,15 @@ def level(a: Trial, b: Trial, noise: float) -> bool:
     return abs(b.value - a.value) <= rounding and abs(b.step - a.step) * abs(a.slope) <= 10 * rounding
 
 
-def _blind(start: Trial, trial: Trial, noise: float) -> bool:
+def _blind(start: SearchTrial, trial: SearchTrial, noise: float) -> bool:
     """Whether a step is so short that neither its value nor its slope tells it from the start."""
     return trial.finite and trial.slope < 0.9 * start.slope and level(start, trial, noise)
 
 
-def cubic_minimum(a: Trial, b: Trial) -> float:
+def cubic_minimum(a: SearchTrial, b: SearchTrial) -> float:
     """Return the minimizer of the cubic with the values and slopes of two trials; NaN where it has none.
 
-    >>> cubic_minimum(Trial(0.0, 1.0, -2.0), Trial(3.0, 4.0, 4.0))
+    >>> cubic_minimum(SearchTrial(0.0, 1.0, -2.0), SearchTrial(3.0, 4.0, 4.0))
     1.0
     """
     width = b.step - a.step

@@ -14,8 +14,8 @@ __all__ = [
     "FORWARD",
     "TANGENT",
     "Counts",
+    "IterationRecord",
     "OutOfEvaluations",
-    "Record",
     "Solution",
     "Status",
     "Tally",
@@ -140,7 +140,7 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class IterationRecord:
     """One accepted step; number 0 is the start.
 
     Attributes:
@@ -184,7 +184,7 @@ class Solution:
     gradient_norm: float | Tensor
     status: Status
     counts: Counts
-    trace: tuple[Record, ...] = field(default=(), repr=False)
+    trace: tuple[IterationRecord, ...] = field(default=(), repr=False)
     lanes: tuple[Solution, ...] = field(default=(), repr=False)
 
     @property

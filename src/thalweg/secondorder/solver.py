@@ -1,4 +1,4 @@
-"""A direction and a search, joined: one loop for one problem alone and for K lanes at once.
+"""A direction and a search, joined: the rounds of one problem alone and of K lanes at once.
 
 Each lane has its own search; a round evaluates the function once, for all lanes, at the step that each
 wants to try, and brings value, slope and gradient norm of all of them to the host in one trip. A lane whose
@@ -8,26 +8,26 @@ search has ended takes its next direction while others still search, so that no 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.secondorder.directions import Direction, State, Step
-from thalweg.secondorder.ending import Callback, Lane, Limits, Lowest
-from thalweg.secondorder.problem import Point, Problem, joined
-from thalweg.secondorder.searches import Course, Outcome, Result, Search, Trial
-from thalweg.secondorder.solution import Counts, OutOfEvaluations, Record, Status
-from thalweg.secondorder.vectors import Scalar, Vector
+from thalweg.curvature.vectors import Scalar, Vector
+from thalweg.secondorder.descent import Descent, DescentMemory, DescentResult
+from thalweg.secondorder.directions import AcceptedStep, Direction
+from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction, joined
+from thalweg.secondorder.searches import Course, Search, SearchOutcome, SearchResult, SearchTrial
+from thalweg.secondorder.solution import Status
+from thalweg.secondorder.termination import Callback, DescentLane, DescentLimits
 
-__all__ = ["Found", "Memory", "descend"]
+__all__ = ["descend"]
 
 _ENDS = {
-    Result.FAILED: Status.SEARCH_FAILED,
-    Result.NOT_DESCENT: Status.NOT_DESCENT,
-    Result.UNBOUNDED: Status.UNBOUNDED,
-    Result.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
+    SearchResult.FAILED: Status.SEARCH_FAILED,
+    SearchResult.NOT_DESCENT: Status.NOT_DESCENT,
+    SearchResult.UNBOUNDED: Status.UNBOUNDED,
+    SearchResult.NEGATIVE_CURVATURE: Status.NEGATIVE_CURVATURE,
 }
 # A step after which the slope is at least this part of what it was has hardly begun: on a quadratic the
 # minimum is ten times as far. The next one begins so many times longer.
@@ -39,50 +39,13 @@ _LONGER = 10.0
 _ENDLESS = 10
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What one run hands to the next: the direction's state, and the fall that each lane expects.
-
-    That is the last ``step * slope``, times ten where the slope after that step was hardly another.
-    """
-
-    state: State
-    expected: list[float | None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """How a run ended: the point, and for each lane status, trace and counts."""
-
-    point: Point
-    values: list[float]
-    gradient_norms: list[float]
-    statuses: list[Status]
-    traces: list[tuple[Record, ...]]
-    counts: list[Counts]
-    memory: Memory
-
-    @classmethod
-    def at(cls, point: Point, lanes: Sequence[Lane], memory: Memory) -> Found:
-        """Return what was found where all lanes have ended."""
-        return cls(
-            point,
-            [lane.value for lane in lanes],
-            [lane.norm for lane in lanes],
-            [lane.status for lane in lanes if lane.status is not None],
-            [tuple(lane.trace) for lane in lanes],
-            [lane.counts() for lane in lanes],
-            memory,
-        )
-
-
 @dataclass
-class _Lane(Lane):
+class _SearchLane(DescentLane):
     """One lane with its search."""
 
     expected: float | None
     search: Course | None = None
-    start: Trial | None = None
+    start: SearchTrial | None = None
     first: float = 0.0
     step: float = 0.0
     keep: bool = False
@@ -93,16 +56,16 @@ class _Lane(Lane):
 
 
 def descend(
-    problem: Problem,
+    problem: ObjectiveFunction,
     x: Vector,
     direction: Direction,
     search: Search,
     *,
-    limits: Limits,
+    limits: DescentLimits,
     callback: Callback | None = None,
-    memory: Memory | None = None,
+    memory: DescentMemory | None = None,
     lowest: bool = False,
-) -> Found:
+) -> DescentResult:
     """Minimize from ``x``, whose tensors are left alone.
 
     Args:
@@ -111,7 +74,8 @@ def descend(
         direction: which way.
         search: how far.
         limits: when to end.
-        callback: called with a :class:`Record` after each accepted step; a true answer ends the lane.
+        callback: called with an :class:`IterationRecord` after each accepted step; a true answer ends the
+            lane.
         memory: what an earlier run handed on.
         lowest: where no tolerance was met, return the lowest point of the way instead of the last one: near a
             minimum a step may raise the value by rounding. The memory is that of the last one.
@@ -119,94 +83,83 @@ def descend(
     Raises:
         OptionError: the direction or the search can't be used with these tensors.
     """
-    descent = _Descent(problem, direction, search, limits, callback)
+    descent = _LineSearchDescent(problem, direction, search, limits, callback)
     return descent.run(x, memory, lowest and search.descends)
 
 
-class _Descent:
+class _LineSearchDescent(Descent[_SearchLane]):
     def __init__(
         self,
-        problem: Problem,
+        problem: ObjectiveFunction,
         direction: Direction,
         search: Search,
-        limits: Limits,
+        limits: DescentLimits,
         callback: Callback | None,
     ) -> None:
-        self.problem, self.space = problem, problem.space
+        super().__init__(problem, limits, callback)
         self.direction, self.search = direction, search
-        self.limits, self.callback = limits, callback
-        self.lanes: list[_Lane] = []
+        problem.keeps_graphs = direction.curved or search.exact
 
-    def run(self, x: Vector, memory: Memory | None, lowest: bool) -> Found:
-        problem, space = self.problem, self.space
-        problem.tally.allow(self.limits.max_evaluations)
-        problem.keeps_graphs = self.direction.curved or self.search.exact
-        point = problem.evaluate(x)
-        rows = problem.fetch([point.value, space.norm_max(point.gradient)])
-        expected = memory.expected if memory is not None else [None] * len(rows)
-        for number, ((value, norm), drop) in enumerate(zip(rows, expected, strict=True)):
-            lane = _Lane(None if space.lanes is None else number, value, norm, drop)
-            self.lanes.append(lane)
-            lane.begin(self.limits)
-        state = self.direction.begin(space, point) if memory is None else memory.state
-        self._state = state
-        self._point, self._best = point, Lowest(space, point)
-        try:
-            self._loop()
-        except OutOfEvaluations:
-            for lane in self.lanes:
-                lane.status = lane.status or Status.EVALUATION_LIMIT
-        if lowest:
-            self._point = self._best.instead(self._point, self.lanes, problem)
-        assert all(lane.status is not None for lane in self.lanes)
-        return Found.at(self._point, self.lanes, Memory(self._state, [lane.expected for lane in self.lanes]))
+    def lane(self, number: int, value: float, norm: float, memory: DescentMemory | None) -> _SearchLane:
+        return _SearchLane(number, value, norm, None if memory is None else memory.expected[number])
 
-    def _loop(self) -> None:
-        problem, space, lanes, point = self.problem, self.space, self.lanes, self._point
+    def begin(self, memory: DescentMemory | None) -> None:
+        space, point = self.space, self.point
+        self._state = self.direction.begin(space, point) if memory is None else memory.state
         # A sum of squares of differences has lost digits before it is summed, so that its noise is far above
         # eps. Hager and Zhang (2005) take values for equal that differ by one part in a million.
-        noise = torch.finfo(space.dtype(point.x)).eps ** (2 / 3)
-        d = [torch.zeros_like(g) for g in point.gradient]
-        slope = first = curvature = torch.zeros_like(point.value)
-        kept: Vector | None = None
-        while any(lane.status is None for lane in lanes):
-            begins = [lane.status is None and lane.search is None for lane in lanes]
-            point = self._point
-            if any(begins):
-                mask = space.mask(begins, point.x)
-                for lane, begin in zip(lanes, begins, strict=True):
-                    if begin:
-                        lane.fresh = not self.direction.knows(self._state, lane.number or 0)
-                called = problem.tally.evaluations
-                proposed = self.direction.propose(self._state, point, problem)
-                d = space.where(mask, proposed, d)
-                slope = space.dot(d, point.gradient)
-                if self.search.exact:
-                    curvature = space.dot(d, problem.product(point.x, d))
-                for lane, begin in zip(lanes, begins, strict=True):
-                    lane.evaluations += (problem.tally.evaluations - called) * begin
-                first = self._first(d, point, slope, curvature)
-            step = self._steps(begins, first, point.x)
-            trial_x = space.add(point.x, step, d)
-            trial = problem.evaluate(trial_x)
-            seen = [trial.value, space.dot(trial.gradient, d), space.norm_max(trial.gradient)]
-            if any(begins):
-                seen += [slope, step, curvature] if self.search.exact else [slope, step]
-            rows = problem.fetch(seen)
-            outcomes = [
-                # measured from the lowest value so far, or steps within the noise could climb
-                self._advance(
-                    lane, begin, row, max(noise * abs(lane.value) - (lane.value - lane.lowest), 0.0)
-                )
-                for lane, begin, row in zip(lanes, begins, rows, strict=True)
-            ]
-            keeps = [lane.status is None and lane.search is not None and lane.keep for lane in lanes]
-            if any(keeps):
-                mask = space.mask(keeps, point.x)
-                kept = trial.gradient if kept is None else space.where(mask, trial.gradient, kept)
-            self._move(outcomes, rows, d, step, trial, kept)
+        self._noise = torch.finfo(space.dtype(point.x)).eps ** (2 / 3)
+        self._d = [torch.zeros_like(g) for g in point.gradient]
+        self._slope = self._firsts = self._curvature = torch.zeros_like(point.value)
+        self._kept: Vector | None = None
 
-    def _first(self, d: Vector, point: Point, slope: Scalar, curvature: Scalar) -> Scalar:
+    def memory(self) -> DescentMemory:
+        return DescentMemory(self._state, [lane.expected for lane in self.lanes])
+
+    def round(self) -> None:
+        """Evaluate at the step that each lane's search asks for, of a new direction where one has ended."""
+        problem, space, lanes, point = self.problem, self.space, self.lanes, self.point
+        begins = [lane.status is None and lane.search is None for lane in lanes]
+        if any(begins):
+            self._propose(begins)
+        d = self._d
+        step = self._steps(begins, self._firsts, point.x)
+        trial = problem.evaluate(space.add(point.x, step, d))
+        seen = [trial.value, space.dot(trial.gradient, d), space.norm_max(trial.gradient)]
+        if any(begins):
+            seen += [self._slope, step, self._curvature] if self.search.exact else [self._slope, step]
+        rows = problem.fetch(seen)
+        outcomes = [
+            # measured from the lowest value so far, or steps within the noise could climb
+            self._advance(
+                lane, begin, row, max(self._noise * abs(lane.value) - (lane.value - lane.lowest), 0.0)
+            )
+            for lane, begin, row in zip(lanes, begins, rows, strict=True)
+        ]
+        keeps = [lane.status is None and lane.search is not None and lane.keep for lane in lanes]
+        if any(keeps):
+            mask = space.mask(keeps, point.x)
+            before = trial.gradient if self._kept is None else self._kept
+            self._kept = space.where(mask, trial.gradient, before)
+        self._move(outcomes, rows, d, step, trial, self._kept)
+
+    def _propose(self, begins: list[bool]) -> None:
+        """Take a new direction, its slope and first step, in the lanes whose search has ended."""
+        problem, space, point = self.problem, self.space, self.point
+        mask = space.mask(begins, point.x)
+        for lane, begin in zip(self.lanes, begins, strict=True):
+            if begin:
+                lane.fresh = not self.direction.knows(self._state, lane.number or 0)
+        called = problem.tally.evaluations
+        self._d = space.where(mask, self.direction.propose(self._state, point, problem), self._d)
+        self._slope = space.dot(self._d, point.gradient)
+        if self.search.exact:
+            self._curvature = space.dot(self._d, problem.product(point.x, self._d))
+        for lane, begin in zip(self.lanes, begins, strict=True):
+            lane.evaluations += (problem.tally.evaluations - called) * begin
+        self._firsts = self._first(self._d, point, self._slope, self._curvature)
+
+    def _first(self, d: Vector, point: EvaluatedPoint, slope: Scalar, curvature: Scalar) -> Scalar:
         """Return the first step to try, computed where the tensors are."""
         search, lanes = self.search, self.lanes
         if search.exact:
@@ -231,7 +184,7 @@ class _Descent:
         usual = self.space.scalar(drops, d) / slope
         return torch.where((usual > 0) & torch.isfinite(usual), usual, otherwise)
 
-    def _cautious(self, point: Point) -> Scalar:
+    def _cautious(self, point: EvaluatedPoint) -> Scalar:
         return (1 / self.space.norm_1(point.gradient)).clamp(max=1.0)
 
     def _steps(self, begins: list[bool], first: Scalar, like: Vector) -> Scalar:
@@ -241,7 +194,9 @@ class _Descent:
         asked = self.space.scalar([lane.step if lane.status is None else 0.0 for lane in lanes], like)
         return _pick(begins, first, asked) if any(begins) else asked
 
-    def _advance(self, lane: _Lane, begin: bool, row: list[float], noise: float) -> Outcome | None:
+    def _advance(
+        self, lane: _SearchLane, begin: bool, row: list[float], noise: float
+    ) -> SearchOutcome | None:
         """Hand a lane's search what was found; return how the search ended, if it did."""
         if lane.status is not None:
             return None
@@ -255,7 +210,7 @@ class _Descent:
             if not math.isfinite(start_slope):
                 self._without_direction(lane)
                 return None
-            lane.start = Trial(0.0, lane.value, start_slope, curvature)
+            lane.start = SearchTrial(0.0, lane.value, start_slope, curvature)
             lane.search = self.search.course(lane.start, step, noise)
             try:
                 ask = next(lane.search)
@@ -264,7 +219,7 @@ class _Descent:
             assert ask.step == step, "a search tries its first step first"
         assert lane.search is not None
         try:
-            ask = lane.search.send(Trial(step, value, slope))
+            ask = lane.search.send(SearchTrial(step, value, slope))
         except StopIteration as end:
             return self._ended(lane, end.value)
         lane.step, lane.keep = ask.step, ask.keep
@@ -273,15 +228,15 @@ class _Descent:
             lane.status = Status.EVALUATION_LIMIT
         return None
 
-    def _ended(self, lane: _Lane, outcome: Outcome) -> Outcome | None:
+    def _ended(self, lane: _SearchLane, outcome: SearchOutcome) -> SearchOutcome | None:
         lane.search = None
-        if outcome.result is Result.ACCEPTED:
+        if outcome.result is SearchResult.ACCEPTED:
             return outcome
-        again = outcome.result in (Result.FAILED, Result.NOT_DESCENT)
+        again = outcome.result in (SearchResult.FAILED, SearchResult.NOT_DESCENT)
         if again and self.direction.recovers() and not lane.fresh and not lane.retried:
             lane.retried = True
             self._forget(lane)
-            if outcome.result is Result.FAILED:
+            if outcome.result is SearchResult.FAILED:
                 # what the last step gained says nothing of how far one can go here
                 lane.expected = None
             lane.heed(self.limits)
@@ -289,7 +244,7 @@ class _Descent:
         lane.status = _ENDS[outcome.result]
         return None
 
-    def _without_direction(self, lane: _Lane) -> None:
+    def _without_direction(self, lane: _SearchLane) -> None:
         lane.search = None
         if self.direction.recovers() and not lane.fresh:
             self._forget(lane)
@@ -297,24 +252,24 @@ class _Descent:
         else:
             lane.status = Status.NO_DIRECTION
 
-    def _forget(self, lane: _Lane) -> None:
+    def _forget(self, lane: _SearchLane) -> None:
         chosen = [other is lane for other in self.lanes]
         self._state = self.direction.forget(self._state, chosen, self.space)
 
     def _move(
         self,
-        outcomes: list[Outcome | None],
+        outcomes: list[SearchOutcome | None],
         rows: list[list[float]],
         d: Vector,
         step: Scalar,
-        trial: Point,
+        trial: EvaluatedPoint,
         kept: Vector | None,
     ) -> None:
         """Take the accepted steps."""
         accepted = [outcome is not None for outcome in outcomes]
         if not any(accepted):
             return
-        space, old, lanes = self.space, self._point, self.lanes
+        space, old, lanes = self.space, self.point, self.lanes
         back = [outcome is not None and outcome.kept for outcome in outcomes]
         new = trial
         if any(back):
@@ -324,7 +279,7 @@ class _Descent:
             values = [t.value if t is not None else 0.0 for t in trials]
             step = space.scalar(steps, old.x)
             mask = space.mask(back, old.x)
-            new = Point(
+            new = EvaluatedPoint(
                 space.add(old.x, step, d),
                 space.choose(mask, space.scalar(values, old.x).to(trial.value.dtype), trial.value),
                 space.where(mask, kept, trial.gradient),
@@ -339,28 +294,22 @@ class _Descent:
             1.0 if outcome is None or outcome.trial is None else outcome.trial.step / lane.first
             for lane, outcome in zip(lanes, outcomes, strict=True)
         ]
-        taken = Step(space, accepted, curved, step, d, old, new, shares)
+        taken = AcceptedStep(space, accepted, curved, step, d, old, new, shares)
         self._state = self.direction.update(self._state, taken)
-        self._point = new
-        if not any(back):
-            self.problem.settle(new.x)
         for lane, outcome, norm in zip(lanes, outcomes, norms, strict=True):
             if outcome is not None:
                 self._arrive(lane, outcome, norm)
-        self._best.see(old, new, self.lanes, accepted)
-        for lane, arrived in zip(lanes, accepted, strict=True):
-            if arrived:
-                lane.report(new.x, self.callback)
+        self.move(new, accepted, evaluated=not any(back))
 
     @staticmethod
-    def _curved(lane: _Lane, outcome: Outcome | None) -> bool:
+    def _curved(lane: _SearchLane, outcome: SearchOutcome | None) -> bool:
         if outcome is None:
             return False
         assert lane.start is not None
         assert outcome.trial is not None
         return outcome.trial.slope - lane.start.slope > 1e-10 * abs(lane.start.slope)
 
-    def _arrive(self, lane: _Lane, outcome: Outcome, norm: float) -> None:
+    def _arrive(self, lane: _SearchLane, outcome: SearchOutcome, norm: float) -> None:
         trial = outcome.trial
         assert lane.start is not None
         assert trial is not None

@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from thalweg.errors import OptionError
-from thalweg.secondorder.searches import Ask, Course, Outcome, Result, Search, Trial, cubic_minimum, level
+from thalweg.secondorder.searches import (
+    Ask,
+    Course,
+    Search,
+    SearchOutcome,
+    SearchResult,
+    SearchTrial,
+    cubic_minimum,
+    level,
+)
 
-__all__ = ["HagerZhang", "StrongWolfe"]
+__all__ = [
+    "HagerZhang",
+    "StrongWolfe",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +66,27 @@ class StrongWolfe(Search):
         if self.trials < 1:
             raise OptionError(f"StrongWolfe: trials is {self.trials}; give at least 1")
 
-    def satisfied(self, start: Trial, trial: Trial, noise: float) -> bool:
+    def satisfied(self, start: SearchTrial, trial: SearchTrial, noise: float) -> bool:
         """Whether a trial meets the conditions."""
         if not trial.finite or abs(trial.slope) > -self.c2 * start.slope:
             return False
         return self._decreased(start, trial, noise)
 
-    def _decreased(self, start: Trial, trial: Trial, noise: float) -> bool:
+    def _decreased(self, start: SearchTrial, trial: SearchTrial, noise: float) -> bool:
         if trial.value <= start.value + self.c1 * trial.step * start.slope:
             return True
         return trial.slope <= (2 * self.c1 - 1) * start.slope and level(start, trial, noise)
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Bracket a step that meets the conditions, then zoom."""
         if not start.slope < 0:
-            return Outcome(Result.NOT_DESCENT)
+            return SearchOutcome(SearchResult.NOT_DESCENT)
         low, step = start, first
-        trial: Trial | None = None
+        trial: SearchTrial | None = None
         for left in reversed(range(self.trials)):
             trial = yield Ask(step, keep=trial is not None)
             if trial.value == -math.inf:
-                return Outcome(Result.UNBOUNDED)
+                return SearchOutcome(SearchResult.UNBOUNDED)
             # of two values that are level neither is higher, and slopes decide
             same = level(low, trial, noise)
             if (
@@ -84,7 +96,7 @@ class StrongWolfe(Search):
             ):
                 return (yield from self._zoom(start, low, trial, None, left, noise))
             if self.satisfied(start, trial, noise):
-                return Outcome(Result.ACCEPTED, trial)
+                return SearchOutcome(SearchResult.ACCEPTED, trial)
             if low is not start and trial.value == low.value and not same:
                 return (yield from self._zoom(start, low, trial, None, left, noise))
             if trial.slope >= 0:
@@ -97,7 +109,13 @@ class StrongWolfe(Search):
         return _lowest(start, low, trial, noise)
 
     def _zoom(
-        self, start: Trial, low: Trial, high: Trial, last: Trial | None, left: int, noise: float
+        self,
+        start: SearchTrial,
+        low: SearchTrial,
+        high: SearchTrial,
+        last: SearchTrial | None,
+        left: int,
+        noise: float,
     ) -> Course:
         """Shrink the bracket: ``low`` has the smallest value so far and its slope points to ``high``.
 
@@ -121,7 +139,7 @@ class StrongWolfe(Search):
             trial = yield Ask(step, keep=last is low and low is not start)
             last = trial
             if trial.value == -math.inf:
-                return Outcome(Result.UNBOUNDED)
+                return SearchOutcome(SearchResult.UNBOUNDED)
             same = level(low, trial, noise)
             if not trial.finite or not self._decreased(start, trial, noise):
                 # near the end of precision values say nothing, slopes still do
@@ -134,7 +152,7 @@ class StrongWolfe(Search):
                 high = trial
                 continue
             if self.satisfied(start, trial, noise):
-                return Outcome(Result.ACCEPTED, trial)
+                return SearchOutcome(SearchResult.ACCEPTED, trial)
             if trial.value == low.value and not same and low is not start:
                 high = trial
                 continue
@@ -144,8 +162,8 @@ class StrongWolfe(Search):
         return _lowest(start, low, last, noise)
 
 
-_Bracket: TypeAlias = tuple[Trial, Trial]
-_Part: TypeAlias = Generator[Ask, Trial, _Bracket | Outcome]
+_Bracket: TypeAlias = tuple[SearchTrial, SearchTrial]
+_Part: TypeAlias = Generator[Ask, SearchTrial, _Bracket | SearchOutcome]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +221,7 @@ class HagerZhang(Search):
         if not 0 < self.first < math.inf:
             raise OptionError(f"HagerZhang: first is {self.first}; give a finite number above 0")
 
-    def satisfied(self, start: Trial, trial: Trial, noise: float) -> bool:
+    def satisfied(self, start: SearchTrial, trial: SearchTrial, noise: float) -> bool:
         """Whether a trial meets the conditions."""
         if not trial.finite or trial.slope < self.sigma * start.slope:
             return False
@@ -213,63 +231,63 @@ class HagerZhang(Search):
             start, noise
         )
 
-    def _ceiling(self, start: Trial, noise: float) -> float:
+    def _ceiling(self, start: SearchTrial, noise: float) -> float:
         return start.value + self._slack(start, noise)
 
-    def _slack(self, start: Trial, noise: float) -> float:
+    def _slack(self, start: SearchTrial, noise: float) -> float:
         return max(self.epsilon * abs(start.value), noise)
 
-    def course(self, start: Trial, first: float, noise: float) -> Course:
+    def course(self, start: SearchTrial, first: float, noise: float) -> Course:
         """Bracket, then alternate double secant steps and bisections."""
         if not start.slope < 0:
-            return Outcome(Result.NOT_DESCENT)
+            return SearchOutcome(SearchResult.NOT_DESCENT)
         return (yield from _HagerZhangCourse(self, start, noise).run(first))
 
 
 class _HagerZhangCourse:
     """One search: the settings, its start, and how many trials are left."""
 
-    def __init__(self, settings: HagerZhang, start: Trial, noise: float) -> None:
+    def __init__(self, settings: HagerZhang, start: SearchTrial, noise: float) -> None:
         self.settings, self.start, self.noise = settings, start, noise
         self.left = settings.trials
         self.slack = settings._slack(start, noise)
-        self.last: Trial | None = None
+        self.last: SearchTrial | None = None
         self.best = start
 
-    def _try(self, step: float) -> Generator[Ask, Trial, Trial | Outcome]:
+    def _try(self, step: float) -> Generator[Ask, SearchTrial, SearchTrial | SearchOutcome]:
         if self.left == 0:
             return self._failed()
         self.left -= 1
         trial = yield Ask(step, keep=self.last is not None and self.last is self.best)
         self.last = trial
         if trial.value == -math.inf:
-            return Outcome(Result.UNBOUNDED)
+            return SearchOutcome(SearchResult.UNBOUNDED)
         if self._low_enough(trial, self.best) and self.settings.satisfied(self.start, trial, self.noise):
-            return Outcome(Result.ACCEPTED, trial)
+            return SearchOutcome(SearchResult.ACCEPTED, trial)
         fall = self.settings.delta * trial.step * self.start.slope
         if trial.finite and trial.value < self.best.value and trial.value - self.start.value <= fall:
             self.best = trial
         return trial
 
-    def _low_enough(self, trial: Trial, other: Trial) -> bool:
+    def _low_enough(self, trial: SearchTrial, other: SearchTrial) -> bool:
         return trial.value <= other.value + self.slack
 
-    def _failed(self) -> Outcome:
+    def _failed(self) -> SearchOutcome:
         return _lowest(self.start, self.best, self.last, self.noise)
 
     def run(self, first: float) -> Course:
         bracket = yield from self._bracket(first)
-        while not isinstance(bracket, Outcome):
+        while not isinstance(bracket, SearchOutcome):
             before = bracket[1].step - bracket[0].step
             narrowed = yield from self._secants(*bracket)
-            if isinstance(narrowed, Outcome):
+            if isinstance(narrowed, SearchOutcome):
                 return narrowed
             a, b = narrowed
             if b.step - a.step <= 1e-16 * b.step:
                 return self._failed()
             if b.step - a.step > self.settings.gamma * before:
                 middle = yield from self._try((a.step + b.step) / 2)
-                if isinstance(middle, Outcome):
+                if isinstance(middle, SearchOutcome):
                     return middle
                 bracket = yield from self._update(a, b, middle)
             else:
@@ -280,7 +298,7 @@ class _HagerZhangCourse:
         settings, low, step = self.settings, self.start, first
         while True:
             trial = yield from self._try(step)
-            if isinstance(trial, Outcome):
+            if isinstance(trial, SearchOutcome):
                 return trial
             if not trial.finite or (trial.slope < 0 and not self._low_enough(trial, low)):
                 return (yield from self._divide(low, trial))
@@ -292,13 +310,13 @@ class _HagerZhangCourse:
             guess = _secant(low, trial)
             low, step = trial, min(guess, settings.rho * step) if guess > step else settings.rho * step
 
-    def _divide(self, low: Trial, high: Trial) -> _Part:
+    def _divide(self, low: SearchTrial, high: SearchTrial) -> _Part:
         """Find a bracket whose upper end slopes upwards, where ``high`` is too high or not finite."""
         theta = self.settings.theta
         while high.step - low.step > 1e-16 * high.step:
             part = theta if high.finite else 0.1
             trial = yield from self._try((1 - part) * low.step + part * high.step)
-            if isinstance(trial, Outcome):
+            if isinstance(trial, SearchOutcome):
                 return trial
             if trial.finite and trial.slope >= 0:
                 return low, trial
@@ -308,7 +326,7 @@ class _HagerZhangCourse:
                 high = trial
         return self._failed()
 
-    def _update(self, a: Trial, b: Trial, c: Trial) -> _Part:
+    def _update(self, a: SearchTrial, b: SearchTrial, c: SearchTrial) -> _Part:
         if not a.step < c.step < b.step:
             return a, b
         if c.finite and c.slope >= 0:
@@ -317,15 +335,15 @@ class _HagerZhangCourse:
             return c, b
         return (yield from self._divide(a, c))
 
-    def _secants(self, a: Trial, b: Trial) -> _Part:
+    def _secants(self, a: SearchTrial, b: SearchTrial) -> _Part:
         step = _secant(a, b)
         if not a.step < step < b.step:
             return a, b
         c = yield from self._try(step)
-        if isinstance(c, Outcome):
+        if isinstance(c, SearchOutcome):
             return c
         narrowed = yield from self._update(a, b, c)
-        if isinstance(narrowed, Outcome):
+        if isinstance(narrowed, SearchOutcome):
             return narrowed
         low, high = narrowed
         if c is high:
@@ -337,24 +355,28 @@ class _HagerZhangCourse:
         if not low.step < step < high.step:
             return narrowed
         again = yield from self._try(step)
-        if isinstance(again, Outcome):
+        if isinstance(again, SearchOutcome):
             return again
         return (yield from self._update(low, high, again))
 
 
-def _limited(start: Trial, trial: Trial, noise: float) -> Outcome:
+def _limited(start: SearchTrial, trial: SearchTrial, noise: float) -> SearchOutcome:
     """Take the largest step, at which the slope is as at the start, unless the values deny what it says."""
     fallen = trial.value < start.value or trial.step * abs(trial.slope) <= noise
-    return Outcome(Result.ACCEPTED, trial, limited=True) if fallen else Outcome(Result.FAILED)
+    return (
+        SearchOutcome(SearchResult.ACCEPTED, trial, limited=True)
+        if fallen
+        else SearchOutcome(SearchResult.FAILED)
+    )
 
 
-def _lowest(start: Trial, low: Trial, last: Trial | None, noise: float) -> Outcome:
+def _lowest(start: SearchTrial, low: SearchTrial, last: SearchTrial | None, noise: float) -> SearchOutcome:
     """Take the lowest step tried, remembered where it isn't the last, if its fall is more than rounding."""
     if low is start or not low.value < start.value - noise:
-        return Outcome(Result.FAILED)
-    return Outcome(Result.ACCEPTED, low, kept=low is not last)
+        return SearchOutcome(SearchResult.FAILED)
+    return SearchOutcome(SearchResult.ACCEPTED, low, kept=low is not last)
 
 
-def _secant(a: Trial, b: Trial) -> float:
+def _secant(a: SearchTrial, b: SearchTrial) -> float:
     below = b.slope - a.slope
     return (a.step * b.slope - b.step * a.slope) / below if below != 0 else math.nan

@@ -8,24 +8,29 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.secondorder import damping as damping_of
 from thalweg.secondorder import newton
+from thalweg.secondorder.closure_objective import Closure, ClosureObjective, GraphForward, explaining, scalar
 from thalweg.secondorder.closures import ClosureOptimizer, Params
-from thalweg.secondorder.curvature import CompositeProblem, Loss
+from thalweg.secondorder.composite import CompositeObjective, Loss
 from thalweg.secondorder.damping import descend_damped
+from thalweg.secondorder.descent import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
-from thalweg.secondorder.ending import Limits
-from thalweg.secondorder.evaluating import BackwardProblem, Closure, GraphForward, explaining, scalar
-from thalweg.secondorder.models import SolverName
+from thalweg.secondorder.objective_function import AutogradObjective, HessianKind, ObjectiveFunction
 from thalweg.secondorder.options import LineSearch, checked_rate, line_search, whole
-from thalweg.secondorder.problem import FunctionProblem, HessianKind, Problem
+from thalweg.secondorder.quadratic_models import SolverName
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Found, Memory
-from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.termination import DescentLimits
 
-__all__ = ["GaussNewton", "LevenbergMarquardt", "Newton", "NewtonCG"]
+__all__ = [
+    "GaussNewton",
+    "LevenbergMarquardt",
+    "Newton",
+    "NewtonCG",
+]
 
 
 class _LossOptimizer(ClosureOptimizer):
@@ -42,7 +47,7 @@ class _LossOptimizer(ClosureOptimizer):
         tally: Tally,
         direction: Direction,
         search: Search,
-        limits: Limits,
+        limits: DescentLimits,
     ) -> tuple[Vector, Any]:
         """Minimize what a closure returns with its graph."""
         sign = -1 if state["maximize"] else 1
@@ -56,7 +61,7 @@ class _LossOptimizer(ClosureOptimizer):
             return leaves, sign * value.reshape(())
 
         with explaining(self._name):
-            problem = FunctionProblem(of_loss, Space(), tally)
+            problem = AutogradObjective(of_loss, Space(), tally)
             found = self._descend(problem, x, state, direction, search, limits)
             if self._slope == 0:
                 forward.refuse_unconnected()
@@ -101,14 +106,14 @@ class Newton(_LossOptimizer):
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
 
-    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, Limits]:
-        direction = newton.Newton(
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, DescentLimits]:
+        direction = newton.NewtonDirection(
             hessian=settings["hessian"], damping=settings["damping"], modified=settings["modified"]
         )
         rate = checked_rate(self._name, settings["lr"])
         name = settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        limits = Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
+        limits = DescentLimits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
         return direction, search, limits
 
     def _advance(
@@ -122,7 +127,7 @@ class Newton(_LossOptimizer):
     ) -> tuple[Vector, Any]:
         direction, search, limits = self._parts(settings)
         if settings["hessian"] == "finite-difference":
-            problem: Problem = BackwardProblem(
+            problem: ObjectiveFunction = ClosureObjective(
                 closure, params, self._name, tally, maximize=bool(settings["maximize"])
             )
             return self._descend(problem, x, state, direction, search, limits)
@@ -176,16 +181,16 @@ class NewtonCG(_LossOptimizer):
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
 
-    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, Limits]:
+    def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, DescentLimits]:
         rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        limits = Limits(
+        limits = DescentLimits(
             tolerance=settings["tolerance_grad"],
             tolerance_change=settings["tolerance_change"],
             max_iterations=settings["max_iter"],
             max_evaluations=settings["max_eval"],
         )
-        return newton.NewtonCG(max_products=whole(settings["max_products"])), search, limits
+        return newton.NewtonCGDirection(max_products=whole(settings["max_products"])), search, limits
 
     def _advance(
         self,
@@ -215,7 +220,7 @@ class _CompositeOptimizer(ClosureOptimizer):
         closure: Closure,
         params: list[Tensor],
         tally: Tally,
-        run: Callable[[CompositeProblem], tuple[Vector, Any]],
+        run: Callable[[CompositeObjective], tuple[Vector, Any]],
     ) -> tuple[Vector, Any]:
         """Run on what a closure returns: residuals, or outputs and a loss."""
 
@@ -228,7 +233,7 @@ class _CompositeOptimizer(ClosureOptimizer):
 
         wanted = "residuals, or a pair of outputs and a convex loss of them,"
         forward = GraphForward(outputs, params, self._name, wanted, value)
-        problem = CompositeProblem(forward, None, tally)
+        problem = CompositeObjective(forward, None, tally)
         with explaining(self._name):
             found = run(problem)
             if self._slope == 0:
@@ -320,14 +325,16 @@ class GaussNewton(_CompositeOptimizer):
         inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
         super().__init__(params, {"lr": lr, **own, **inner})
 
-    def _parts(self, settings: Mapping[str, Any]) -> tuple[damping_of.GaussNewton, Search, Limits]:
+    def _parts(
+        self, settings: Mapping[str, Any]
+    ) -> tuple[damping_of.GaussNewtonDirection, Search, DescentLimits]:
         rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        direction = damping_of.GaussNewton(**_inner(settings))
+        direction = damping_of.GaussNewtonDirection(**_inner(settings))
         return (
             direction,
             search,
-            Limits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"]),
+            DescentLimits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"]),
         )
 
     def _check(self, settings: dict[str, Any]) -> None:
@@ -384,13 +391,15 @@ class LevenbergMarquardt(_CompositeOptimizer):
         inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
         super().__init__(params, {"damping": damping, "scale": scale, **own, **inner})
 
-    def _parts(self, settings: Mapping[str, Any]) -> tuple[damping_of.LevenbergMarquardt, Limits]:
-        limits = Limits(
+    def _parts(
+        self, settings: Mapping[str, Any]
+    ) -> tuple[damping_of.LevenbergMarquardtMethod, DescentLimits]:
+        limits = DescentLimits(
             tolerance=settings["tolerance_grad"],
             max_iterations=settings["max_iter"],
             max_evaluations=settings["max_eval"],
         )
-        method = damping_of.LevenbergMarquardt(
+        method = damping_of.LevenbergMarquardtMethod(
             damping=settings["damping"], scale=settings["scale"], **_inner(settings)
         )
         return method, limits
@@ -409,8 +418,8 @@ class LevenbergMarquardt(_CompositeOptimizer):
     ) -> tuple[Vector, Any]:
         method, limits = self._parts(settings)
 
-        def run(problem: CompositeProblem) -> tuple[Vector, Any]:
-            def damped(memory: Memory | None) -> Found:
+        def run(problem: CompositeObjective) -> tuple[Vector, Any]:
+            def damped(memory: DescentMemory | None) -> DescentResult:
                 return descend_damped(problem, x, method, limits=limits, memory=memory)
 
             return self._remembering(damped, state, x)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from thalweg.curvature.differentiation import gradient_of
+from thalweg.curvature.products import GaussNewtonProducts
+from thalweg.curvature.vectors import Scalar, Space, Vector
 from thalweg.errors import OptionError
-from thalweg.secondorder.models import GaussNewtonModel, Inner, Outputs, Residuals, jacobian
-from thalweg.secondorder.problem import HessianKind, Point, Problem, gradient_of, graph_of, pull_many
+from thalweg.secondorder.objective_function import EvaluatedPoint, HessianKind, ObjectiveFunction
+from thalweg.secondorder.quadratic_models import GaussNewtonModel, LinearSolve, Outputs, Residuals
 from thalweg.secondorder.solution import BACKWARD, FORWARD, TANGENT, Tally
-from thalweg.secondorder.vectors import Scalar, Space, Vector
 
-__all__ = ["CompositeProblem"]
+__all__ = [
+    "CompositeObjective",
+]
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -28,7 +31,7 @@ class _Products(GaussNewtonModel):
     takes one product and one trip to the host.
     """
 
-    def __init__(self, problem: CompositeProblem, point: Point, inner: Inner) -> None:
+    def __init__(self, problem: CompositeObjective, point: EvaluatedPoint, inner: LinearSolve) -> None:
         self._problem, self._point, self._inner = problem, point, inner
 
     def size(self) -> Scalar:
@@ -39,7 +42,7 @@ class _Products(GaussNewtonModel):
     def bend(self, d: Vector) -> Scalar:
         """Return ``d'Gd``; one product."""
         image = self._problem.push(self._point.x, d)
-        return self._problem.space.dot([image], [self._problem.bent(self._point.x, image)])
+        return self._problem.space.dot([image], [self._problem.bend(self._point.x, image)])
 
     def undamped(self, cosine: Scalar | None = None) -> Vector:
         """Return what conjugate gradients find from zero, which in exact arithmetic is the shortest.
@@ -107,7 +110,7 @@ class _Products(GaussNewtonModel):
         """Return ``Jp``, ``HJp`` and ``p'(G + mu)p``; half a product."""
         problem, space = self._problem, self._problem.space
         image = problem.push(self._point.x, p)
-        force = problem.bent(self._point.x, image)
+        force = problem.bend(self._point.x, image)
         bend = space.dot([image], [force])
         return image, force, bend if mu is None else bend + mu * space.dot(p, p)
 
@@ -117,20 +120,7 @@ class _Products(GaussNewtonModel):
         return back if mu is None else self._problem.space.add(back, mu, d)
 
 
-@dataclass
-class _Graph:
-    """What was computed at ``x``, as long as its graph can be differentiated."""
-
-    x: Vector
-    leaves: Vector
-    outputs: Tensor
-    u: Tensor | None = None
-    back: Vector | None = None
-    z: Tensor | None = None
-    slope: Tensor | None = None
-
-
-class CompositeProblem(Problem):
+class CompositeObjective(ObjectiveFunction):
     """Half the sum of squared residuals, or a convex loss of outputs.
 
     Args:
@@ -156,21 +146,21 @@ class CompositeProblem(Problem):
     ) -> None:
         super().__init__(Space() if space is None else space, tally)
         self._forward, self.loss, self._lasting = forward, loss, lasting
-        self._graph: _Graph | None = None
-        self._of_model: _Graph | None = None
+        self._graph: tuple[Vector, GaussNewtonProducts] | None = None
+        self._of_model: tuple[Vector, GaussNewtonProducts] | None = None
 
-    def evaluate(self, x: Vector) -> Point:
+    def evaluate(self, x: Vector) -> EvaluatedPoint:
         """Return value and gradient at ``x``."""
-        graph = self._at(x)
+        products = self._at(x)
         self.tally.gradients += 1
         self.tally.passes += BACKWARD
-        value = self._value(graph.outputs)
-        return Point(x, value.detach(), gradient_of(value.sum(), graph.leaves, retain=True))
+        value = self._value(products.outputs)
+        return EvaluatedPoint(x, value.detach(), gradient_of(value.sum(), products.leaves, retain=True))
 
     def settle(self, x: Vector) -> None:
         """Take note that the last evaluation stands for ``x`` too."""
         if self._graph is not None:
-            self._graph.x = x
+            self._graph = x, self._graph[1]
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, from differences of gradients."""
@@ -180,82 +170,56 @@ class CompositeProblem(Problem):
         """Return the Hessian from differences of gradients."""
         return self.differences(x, kind)
 
-    def model(self, point: Point, inner: Inner) -> GaussNewtonModel:
+    def model(self, point: EvaluatedPoint, inner: LinearSolve) -> GaussNewtonModel:
         """Return the Gauss-Newton model around a point; for a dense one, one Jacobian."""
         if inner.solver == "cg":
-            self._of_model = self._at(point.x) if self._lasting else None
+            self._of_model = (point.x, self._at(point.x)) if self._lasting else None
             return _Products(self, point, inner)
         space = self.space
         space.ravel(point.x, "a Jacobian")
         self.tally.hessians += 1
-        graph = self._at(point.x)
-        flat = self._flat(graph.outputs)
-        j, passes, columns = jacobian(flat, graph.leaves, space)
+        products = self._at(point.x)
+        j, passes, columns = products.matrix()
         self.tally.products += passes
         self.tally.passes += (BACKWARD + TANGENT * passes) if columns else BACKWARD * passes
         if self.loss is None:
-            return Residuals(space, point.gradient, flat.detach(), j)
-        z, slope = self._slope(graph)
-        # H J column by column on the loss alone: right for any loss, whether or not examples are apart
-        width = j.shape[-1]
-        if slope.requires_grad:
-            shaped = j.movedim(-1, 0).reshape(width, *z.shape)
-            (hj,) = pull_many(slope, [z], width, lambda i, k: shaped[i:k])
-            hj = hj.reshape(width, *flat.shape).movedim(0, -1)
-        else:
-            hj = torch.zeros_like(j)
-        matrix = j.mT @ hj
-        return Outputs(space, point.gradient, (matrix + matrix.mT) / 2)
+            return Residuals(space, point.gradient, products.flat().detach(), j)
+        return Outputs(space, point.gradient, products.matrix_from(j))
 
     def push(self, x: Vector, v: Vector) -> Tensor:
-        """Return ``Jv`` by differentiating ``u -> J'u``, which is linear in u; half a product."""
-        graph = self._at(x)
+        """Return ``Jv``; half a product."""
+        products = self._at(x)
         self.tally.products += 1
-        self.tally.passes += TANGENT
-        if graph.u is None:
-            self.tally.passes += BACKWARD
-            graph.u = torch.zeros_like(graph.outputs, requires_grad=True)
-            graph.back = graph_of(graph.outputs, graph.leaves, graph.u)
-        assert graph.back is not None
-        with torch.enable_grad():
-            inner = self.space.dot(graph.back, [t.detach() for t in v])
-        return gradient_of(inner.sum(), [graph.u], retain=True)[0]
+        self.tally.passes += TANGENT if products.linear else TANGENT + BACKWARD
+        return products.push(v)
 
     def pull(self, x: Vector, u: Tensor) -> Vector:
         """Return ``J'u``; the other half."""
-        graph = self._at(x)
+        products = self._at(x)
         self.tally.passes += BACKWARD
-        return gradient_of(graph.outputs, graph.leaves, u, retain=True)
+        return products.pull(u)
 
     def slope(self, x: Vector) -> Tensor:
         """Return the gradient of the loss with respect to the outputs: the residuals themselves."""
-        graph = self._at(x)
-        return graph.outputs.detach() if self.loss is None else self._slope(graph)[1].detach()
+        return self._at(x).slope()
 
-    def bent(self, x: Vector, q: Tensor) -> Tensor:
+    def bend(self, x: Vector, q: Tensor) -> Tensor:
         """Return ``Hq``, with H the Hessian of the loss with respect to the outputs."""
-        if self.loss is None:
-            return q
-        z, slope = self._slope(self._at(x))
-        return gradient_of(slope, [z], q, retain=True)[0]
+        return self._at(x).bend(q)
 
-    def _at(self, x: Vector) -> _Graph:
+    def _at(self, x: Vector) -> GaussNewtonProducts:
         """Return what is computed at ``x``; a closure computes on its parameters, so only the last holds."""
-        for graph in (self._graph, self._of_model):
-            if graph is not None and graph.x is x:
-                return graph
+        for kept in (self._graph, self._of_model):
+            if kept is not None and kept[0] is x:
+                return kept[1]
         self._graph = None
         self.tally.call()
         self.tally.passes += FORWARD
-        self._graph = _Graph(x, *self._forward(x))
-        return self._graph
-
-    def _slope(self, graph: _Graph) -> tuple[Tensor, Tensor]:
-        if graph.z is None or graph.slope is None:
-            graph.z = graph.outputs.detach().requires_grad_()
-            with torch.enable_grad():
-                (graph.slope,) = graph_of(self._value(graph.z).sum(), [graph.z])
-        return graph.z, graph.slope
+        leaves, outputs = self._forward(x)
+        loss = None if self.loss is None else self._value
+        products = GaussNewtonProducts(outputs, leaves, self.space, loss)
+        self._graph = x, products
+        return products
 
     def _value(self, outputs: Tensor) -> Tensor:
         expected = () if self.space.lanes is None else (self.space.lanes,)
@@ -267,7 +231,3 @@ class CompositeProblem(Problem):
             what = f"a tensor of shape {expected}" if expected else "a scalar tensor"
             raise OptionError(f"least_squares: the loss has to return {what}")
         return value
-
-    def _flat(self, outputs: Tensor) -> Tensor:
-        lanes = self.space.lanes
-        return outputs.reshape(-1) if lanes is None else outputs.reshape(lanes, outputs.numel() // lanes)

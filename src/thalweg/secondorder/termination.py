@@ -7,19 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
-from thalweg.secondorder.problem import Point, Problem, joined
-from thalweg.secondorder.solution import Counts, Record, Status
-from thalweg.secondorder.vectors import Space, Vector
+from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction, joined
+from thalweg.secondorder.solution import Counts, IterationRecord, Status
 
-__all__ = ["Callback", "Lane", "Limits", "Lowest"]
+__all__ = [
+    "Callback",
+    "DescentLane",
+    "DescentLimits",
+    "LowestPoint",
+]
 
 # What runs are given: it is handed the point beside the record, in the tensors that the run works with.
-Callback = Callable[[Record, Vector], Any]
+Callback = Callable[[IterationRecord, Vector], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class DescentLimits:
     """When to end.
 
     Args:
@@ -49,7 +54,7 @@ class Limits:
 
 
 @dataclass
-class Lane:
+class DescentLane:
     """One lane as the host sees it.
 
     Attributes:
@@ -67,9 +72,9 @@ class Lane:
     iterations: int = field(default=0, kw_only=True)
     evaluations: int = field(default=1, kw_only=True)
     status: Status | None = field(default=None, kw_only=True)
-    trace: list[Record] = field(default_factory=list, kw_only=True)
+    trace: list[IterationRecord] = field(default_factory=list, kw_only=True)
 
-    def begin(self, limits: Limits) -> None:
+    def begin(self, limits: DescentLimits) -> None:
         """Note the start, which may be an end."""
         self._note(0.0)
         self.lowest = self.value
@@ -80,7 +85,7 @@ class Lane:
         else:
             self.heed(limits)
 
-    def heed(self, limits: Limits) -> None:
+    def heed(self, limits: DescentLimits) -> None:
         """End where a limit is reached."""
         if self.iterations >= limits.max_iterations:
             self.status = Status.ITERATION_LIMIT
@@ -88,7 +93,7 @@ class Lane:
             self.status = Status.EVALUATION_LIMIT
 
     def arrive(
-        self, value: float, norm: float, step: float, limits: Limits, *, far_enough: bool = True
+        self, value: float, norm: float, step: float, limits: DescentLimits, *, far_enough: bool = True
     ) -> None:
         """Take an accepted step, which may be the last.
 
@@ -124,7 +129,7 @@ class Lane:
         return Counts(iterations=self.iterations, evaluations=self.evaluations, gradients=self.evaluations)
 
     def _note(self, step: float) -> None:
-        record = Record(
+        record = IterationRecord(
             iteration=self.iterations,
             value=self.value,
             gradient_norm=self.norm,
@@ -135,13 +140,15 @@ class Lane:
         self.trace.append(record)
 
 
-class Lowest:
+class LowestPoint:
     """The lowest point of each lane: nearly always where all stand, so that keeping it costs nothing."""
 
-    def __init__(self, space: Space, point: Point) -> None:
+    def __init__(self, space: Space, point: EvaluatedPoint) -> None:
         self._space, self._point = space, point
 
-    def see(self, old: Point, new: Point, lanes: Sequence[Lane], arrived: Sequence[bool]) -> None:
+    def see(
+        self, old: EvaluatedPoint, new: EvaluatedPoint, lanes: Sequence[DescentLane], arrived: Sequence[bool]
+    ) -> None:
         """Take in that these lanes went from ``old`` to ``new``."""
         lower = [went and lane.value <= lane.lowest for lane, went in zip(lanes, arrived, strict=True)]
         if self._point is old and lower == list(arrived):
@@ -152,7 +159,9 @@ class Lowest:
             if improved:
                 lane.lowest = lane.value
 
-    def instead(self, point: Point, lanes: Sequence[Lane], problem: Problem) -> Point:
+    def instead(
+        self, point: EvaluatedPoint, lanes: Sequence[DescentLane], problem: ObjectiveFunction
+    ) -> EvaluatedPoint:
         """Return ``point``, but the lowest in lanes that ended above it without a tolerance that was met."""
         above = [
             lane.value > lane.lowest and lane.status is not None and not lane.status.converged

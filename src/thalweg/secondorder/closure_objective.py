@@ -9,13 +9,21 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
-from thalweg.secondorder.problem import HessianKind, Point, Problem
+from thalweg.secondorder.objective_function import EvaluatedPoint, HessianKind, ObjectiveFunction
 from thalweg.secondorder.processes import Exchange
 from thalweg.secondorder.solution import BACKWARD, FORWARD, Tally
-from thalweg.secondorder.vectors import Space, Vector
 
-__all__ = ["BackwardProblem", "Closure", "GraphForward", "dense", "explaining", "scalar", "write"]
+__all__ = [
+    "Closure",
+    "ClosureObjective",
+    "GraphForward",
+    "dense",
+    "explaining",
+    "scalar",
+    "write",
+]
 
 Closure: TypeAlias = Callable[[], Any]
 
@@ -27,7 +35,7 @@ def write(params: list[Tensor], x: Vector) -> None:
         p.copy_(value)
 
 
-class BackwardProblem(Problem):
+class ClosureObjective(ObjectiveFunction):
     """A closure that computes the loss and calls ``backward``."""
 
     def __init__(
@@ -37,14 +45,14 @@ class BackwardProblem(Problem):
         self._closure, self._params, self._owner = closure, params, owner
         self._maximize = maximize
         self._exchange = Exchange(params, backward=True)
-        self._ahead: Point | None = None
+        self._ahead: EvaluatedPoint | None = None
 
-    def ahead(self, x: Vector) -> Point:
+    def ahead(self, x: Vector) -> EvaluatedPoint:
         """Evaluate at ``x``, which is asked for again before long."""
         self._ahead = self.evaluate(x)
         return self._ahead
 
-    def evaluate(self, x: Vector) -> Point:
+    def evaluate(self, x: Vector) -> EvaluatedPoint:
         """Put ``x`` into the parameters and call the closure."""
         if self._ahead is not None and self._ahead.x is x:
             found, self._ahead = self._ahead, None
@@ -69,8 +77,8 @@ class BackwardProblem(Problem):
             for p, grad in zip(self._params, grads, strict=True)
         ]
         if self._maximize:
-            return Point(x, -value, self.space.negate(gradient))
-        return Point(x, value, gradient)
+            return EvaluatedPoint(x, -value, self.space.negate(gradient))
+        return EvaluatedPoint(x, value, gradient)
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return a product with the Hessian, from differences of gradients."""

@@ -1,4 +1,4 @@
-"""Gauss-Newton models as matrices, what all models have in common, and Jacobians (O10)."""
+"""Gauss-Newton models as matrices, and what all models have in common (O10)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Scalar, Space, Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.problem import graph_of, pull_rows
-from thalweg.secondorder.vectors import Scalar, Space, Vector
 
-__all__ = ["DenseModel", "GaussNewtonModel", "Inner", "Outputs", "Residuals", "SolverName", "jacobian"]
+__all__ = [
+    "DenseModel",
+    "GaussNewtonModel",
+    "LinearSolve",
+    "Outputs",
+    "Residuals",
+    "SolverName",
+]
 
 SolverName: TypeAlias = Literal["dense", "cg"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inner:
+class LinearSolve:
     """How the linear system of a Gauss-Newton model is solved.
 
     Args:
@@ -30,12 +36,14 @@ class Inner:
         accuracy: ``"cg"`` ends where the residual of the system is below this part of ``|g|``; in (0, 1).
     """
 
+    # whom errors name: what a person writes to an optimizer or as a method
+    called: ClassVar[str]
     solver: SolverName = "dense"
     max_products: int | None = None
     accuracy: float = 0.01
 
     def __post_init__(self) -> None:
-        owner = type(self).__name__
+        owner = self.called
         if self.solver not in ("dense", "cg"):
             raise OptionError(
                 f"{owner}: there is no solver {self.solver!r}; {nearest(self.solver, ['dense', 'cg'])}"
@@ -225,27 +233,3 @@ def _usable(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the matrix with zeros in the lanes where it isn't finite, and which lanes are."""
     usable = torch.isfinite(matrix).all(-1).all(-1)
     return torch.where(usable[..., None, None], matrix, 0.0), usable[..., None]
-
-
-def jacobian(outputs: Tensor, leaves: Vector, space: Space) -> tuple[Tensor, int, bool]:
-    """Return the Jacobian ``[..., m, n]``, how many passes it took, and whether they gave its columns.
-
-    Rows come from one backward pass each; where n is smaller, columns from differentiating ``u -> J'u``,
-    which is linear in u. Many passes are computed at once. A pass serves all lanes, since each output
-    depends on its own lane alone.
-
-    Args:
-        outputs: flat, ``[m]`` or ``[K, m]``, computed from ``leaves``.
-        leaves: n elements together, in each lane.
-        space: lanes or alone.
-    """
-    lanes = space.lanes or 1
-    m, n = outputs.shape[-1], sum(leaf.numel() for leaf in leaves) // lanes
-    if not outputs.requires_grad:
-        return outputs.new_zeros((*outputs.shape, n)), 0, False
-    if m <= n:
-        return pull_rows(outputs, leaves, space), m, False
-    u = torch.zeros_like(outputs, requires_grad=True)
-    with torch.enable_grad():
-        flat = space.ravel(graph_of(outputs, leaves, u), "a Jacobian")
-    return pull_rows(flat, [u], space).mT, n, True

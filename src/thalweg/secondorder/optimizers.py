@@ -9,24 +9,30 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from thalweg.curvature.vectors import Vector
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder import directions
+from thalweg.secondorder.closure_objective import Closure, ClosureObjective
 from thalweg.secondorder.closures import ClosureOptimizer, Params
+from thalweg.secondorder.descent import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction, Formula
-from thalweg.secondorder.ending import Limits
-from thalweg.secondorder.evaluating import BackwardProblem, Closure
 from thalweg.secondorder.options import LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally
-from thalweg.secondorder.solver import Found, Memory, descend
-from thalweg.secondorder.vectors import Vector
+from thalweg.secondorder.solver import descend
+from thalweg.secondorder.termination import DescentLimits
 from thalweg.settings import is_number
 
-__all__ = ["BFGS", "LBFGS", "NonlinearCG", "SteepestDescent"]
+__all__ = [
+    "BFGS",
+    "LBFGS",
+    "NonlinearCG",
+    "SteepestDescent",
+]
 
 
-def _limits(settings: Mapping[str, Any]) -> Limits:
-    return Limits(
+def _limits(settings: Mapping[str, Any]) -> DescentLimits:
+    return DescentLimits(
         tolerance=settings["tolerance_grad"],
         tolerance_change=settings["tolerance_change"],
         max_iterations=settings["max_iter"],
@@ -76,7 +82,7 @@ class _GradientOptimizer(ClosureOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         direction, search = self._pair(settings)
-        problem = BackwardProblem(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
+        problem = ClosureObjective(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
         return self._descend(problem, x, state, direction, search, _limits(settings))
 
 
@@ -137,7 +143,7 @@ class LBFGS(_GradientOptimizer):
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
-        return directions.LBFGS(history=whole(settings["history_size"])), search
+        return directions.LBFGSDirection(history=whole(settings["history_size"])), search
 
 
 class BFGS(_GradientOptimizer):
@@ -165,7 +171,7 @@ class BFGS(_GradientOptimizer):
 
     def _pair(self, settings: Mapping[str, Any]) -> tuple[Direction, Search]:
         search = line_search(self._name, settings["line_search_fn"], checked_rate(self._name, settings["lr"]))
-        return directions.BFGS(), search
+        return directions.BFGSDirection(), search
 
 
 class NonlinearCG(_GradientOptimizer):
@@ -224,7 +230,7 @@ class NonlinearCG(_GradientOptimizer):
             raise OptionError(f"{self._name}: there is no formula {settings['formula']!r}; {known}")
         rate = checked_rate(self._name, settings["lr"])
         search = line_search(self._name, settings["line_search_fn"], rate, c2=0.1)
-        direction = directions.ConjugateGradient(
+        direction = directions.ConjugateGradientDirection(
             formula=settings["formula"], reset=settings["reset"], orthogonality=0.2
         )
         return direction, search
@@ -239,24 +245,24 @@ class NonlinearCG(_GradientOptimizer):
         tally: Tally,
     ) -> tuple[Vector, Any]:
         taken = state.setdefault("sgd_steps", 0)
-        problem = BackwardProblem(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
+        problem = ClosureObjective(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
         if taken >= settings["sgd_steps"]:
             return self._conjugate(settings, problem, x, state)
         state["sgd_steps"] = taken + 1
         search = Fixed(step=settings["sgd_lr"])
-        limits = Limits(tolerance=0.0, max_iterations=1)
-        found = descend(problem, x, directions.SteepestDescent(), search, limits=limits)
+        limits = DescentLimits(tolerance=0.0, max_iterations=1)
+        found = descend(problem, x, directions.SteepestDescentDirection(), search, limits=limits)
         self.status = found.statuses[0]
         return found.point.x, None
 
     def _conjugate(
-        self, settings: dict[str, Any], problem: BackwardProblem, x: Vector, state: dict[str, Any]
+        self, settings: dict[str, Any], problem: ClosureObjective, x: Vector, state: dict[str, Any]
     ) -> tuple[Vector, Any]:
         direction, search = self._pair(settings)
         space = problem.space
         limits = _limits(settings)
 
-        def run(memory: Memory | None) -> Found:
+        def run(memory: DescentMemory | None) -> DescentResult:
             problem.tally.allow(limits.max_evaluations)
             if limits.max_evaluations is not None and limits.max_evaluations < 3:
                 # no room for the earlier gradient beside the start and a trial: begin anew
@@ -307,4 +313,4 @@ class SteepestDescent(_GradientOptimizer):
                 f"{self._name}: line_search_fn is None; give 'strong_wolfe', or use SGD for steps "
                 f"of a fixed rate"
             )
-        return directions.SteepestDescent(), line_search(self._name, name, rate, c2=0.4)
+        return directions.SteepestDescentDirection(), line_search(self._name, name, rate, c2=0.4)

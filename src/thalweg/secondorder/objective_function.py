@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,35 +10,32 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.differences import difference_matrix, difference_product
+from thalweg.curvature.differentiation import gradient_of
+from thalweg.curvature.products import HessianProducts
+from thalweg.curvature.vectors import Scalar, Space, Vector
 from thalweg.errors import OptionError, nearest
 from thalweg.generators import undisturbed
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD, Tally
-from thalweg.secondorder.vectors import Scalar, Space, Vector
 
 __all__ = [
-    "FunctionProblem",
+    "AutogradObjective",
+    "EvaluatedPoint",
     "HessianKind",
-    "Point",
-    "Problem",
-    "Structure",
+    "ObjectiveFunction",
+    "TensorStructure",
+    "blocks_of",
     "check_tensors",
     "forward_of",
-    "gradient_of",
-    "graph_of",
     "joined",
-    "pull_many",
-    "pull_rows",
 ]
 
 HessianKind: TypeAlias = Literal["exact", "finite-difference", "block"]
-# How many passes are computed at once: enough for the overhead of one to vanish, few enough for memory.
-_AT_ONCE = 64
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_OVERWRITTEN = ("modified by an inplace operation", "in-place operation", "inplace operation")
 
 
 @dataclass(frozen=True)
-class Point:
+class EvaluatedPoint:
     """Where a minimization stands: the point, the value and the gradient there."""
 
     x: Vector
@@ -47,16 +43,16 @@ class Point:
     gradient: Vector
 
 
-def joined(space: Space, mask: Tensor | None, a: Point, b: Point) -> Point:
+def joined(space: Space, mask: Tensor | None, a: EvaluatedPoint, b: EvaluatedPoint) -> EvaluatedPoint:
     """Return the point ``a`` in the lanes of the mask, all where it is None, and ``b`` in the others."""
-    return Point(
+    return EvaluatedPoint(
         space.where(mask, a.x, b.x),
         space.choose(mask, a.value, b.value),
         space.where(mask, a.gradient, b.gradient),
     )
 
 
-class Problem(ABC):
+class ObjectiveFunction(ABC):
     """A function of a vector.
 
     Args:
@@ -73,7 +69,7 @@ class Problem(ABC):
         self.keeps_graphs = False
 
     @abstractmethod
-    def evaluate(self, x: Vector) -> Point:
+    def evaluate(self, x: Vector) -> EvaluatedPoint:
         """Return value and gradient at ``x``; one evaluation and one gradient."""
 
     def settle(self, x: Vector) -> None:  # noqa: B027 - most problems keep nothing of an evaluation
@@ -101,42 +97,24 @@ class Problem(ABC):
 
     def differences(self, x: Vector, kind: HessianKind) -> list[Tensor]:
         """Return a Hessian from central differences of gradients, made symmetric (O13)."""
-        blocks = [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
         self.tally.hessians += 1
-        return [self._difference_block(x, block) for block in blocks]
-
-    def _difference_block(self, x: Vector, block: list[int]) -> Tensor:
-        part = [x[i] for i in block]
-        flat = self.space.ravel(part, "a finite-difference Hessian")
-        width = torch.finfo(flat.dtype).eps ** (1 / 3)
-        columns = []
-        for j in range(flat.shape[-1]):
-            h = width * flat[..., j].abs().clamp(min=1.0)
-            ends = []
-            for sign in (1.0, -1.0):
-                moved = flat.clone()
-                moved[..., j] += sign * h
-                there = list(x)
-                for i, tensor in zip(block, self.space.unravel(moved, part), strict=True):
-                    there[i] = tensor
-                gradient = self.evaluate(there).gradient
-                ends.append(self.space.ravel([gradient[i] for i in block], "a finite-difference Hessian"))
-            columns.append((ends[0] - ends[1]) / (2 * h)[..., None])
-        matrix = torch.stack(columns, dim=-1)
-        return (matrix + matrix.mT) / 2
+        return [difference_matrix(self._gradient, x, block, self.space) for block in blocks_of(x, kind)]
 
     def difference_product(self, x: Vector, v: Vector) -> Vector:
         """Return a product of the Hessian from a central difference of gradients along ``v``."""
         self.tally.products += 1
-        dtype = self.space.dtype(x)
-        size = self.space.norm_max(v).clamp(min=torch.finfo(dtype).tiny)
-        h = torch.finfo(dtype).eps ** (1 / 3) * self.space.norm_max(x).clamp(min=1.0) / size
-        ahead = self.evaluate(self.space.add(x, h, v)).gradient
-        behind = self.evaluate(self.space.add(x, -h, v)).gradient
-        return self.space.scale(0.5 / h, self.space.subtract(ahead, behind))
+        return difference_product(self._gradient, x, v, self.space)
+
+    def _gradient(self, x: Vector) -> Vector:
+        return self.evaluate(x).gradient
 
 
-class Structure:
+def blocks_of(x: Vector, kind: HessianKind) -> list[list[int]]:
+    """Return which tensors a matrix is of: each alone, or all together."""
+    return [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
+
+
+class TensorStructure:
     """A tensor, a list or a dictionary of tensors, as a list and back.
 
     Raises:
@@ -208,7 +186,7 @@ def _lanes(tensors: Sequence[Tensor], owner: str) -> int:
     return int(next(iter(sizes)))
 
 
-class FunctionProblem(Problem):
+class AutogradObjective(ObjectiveFunction):
     """A function that autograd differentiates.
 
     Args:
@@ -224,19 +202,19 @@ class FunctionProblem(Problem):
         super().__init__(space, tally)
         self._forward = forward
         self._seen: tuple[Vector, Vector, Tensor] | None = None
-        self._linear: tuple[Vector, Vector, Vector] | None = None
+        self._curvature: tuple[Vector, HessianProducts] | None = None
 
-    def evaluate(self, x: Vector) -> Point:
+    def evaluate(self, x: Vector) -> EvaluatedPoint:
         """Return value and gradient at ``x``."""
         # a closure computes on its parameters, which are overwritten now: graphs are of no more use
-        self._linear = self._seen = None
+        self._curvature = self._seen = None
         leaves, value = self._call(x)
         self.tally.gradients += 1
         self.tally.passes += BACKWARD
         gradient = gradient_of(value.sum(), leaves, retain=self.keeps_graphs)
         if self.keeps_graphs:
             self._seen = x, leaves, value
-        return Point(x, value.detach(), gradient)
+        return EvaluatedPoint(x, value.detach(), gradient)
 
     def settle(self, x: Vector) -> None:
         """Take note that the last evaluation stands for ``x`` too."""
@@ -250,12 +228,10 @@ class FunctionProblem(Problem):
 
     def product(self, x: Vector, v: Vector) -> Vector:
         """Return the product of the Hessian with ``v``, by differentiating the gradient (Pearlmutter)."""
-        leaves, gradient = self._gradient_graph(x)
+        products = self._products(x)
         self.tally.products += 1
         self.tally.passes += CURVED
-        with torch.enable_grad():
-            inner = self.space.dot(gradient, [t.detach() for t in v]).sum()
-        return gradient_of(inner, leaves, retain=True)
+        return products.product(v)
 
     def hessian(self, x: Vector, kind: HessianKind) -> list[Tensor]:
         """Return the Hessian, row by row; with ``"block"`` the part of each tensor with itself (O13)."""
@@ -264,33 +240,27 @@ class FunctionProblem(Problem):
         if kind not in ("exact", "block"):
             known = ["exact", "finite-difference", "block"]
             raise OptionError(f"Newton: there is no Hessian called {kind!r}; {nearest(kind, known)}")
-        owner = "an exact Hessian"
-        self.space.ravel(x, owner)
-        leaves, gradient = self._gradient_graph(x)
+        self.space.ravel(x, "an exact Hessian")
+        products = self._products(x)
         self.tally.hessians += 1
-        blocks = [[i] for i in range(len(x))] if kind == "block" else [list(range(len(x)))]
-        matrices = []
-        for block in blocks:
-            with torch.enable_grad():
-                flat = self.space.ravel([gradient[i] for i in block], owner)
-            self.tally.products += flat.shape[-1]
-            self.tally.passes += CURVED * flat.shape[-1]
-            matrices.append(pull_rows(flat, [leaves[i] for i in block], self.space))
+        matrices = [products.matrix(block, "an exact Hessian") for block in blocks_of(x, kind)]
+        rows = sum(matrix.shape[-1] for matrix in matrices)
+        self.tally.products += rows
+        self.tally.passes += CURVED * rows
         return matrices
 
-    def _gradient_graph(self, x: Vector) -> tuple[Vector, Vector]:
-        if self._linear is None or self._linear[0] is not x:
+    def _products(self, x: Vector) -> HessianProducts:
+        if self._curvature is None or self._curvature[0] is not x:
             at_hand = self._seen is not None and self._seen[0] is x
             leaves, value = self._seen[1:] if self._seen is not None and at_hand else self._call(x)
             self.tally.gradients += 1
             self.tally.passes += BACKWARD
-            with torch.enable_grad():
-                self._linear = x, leaves, graph_of(value.sum(), leaves)
-        return self._linear[1], self._linear[2]
+            self._curvature = x, HessianProducts(value, leaves, self.space)
+        return self._curvature[1]
 
 
 def forward_of(
-    function: Callable[[Any], Tensor], structure: Structure, owner: str, *, scalar: bool = True
+    function: Callable[[Any], Tensor], structure: TensorStructure, owner: str, *, scalar: bool = True
 ) -> Callable[[Vector], tuple[Vector, Tensor]]:
     """Return what evaluates ``function`` at detached copies of ``x``; ``scalar``: a value for each lane.
 
@@ -348,7 +318,7 @@ _CHANGES = (
 )
 
 
-def _refusal(function: Callable[[Any], Any], structure: Structure, x: Vector) -> str | None:
+def _refusal(function: Callable[[Any], Any], structure: TensorStructure, x: Vector) -> str | None:
     """Say why a function fails on tensors that want gradients, if it doesn't on others."""
 
     def works(track: bool) -> bool:
@@ -382,101 +352,3 @@ def _are_unchanged(leaves: Vector, x: Vector, begun: bool) -> bool:
         if not torch.equal(one, other) and not torch.equal(one.nan_to_num(), other.nan_to_num()):
             return False
     return True
-
-
-def gradient_of(value: Tensor, leaves: Vector, u: Tensor | None = None, *, retain: bool = False) -> Vector:
-    """Return the gradient of a scalar, or ``J'u`` of any tensor; zeros for what it doesn't depend on."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return _derivatives(value, leaves, u, retain_graph=retain)
-
-
-def graph_of(value: Tensor, leaves: Vector, u: Tensor | None = None) -> Vector:
-    """Return a gradient as :func:`gradient_of` does, but one that can be differentiated again."""
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    return _derivatives(value, leaves, u, create_graph=True)
-
-
-def _derivatives(value: Tensor, leaves: Vector, u: Tensor | None, **options: bool) -> Vector:
-    try:
-        found = torch.autograd.grad(value, leaves, u, allow_unused=True, materialize_grads=True, **options)
-    except RuntimeError as problem:
-        if not any(words in str(problem) for words in _OVERWRITTEN):
-            raise
-        raise OptionError(
-            "the function changes a tensor in place that its gradient needs, so that there is none; compute "
-            f"without that, y = y + 1 in place of y += 1 ({' '.join(str(problem).split())[:160]})"
-        ) from problem
-    return list(map(_dense, found))
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    """Fill the gradient of an embedding with ``sparse=True``, whose other rows count as zero."""
-    return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def pull_rows(outputs: Tensor, inputs: Vector, space: Space) -> Tensor:
-    """Return the Jacobian, ``[..., m, n]``, of ``[..., m]`` with respect to tensors of n elements together.
-
-    A row is one pass back, which serves all lanes where each lane of ``outputs`` depends on its own alone.
-    """
-    m = outputs.shape[-1]
-
-    def units(begin: int, end: int) -> Tensor:
-        rows = outputs.new_zeros((end - begin, *outputs.shape))
-        rows[range(end - begin), ..., range(begin, end)] = 1
-        return rows
-
-    found = pull_many(outputs, inputs, m, units)
-    lead = (m,) if space.lanes is None else (m, space.lanes)
-    flat = [
-        rows.reshape(*lead, leaf.numel() // (space.lanes or 1))
-        for rows, leaf in zip(found, inputs, strict=True)
-    ]
-    return torch.cat(flat, dim=-1).movedim(0, -2)
-
-
-def pull_many(
-    outputs: Tensor, inputs: Vector, count: int, vectors: Callable[[int, int], Tensor]
-) -> list[Tensor]:
-    """Return ``J'u`` for many u: for each input ``[count, *input.shape]``.
-
-    Several are computed in one batched backward pass; where that isn't possible (an operation without a
-    batching rule, not enough memory) one after the other.
-
-    Args:
-        outputs: with a graph, which is kept.
-        inputs: that ``outputs`` was computed from.
-        count: how many u there are.
-        vectors: from ``begin, end`` to these of them, ``[end - begin, *outputs.shape]``.
-    """
-    parts: list[list[Tensor]] = []
-    batched = True
-    for begin in range(0, count, _AT_ONCE):
-        chunk = vectors(begin, min(begin + _AT_ONCE, count))
-        if batched:
-            try:
-                found = _pull_batched(outputs, inputs, chunk)
-            except RuntimeError:
-                batched = False
-        if not batched:
-            each = [gradient_of(outputs, inputs, u, retain=True) for u in chunk]
-            found = [torch.stack(rows) for rows in zip(*each, strict=True)]
-        parts.append(found)
-    if not parts:
-        return [leaf.new_zeros((0, *leaf.shape)) for leaf in inputs]
-    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
-
-
-def _pull_batched(outputs: Tensor, inputs: Vector, chunk: Tensor) -> list[Tensor]:
-    with warnings.catch_warnings():
-        # where an operation is batched by a loop, that is slower than it could be but right
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        found = torch.autograd.grad(
-            outputs, inputs, chunk, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
-    return [
-        leaf.new_zeros((len(chunk), *leaf.shape)) if rows is None else rows
-        for rows, leaf in zip(found, inputs, strict=True)
-    ]

@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.curvature import CompositeProblem
-from thalweg.secondorder.damping import GaussNewton, LevenbergMarquardt, descend_damped
-from thalweg.secondorder.ending import Limits
+from thalweg.secondorder.composite import CompositeObjective
+from thalweg.secondorder.damping import GaussNewtonDirection, LevenbergMarquardtMethod, descend_damped
 from thalweg.secondorder.minimizing import Watch, named_search, solution_of, with_points
-from thalweg.secondorder.models import SolverName
-from thalweg.secondorder.problem import Structure, forward_of
+from thalweg.secondorder.objective_function import TensorStructure, forward_of
+from thalweg.secondorder.quadratic_models import SolverName
 from thalweg.secondorder.searches import Backtracking, Search
 from thalweg.secondorder.solution import Solution, Tally
 from thalweg.secondorder.solver import descend
+from thalweg.secondorder.termination import DescentLimits
 
-__all__ = ["least_squares"]
+__all__ = [
+    "least_squares",
+]
 
-_METHODS: dict[str, GaussNewton | LevenbergMarquardt] = {
-    "gauss-newton": GaussNewton(),
-    "levenberg-marquardt": LevenbergMarquardt(),
+_METHODS: dict[str, GaussNewtonDirection | LevenbergMarquardtMethod] = {
+    "gauss-newton": GaussNewtonDirection(),
+    "levenberg-marquardt": LevenbergMarquardtMethod(),
 }
 
 
@@ -32,7 +34,7 @@ def least_squares(
     residuals: Callable[[Any], Tensor],
     x0: Any,
     *,
-    method: str | GaussNewton | LevenbergMarquardt = "levenberg-marquardt",
+    method: str | GaussNewtonDirection | LevenbergMarquardtMethod = "levenberg-marquardt",
     loss: Callable[[Tensor], Tensor] | None = None,
     search: str | Search | None = None,
     tolerance: float = 1e-8,
@@ -60,8 +62,8 @@ def least_squares(
         max_iterations: accepted steps.
         max_evaluations: calls of the function, whatever they are for; with ``lanes`` a call serves all of
             them. None: no limit.
-        callback: called with a ``Record`` after each accepted step, whose ``x`` is a copy of the point; a
-            true answer ends the run (or the lane).
+        callback: called with an ``IterationRecord`` after each accepted step, whose ``x`` is a copy of the
+            point; a true answer ends the run (or the lane).
         solver: ``"dense"``: the Jacobian as a matrix; ``"cg"``: conjugate gradients on products with it, for
             many parameters, or sharded ones. A method that is an object has its own.
         max_products: of ``"cg"`` in one direction; None: twice the number of elements or
@@ -94,7 +96,7 @@ def least_squares(
     Source: INDEX O10; the generalized Gauss-Newton matrix after Schraudolph, 2002.
     """
     made = _METHODS.get(method) if isinstance(method, str) else method
-    if not isinstance(made, (GaussNewton, LevenbergMarquardt)):
+    if not isinstance(made, (GaussNewtonDirection, LevenbergMarquardtMethod)):
         raise OptionError(f"least_squares: there is no method {method!r}; {nearest(str(method), _METHODS)}")
     if isinstance(method, str):
         made = replace(made, solver=solver, max_products=max_products)
@@ -103,12 +105,12 @@ def least_squares(
             "least_squares: the method is an object, which has a solver and max_products of its own; "
             f"give them to it: {type(method).__name__}(solver='cg')"
         )
-    if search is not None and isinstance(made, LevenbergMarquardt):
+    if search is not None and isinstance(made, LevenbergMarquardtMethod):
         raise OptionError(
             "least_squares: Levenberg-Marquardt takes no search, since its damping decides how far to go; "
             "leave search out, or use method='gauss-newton'"
         )
-    limits = Limits(
+    limits = DescentLimits(
         tolerance=tolerance,
         tolerance_change=tolerance_change,
         max_iterations=max_iterations,
@@ -116,11 +118,11 @@ def least_squares(
     )
     # whatever surrounds the call: without graphs every gradient would count as zero
     with torch.inference_mode(False), torch.enable_grad():
-        structure, tally = Structure(x0, "least_squares", lanes), Tally()
+        structure, tally = TensorStructure(x0, "least_squares", lanes), Tally()
         forward = forward_of(residuals, structure, "least_squares", scalar=False)
-        problem = CompositeProblem(forward, loss, tally, structure.space, lasting=True)
+        problem = CompositeObjective(forward, loss, tally, structure.space, lasting=True)
         told = with_points(callback, structure)
-        if isinstance(made, GaussNewton):
+        if isinstance(made, GaussNewtonDirection):
             way = Backtracking() if search is None else named_search(search)
             found = descend(problem, structure.x, made, way, limits=limits, callback=told, lowest=True)
         else:

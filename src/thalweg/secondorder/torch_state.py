@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space, Vector, is_sharded
 from thalweg.secondorder.solution import BACKWARD, FORWARD
-from thalweg.secondorder.vectors import Space, Vector, is_sharded
 
-__all__ = ["as_torchs", "from_torchs"]
+__all__ = [
+    "as_torchs",
+    "from_torchs",
+]
 
 _COUNTS = ("n_iter", "func_evals", "passes")
 # whose curvature the vectors hold, which torch's state doesn't say
