@@ -18,8 +18,8 @@ from thalweg.secondorder import (
     least_squares,
     minimize,
 )
-from thalweg.secondorder.curvature_optimizers import LevenbergMarquardtMethod as LevenbergMarquardtOptimizer
-from thalweg.secondorder.curvature_optimizers import NewtonCGDirection as NewtonCGOptimizer
+from thalweg.secondorder.curvature_optimizers import LevenbergMarquardt as LevenbergMarquardtOptimizer
+from thalweg.secondorder.curvature_optimizers import NewtonCG as NewtonCGOptimizer
 from thalweg.secondorder.minimizing import SEARCHES
 from thalweg.secondorder.optimizers import BFGS, LBFGS, NonlinearCG, SteepestDescent
 

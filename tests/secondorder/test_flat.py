@@ -20,7 +20,7 @@ from thalweg.secondorder import (
     least_squares,
     minimize,
 )
-from thalweg.secondorder.curvature_optimizers import NewtonDirection as NewtonOptimizer
+from thalweg.secondorder.curvature_optimizers import Newton as NewtonOptimizer
 from thalweg.secondorder.objective_function import AutogradObjective
 from thalweg.secondorder.solution import Tally
 

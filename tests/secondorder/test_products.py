@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from thalweg.curvature.differentiation import pull_many
 from thalweg.errors import OptionError
 from thalweg.secondorder import GaussNewtonDirection, LevenbergMarquardtMethod, least_squares
 from thalweg.secondorder.composite import CompositeObjective
-from thalweg.secondorder.objective_function import EvaluatedPoint, TensorStructure, forward_of, pull_many
+from thalweg.secondorder.objective_function import EvaluatedPoint, TensorStructure, forward_of
 from thalweg.secondorder.solution import Tally
 
 CASES = ("mse", "cross-entropy", "batch-norm", "residuals")

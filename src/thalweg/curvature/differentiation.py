@@ -7,19 +7,52 @@ multiplication by the Hessian, 1994.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 
-__all__ = ["gradient_of", "graph_of", "jacobian", "pull_many", "pull_rows"]
+__all__ = [
+    "differentiable_twice",
+    "gradient_of",
+    "graph_of",
+    "jacobian",
+    "outside_inference",
+    "pull_many",
+    "pull_rows",
+]
 
 # How many passes are computed at once: enough for the overhead of one to vanish, few enough for memory.
 _AT_ONCE = 64
 _OVERWRITTEN = ("modified by an inplace operation", "in-place operation", "inplace operation")
+
+
+@contextmanager
+def differentiable_twice(*modules: nn.Module) -> Iterator[None]:
+    """Compute what is called within by operations that can be differentiated again.
+
+    Fused attention can't, nor can recurrent layers by cuDNN.
+
+    Args:
+        modules: that are called; where none of them is recurrent, cuDNN stays as it is.
+    """
+    recurrent = any(isinstance(part, nn.RNNBase) for module in modules for part in module.modules())
+    plain = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), plain:
+        yield
+
+
+def outside_inference(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd may keep: a copy of one that was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 def gradient_of(value: Tensor, leaves: Vector, u: Tensor | None = None, *, retain: bool = False) -> Vector:

@@ -116,6 +116,11 @@ class GaussNewtonProducts(JacobianProducts):
         self._loss = loss
         self._slope: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def gradient(self) -> Vector:
+        """The gradient of the loss."""
+        return self.pull(self.slope())
+
     def product(self, v: Vector) -> Vector:
         """Return ``Gv``."""
         return self.pull(self.bend(self.push(v)))
