@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thalweg import calibration as calibration
     from thalweg import catalogue as catalogue
     from thalweg import clipping as clipping
+    from thalweg import curvature as curvature
     from thalweg import data as data
     from thalweg import ensembles as ensembles
     from thalweg import equipment as equipment
@@ -64,6 +65,7 @@ __all__ = [
     "calibration",
     "catalogue",
     "clipping",
+    "curvature",
     "data",
     "ensembles",
     "equipment",

@@ -13,10 +13,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
@@ -31,6 +30,9 @@ from thalweg.objectives import Loss, Task, as_loss
 from thalweg.objectives import loss as loss_called
 from thalweg.objectives.dividing import Division, divided
 from thalweg.objectives.given import usable
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["CurvatureOperator", "GaussNewtonMatrix", "Hessian", "Jacobian", "TransposedJacobian"]
 
@@ -180,6 +182,7 @@ class CurvatureOperator(_ModelOperator):
 
     def to_scipy(self) -> LinearOperator:
         """Return it as SciPy's ``LinearOperator``, for ``scipy.sparse.linalg.eigsh`` and others."""
+        from scipy.sparse.linalg import LinearOperator
 
         def product(v: Any) -> Any:
             found: Tensor = self @ torch.as_tensor(v).reshape(-1)

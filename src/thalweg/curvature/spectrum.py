@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from thalweg import streams
@@ -156,7 +155,7 @@ def lanczos(
 
     Source: INDEX X3, X9; Golub and Van Loan, Matrix Computations, 10.1-10.3.
     """
-    _check(operator, tolerance, most_products)
+    _check("lanczos", tolerance, most_products)
     if ends not in ("both", "largest", "smallest"):
         raise OptionError(f"lanczos: ends is {ends!r}; give 'both', 'largest' or 'smallest'")
     product = _product_of(operator)
@@ -173,7 +172,7 @@ def lanczos(
             for _ in range(2):
                 w = w - kept.T @ (kept @ w)
             beta = float(torch.linalg.vector_norm(w))
-            values, rotation = eigh_tridiagonal(np.array(alphas), np.array(betas))
+            values, rotation = np.linalg.eigh(np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1))
             scale = float(np.abs(values).max())
             if len(basis) == size or beta <= 1e-13 * scale:
                 # there is no other direction with a part in the start
@@ -194,7 +193,7 @@ def lanczos(
         residual = float(residuals[i])
         return Eigenpair(
             value=float(values[i]),
-            vector=operator.vectors.unflat(vector / torch.linalg.vector_norm(vector)),
+            vector=operator.vectors.unflat(_unit(vector)),
             residual=residual,
             converged=residual <= least,
         )
@@ -225,7 +224,7 @@ def power_iteration(
 
     Source: INDEX X9; Golub and Van Loan, Matrix Computations, 7.3.1.
     """
-    _check(operator, tolerance, most_products)
+    _check("power_iteration", tolerance, most_products)
     product = _product_of(operator)
     v = _start(operator, start, seed)
     with operator.held():
@@ -236,7 +235,7 @@ def power_iteration(
             converged = residual <= tolerance * abs(value)
             if converged:
                 break
-            v = w / torch.linalg.vector_norm(w)
+            v = _unit(w)
     return Eigenpair(value=value, vector=operator.vectors.unflat(v), residual=residual, converged=converged)
 
 
@@ -257,7 +256,7 @@ def trace(operator: CurvatureOperator, *, samples: int = 32, seed: int = 0) -> T
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989.
     """
     found: list[float] = []
-    _sample(operator, samples, seed, lambda z, az: found.append(float(z @ az)))
+    _sample("trace", operator, samples, seed, lambda z, az: found.append(float(z @ az)))
     error = float(np.std(found, ddof=1)) / math.sqrt(samples)
     return TraceEstimate(value=float(np.mean(found)), standard_error=error, samples=samples)
 
@@ -282,7 +281,7 @@ def diagonal(operator: CurvatureOperator, *, samples: int = 32, seed: int = 0) -
         mean.add_(before / count)
         spread.add_(before * (z * az - mean))
 
-    _sample(operator, samples, seed, take)
+    _sample("diagonal", operator, samples, seed, take)
     errors = (spread / (samples - 1) / samples).sqrt()
     vectors = operator.vectors
     return DiagonalEstimate(
@@ -291,11 +290,13 @@ def diagonal(operator: CurvatureOperator, *, samples: int = 32, seed: int = 0) -
 
 
 def _sample(
-    operator: CurvatureOperator, samples: int, seed: int, take: Callable[[Tensor, Tensor], None]
+    owner: str, operator: CurvatureOperator, samples: int, seed: int, take: Callable[[Tensor, Tensor], None]
 ) -> None:
     """Hand over random signs and their products."""
     if samples < 2:
-        raise OptionError(f"samples is {samples}; give at least 2, of which a standard error can be had")
+        raise OptionError(
+            f"{owner}: samples is {samples}; give at least 2, of which a standard error can be had"
+        )
     product = _product_of(operator)
     size, device = operator.shape[0], operator.vectors.device
     with operator.held():
@@ -325,11 +326,11 @@ def _product_of(operator: CurvatureOperator) -> Callable[[Tensor], Tensor]:
     return product
 
 
-def _check(operator: CurvatureOperator, tolerance: float, most_products: int) -> None:
+def _check(owner: str, tolerance: float, most_products: int) -> None:
     if not 0 < tolerance < math.inf:
-        raise OptionError(f"tolerance is {tolerance}; give a finite number above 0")
+        raise OptionError(f"{owner}: tolerance is {tolerance}; give a finite number above 0")
     if most_products < 1:
-        raise OptionError(f"most_products is {most_products}; give at least 1")
+        raise OptionError(f"{owner}: most_products is {most_products}; give at least 1")
 
 
 def _start(operator: CurvatureOperator, start: Any, seed: int, *, mixed: bool = False) -> Tensor:
@@ -337,14 +338,15 @@ def _start(operator: CurvatureOperator, start: Any, seed: int, *, mixed: bool = 
     drawn = streams.normal(
         (vectors.size,), seed=seed, stream="curvature/start", dtype=torch.float64, device=vectors.device
     )
-    drawn = drawn / torch.linalg.vector_norm(drawn)
     if start is None:
-        return drawn
+        return _unit(drawn)
     flat = vectors.flat(vectors.take(start)[0]).to(torch.float64)
-    length = torch.linalg.vector_norm(flat)
-    if not 0 < float(length) < math.inf:
-        raise OptionError(f"the start's length is {float(length)}; give a finite vector that isn't zero")
-    flat = flat / length
-    if mixed:
-        flat = flat + _MIXED * drawn
-    return flat / torch.linalg.vector_norm(flat)
+    length = float(torch.linalg.vector_norm(flat))
+    if not 0 < length < math.inf:
+        raise OptionError(f"start: its length is {length}; give a finite vector that isn't zero")
+    return _unit(_unit(flat) + _MIXED * _unit(drawn)) if mixed else _unit(flat)
+
+
+def _unit(vector: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(vector)
+    return vector / length

@@ -11,8 +11,8 @@ from thalweg.optim.quickprop import Quickprop
 from thalweg.optim.schedule_free import ScheduleFreeAdamW
 from thalweg.optim.sign import Lion, Rprop
 from thalweg.optim.soap import SOAP
-from thalweg.secondorder.optimizers import BFGS, LBFGS, NonlinearCG, SteepestDescent
 from thalweg.secondorder.curvature_optimizers import GaussNewton, LevenbergMarquardt, Newton, NewtonCG
+from thalweg.secondorder.optimizers import BFGS, LBFGS, NonlinearCG, SteepestDescent
 
 __all__ = [
     "BFGS",

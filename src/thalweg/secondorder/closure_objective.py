@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.curvature.differentiation import differentiable_twice
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.secondorder.objective_function import EvaluatedPoint, HessianKind, ObjectiveFunction
@@ -131,7 +132,8 @@ class GraphForward:
     def __call__(self, x: Vector) -> tuple[Vector, Tensor]:
         """Return the parameters, which are set to ``x``, and the result there."""
         write(self._params, x)
-        result, groups = self._exchange.call(self._closure)
+        with differentiable_twice():
+            result, groups = self._exchange.call(self._closure)
         if not isinstance(result, Tensor):
             raise OptionError(
                 f"{self._owner}: the closure returned {type(result).__name__}; it has to return "

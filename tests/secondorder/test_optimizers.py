@@ -342,3 +342,22 @@ def test_a_function_without_a_graph_is_refused_and_a_wall_is_not(solve: Any) -> 
 
     if solve is minimize:
         assert 1 < float(minimize(walled, x).x.max()) <= 2.5
+
+
+@pytest.mark.parametrize("name", ["Newton", "NewtonCG", "GaussNewton", "LevenbergMarquardt"])
+def test_fused_attention_is_differentiated_twice(name: str) -> None:
+    torch.manual_seed(0)
+    inner, last = nn.Linear(3, 12).double(), nn.Linear(4, 1).double()
+    x, y = torch.randn(6, 5, 3, dtype=torch.float64), torch.randn(6, 5, 1, dtype=torch.float64)
+
+    def closure() -> Tensor:
+        q, k, v = inner(x)[:, None].chunk(3, -1)
+        off = last(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]) - y
+        return off.square().mean() if name.startswith("Newton") else off
+
+    params = [*inner.parameters(), *last.parameters()]
+    options = {"modified": True, "line_search_fn": "strong_wolfe"} if name == "Newton" else {}
+    optimizer = getattr(matrix_faces, name)(params, **options)
+    values = [float(optimizer.step(closure)) for _ in range(4)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < values[0]
