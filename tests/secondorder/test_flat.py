@@ -123,7 +123,10 @@ def test_modified_eigenvalues_are_magnitudes_with_damping_on_top(damping: float)
     turned = np.einsum("kji,kj->ki", q, g)
     matrices = torch.from_numpy(q * values[:, None, :] @ q.transpose(0, 2, 1))
     for modified in (True, False):
-        newton, sizes = NewtonDirection(modified=modified, damping=damping), np.abs(values) if modified else values
+        newton, sizes = (
+            NewtonDirection(modified=modified, damping=damping),
+            np.abs(values) if modified else values,
+        )
         expected = torch.from_numpy(-np.einsum("kij,kj->ki", q, turned / (sizes + damping)))
         torch.testing.assert_close(newton.solve(matrices, torch.from_numpy(g)), expected)
         for matrix, own, one in zip(matrices, torch.from_numpy(g), expected, strict=True):

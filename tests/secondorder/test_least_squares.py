@@ -13,6 +13,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from thalweg.curvature.vectors import Space
 from thalweg.errors import OptionError
 from thalweg.secondorder import (
     Fixed,
@@ -25,7 +26,6 @@ from thalweg.secondorder import (
 )
 from thalweg.secondorder.directions import AcceptedStep
 from thalweg.secondorder.objective_function import EvaluatedPoint
-from thalweg.curvature.vectors import Space
 
 METHODS = ["gauss-newton", "levenberg-marquardt"]
 

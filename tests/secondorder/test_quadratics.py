@@ -25,7 +25,7 @@ from thalweg.secondorder import (
     SteepestDescentDirection,
     minimize,
 )
-from thalweg.secondorder.directions import FORMULAS, Direction, Formula, AcceptedStep
+from thalweg.secondorder.directions import FORMULAS, AcceptedStep, Direction, Formula
 from thalweg.secondorder.objective_function import AutogradObjective, EvaluatedPoint
 from thalweg.secondorder.solution import Tally
 
@@ -317,7 +317,9 @@ def test_the_matrix_of_bfgs_is_its_formula(initial: Any) -> None:
     method, space = BFGSDirection(initial=initial), Space()
 
     def at(x: np.ndarray, g: np.ndarray) -> EvaluatedPoint:
-        return EvaluatedPoint([torch.from_numpy(x)], torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)])
+        return EvaluatedPoint(
+            [torch.from_numpy(x)], torch.zeros((), dtype=torch.float64), [torch.from_numpy(g)]
+        )
 
     x, g = rng.standard_normal((2, 4))
     state, matrix, first = method.begin(space, at(x, g)), np.eye(4), True
@@ -327,7 +329,9 @@ def test_the_matrix_of_bfgs_is_its_formula(initial: Any) -> None:
         s = 0.3 * d
         old, new = at(x, g), at(x + s, g + y)
         length = torch.tensor(0.3, dtype=torch.float64)
-        state = method.update(state, AcceptedStep(space, [True], [curved], length, [torch.from_numpy(d)], old, new))
+        state = method.update(
+            state, AcceptedStep(space, [True], [curved], length, [torch.from_numpy(d)], old, new)
+        )
         if curved:
             if first and initial == "scaled":
                 matrix = matrix * (s @ y) / (y @ y)

@@ -8,12 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from thalweg.secondorder import BFGSDirection, Backtracking, Status, minimize
-from thalweg.secondorder.termination import DescentLane, DescentLimits, LowestPoint
-from thalweg.secondorder.objective_function import AutogradObjective, EvaluatedPoint, TensorStructure, forward_of
+from thalweg.curvature.vectors import Space
+from thalweg.secondorder import Backtracking, BFGSDirection, Status, minimize
+from thalweg.secondorder.objective_function import (
+    AutogradObjective,
+    EvaluatedPoint,
+    TensorStructure,
+    forward_of,
+)
 from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import descend
-from thalweg.curvature.vectors import Space
+from thalweg.secondorder.termination import DescentLane, DescentLimits, LowestPoint
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -0.5, 1e6, -1e6])
