@@ -98,6 +98,32 @@ def test_imports_go_upwards(path: Path) -> None:
     assert misplaced(path, ast.parse(path.read_text(encoding="utf-8"))) == []
 
 
+def test_no_package_leads_back_to_a_room_that_imports_from_it() -> None:
+    """Importing a module runs the ``__init__`` of its package first, and all that this hands on."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    rooms_of: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        rooms_of.setdefault(room_of(path), set()).update(room for _, room in imported_rooms(tree))
+
+    def reached(room: str) -> set[str]:
+        found: set[str] = set()
+        left = {room}
+        while left:
+            here = left.pop()
+            found.add(here)
+            left |= rooms_of.get(here, set()) - found
+        return found - {room}
+
+    back = [
+        f"{name_of(path)}, line {line}: {room} leads back to {room_of(path)}"
+        for path, tree in trees.items()
+        if path not in EXEMPT
+        for line, room in imported_rooms(tree)
+        if room != room_of(path) and room_of(path) in reached(room)
+    ]
+    assert back == []
+
+
 def module_of(path: Path) -> str:
     return ".".join(("thalweg", *path.relative_to(SOURCE).with_suffix("").parts))
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.dtensors import is_dtensor
 from thalweg.errors import OptionError
-from thalweg.optim.views import is_dtensor
 
 __all__ = ["Clipped", "clip_by_norm", "clip_by_unit", "clip_by_value", "total_norm"]
 

@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from thalweg.dtensors import is_dtensor
 from thalweg.errors import ModelError, OptionError
-from thalweg.optim.views import is_dtensor
 
 __all__ = ["Average", "Exponential", "Kind", "Tail", "Uniform", "tensors_of", "update"]
 

@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
 
 from thalweg import streams
+from thalweg.dtensors import is_dtensor
 from thalweg.errors import OptionError
-from thalweg.optim.views import is_dtensor
 
 __all__ = ["NORMS", "Numbers", "Role", "Weight", "dense", "matching", "role_of", "roles", "whole", "write"]
 

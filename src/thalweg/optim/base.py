@@ -16,8 +16,8 @@ from thalweg import runtimes
 from thalweg.errors import OptionError
 from thalweg.optim import differentiable
 from thalweg.optim.ledger import Ledger, identical, picked
-from thalweg.optim.loading import copied, load_between
 from thalweg.optim.views import is_sharded, own, placed, real
+from thalweg.optimizer_state import copied, load_between
 from thalweg.rules import MatrixRule, Rule
 from thalweg.runtimes.tables import PLAIN
 

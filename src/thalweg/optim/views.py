@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+    pass
 
-__all__ = ["is_dtensor", "is_sharded", "own", "placed", "real"]
-
-
-def is_dtensor(thing: object) -> TypeGuard[DTensor]:
-    """Say whether it is a DTensor, without importing that class, which takes as long as torch itself.
-
-    >>> is_dtensor(torch.zeros(2))
-    False
-    """
-    # where nobody has imported the class, there is no object of it
-    tensor_class = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return tensor_class is not None and isinstance(thing, tensor_class)
+__all__ = ["is_sharded", "own", "placed", "real"]
 
 
 def real(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
-from thalweg.optim.loading import copied, load_between
+from thalweg.optimizer_state import copied, load_between
 from thalweg.secondorder.closure_objective import Closure, dense, write
 from thalweg.secondorder.descent import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from thalweg.dtensors import is_dtensor
 from thalweg.lanes.movement import weighed_bits
-from thalweg.optim.views import is_dtensor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import is_number
 
