@@ -208,8 +208,8 @@ def test_generalized_gauss_newton_matrix_of_a_curved_model() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_jacobian_by_rows_and_by_columns(shape: tuple[int, int]) -> None:
+    from thalweg.curvature.differentiation import jacobian
     from thalweg.curvature.vectors import Space
-    from thalweg.secondorder.quadratic_models import jacobian
 
     m, n = shape
     a = torch.from_numpy(np.random.default_rng(5).standard_normal(shape))

@@ -86,7 +86,7 @@ def test_the_count_of_a_composite_is_that_of_matrix_products(
     squared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # many at once are fewer products of larger matrices
-    monkeypatch.setattr("thalweg.secondorder.objective_function._AT_ONCE", 1)
+    monkeypatch.setattr("thalweg.curvature.differentiation._AT_ONCE", 1)
     structure, tally = TensorStructure(weights(), "test"), Tally()
 
     def few(w: list[Tensor]) -> Tensor:
