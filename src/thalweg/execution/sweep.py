@@ -18,6 +18,7 @@ from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, nearest, option
 from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Execution
+from thalweg.execution.executors import Executor
 from thalweg.execution.journal import Journal
 from thalweg.generators import own_generators
 from thalweg.initial import initialize
@@ -110,6 +111,7 @@ def sweep(
     out: str | Path | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
+    executor: Executor | None = None,
 ) -> Sweep:
     """Train each setting with each seed, and return a table of the curves.
 
@@ -135,6 +137,7 @@ def sweep(
         out: a run directory, in which ``table.csv`` is left; with it an interrupted sweep can be resumed.
         resume: go on with the sweep in ``out``.
         watcher: told how far it is.
+        executor: carries the runs out elsewhere; by default they are, here or in processes of this machine.
 
     Returns:
         The table, and what sums it up.
@@ -193,7 +196,9 @@ def sweep(
         raise OptionError("resume needs out: name the run directory of the sweep to go on with")
     directory = None if out is None else taken_up(Path(out), config, resume=resume, what="sweep")
     with nullcontext() if directory is None else directory:
-        outcomes, choice = _carried_out(runs, problem, workload, engine, directory, watcher or Silent())
+        outcomes, choice = _carried_out(
+            runs, problem, workload, engine, directory, watcher or Silent(), executor
+        )
         table = _table(runs, outcomes, problem, workload)
         if directory is not None:
             directory.write_text("table.csv", table.write_csv())
@@ -210,6 +215,7 @@ def _carried_out(
     engine: str,
     directory: RunDirectory | None,
     watcher: Watcher,
+    executor: Executor | None,
 ) -> tuple[dict[str, Outcome], Choice]:
     journal = Journal(directory)
     steps = problem.steps(workload)
@@ -234,7 +240,9 @@ def _carried_out(
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)
         try:
-            with Execution(choice, journal, stop=stop, advanced=advanced, predictions=False) as execution:
+            with Execution(
+                choice, journal, stop=stop, advanced=advanced, predictions=False, elsewhere=executor
+            ) as execution:
                 return execution.run("sweep", runs, problem, workload, stage="sweep"), choice
         except Interrupted as problem_:
             if directory is None:
