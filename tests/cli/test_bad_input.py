@@ -258,8 +258,8 @@ def test_a_model_whose_output_does_not_fit(refused: Refused) -> None:
 
 def test_an_output_directory_that_exists(refused: Refused) -> None:
     said = refused("--data", "iris", files={"out/results.json": "{}"})
-    assert "out" in said
-    assert "--resume" in said
+    assert "the directory out exists already" in said
+    assert "give another --out" in said
 
 
 def test_an_output_directory_that_is_a_file(refused: Refused) -> None:

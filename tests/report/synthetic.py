@@ -262,7 +262,7 @@ def make(
     finite.sort(key=lambda o: (-1 if higher else 1) * (o.mean or 0.0))
     leaders = [o.name for o in finite[:3]]
     winner = leaders[0] if leaders else None
-    metric = "accuracy" if higher else "rmse"
+    metric = "accuracy" if higher else "RMSE"
     sentence = (
         f"{title_of[winner]} is best on {'digits' if higher else 'houses'}, "
         f"and {len(leaders) - 1} other optimizers can't be told from it at a margin of {margin:g} {metric}."

@@ -93,7 +93,7 @@ def test_setup_says_what_a_sceptic_asks(results: Results):
     for needed in (
         "blake2b:7d3f0c55a1b2c3d4",
         "2.13.0",
-        "bit for bit",
+        "exactly the same numbers, to the last digit",
         "3 races so far",
         "looks like an identifier",
     ):

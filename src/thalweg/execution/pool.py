@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,6 +45,8 @@ def prepare_workers() -> None:
     """
     if cores() > 1 and "forkserver" in multiprocessing.get_all_start_methods():
         _context()
+        # first, since it unblocks signals once it has started
+        resource_tracker.ensure_running()
         with _without_main(), _signals_blocked():
             forkserver.ensure_running()
 
