@@ -205,7 +205,7 @@ def test_what_an_ensemble_leaves_behind(four: Path) -> None:
     names = {path.name for path in four.iterdir()}
     assert {f"member-{n}.safetensors" for n in (1, 2, 3, 4)} <= names
     assert "weights.safetensors" not in names
-    assert not list((four / "checkpoints").iterdir())
+    assert [path.name for path in (four / "checkpoints").iterdir()] == ["run_id"]
     assert Stored.read(four / "model.json").members == [1, 2, 3, 4]
     card = (four / "README.md").read_text()
     assert "4 independent models, each with 67 parameters; their average predicts" in card

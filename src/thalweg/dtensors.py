@@ -14,6 +14,7 @@ __all__ = ["is_dtensor"]
 def is_dtensor(thing: object) -> TypeGuard[DTensor]:
     """Say whether it is a DTensor, without importing that class, which takes as long as torch itself.
 
+    >>> import torch
     >>> is_dtensor(torch.zeros(2))
     False
     """
