@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from thalweg.training.results import TrainResults
+if TYPE_CHECKING:
+    # which know how tables were prepared, and so everything that reads tables
+    from thalweg.training.results import TrainResults
 
 __all__ = ["Evaluation", "Pace", "Progress", "Silent", "Watcher"]
 
