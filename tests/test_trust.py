@@ -21,7 +21,7 @@ from report.synthetic import make
 from thalweg import models, trust
 from thalweg.cli import app
 from thalweg.errors import TrustError
-from thalweg.execution import Task
+from thalweg.execution import RunList
 from thalweg.execution import pool as processes
 from thalweg.plugins import load_object
 from thalweg.run.problem import Problem
@@ -257,7 +257,7 @@ def test_code_that_changes_while_a_run_is_under_way_is_not_run() -> None:
     assert load_object("m.py:value") == 2, "of no run's concern"
 
 
-def built(runs: Any, task: Task, *, stop: Any, advanced: Any) -> Any:
+def built(runs: Any, task: RunList, *, stop: Any, advanced: Any) -> Any:
     return [task.problem.factory((4,), 3)]
 
 
@@ -270,7 +270,7 @@ def test_processes_of_a_race_run_the_code_that_it_began_with(monkeypatch: pytest
     with trust.own_code() as entered:
         given: dict[str, Any] = {"data": None, "loss": "mse", "metric": "mse", "optimizers": {}}
         problem = Problem(factory=models.factory("m.py:net"), **given)
-        task = Task(train=built, groups=(), problem=problem, workload=Workload(epochs=1, batch_size=1))
+        task = RunList(train=built, groups=(), problem=problem, workload=Workload(epochs=1, batch_size=1))
         for name, thing in (("data", None), ("bare", task)):
             Path(name).write_bytes(pickle.dumps(thing))
         code = entered.written()

@@ -241,7 +241,7 @@ def test_mirror_images_that_training_never_saw_are_refused(tmp_path: Path) -> No
 def test_a_race_is_no_training_to_predict_by(tmp_path: Path) -> None:
     (tmp_path / "winner.toml").write_text("version = 1\n")
     with pytest.raises(
-        UserError, match=r"holds a race, not a training; train its winner first: thalweg train"
+        UserError, match=r"holds a race, not a training; train its winner first: thalweg.train"
     ):
         Stored.read(tmp_path / "model.json")
 
