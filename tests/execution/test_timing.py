@@ -37,7 +37,7 @@ class Work(nn.Module):
 
 def test_costs_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that moves with the work alone, whatever else this machine does."""
-    monkeypatch.setattr("thalweg.execution.timing._now", lambda device: Work.now)
+    monkeypatch.setattr("thalweg.execution.timing.now", lambda device: Work.now)
     task = problem(lambda shape, outputs: Work(math.prod(shape), outputs), prepared())
     asked: dict[str, Any] = {"repeats": 3, "seconds": 0.002}
     assert measured_passes(task, workload(), **asked) == 3.0 == FORWARD_BACKWARD

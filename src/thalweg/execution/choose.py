@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from thalweg.data.examples import in_tensors
 from thalweg.errors import ModelError, OptionError
 from thalweg.execution.pool import cores, not_portable
-from thalweg.execution.timing import step_seconds
+from thalweg.execution.timing import now, step_seconds
 from thalweg.generators import undisturbed
 from thalweg.lanes.forward import forward_of
 from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
@@ -64,6 +63,11 @@ class Choice:
     lane_processes: int = 1
     lane_seconds: float | None = None
     loop_seconds: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Choice:
+        """Read a choice that was written down, perhaps among other things."""
+        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})
 
 
 @undisturbed()
@@ -304,18 +308,13 @@ class _Trial:
 
 
 def _step_seconds(step: Callable[[], object], seconds: float, device: torch.device) -> float:
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
     for _ in range(3):
         step()
     times: list[float] = []
     while len(times) < 3 or (sum(times) < seconds and len(times) < 1000):
-        began = now()
+        began = now(device)
         step()
-        times.append(now() - began)
+        times.append(now(device) - began)
     return statistics.median(times)
 
 

@@ -146,13 +146,13 @@ class Execution:
             f"{key}/chunk{number}": chunk
             for number, chunk in enumerate(self._chunks(runs, problem, whole_pools=eliminate is not None))
         }
+        names: list[str] = []
         found: dict[str, Outcome] = {}
         for name in chunks:
             if name in self.journal:
-                value = self.journal.once("runs", name, dict)
-                found |= self._read(value, stage)
-                self._advanced(stage, name, float(len(chunks[name]) * _last_step(value)))
-        names = [name for name in chunks if name not in self.journal]
+                found |= self._replayed(name, name, stage)
+            else:
+                names.append(name)
         began = time.monotonic()
 
         def ended(number: int, outcomes: list[Outcome]) -> None:
@@ -244,9 +244,7 @@ class Execution:
         pending: list[Run] = []
         for run in runs:
             if f"{key}/{run.identity}" in self.journal:
-                value = self.journal.once("runs", f"{key}/{run.identity}", dict)
-                found |= self._read(value, stage)
-                self._advanced(stage, run.identity, float(_last_step(value)))
+                found |= self._replayed(f"{key}/{run.identity}", run.identity, stage)
             else:
                 pending.append(run)
         began, states = time.monotonic(), self._states
@@ -303,6 +301,13 @@ class Execution:
         """What states were for is in the journal now, or left out."""
         if self._states is not None:
             self._states.clear()
+
+    def _replayed(self, key: str, what: str, stage: str) -> dict[str, Outcome]:
+        """Hand back what the journal holds, and tell of its steps."""
+        value = self.journal.once("runs", key, dict)
+        found = self._read(value, stage)
+        self._advanced(stage, what, float(len(found) * _last_step(value)))
+        return found
 
     def _written(self, outcomes: Sequence[Outcome], began: float) -> dict[str, Any]:
         kept = [one if self._predictions else replace(one, test_predictions=[]) for one in outcomes]

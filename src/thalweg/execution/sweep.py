@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars
+from torch import nn
 
 from thalweg import catalogue, data, models, schedules, trust
 from thalweg.catalogue import Entry
@@ -29,9 +29,9 @@ from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.runs.directory import RunDirectory
 from thalweg.runs.environment import usable_device
 from thalweg.runs.interrupt import Interruption
-from thalweg.settings import check_length
+from thalweg.settings import check_length, plain_numbers
 from thalweg.targets import objective_of
-from thalweg.training.fitting import taken_up
+from thalweg.training.fitting import taken_up, whole
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 from thalweg.training.watch import Pace, Silent, Watcher
 
@@ -162,26 +162,24 @@ def sweep(
         )
     if engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"{option('engine')} is {engine!r}, but must be auto, lanes or loop")
+    if out is None and resume:
+        raise OptionError("resume needs out: name the run directory of the sweep to go on with")
+    epochs, evaluations = whole("epochs", epochs), whole("evaluations", evaluations)
+    seed = whole("seed", seed, least=0)
+    size = None if batch_size is None else whole("batch_size", batch_size)
     problem, mark = _problem(
         model, data, [entry for _, entry in asked], loss=loss, metric=metric, target=target, task=task,
-        missing=missing, types=types, collate=collate, seed=_whole("seed", seed, least=0), device=device,
+        missing=missing, types=types, collate=collate, seed=seed, device=device,
     )  # fmt: skip
     examples = len(problem.data.train)
     workload = Workload(
-        epochs=_whole("epochs", epochs, least=1),
-        batch_size=default_batch_size(examples)
-        if batch_size is None
-        else _whole("batch_size", batch_size, least=1),
-        evaluations=_whole("evaluations", evaluations, least=1),
+        epochs=epochs,
+        batch_size=default_batch_size(examples) if size is None else size,
+        evaluations=evaluations,
         score_test=test,
     )
     check_length(workload.epochs, steps_an_epoch(examples, workload.batch_size))
-    models.check(
-        initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0), problem.data,
-        problem.loss_function, problem.metric_function, examples=min(8, workload.batch_size),
-    )  # fmt: skip
-    for setting, entry in asked:
-        _check(setting, entry, problem, workload)
+    _check(asked, problem, workload)
     runs = [
         Run(identity=f"{number}/{each}", setting=setting, seed=each)
         for number, (setting, _) in enumerate(asked)
@@ -192,8 +190,6 @@ def sweep(
         "seeds": numbers, "fingerprint": mark, "loss": problem.loss_function.name,
         "metric": problem.metric_function.name, "seed": seed, "device": device, **asdict(workload),
     }  # fmt: skip
-    if out is None and resume:
-        raise OptionError("resume needs out: name the run directory of the sweep to go on with")
     directory = None if out is None else taken_up(Path(out), config, resume=resume, what="sweep")
     with nullcontext() if directory is None else directory:
         outcomes, choice = _carried_out(
@@ -235,7 +231,7 @@ def _carried_out(
         pace.tell(done, steps * len(runs))
 
     known = journal.once("choice", "choice", measured)
-    choice = Choice(**{each.name: known[each.name] for each in fields(Choice)})
+    choice = Choice.of(known)
     watcher.note(f"{len(runs)} runs of {steps} steps: {choice.reason}")
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)
@@ -282,38 +278,23 @@ def _setting(values: dict[str, Any]) -> tuple[Setting, Entry]:
         raise OptionError(f"initialization is {begins!r}, but must be a scheme's name, or have a scheme")
     return Setting(
         optimizer=entry.name,
-        hyperparameters={name: _number(value) for name, value in values.items() if name not in _OWN},
+        hyperparameters=plain_numbers({name: value for name, value in values.items() if name not in _OWN}),
         schedule=values.get("schedule", "constant"),
         schedule_options=dict(values.get("schedule_options") or {}),
         initialization=dict(begins),
     ), entry
 
 
-def _number(value: Any) -> Any:
-    """Plain numbers in place of NumPy's, since settings are written down."""
-    return value.item() if hasattr(value, "item") and not isinstance(value, (int, float)) else value
-
-
 def _seeds(given: int | Iterable[int]) -> list[int]:
     if isinstance(given, Iterable):
-        numbers = [_whole("seeds", each, least=0) for each in given]
+        numbers = [whole("seeds", each, least=0) for each in given]
     else:
-        numbers = list(range(min(_whole("seeds", given, least=1), _MOST_RUNS + 1)))
+        numbers = list(range(min(whole("seeds", given), _MOST_RUNS + 1)))
     if not numbers:
         raise OptionError("seeds is empty; give at least one")
     if len(set(numbers)) < len(numbers):
         raise OptionError("seeds names one twice; give each once")
     return numbers
-
-
-def _whole(name: str, value: Any, *, least: int) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise OptionError(f"{option(name)} is {value!r}, but must be a whole number of at least {least}")
-    return number
 
 
 def _problem(
@@ -357,27 +338,40 @@ def _made_of(entry: Entry) -> object:
     return entry.call.target if entry.rule is None else entry.rule.function
 
 
-def _check(setting: Setting, entry: Entry, problem: Problem, workload: Workload) -> None:
-    """Refuse a setting that can't be, before anything is trained."""
-    entry.of_run(setting.hyperparameters)
-    if setting.schedule not in schedules.names():
-        raise OptionError(
-            f"there is no schedule {setting.schedule!r}; {nearest(setting.schedule, schedules.names())}"
-        )
+def _check(asked: Sequence[tuple[Setting, Entry]], problem: Problem, workload: Workload) -> None:
+    """Refuse a model or a setting that can't be, before anything is trained."""
+
+    def module() -> nn.Module:
+        return initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0)
+
+    model = module()
+    models.check(
+        model, problem.data, problem.loss_function, problem.metric_function,
+        examples=min(8, workload.batch_size),
+    )  # fmt: skip
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = problem.steps(workload)
-    if setting.schedule != "plateau":
-        schedules.build(setting.schedule, total=steps, **setting.schedule_options)
-    module = initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0)
-    if setting.initialization:
-        options = dict(setting.initialization)
-        initialize(module, options.pop("scheme"), seed=0, **options)
-    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
-    if needed > there:
-        raise OptionError(
-            f"one step of {entry.name} takes {needed:,.0f} forward passes over a batch with {parameters:,} "
-            f"parameters, and a whole run has {there:,.0f}; take a smaller model, or more epochs"
-        )
+    there = FORWARD_BACKWARD * steps
+    begun: list[Mapping[str, Any]] = []
+    for setting, entry in asked:
+        entry.of_run(setting.hyperparameters)
+        if setting.schedule not in schedules.names():
+            raise OptionError(
+                f"there is no schedule {setting.schedule!r}; {nearest(setting.schedule, schedules.names())}"
+            )
+        if setting.schedule != "plateau":
+            schedules.build(setting.schedule, total=steps, **setting.schedule_options)
+        if setting.initialization and setting.initialization not in begun:
+            options = dict(setting.initialization)
+            initialize(module(), options.pop("scheme"), seed=0, **options)
+            begun.append(setting.initialization)
+        needed = least_work(entry, parameters)
+        if needed > there:
+            raise OptionError(
+                f"one step of {entry.name} takes {needed:,.0f} forward passes over a batch with "
+                f"{parameters:,} parameters, and a whole run has {there:,.0f}; take a smaller model, or more "
+                "epochs"
+            )
 
 
 def _column(metric: Metric) -> str:

@@ -18,7 +18,7 @@ from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
 from thalweg.training.steps import FORWARD_BACKWARD, stepping
 
-__all__ = ["measured_passes", "step_seconds", "stepper"]
+__all__ = ["measured_passes", "now", "step_seconds", "stepper"]
 
 
 def step_seconds(
@@ -117,22 +117,23 @@ def stepper(setting: Setting, problem: Problem, workload: Workload) -> Callable[
 def _measure(step: Callable[[], float], repeats: int, seconds: float, device: torch.device) -> list[float]:
     """Seconds a step of the plan, ``repeats`` times over as many as fill ``seconds``, after a few."""
     for _ in range(4):
-        began = _now(device)
+        began = now(device)
         step()
-        lasted = max(_now(device) - began, 1e-9)
+        lasted = max(now(device) - began, 1e-9)
         if lasted > seconds:
             break
     calls = max(1 if lasted > seconds / 3 else 3, min(10_000, int(seconds / lasted)))
     times = []
     for _ in range(repeats):
-        began, done = _now(device), 0.0
+        began, done = now(device), 0.0
         for _ in range(calls):
             done += step()
-        times.append((_now(device) - began) / done)
+        times.append((now(device) - began) / done)
     return times
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Return the clock's seconds, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from thalweg.execution import timing
@@ -35,10 +35,7 @@ def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, C
     """
     value = journal.once("engine", "engine", lambda: _measure(setup))
     info = EngineInfo(**value["info"])
-    choice = Choice(
-        **{each.name: value["info"][each.name] for each in fields(Choice) if each.name in value["info"]}
-    )
-    return info, choice, Cost(**value["cost"])
+    return info, Choice.of(value["info"]), Cost(**value["cost"])
 
 
 def _measure(setup: Setup) -> dict[str, Any]:
