@@ -80,7 +80,8 @@ def test_folders_that_may_be_others_are_refused_and_unharmed(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize(
-    "name", ["results.json", "weights.safetensors", ".lock", "events.jsonl", "model.json", "winner.py"]
+    "name",
+    ["results.json", "weights.safetensors", ".lock", "events.jsonl", "model.json", "table.csv", "winner.py"],
 )
 @pytest.mark.parametrize("there", [True, False])
 def test_nothing_is_written_outside_through_a_link(tmp_path: Path, name: str, *, there: bool) -> None:

@@ -26,7 +26,7 @@ FOLDERS = ("checkpoints", "members")
 
 _FILES = re.compile(
     r"\.lock|config\.toml|environment\.json|events\.jsonl|results\.json|model\.json|recipe\.toml|README\.md"
-    r"|winner\.(toml|py)|.*\.safetensors"
+    r"|table\.csv|winner\.(toml|py)|.*\.safetensors"
 )
 
 
