@@ -16,8 +16,8 @@ import torch
 from benchmarks import records
 from benchmarks.step_kernels import interleave
 
-from thalweg import models
-from thalweg.augmentation import AugmentationSettings, augment_by
+from thalweg.data.augmentation import AugmentationSettings, augment_by
+from thalweg.layers import models
 
 SHAPES = {"64 of 1x28x28": (64, 1, 28, 28), "64 of 3x32x32": (64, 3, 32, 32)}
 WARP: dict[str, Any] = {

@@ -30,7 +30,8 @@ from benchmarks import records
 from torch import Tensor, nn
 
 import thalweg
-from thalweg.runs import RunDirectory
+from thalweg.randomness.streams import order
+from thalweg.run.directory import RunDirectory
 from thalweg.strategies import (
     Averaging,
     BatchSize,
@@ -42,7 +43,6 @@ from thalweg.strategies import (
     Snapshots,
     Strategy,
 )
-from thalweg.streams import order
 from thalweg.training.checkpoints import Writer
 
 EXAMPLES, BATCH = 6400, 64

@@ -30,14 +30,16 @@ import torch
 import torch.nn.functional as F
 from benchmarks import records
 
-from thalweg import catalogue, execution, lanes, models
+from thalweg import catalogue, execution
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
+from thalweg.execution import lanes
+from thalweg.layers import models
 from thalweg.objectives import Task
+from thalweg.randomness.streams import order
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
-from thalweg.streams import order
 
 Work = Callable[[], object]
 FUSED = {

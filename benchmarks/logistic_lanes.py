@@ -20,7 +20,7 @@ from benchmarks import records
 from torch import Tensor
 
 import thalweg
-from thalweg import streams
+from thalweg.randomness import streams
 
 EXAMPLES, FEATURES, HISTORY, PENALTY = 64, 16, 10, 0.01
 

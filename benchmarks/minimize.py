@@ -32,7 +32,8 @@ from benchmarks import records
 from benchmarks.minimizers import FAMILIES, Function, Solver, absent, solvers
 from torch import Tensor
 
-from thalweg import streams, surfaces, tasks
+from thalweg.randomness import streams
+from thalweg.test_problems import surfaces, tasks
 
 RATIOS = (1.0, 1.5, 2.0, 4.0, 8.0)
 LARGEST_RATIO = 16.0

@@ -29,7 +29,7 @@ import torch
 from scipy.stats import t as student
 
 from thalweg import recipe
-from thalweg.recipe_run.run import carry_out
+from thalweg.recipe.run import carry_out
 
 ROOT = Path(__file__).parent.parent
 FULL = ROOT / "recipes" / "fashion-mnist.toml"

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from thalweg.augmentation import augment
+from thalweg.data.augmentation import augment
 
 FILE = Path(__file__).parent / "images" / "augmentation.jpg"
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (

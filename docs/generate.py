@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from thalweg import catalogue, schedules, surfaces, tasks
+from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Needs
-from thalweg.cli.race import race
+from thalweg.commands.race import race
 from thalweg.racing import results
+from thalweg.test_problems import surfaces, tasks
 
 ROOT = Path(__file__).parent.parent
 _SCALES = {"log": "log", "linear": "linear", "complement": "log of 1 - x"}

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, surfaces
+from thalweg import catalogue
 from thalweg.catalogue import Entry
+from thalweg.test_problems import surfaces
 from thalweg.training.steps import stepping
 
 FOLDER = Path(__file__).parent / "images" / "paths"

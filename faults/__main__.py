@@ -17,7 +17,7 @@ os.environ.setdefault("MKL_CBWR", "AVX2")
 from faults.scenarios import SCENARIOS
 from faults.table import page
 from faults.workshop import Workshop
-from thalweg.runs import environment
+from thalweg.run.directory import environment
 
 HEAD = """# Whatever happens
 

@@ -287,7 +287,7 @@ def _swap_index(checkpoint: Path, rank: int) -> None:
     """Put a pickle that runs a command in the place of the index, with all checksums right."""
     import torch
 
-    from thalweg.runs.files import checksum
+    from thalweg.run.directory.writing import checksum
 
     index = _shards_of(checkpoint) / ".metadata"
     index.write_bytes(malicious())

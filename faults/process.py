@@ -105,7 +105,9 @@ class Command:
         words = [str(word) for word in arguments]
         if self._forked:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
+            context.set_forkserver_preload(
+                ["thalweg.commands.verbs", "thalweg.commands.app", "torch._dynamo"]
+            )
             handle: Any = context.Process(
                 target=_child, args=(self.folder, said, shown, words, largest_file, self._within)
             )
@@ -134,7 +136,7 @@ class Command:
 
 
 def _carry_out(words: list[str]) -> int:
-    from thalweg.cli import app
+    from thalweg.commands import app
 
     return app.run(words)
 

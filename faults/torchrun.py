@@ -65,7 +65,7 @@ def _launch(words: list[str]) -> int:
 
 
 def _rank(rank: int, port: int, words: list[str]) -> NoReturn:
-    from thalweg.cli import app
+    from thalweg.commands import app
 
     values = {
         "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,

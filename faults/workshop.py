@@ -79,7 +79,7 @@ def ends_alike(shop: Workshop, command: Command, path: Path, out: Path, whole: P
 
 
 def last_state(out: Path) -> Any:
-    from thalweg.runs import load_state
+    from thalweg.run.directory import load_state
 
     return load_state(out / "checkpoints" / "last")
 

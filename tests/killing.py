@@ -91,8 +91,8 @@ def _save_all() -> None:
 
 def _arm(moment: Moment) -> None:
     from thalweg.execution import states
-    from thalweg.runs import RunDirectory
-    from thalweg.runs.interrupt import Interruption
+    from thalweg.run.directory import RunDirectory
+    from thalweg.run.directory.interrupt import Interruption
 
     seen = 0
 

@@ -12,9 +12,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Shard, distribute_tensor
 
 from thalweg.averaging import Average, Exponential, Uniform
-from thalweg.clipping import clip_by_norm, clip_by_unit, clip_by_value, total_norm
 from thalweg.initial import SCHEMES, initialize, set_output_bias
-from thalweg.rates import first_order_rate, polyak_rate
+from thalweg.optim.clipping import clip_by_norm, clip_by_unit, clip_by_value, total_norm
+from thalweg.optim.suggested_rates import first_order_rate, polyak_rate
 
 # 5 rows on two ranks lie as 3 and 2
 SHAPES = [(5, 4), (4, 6), (5,), (2, 3, 5)]

@@ -36,7 +36,7 @@ CHANGES = {
         ),
         "test_goal or every_strategy or strategies.goal or test_states and goal",
     ),
-    "a check": (("tests/racing/test_cautions.py",), "test_cautions"),
+    "a check": (("tests/racing/test_caveats.py",), "test_cautions"),
 }  # fmt: skip
 
 

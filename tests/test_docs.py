@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from scripts import ROOT, script
 from thalweg import catalogue
-from thalweg.augmentation import AugmentationSettings
+from thalweg.data.augmentation import AugmentationSettings
 from thalweg.racing import results
 from thalweg.strategies.table import STRATEGIES
 

@@ -14,10 +14,12 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 
 import thalweg
-from thalweg import calibration, catalogue, data, lanes, models, recipe
-from thalweg.cli import app
+from thalweg import calibration, catalogue, data, recipe
+from thalweg.commands import app
 from thalweg.ensembles.train import bootstrap, member_seed
 from thalweg.errors import OptionError, RecipeError, ThalwegError
+from thalweg.execution import lanes
+from thalweg.layers import models
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Clipping
@@ -145,7 +147,7 @@ def test_one_s_own_models_as_lanes_and_by_fit(resample: bool) -> None:
     # a member by hand
     seed = member_seed(5, 2)
     with torch.random.fork_rng():
-        torch.manual_seed(thalweg.streams.seed32(seed, "initial"))
+        torch.manual_seed(thalweg.randomness.streams.seed32(seed, "initial"))
         model = net((6,), 2)
     places = bootstrap(len(x), seed=seed) if resample else torch.arange(len(x))
     thalweg.fit(

@@ -11,7 +11,7 @@ import pytest
 
 import thalweg
 from thalweg import errors
-from thalweg.cli import app
+from thalweg.commands import app
 from thalweg.errors import UserError, option, spelled_as_command, spelled_as_recipe
 from thalweg.racing.setup import Options
 

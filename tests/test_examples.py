@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from thalweg.cli import parsing
-from thalweg.cli.app import app
+from thalweg.commands import parsing
+from thalweg.commands.app import app
 from thalweg.rules import Rule
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from lanes.small import prepared, problem, runs, workload
-from thalweg import models
+from small import prepared, problem, runs, workload
 from thalweg.execution import RunList, Workers, as_lanes
+from thalweg.layers import models
 from thalweg.run.spec import Outcome, Run
 
 TRAINING = ["bokeh", "pandas", "PIL", "polars", "scipy.stats", "sklearn", "torch._dynamo"]
@@ -21,9 +21,9 @@ TRAINING += ["torch.distributed.tensor", "sympy", "optuna", "kornia"]
     ("code", "absent"),
     [
         ("import thalweg", ["torch", "numpy", "pydantic", "scipy", *TRAINING]),
-        ("from thalweg.cli.app import run; run(['--help'])", ["torch", "numpy", "scipy", *TRAINING]),
+        ("from thalweg.commands.app import run; run(['--help'])", ["torch", "numpy", "scipy", *TRAINING]),
         # a race needs statistics at once, and the report at its end alone
-        ("import thalweg.verbs", [each for each in TRAINING if each != "scipy.stats"]),
+        ("import thalweg.commands.verbs", [each for each in TRAINING if each != "scipy.stats"]),
         ("import thalweg.execution.pool", ["numba", "scipy", *TRAINING]),
     ],
 )

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 import races
-from thalweg import catalogue, data, recipe, verbs
+from thalweg import catalogue, data, recipe
+from thalweg.commands import verbs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.execution import Execution
-from thalweg.racing import finish, setup
+from thalweg.racing import build_results, setup
 from thalweg.racing.results import OptimizerResult, Results, schema
 from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.run.directory import RunDirectory
 from thalweg.run.spec import Run
-from thalweg.runs import RunDirectory
 
 OWN = '''
 import torch
@@ -247,7 +248,7 @@ def test_every_confirmation_run_is_that_of_plain_torch(finished: Finished) -> No
     momentum = finished["momentum"]
     winner = next(w for w in momentum.winners if w.replicate == 1)
     from thalweg import schedules
-    from thalweg.streams import order, seed32
+    from thalweg.randomness.streams import order, seed32
 
     for run in (run for run in momentum.runs if run.replicate == 1):
         torch.manual_seed(seed32(run.seed, "initial"))
@@ -467,13 +468,13 @@ def test_resampling_every_example_once_gives_the_scores(
     y = 40 + 7 * (x @ [1.0, 2.0, 3.0] + generator.normal(size=160))
     np.savez(tmp_path / "r.npz", x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
     kept: list[Any] = []
-    original = finish.build_results
+    original = build_results.build_results
 
     def spy(given: Any, plan: Any, info: Any, records: Any, **named: Any) -> Results:
-        kept.extend([finish._resample(given, plan, records), records])
+        kept.extend([build_results._resample(given, plan, records), records])
         return original(given, plan, info, records, **named)
 
-    monkeypatch.setattr(finish, "build_results", spy)
+    monkeypatch.setattr(build_results, "build_results", spy)
     for options in ({"data": with_fixed_test}, {"data": str(tmp_path / "r.npz")}):
         kept.clear()
         with races.engine():

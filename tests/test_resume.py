@@ -13,7 +13,7 @@ import races
 from killing import Moment, race
 from thalweg.errors import DataError, OptionError, RunDirectoryError
 from thalweg.racing.results import Results
-from thalweg.runs import RunDirectory
+from thalweg.run.directory import RunDirectory
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 

@@ -10,10 +10,10 @@ from faults.damage import BOMB, malicious
 
 import thalweg
 from thalweg import recipe
-from thalweg.cli import app
+from thalweg.commands import app
 from thalweg.errors import ModelError
 from thalweg.initial import from_saved
-from thalweg.models import build
+from thalweg.layers.models import build
 
 RECIPE = """version = 1
 data.spec = "iris"

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from thalweg import data
-from thalweg.cli import app
+from thalweg.commands import app
 from thalweg.racing.results import Results
 from thalweg.report import write
 

@@ -16,15 +16,16 @@ import safetensors.torch
 import torch
 
 import thalweg
-from thalweg import catalogue, data, models, recipe
-from thalweg.cli import app
+from thalweg import catalogue, data, recipe
+from thalweg.commands import app
 from thalweg.data.stored import TablePreparation, store
 from thalweg.data.tables import from_frame
 from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryError, UserError
 from thalweg.execution import loop
+from thalweg.layers import models
+from thalweg.run.directory import RunDirectory
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.runs import RunDirectory
 from thalweg.training.results import TrainResults
 from trainings import RECIPE, comparable, run, written
 
@@ -75,8 +76,8 @@ def test_parts_of_the_model_go_wherever_it_goes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     results = thalweg.train(written(tmp_path), changes=changes, out=out)
     parts = {"batch_norm": True, "dropout": 0.1, "maxout": 2, "skip": True, "stochastic_depth": 0.3}
-    assert results.model["equipment"] == parts
-    assert json.loads((out / "model.json").read_text())["equipment"] == parts
+    assert results.model["parts"] == parts
+    assert json.loads((out / "model.json").read_text())["parts"] == parts
     words = "batch_norm, dropout 0.1, maxout 2, skip, stochastic_depth 0.3"
     assert f"Into the model were put: {words}" in (out / "README.md").read_text()
     assert words in (out / "report.html").read_text()

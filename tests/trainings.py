@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from thalweg.cli import app
-from thalweg.runs import RunDirectory
+from thalweg.commands import app
+from thalweg.run.directory import RunDirectory
 from thalweg.training.results import TrainResults
 
 RECIPE = """version = 1
@@ -55,7 +55,7 @@ def run(
     a checkpoint was saved; and the name of a file, before it is renamed to its place.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.verbs", "thalweg.cli.app", "torch._dynamo"])
+    context.set_forkserver_preload(["thalweg.commands.verbs", "thalweg.commands.app", "torch._dynamo"])
     process = context.Process(target=_child, args=(out, path, list(changes), resume, place, count))
     process.start()
     process.join(240)

@@ -14,95 +14,75 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg import augmentation as augmentation
     from thalweg import averaging as averaging
     from thalweg import calibration as calibration
     from thalweg import catalogue as catalogue
-    from thalweg import clipping as clipping
     from thalweg import curvature as curvature
     from thalweg import data as data
     from thalweg import ensembles as ensembles
-    from thalweg import equipment as equipment
     from thalweg import errors as errors
     from thalweg import execution as execution
     from thalweg import initial as initial
-    from thalweg import lanes as lanes
     from thalweg import layers as layers
-    from thalweg import models as models
     from thalweg import objectives as objectives
     from thalweg import optim as optim
-    from thalweg import plugins as plugins
     from thalweg import racing as racing
     from thalweg import randomness as randomness
-    from thalweg import rates as rates
     from thalweg import recipe as recipe
     from thalweg import report as report
     from thalweg import rules as rules
-    from thalweg import runs as runs
+    from thalweg import run as run
     from thalweg import runtimes as runtimes
     from thalweg import schedules as schedules
     from thalweg import secondorder as secondorder
+    from thalweg import settings as settings
     from thalweg import strategies as strategies
-    from thalweg import streams as streams
-    from thalweg import surfaces as surfaces
-    from thalweg import tasks as tasks
-    from thalweg import temperature as temperature
+    from thalweg import test_problems as test_problems
     from thalweg import training as training
-    from thalweg import verbs as verbs
+    from thalweg.commands.verbs import predict as predict
+    from thalweg.commands.verbs import race as race
+    from thalweg.commands.verbs import train as train
     from thalweg.ensembles.fit import fit_ensemble as fit_ensemble
     from thalweg.execution.sweep import sweep as sweep
     from thalweg.secondorder import least_squares as least_squares
     from thalweg.secondorder import minimize as minimize
     from thalweg.training.fitting import fit as fit
-    from thalweg.verbs import predict as predict
-    from thalweg.verbs import race as race
-    from thalweg.verbs import train as train
 
 __all__ = [
     "__version__",
-    "augmentation",
     "averaging",
     "calibration",
     "catalogue",
-    "clipping",
     "curvature",
     "data",
     "ensembles",
-    "equipment",
     "errors",
     "execution",
     "fit",
     "fit_ensemble",
     "initial",
-    "lanes",
     "layers",
     "least_squares",
     "minimize",
-    "models",
     "objectives",
     "optim",
-    "plugins",
     "predict",
     "race",
     "racing",
     "randomness",
-    "rates",
     "recipe",
     "report",
     "rules",
-    "runs",
+    "run",
     "runtimes",
     "schedules",
     "secondorder",
+    "settings",
     "strategies",
-    "streams",
-    "surfaces",
     "sweep",
-    "tasks",
-    "temperature",
+    "test_problems",
     "train",
     "training",
-    "verbs",
 ]
 
 __version__ = "0.1.0"
@@ -111,7 +91,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         if name in ("race", "train", "predict"):
-            return getattr(importlib.import_module("thalweg.verbs"), name)
+            return getattr(importlib.import_module("thalweg.commands.verbs"), name)
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
         if name == "sweep":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.cli.app import main
+from thalweg.commands.app import main
 
 __all__: list[str] = []
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg import augmentation, layers
+from thalweg import layers
 from thalweg.averaging import Averaged, averaged_probabilities
+from thalweg.data import augmentation
 from thalweg.errors import DataError, OptionError
 
 IMAGES = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ from contract.subjects import (
     train,
     trees_equal,
 )
-from thalweg.lanes.step import Group, group_key
+from thalweg.execution.lanes.step import Group, group_key
 from thalweg.run.spec import Run, Setting
 
 

@@ -352,7 +352,7 @@ def test_what_is_advised_can_be_typed(folder: Path, name: str) -> None:
     """The option that a message advises, put through a shell and the command's reader, does what it says."""
     import shlex
 
-    from thalweg.cli.parsing import column_types
+    from thalweg.commands.parsing import column_types
     from thalweg.errors import spelled_as_command
 
     frame = pl.DataFrame({name: [str(i) for i in range(ROWS - 1)] + ["1 kg"]}).hstack(table())

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thalweg.cli.app import run
+from thalweg.commands.app import run
 from thalweg.data import held, load, npz, prepare
 from thalweg.errors import DataError
 

@@ -14,13 +14,14 @@ import torch
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
-from thalweg import catalogue, lanes, models
+from thalweg import catalogue
 from thalweg.data import arrays, held, idx, load, npz, prepare, scaling
 from thalweg.data.examples import ArrayExamples, TensorExamples, in_tensors
 from thalweg.data.held import Held, blocks
 from thalweg.ensembles.train import bootstrap, resampled
 from thalweg.errors import DataError
-from thalweg.execution import loop
+from thalweg.execution import lanes, loop
+from thalweg.layers import models
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 

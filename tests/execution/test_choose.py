@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import prepared, problem, runs, workload
-from thalweg import models
+from small import prepared, problem, runs, workload
 from thalweg.data.examples import DatasetExamples
 from thalweg.errors import ModelError, OptionError
 from thalweg.execution import Choice, choose
+from thalweg.layers import models
 from thalweg.run.threads import with_threads
 
 

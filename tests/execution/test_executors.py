@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from lanes.small import count_threads, prepared, problem, runs, workload
-from thalweg import lanes, models
+from small import count_threads, prepared, problem, runs, workload
 from thalweg.errors import DataError, Interrupted
-from thalweg.execution import Executor, Here, RunList, States, Workers, as_lanes, loop, one_by_one
+from thalweg.execution import Executor, Here, RunList, States, Workers, as_lanes, lanes, loop, one_by_one
+from thalweg.layers import models
 from thalweg.run.spec import Outcome, Run
 
 CHOSEN = runs(2, names=["sgd", "adam"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thalweg.execution.journal import Journal
-from thalweg.runs import RunDirectory
+from thalweg.run.directory import RunDirectory
 
 
 def never() -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import prepared, problem, runs, workload
-from thalweg import catalogue, streams
+from small import prepared, problem, runs, workload
+from thalweg import catalogue
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
 from thalweg.execution import States, loop
 from thalweg.objectives import Task
+from thalweg.randomness import streams
 from thalweg.run.spec import Run, Setting
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from lanes.small import entries, prepared, problem, runs, workload
-from thalweg import models
+from small import entries, prepared, problem, runs, workload
 from thalweg.errors import OptionError
 from thalweg.execution import RunList, Workers, not_portable, one_by_one, portable
+from thalweg.layers import models
 
 
 def here(shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -85,8 +85,8 @@ def test_workers_refuse_what_cannot_be_sent_before_they_start(what: str) -> None
 
 ANYBODYS = """
 import multiprocessing, signal
-from lanes.small import prepared, problem, runs, workload
-from thalweg import models
+from small import prepared, problem, runs, workload
+from thalweg.layers import models
 from thalweg.execution import RunList, Workers, one_by_one
 
 def mask(answer):

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import thalweg
-from thalweg import catalogue, data, models
+from thalweg import catalogue, data
 from thalweg.errors import Interrupted, OptionError, UserError
 from thalweg.execution import loop
 from thalweg.execution.sweep import Sweep
+from thalweg.layers import models
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.training.watch import Progress, Watcher

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from lanes.small import prepared, problem, workload
+from small import prepared, problem, workload
 from thalweg.execution import measured_passes, step_seconds
 from thalweg.run.spec import Setting
 from thalweg.training import FORWARD_BACKWARD

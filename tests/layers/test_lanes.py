@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from thalweg.lanes.forward import Vmapped
+from thalweg.execution.lanes.forward import Vmapped
 from thalweg.layers import BatchNorm, Dropout, Maxout, Skip, StochasticDepth
-from thalweg.randomness import Keyed, LaneDraws, RunDraws
+from thalweg.randomness.keyed import Keyed, LaneDraws, RunDraws
 
 CPU = torch.device("cpu")
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 import thalweg
-from thalweg import averaging, lanes
-from thalweg.execution import loop
-from thalweg.lanes.forward import forward_of
+from thalweg import averaging
+from thalweg.execution import lanes, loop
+from thalweg.execution.lanes.forward import forward_of
 from thalweg.layers import BatchNorm, sampled_prediction
 from thalweg.layers.modes import begin_training, end_training, evaluating, held
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Averaging
-from thalweg.training.scoring import score
+from thalweg.training.evaluate import score
 
 GENERATOR = torch.Generator().manual_seed(5)
 X = 3 + 2 * torch.randn(64, 4, generator=GENERATOR)
@@ -97,7 +97,7 @@ def test_a_frozen_norm_is_the_one_by_hand_and_frozen_dropout_drops_nothing() -> 
         hyperparameters={"lr": 0.1}, evaluations=4,
     )  # fmt: skip
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-    order = torch.from_numpy(thalweg.streams.order(64, seed=2, epoch=0))
+    order = torch.from_numpy(thalweg.randomness.streams.order(64, seed=2, epoch=0))
     for begin in range(0, 64, 16):
         chosen = order[begin : begin + 16]
         optimizer.zero_grad()

@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg import models
 from thalweg.errors import ModelError, OptionError
-from thalweg.layers import Maxout, Skip, insert_batch_norm, insert_dropout, insert_maxout, insert_skips
+from thalweg.layers import (
+    Maxout,
+    Skip,
+    insert_batch_norm,
+    insert_dropout,
+    insert_maxout,
+    insert_skips,
+    models,
+)
 
 
 def kinds(model: nn.Module) -> list[str]:

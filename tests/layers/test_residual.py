@@ -17,7 +17,7 @@ from thalweg.layers.residual import (
     skip_around,
     stochastic_depth,
 )
-from thalweg.randomness import Keyed, RunDraws
+from thalweg.randomness.keyed import Keyed, RunDraws
 
 
 def keyed(seed: int, step: int) -> Keyed:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import streams
 from thalweg.errors import ModelError, OptionError
 from thalweg.layers.units import Dropout, FractionalMaxPool2d, Maxout, dropout, maxout
-from thalweg.randomness import Keyed, RunDraws
+from thalweg.randomness import streams
+from thalweg.randomness.keyed import Keyed, RunDraws
 
 
 def keyed(seed: int, step: int) -> Keyed:

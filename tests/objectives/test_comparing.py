@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from lanes.small import prepared, problem, runs, workload
-from thalweg import lanes, objectives
+from small import prepared, problem, runs, workload
+from thalweg import objectives
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError, UserError
-from thalweg.execution import loop
+from thalweg.execution import lanes, loop
 from thalweg.objectives import Task, as_loss
 from thalweg.objectives.comparing import Forms, for_classes
 

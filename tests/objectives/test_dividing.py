@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thalweg
-from lanes.small import prepared, problem, runs, workload
-from thalweg import lanes
+from small import prepared, problem, runs, workload
 from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.errors import OptionError
-from thalweg.execution import loop
+from thalweg.execution import lanes, loop
 from thalweg.objectives import Task, as_loss
 from thalweg.objectives.dividing import Division, divided
-from thalweg.training.feed import in_blocks
-from thalweg.training.scoring import score
+from thalweg.training.evaluate import score
+from thalweg.training.loader import in_blocks
 from thalweg.training.steps import stepping
 from training import pairs
 

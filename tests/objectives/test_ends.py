@@ -11,7 +11,7 @@ import torch
 
 import thalweg
 from thalweg import objectives
-from thalweg.cli import app
+from thalweg.commands import app
 from thalweg.errors import DataError
 from thalweg.objectives import Task
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from thalweg.errors import OptionError, RunDirectoryError, UserError
 from thalweg.racing.configuration import merged, written
 from thalweg.racing.setup import Options
-from thalweg.runs.files import as_toml
-from thalweg.runs.kinds import refuse_existing
+from thalweg.run.directory.kinds import refuse_existing
+from thalweg.run.directory.writing import as_toml
 
 HERE = Path("here")
 PLAIN: dict[str, Any] = {

@@ -17,15 +17,15 @@ from torch.nn import functional as F
 
 import races
 import thalweg
-from thalweg import data, lanes
+from thalweg import data
 from thalweg.data.source import Prepared
 from thalweg.errors import ModelError, OptionError
-from thalweg.execution import loop
-from thalweg.racing import finish, setup
+from thalweg.execution import lanes, loop
+from thalweg.racing import build_results, setup
 from thalweg.racing.setup import Setup, understand
 from thalweg.run.problem import initial_module
 from thalweg.run.spec import Outcome, Run, Setting
-from thalweg.targets import objective_of
+from thalweg.run.targets import objective_of
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(90, 6, generator=G)
@@ -267,11 +267,11 @@ def test_one_example_is_worth_its_share_of_what_counts() -> None:
     made = understood(CASES["some left out"])
     targets = made.first.test.targets
     assert targets is not None
-    assert finish._one_example(made, made.plan) == pytest.approx(1 / int((targets >= 0).sum()))
+    assert build_results._one_example(made, made.plan) == pytest.approx(1 / int((targets >= 0).sum()))
     made = understood(CASES["tokens, some left out"])
-    assert finish._one_example(made, made.plan) == pytest.approx(1 / len(made.first.test))
+    assert build_results._one_example(made, made.plan) == pytest.approx(1 / len(made.first.test))
     made = understood(CASES["many labels, bce"])
-    assert finish._one_example(made, made.plan) == 0
+    assert build_results._one_example(made, made.plan) == 0
 
 
 def test_what_fit_refuses_a_race_refuses_too() -> None:

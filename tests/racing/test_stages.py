@@ -10,7 +10,7 @@ import pytest
 
 from races import options
 from thalweg import catalogue
-from thalweg.racing import assemble, finish, stages
+from thalweg.racing import assemble, build_results, stages
 from thalweg.racing.budget import Budget
 from thalweg.racing.plan import Cost
 from thalweg.racing.records import ReplicateRecord, final, ranked
@@ -385,7 +385,7 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
         promise="bits",
     )
     begun: Mapping[str, Any] = {"thalweg": "0", "command": "", "started": "2026-01-01T00:00:00+00:00"}
-    return finish.build_results(
+    return build_results.build_results(
         setup, plan, engine_info, records, begun=begun, test_looks=1, cuts=(),
         step_seconds=dict.fromkeys(plan.optimizers, (1.0, 1.0, 1.0)), forward_backward=3.0,
         seconds=1.0, seconds_by_stage={},

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg import catalogue, data, models, recipe
+from thalweg import catalogue, data, recipe
 from thalweg.execution import loop
-from thalweg.generators import own_generators
+from thalweg.layers import models
 from thalweg.racing import winner
+from thalweg.randomness.generators import own_generators
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 

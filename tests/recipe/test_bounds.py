@@ -12,12 +12,12 @@ import pytest
 from pydantic import BaseModel
 
 from thalweg import recipe, schedules
-from thalweg.cli.app import run
+from thalweg.commands.app import run
 from thalweg.errors import OptionError, RecipeError
-from thalweg.memory import out_of_memory
 from thalweg.racing import plan
 from thalweg.recipe.schema import Recipe
-from thalweg.settings import MOST, check_length
+from thalweg.settings.free_memory import out_of_memory
+from thalweg.settings.tables import MOST, check_length
 
 SMALL = """version = 1
 data.spec = "iris"
@@ -161,7 +161,7 @@ def test_what_is_no_recipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_memory_that_runs_out_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from thalweg import verbs
+    from thalweg.commands import verbs
 
     def greedy(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")

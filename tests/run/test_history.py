@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lanes.small import workload
+from small import workload
 from thalweg.run.history import History
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lanes.small import prepared, problem, runs, workload
-from thalweg import catalogue, objectives, streams
+from small import prepared, problem, runs, workload
+from thalweg import catalogue, objectives
 from thalweg.errors import DataError, ModelError
+from thalweg.randomness import streams
 from thalweg.run.problem import initial_module
 
 

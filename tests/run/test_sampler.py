@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg import streams
 from thalweg.errors import DataError
+from thalweg.randomness import streams
 from thalweg.run.sampler import Batches, evaluation_points, orders, steps_an_epoch
 
 

@@ -7,7 +7,6 @@ import pytest
 import scipy.optimize
 import torch
 
-from thalweg import surfaces
 from thalweg.secondorder import (
     METHODS,
     GaussNewtonDirection,
@@ -17,7 +16,8 @@ from thalweg.secondorder import (
     least_squares,
     minimize,
 )
-from thalweg.surfaces import LeastSquares
+from thalweg.test_problems import surfaces
+from thalweg.test_problems.surfaces import LeastSquares
 
 NAMES = surfaces.names("more-garbow-hillstrom")
 ROBUST = ("bfgs", "cg-pr+", "lbfgs", "newton", "newton-cg")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from thalweg import surfaces
 from thalweg.secondorder import (
     METHODS,
     Solution,
@@ -15,7 +14,8 @@ from thalweg.secondorder import (
     minimize,
 )
 from thalweg.secondorder.minimizing import SEARCHES
-from thalweg.surfaces import Surface
+from thalweg.test_problems import surfaces
+from thalweg.test_problems.surfaces import Surface
 
 # By how much a step may raise a value that rounding no longer tells from the one before.
 NOISE = {torch.float64: 4e-11, torch.float32: 3e-5}

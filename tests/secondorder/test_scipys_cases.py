@@ -19,7 +19,6 @@ import torch
 from scipy.optimize import least_squares as scipy_least_squares
 from torch import Tensor
 
-from thalweg import surfaces
 from thalweg.errors import OptionError
 from thalweg.secondorder import (
     METHODS,
@@ -30,6 +29,7 @@ from thalweg.secondorder import (
     least_squares,
     minimize,
 )
+from thalweg.test_problems import surfaces
 
 from .functions import rosenbrock
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg import augmentation, recipe, streams
+from thalweg import recipe
+from thalweg.data import augmentation
 from thalweg.errors import DataError, OptionError, RecipeError
+from thalweg.randomness import streams
 from thalweg.strategies import Augmentation
 
 pytest.importorskip("kornia")

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import thalweg
-from thalweg import models, recipe
+from thalweg import recipe
 from thalweg.errors import Interrupted, OptionError, RecipeError, TrustError
+from thalweg.layers import models
 from thalweg.run.problem import initial_module
 from thalweg.strategies import build
 from thalweg.strategies.own import OwnSettings, build_own
@@ -274,7 +275,7 @@ def test_a_resume_is_exact_and_changed_code_or_settings_are_refused(here: Path) 
 def test_a_strangers_directory_runs_no_strategy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended('strategies."mine.py:Freeze".layers=1')
     monkeypatch.setenv("THALWEG_STATE_DIR", str(here / "another"))
-    monkeypatch.setattr("thalweg.trust.gate._remembered_here", set())
+    monkeypatch.setattr("thalweg.settings.trust.gate._remembered_here", set())
     with pytest.raises(TrustError, match=r"names code that you haven't trained with here: mine\.py"):
         train(bare=True, resume=True)
     # which it names too, and which ends it once more

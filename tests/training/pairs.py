@@ -27,11 +27,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg import models
 from thalweg import strategies as st
-from thalweg.equipment import Equipment, equip
 from thalweg.errors import DataError, ThalwegError
-from thalweg.layers import BatchNorm
+from thalweg.layers import BatchNorm, models
+from thalweg.layers.surgery import ModelParts, insert_parts
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
 from thalweg.training.checkpoints import Writer
 from thalweg.training.engine import Engine
@@ -54,8 +53,8 @@ def network(
     torch.manual_seed(3)
     if skip:
         model = models.build("mlp:8,8,8", (5,), 3).to(dtype)
-        parts = Equipment(skip=True, stochastic_depth=0.6, dropout=drop, batch_norm=norm)
-        return equip(model, parts)
+        parts = ModelParts(skip=True, stochastic_depth=0.6, dropout=drop, batch_norm=norm)
+        return insert_parts(model, parts)
     # a bias that batch norm takes away has a gradient of rounding errors, which Adam makes large
     layers: list[nn.Module] = [nn.Linear(5, 9, bias=not norm)]
     layers += [nn.BatchNorm1d(9)] if norm else []
@@ -215,7 +214,7 @@ def run(work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float 
     """Run ``work(rank, ...)`` in two processes; return their exit codes, ``None`` for one that hangs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["thalweg.training.fitting", "thalweg.cli.app", "thalweg.verbs", "torch._dynamo"]
+        ["thalweg.training.fitting", "thalweg.commands.app", "thalweg.commands.verbs", "torch._dynamo"]
     )
     port = free_port()
     folder.mkdir(exist_ok=True)
@@ -461,7 +460,7 @@ def _full(self: FileSystem, path: Any, mode: str) -> Iterator[Any]:
 
 def command(rank: int, arguments: list[str], breaks: str | None) -> int:
     """The command, as torchrun would start it in each process; process 1 may break in the second epoch."""
-    from thalweg.cli import app
+    from thalweg.commands import app
     from thalweg.run.sampler import Batches
 
     take = Batches.take

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import thalweg
 from thalweg.errors import OptionError
 from thalweg.strategies import Averaging, EarlyStopping, Strategy
-from thalweg.training.feed import LoaderFeed, feed_of
+from thalweg.training.loader import LoaderFeed, feed_of
 from training import pairs
 from training.looking import Drawing, Looking, Noise
 

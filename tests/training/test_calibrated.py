@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import thalweg
-from thalweg import data, recipe, temperature
-from thalweg.calibration import reliability
+from thalweg import data, recipe
+from thalweg.calibration import temperature
+from thalweg.calibration.assessment import reliability
+from thalweg.calibration.temperature import tempered
 from thalweg.errors import OptionError, RecipeError, RunDirectoryError, UserError
 from thalweg.report import training as report
-from thalweg.temperature import tempered
 from thalweg.training.predicting import load_model
 from thalweg.training.results import Stored
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg import catalogue, streams
+from thalweg import catalogue
 from thalweg.errors import DataError, OptionError, UserError
-from thalweg.randomness import Keyed, RunDraws
+from thalweg.randomness import streams
+from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.strategies import Averaging, BatchSize, Clipping, EarlyStopping, Guard, Plateau
 from thalweg.training import Pattern, parameter_groups
 
@@ -50,7 +51,7 @@ def by_hand(clip: float | None = None, dropout: float = 0.0) -> nn.Module:
                 loss = nn.functional.cross_entropy(model(X[chosen]), Y[chosen])
             loss.backward()
             if clip is not None:
-                thalweg.clipping.clip_by_norm([p.grad for p in model.parameters()], clip)
+                thalweg.optim.clipping.clip_by_norm([p.grad for p in model.parameters()], clip)
             optimizer.step()
             step += 1
     return model.eval()

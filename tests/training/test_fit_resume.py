@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
+from thalweg.run.directory import RunDirectory, save_state
 from thalweg.run.threads import with_threads
-from thalweg.runs import RunDirectory, save_state
 from thalweg.strategies import (
     Augmentation,
     Averaging,

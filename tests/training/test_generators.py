@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lanes.test_chunks import Memory, stop_at
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset, default_collate
 
 import races
-from lanes.small import prepared, problem, runs, workload
-from lanes.test_chunks import Memory, stop_at
-from thalweg import lanes
+from small import prepared, problem, runs, workload
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared
 from thalweg.errors import Interrupted, ModelError
-from thalweg.execution import loop
+from thalweg.execution import lanes, loop
 from thalweg.execution.choose import choose
-from thalweg.generators import own_generators
 from thalweg.objectives import Task
+from thalweg.randomness.generators import own_generators
 from thalweg.run.spec import Run
-from thalweg.training.feed import LoaderFeed
+from thalweg.training.loader import LoaderFeed
 
 WHOSE = ("torch", "numpy", "python")
 

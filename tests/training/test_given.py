@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg import objectives, schedules, streams
+from thalweg import objectives, schedules
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Division
+from thalweg.randomness import streams
 from thalweg.strategies import Averaging, Settings, Strategy
 from thalweg.training.steps import stepping
 from thalweg.training.watch import Silent

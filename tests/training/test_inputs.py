@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import thalweg
-from thalweg import activations, objectives
+from thalweg import objectives
 from thalweg.errors import DataError, ModelError, OptionError, UserError
-from thalweg.objectives import Task
+from thalweg.objectives import Task, activations
 from thalweg.strategies import EarlyStopping, Guard, Initialization
 
 X = torch.randn(128, 5, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from thalweg.averaging import averaged_probabilities
 from thalweg.errors import DataError, ModelError, UserError
 from thalweg.layers.passing import outputs_of
 from thalweg.strategies import rate_range_test
-from thalweg.training.scoring import score
+from thalweg.training.evaluate import score
 
 X = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(1) > 0).long()

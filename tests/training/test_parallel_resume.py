@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 import thalweg
-from thalweg.runs import RunDirectory
+from thalweg.run.directory import RunDirectory
 from thalweg.training.watch import Watcher
 from training import pairs
 

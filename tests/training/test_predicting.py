@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import thalweg
 from thalweg import data, objectives, recipe
 from thalweg.averaging import Averaged
-from thalweg.cli import app
+from thalweg.commands import app
 from thalweg.errors import OptionError, RecipeError, UserError
 from thalweg.training.predicting import load_model
 from thalweg.training.results import Stored

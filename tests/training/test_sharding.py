@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from thalweg.errors import RunDirectoryError
-from thalweg.runs.files import checksum, save_state
+from thalweg.run.directory.writing import checksum, save_state
 from thalweg.training.sharding import Kept, are_sound, assembled
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")

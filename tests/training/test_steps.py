@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lanes.small import prepared, problem, workload
-from thalweg import catalogue, streams
+from small import prepared, problem, workload
+from thalweg import catalogue
 from thalweg.errors import Interrupted
 from thalweg.execution import loop
 from thalweg.objectives import loss as named_loss
+from thalweg.randomness import streams
 from thalweg.run.spec import Outcome, Run, Setting
 from thalweg.training.steps import least_work, stepping
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thalweg import recipe, verbs
-from thalweg.cli.app import run
+from thalweg import recipe
+from thalweg.commands import verbs
+from thalweg.commands.app import run
 from thalweg.training.results import Stored
 
 Damage = Callable[[dict[str, Any]], object]
@@ -134,8 +135,8 @@ DAMAGED: dict[str, tuple[str, Damage]] = {
     "snapshots that aren't there": ("array", lambda m: m.update(snapshots=10**9)),
     "members that aren't there": ("array", lambda m: m.update(members=[7])),
     "members twice": ("array", lambda m: m.update(members=[1, 1])),
-    "a dropout of two": ("array", lambda m: m.update(equipment={"dropout": 2})),
-    "unknown equipment": ("array", lambda m: m.update(equipment={"wings": 2})),
+    "a dropout of two": ("array", lambda m: m.update(parts={"dropout": 2})),
+    "unknown parts": ("array", lambda m: m.update(parts={"wings": 2})),
     "endless samples": ("array", lambda m: m.update(prediction={"samples": 10**9})),
     "seven crops": ("array", lambda m: m.update(prediction={"crops": 7})),
     "an unknown activation": ("array", lambda m: m.update(activation="relu")),

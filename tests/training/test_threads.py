@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from thalweg import recipe, verbs
+from thalweg import recipe
+from thalweg.commands import verbs
 from thalweg.errors import Interrupted, UserError
-from thalweg.recipe_run import run as recipe_run
+from thalweg.recipe import run as recipe_run
 from thalweg.run.threads import with_threads
 from thalweg.training.thread_count import largest_product, threads_for
 from thalweg.training.watch import Evaluation, Silent

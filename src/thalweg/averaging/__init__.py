@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from thalweg.averaging.diversity import Ambiguity, ambiguity, disagreement
 from thalweg.averaging.ensembles import Snapshots, averaged_probabilities
-from thalweg.averaging.members import Ambiguity, ambiguity, disagreement
+from thalweg.averaging.norm_statistics import estimate_batch_norm
 from thalweg.averaging.running import Average, Exponential, Kind, Tail, Uniform, update
-from thalweg.averaging.statistics import estimate_batch_norm
 from thalweg.averaging.testing import Averaged
 
 __all__ = [

@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from thalweg.dtensors import is_dtensor
 from thalweg.errors import ModelError, OptionError
+from thalweg.runtimes.dtensors import is_dtensor
 
 __all__ = ["Average", "Exponential", "Kind", "Tail", "Uniform", "tensors_of", "update"]
 
@@ -161,7 +161,7 @@ class Average:
         kind: :class:`Uniform`, :class:`Exponential`, :class:`Tail`, or anything with ``weight(t)``.
         buffers: ``"average"``, or ``"latest"`` to copy them. The statistics of batch norm under averaged
             weights aren't the average of its statistics; these
-            :func:`~thalweg.averaging.statistics.estimate_batch_norm` finds.
+            :func:`~thalweg.averaging.norm_statistics.estimate_batch_norm` finds.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> average = Average(model, Uniform())
@@ -252,7 +252,7 @@ class Average:
 
         Costs one tensor of memory at a time, and a copy of half-precision tensors. What changes the model
         inside changes the average, as
-        :func:`~thalweg.averaging.statistics.estimate_batch_norm` is meant to.
+        :func:`~thalweg.averaging.norm_statistics.estimate_batch_norm` is meant to.
 
         Args:
             model: with the same parameters and buffers; by default the one that is averaged.

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from thalweg.augmentation.views import Crops, crops
+from thalweg.data.augmentation.crops import Crops, crops
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.sampling import sampled_outputs
-from thalweg.settings import MOST, Settings, settle
+from thalweg.settings.tables import MOST, Settings, settle
 
 __all__ = [
     "Activation",
@@ -37,7 +37,7 @@ class PredictionSettings(Settings):
         crops: a fixed set of so many crops of each image: 5, or 10 with their mirror images; 1: the image.
         window: share of the sides that a crop sees.
         calibrate: ``"temperature"``: probabilities are those at the temperature under which the validation
-            data are likeliest (:mod:`thalweg.temperature`); absent: they are the model's own.
+            data are likeliest (:mod:`thalweg.calibration.temperature`); absent: they are the model's own.
     """
 
     samples: int | None = Field(default=None, ge=2, le=MOST["samples"])

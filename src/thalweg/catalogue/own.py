@@ -17,9 +17,9 @@ from thalweg.catalogue.second_order import OF_RUN
 from thalweg.catalogue.table import get
 from thalweg.errors import RuleError
 from thalweg.optim.custom import from_rule
-from thalweg.plugins import is_file_spec, load_object
 from thalweg.rules import MatrixRule, Rule, as_rule, trace
-from thalweg.settings import as_whole, is_number
+from thalweg.settings.plugins import is_file_spec, load_object
+from thalweg.settings.tables import as_whole, is_number
 
 __all__ = ["refusal_by_name", "resolve"]
 

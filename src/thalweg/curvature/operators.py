@@ -24,12 +24,12 @@ from thalweg.curvature.parameter_vectors import ParameterVectors
 from thalweg.curvature.products import GaussNewtonProducts, HessianProducts, JacobianProducts
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import DataError, ModelError, OptionError
-from thalweg.generators import generator_states, set_generator_states, undisturbed
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import Loss, Task, as_loss
 from thalweg.objectives import loss as loss_called
 from thalweg.objectives.dividing import Division, divided
 from thalweg.objectives.given import usable
+from thalweg.randomness.generators import generator_states, set_generator_states, undisturbed
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg import streams
 from thalweg.curvature.operators import CurvatureOperator
 from thalweg.curvature.vectors import Vector, is_sharded
 from thalweg.errors import DataError, OptionError
+from thalweg.randomness import streams
 
 __all__ = [
     "DiagonalEstimate",

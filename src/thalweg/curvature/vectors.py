@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from thalweg.dtensors import is_dtensor
 from thalweg.errors import OptionError
+from thalweg.runtimes.dtensors import is_dtensor
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

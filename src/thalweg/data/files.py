@@ -11,7 +11,7 @@ from pathlib import Path
 
 from thalweg.data.held import read_into, room_for
 from thalweg.errors import DataError, nearest
-from thalweg.memory import free_bytes
+from thalweg.settings.free_memory import free_bytes
 
 __all__ = ["check_file", "check_folder", "kind_of", "looks_like", "read_whole"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.errors import DataError
-from thalweg.memory import free_bytes
+from thalweg.settings.free_memory import free_bytes
 
 __all__ = ["BLOCK", "CACHED", "Held", "blocks", "mapped", "read_into", "room_for"]
 

@@ -22,7 +22,7 @@ from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
 from thalweg.data.tables import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
-from thalweg.plugins import is_file_spec, load_object
+from thalweg.settings.plugins import is_file_spec, load_object
 
 __all__ = ["DatasetSource", "read_object", "read_own"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from thalweg.data.source import Indices, Prepared, Source
-from thalweg.streams import seed32
+from thalweg.randomness.streams import seed32
 
 __all__ = ["prepare", "split"]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from thalweg.data.source import Source
 from thalweg.data.target import power_of
-from thalweg.streams import seed32
+from thalweg.randomness.streams import seed32
 
 __all__ = ["assemble", "parts", "split_lines", "target_lines"]
 

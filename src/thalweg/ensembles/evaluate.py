@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from thalweg.averaging import Ambiguity, disagreement
 from thalweg.averaging.testing import Activation, as_outputs, probabilities
-from thalweg.calibration import Reliability, brier_parts, brier_score, reliability
+from thalweg.calibration.assessment import Reliability, brier_parts, brier_score, reliability
 from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import Loss, Metric, Task
-from thalweg.randomness import RunDraws
-from thalweg.training.feed import in_blocks
+from thalweg.randomness.keyed import RunDraws
+from thalweg.training.evaluate import keyed
+from thalweg.training.loader import in_blocks
 from thalweg.training.results import CalibrationRecord
-from thalweg.training.scoring import keyed
 
 __all__ = ["Alone", "Judged", "calibrated", "judge"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thalweg import activations, catalogue, models, objectives, summaries, trust
+from thalweg import catalogue, objectives
 from thalweg.averaging import averaged_probabilities
 from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
@@ -23,13 +23,13 @@ from thalweg.ensembles.evaluate import Judged, judge
 from thalweg.ensembles.store import Kept, Member
 from thalweg.ensembles.train import Common, resampled, runs_of, train
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
+from thalweg.layers import models
 from thalweg.layers.modes import set_evaluation
-from thalweg.objectives import Metric, Task
+from thalweg.objectives import Metric, Task, activations
+from thalweg.run import summaries
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.strategies.base import Strategy, in_order
-from thalweg.strategies.table import from_tables
-from thalweg.targets import (
+from thalweg.run.targets import (
     check_pairing,
     check_targets,
     class_numbers,
@@ -37,10 +37,13 @@ from thalweg.targets import (
     suited_metric,
     tasks_of,
 )
-from thalweg.training.feed import examples_of, in_blocks
+from thalweg.settings import trust
+from thalweg.strategies.base import Strategy, in_order
+from thalweg.strategies.table import from_tables
 from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
-from thalweg.training.job import Fitted
+from thalweg.training.loader import examples_of, in_blocks
 from thalweg.training.reasons import refuse_what_is_not_finite
+from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Silent, Watcher
 
 __all__ = ["Ensemble", "fit_ensemble"]

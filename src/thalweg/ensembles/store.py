@@ -10,7 +10,7 @@ from typing import Any, Literal
 import safetensors.torch
 from torch import Tensor
 
-from thalweg.runs.directory import RunDirectory
+from thalweg.run.directory.directory import RunDirectory
 from thalweg.training.engine import copied, laid_down
 from thalweg.training.watch import Evaluation
 

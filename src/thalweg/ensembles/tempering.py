@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from thalweg.calibration import reliability
+from thalweg.calibration.assessment import reliability
+from thalweg.calibration.temperature import Temperature, fit_temperature, tempered
 from thalweg.ensembles.evaluate import Judged, calibrated
 from thalweg.errors import DataError
-from thalweg.temperature import Temperature, fit_temperature, tempered
 from thalweg.training.results import TemperatureRecord
 
 __all__ = ["of_judged", "recorded"]

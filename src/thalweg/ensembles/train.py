@@ -13,18 +13,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from thalweg import lanes, streams
 from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
 from thalweg.ensembles.store import How, Kept, Member
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
+from thalweg.execution import lanes
 from thalweg.execution.choose import choose
 from thalweg.layers.modes import set_evaluation
+from thalweg.randomness import streams
+from thalweg.randomness.streams import seed32
+from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.run.threads import with_threads
-from thalweg.runs.interrupt import Interruption
-from thalweg.streams import seed32
-from thalweg.training.job import Fitted
+from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation, Pace, Progress, Watcher
 
 __all__ = [
@@ -95,7 +96,7 @@ class Common:
     """What members have in common that are trained as lanes.
 
     Attributes:
-        problem, workload: as for :func:`thalweg.lanes.run`.
+        problem, workload: as for :func:`thalweg.execution.lanes.run`.
         scored: whether the data's validation part is one, or only stands in for what isn't there.
     """
 

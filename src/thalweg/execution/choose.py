@@ -14,15 +14,15 @@ from torch import Tensor
 
 from thalweg.data.examples import in_tensors
 from thalweg.errors import ModelError, OptionError
+from thalweg.execution.lanes.forward import forward_of
+from thalweg.execution.lanes.memory_estimate import available_bytes, lane_bytes, lanes_that_fit
+from thalweg.execution.lanes.stack import Stack, refusal
+from thalweg.execution.lanes.step import Program, group_key
 from thalweg.execution.pool import cores, not_portable
 from thalweg.execution.timing import now, step_seconds
-from thalweg.generators import undisturbed
-from thalweg.lanes.forward import forward_of
-from thalweg.lanes.memory import available_bytes, lane_bytes, lanes_that_fit
-from thalweg.lanes.stack import Stack, refusal
-from thalweg.lanes.step import Program, group_key
 from thalweg.layers.modes import begin_training
-from thalweg.randomness import Keyed, RunDraws
+from thalweg.randomness.generators import undisturbed
+from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Workload
 from thalweg.run.threads import with_threads
@@ -87,7 +87,7 @@ def choose(
 
     Args:
         runs: some that stand for all; those whose optimizer has no rule are left out of account.
-        problem, workload: as for :func:`thalweg.lanes.run`.
+        problem, workload: as for :func:`thalweg.execution.lanes.run`.
         engine: ``"lanes"``, ``"loop"``, or ``"auto"`` for whichever is faster.
         processes: at most so many for the loop; default: one a core, on a CPU.
         most: the most lanes of a program.

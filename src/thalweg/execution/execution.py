@@ -16,9 +16,9 @@ from thalweg.errors import Interrupted
 from thalweg.execution.choose import Choice
 from thalweg.execution.executors import Executor, Here, RunList, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
+from thalweg.execution.lanes import plan as plan_chunks
 from thalweg.execution.pool import Workers
 from thalweg.execution.states import States
-from thalweg.lanes import plan as plan_chunks
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import evaluation_points

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from thalweg.execution import loop
-from thalweg.lanes import Eliminate, Keeper, Progress
-from thalweg.lanes import run as run_lanes
+from thalweg.execution.lanes import Eliminate, Keeper, Progress
+from thalweg.execution.lanes import run as run_lanes
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.run.threads import with_threads
@@ -40,7 +40,7 @@ class RunList:
         workload: how long.
         states: keeps the states of runs under way; a run or group that it holds goes on from there.
         until: pause once this step has been evaluated, for which ``states`` keeps the state.
-        eliminate: as for :func:`thalweg.lanes.run`; only in this process.
+        eliminate: as for :func:`thalweg.execution.lanes.run`; only in this process.
     """
 
     train: Train

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from thalweg.runs import RunDirectory
-from thalweg.runs.files import plain
+from thalweg.run.directory import RunDirectory
+from thalweg.run.directory.writing import plain
 
 __all__ = ["Journal"]
 

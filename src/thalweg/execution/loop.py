@@ -11,19 +11,19 @@ from torch import Tensor
 
 from thalweg.data.examples import Examples
 from thalweg.errors import Interrupted
-from thalweg.generators import own_generators
-from thalweg.lanes.chunks import Keeper, Progress
+from thalweg.execution.lanes.chunks import Keeper, Progress
+from thalweg.randomness.generators import own_generators
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import Batches, evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.engine import OneProcess
-from thalweg.training.feed import ExampleFeed, in_blocks
+from thalweg.training.evaluate import score
+from thalweg.training.loader import ExampleFeed, in_blocks
 from thalweg.training.movement import checksums
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
-from thalweg.training.scoring import score
 from thalweg.training.trainer import Training, advance
 
 __all__ = ["run"]

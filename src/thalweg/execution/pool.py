@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 
-from thalweg import catalogue, trust
+from thalweg import catalogue
 from thalweg.data.source import Prepared
 from thalweg.errors import Interrupted, OptionError, ThalwegError
 from thalweg.execution.executors import RunList
+from thalweg.run.directory.output import Losable
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
-from thalweg.runs.output import Losable
+from thalweg.settings import trust
 
 __all__ = ["BLOCKED", "Workers", "cores", "not_portable", "portable", "prepare_workers"]
 

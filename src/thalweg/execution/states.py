@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.errors import RunDirectoryError, option
-from thalweg.runs.files import drop_state, load_state, reason, save_state
+from thalweg.run.directory.writing import drop_state, load_state, reason, save_state
 
 __all__ = ["States"]
 

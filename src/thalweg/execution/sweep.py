@@ -13,24 +13,26 @@ from typing import Any
 import polars
 from torch import nn
 
-from thalweg import catalogue, data, models, schedules, trust
+from thalweg import catalogue, data, schedules
 from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, nearest, option
 from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Execution
 from thalweg.execution.executors import Executor
 from thalweg.execution.journal import Journal
-from thalweg.generators import own_generators
 from thalweg.initial import initialize
+from thalweg.layers import models
 from thalweg.objectives import Metric
+from thalweg.randomness.generators import own_generators
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.environment import usable_device
+from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Setting, Workload
-from thalweg.runs.directory import RunDirectory
-from thalweg.runs.environment import usable_device
-from thalweg.runs.interrupt import Interruption
-from thalweg.settings import check_length, plain_numbers
-from thalweg.targets import objective_of
+from thalweg.run.targets import objective_of
+from thalweg.settings import trust
+from thalweg.settings.tables import check_length, plain_numbers
 from thalweg.training.fitting import taken_up, whole
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 from thalweg.training.watch import Pace, Silent, Watcher

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 
 from thalweg import objectives
-from thalweg.generators import undisturbed
 from thalweg.layers.modes import begin_training
+from thalweg.randomness.generators import undisturbed
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import Batches
 from thalweg.run.spec import Run, Setting, Workload

@@ -22,9 +22,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
 
-from thalweg import streams
-from thalweg.dtensors import is_dtensor
 from thalweg.errors import OptionError
+from thalweg.randomness import streams
+from thalweg.runtimes.dtensors import is_dtensor
 
 __all__ = ["NORMS", "Numbers", "Role", "Weight", "dense", "matching", "role_of", "roles", "whole", "write"]
 

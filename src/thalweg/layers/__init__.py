@@ -1,7 +1,7 @@
 """What torch.nn lacks, and what puts it into a model that is there already.
 
-Random layers draw by torch's functions, so that :class:`thalweg.randomness.Keyed` gives them the numbers of a
-run, whether it trains alone or as one of many lanes.
+Random layers draw by torch's functions, so that :class:`thalweg.randomness.keyed.Keyed` gives them the
+numbers of a run, whether it trains alone or as one of many lanes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as trees
 
 from thalweg.errors import DataError, ModelError, ThalwegError, UserError
-from thalweg.memory import out_of_memory
+from thalweg.settings.free_memory import out_of_memory
 
 __all__ = ["SingleEntryError", "misfit", "no_fault_of_the_model", "outputs_of", "raised_in", "said_of"]
 

@@ -16,8 +16,8 @@ from thalweg.errors import ModelError, OptionError
 from thalweg.layers.modes import begin_training, set_mode
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
-from thalweg.randomness import Keyed, RunDraws
-from thalweg.streams import seed32
+from thalweg.randomness.keyed import Keyed, RunDraws
+from thalweg.randomness.streams import seed32
 
 __all__ = ["Sampled", "sampled_outputs", "sampled_prediction"]
 

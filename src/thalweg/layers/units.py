@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thalweg import streams
 from thalweg.errors import ModelError, OptionError
+from thalweg.randomness import streams
 
 __all__ = ["Dropout", "FractionalMaxPool2d", "Maxout", "dropout", "maxout"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from thalweg.generators import undisturbed
 from thalweg.layers.modes import modes_of, set_modes
+from thalweg.randomness.generators import undisturbed
 
 __all__ = ["untouched"]
 
@@ -35,7 +35,7 @@ def untouched(
     Args:
         model: any.
         optimizer: over its parameters, where it is stepped.
-        own: what has generators of its own, as for :func:`thalweg.generators.undisturbed`.
+        own: what has generators of its own, as for :func:`thalweg.randomness.generators.undisturbed`.
         parameters: whether values of parameters are copied; of no need where nothing changes them.
 
     >>> model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))

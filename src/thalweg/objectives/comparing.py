@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from thalweg.errors import OptionError
-from thalweg.generators import undisturbed
+from thalweg.randomness.generators import undisturbed
 
 __all__ = ["CLASSES", "NUMBERS", "Forms", "as_columns", "for_classes", "for_numbers", "is_one_hot"]
 

@@ -30,8 +30,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
 from thalweg.errors import OptionError
-from thalweg.generators import undisturbed
 from thalweg.objectives.comparing import CLASSES, NUMBERS
+from thalweg.randomness.generators import undisturbed
 
 __all__ = ["Divided", "Divisible", "Division", "divided", "joined"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from thalweg.errors import OptionError, option
-from thalweg.plugins import load_object
+from thalweg.settings.plugins import load_object
 
 __all__ = ["KINDS", "Kind", "Task", "What", "default", "found", "names", "one_of", "remembered", "usable"]
 

@@ -17,8 +17,8 @@ from thalweg.errors import OptionError
 from thalweg.optim import differentiable
 from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.optim.views import is_sharded, own, placed, real
-from thalweg.optimizer_state import copied, load_between
 from thalweg.rules import MatrixRule, Rule
+from thalweg.runtimes.optimizer_state import copied, load_between
 from thalweg.runtimes.tables import PLAIN
 
 __all__ = [

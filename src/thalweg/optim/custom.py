@@ -8,8 +8,8 @@ from typing import Any
 
 from thalweg.errors import OptionError, nearest
 from thalweg.optim.base import Params, RuleOptimizer, Settings, check_number
-from thalweg.plugins import load_object
 from thalweg.rules import Rule, as_rule
+from thalweg.settings.plugins import load_object
 
 __all__ = ["CustomOptimizer", "OptimizerFactory", "from_rule"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.optim.views import real
 from thalweg.rules import Rule
-from thalweg.settings import is_number
+from thalweg.settings.tables import is_number
 
 __all__ = ["LOW_PRECISION", "begin", "never_zero", "plain", "step"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.errors import OptionError, RunDirectoryError, option
 from thalweg.racing.setup import Options
-from thalweg.runs.kinds import refuse_other_kind
+from thalweg.run.directory.kinds import refuse_other_kind
 
 __all__ = ["merged", "names", "written"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from thalweg.errors import DataError, OptionError, option
 from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
-from thalweg.settings import MOST, as_whole
+from thalweg.settings.tables import MOST, as_whole
 
 __all__ = [
     "KEPT_BACK",
@@ -48,7 +48,7 @@ class Cost:
 
 
 def whole_number(name: str, value: object, *, least: int) -> int:
-    """Return ``value`` as an int of at least ``least``, and at most what :data:`thalweg.settings.MOST` says.
+    """Return ``value`` as an int of at least ``least``, at most what ``settings.tables.MOST`` says.
 
     Whole numbers of any type will do, NumPy's included.
 

@@ -10,21 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thalweg import __version__, data, trust
+from thalweg import __version__, data
 from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
 from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
-from thalweg.racing import assemble, configuration, finish, looks, stages, standing
+from thalweg.racing import assemble, build_results, configuration, leaderboard, stages, test_usage
 from thalweg.racing import plan as planning
 from thalweg.racing.budget import Budget, overrun
-from thalweg.racing.decide import choose_engine, forward_backward, step_seconds
+from thalweg.racing.measure import choose_engine, forward_backward, step_seconds
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import Progress, Watcher
-from thalweg.runs.directory import RunDirectory
-from thalweg.runs.interrupt import Interruption
-from thalweg.runs.kinds import refuse_existing
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.interrupt import Interruption
+from thalweg.run.directory.kinds import refuse_existing
+from thalweg.settings import trust
 
 __all__ = ["run_race"]
 
@@ -146,7 +147,9 @@ def _run(
     interruption: Interruption,
 ) -> Results:
     info, choice, cost = choose_engine(setup, journal)
-    looked = journal.once("looked", "looks", lambda: looks.count_and_add(begun["fingerprint"], begun["race"]))
+    looked = journal.once(
+        "looked", "looks", lambda: test_usage.count_and_add(begun["fingerprint"], begun["race"])
+    )
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
     watcher.engine(info)
@@ -159,7 +162,7 @@ def _run(
     records: list[ReplicateRecord] = []
 
     def told(record: ReplicateRecord) -> None:
-        watcher.leaderboard(standing.leaderboard([*records, record], plan))
+        watcher.leaderboard(leaderboard.leaderboard([*records, record], plan))
 
     def cut(sentence: str) -> None:
         meter.follow(budget.plan, planning.estimate_seconds(budget.plan, cost))
@@ -180,7 +183,7 @@ def _run(
     elapsed = journal.elapsed
     over = overrun(plan, elapsed)
     goal = plan.goal if plan.goal is not None else assemble.default_goal(records, plan)
-    results = finish.build_results(
+    results = build_results.build_results(
         setup,
         plan.model_copy(update={"goal": goal}),
         info,
@@ -195,7 +198,7 @@ def _run(
     )
     if over is not None:
         watcher.note(over)
-    if not finish.write_winner(setup, results, records, directory):
+    if not build_results.write_winner(setup, results, records, directory):
         watcher.note("no winner.toml: model, data, loss or metric were given as Python objects")
     directory.write_json("results.json", results.model_dump(mode="json"))
     return results

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from thalweg import summaries, trust
 from thalweg.errors import RunDirectoryError, call
+from thalweg.run import summaries
+from thalweg.settings import trust
 
 __all__ = [
     "SCHEMA_VERSION",

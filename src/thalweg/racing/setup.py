@@ -10,24 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from thalweg import catalogue, data, models, schedules
+from thalweg import catalogue, data, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.execution.pool import prepare_workers
-from thalweg.generators import own_generators
 from thalweg.initial import initialize
+from thalweg.layers import models
 from thalweg.objectives import Loss, Metric
 from thalweg.objectives.given import usable
 from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
+from thalweg.randomness.generators import own_generators
+from thalweg.run.directory.environment import usable_device
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
-from thalweg.runs.environment import usable_device
-from thalweg.settings import check_length, is_number, plain_numbers
-from thalweg.targets import leaves_out, objective_of
+from thalweg.run.targets import leaves_out, objective_of
+from thalweg.settings.tables import check_length, is_number, plain_numbers
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
@@ -60,7 +61,7 @@ _NAMES = ("optimizers", "schedules", "initializations")
 class Options:
     """What a race was asked for, as given; ``None`` means that the race decides.
 
-    The attributes are the arguments of :func:`thalweg.verbs.race`, which explains them.
+    The attributes are the arguments of :func:`thalweg.commands.verbs.race`, which explains them.
     """
 
     model: Any = None

@@ -17,9 +17,9 @@ from thalweg.racing.records import Audit, PoolRecord, ReplicateRecord, Tried, fi
 from thalweg.racing.results import PlanInfo
 from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
+from thalweg.randomness.streams import seed32
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting
-from thalweg.streams import seed32
 
 __all__ = ["replicate"]
 

@@ -2,7 +2,7 @@
 
 :func:`weigh` turns scores into :class:`Evidence`; :func:`judge` makes the verdict on one axis of it,
 :func:`conclude` the sentence. The statistics are in :mod:`thalweg.racing.statistics`, what they are worth
-is in docs/verdict.md, and what else to keep in mind says :mod:`thalweg.racing.cautions`.
+is in docs/verdict.md, and what else to keep in mind says :mod:`thalweg.racing.caveats`.
 """
 
 from __future__ import annotations

@@ -9,20 +9,22 @@ import textwrap
 
 from torch import nn
 
-from thalweg import activations, catalogue, models, objectives, schedules
+from thalweg import catalogue, objectives, schedules
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import Script
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
-from thalweg.generators import seeds
+from thalweg.layers import models
 from thalweg.layers.modes import held
+from thalweg.objectives import activations
 from thalweg.objectives import loss as loss_of
-from thalweg.plugins import is_file_spec, load_object
+from thalweg.randomness.generators import seeds
+from thalweg.randomness.streams import seed32
 from thalweg.recipe import Recipe
 from thalweg.run.problem import initial_module
 from thalweg.run.sampler import steps_an_epoch
-from thalweg.streams import seed32
-from thalweg.targets import leaves_out
+from thalweg.run.targets import leaves_out
+from thalweg.settings.plugins import is_file_spec, load_object
 
 __all__ = ["script"]
 
@@ -65,7 +67,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     loss = recipe.objective.loss or objectives.default("loss", task)
     metric = recipe.objective.metric or objectives.default("metric", task)
     named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
-    if any(spec.startswith("python:") for spec in named) or recipe.model.equipment:
+    if any(spec.startswith("python:") for spec in named) or recipe.model.parts:
         return None
     begins = _beginning(recipe)
     if begins is None:

@@ -14,11 +14,12 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from thalweg import catalogue, data, models, objectives, schedules, strategies
+from thalweg import catalogue, data, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
+from thalweg.layers import models
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
-from thalweg.runs.files import reason, write_whole
+from thalweg.run.directory.writing import reason, write_whole
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -313,7 +314,7 @@ def _check(recipe: Recipe, where: _Places) -> None:
     elif not _OWN_OBJECT.fullmatch(model):
         raise wrong(("model", "spec"), f"there is no model {model!r}; {nearest(family, _FAMILIES)}")
 
-    _check_equipment(recipe, wrong)
+    _check_parts(recipe, wrong)
 
     optimizer = recipe.optimizer
     if ":" not in optimizer.name:
@@ -366,9 +367,9 @@ def _check(recipe: Recipe, where: _Places) -> None:
     _check_strategies(recipe, wrong)
 
 
-def _check_equipment(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
+def _check_parts(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
     """Parts that a model has no place for, as far as its name tells."""
-    given = recipe.model.equipment.given()
+    given = recipe.model.parts.given()
     if recipe.model.spec == "linear" and given:
         part = next(iter(given))
         raise wrong(

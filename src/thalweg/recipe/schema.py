@@ -16,10 +16,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from thalweg.augmentation.ranges import AugmentationSettings
 from thalweg.averaging.testing import PredictionSettings
-from thalweg.equipment import Equipment
-from thalweg.settings import MOST, plain_numbers
+from thalweg.data.augmentation.bounds import AugmentationSettings
+from thalweg.layers.surgery import ModelParts, Pieces, Rate
+from thalweg.settings.tables import MOST, plain_numbers
 from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
 from thalweg.strategies.batch import BatchSizeSettings
@@ -95,18 +95,18 @@ class Model(_Part):
 
     spec: str
     batch_norm: StrictBool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    maxout: StrictInt = Field(default=1, ge=1, le=1_000)
+    dropout: Rate = 0.0
+    maxout: Pieces = 1
     skip: StrictBool = False
-    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
+    stochastic_depth: Rate = 0.0
 
     @property
-    def equipment(self) -> Equipment:
+    def parts(self) -> ModelParts:
         """What is put into the model that the spec names."""
-        return Equipment(**self.model_dump(exclude={"spec"}))
+        return ModelParts(**self.model_dump(exclude={"spec"}))
 
     def __str__(self) -> str:
-        return f"{self.spec} with {self.equipment}" if self.equipment else self.spec
+        return f"{self.spec} with {self.parts}" if self.parts else self.spec
 
 
 class Objective(_Part):

@@ -14,7 +14,7 @@ from thalweg.racing.results import OptimizerResult, Results
 from thalweg.report.canvas import GRID, INK, band, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import shorten, time_unit
 from thalweg.report.palette import Look
-from thalweg.summaries import metric_label
+from thalweg.run.summaries import metric_label
 
 __all__ = ["at_first", "best_of_k", "goal_profiles", "learning_curves"]
 

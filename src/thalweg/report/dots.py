@@ -23,7 +23,7 @@ from thalweg.report.canvas import (
 )
 from thalweg.report.numbers import ScoreFormat, duration, time_unit
 from thalweg.report.palette import Look
-from thalweg.summaries import metric_label
+from thalweg.run.summaries import metric_label
 
 __all__ = ["defaults_against_tuned", "equal_seconds", "every_run", "step_seconds"]
 

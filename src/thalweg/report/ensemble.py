@@ -10,7 +10,7 @@ from bokeh.plotting import figure
 
 from thalweg.report.canvas import GRID, canvas, hover, plain, window
 from thalweg.report.numbers import general
-from thalweg.summaries import metric_label
+from thalweg.run.summaries import metric_label
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, MemberRecord, TrainResults
 
 __all__ = [

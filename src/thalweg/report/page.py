@@ -22,9 +22,9 @@ from thalweg.report import curves, dots, tables, training
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
-from thalweg.runs import RunDirectory, write_whole
-from thalweg.runs.files import reason
-from thalweg.summaries import metric_label, repeated
+from thalweg.run.directory import RunDirectory, write_whole
+from thalweg.run.directory.writing import reason
+from thalweg.run.summaries import metric_label, repeated
 
 __all__ = ["render", "render_training", "render_unfinished", "write"]
 

@@ -12,7 +12,7 @@ from thalweg.errors import shortened
 from thalweg.racing.initializations import words
 from thalweg.racing.results import AxisVerdict, OptimizerResult, Pair, Results, SettingInfo
 from thalweg.report.numbers import MISSING, ScoreFormat, count, duration, general, hyperparameter, percent
-from thalweg.summaries import metric_label, repeated
+from thalweg.run.summaries import metric_label, repeated
 
 __all__ = [
     "audits",

@@ -11,14 +11,14 @@ from bokeh.models import ColumnDataSource, Span
 from bokeh.plotting import figure
 
 from thalweg import recipe
-from thalweg.equipment import Equipment
 from thalweg.errors import option
+from thalweg.layers.surgery import ModelParts
 from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general
-from thalweg.runs import RunDirectory
-from thalweg.summaries import metric_label
+from thalweg.run.directory import RunDirectory
+from thalweg.run.summaries import metric_label
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, TrainResults
 
 __all__ = ["TrainingPage", "is_training", "pictures", "read"]
@@ -228,8 +228,8 @@ def _calibrations(results: TrainResults | None) -> list[tuple[str, CalibrationRe
 
 
 def _words(model: dict[str, Any]) -> str:
-    equipment = Equipment(**model.get("equipment", {}))
-    return f"{model['spec']} with {equipment}" if equipment else str(model["spec"])
+    parts = ModelParts(**model.get("parts", {}))
+    return f"{model['spec']} with {parts}" if parts else str(model["spec"])
 
 
 def _scores(results: TrainResults | None) -> list[tuple[str, str, str]]:

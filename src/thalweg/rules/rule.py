@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, overload
 
 from thalweg.errors import OptionError, RuleError, nearest
-from thalweg.settings import is_number
+from thalweg.settings.tables import is_number
 
 __all__ = ["Rule", "as_rule", "rule"]
 

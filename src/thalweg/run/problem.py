@@ -12,14 +12,14 @@ from torch import nn
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.errors import ModelError
-from thalweg.generators import own_generators
 from thalweg.initial import initialize
-from thalweg.models import Factory
+from thalweg.layers.models import Factory
 from thalweg.objectives import Loss, Metric
+from thalweg.randomness.generators import own_generators
+from thalweg.randomness.streams import seed32
 from thalweg.run.sampler import steps_an_epoch
 from thalweg.run.spec import Run, Workload
-from thalweg.streams import seed32
-from thalweg.targets import objective_of
+from thalweg.run.targets import objective_of
 
 __all__ = ["Problem", "initial_module"]
 

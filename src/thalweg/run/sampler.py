@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import DataError
-from thalweg.streams import order
+from thalweg.randomness.streams import order
 
 __all__ = ["Batches", "default_batch_size", "evaluation_points", "orders", "steps_an_epoch"]
 

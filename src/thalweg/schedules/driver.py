@@ -10,7 +10,7 @@ import torch
 
 from thalweg.errors import OptionError, nearest
 from thalweg.schedules.base import require
-from thalweg.settings import is_number
+from thalweg.settings.tables import is_number
 
 __all__ = ["Driver", "Factor", "Plateau", "as_factor"]
 

@@ -27,7 +27,7 @@ from thalweg.schedules.shapes import (
     Step,
     WarmupStableDecay,
 )
-from thalweg.settings import MOST, as_whole, is_number
+from thalweg.settings.tables import MOST, as_whole, is_number
 
 __all__ = ["Description", "build", "describe", "evaluate", "names"]
 

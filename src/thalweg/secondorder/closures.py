@@ -13,12 +13,12 @@ from torch import Tensor
 
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
-from thalweg.optimizer_state import copied, load_between
+from thalweg.runtimes.optimizer_state import copied, load_between
+from thalweg.secondorder.checks import check_option
 from thalweg.secondorder.closure_objective import Closure, dense, write
 from thalweg.secondorder.descent import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.objective_function import ObjectiveFunction, check_tensors
-from thalweg.secondorder.options import check_option
 from thalweg.secondorder.searches import Search
 from thalweg.secondorder.solution import Status, Tally
 from thalweg.secondorder.solver import descend

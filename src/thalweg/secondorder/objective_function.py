@@ -15,7 +15,7 @@ from thalweg.curvature.differentiation import gradient_of
 from thalweg.curvature.products import HessianProducts
 from thalweg.curvature.vectors import Scalar, Space, Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.generators import undisturbed
+from thalweg.randomness.generators import undisturbed
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD, Tally
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thalweg.augmentation.augment import Reach, augment_by, check, check_images, reach_of
-from thalweg.augmentation.ranges import AugmentationSettings
+from thalweg.data.augmentation.augment import Reach, augment_by, check, check_images, reach_of
+from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.errors import OptionError
 from thalweg.strategies.base import Keys, Strategy, Trainer, settle
 
@@ -27,7 +27,7 @@ class Augmentation(Strategy):
     (of the first 200 batches), unless they are given.
 
     Args:
-        settings: those of :class:`~thalweg.augmentation.ranges.AugmentationSettings`.
+        settings: those of :class:`~thalweg.data.augmentation.bounds.AugmentationSettings`.
 
     Raises:
         OptionError: a value out of range, or nothing is on.
@@ -38,7 +38,7 @@ class Augmentation(Strategy):
     >>> augmentation.change(images, torch.arange(8), seed=0, epoch=0).shape
     torch.Size([8, 1, 12, 12])
 
-    Source: A6 (S). The function is :func:`thalweg.augmentation.augment`.
+    Source: A6 (S). The function is :func:`thalweg.data.augmentation.augment`.
     """
 
     name: ClassVar[str] = "augmentation"

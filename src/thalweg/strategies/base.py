@@ -52,7 +52,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
-from thalweg.settings import Settings, settle
+from thalweg.settings.tables import Settings, settle
 
 __all__ = [
     "Keys",

@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from thalweg.clipping import clip_by_norm, clip_by_unit, clip_by_value
 from thalweg.errors import OptionError
+from thalweg.optim.clipping import clip_by_norm, clip_by_unit, clip_by_value
 from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Clipping", "ClippingSettings"]
@@ -41,7 +41,7 @@ class Clipping(Strategy):
     >>> [round(v, 6) for v in p.grad.tolist()]
     [0.6, 0.8]
 
-    Source: R9 (K); the functions are :mod:`thalweg.clipping`.
+    Source: R9 (K); the functions are :mod:`thalweg.optim.clipping`.
     """
 
     name: ClassVar[str] = "clipping"

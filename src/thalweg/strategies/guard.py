@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from thalweg.clipping import total_norm
+from thalweg.optim.clipping import total_norm
 from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Guard", "GuardSettings", "trouble"]

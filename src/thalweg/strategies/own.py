@@ -11,8 +11,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PydanticUserError, Valid
 from pydantic_core import PydanticCustomError
 
 from thalweg.errors import OptionError, UserError
-from thalweg.plugins import load_object
-from thalweg.settings import Settings, refusal, settle
+from thalweg.settings.plugins import load_object
+from thalweg.settings.tables import Settings, refusal, settle
 from thalweg.strategies.base import Strategy, settings_of
 
 __all__ = ["OwnSettings", "build_own", "load_own"]

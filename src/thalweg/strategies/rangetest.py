@@ -20,8 +20,8 @@ from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import Loss
 from thalweg.objectives.losses import no_gradient
+from thalweg.run.targets import suited_loss
 from thalweg.secondorder.closures import ClosureOptimizer
-from thalweg.targets import suited_loss
 
 __all__ = ["RangeTest", "rate_range_test"]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thalweg import averaging
-from thalweg.settings import MOST
+from thalweg.settings.tables import MOST
 from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Snapshots", "SnapshotsSettings", "snapshot_steps"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thalweg.augmentation.ranges import AugmentationSettings
+from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.errors import OptionError, nearest
 from thalweg.strategies.augmentation import Augmentation
 from thalweg.strategies.averaging import Averaging, AveragingSettings

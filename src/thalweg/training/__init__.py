@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from thalweg.training.engine import OneProcess as OneProcess
     from thalweg.training.fitting import fit as fit
-    from thalweg.training.groups import Pattern as Pattern
-    from thalweg.training.groups import parameter_groups as parameter_groups
-    from thalweg.training.job import Fitted as Fitted
     from thalweg.training.parallel import DistributedDataParallel as DistributedDataParallel
     from thalweg.training.parallel import FullyShardedDataParallel as FullyShardedDataParallel
+    from thalweg.training.param_groups import Pattern as Pattern
+    from thalweg.training.param_groups import parameter_groups as parameter_groups
     from thalweg.training.steps import FORWARD_BACKWARD as FORWARD_BACKWARD
     from thalweg.training.trainer import Training as Training
     from thalweg.training.trainer import advance as advance
+    from thalweg.training.training_run import Fitted as Fitted
 
 __all__ = [
     "FORWARD_BACKWARD",
@@ -34,14 +34,14 @@ __all__ = [
 _WHERE = {
     "DistributedDataParallel": "thalweg.training.parallel",
     "FORWARD_BACKWARD": "thalweg.training.steps",
-    "Fitted": "thalweg.training.job",
+    "Fitted": "thalweg.training.training_run",
     "FullyShardedDataParallel": "thalweg.training.parallel",
     "OneProcess": "thalweg.training.engine",
-    "Pattern": "thalweg.training.groups",
+    "Pattern": "thalweg.training.param_groups",
     "Training": "thalweg.training.trainer",
     "advance": "thalweg.training.trainer",
     "fit": "thalweg.training.fitting",
-    "parameter_groups": "thalweg.training.groups",
+    "parameter_groups": "thalweg.training.param_groups",
 }
 
 if not TYPE_CHECKING:

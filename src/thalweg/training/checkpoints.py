@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from thalweg.errors import UserError
-from thalweg.runs.directory import RunDirectory
+from thalweg.run.directory.directory import RunDirectory
 from thalweg.training.engine import Engine, copied
 from thalweg.training.parallel import FullyShardedDataParallel
 from thalweg.training.sharding import Kept, Shards, are_sound, assembled, unsharded

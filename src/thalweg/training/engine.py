@@ -21,9 +21,9 @@ _T = TypeVar("_T")
 class Engine(Protocol):
     """How a model is set up, gradients are had, numbers are shared, and states are saved and loaded.
 
-    Gradients are clipped by :mod:`thalweg.clipping`, which takes sharded ones as they are. Every process of
-    an engine goes through the same loop and calls these verbs in the same order; those with a rank other
-    than 0 write nothing.
+    Gradients are clipped by :mod:`thalweg.optim.clipping`, which takes sharded ones as they are. Every
+    process of an engine goes through the same loop and calls these verbs in the same order; those with a rank
+    other than 0 write nothing.
 
     Attributes:
         device: where the model and its batches lie.

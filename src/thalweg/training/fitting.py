@@ -10,28 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg import activations, catalogue, objectives, schedules, trust
+from thalweg import catalogue, objectives, schedules
 from thalweg.catalogue.entry import Needs
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.layers.holding import check_held, strangers
-from thalweg.objectives import Metric
+from thalweg.objectives import Metric, activations
 from thalweg.objectives.given import usable
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.kinds import refuse_other_kind
 from thalweg.run.sampler import evaluation_points
-from thalweg.runs.directory import RunDirectory
-from thalweg.runs.kinds import refuse_other_kind
+from thalweg.run.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
-from thalweg.settings import as_whole
+from thalweg.settings import trust
+from thalweg.settings.tables import as_whole
 from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
-from thalweg.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.training.engine import Engine, OneProcess, Precision, from_first
-from thalweg.training.feed import LoaderFeed, examples_of, feed_of, in_blocks
-from thalweg.training.job import Data, Fitted, Job
+from thalweg.training.loader import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.rates import Rates
 from thalweg.training.trainer import Training
+from thalweg.training.training_run import Data, Fitted, Job
 from thalweg.training.watch import Watcher
 
 __all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]
@@ -69,8 +70,8 @@ def fit(
     """Train a module; it holds the result afterwards.
 
     Everything random is drawn from ``seed``: the order of examples, dropout and its relatives
-    (:class:`thalweg.randomness.Keyed`), and what a module or Dataset draws from torch's, NumPy's or Python's
-    generators, which are as before afterwards. An epoch's ragged rest is dropped.
+    (:class:`thalweg.randomness.keyed.Keyed`), and what a module or Dataset draws from torch's, NumPy's or
+    Python's generators, which are as before afterwards. An epoch's ragged rest is dropped.
 
     Args:
         model: any module; trained where it is, from the weights that it has. Parts that are in evaluation
@@ -95,7 +96,7 @@ def fit(
         seed: see above.
         evaluations: how often the validation data are scored, besides once before the first step.
         calibrate: ``"temperature"``: find on validation data, at the end, the temperature of the result's
-            probabilities (:func:`thalweg.temperature.fit_temperature`).
+            probabilities (:func:`thalweg.calibration.temperature.fit_temperature`).
         accumulate: each batch is computed in so many parts, which saves memory.
         precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
         device: where to train; by default where the model is.
@@ -334,7 +335,7 @@ def _check_calibration(calibrate: Any, loss: Any, targets: Tensor | None, scored
     if activations.family(loss) in (None, "numbers") or _activation(loss, targets) == "identity":
         raise OptionError(
             "calibrate='temperature' is for classes, under a loss that takes logits, such as 'cross-entropy' "
-            "or 'bce'; leave it out, or call thalweg.temperature.fit_temperature yourself"
+            "or 'bce'; leave it out, or call thalweg.calibration.temperature.fit_temperature yourself"
         )
 
 

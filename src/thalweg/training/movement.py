@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from thalweg.dtensors import is_dtensor
-from thalweg.lanes.movement import weighed_bits
+from thalweg.run.movement import weighed_bits
+from thalweg.runtimes.dtensors import is_dtensor
 from thalweg.secondorder.closures import ClosureOptimizer
-from thalweg.settings import is_number
+from thalweg.settings.tables import is_number
 
 __all__ = ["checksums", "unmoved"]
 

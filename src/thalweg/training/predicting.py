@@ -13,18 +13,20 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from thalweg import models, summaries, trust
 from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
+from thalweg.calibration.temperature import tempered
 from thalweg.data.fresh import new_inputs
-from thalweg.equipment import Equipment, equipped
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option, shortened
 from thalweg.initial import from_saved
+from thalweg.layers import models
 from thalweg.layers.modes import set_evaluation
+from thalweg.layers.surgery import ModelParts, with_parts
+from thalweg.run import summaries
+from thalweg.run.directory.output import Unread
+from thalweg.run.directory.writing import reason, writable, write_whole
 from thalweg.run.problem import initial_module
-from thalweg.runs.files import reason, writable, write_whole
-from thalweg.runs.output import Unread
-from thalweg.settings import settle
-from thalweg.temperature import tempered
+from thalweg.settings import trust
+from thalweg.settings.tables import settle
 from thalweg.training.results import Stored
 
 __all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"]
@@ -274,7 +276,7 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
         raise RunDirectoryError(
             f"{folder / name} isn't there; use {option('weights', 'result')}, or train anew"
         )
-    factory = equipped(models.factory(stored.spec), Equipment(**stored.equipment))  # type: ignore[arg-type]
+    factory = with_parts(models.factory(stored.spec), ModelParts(**stored.parts))  # type: ignore[arg-type]
     model: nn.Module = initial_module(factory, tuple(stored.input_shape), stored.outputs, 0)
     taken = from_saved(model, folder / name)
     if taken.missing or taken.misfits or taken.unused:

@@ -9,7 +9,7 @@ from thalweg.data.finite import largest, not_finite
 from thalweg.data.source import Prepared
 from thalweg.errors import DataError
 from thalweg.objectives import Metric
-from thalweg.training.feed import in_blocks
+from thalweg.training.loader import in_blocks
 
 __all__ = ["refuse_undefined", "refuse_what_is_not_finite", "refuse_what_none_can_learn", "too_large"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.generators import generator_states, seed_generators, set_generator_states
+from thalweg.randomness.generators import generator_states, seed_generators, set_generator_states
 from thalweg.run.history import History
 from thalweg.training.engine import Engine
 from thalweg.training.watch import Evaluation
@@ -26,7 +26,7 @@ class Recorder(ABC):
 
     The loop (:func:`thalweg.training.trainer.advance`) tells it what happens, and asks it to evaluate, to
     save, and whether to go on. The run of a race (:mod:`thalweg.execution.loop`) and a training
-    (:mod:`thalweg.training.job`), which a member of an ensemble is too, extend it.
+    (:mod:`thalweg.training.training_run`), which a member of an ensemble is too, extend it.
 
     Args:
         engine: whose processes these are.

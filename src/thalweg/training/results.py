@@ -9,15 +9,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
-from thalweg import summaries, trust
 from thalweg.averaging.testing import PredictionSettings
 from thalweg.data.files import kind_of
 from thalweg.data.stored import ArrayPreparation, TablePreparation
 from thalweg.errors import RunDirectoryError, call
+from thalweg.layers.surgery import ModelParts
 from thalweg.objectives import Task
-from thalweg.recipe import Model
-from thalweg.runs.kinds import held, how_to_go_on, kind_at
-from thalweg.settings import MOST
+from thalweg.run import summaries
+from thalweg.run.directory.kinds import held, how_to_go_on, kind_at
+from thalweg.settings import trust
+from thalweg.settings.tables import MOST
 
 __all__ = [
     "CalibrationRecord",
@@ -48,7 +49,7 @@ class Point(_Record):
 
 
 class CalibrationRecord(_Record):
-    """Whether probabilities on the test split mean what they say (:mod:`thalweg.calibration`).
+    """Whether probabilities on the test split mean what they say (:mod:`thalweg.calibration.assessment`).
 
     Attributes:
         bins: mean confidence, share that was right, and number of predictions, of each bin that holds any.
@@ -69,7 +70,7 @@ class CalibrationRecord(_Record):
 
 
 class TemperatureRecord(_Record):
-    """The temperature of a result, found on the validation split (:mod:`thalweg.temperature`).
+    """The temperature of a result, found on the validation split (:mod:`thalweg.calibration.temperature`).
 
     Attributes:
         value: T; ``predict`` gives probabilities at it.
@@ -242,7 +243,7 @@ class Stored(_Record):
 
     Attributes:
         spec, input_shape, outputs: what the model is made from.
-        equipment: the parts that are put into it then, as in a recipe's ``[model]``.
+        parts: the parts that are put into it then, as in a recipe's ``[model]``.
         task: what it predicts, ``center`` and ``scale`` included.
         activation: from outputs to probabilities or numbers.
         inputs: how rows become inputs; ``None`` where a person's own code does it.
@@ -258,7 +259,7 @@ class Stored(_Record):
     spec: str
     input_shape: list[int]
     outputs: int
-    equipment: dict[str, bool | int | float] = Field(default_factory=dict)
+    parts: dict[str, bool | int | float] = Field(default_factory=dict)
     task: dict[str, Any]
     activation: Literal["softmax", "sigmoid", "identity"]
     inputs: Annotated[TablePreparation | ArrayPreparation, Field(discriminator="kind")] | None
@@ -293,7 +294,7 @@ class Stored(_Record):
         """
         try:
             task = _TASK.validate_python(self.task)
-            Model(spec=self.spec, **self.equipment)  # type: ignore[arg-type]
+            ModelParts(**self.parts)  # type: ignore[arg-type]
         except ValidationError as problem:
             raise ValueError(_said(problem)) from None
         if not (math.isfinite(task.center) and math.isfinite(task.scale) and task.scale > 0):

@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor import empty as empty_sharded
 
 from thalweg.errors import RunDirectoryError, option
-from thalweg.runs.directory import RunDirectory
-from thalweg.runs.files import behind, checksum
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.writing import behind, checksum
 from thalweg.training.engine import Engine
 
 __all__ = ["Kept", "Shards", "are_sound", "assembled", "parted", "unsharded"]

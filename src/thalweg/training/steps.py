@@ -20,7 +20,7 @@ from thalweg.layers.passing import outputs_of
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Divided, Division, joined
 from thalweg.objectives.losses import no_gradient
-from thalweg.randomness import portion
+from thalweg.randomness.keyed import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 from thalweg.training.engine import Engine, OneProcess, agree, rows

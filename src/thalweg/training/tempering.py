@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.calibration.temperature import Temperature, fit_temperature
 from thalweg.errors import DataError, UserError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives.dividing import joined
-from thalweg.targets import class_numbers
-from thalweg.temperature import Temperature, fit_temperature
+from thalweg.run.targets import class_numbers
 from thalweg.training.steps import Surroundings
 
 __all__ = ["of_batches"]

@@ -24,15 +24,15 @@ from thalweg.layers.modes import Modes, begin_training, end_training, evaluating
 from thalweg.layers.passing import SingleEntryError, outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import as_loss
-from thalweg.randomness import RunDraws
+from thalweg.randomness.keyed import RunDraws
+from thalweg.randomness.streams import seed32
 from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
-from thalweg.streams import seed32
 from thalweg.training.complaints import understood
 from thalweg.training.engine import Engine, OneProcess, copied, rows
-from thalweg.training.feed import Batch, Feed, LoaderFeed, examples_in, taken
+from thalweg.training.evaluate import has_two_points, judged_point, keyed
+from thalweg.training.loader import Batch, Feed, LoaderFeed, examples_in, taken
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
-from thalweg.training.scoring import has_two_points, judged_point, keyed
 from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
 
 __all__ = ["Training", "advance"]

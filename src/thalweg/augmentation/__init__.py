@@ -1,9 +1,0 @@
-"""Images changed at random while training, and seen in a fixed set of crops at test time."""
-
-from __future__ import annotations
-
-from thalweg.augmentation.augment import augment, augment_by, reach_of
-from thalweg.augmentation.ranges import AugmentationSettings
-from thalweg.augmentation.views import crops
-
-__all__ = ["AugmentationSettings", "augment", "augment_by", "crops", "reach_of"]

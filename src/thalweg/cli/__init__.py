@@ -1,7 +1,0 @@
-"""Arguments to verbs: one file a verb, and no logic."""
-
-from __future__ import annotations
-
-from thalweg.cli.app import main
-
-__all__ = ["main"]

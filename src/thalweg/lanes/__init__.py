@@ -1,7 +1,0 @@
-"""K replicas of a model as one program."""
-
-from __future__ import annotations
-
-from thalweg.lanes.chunks import Eliminate, Keeper, Progress, plan, promise, run
-
-__all__ = ["Eliminate", "Keeper", "Progress", "plan", "promise", "run"]

@@ -1,0 +1,216 @@
+"""A recipe understood: its data, its model and everything else that a training needs, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg import catalogue, data, recipe, schedules, strategies
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared, Source
+from thalweg.errors import OptionError
+from thalweg.layers import models
+from thalweg.layers.surgery import with_parts
+from thalweg.objectives import Loss, Metric, activations
+from thalweg.randomness.generators import own_generators
+from thalweg.recipe.schema import Recipe
+from thalweg.run.directory.environment import usable_device
+from thalweg.run.problem import initial_module
+from thalweg.run.sampler import Batches, steps_an_epoch
+from thalweg.run.targets import objective_of
+from thalweg.settings.tables import check_length
+from thalweg.strategies import Plateau, Strategy
+from thalweg.training.engine import Engine, OneProcess
+from thalweg.training.fitting import tabulated
+from thalweg.training.loader import ExampleFeed
+from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
+from thalweg.training.param_groups import Pattern, parameter_groups
+from thalweg.training.rates import Rates
+from thalweg.training.trainer import Training
+
+__all__ = ["Assembled", "assemble", "lines"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """Everything a training needs, understood and checked."""
+
+    recipe: Recipe
+    source: Source
+    prepared: Prepared
+    loss: Loss
+    metric: Metric
+    entry: Entry
+    strategies: list[Strategy]
+    training: Training
+    say: list[Callable[[str], None]]
+    text: str
+    activation: activations.Activation
+
+
+def assemble(
+    wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None
+) -> Assembled:
+    """Make everything; the data may be known already."""
+    made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
+    entry = catalogue.resolve(wanted.optimizer.name)
+    hyperparameters = wanted.optimizer.hyperparameters
+    of_run = entry.of_run(hyperparameters)
+    settings = wanted.training
+    if world > 1:
+        _check_shares(wanted, entry, world)
+    place = usable_device(device if world == 1 else str(local_device(device)), device)
+    if known is None:
+        seed, replicate = wanted.data.seed, wanted.data.replicate
+        # a Dataset may draw from anybody's generators while it is read
+        with own_generators(seed, "data"):
+            source = data.load(
+                wanted.data.spec, target=wanted.data.target, task=wanted.data.task,
+                missing=wanted.data.missing, types=wanted.data.types or None,
+            )  # fmt: skip
+            known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
+    source, prepared = known
+    if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
+        raise OptionError(
+            f"prediction.crops is {wanted.prediction.crops}, but inputs of shape "
+            f"{list(prepared.input_shape)} are no images; leave crops out"
+        )
+    if wanted.prediction.calibrate is not None and prepared.task.kind != "classification":
+        raise OptionError(
+            f"prediction.calibrate is {wanted.prediction.calibrate!r}, which is for classes, but this is a "
+            f"{prepared.task.kind} task; leave it out"
+        )
+    loss, metric = objective_of(wanted.objective.loss, wanted.objective.metric, prepared)
+    examples = len(prepared.train)
+    steps = steps_an_epoch(examples, settings.batch_size)
+    check_length(settings.epochs, steps)
+    total = settings.epochs * steps
+
+    factory = with_parts(models.factory(wanted.model.spec), wanted.model.parts)
+    model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
+    width = models.check(model, prepared, loss, metric, examples=min(8, settings.batch_size))
+    activation = activations.activation_of_task(prepared.task, width)
+    if prepared.task.kind == "classification":
+        activation = activations.activation(loss, width) or activation
+    text = str(model)
+    if settings.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = _engine(settings, place, world)
+    model = engine.set_up(model)
+    optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
+    if wanted.schedule.name == "plateau":
+        made.append(Plateau(patience=2))
+        factor: Callable[[int], float] = lambda step: 1.0  # noqa: E731
+    else:
+        factor = tabulated(
+            schedules.build(wanted.schedule.name, total=total, **wanted.schedule.options), total
+        )
+    say: list[Callable[[str], None]] = []
+    batches = Batches(
+        examples,
+        seed=settings.seed,
+        size=settings.batch_size,
+        factor=of_run.get("batch_factor", 1.0),
+        growth=of_run.get("batch_growth", 1.0),
+    )
+    training = Training(
+        model=model,
+        optimizer=optimizer,
+        needs=entry.needs,
+        loss=loss,
+        feed=ExampleFeed(prepared.train, batches, settings.batch_size),
+        rates=Rates(optimizer, factor),
+        total=total,
+        seed=settings.seed,
+        engine=engine,
+        strategies=made,
+        parts=settings.accumulate,
+        measured=("loss", "metric"),
+        activation=activations.activation(loss, width),
+        say=lambda text: say[0](text),
+    )
+    return Assembled(
+        recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
+        strategies=made, training=training, say=say, text=text, activation=activation,
+    )  # fmt: skip
+
+
+def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
+    """Refuse what can't be divided among processes."""
+    settings = wanted.training
+    if entry.needs in ("graph", "outputs"):
+        raise OptionError(
+            f"{entry.name} needs the graph of a whole batch, of which each of {world} processes has a part; "
+            "train without torchrun, or by an optimizer that needs gradients alone, such as lbfgs"
+        )
+    if settings.batch_size < world * settings.accumulate:
+        raise OptionError(
+            f"training.batch_size is {settings.batch_size}, less than one example for each of {world} "
+            "processes and each part of a batch; take a larger one, or fewer processes"
+        )
+    if wanted.ensemble is not None:
+        raise OptionError(
+            f"the members of an ensemble are trained in one process, not in {world}; leave torchrun out, or "
+            "give each member a recipe of its own"
+        )
+
+
+def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engine:
+    if world == 1:
+        return OneProcess(place, precision=settings.precision)
+    kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
+    return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
+
+
+def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
+    groups = wanted.groups
+    if groups == recipe.Groups():
+        return [p for p in model.parameters() if p.requires_grad]
+    defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters}
+    lr = wanted.optimizer.hyperparameters.get("lr", defaults.get("lr"))
+    made = parameter_groups(
+        model,
+        lr=None if lr is None else float(lr),
+        decay_all=groups.decay == "all",
+        depth_factor=groups.depth_factor,
+        patterns=[Pattern(match=p.match, rate=p.rate, decay=p.decay) for p in groups.patterns],
+    )
+    if "weight_decay" not in defaults:
+        for group in made:
+            group.pop("weight_decay", None)
+    return made
+
+
+def lines(made: Assembled) -> dict[str, list[str]]:
+    """Say what is about to be trained."""
+    wanted, prepared = made.recipe, made.prepared
+    sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))
+    hyper = ", ".join(f"{name} {value:.4g}" for name, value in wanted.optimizer.hyperparameters.items())
+    parameters = sum(p.numel() for p in made.training.model.parameters())
+    training = wanted.training
+    lines = {
+        "data": [made.source.summary(), sizes, *made.source.notes],
+        "model": [f"{wanted.model}, {parameters:,} parameters"],
+        "recipe": [
+            f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
+            f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'} of batches of "
+            f"{training.batch_size}: {made.training.total:,} steps; "
+            f"{made.loss.name} trained, {made.metric.name} judged",
+        ],
+    }
+    if made.source.warnings:
+        lines["warning"] = list(made.source.warnings)
+    if wanted.ensemble is not None:
+        kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
+        lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
+    engine = made.training.engine
+    if engine.world > 1:
+        how = "FSDP2" if engine.sharded else "DDP"
+        lines["recipe"].append(f"on {engine.world} processes by {how}, each with its share of every batch")
+    if made.strategies:
+        lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
+    return lines

@@ -1,0 +1,227 @@
+"""What a training leaves behind: weights, model card, results, and what predictions are made by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import safetensors.torch
+
+from thalweg.data.stored import store
+from thalweg.ensembles import tempering
+from thalweg.ensembles.evaluate import Judged, judge
+from thalweg.ensembles.store import Kept
+from thalweg.errors import DataError
+from thalweg.recipe.build import Assembled
+from thalweg.recipe.members import mean_curve, recorded
+from thalweg.recipe.schema import mirrors
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.environment import environment
+from thalweg.settings import trust
+from thalweg.strategies import Snapshots
+from thalweg.training.model_card import card
+from thalweg.training.predicting import load_model, predicting_model
+from thalweg.training.results import (
+    CalibrationRecord,
+    EnsembleRecord,
+    Point,
+    Stored,
+    TemperatureRecord,
+    TrainResults,
+)
+from thalweg.training.training_run import Fitted
+from thalweg.training.watch import Evaluation
+
+__all__ = ["deliver", "deliver_members"]
+
+
+def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
+    """Judge weights as they lie in files: what predictions will be made by."""
+    device = str(made.training.engine.device)
+    return judge(
+        (
+            predicting_model(
+                load_model(directory.path, stored, name, device), stored.prediction, stored.activation
+            )
+            for name in names
+        ),
+        made.prepared,
+        loss=made.loss,
+        metric=made.metric,
+        activation=stored.activation,
+    )
+
+
+def deliver(
+    made: Assembled, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
+) -> TrainResults:
+    """Lay down what came out of a training; of many processes all call it, and 0 alone has the directory."""
+    engine = made.training.engine
+    snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
+    taken = snapshots.states() if snapshots is not None else []
+    states = {"weights": fitted.model.state_dict()}
+    if fitted.best_state is not None:
+        states["best"] = fitted.best_state
+    states |= {f"snapshot-{number}": state for number, state in enumerate(taken, 1)}
+    for name, state in states.items():
+        whole = engine.whole(state)
+        if directory is not None:
+            directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
+    stored = _stored(made, snapshots=len(taken))
+    calibration, ensemble = None, None
+    judged: dict[Any, Judged] = {}
+    calibrates = made.recipe.prediction.calibrate is not None
+    if directory is not None and made.prepared.task.kind == "classification":
+        judged["result"] = _judge(made, stored, ["weights.safetensors"], directory)
+        calibration = judged["result"].calibration
+        if calibrates and fitted.best_state is not None:
+            judged["best"] = _judge(made, stored, ["best.safetensors"], directory)
+    if directory is not None and (len(taken) > 1 or (taken and calibrates)):
+        files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
+        judged["snapshots"] = _judge(made, stored, files, directory)
+        ensemble = recorded(judged["snapshots"], None) if len(taken) > 1 else None
+    found, temperature, notes = _calibrated(made, judged)
+    stored = stored.model_copy(update={"temperatures": found})
+    results = _results(
+        made, config,
+        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
+        seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
+        calibration=calibration, ensemble=ensemble, temperature=temperature,
+    )  # fmt: skip
+    if directory is not None:
+        _conclude(results, stored, directory)
+    return results
+
+
+def deliver_members(
+    made: Assembled, kept: Kept, directory: RunDirectory, config: dict[str, Any]
+) -> TrainResults:
+    """Lay down what came out of an ensemble, whose members' weights are there already."""
+    assert made.recipe.ensemble is not None
+    assert kept.how is not None
+    good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+    stored = _stored(made, members=good)
+    judged = _judge(made, stored, [f"member-{number}.safetensors" for number in good], directory)
+    record = recorded(judged, kept, resample=made.recipe.ensemble.resample)
+    found, temperature, said = _calibrated(made, {"result": judged})
+    stored = stored.model_copy(update={"temperatures": found})
+    members = [kept.members[number] for number in good]
+    notes = [
+        f"member {each.number} is left out: {each.stopped}" if each.failed
+        else f"member {each.number}: {text}"
+        for each in kept.members.values()
+        for text in (each.notes or [""] if each.failed else each.notes)
+    ]  # fmt: skip
+    results = _results(
+        made, config,
+        curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
+        notes=[*notes, *said], seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
+        temperature=temperature, engine=kept.how.reason,
+    )  # fmt: skip
+    _conclude(results, stored, directory)
+    return results
+
+
+def _calibrated(
+    made: Assembled, judged: dict[Any, Judged]
+) -> tuple[dict[Any, float], TemperatureRecord | None, list[str]]:
+    """Find the temperatures that a recipe asks for, the record of what predicts by default, and notes."""
+    found: dict[Any, float] = {}
+    record: TemperatureRecord | None = None
+    notes: list[str] = []
+    if made.recipe.prediction.calibrate is None:
+        return found, record, notes
+    default = "snapshots" if "snapshots" in judged else "result"
+    for kind, each in judged.items():
+        try:
+            temperature = tempering.of_judged(each)
+        except DataError as problem:
+            notes.append(f"no temperature for the {'best weights' if kind == 'best' else kind}: {problem}")
+            continue
+        found[kind] = temperature.value
+        if kind == default:
+            record = tempering.recorded(each, temperature)
+    return found, record, notes
+
+
+def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
+    prepared, wanted = made.prepared, made.recipe
+    inputs = store(made.source, prepared.indices, wanted.data.missing)
+    return Stored(
+        spec=wanted.model.spec,
+        input_shape=list(prepared.input_shape),
+        outputs=prepared.outputs,
+        parts=wanted.model.parts.given(),
+        task=asdict(prepared.task),
+        activation=made.activation,
+        inputs=inputs,
+        snapshots=snapshots,
+        members=list(members),
+        prediction=wanted.prediction,
+        mirrored=mirrors(wanted),
+        code=trust.current().written().get(wanted.model.spec, {}),
+    )
+
+
+def _results(
+    made: Assembled,
+    config: dict[str, Any],
+    *,
+    curve: Sequence[Evaluation],
+    result: dict[str, float | None],
+    updates: int,
+    notes: list[str],
+    seconds: float,
+    best: Evaluation | None = None,
+    stopped: str | None = None,
+    failed: bool = False,
+    calibration: CalibrationRecord | None = None,
+    temperature: TemperatureRecord | None = None,
+    ensemble: EnsembleRecord | None = None,
+    engine: str | None = None,
+) -> TrainResults:
+    prepared, wanted, source = made.prepared, made.recipe, made.source
+    timing: dict[str, Any] = {"started": config.get("started"), "seconds": seconds}
+    if engine is not None:
+        timing["engine"] = engine
+    return TrainResults(
+        recipe=wanted.model_dump(exclude_none=True, by_alias=True),
+        data={
+            "name": source.name,
+            "rows": source.rows,
+            "inputs": source.inputs,
+            "classes": list(source.task.classes),
+            "splits": {part: len(getattr(prepared, part)) for part in ("train", "validation", "test")},
+            "fingerprint": source.fingerprint,
+            "notes": list(dict.fromkeys([*source.notes, *prepared.notes])),
+            "warnings": list(source.warnings),
+        },
+        model={
+            "spec": wanted.model.spec,
+            "parts": wanted.model.parts.given(),
+            "parameters": sum(p.numel() for p in made.training.model.parameters()),
+            "text": made.text,
+        },
+        metric=made.metric.name,
+        higher_is_better=made.metric.higher_is_better,
+        curve=[Point(**asdict(each)) for each in curve],
+        best=None if best is None else Point(**asdict(best)),
+        result=result,
+        updates=updates,
+        stopped=stopped,
+        failed=failed,
+        notes=notes,
+        machine=environment(str(made.training.engine.device)),
+        timing=timing,
+        calibration=calibration,
+        temperature=temperature,
+        ensemble=ensemble,
+    )
+
+
+def _conclude(results: TrainResults, stored: Stored, directory: RunDirectory) -> None:
+    directory.write_text("model.json", stored.model_dump_json(indent=1))
+    directory.write_text("README.md", card(results, stored))
+    # last of all: a directory with results is a finished one
+    directory.write_json("results.json", results.model_dump(mode="json"))

@@ -1,0 +1,173 @@
+"""The ensemble of a recipe: its members trained, judged alone and together, and written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from thalweg.catalogue import Entry
+from thalweg.data.source import Prepared
+from thalweg.ensembles.evaluate import Judged
+from thalweg.ensembles.store import Kept, Member
+from thalweg.ensembles.train import Common, resampled, runs_of, train
+from thalweg.layers import models
+from thalweg.layers.surgery import with_parts
+from thalweg.objectives import Loss, Metric
+from thalweg.recipe.schema import Recipe, why_not_lanes
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.problem import Problem
+from thalweg.run.spec import Run, Setting, Workload
+from thalweg.training.results import EnsembleRecord, MemberRecord, Point, SquaredRecord
+from thalweg.training.training_run import Fitted
+from thalweg.training.watch import Evaluation, Watcher
+
+__all__ = ["mean_curve", "recorded", "train_members"]
+
+Alone = Callable[[Recipe, Prepared, RunDirectory, Watcher], Fitted]
+"""Trains a recipe for one model, on these data."""
+
+
+def train_members(
+    recipe: Recipe,
+    prepared: Prepared,
+    entry: Entry,
+    loss: Loss,
+    metric: Metric,
+    *,
+    directory: RunDirectory,
+    device: str,
+    seconds: float,
+    watcher: Watcher,
+    new: bool,
+    alone: Alone,
+) -> Kept:
+    """Train the members of a recipe's ensemble, or go on with it.
+
+    Args:
+        recipe: with an ensemble.
+        prepared: the data.
+        entry: of the optimizer.
+        loss, metric: of the recipe.
+        directory: of the run.
+        device: where to train.
+        seconds: between two checkpoints.
+        watcher: told what happens.
+        new: whether the run has only begun; what is refused then leaves nothing behind.
+        alone: trains one member, where they can't be lanes.
+
+    Raises:
+        UserError: the members can't be trained so.
+        Interrupted: after everything was saved.
+        ThalwegError: every member failed.
+    """
+    asked, training = recipe.ensemble, recipe.training
+    assert asked is not None
+    kept = Kept(directory)
+    begins = recipe.strategies.initialization
+    setting = Setting(
+        optimizer=entry.name,
+        hyperparameters=recipe.optimizer.hyperparameters,
+        schedule=recipe.schedule.name,
+        schedule_options=recipe.schedule.options,
+        initialization=(begins and begins.by_scheme_alone()) or {},
+    )
+    runs = runs_of(training.seed, asked.members, setting)
+    factory = with_parts(models.factory(recipe.model.spec), recipe.model.parts)
+    problem = Problem(
+        factory=factory, data=prepared, loss=loss.name, metric=metric.name,
+        optimizers={entry.name: entry}, device=device,
+    )  # fmt: skip
+    workload = Workload(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        evaluations=training.evaluations,
+        loss_bound=math.inf,
+    )
+
+    def one_member(run: Run, path: Path | None, told: Watcher) -> Fitted:
+        own = training.model_copy(update={"seed": run.seed})
+        one = recipe.model_copy(update={"training": own, "ensemble": None})
+        own_data = prepared
+        if asked.resample:
+            own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
+        assert path is not None
+        with _taken_up(path, run.seed) as folder:
+            return alone(one, own_data, folder, told)
+
+    train(
+        runs, kept, watcher, one_member,
+        Common(problem=problem, workload=workload),
+        engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds, new=new,
+    )  # fmt: skip
+    return kept
+
+
+def _taken_up(path: Path, seed: int) -> RunDirectory:
+    if path.exists():
+        return RunDirectory.resume(path)
+    return RunDirectory.create(path, {"kind": "fit", "seed": seed})
+
+
+def mean_curve(members: Sequence[Member]) -> list[Evaluation]:
+    """Return the mean of the members' evaluations, step by step, over those that have them.
+
+    >>> one = Member(number=1, seed=0, updates=1, curve=[
+    ...     Evaluation(step=0, train_loss=None, validation_loss=1.0, validation=0.5)])
+    >>> two = Member(number=2, seed=1, updates=1, curve=[
+    ...     Evaluation(step=0, train_loss=None, validation_loss=2.0, validation=None)])
+    >>> mean_curve([one, two])
+    [Evaluation(step=0, train_loss=None, validation_loss=1.5, validation=0.5)]
+    """
+    by_step: dict[int, list[Evaluation]] = {}
+    for member in members:
+        for evaluation in member.curve:
+            by_step.setdefault(evaluation.step, []).append(evaluation)
+
+    def mean(step: int, name: str) -> float | None:
+        values = [v for each in by_step[step] if (v := getattr(each, name)) is not None]
+        return math.fsum(values) / len(values) if values else None
+
+    return [
+        Evaluation(
+            step=step,
+            train_loss=mean(step, "train_loss"),
+            validation_loss=mean(step, "validation_loss"),
+            validation=mean(step, "validation"),
+        )
+        for step in sorted(by_step)
+    ]
+
+
+def recorded(judged: Judged, kept: Kept | None, *, resample: bool = False) -> EnsembleRecord:
+    """Write down what models came to, alone and together; without ``kept`` they are snapshots."""
+    squared = None
+    if judged.squared is not None:
+        of = "brier" if judged.calibration is not None else "error"
+        squared = SquaredRecord(of=of, **vars(judged.squared))  # type: ignore[arg-type]
+    alone = iter(judged.alone)
+    if kept is None:
+        members = [MemberRecord(number=number, **vars(one)) for number, one in enumerate(judged.alone, 1)]
+    else:
+        members = []
+        for number in sorted(kept.members):
+            member = kept.members[number]
+            known = {} if member.failed else vars(next(alone))
+            members.append(
+                MemberRecord(
+                    number=number, seed=member.seed, updates=member.updates, stopped=member.stopped,
+                    failed=member.failed, curve=[Point(**asdict(each)) for each in member.curve], **known,
+                )
+            )  # fmt: skip
+    return EnsembleRecord(
+        kind="snapshots" if kept is None else "members",
+        engine=None if kept is None or kept.how is None else kept.how.engine,
+        resample=resample,
+        members=members,
+        result=judged.result,
+        growing=judged.growing,
+        disagreement=judged.disagreement,
+        squared=squared,
+        pooled=judged.pooled,
+    )

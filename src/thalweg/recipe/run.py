@@ -1,0 +1,317 @@
+"""A recipe carried out: understood before anything is written, trained, and laid down for use."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from thalweg import data, recipe
+from thalweg.data.source import Prepared, Source
+from thalweg.errors import (
+    DataError,
+    Interrupted,
+    OptionError,
+    RunDirectoryError,
+    ThalwegError,
+    UserError,
+    option,
+    spelled_as_recipe,
+)
+from thalweg.randomness.generators import undisturbed
+from thalweg.recipe.build import Assembled, assemble, lines
+from thalweg.recipe.export import deliver, deliver_members
+from thalweg.recipe.members import train_members
+from thalweg.recipe.schema import Recipe
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.kinds import refuse_existing, refuse_other_kind
+from thalweg.run.sampler import evaluation_points
+from thalweg.run.threads import with_threads
+from thalweg.settings import trust
+from thalweg.strategies.own import load_own
+from thalweg.training.engine import from_first
+from thalweg.training.loader import in_blocks
+from thalweg.training.parallel import together
+from thalweg.training.predicting import predicting_model
+from thalweg.training.results import TrainResults
+from thalweg.training.thread_count import threads_for
+from thalweg.training.training_run import Fitted, Job
+from thalweg.training.watch import Silent, Watcher
+
+__all__ = ["carry_out"]
+
+_EVALUATED = 256
+# more than any machine has; a stranger's directory may say anything
+_MOST_THREADS = 4096
+
+
+def carry_out(
+    given: str | Path | Recipe | None,
+    *,
+    changes: Sequence[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    checkpoint_seconds: float = 60.0,
+    watcher: Watcher | None = None,
+    command: str | None = None,
+    trust_code: bool = False,
+) -> tuple[TrainResults, Path]:
+    """Train what a recipe says, or go on with it, and write everything but the report.
+
+    Args:
+        given: a recipe, or the path of one; may be left out with ``resume``.
+        changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
+        out: the run directory; ``None`` for ``runs/train-<data>-<time>``.
+        resume: go on with the training in ``out``.
+        device: where to train.
+        checkpoint_seconds: between two checkpoints.
+        watcher: told what happens.
+        command: how to make this training again.
+        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
+
+    Returns:
+        The results, and the run directory.
+
+    Raises:
+        UserError: something given can't be used; nothing has been written then.
+        Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
+        ThalwegError: training failed; the directory holds the last good weights.
+    """
+    with (
+        spelled_as_recipe(),
+        together(device) as processes,
+        ExitStack() as stack,
+        trust.own_code(accepted=trust_code) as gate,
+    ):
+        told = Silent() if watcher is None or processes.rank else watcher
+        held: list[RunDirectory] = []
+
+        def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
+            held.append(stack.enter_context(directory))
+            return directory.path, directory.config()
+
+        def known() -> tuple[dict[str, dict[str, str]], list[str]]:
+            return held[0].code(), sorted(trust.known_code())
+
+        def announced(wanted: Recipe) -> None:
+            if (text := data.announcement(wanted.data.spec)) is not None:
+                told.note(text)
+
+        wanted = _recipe(given, changes)
+        if resume:
+            if out is None:
+                raise RunDirectoryError(
+                    f"{option('resume')} needs {option('out')}: name the run directory of the training to go "
+                    "on with"
+                )
+            path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
+            # what process 0 knows holds for all, wherever they run
+            recorded, remembered = from_first(processes, known)
+            gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
+            wanted = _same(path, config, wanted)
+            announced(wanted)
+            made = assemble(wanted, device, processes.world)
+            if made.source.fingerprint != config.get("fingerprint"):
+                raise DataError(
+                    f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
+                    f"it was, or begin anew with another {option('out')}"
+                )
+        else:
+            if wanted is None:
+                raise OptionError(
+                    "there is no recipe to carry out; give the path of one, such as winner.toml"
+                )
+            if out is not None:
+                from_first(processes, lambda: refuse_existing(Path(out)))
+            announced(wanted)
+            made = assemble(wanted, device, processes.world)
+            begun: dict[str, Any] = {
+                "kind": "train",
+                "command": command,
+                "device": device,
+                "fingerprint": made.source.fingerprint,
+                "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "threads": _threads(made, device, processes.world),
+                "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
+                "code": gate.written(),
+            }
+            observing = [name for name in wanted.strategies.own() if load_own(name).observes]
+            if observing:
+                begun["observing"] = observing
+            place = _place(out, made.source)
+            path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
+        if len(set(processes.collect(made.source.fingerprint))) > 1:
+            raise DataError(
+                f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
+            )
+        if held:
+            gate.remember()
+            held[0].note_code(gate.written())
+        run = _Run(directory=held[0] if held else None, path=path, config=config)
+        return _train(made, run, checkpoint_seconds, told, new=not resume), path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Where a training is laid down; of many processes 0 alone holds the directory."""
+
+    directory: RunDirectory | None
+    path: Path
+    config: dict[str, Any]
+
+
+def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe | None:
+    if isinstance(given, Recipe):
+        return recipe.loads(recipe.dumps(given), changes=changes) if changes else given
+    if given is None:
+        if changes:
+            raise OptionError(f"{option('changes')} is for a recipe; give the recipe too")
+        return None
+    return recipe.read(given, changes)
+
+
+def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
+    """The recipe that a training was begun with, which must be the one that is wanted, if any is."""
+    refuse_other_kind(path, config, "train")
+    try:
+        begun = Recipe.model_validate(config["recipe"])
+    except (KeyError, ValidationError) as problem:
+        raise RunDirectoryError(
+            f"{path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
+            f"bring it back, or begin anew with another {option('out')}"
+        ) from problem
+    if wanted is not None:
+        observing = _observing(config, begun, wanted)
+        now, before = _without(wanted, observing), _without(begun, observing)
+        if now == before:
+            return wanted
+        table = next(name for name in now if now[name] != before[name])
+        # a table that is optional may be missing on either side
+        here, there = now[table] or {}, before[table] or {}
+        differing = [key for key in here | there if here.get(key) != there.get(key)]
+        key = f'"{differing[0]}"' if ":" in differing[0] else differing[0]
+        raise OptionError(
+            f"the training in {path} was begun with another {table}.{key}; leave the recipe out to go on "
+            f"with its own, or begin anew with another {option('out')}"
+        )
+    return begun
+
+
+def _observing(config: dict[str, Any], begun: Recipe, wanted: Recipe) -> set[str]:
+    """A person's own strategies that only observe, so that they may join or leave when a training goes on."""
+    mine, there = wanted.strategies.own(), begun.strategies.own()
+    joining = {name for name, each in mine.items() if each != there.get(name) and load_own(name).observes}
+    # what the directory alone names isn't run for this: it says itself who only observed
+    said = config.get("observing", [])
+    return joining | {name for name in there if name not in mine and name in said}
+
+
+def _without(one: Recipe, names: set[str]) -> dict[str, Any]:
+    values = one.model_dump(by_alias=True)
+    values["strategies"] = {name: each for name, each in values["strategies"].items() if name not in names}
+    return values
+
+
+def _place(out: str | Path | None, source: Source) -> Path:
+    if out is not None:
+        return Path(out)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
+
+
+def _train(made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new: bool) -> TrainResults:
+    if run.directory is not None:
+        run.directory.write_text("recipe.toml", recipe.dumps(made.recipe))
+    watcher.begun(lines(made))
+    if made.recipe.ensemble is not None:
+        return _train_members(made, run, seconds, watcher, new=new)
+    job = _job(made, run.directory, seconds, watcher)
+    try:
+        with _as_many_threads(run, watcher):
+            fitted = job.run()
+    except UserError:
+        if new and not job.begun and run.directory is not None:
+            run.directory.discard()
+        raise
+    except KeyboardInterrupt as problem:
+        raise Interrupted(
+            f"interrupted before a step was ended; {option('resume', True)} goes on from what {run.path} "
+            "holds"
+        ) from problem
+    results = deliver(made, fitted, run.directory, run.config)
+    if fitted.failed:
+        raise ThalwegError(
+            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights that stood then, "
+            f"{run.path / 'best.safetensors'} those that were best on validation"
+        )
+    return results
+
+
+def _threads(made: Assembled, device: str, world: int) -> int | None:
+    """How many threads of torch to train with, where that is ours to choose."""
+    if torch.device(device).type != "cpu" or world > 1:
+        # which torchrun says for each of its processes
+        return None
+    size = min(made.recipe.training.batch_size, len(made.prepared.train))
+    with undisturbed():
+        inputs, _ = made.prepared.train.batch(torch.arange(size))
+        return threads_for(made.training.model, inputs, torch.get_num_threads())
+
+
+@contextlib.contextmanager
+def _as_many_threads(run: _Run, watcher: Watcher) -> Iterator[None]:
+    """Take as many threads as were chosen when the training was begun; as before afterwards."""
+    threads, now = run.config.get("threads"), torch.get_num_threads()
+    if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS or threads == now:
+        yield
+        return
+    if threads < now:
+        said = "one thread" if threads == 1 else f"{threads} threads"
+        watcher.note(f"training on {said} of {now}: more have too little to do in a step to be worth it")
+    with with_threads(threads):
+        yield
+
+
+def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watcher: Watcher) -> Job:
+    wanted, prepared, training = made.recipe, made.prepared, made.training
+    size = max(wanted.training.batch_size, _EVALUATED)
+    job = Job(
+        training,
+        evaluation_points(training.total, wanted.training.evaluations),
+        loss=made.loss,
+        metric=made.metric,
+        validation=lambda: in_blocks(prepared.validation, size),
+        tests={"test": lambda: in_blocks(prepared.test, size)},
+        directory=directory,
+        seconds=seconds,
+        watcher=watcher,
+        predictor=lambda model: predicting_model(model, wanted.prediction, made.activation),
+    )
+    made.say.append(job.say)
+    return job
+
+
+def _train_members(
+    made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new: bool
+) -> TrainResults:
+    device, directory = str(made.training.engine.device), run.directory
+    assert directory is not None
+
+    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
+        with _as_many_threads(run, told):
+            return _job(assemble(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
+
+    kept = train_members(
+        made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
+        seconds=seconds, watcher=watcher, new=new, alone=alone,
+    )  # fmt: skip
+    return deliver_members(made, kept, directory, run.config)

@@ -1,1 +1,0 @@
-"""A recipe carried out: its parts built, trained, and what is left in the run directory."""

@@ -1,0 +1,476 @@
+"""One run's directory: made whole, locked, appended to, taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from thalweg.errors import RunDirectoryError, option
+from thalweg.run.directory.environment import environment
+from thalweg.run.directory.kinds import kind_at, refuse_existing
+from thalweg.run.directory.links import FOLDERS, RUN_ID, note_owner, refuse_links
+from thalweg.run.directory.lock import give_up, take_lock
+from thalweg.run.directory.writing import (
+    as_json,
+    as_toml,
+    drop_state,
+    load_states,
+    plain,
+    reason,
+    save_state,
+    sync_folder,
+    write_whole,
+)
+from thalweg.settings import trust
+
+__all__ = ["RunDirectory"]
+
+_LOOKED_SECONDS = 1.0
+
+
+class _Gone(RunDirectoryError):
+    """The directory was removed while it was written."""
+
+
+class RunDirectory:
+    """A run's directory, held for writing by one process; made by :meth:`create` or :meth:`resume`.
+
+    Attributes:
+        path: of the directory.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with RunDirectory.create(folder / "run", {"seed": 0}) as run:
+    ...     run.append({"event": "begun", "loss": float("nan")})
+    ...     run.write_json("results.json", {"score": 0.9})
+    >>> with RunDirectory.resume(folder / "run") as run:
+    ...     run.events(), run.config()
+    ([{'event': 'begun', 'loss': None}], {'seed': 0})
+    """
+
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self.path = path
+        self._lock = lock
+        self._events: IO[bytes] | None = None
+        self._made: list[Path] = []
+        self._known = _bytes_of(path / "config.toml")
+        self._looked = time.monotonic()
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
+        """Make a new run directory, in one rename, with ``config.toml`` and ``environment.json``.
+
+        Args:
+            path: must not exist, or be an empty directory, which stays the same one (it may be a link, or
+                where a disk is mounted); folders above it are made.
+            config: plain values, to be written as TOML; ``None`` is left out.
+
+        Raises:
+            RunDirectoryError: the directory exists, or can't be made.
+        """
+        path = Path(path)
+        refuse_existing(path)
+        made = [each for each in (path, *path.parents) if not os.path.exists(each)]
+        draft: Path | None = None
+        stands = path not in made
+        try:
+            if stands:
+                _fill(path, config)
+            else:
+                # one by one, since mkdir(parents=True) calls itself for each
+                for folder in reversed([path.parent, *path.parent.parents]):
+                    folder.mkdir(exist_ok=True)
+                draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+                draft.chmod(0o777 & ~_umask())
+                _fill(draft, config)
+                draft.rename(path)
+                sync_folder(path.parent)
+            run = cls(path, take_lock(path))
+            run._made = made
+            return run
+        except OSError as problem:
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+            elif stands:
+                _unfill(path)
+            _remove_empty(made)
+            refuse_existing(path)
+            raise RunDirectoryError(
+                f"the run directory {path} can't be made ({reason(problem)}); give another {option('out')}"
+            ) from problem
+
+    @classmethod
+    def resume(cls, path: str | Path) -> RunDirectory:
+        """Take up a run directory again, dropping what a kill left half-written.
+
+        Raises:
+            RunDirectoryError: it is missing, isn't a run directory, is damaged, can't be written, or another
+                process is writing it.
+        """
+        path = Path(path)
+        if not os.path.exists(path):
+            raise RunDirectoryError(
+                f"there is no run directory {path} to resume; leave out {option('resume', True)} to begin it"
+            )
+        missing = [name for name in ("config.toml", "events.jsonl") if not os.path.isfile(path / name)]
+        if missing:
+            raise RunDirectoryError(
+                f"{path} is no run directory: it has no {missing[0]}; give another {option('out')}"
+            )
+        run_id = kind_at(path).get(RUN_ID)
+        refuse_links(path, run_id if isinstance(run_id, str) else None)
+        try:
+            lock = take_lock(path)
+        except BlockingIOError as problem:
+            raise RunDirectoryError(
+                f"another process is writing the run directory {path}; wait for it, or end it first"
+            ) from problem
+        except OSError as problem:
+            raise RunDirectoryError(
+                f"the run directory {path} can't be written ({reason(problem)})"
+            ) from problem
+        run = cls(path, lock)
+        try:
+            _, sound = _read_events(path / "events.jsonl")
+            if sound < (path / "events.jsonl").stat().st_size:
+                with (path / "events.jsonl").open("r+b") as file:
+                    file.truncate(sound)
+                    os.fsync(file.fileno())
+            for name in FOLDERS:
+                if (path / name).is_dir():
+                    note_owner(path / name, run_id)
+            for leftover in [*path.glob(".*.draft"), *path.glob("checkpoints/.*.draft")]:
+                leftover.unlink(missing_ok=True)
+        except OSError as problem:
+            run.close()
+            raise RunDirectoryError(
+                f"the run directory {path} can't be written ({reason(problem)})"
+            ) from problem
+        except RunDirectoryError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunDirectory:
+        """Open a run directory for reading alone, also while another process writes it.
+
+        Raises:
+            RunDirectoryError: it is missing or isn't a run directory.
+        """
+        path = Path(path)
+        if not os.path.isfile(path / "events.jsonl"):
+            raise RunDirectoryError(f"{path} is no run directory: it has no events.jsonl; give that of a run")
+        return cls(path, None)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Write an event down for good: when this returns it survives a kill. NaN and infinity become null.
+
+        Raises:
+            RunDirectoryError: it can't be written, as when the disk is full; nothing of it is left then.
+        """
+        line = json.dumps(plain(event), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        with self._writing("events.jsonl"):
+            if self._events is None:
+                self._events = (self.path / "events.jsonl").open("ab", buffering=0)
+            before = self._events.seek(0, os.SEEK_END)
+            try:
+                written = self._events.write(line)
+                if written != len(line):
+                    raise OSError(28, "no space left on device")
+                os.fsync(self._events.fileno())
+            except OSError:
+                self._events.truncate(before)
+                raise
+            # a file that was removed can be written as long as it is open
+            if (self.path / "events.jsonl").stat().st_size < before + len(line):
+                raise FileNotFoundError(errno.ENOENT, "it was removed")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events so far, in order; a torn last line is left out.
+
+        Raises:
+            RunDirectoryError: a line before the last is damaged.
+        """
+        if self._lock is not None and not self._there():
+            raise self._gone()
+        return _read_events(self.path / "events.jsonl")[0]
+
+    def config(self) -> dict[str, Any]:
+        """Return what :meth:`create` wrote into ``config.toml``; code that it names may be a stranger's.
+
+        Raises:
+            RunDirectoryError: it can't be read.
+        """
+        try:
+            values = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            raise RunDirectoryError(
+                f"{self.path / 'config.toml'} can't be read ({reason(problem)})"
+            ) from problem
+        values.pop(RUN_ID, None)
+        trust.note_specs(self.path, values)
+        return values
+
+    def code(self) -> dict[str, dict[str, str]]:
+        """Return the fingerprints of the code that the run was begun with, or was allowed to go on with."""
+        found = dict(self.config().get("code", {}))
+        for event in self.events():
+            if event.get("event") == "code":
+                found |= event["code"]
+        return {
+            str(spec): {str(name): str(sha) for name, sha in files.items()}
+            for spec, files in found.items()
+            if isinstance(files, Mapping)
+        }
+
+    def note_code(self, loaded: Mapping[str, Mapping[str, str]]) -> None:
+        """Write down what code the run goes on with, where that isn't what is known of it."""
+        known = self.code()
+        new = {spec: dict(files) for spec, files in loaded.items() if known.get(spec) != files}
+        if new:
+            self.append({"event": "code", "code": new})
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the directory whole, or leave what was there.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the directory whole, or leave what was there.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, content)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain values as JSON, whole; NaN and infinity become null.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(name):
+            write_whole(self.path / name, as_json(value))
+
+    def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> Path:
+        """Save a state of tensors, numbers, strings, lists and dictionaries; the newest ``keep`` stay.
+
+        Returns:
+            The file.
+
+        Raises:
+            RunDirectoryError: it can't be written.
+        """
+        with self._writing(f"checkpoints/{name}"):
+            return save_state(self.path / "checkpoints" / name, state, keep=keep)
+
+    def load_checkpoint(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda text: None,
+        sound: Callable[[Any], bool] = lambda state: True,
+    ) -> Any | None:
+        """Return the newest sound state under a name, or ``None`` if none was saved.
+
+        A damaged file is passed over, and an event ``"checkpoint damaged"`` names it; ``say`` is told.
+        ``sound`` says whether what a state refers to is undamaged.
+
+        Raises:
+            RunDirectoryError: there are files under that name, and all are damaged.
+        """
+        return next(self.load_checkpoints(name, say, sound), None)
+
+    def load_checkpoints(
+        self,
+        name: str,
+        say: Callable[[str], None] = lambda text: None,
+        sound: Callable[[Any], bool] = lambda state: True,
+    ) -> Iterator[Any]:
+        """Go through the sound states under a name, newest first, as :meth:`load_checkpoint` does for one."""
+
+        def passed_over(damaged: Path) -> None:
+            say(f"the checkpoint {damaged.name} is damaged; the one before it is used")
+            if self._lock is not None:
+                self.append({"event": "checkpoint damaged", "file": damaged.name})
+
+        return load_states(self.path / "checkpoints" / name, passed_over, sound)
+
+    def folder(self, name: str) -> Path:
+        """Return a folder in the directory that the run writes in, one of ``links.FOLDERS``; it is made.
+
+        Raises:
+            RunDirectoryError: it can't be.
+        """
+        assert name in FOLDERS
+        with self._writing(name):
+            (self.path / name).mkdir(exist_ok=True)
+            note_owner(self.path / name, kind_at(self.path).get(RUN_ID))
+        return self.path / name
+
+    def drop_checkpoint(self, name: str) -> None:
+        """Remove every state under a name."""
+        drop_state(self.path / "checkpoints" / name)
+
+    def check(self, *, at_once: bool = False) -> None:
+        """Make sure that the directory is still there; to be called often, as it looks once a second at most.
+
+        Args:
+            at_once: look, however long ago that was done.
+
+        Raises:
+            RunDirectoryError: it was removed, moved or unmounted.
+        """
+        now = time.monotonic()
+        if at_once or now - self._looked >= _LOOKED_SECONDS:
+            self._looked = now
+            if not self._there():
+                raise self._gone()
+
+    def watched(self, asked: Callable[[], bool]) -> Callable[[], bool]:
+        """Return a function like ``asked``, which is called often, that makes sure of the directory too."""
+
+        def ask() -> bool:
+            self.check()
+            return asked()
+
+        return ask
+
+    def _there(self) -> bool:
+        """Whether this run's directory stands at its path: its configuration does, and it isn't another's."""
+        return self._known is not None and _bytes_of(self.path / "config.toml") == self._known
+
+    def _gone(self) -> RunDirectoryError:
+        return _Gone(
+            f"the run directory {self.path} is gone: it was removed, moved or unmounted while the run was "
+            f"under way; bring it back and go on with {option('resume', True)}, or begin anew"
+        )
+
+    def discard(self) -> None:
+        """Take back what :meth:`create` made, the folders above it included, as if it had never been."""
+        there = self._there()
+        self.close()
+        if not there:
+            # what stands in its place is somebody else's
+            return
+        if self.path in self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            _unfill(self.path)
+        _remove_empty(self._made)
+
+    def close(self) -> None:
+        """Let another process write the directory."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._lock is not None:
+            give_up(self.path, self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        writing, there = self._lock is not None, self._there()
+        self.close()
+        # whatever went wrong for want of the directory, that is what is to be said, once
+        lacks = isinstance(value, OSError | RunDirectoryError) and not isinstance(value, _Gone)
+        if writing and lacks and not there:
+            raise self._gone() from value
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        assert self._lock is not None, "this run directory is open for reading alone"
+        if not self._there():
+            raise self._gone()
+        try:
+            yield
+        except OSError as problem:
+            if not self._there() or isinstance(problem, FileNotFoundError):
+                raise self._gone() from problem
+            raise RunDirectoryError(
+                f"{self.path / name} can't be written ({reason(problem)}); "
+                "what was there before is unharmed: make room and run again with "
+                f"{option('resume', True)}"
+            ) from problem
+
+
+def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The events, and how many bytes of the file are sound."""
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise RunDirectoryError(f"{path} can't be read ({reason(problem)})") from problem
+    events: list[dict[str, Any]] = []
+    sound = 0
+    *lines, torn = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            if number == len(lines) and not torn:
+                break
+            raise RunDirectoryError(f"line {number} of {path} is damaged; delete it and what follows it")
+        events.append(event)
+        sound += len(line) + 1
+    return events, sound
+
+
+def _fill(folder: Path, config: Mapping[str, Any]) -> None:
+    """Put into an empty folder what a run begins with; the configuration last, which makes it one."""
+    run_id = uuid.uuid4().hex
+    (folder / "checkpoints").mkdir()
+    note_owner(folder / "checkpoints", run_id)
+    (folder / "events.jsonl").touch()
+    write_whole(folder / "environment.json", as_json(environment()))
+    write_whole(folder / "config.toml", as_toml({RUN_ID: run_id, **config}))
+
+
+def _unfill(folder: Path) -> None:
+    """Empty a folder that held nothing but a run."""
+    with contextlib.suppress(OSError):
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""What optimizers are tried on: functions with known minima, and small real tasks."""

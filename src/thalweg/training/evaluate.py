@@ -1,0 +1,222 @@
+"""Judging a model: what it is to be judged at, and by which numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils import _pytree as trees
+
+from thalweg.errors import DataError
+from thalweg.layers.models import one_tensor
+from thalweg.layers.modes import evaluating
+from thalweg.layers.passing import outputs_of
+from thalweg.objectives import Loss, Metric, as_loss
+from thalweg.objectives.dividing import Division, divided, joined
+from thalweg.randomness.keyed import Keyed, RunDraws, portion
+from thalweg.training.engine import Engine, OneProcess, agree, rows
+from thalweg.training.loader import taken
+from thalweg.training.steps import Surroundings
+
+__all__ = ["has_two_points", "judged_point", "keyed", "score"]
+
+_KEPT = 2**28  # bytes
+_REMEDY = "validate on fewer examples, or give a loss that is a mean or a sum over examples"
+
+
+def keyed(model: nn.Module, draws: RunDraws) -> Surroundings:
+    """Make the surroundings of a forward pass; torch's own layers without randomness need none."""
+    for module in model.modules():
+        plain = type(module).__module__.startswith("torch.nn.modules")
+        if not plain or isinstance(module, (_DropoutNd, nn.RReLU)) or getattr(module, "dropout", False):
+            return lambda: Keyed(draws)
+    return nullcontext
+
+
+def has_two_points(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer trains one point and means another."""
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
+
+
+@contextmanager
+def judged_point(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Hold the model at what its optimizer wants evaluated: some train at another point."""
+    if not has_two_points(optimizer):
+        yield
+        return
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor],
+    metric: Metric | None,
+    surroundings: Surroundings,
+    engine: Engine | None = None,
+) -> tuple[float, float | None, Tensor | None]:
+    """Score a split in evaluation mode, and put each part of the model back into its own mode.
+
+    Of many processes each computes its share of every batch.
+
+    The loss is that of the whole split: batches count by what it divides by, and a loss that doesn't say is
+    computed once, of all outputs, where they have one shape and take less than 256 MB.
+
+    Returns:
+        The loss, the metric, and what the metric needs of each example; the same in all processes.
+
+    Raises:
+        OptionError: shapes that can't be compared, or outputs too large to keep and a loss that can't be had
+            of its parts.
+    """
+    with evaluating(model):
+        return _scored(model, batches, loss, metric, surroundings, engine)
+
+
+def _scored(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[Any, Tensor], Tensor],
+    metric: Metric | None,
+    surroundings: Surroundings,
+    engine: Engine | None,
+) -> tuple[float, float | None, Tensor | None]:
+    carried: Engine = OneProcess() if engine is None else engine
+    losses = _Losses(as_loss(loss), carried, surroundings)
+    reduced, goals = [], []
+    sizes: list[int] = []
+    for inputs, targets in batches:
+        sizes.append(len(targets))
+        begin, end = _share(len(targets), carried.rank, carried.world)
+        # a batch that has too few for all is everybody's, and process 0 counts it
+        mine, own, counts = inputs, targets, carried.rank == 0
+        if carried.world > 1 and len(targets) >= carried.world:
+            mine, own, counts = taken(inputs, torch.arange(begin, end)), targets[begin:end], True
+        part = portion(len(targets), begin, end) if counts and carried.world > 1 else nullcontext()
+        with part, surroundings():
+            outputs = outputs_of(model, mine)
+            losses.add(outputs, own, counts=counts)
+        if metric is not None:
+            if metric.per_example or carried.world > 1:
+                outputs = one_tensor(outputs, f"the metric {metric.name!r}")
+            found = metric.reduce(trees.tree_map(_wide, outputs), own)
+            # of one process every batch counts whole
+            reduced.append(found if carried.world == 1 else found[: len(own) if counts else 0])
+        goals.append(targets)
+    if not sizes:
+        raise DataError("the validation data hold no examples; give at least one, or leave them out")
+    value = losses.whole(goals, sizes)
+    if metric is None:
+        return value, None, None
+    together = joined(reduced)
+    if carried.world > 1:
+        together = _in_order(together, sizes, carried)
+    value_of_metric = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
+    return value, carried.broadcast(float(value_of_metric)), together
+
+
+def _wide(leaf: Any) -> Any:
+    """What is computed in half precision, in single."""
+    half = isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16)
+    return leaf.float() if half else leaf
+
+
+class _Losses:
+    """The loss of a split, from those of its blocks or from all outputs at once."""
+
+    def __init__(self, loss: Loss, engine: Engine, surroundings: Surroundings) -> None:
+        self._loss, self._engine, self._surroundings = loss, engine, surroundings
+        self._divide = Division(loss, remedy=_REMEDY)
+        self._total, self._weight, self._summed = 0.0, 0.0, False
+        self._held: list[tuple[Any, Tensor]] = []
+        self._bytes = 0
+        self._by_parts: bool | None = None
+
+    def add(self, outputs: Any, targets: Tensor, *, counts: bool) -> None:
+        """Take a block in; within the surroundings of a forward pass."""
+        if self._by_parts is None:
+            # what says what it divides by is never kept whole
+            given = self._loss.compare(outputs, targets)
+            known = divided(self._loss.function, *given).kind != "unknown"
+            self._by_parts = known or (self._engine.world > 1 and not isinstance(outputs, Tensor))
+        if self._by_parts:
+            self._part(outputs, targets, counts=counts)
+            return
+        if not counts:
+            outputs, targets = outputs[:0], targets[:0]
+        self._held.append((outputs, targets))
+        self._bytes += sum(leaf.nbytes for leaf in trees.tree_leaves(outputs) if isinstance(leaf, Tensor))
+        if self._engine.world == 1 and self._bytes > _KEPT:
+            self._let_go()
+
+    def whole(self, goals: Sequence[Tensor], sizes: Sequence[int]) -> float:
+        """Return the loss of all blocks."""
+        engine, outputs = self._engine, None
+        if self._held:
+            try:
+                outputs = joined([each for each, _ in self._held])
+                targets = torch.cat(list(goals))
+            except (RuntimeError, TypeError, ValueError):
+                # padded to another length in each block
+                outputs = None
+            if agree(engine, outputs is None)[0]:
+                self._let_go()
+        if self._held:
+            if engine.world > 1:
+                outputs = _in_order(cast(Tensor, outputs), sizes, engine)
+            with self._surroundings():
+                return engine.broadcast(float(self._loss(outputs, targets)))
+        total, weight = self._total, self._weight
+        if engine.world > 1:
+            each = engine.collect((total, weight))
+            total, weight = sum(one for one, _ in each), sum(other for _, other in each)
+        if self._summed:
+            return total
+        return total / weight if weight else math.nan
+
+    def _let_go(self) -> None:
+        self._by_parts = True
+        for outputs, targets in self._held:
+            if len(targets):
+                self._part(outputs, targets, counts=True)
+        self._held = []
+
+    def _part(self, outputs: Any, targets: Tensor, *, counts: bool) -> None:
+        found = self._divide.part(outputs, targets)
+        self._summed = found.kind == "sum"
+        if not counts:
+            return
+        weight = 1.0 if self._summed else float(found.divisor or 0.0)
+        if weight:
+            self._total += float(found.value) * weight
+        self._weight += weight
+
+
+def _share(count: int, rank: int, world: int) -> tuple[int, int]:
+    """First and last of a batch's examples that a process scores."""
+    if count >= world:
+        return rows(count, rank, world)
+    return (0, count) if rank == 0 else (0, 0)
+
+
+def _in_order(mine: Tensor, sizes: Sequence[int], engine: Engine) -> Tensor:
+    """What all processes have found of their shares of batches, in the order of the examples."""
+    shares = [[_share(size, rank, engine.world) for size in sizes] for rank in range(engine.world)]
+    counts = [[end - begin for begin, end in each] for each in shares]
+    padded = mine.new_zeros((max(map(sum, counts)), *mine.shape[1:]))
+    padded[: len(mine)] = mine
+    parts = [
+        torch.split(found[: sum(each)], each)
+        for found, each in zip(engine.gather(padded), counts, strict=True)
+    ]
+    return torch.cat([part for batch in zip(*parts, strict=True) for part in batch])
