@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lanes.test_chunks import Memory, stop_at
+from execution.lanes.test_chunks import Memory, stop_at
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset, default_collate
 

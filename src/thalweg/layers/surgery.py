@@ -149,7 +149,7 @@ def with_parts(factory: Factory, parts: ModelParts) -> Factory:
         factory: as of :func:`thalweg.layers.models.factory`.
         parts: what to put in.
 
-    >>> from thalweg import models
+    >>> from thalweg.layers import models
     >>> model = with_parts(models.factory("cnn:4"), ModelParts(batch_norm=True, dropout=0.2))((1, 8, 8), 10)
     >>> [type(layer).__name__ for layer in model.modules() if not isinstance(layer, nn.Sequential)]
     ['Conv2d', 'BatchNorm', 'ReLU', 'MaxPool2d', 'AdaptiveAvgPool2d', 'Flatten', 'Dropout', 'Linear']

@@ -1,6 +1,6 @@
 """Small real problems: data, model and loss together, deterministic from a seed.
 
->>> from thalweg import tasks
+>>> from thalweg.test_problems import tasks
 >>> digits = tasks.get("softmax-digits")
 >>> digits.examples, [tuple(p.shape) for p in digits.parameters()]
 (1077, [(10, 64), (10,)])

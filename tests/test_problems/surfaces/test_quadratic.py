@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from surfaces.derivatives import hessian
+from test_problems.surfaces.derivatives import hessian
 from torch.func import grad
 
 from thalweg.errors import OptionError

@@ -9,8 +9,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from surfaces import twins
-from surfaces.derivatives import hessian
+from test_problems.surfaces import twins
+from test_problems.surfaces.derivatives import hessian
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 

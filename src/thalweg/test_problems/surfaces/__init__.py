@@ -1,6 +1,6 @@
 """Functions with known minima: what optimizers are tried on, and what can be said about each beforehand.
 
->>> from thalweg import surfaces
+>>> from thalweg.test_problems import surfaces
 >>> beale = surfaces.get("beale")
 >>> beale.minima[0].x, beale.lowest
 ((3.0, 0.5), 0.0)

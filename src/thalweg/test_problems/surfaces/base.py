@@ -136,7 +136,7 @@ class Surface:
     def lowest(self) -> float | None:
         """The greatest lower bound of all values, as far as it is known; ``-inf`` where there is none.
 
-        >>> from thalweg import surfaces
+        >>> from thalweg.test_problems import surfaces
         >>> surfaces.get("freudenstein-roth").lowest, surfaces.get("saddle").lowest
         (0.0, -inf)
         """
@@ -167,7 +167,7 @@ class LeastSquares(Surface):
         m: number of residuals.
         residual_function: ``x [..., n]`` to ``[..., m]``, unchecked.
 
-    >>> from thalweg import surfaces
+    >>> from thalweg.test_problems import surfaces
     >>> rosenbrock = surfaces.get("rosenbrock")
     >>> x = rosenbrock.initial()
     >>> rosenbrock.residuals(x), rosenbrock(x)
