@@ -19,7 +19,7 @@ from benchmarks.step_kernels import interleave, tensor_sets
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from thalweg.averaging import Average, Exponential
+from thalweg.averaging import Average, ExponentialAverage
 
 DECAY = 0.999
 SETS: dict[str, list[tuple[int, ...]]] = {
@@ -38,7 +38,7 @@ def module(shapes: list[tuple[int, ...]]) -> nn.Module:
 def thalwegs(shapes: list[tuple[int, ...]]) -> dict[str, Callable[[], None]]:
     """Return ``update`` of our average, and one foreach lerp over lists of the same tensors."""
     model = module(shapes)
-    average = Average(model, Exponential(decay=DECAY, warmup="none"))
+    average = Average(model, ExponentialAverage(decay=DECAY, warmup="none"))
     average.update()
     values = [parameter.detach() for parameter in model.parameters()]
     averages = list(average.state_dict()["averages"].values())

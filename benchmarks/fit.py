@@ -39,7 +39,7 @@ from thalweg.strategies import (
     EarlyStopping,
     Guard,
     Initialization,
-    Plateau,
+    ReduceOnPlateau,
     Snapshots,
     Strategy,
 )
@@ -54,7 +54,7 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "clipping by unit": lambda: Clipping(unit=0.05),
     "averaging": lambda: Averaging(),
     "snapshots": lambda: Snapshots(cycles=5),
-    "plateau": lambda: Plateau(),
+    "plateau": lambda: ReduceOnPlateau(),
     "batch-size": lambda: BatchSize(growth=1.0),
     "early-stopping": lambda: EarlyStopping(patience=100),
 }

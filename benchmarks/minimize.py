@@ -135,7 +135,7 @@ class _Product(torch.autograd.Function):
         return v, None
 
 
-def flat_task(problem: tasks.Problem) -> tuple[Function, Tensor]:
+def flat_task(problem: tasks.SmallProblem) -> tuple[Function, Tensor]:
     """Return a task's loss as a function of one vector, and its start."""
     parameters = problem.parameters()
     sizes = [p.numel() for p in parameters]

@@ -17,7 +17,7 @@ from thalweg.racing import race
 from thalweg.racing.plan import Cost
 from thalweg.racing.results import EngineInfo, Results
 from thalweg.racing.setup import Options, Setup
-from thalweg.racing.watch import Silent, Watcher
+from thalweg.racing.watch import RaceWatcher, SilentRaceWatcher
 
 TINY: dict[str, Any] = {
     "model": "linear",
@@ -62,10 +62,12 @@ def engine(
         yield
 
 
-def run(out: Path, *, resume: bool = False, watcher: Watcher | None = None, **changes: Any) -> Results:
+def run(out: Path, *, resume: bool = False, watcher: RaceWatcher | None = None, **changes: Any) -> Results:
     """Run a tiny race to its results, without a report."""
     asked = options(**changes)
-    return race.run_race(asked, out=out, resume=resume, watcher=watcher or Silent(), command=None)[0]
+    return race.run_race(asked, out=out, resume=resume, watcher=watcher or SilentRaceWatcher(), command=None)[
+        0
+    ]
 
 
 def comparable(results: Results) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Shard, distribute_tensor
 
-from thalweg.averaging import Average, Exponential, Uniform
+from thalweg.averaging import Average, ExponentialAverage, Uniform
 from thalweg.initial import SCHEMES, initialize, set_output_bias
 from thalweg.optim.clipping import clip_by_norm, clip_by_unit, clip_by_value, total_norm
 from thalweg.optim.suggested_rates import first_order_rate, polyak_rate
@@ -91,7 +91,7 @@ def shard(net: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def averaging(mesh: DeviceMesh, rank: int) -> None:
-    for kind in (Uniform(), Exponential(decay=0.9)):
+    for kind in (Uniform(), ExponentialAverage(decay=0.9)):
         torch.manual_seed(0)
         plain = Net()
         torch.manual_seed(0)

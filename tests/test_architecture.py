@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "thalweg"
 MOST_LINES = 500
+MOST_ROOMS = 26
 
 
 def rooms() -> list[str]:
@@ -168,6 +169,20 @@ def test_there_is_no_circle_inside_a_package(package: Path) -> None:
                 f"{name_of(path)} imports its own package; name the module"
             )
     assert circle(graph) == []
+
+
+def test_no_class_is_called_as_another_is() -> None:
+    """A name in a message, a traceback or a search then leads to one place."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name_of(path))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_a_newcomer_sees_few_rooms() -> None:
+    assert len(ORDER) - 1 <= MOST_ROOMS
 
 
 def public_names(tree: ast.Module) -> set[str]:

@@ -215,7 +215,7 @@ def test_what_an_ensemble_leaves_behind(four: Path) -> None:
     page = (four / "report.html").read_text()
     for words in ("Together the 4 models reach", "Calibration", "Disagreement", "side by side, as lanes"):
         assert words in page
-    assert recipe.read(four / "recipe.toml").ensemble == recipe.Ensemble(members=4, engine="lanes")
+    assert recipe.read(four / "recipe.toml").ensemble == recipe.EnsembleTable(members=4, engine="lanes")
 
 
 def test_classes_with_the_share_of_members_that_disagree(four: Path, tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_a_killed_ensemble_ends_alike(
 def test_fit_ensemble_goes_on_where_it_was(tmp_path: Path) -> None:
     x, y = points()
 
-    class Stop(thalweg.training.watch.Watcher):
+    class Stop(thalweg.training.watch.TrainingWatcher):
         def evaluated(self, evaluation: Any, best: Any) -> None:
             if self.armed and evaluation.step >= 6:
                 raise RuntimeError("pulled the plug")

@@ -26,7 +26,7 @@ from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.execution import Execution
 from thalweg.racing import build_results, setup
 from thalweg.racing.results import OptimizerResult, Results, schema
-from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.racing.watch import LeaderboardRow, RaceProgress, RaceWatcher
 from thalweg.run.directory import RunDirectory
 from thalweg.run.spec import Run
 
@@ -58,7 +58,7 @@ worst.margin = 1.0
 '''
 
 
-class Witness(Watcher):
+class Witness(RaceWatcher):
     """Notes what it is told."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Witness(Watcher):
     def engine(self, *_: Any) -> None:
         self.told.append("engine")
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: RaceProgress) -> None:
         assert 0 <= progress.done <= progress.total
         assert progress.seconds_left is not None
         assert progress.seconds_left >= 0
@@ -649,7 +649,7 @@ def test_runs_without_a_name_go_under_runs(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OptionError, match="lanes need"):
         races.race.run_race(
             races.options(optimizers=["torch.optim:RAdam"], engine="lanes"),
-            out=None, resume=False, watcher=races.Silent(), command=None,
+            out=None, resume=False, watcher=races.SilentRaceWatcher(), command=None,
         )  # fmt: skip
     assert os.listdir(tmp_path) == []
     with races.engine():
@@ -657,7 +657,7 @@ def test_runs_without_a_name_go_under_runs(tmp_path: Path, monkeypatch: pytest.M
             races.options(),
             out=None,
             resume=False,
-            watcher=races.Silent(),
+            watcher=races.SilentRaceWatcher(),
             command="thalweg race --data iris",
         )
     assert path.parent == Path("runs")

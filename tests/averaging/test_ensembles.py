@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.averaging.ensembles import Snapshots, averaged_probabilities
+from thalweg.averaging.ensembles import KeptSnapshots, averaged_probabilities
 from thalweg.errors import OptionError
 
 
@@ -16,7 +16,7 @@ def net() -> nn.Sequential:
 
 def test_snapshots_predict_as_the_model_did_when_they_were_taken() -> None:
     model, x = net(), torch.randn(6, 3)
-    snapshots, expected = Snapshots(), []
+    snapshots, expected = KeptSnapshots(), []
     for step in (10, 20, 30):
         model.train()(torch.randn(8, 3))
         model[0].weight.data.add_(torch.randn(4, 3))
@@ -29,7 +29,7 @@ def test_snapshots_predict_as_the_model_did_when_they_were_taken() -> None:
     assert model.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, held[name])
-    again = Snapshots()
+    again = KeptSnapshots()
     again.load_state_dict(snapshots.state_dict())
     assert again.steps == [10, 20, 30]
     assert torch.equal(averaged_probabilities(again.members(model), x), got)
@@ -37,7 +37,7 @@ def test_snapshots_predict_as_the_model_did_when_they_were_taken() -> None:
 
 def test_only_the_newest_are_kept() -> None:
     model = nn.Linear(1, 1)
-    snapshots = Snapshots(keep=2, device="cpu")
+    snapshots = KeptSnapshots(keep=2, device="cpu")
     for step in range(5):
         model.weight.data.fill_(float(step))
         snapshots.take(model, step=step)
@@ -45,7 +45,7 @@ def test_only_the_newest_are_kept() -> None:
     assert len(snapshots) == 2
     assert [float(state["weight"]) for state in snapshots.state_dict()["states"]] == [3.0, 4.0]
     with pytest.raises(OptionError, match="keep = 0"):
-        Snapshots(keep=0)
+        KeptSnapshots(keep=0)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "identity"])

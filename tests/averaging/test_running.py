@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from thalweg.averaging.running import Average, Exponential, Kind, Tail, Uniform, tensors_of, update
+from thalweg.averaging.running import (
+    Average,
+    AverageKind,
+    ExponentialAverage,
+    Tail,
+    Uniform,
+    tensors_of,
+    update,
+)
 from thalweg.errors import ModelError, OptionError
 
 STEPS = 100
@@ -55,19 +63,19 @@ def ramp(t: int) -> Tensor:
     return mean
 
 
-CASES: list[tuple[Kind, Callable[[int], Tensor]]] = [
+CASES: list[tuple[AverageKind, Callable[[int], Tensor]]] = [
     (Uniform(), uniform),
     (Tail(start=40), tail),
-    (Exponential(decay=0.9, warmup="none"), literal),
-    (Exponential(decay=0.9, warmup="corrected"), corrected),
-    (Exponential(decay=0.9, warmup="ramp"), ramp),
+    (ExponentialAverage(decay=0.9, warmup="none"), literal),
+    (ExponentialAverage(decay=0.9, warmup="corrected"), corrected),
+    (ExponentialAverage(decay=0.9, warmup="ramp"), ramp),
 ]
 ids = [repr(kind) for kind, _ in CASES]
 
 
 @pytest.mark.parametrize(("kind", "closed"), CASES, ids=ids)
 def test_the_running_average_is_the_closed_form_at_every_step(
-    kind: Kind, closed: Callable[[int], Tensor]
+    kind: AverageKind, closed: Callable[[int], Tensor]
 ) -> None:
     model = nn.Linear(5, 1, bias=False).double()
     average = Average(model, kind)
@@ -82,15 +90,15 @@ def test_the_running_average_is_the_closed_form_at_every_step(
 
 def test_decays_at_the_ends() -> None:
     for warmup in ("ramp", "corrected", "none"):
-        assert [Exponential(decay=0.0, warmup=warmup).weight(t) for t in (1, 2, 50)] == [1.0] * 3
-    slow = Exponential(decay=1 - 1e-12, warmup="corrected")
+        assert [ExponentialAverage(decay=0.0, warmup=warmup).weight(t) for t in (1, 2, 50)] == [1.0] * 3
+    slow = ExponentialAverage(decay=1 - 1e-12, warmup="corrected")
     assert slow.weight(1000) == pytest.approx(1 / 1000, rel=1e-3)  # nearly the plain mean
 
 
 def test_torchs_average_model_is_the_same() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    ours = Average(model, Exponential(decay=0.9, warmup="none"))
+    ours = Average(model, ExponentialAverage(decay=0.9, warmup="none"))
     for _ in range(10):
         model(torch.randn(8, 3))
         for parameter in model.parameters():
@@ -119,7 +127,7 @@ def test_buffers_can_be_the_latest() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_averaged_in_float32(dtype: torch.dtype) -> None:
     model = nn.Linear(1, 1, bias=False).to(dtype)
-    average = Average(model, Exponential(decay=0.999, warmup="none"))
+    average = Average(model, ExponentialAverage(decay=0.999, warmup="none"))
     model.weight.data.fill_(0.0)
     average.update()
     model.weight.data.fill_(1.0)
@@ -181,7 +189,7 @@ def test_a_saved_average_goes_on_bit_for_bit() -> None:
     whole = nn.Linear(4, 3)
     parts = nn.Linear(4, 3)
     parts.load_state_dict(whole.state_dict())
-    kind = Exponential(decay=0.95)
+    kind = ExponentialAverage(decay=0.95)
     one, other = Average(whole, kind), Average(parts, kind)
     train(whole, one, range(20))
     train(parts, other, range(7))
@@ -235,7 +243,7 @@ def test_what_doesnt_fit_is_said() -> None:
         average.update()
     for wrong in ({"decay": 1.0}, {"decay": -0.1}, {"decay": math.nan}, {"warmup": "slow"}):
         with pytest.raises(OptionError):
-            Exponential(**wrong)
+            ExponentialAverage(**wrong)
     with pytest.raises(OptionError, match="start = 0"):
         Tail(start=0)
     with pytest.raises(OptionError, match="buffers = 'mean'"):

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from thalweg.commands.progress import TrainingTerminal
-from thalweg.training.watch import Evaluation, Progress
+from thalweg.training.watch import Evaluation, TrainingProgress
 
 
 class FakeTerminal(io.StringIO):
@@ -26,7 +26,7 @@ def test_plain_lines_of_progress_come_now_and_then() -> None:
         for step in range(0, 100, 5):
             now += 5.0
             terminal.evaluated(point(step, step / 100), point(step, step / 100))
-            terminal.progress(Progress(step=step, steps=100, seconds_left=200.0))
+            terminal.progress(TrainingProgress(step=step, steps=100, seconds_left=200.0))
         terminal.note("the learning rate falls")
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue()
@@ -43,7 +43,7 @@ def test_quiet_says_nothing_on_the_way() -> None:
     stream = io.StringIO()
     with TrainingTerminal(stream, quiet=True) as terminal:
         terminal.begun({"data": ["iris"]})
-        terminal.progress(Progress(step=1, steps=2, seconds_left=None))
+        terminal.progress(TrainingProgress(step=1, steps=2, seconds_left=None))
         terminal.note("a note")
     assert stream.getvalue() == ""
 
@@ -55,7 +55,7 @@ def test_a_terminal_is_redrawn_in_place_and_given_back(monkeypatch: pytest.Monke
     with TrainingTerminal(stream) as terminal:
         terminal.begun({"data": ["iris: 150 rows", "90 train"]})
         terminal.evaluated(point(5, 0.5), point(5, 0.5))
-        terminal.progress(Progress(step=50, steps=200, seconds_left=30.0))
+        terminal.progress(TrainingProgress(step=50, steps=200, seconds_left=30.0))
         assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
     text = stream.getvalue()
     assert "25 %, about 30 s left; step 5: training loss 0.5, validation 0.5; best 0.5 at step 5" in text

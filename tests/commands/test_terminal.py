@@ -10,7 +10,7 @@ import pytest
 from report.synthetic import make
 from thalweg.commands.terminal import Terminal, _hyperparameter
 from thalweg.racing.results import Results
-from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.racing.watch import LeaderboardRow, RaceProgress, RaceWatcher
 from thalweg.run.summaries import repeated
 
 
@@ -30,11 +30,11 @@ def row(name: str, best: float | None = 0.9712345) -> LeaderboardRow:
     )
 
 
-def step(done: float, *, stage: str = "screen", left: float | None = 30.0) -> Progress:
-    return Progress(stage=stage, detail="split 2 of 5", done=done, total=200.0, seconds_left=left)
+def step(done: float, *, stage: str = "screen", left: float | None = 30.0) -> RaceProgress:
+    return RaceProgress(stage=stage, detail="split 2 of 5", done=done, total=200.0, seconds_left=left)
 
 
-def tell(watcher: Watcher, results: Results) -> None:
+def tell(watcher: RaceWatcher, results: Results) -> None:
     watcher.understood(results.data, results.model, results.plan)
     watcher.engine(results.engine)
     watcher.note("estimated time: 40 s")

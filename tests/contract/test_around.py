@@ -22,7 +22,7 @@ from contract.subjects import (
     train,
     trees_equal,
 )
-from thalweg.execution.lanes.step import Group, group_key
+from thalweg.execution.lanes.step import LaneGroup, group_key
 from thalweg.run.spec import Run, Setting
 
 
@@ -113,7 +113,7 @@ def test_a_lane_is_the_same_alone(subject: Subject) -> None:
         assert len(keys) == 1
         stack = draw()
         factors = np.linspace(1, 0.2, steps)[:, None] * np.ones(5)
-        group = Group(subject.entry, runs, begin=1)
+        group = LaneGroup(subject.entry, runs, begin=1)
         alone = [[nn.Parameter(p[1 + lane].clone()) for p in stack] for lane in range(3)]
         optimizers = [subject.make(p, lr=rate) for p, rate in zip(alone, rates, strict=True)]
         outside = [p[[0, 4]].clone() for p in stack]

@@ -43,7 +43,7 @@ def test_columns_in_blocks(dtype: str, shape: tuple[int, ...]) -> None:
     rows = RNG.permutation(shape[0])[: shape[0] * 6 // 10]
     made = scaling.fitted(x, rows, "columns", impute=False)
     whole = StandardScaler().fit(x[rows])
-    assert isinstance(made, scaling.Columns)
+    assert isinstance(made, scaling.ColumnScaling)
     np.testing.assert_array_equal(made.scaler.mean_, whole.mean_)
     np.testing.assert_array_equal(made.scaler.var_, whole.var_)
     np.testing.assert_array_equal(made.scaler.scale_, whole.scale_)
@@ -60,7 +60,7 @@ def test_medians_in_blocks(dtype: str) -> None:
     made = scaling.fitted(x, rows, "columns", impute=True)
     imputer = SimpleImputer(strategy="median").fit(x[rows])
     whole = StandardScaler().fit(imputer.transform(x[rows]))
-    assert isinstance(made, scaling.Columns)
+    assert isinstance(made, scaling.ColumnScaling)
     assert made.medians is not None
     np.testing.assert_array_equal(made.medians.statistics_, imputer.statistics_)
     np.testing.assert_array_equal(made.scaler.scale_, whole.scale_)

@@ -22,7 +22,7 @@ from thalweg.execution.sweep import Sweep
 from thalweg.layers import models
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.training.watch import Progress, Watcher
+from thalweg.training.watch import TrainingProgress, TrainingWatcher
 
 
 def sweep(settings: Any, **more: Any) -> Sweep:
@@ -148,13 +148,13 @@ def test_a_dataset_with_a_loss_and_a_metric_of_ones_own() -> None:
     assert found.table["lr"].unique().to_list() == [0.1]
 
 
-class Until(Watcher):
+class Until(TrainingWatcher):
     """Ends the sweep by a signal once so many steps are done."""
 
     def __init__(self, steps: float) -> None:
         self.steps, self.notes, self.sent = steps, list[str](), False
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: TrainingProgress) -> None:
         if progress.step >= self.steps and not self.sent:
             self.sent = True
             os.kill(os.getpid(), signal.SIGTERM)

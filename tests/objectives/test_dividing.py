@@ -189,6 +189,19 @@ def test_what_a_batch_without_padding_cannot_tell_is_asked_again() -> None:
         step(X, targets, 1e18)
 
 
+def test_one_example_that_is_predicted_exactly_does_not_settle_how_parts_go_together() -> None:
+    """A loss of 0 is its own sum and its own mean; the whole batch tells the two apart."""
+    model = nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    x = torch.tensor([[0.0], [1.0], [2.0]]).double()
+    targets = torch.tensor([[0.0], [3.0], [5.0]]).double()
+    step = stepping("gradient", torch.optim.SGD(model.parameters(), lr=0.01), model, own_sum, parts=3)
+    step(x, targets, 1e18)
+    # d/dw sum (w x - t)**4 = 4 sum x (w x - t)**3 = 4 (-8 - 54)
+    assert model.weight.item() == pytest.approx(1.0 + 0.01 * 248)
+
+
 @pytest.mark.filterwarnings("ignore:size_average and reduce args")
 @pytest.mark.parametrize("case", {**CASES, **UNDIVIDED})
 def test_a_split_has_the_loss_of_the_whole_whatever_the_blocks(case: str) -> None:

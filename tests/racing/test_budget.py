@@ -16,7 +16,7 @@ from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import understand
-from thalweg.racing.watch import Progress, Silent
+from thalweg.racing.watch import RaceProgress, SilentRaceWatcher
 
 COST = Cost(step_seconds={"sgd": 1e-4, "adam": 1e-4}, evaluation_seconds=1e-4)
 TRIALS, SPLITS = 8, 5
@@ -63,12 +63,12 @@ def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], fl
     monkeypatch.setattr("thalweg.racing.race.Budget", Noted)
 
 
-class Noting(Silent):
+class Noting(SilentRaceWatcher):
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.seen: list[Progress] = []
+        self.seen: list[RaceProgress] = []
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: RaceProgress) -> None:
         self.seen.append(progress)
 
     def note(self, text: str) -> None:

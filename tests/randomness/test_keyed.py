@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from thalweg.execution.lanes.forward import Vmapped
 from thalweg.randomness import streams
-from thalweg.randomness.keyed import Keyed, LaneDraws, Recorder, RunDraws, Site, keep_mask
+from thalweg.randomness.keyed import DrawRecorder, Keyed, LaneDraws, RunDraws, Site, keep_mask
 
 CPU = torch.device("cpu")
 X = torch.full((40, 50), 2.0)
@@ -163,7 +163,7 @@ def test_masks_may_be_batched_by_vmap() -> None:
 
 
 def test_a_recorder_notes_every_call() -> None:
-    recorder = Recorder(CPU)
+    recorder = DrawRecorder(CPU)
     with Keyed(recorder):
         F.dropout(torch.ones(2, 3), 0.5)
         torch.randn(4, dtype=torch.float64)

@@ -134,7 +134,7 @@ def test_compiling_before_the_first_launch(monkeypatch):
     try:
         program = gpucases.program_of(rules.adam, {}, {})
         columns = [[torch.zeros(4)] for _ in program.inputs]
-        kind = gpu.Kind(torch.device("cpu"), torch.float32, True)
+        kind = gpu.KernelKind(torch.device("cpu"), torch.float32, True)
         gpu.group(program, kind, columns, 1)
         kernel = gpu.compiled(program, torch.float32, True)
         (made,) = kernel.device_caches[0][0].values()

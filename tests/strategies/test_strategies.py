@@ -23,7 +23,7 @@ from thalweg.strategies import (
     EarlyStopping,
     Guard,
     Initialization,
-    Plateau,
+    ReduceOnPlateau,
     Scores,
     Snapshots,
     Strategy,
@@ -67,7 +67,7 @@ def test_every_strategy_has_settings_as_its_arguments_and_a_priority() -> None:
         (lambda: Clipping(norm=-1.0), "clipping: norm is -1.0, but must be greater than 0"),
         (lambda: Averaging(decay=1.0), "averaging: decay is 1.0"),
         (lambda: Initialization(k=3), "k is for the schemes sparse"),
-        (lambda: in_order([Plateau(), Plateau()]), "'plateau' is given twice"),
+        (lambda: in_order([ReduceOnPlateau(), ReduceOnPlateau()]), "'plateau' is given twice"),
         (lambda: build("averging"), "did you mean 'averaging'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_early_stopping_watches_only_what_is_measured() -> None:
 def test_plateau_is_torchs_for_losses() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.5)
-    ours, stage = Plateau(patience=2, decay=0.5), Standing()
+    ours, stage = ReduceOnPlateau(patience=2, decay=0.5), Standing()
     for step, loss in enumerate(np.random.default_rng(1).uniform(0.5, 1, 60).tolist()):
         if step > 0:
             theirs.step(loss)
@@ -126,7 +126,7 @@ def test_plateau_is_torchs_for_losses() -> None:
 
 def test_plateau_does_not_count_the_start() -> None:
     """Its loss would be the best one of a training that gets worse at first, by a high rate."""
-    plateau, stage = Plateau(patience=0, decay=0.5), Standing()
+    plateau, stage = ReduceOnPlateau(patience=0, decay=0.5), Standing()
     for step, loss in enumerate([0.1, 0.9, 0.8, 0.7]):
         plateau.at_evaluation(stage, scores(step, loss))
     assert plateau.rate_factor() == 1.0
@@ -156,7 +156,7 @@ def test_a_tail_begins_after_its_share_of_the_run(steps: int, percent: int, ever
 
 @pytest.mark.parametrize("higher", [False, True])
 def test_plateau_goes_on_after_a_first_infinity(higher: bool) -> None:
-    plateau, sign = Plateau(patience=1), -1.0 if higher else 1.0
+    plateau, sign = ReduceOnPlateau(patience=1), -1.0 if higher else 1.0
     seen = [math.inf, 5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0]
     assert [plateau.observe(sign * score, higher_is_better=higher) for score in seen] == [1.0] * 7 + [0.1]
 

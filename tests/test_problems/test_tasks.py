@@ -16,17 +16,17 @@ from torch.func import grad, vmap
 
 from thalweg.errors import OptionError
 from thalweg.test_problems import tasks
-from thalweg.test_problems.tasks import Problem
+from thalweg.test_problems.tasks import SmallProblem
 
 SQUARES = ("autoencoder-digits", "factorization-digits", "misra1a", "thurber")
 
 
 @pytest.fixture(params=tasks.names(), scope="module")
-def problem(request: pytest.FixtureRequest) -> Problem:
+def problem(request: pytest.FixtureRequest) -> SmallProblem:
     return tasks.get(request.param)
 
 
-def moved(problem: Problem, seed: int = 0) -> list[Tensor]:
+def moved(problem: SmallProblem, seed: int = 0) -> list[Tensor]:
     """Parameters a little beside the start."""
     generator = torch.Generator().manual_seed(seed)
     return [
@@ -37,7 +37,9 @@ def moved(problem: Problem, seed: int = 0) -> list[Tensor]:
     ]
 
 
-def flat(problem: Problem) -> tuple[np.ndarray[Any, Any], Callable[[np.ndarray[Any, Any]], list[Tensor]]]:
+def flat(
+    problem: SmallProblem,
+) -> tuple[np.ndarray[Any, Any], Callable[[np.ndarray[Any, Any]], list[Tensor]]]:
     start = problem.parameters()
 
     def apart(vector: np.ndarray[Any, Any]) -> list[Tensor]:
@@ -47,7 +49,7 @@ def flat(problem: Problem) -> tuple[np.ndarray[Any, Any], Callable[[np.ndarray[A
     return torch.cat([p.flatten() for p in start]).numpy(), apart
 
 
-def lowered(problem: Problem, iterations: int) -> tuple[float, list[Tensor]]:
+def lowered(problem: SmallProblem, iterations: int) -> tuple[float, list[Tensor]]:
     """SciPy's L-BFGS from the start."""
     start, apart = flat(problem)
 
@@ -62,7 +64,7 @@ def lowered(problem: Problem, iterations: int) -> tuple[float, list[Tensor]]:
     return float(found.fun), apart(found.x)
 
 
-def test_module_and_functions_agree(problem: Problem) -> None:
+def test_module_and_functions_agree(problem: SmallProblem) -> None:
     parameters = moved(problem)
     module = problem.module()
     with torch.no_grad():
@@ -77,7 +79,7 @@ def test_module_and_functions_agree(problem: Problem) -> None:
     assert not any(p.requires_grad for p in problem.parameters())
 
 
-def test_batches_average_to_the_loss(problem: Problem) -> None:
+def test_batches_average_to_the_loss(problem: SmallProblem) -> None:
     parameters = moved(problem)
     whole = problem.loss(parameters)
     everything = torch.arange(problem.examples)
@@ -87,7 +89,7 @@ def test_batches_average_to_the_loss(problem: Problem) -> None:
     torch.testing.assert_close(torch.stack(weighted).sum(), whole, rtol=1e-12, atol=0)
 
 
-def test_residuals_square_to_the_loss(problem: Problem) -> None:
+def test_residuals_square_to_the_loss(problem: SmallProblem) -> None:
     parameters = moved(problem)
     assert problem.least_squares == (problem.name in SQUARES)
     if not problem.least_squares:
@@ -101,7 +103,7 @@ def test_residuals_square_to_the_loss(problem: Problem) -> None:
         torch.testing.assert_close(residuals.square().sum(), loss, rtol=1e-13, atol=0)
 
 
-def test_two_builds_are_the_same_and_seeds_differ(problem: Problem) -> None:
+def test_two_builds_are_the_same_and_seeds_differ(problem: SmallProblem) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     again, other = tasks.get(problem.name), tasks.get(problem.name, seed=1)
@@ -116,21 +118,21 @@ def test_two_builds_are_the_same_and_seeds_differ(problem: Problem) -> None:
     assert torch.equal(other.targets, problem.targets) == fixed
 
 
-def test_starting_tensors_are_ones_own(problem: Problem) -> None:
+def test_starting_tensors_are_ones_own(problem: SmallProblem) -> None:
     for p in problem.parameters():
         p.add_(1.0)
     loss = problem.loss(problem.parameters())
     assert torch.equal(loss, tasks.get(problem.name).loss(tasks.get(problem.name).parameters()))
 
 
-def test_single_precision_follows(problem: Problem) -> None:
+def test_single_precision_follows(problem: SmallProblem) -> None:
     single = tasks.get(problem.name, dtype=torch.float32)
     loss = single.loss(single.parameters())
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(problem.loss(problem.parameters()).item(), rel=1e-5)
 
 
-def test_lanes_and_slopes(problem: Problem) -> None:
+def test_lanes_and_slopes(problem: SmallProblem) -> None:
     several = [moved(problem, seed) for seed in range(3)]
     stacked = [torch.stack(same) for same in zip(*several, strict=True)]
     torch.testing.assert_close(

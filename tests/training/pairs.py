@@ -34,7 +34,7 @@ from thalweg.layers.surgery import ModelParts, insert_parts
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
 from thalweg.training.checkpoints import Writer
 from thalweg.training.engine import Engine
-from thalweg.training.watch import Watcher
+from thalweg.training.watch import TrainingWatcher
 from training.looking import Drawing, Looking
 
 ENGINES: dict[str, Callable[..., Engine]] = {
@@ -83,16 +83,16 @@ CASES: dict[str, dict[str, Any]] = {
         "drop": 0.2,
         "strategies": lambda: [
             st.Initialization(scheme="orthogonal", output_bias=True), st.Guard(every=4, bound=1.01),
-            st.Clipping(norm=1.0), st.Averaging(decay=0.9), st.Snapshots(cycles=2), st.Plateau(patience=0),
-            st.BatchSize(growth=2), st.EarlyStopping(patience=6),
+            st.Clipping(norm=1.0), st.Averaging(decay=0.9), st.Snapshots(cycles=2),
+            st.ReduceOnPlateau(patience=0), st.BatchSize(growth=2), st.EarlyStopping(patience=6),
         ],
     },
     "a long way": {
         "norm": True, "drop": 0.2, "steps": 40,
         "strategies": lambda: [
             st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0),
-            st.Averaging(decay=0.9), st.Snapshots(cycles=2), st.Plateau(patience=0), st.BatchSize(growth=2),
-            st.EarlyStopping(patience=9),
+            st.Averaging(decay=0.9), st.Snapshots(cycles=2), st.ReduceOnPlateau(patience=0),
+            st.BatchSize(growth=2), st.EarlyStopping(patience=9),
         ],
     },
     "closure": {"optimizer": lambda p: thalweg.optim.LBFGS(p, lr=0.5, max_iter=3), "steps": 5},
@@ -356,7 +356,7 @@ def go_on(
 def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: Any) -> Fitted:
     strategies = [
         st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0), st.Averaging(),
-        st.Snapshots(cycles=2), st.Plateau(), st.BatchSize(growth=2), st.EarlyStopping(patience=9),
+        st.Snapshots(cycles=2), st.ReduceOnPlateau(), st.BatchSize(growth=2), st.EarlyStopping(patience=9),
     ]  # fmt: skip
     return thalweg.fit(
         network(norm=True, drop=0.3), Noisy(), "cross-entropy",
@@ -410,7 +410,7 @@ def leave(case: str, engine: Engine | None, out: Path) -> None:
         raise AssertionError("it wasn't left")
 
 
-class Told(Watcher):
+class Told(TrainingWatcher):
     """Keeps what it is told."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from thalweg import catalogue
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.randomness import streams
 from thalweg.randomness.keyed import Keyed, RunDraws
-from thalweg.strategies import Averaging, BatchSize, Clipping, EarlyStopping, Guard, Plateau
+from thalweg.strategies import Averaging, BatchSize, Clipping, EarlyStopping, Guard, ReduceOnPlateau
 from thalweg.training import Pattern, parameter_groups
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -309,7 +309,10 @@ def test_groups_by_pattern_and_depth() -> None:
         ({"batch_size": 100}, "fewer than one batch"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"metric": "accuracy"}, "a metric is of validation data"),
-        ({"strategies": [Plateau(watch="metric")]}, "plateau watches the validation metric, which nobody"),
+        (
+            {"strategies": [ReduceOnPlateau(watch="metric")]},
+            "plateau watches the validation metric, which nobody",
+        ),
         ({"strategies": [EarlyStopping()]}, "early-stopping watches the validation metric"),
         ({"loss": "cross-entropie"}, "did you mean 'cross-entropy'"),
         ({"schedule": "plateau"}, "is a strategy here"),

@@ -31,14 +31,14 @@ from thalweg.strategies import (
     EarlyStopping,
     Guard,
     Initialization,
-    Plateau,
+    ReduceOnPlateau,
     Snapshots,
     Strategy,
     names,
 )
 from thalweg.training import Fitted
 from thalweg.training.checkpoints import Writer
-from thalweg.training.watch import Watcher
+from thalweg.training.watch import TrainingWatcher
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes")
 
@@ -82,12 +82,12 @@ STRATEGIES: dict[str, Callable[[], list[Strategy]]] = {
     "clipping": lambda: [Clipping(norm=0.5, value=0.1, unit=0.1)],
     "averaging": lambda: [Averaging(kind="tail", every=2)],
     "snapshots": lambda: [Snapshots(cycles=3)],
-    "plateau": lambda: [Plateau(patience=0, decay=0.5)],
+    "plateau": lambda: [ReduceOnPlateau(patience=0, decay=0.5)],
     "batch-size": lambda: [BatchSize(growth=4, shape="exponential")],
     "early-stopping": lambda: [EarlyStopping(patience=9)],
     "all but stopping": lambda: [
         Initialization(scheme="he"), Guard(every=4, bound=1.5), Clipping(norm=1.0), Averaging(),
-        Snapshots(cycles=2), Plateau(), BatchSize(growth=2),
+        Snapshots(cycles=2), ReduceOnPlateau(), BatchSize(growth=2),
     ],
 }  # fmt: skip
 DATA: dict[str, Callable[[], Any]] = {
@@ -339,7 +339,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
 
 
 def test_a_resume_takes_the_threads_it_was_begun_with(tmp_path: Path) -> None:
-    class Notes(Watcher):
+    class Notes(TrainingWatcher):
         def __init__(self) -> None:
             self.heard: list[str] = []
 

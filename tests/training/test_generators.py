@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from execution.lanes.test_chunks import Memory, stop_at
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset, default_collate
 
 import races
+from execution.lanes.test_chunks import Memory, stop_at
 from small import prepared, problem, runs, workload
 from thalweg.data.examples import DatasetExamples
 from thalweg.data.source import Prepared

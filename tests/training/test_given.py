@@ -23,7 +23,7 @@ from thalweg.objectives.dividing import Division
 from thalweg.randomness import streams
 from thalweg.strategies import Averaging, Settings, Strategy
 from thalweg.training.steps import stepping
-from thalweg.training.watch import Silent
+from thalweg.training.watch import SilentTrainingWatcher
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(60, 5, generator=G)
@@ -97,7 +97,7 @@ def test_a_loss_that_changes_is_part_of_a_checkpoint(tmp_path: Path) -> None:
 def test_parameters_of_a_loss_that_nobody_trains_are_said() -> None:
     said: list[str] = []
 
-    class Listening(Silent):
+    class Listening(SilentTrainingWatcher):
         def note(self, text: str) -> None:
             said.append(text)
 

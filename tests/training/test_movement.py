@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg.training.movement import checksums
-from thalweg.training.watch import Silent
+from thalweg.training.watch import SilentTrainingWatcher
 
 NAMES = ["sgd", "adam", "rprop", "lion", "muon", "schedule-free", "lbfgs", "cg-pr+", "newton", "newton-cg"]
 OUTPUTS = ["gauss-newton", "levenberg-marquardt"]
 
 
-class Told(Silent):
+class Told(SilentTrainingWatcher):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

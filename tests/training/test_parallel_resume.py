@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import thalweg
 from thalweg.run.directory import RunDirectory
-from thalweg.training.watch import Watcher
+from thalweg.training.watch import TrainingWatcher
 from training import pairs
 
 pytestmark = [
@@ -89,7 +89,7 @@ def test_interrupted_all_save_at_one_step_and_another_world_goes_on(
     assert all("interrupted at step" in said for said in pairs.said(tmp_path / "said"))
     # one process goes on from what two have left
     told: list[str] = []
-    watcher = Watcher()
+    watcher = TrainingWatcher()
     watcher.note = told.append  # type: ignore[method-assign]
     found = pairs.outcome(pairs.resumable(out, None, resume=True, watcher=watcher))
     assert sum("of 2 processes and goes on in one process" in text for text in told) == 1

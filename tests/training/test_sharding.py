@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from thalweg.errors import RunDirectoryError
 from thalweg.run.directory.writing import checksum, save_state
-from thalweg.training.sharding import Kept, are_sound, assembled
+from thalweg.training.sharding import ShardFiles, are_sound, assembled
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 MARK = {"thalweg.sharded": "/a", "shape": [3], "dtype": "float64", "axis": 0}
@@ -84,7 +84,7 @@ def test_shards_go_with_the_last_state_that_refers_to_them(tmp_path: Path) -> No
     def there() -> list[str]:
         return sorted(path.name for path in tmp_path.glob("*.shards"))
 
-    kept = Kept(tmp_path)
+    kept = ShardFiles(tmp_path)
     assert there() == ["last.000001.shards", "last.000002.shards"]
     # one process goes on
     kept.referred(save_state(tmp_path / "last", {"step": 3}))

@@ -16,7 +16,7 @@ from thalweg.errors import Interrupted, UserError
 from thalweg.recipe import run as recipe_run
 from thalweg.run.threads import with_threads
 from thalweg.training.thread_count import largest_product, threads_for
-from thalweg.training.watch import Evaluation, Silent
+from thalweg.training.watch import Evaluation, SilentTrainingWatcher
 
 RECIPE = """
 data.spec = "iris"
@@ -32,7 +32,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Seen(Silent):
+class Seen(SilentTrainingWatcher):
     """Notes the threads at each evaluation, and what is said."""
 
     def __init__(self, raises: BaseException | None = None) -> None:

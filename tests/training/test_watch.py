@@ -7,11 +7,11 @@ import pytest
 from thalweg.training import watch
 
 
-class Listening(watch.Watcher):
+class Listening(watch.TrainingWatcher):
     def __init__(self) -> None:
-        self.told: list[watch.Progress] = []
+        self.told: list[watch.TrainingProgress] = []
 
-    def progress(self, progress: watch.Progress) -> None:
+    def progress(self, progress: watch.TrainingProgress) -> None:
         self.told.append(progress)
 
 

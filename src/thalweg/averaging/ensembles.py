@@ -16,10 +16,10 @@ from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 
-__all__ = ["Snapshots", "averaged_probabilities"]
+__all__ = ["KeptSnapshots", "averaged_probabilities"]
 
 
-class Snapshots:
+class KeptSnapshots:
     """States of one model at several moments of its training, to predict as an ensemble.
 
     Taken at the low points of a cyclic schedule they differ from each other although one run made them all.
@@ -29,7 +29,7 @@ class Snapshots:
         device: where they are kept; by default where the model is.
 
     >>> model = nn.Linear(2, 3)
-    >>> snapshots = Snapshots()
+    >>> snapshots = KeptSnapshots()
     >>> snapshots.take(model, step=100)
     >>> _ = model.weight.data.zero_()
     >>> snapshots.take(model, step=200)

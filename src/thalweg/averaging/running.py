@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from thalweg.errors import ModelError, OptionError
 from thalweg.runtimes.dtensors import is_dtensor
 
-__all__ = ["Average", "Exponential", "Kind", "Tail", "Uniform", "tensors_of", "update"]
+__all__ = ["Average", "AverageKind", "ExponentialAverage", "Tail", "Uniform", "tensors_of", "update"]
 
 
-class Kind(Protocol):
+class AverageKind(Protocol):
     """A kind of average: what weight the t-th value gets, t from 1."""
 
     def weight(self, t: int) -> float:
@@ -46,7 +46,7 @@ class Uniform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exponential:
+class ExponentialAverage:
     """An exponentially decaying average, ``average = a * average + (1 - a) * value``.
 
     As (8.39) has it the first value keeps the weight ``a**(t-1)``, nearly 1 for long. Against that:
@@ -60,7 +60,7 @@ class Exponential:
     Raises:
         OptionError: a value that isn't allowed.
 
-    >>> kind = Exponential(decay=0.9, warmup="corrected")
+    >>> kind = ExponentialAverage(decay=0.9, warmup="corrected")
     >>> [round(kind.weight(t), 4) for t in (1, 2, 1000)]
     [1.0, 0.5263, 0.1]
 
@@ -158,7 +158,7 @@ class Average:
 
     Args:
         model: any; read at each update.
-        kind: :class:`Uniform`, :class:`Exponential`, :class:`Tail`, or anything with ``weight(t)``.
+        kind: :class:`Uniform`, :class:`ExponentialAverage`, :class:`Tail`, or anything with ``weight(t)``.
         buffers: ``"average"``, or ``"latest"`` to copy them. The statistics of batch norm under averaged
             weights aren't the average of its statistics; these
             :func:`~thalweg.averaging.norm_statistics.estimate_batch_norm` finds.
@@ -178,7 +178,7 @@ class Average:
     """
 
     def __init__(
-        self, model: nn.Module, kind: Kind, *, buffers: Literal["average", "latest"] = "average"
+        self, model: nn.Module, kind: AverageKind, *, buffers: Literal["average", "latest"] = "average"
     ) -> None:
         if buffers not in ("average", "latest"):
             raise OptionError(f"buffers = {buffers!r} isn't known: 'average' and 'latest' are")

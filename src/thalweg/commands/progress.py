@@ -13,12 +13,12 @@ from rich.console import RenderableType
 from thalweg.commands.screen import Screen, how_far
 from thalweg.run.summaries import metric_label
 from thalweg.training.results import TrainResults
-from thalweg.training.watch import Evaluation, Progress, Watcher
+from thalweg.training.watch import Evaluation, TrainingProgress, TrainingWatcher
 
 __all__ = ["TrainingTerminal"]
 
 
-class TrainingTerminal(Screen, Watcher):
+class TrainingTerminal(Screen, TrainingWatcher):
     """A watcher that tells a person what happens: a progress bar with the latest scores.
 
     Args:
@@ -30,7 +30,7 @@ class TrainingTerminal(Screen, Watcher):
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
         super().__init__(stream, quiet=quiet, clock=clock)
-        self._progress: Progress | None = None
+        self._progress: TrainingProgress | None = None
         self._latest = self._best = ""
 
     def begun(self, lines: dict[str, list[str]]) -> None:
@@ -40,7 +40,7 @@ class TrainingTerminal(Screen, Watcher):
     def note(self, text: str) -> None:
         self.say("note", text)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: TrainingProgress) -> None:
         self._progress = progress
         self.moved("train", self._words)
 

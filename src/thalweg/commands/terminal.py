@@ -24,13 +24,13 @@ from thalweg.racing.results import (
     Results,
     SettingInfo,
 )
-from thalweg.racing.watch import LeaderboardRow, Progress, Watcher
+from thalweg.racing.watch import LeaderboardRow, RaceProgress, RaceWatcher
 from thalweg.run.summaries import metric_label, repeated
 
 __all__ = ["Terminal"]
 
 
-class Terminal(Screen, Watcher):
+class Terminal(Screen, RaceWatcher):
     """A watcher that tells a person what happens: a progress bar and the leaderboard.
 
     Args:
@@ -40,7 +40,7 @@ class Terminal(Screen, Watcher):
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic):
         super().__init__(stream, quiet=quiet, clock=clock)
-        self._progress: Progress | None = None
+        self._progress: RaceProgress | None = None
         self._rows: Sequence[LeaderboardRow] = ()
         self._metric = "metric"
 
@@ -69,7 +69,7 @@ class Terminal(Screen, Watcher):
     def note(self, text: str) -> None:
         self.say("note", text)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: RaceProgress) -> None:
         self._progress = progress
         self.moved(progress.stage, self._line)
 
@@ -157,7 +157,7 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
     ]
 
 
-def _progress_words(progress: Progress) -> str:
+def _progress_words(progress: RaceProgress) -> str:
     far = how_far(progress.done, progress.total, progress.seconds_left)
     return f"{far} ({progress.detail})" if progress.detail else far
 

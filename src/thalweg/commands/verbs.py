@@ -10,13 +10,13 @@ from thalweg.errors import Interrupted, SaidElsewhere, ThalwegError, UserError
 from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.racing.setup import Options
-from thalweg.racing.watch import Silent, Watcher
+from thalweg.racing.watch import RaceWatcher, SilentRaceWatcher
 
 if TYPE_CHECKING:
     from thalweg.recipe import Recipe
     from thalweg.training.predicting import predict as predict
     from thalweg.training.results import TrainResults
-    from thalweg.training.watch import Watcher as TrainingWatcher
+    from thalweg.training.watch import TrainingWatcher
 
 __all__ = ["predict", "race", "train"]
 
@@ -50,7 +50,7 @@ def race(
     collate: Callable[..., Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    watcher: Watcher | None = None,
+    watcher: RaceWatcher | None = None,
     command: str | None = None,
     trust_code: bool = False,
 ) -> Results:
@@ -136,7 +136,7 @@ def race(
         eliminate=eliminate,
         collate=collate,
     )
-    watcher = Silent() if watcher is None else watcher
+    watcher = SilentRaceWatcher() if watcher is None else watcher
     results, directory = run_race(
         options, out=out, resume=resume, watcher=watcher, command=command, trust_code=trust_code
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-__all__ = ["AsGiven", "Broadcast", "Columns", "Scaling", "Standardized", "axes_of", "fitted"]
+__all__ = ["AsGiven", "Broadcast", "ColumnScaling", "Scaling", "Standardized", "axes_of", "fitted"]
 
 # beneath it, squares of float64 lose digits and soon are 0
 _VANISHED = 1e-280
@@ -49,7 +49,7 @@ class AsGiven:
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class ColumnScaling:
     """Each column standardized, by scikit-learn; missing values replaced before, where ``medians`` are given.
 
     Attributes:
@@ -97,7 +97,7 @@ class Broadcast:
         return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
 
 
-Standardized = AsGiven | Columns | Broadcast
+Standardized = AsGiven | ColumnScaling | Broadcast
 
 
 def axes_of(scaling: Scaling) -> tuple[int, ...] | None:
@@ -132,7 +132,7 @@ def fitted(x: Array, rows: Rows, scaling: Scaling, *, impute: bool) -> Standardi
             medians = _medians(x, rows) if impute else None
             scaler = _scaler(x, rows, medians)
             _refuse_ends(x, rows, scaler.mean_, scaler.scale_, np.asarray(scaler.var_) < _VANISHED, (0,))
-            made = Columns(medians, scaler)
+            made = ColumnScaling(medians, scaler)
             few = x[rows[:1000]]
             same = np.array_equal(made.quickly(few), made.pipeline.transform(few))
             return replace(made, quick=same)

@@ -19,7 +19,7 @@ from thalweg.data.arrays import ArraySource
 from thalweg.data.dates import PATTERN
 from thalweg.data.examples import whole
 from thalweg.data.frames import frame_of
-from thalweg.data.scaling import AsGiven, Columns
+from thalweg.data.scaling import AsGiven, ColumnScaling
 from thalweg.data.source import Indices, Source
 from thalweg.data.tables import FILLED, TableSource
 from thalweg.data.target import FARTHEST
@@ -399,7 +399,7 @@ def _of_array(source: ArraySource, rows: Indices) -> ArrayPreparation:
     made = source.standardized(rows)
     if isinstance(made, AsGiven):
         return ArrayPreparation(shape=shape, scaling="as given", number=number)
-    if isinstance(made, Columns):
+    if isinstance(made, ColumnScaling):
         return ArrayPreparation(
             shape=shape, scaling="columns", number=number, images=images,
             median=None if made.medians is None else made.medians.statistics_.tolist(),

@@ -84,7 +84,7 @@ def judge(
         activation: from outputs to these.
         splits: on which data; all but scores is of the last one.
     """
-    parts = {name: _Part(getattr(prepared, name), prepared.task, activation) for name in splits}
+    parts = {name: _MemberPart(getattr(prepared, name), prepared.task, activation) for name in splits}
     last = splits[-1]
     test = parts[last]
     alone: list[Alone] = []
@@ -116,7 +116,7 @@ def judge(
 
 
 @dataclass
-class _Part:
+class _MemberPart:
     """A split, and what members have predicted of it so far: running means, so that none has to be kept."""
 
     examples: Examples

@@ -20,7 +20,7 @@ from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.ensembles.evaluate import Judged, judge
-from thalweg.ensembles.store import Kept, Member
+from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import Common, resampled, runs_of, train
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
 from thalweg.layers import models
@@ -44,7 +44,7 @@ from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
 from thalweg.training.loader import examples_of, in_blocks
 from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.training_run import Fitted
-from thalweg.training.watch import Silent, Watcher
+from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
 
@@ -121,7 +121,7 @@ def fit_ensemble(
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
     trust_code: bool = False,
 ) -> Ensemble:
     """Train independent models that differ in initial weights, order of examples and every random draw.
@@ -170,7 +170,7 @@ def fit_ensemble(
     seed, strategies = seed_of(seed), in_order(from_tables(strategies))
     if engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
-    watcher = Silent() if watcher is None else watcher
+    watcher = SilentTrainingWatcher() if watcher is None else watcher
     place = torch.device(device)
     examples, scored = _examples(data, place, "training data"), None
     if validation is not None:
@@ -219,7 +219,7 @@ def fit_ensemble(
 
     chosen: Any = optimizer if entry is None else entry
 
-    def alone(run: Run, path: Path | None, told: Watcher) -> Fitted:
+    def alone(run: Run, path: Path | None, told: TrainingWatcher) -> Fitted:
         module = initial_module(factory, prepared.input_shape, outputs, run.seed)
         given = resampled(examples, seed=run.seed) if resample else examples
         return fit(
@@ -231,7 +231,7 @@ def fit_ensemble(
         )  # fmt: skip
 
     with nullcontext() if directory is None else directory:
-        kept = Kept(directory)
+        kept = MemberStore(directory)
         common = None
         if why_not is None:
             assert entry is not None

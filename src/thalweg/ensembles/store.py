@@ -14,7 +14,7 @@ from thalweg.run.directory.directory import RunDirectory
 from thalweg.training.engine import copied, laid_down
 from thalweg.training.watch import Evaluation
 
-__all__ = ["How", "Kept", "Member"]
+__all__ = ["How", "Member", "MemberStore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class How:
     chunk: int = 1
 
 
-class Kept:
+class MemberStore:
     """Where members are kept: in a run directory, or in memory.
 
     Args:

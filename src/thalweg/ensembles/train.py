@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
-from thalweg.ensembles.store import How, Kept, Member
+from thalweg.ensembles.store import How, Member, MemberStore
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
 from thalweg.execution import lanes
 from thalweg.execution.choose import choose
@@ -26,7 +26,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.run.threads import with_threads
 from thalweg.training.training_run import Fitted
-from thalweg.training.watch import Evaluation, Pace, Progress, Watcher
+from thalweg.training.watch import Evaluation, Pace, TrainingProgress, TrainingWatcher
 
 __all__ = [
     "Among",
@@ -107,9 +107,9 @@ class Common:
 
 def train(
     runs: Sequence[Run],
-    kept: Kept,
-    watcher: Watcher,
-    alone: Callable[[Run, Path | None, Watcher], Fitted],
+    kept: MemberStore,
+    watcher: TrainingWatcher,
+    alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
     common: Common | None,
     *,
     engine: Literal["auto", "lanes", "loop"],
@@ -213,8 +213,8 @@ def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
 
 def in_lanes(
     runs: Sequence[Run],
-    kept: Kept,
-    watcher: Watcher,
+    kept: MemberStore,
+    watcher: TrainingWatcher,
     common: Common,
     *,
     how: How,
@@ -247,7 +247,7 @@ def in_lanes(
         module = problem.model(of_member[member.number])
         kept.put(member, with_tensors(module, tensors).state_dict())
 
-    def watch(progress: lanes.Progress) -> None:
+    def watch(progress: lanes.LaneProgress) -> None:
         before = sum(sizes[: progress.chunk]) * progress.steps
         pace.tell(before + sizes[progress.chunk] * progress.step, progress.steps * len(runs))
         scores = [value for value in progress.validation.values() if value is not None]
@@ -288,9 +288,9 @@ def in_lanes(
 
 def one_by_one(
     runs: Sequence[Run],
-    kept: Kept,
-    watcher: Watcher,
-    alone: Callable[[Run, Path | None, Watcher], Fitted],
+    kept: MemberStore,
+    watcher: TrainingWatcher,
+    alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
 ) -> None:
     """Train members one after another, each in a run directory of its own while it is under way.
 
@@ -362,17 +362,17 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return set_evaluation(module)
 
 
-class Among(Watcher):
+class Among(TrainingWatcher):
     """Tells of one member as one of all."""
 
-    def __init__(self, watcher: Watcher, pace: Pace, position: int, members: int) -> None:
+    def __init__(self, watcher: TrainingWatcher, pace: Pace, position: int, members: int) -> None:
         self._watcher, self._pace, self._position, self._members = watcher, pace, position, members
 
     def note(self, text: str) -> None:
         """Say whose note it is."""
         self._watcher.note(f"member {self._position + 1} of {self._members}: {text}")
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: TrainingProgress) -> None:
         """Count all members' steps."""
         self._pace.tell(self._position * progress.steps + progress.step, self._members * progress.steps)
 

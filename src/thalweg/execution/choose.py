@@ -17,7 +17,7 @@ from thalweg.errors import ModelError, OptionError
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.memory_estimate import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.execution.lanes.stack import Stack, refusal
-from thalweg.execution.lanes.step import Program, group_key
+from thalweg.execution.lanes.step import LaneProgram, group_key
 from thalweg.execution.pool import cores, not_portable
 from thalweg.execution.timing import now, step_seconds
 from thalweg.layers.modes import begin_training
@@ -287,14 +287,14 @@ class _Trial:
 
         return _step_seconds(advance, seconds, self._device)
 
-    def _program(self, lanes: int) -> Program:
+    def _program(self, lanes: int) -> LaneProgram:
         chosen = [self._runs[i * len(self._runs) // lanes] for i in range(lanes)]
         keys = [group_key(run, self._problem.entry(run)) for run in chosen]
         first = {key: number for number, key in reversed(list(enumerate(keys)))}
         order = sorted(range(lanes), key=lambda i: first[keys[i]])
         chosen = [chosen[i] for i in order]
         stack = Stack.build(self._problem.model, chosen)
-        return Program(stack, forward_of(stack.template), self._loss, chosen, self._problem.optimizers)
+        return LaneProgram(stack, forward_of(stack.template), self._loss, chosen, self._problem.optimizers)
 
     def _batch(self, lanes: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self._problem.data.train.batch(torch.arange(self._workload.batch_size))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from thalweg.execution import loop
-from thalweg.execution.lanes import Eliminate, Keeper, Progress
+from thalweg.execution.lanes import Eliminate, LaneKeeper, LaneProgress
 from thalweg.execution.lanes import run as run_lanes
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Workload
@@ -47,7 +47,7 @@ class RunList:
     groups: Sequence[Sequence[Run]]
     problem: Problem
     workload: Workload
-    states: Keeper | None = None
+    states: LaneKeeper | None = None
     until: int | None = None
     eliminate: Eliminate | None = None
 
@@ -121,7 +121,7 @@ def as_lanes(
     """Train a group's runs side by side, as one program."""
     done = 0.0
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: LaneProgress) -> None:
         nonlocal done
         now = float(progress.step * len(runs))
         advanced(now - done)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg.data.examples import Examples
 from thalweg.errors import Interrupted
-from thalweg.execution.lanes.chunks import Keeper, Progress
+from thalweg.execution.lanes.chunks import LaneKeeper, LaneProgress
 from thalweg.randomness.generators import own_generators
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
@@ -34,8 +34,8 @@ def run(
     problem: Problem,
     workload: Workload,
     *,
-    watch: Callable[[Progress], None] | None = None,
-    checkpoint: Keeper | None = None,
+    watch: Callable[[LaneProgress], None] | None = None,
+    checkpoint: LaneKeeper | None = None,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
     until: int | None = None,
@@ -140,8 +140,8 @@ class _Recorder(Recorder):
         factors: _Rates,
         problem: Problem,
         workload: Workload,
-        watch: Callable[[Progress], None] | None,
-        checkpoint: Keeper | None,
+        watch: Callable[[LaneProgress], None] | None,
+        checkpoint: LaneKeeper | None,
         seconds: float,
         stop: Callable[[], bool] | None,
         until: int | None,
@@ -219,7 +219,7 @@ class _Recorder(Recorder):
     def tell(self, step: int, validation: Mapping[str, float | None]) -> None:
         if self._watch is not None:
             self._watch(
-                Progress(
+                LaneProgress(
                     chunk=0,
                     chunks=1,
                     step=step,

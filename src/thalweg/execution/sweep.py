@@ -35,7 +35,7 @@ from thalweg.settings import trust
 from thalweg.settings.tables import check_length, plain_numbers
 from thalweg.training.fitting import taken_up, whole
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
-from thalweg.training.watch import Pace, Silent, Watcher
+from thalweg.training.watch import Pace, SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Sweep", "sweep"]
 
@@ -112,7 +112,7 @@ def sweep(
     engine: str = "auto",
     out: str | Path | None = None,
     resume: bool = False,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
     executor: Executor | None = None,
 ) -> Sweep:
     """Train each setting with each seed, and return a table of the curves.
@@ -195,7 +195,7 @@ def sweep(
     directory = None if out is None else taken_up(Path(out), config, resume=resume, what="sweep")
     with nullcontext() if directory is None else directory:
         outcomes, choice = _carried_out(
-            runs, problem, workload, engine, directory, watcher or Silent(), executor
+            runs, problem, workload, engine, directory, watcher or SilentTrainingWatcher(), executor
         )
         table = _table(runs, outcomes, problem, workload)
         if directory is not None:
@@ -212,7 +212,7 @@ def _carried_out(
     workload: Workload,
     engine: str,
     directory: RunDirectory | None,
-    watcher: Watcher,
+    watcher: TrainingWatcher,
     executor: Executor | None,
 ) -> tuple[dict[str, Outcome], Choice]:
     journal = Journal(directory)

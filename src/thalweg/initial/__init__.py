@@ -16,13 +16,13 @@ from thalweg.initial.biases import (
     set_constants,
     set_output_bias,
 )
-from thalweg.initial.modules import Initialization, initialize
+from thalweg.initial.modules import Initialized, initialize
 from thalweg.initial.saved import Taken, from_saved, read_tensors
 from thalweg.initial.schemes import SCHEMES, draw
 
 __all__ = [
     "SCHEMES",
-    "Initialization",
+    "Initialized",
     "OutputBias",
     "Taken",
     "draw",

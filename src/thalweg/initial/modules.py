@@ -15,11 +15,11 @@ from thalweg.initial.normed import Normed, normed
 from thalweg.initial.schemes import check_options, draw
 from thalweg.initial.weights import NORMS, Numbers, Role, Weight, matching, role_of, roles, write
 
-__all__ = ["Initialization", "initialize"]
+__all__ = ["Initialized", "initialize"]
 
 
 @dataclass(frozen=True)
-class Initialization:
+class Initialized:
     """What was done to a module.
 
     Args:
@@ -49,7 +49,7 @@ def initialize(
     bias: float | None = 0.0,
     only: str = "*",
     **options: Any,
-) -> Initialization:
+) -> Initialized:
     """Draw the weights of all layers by a scheme, in place, and set their biases to a constant.
 
     Covers linear and bilinear layers, convolutions of every kind, recurrent layers and cells (gate by gate)
@@ -123,7 +123,7 @@ def initialize(
     tied = sorted({name for name, each in found.items() if each.role == "embedding"})
     if tied and scheme not in _SCALED:
         notes.append(f"embeddings were drawn from N(0, 1), which is no part of {scheme!r}: {', '.join(tied)}")
-    return Initialization(done, left, tuple(notes))
+    return Initialized(done, left, tuple(notes))
 
 
 _SCALED = ("uniform", "gaussian")

@@ -125,7 +125,7 @@ def _flat(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
             yield path, child
 
 
-class _Watch(TorchFunctionMode):
+class _ActivationCalls(TorchFunctionMode):
     """Notes every activation function that a watched tensor goes into."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _seen(model: nn.Module, example: Any) -> dict[str, str]:
-    watch = _Watch()
+    watch = _ActivationCalls()
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, _LINEAR):

@@ -322,7 +322,7 @@ def write_winner(
         return False
     setting = pool.winner.setting
     won = recipe.Recipe(
-        data=recipe.Data(
+        data=recipe.DataTable(
             spec=options.data,
             target=options.target,
             task=setup.task,  # type: ignore[arg-type]
@@ -331,16 +331,16 @@ def write_winner(
             seed=plan.seed,
             replicate=pool.replicate,
         ),
-        model=recipe.Model(spec=results.model.spec),
-        objective=recipe.Objective(loss=plan.loss, metric=plan.metric),
-        optimizer=recipe.Optimizer(name=setting.optimizer, **setting.hyperparameters),
-        schedule=recipe.Schedule(name=setting.schedule),
-        strategies=recipe.Strategies(
+        model=recipe.ModelTable(spec=results.model.spec),
+        objective=recipe.ObjectiveTable(loss=plan.loss, metric=plan.metric),
+        optimizer=recipe.OptimizerTable(name=setting.optimizer, **setting.hyperparameters),
+        schedule=recipe.ScheduleTable(name=setting.schedule),
+        strategies=recipe.StrategiesTable(
             initialization=InitializationSettings(**setting.initialization)
             if setting.initialization
             else None
         ),
-        training=recipe.Training(
+        training=recipe.TrainingTable(
             batch_size=plan.batch_size,
             epochs=plan.epochs,
             seed=pool.confirm_seeds[0],

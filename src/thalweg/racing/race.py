@@ -21,7 +21,7 @@ from thalweg.racing.measure import choose_engine, forward_backward, step_seconds
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
 from thalweg.racing.setup import Options, Setup, understand
-from thalweg.racing.watch import Progress, Watcher
+from thalweg.racing.watch import RaceProgress, RaceWatcher
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.directory.kinds import refuse_existing
@@ -35,7 +35,7 @@ def run_race(
     *,
     out: str | Path | None,
     resume: bool,
-    watcher: Watcher,
+    watcher: RaceWatcher,
     command: str | None,
     trust_code: bool = False,
 ) -> tuple[Results, Path]:
@@ -63,7 +63,7 @@ def run_race(
 
 
 def _go_on(
-    options: Options, out: str | Path | None, watcher: Watcher, gate: trust.Gate
+    options: Options, out: str | Path | None, watcher: RaceWatcher, gate: trust.Gate
 ) -> tuple[Results, Path]:
     if out is None:
         raise RunDirectoryError(
@@ -79,14 +79,14 @@ def _go_on(
         return _race(setup, directory, watcher), directory.path
 
 
-def _understood(options: Options, watcher: Watcher) -> Setup:
+def _understood(options: Options, watcher: RaceWatcher) -> Setup:
     if (text := data.announcement(options.data)) is not None:
         watcher.note(text)
     return understand(options)
 
 
 def _begin_anew(
-    options: Options, out: str | Path | None, watcher: Watcher, command: str | None, gate: trust.Gate
+    options: Options, out: str | Path | None, watcher: RaceWatcher, command: str | None, gate: trust.Gate
 ) -> tuple[Results, Path]:
     if out is not None:
         refuse_existing(Path(out))
@@ -110,7 +110,7 @@ def _default_path(name: str) -> Path:
     return Path("runs") / f"race-{plain}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _race(setup: Setup, directory: RunDirectory, watcher: Watcher) -> Results:
+def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Results:
     journal = Journal(directory)
     begun = journal.once("begun", "begun", lambda: _begin(setup, directory))
     if begun["fingerprint"] != setup.source.fingerprint:
@@ -143,7 +143,7 @@ def _run(
     directory: RunDirectory,
     journal: Journal,
     begun: dict[str, Any],
-    watcher: Watcher,
+    watcher: RaceWatcher,
     interruption: Interruption,
 ) -> Results:
     info, choice, cost = choose_engine(setup, journal)
@@ -234,7 +234,7 @@ def _replicate(
 class _Meter:
     """Turns steps of runs done into progress with time left."""
 
-    def __init__(self, plan: PlanInfo, watcher: Watcher, estimate: float) -> None:
+    def __init__(self, plan: PlanInfo, watcher: RaceWatcher, estimate: float) -> None:
         self._watcher = watcher
         self._began = time.monotonic()
         self._done = 0.0
@@ -252,7 +252,7 @@ class _Meter:
         replicate = int(key.partition("/")[0].removeprefix("r"))
         self._done = min(self._total, self._done + steps)
         self._watcher.progress(
-            Progress(
+            RaceProgress(
                 stage=stage,
                 detail=f"split {replicate + 1} of {self._splits}",
                 done=self._done,

@@ -49,11 +49,11 @@ __all__ = [
 SCHEMA_VERSION = 2
 
 
-class _Record(BaseModel):
+class _RaceRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataInfo(_Record):
+class DataInfo(_RaceRecord):
     """What the data is: ``spec`` as given, sizes, everything worth saying about it (``notes``), and what has
     to be known before a verdict on it is relied on (``warnings``)."""
 
@@ -72,7 +72,7 @@ class DataInfo(_Record):
     warnings: list[str] = []
 
 
-class ModelInfo(_Record):
+class ModelInfo(_RaceRecord):
     """The model: its spec, number of trainable parameters, and ``str(module)``."""
 
     spec: str
@@ -80,7 +80,7 @@ class ModelInfo(_Record):
     text: str
 
 
-class PlanInfo(_Record):
+class PlanInfo(_RaceRecord):
     """What was set before the race began; with a budget of time, what the clock left of it.
 
     ``reserve``: how many of the trials are held back for the second wave.
@@ -112,7 +112,7 @@ class PlanInfo(_Record):
     left_out: dict[str, str]
 
 
-class EngineInfo(_Record):
+class EngineInfo(_RaceRecord):
     """How the runs were computed, why, and which promise of equality holds."""
 
     kind: Literal["lanes", "loop"]
@@ -127,7 +127,7 @@ class EngineInfo(_Record):
     promise: str
 
 
-class SettingInfo(_Record):
+class SettingInfo(_RaceRecord):
     """A setting: hyperparameters by name, the schedule, and how weights begin (empty: as the model's own)."""
 
     optimizer: str
@@ -136,7 +136,7 @@ class SettingInfo(_Record):
     initialization: dict[str, str | int | float] = {}
 
 
-class Trial(_Record):
+class Trial(_RaceRecord):
     """One setting tried in the screening stage of one replicate.
 
     ``wave`` 0 is the library default, 1 the catalogue's space, 2 the reserve (the extension when the
@@ -154,7 +154,7 @@ class Trial(_Record):
     edges: dict[str, Literal["low", "high"]]
 
 
-class ReplicateWinner(_Record):
+class ReplicateWinner(_RaceRecord):
     """The setting that won one optimizer's pool in one replicate."""
 
     replicate: int
@@ -165,7 +165,7 @@ class ReplicateWinner(_Record):
     extended: bool
 
 
-class GoalInfo(_Record):
+class GoalInfo(_RaceRecord):
     """When a confirmation run reached the goal on validation; ``None`` where it never did.
 
     Seconds to the goal stand under ``timing``.
@@ -176,7 +176,7 @@ class GoalInfo(_Record):
     work: float | None
 
 
-class ConfirmRun(_Record):
+class ConfirmRun(_RaceRecord):
     """One confirmation run: its score on the test split after the last step.
 
     ``updates`` is how many steps its optimizer took, where a step isn't one forward and backward pass.
@@ -192,7 +192,7 @@ class ConfirmRun(_Record):
     updates: int | None
 
 
-class Curve(_Record):
+class Curve(_RaceRecord):
     """Learning curve of one confirmation run."""
 
     identity: str
@@ -204,7 +204,7 @@ class Curve(_Record):
     validation: list[float | None]
 
 
-class BestOfK(_Record):
+class BestOfK(_RaceRecord):
     """Validation score of the best of ``k`` settings: median and the 10 % and 90 % points over draws."""
 
     k: list[int]
@@ -213,7 +213,7 @@ class BestOfK(_Record):
     high: list[float | None]
 
 
-class ComputeInfo(_Record):
+class ComputeInfo(_RaceRecord):
     """Work spent, in forward passes over a batch (forward 1, forward with backward 3)."""
 
     screen: float
@@ -223,7 +223,7 @@ class ComputeInfo(_Record):
     audit: float
 
 
-class OptimizerResult(_Record):
+class OptimizerResult(_RaceRecord):
     """Everything about one optimizer. ``mean`` and the interval are ``None`` where a run diverged.
 
     The intervals from ``low`` to ``high`` hold for all optimizers at once, at 95 %. ``typical`` is the
@@ -249,7 +249,7 @@ class OptimizerResult(_Record):
     work_per_step: float
 
 
-class Pair(_Record):
+class Pair(_RaceRecord):
     """Two optimizers compared: ``difference`` is a minus b in the metric, positive when a is better.
 
     ``verdict`` reads: a is ``better``, ``worse``, ``equivalent`` (within the margin) or ``undecided``.
@@ -268,7 +268,7 @@ class Pair(_Record):
     holds_up_to: float | None
 
 
-class AxisVerdict(_Record):
+class AxisVerdict(_RaceRecord):
     """The verdict on one axis: every pair, and which optimizers could be the best: nobody is better.
 
     ``overlap`` is the correlation between splits that it assumes; ``holds_up_to`` the largest at which each
@@ -286,7 +286,7 @@ class AxisVerdict(_Record):
     method: str
 
 
-class Verdict(_Record):
+class Verdict(_RaceRecord):
     """One sentence, the verdict at equal work, and whether it had to be withdrawn.
 
     ``winner_mean`` is the winner's mean test score less what being picked as the highest adds to it.
@@ -302,7 +302,7 @@ class Verdict(_Record):
     withdrawn_reason: str | None
 
 
-class AuditInfo(_Record):
+class AuditInfo(_RaceRecord):
     """An eliminated setting run to its end after all."""
 
     identity: str
@@ -313,7 +313,7 @@ class AuditInfo(_Record):
     regret: float | None
 
 
-class EliminationInfo(_Record):
+class EliminationInfo(_RaceRecord):
     """What was stopped early, and what the audit found. Empty lists where elimination was off."""
 
     enabled: bool
@@ -321,7 +321,7 @@ class EliminationInfo(_Record):
     audits: list[AuditInfo]
 
 
-class Warning_(_Record):
+class Warning_(_RaceRecord):
     """Something a careful reader has to know. ``code`` is stable, ``text`` is a sentence."""
 
     code: str
@@ -329,7 +329,7 @@ class Warning_(_Record):
     optimizer: str | None = None
 
 
-class MachineInfo(_Record):
+class MachineInfo(_RaceRecord):
     """Where the race ran: machine and versions."""
 
     platform: str
@@ -340,7 +340,7 @@ class MachineInfo(_Record):
     versions: dict[str, str]
 
 
-class Timing(_Record):
+class Timing(_RaceRecord):
     """Everything that depends on this machine's clock; two identical races differ only here.
 
     Attributes:
@@ -365,7 +365,7 @@ class Timing(_Record):
     verdict: AxisVerdict | None
 
 
-class Results(_Record):
+class Results(_RaceRecord):
     """The whole of ``results.json``."""
 
     schema_version: int

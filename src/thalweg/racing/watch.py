@@ -8,11 +8,11 @@ from pathlib import Path
 
 from thalweg.racing.results import DataInfo, EngineInfo, ModelInfo, PlanInfo, Results
 
-__all__ = ["LeaderboardRow", "Progress", "Silent", "Watcher"]
+__all__ = ["LeaderboardRow", "RaceProgress", "RaceWatcher", "SilentRaceWatcher"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RaceProgress:
     """How far the race is: ``done`` of ``total`` in units of work, over all stages."""
 
     stage: str
@@ -34,7 +34,7 @@ class LeaderboardRow:
     setting: str
 
 
-class Watcher:
+class RaceWatcher:
     """Told what happens, in this order; every method may be overridden and does nothing here."""
 
     def understood(self, data: DataInfo, model: ModelInfo, plan: PlanInfo) -> None:
@@ -46,7 +46,7 @@ class Watcher:
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: RaceProgress) -> None:
         """Called often; must return at once."""
 
     def leaderboard(self, rows: Sequence[LeaderboardRow]) -> None:
@@ -56,5 +56,5 @@ class Watcher:
         """The verdict is known and the report written."""
 
 
-class Silent(Watcher):
+class SilentRaceWatcher(RaceWatcher):
     """Says nothing."""

@@ -49,11 +49,11 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     >>> from thalweg import data, recipe
     >>> iris = data.load("iris")
     >>> winner = recipe.Recipe(
-    ...     data=recipe.Data(spec="iris"),
-    ...     model=recipe.Model(spec="linear"),
-    ...     optimizer=recipe.Optimizer(name="adam", lr=0.1),
-    ...     schedule=recipe.Schedule(name="cosine"),
-    ...     training=recipe.Training(batch_size=16, epochs=10),
+    ...     data=recipe.DataTable(spec="iris"),
+    ...     model=recipe.ModelTable(spec="linear"),
+    ...     optimizer=recipe.OptimizerTable(name="adam", lr=0.1),
+    ...     schedule=recipe.ScheduleTable(name="cosine"),
+    ...     training=recipe.TrainingTable(batch_size=16, epochs=10),
     ... )
     >>> text = script(winner, source=iris, prepared=data.prepare(iris, seed=0, replicate=0))
     >>> for line in text.splitlines():

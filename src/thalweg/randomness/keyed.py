@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.randomness import streams
 
-__all__ = ["Draw", "Keyed", "LaneDraws", "Recorder", "RunDraws", "Site", "keep_mask", "portion"]
+__all__ = ["Draw", "DrawRecorder", "Keyed", "LaneDraws", "RunDraws", "Site", "keep_mask", "portion"]
 
 
 class Site(NamedTuple):
@@ -40,7 +40,7 @@ Draw = Callable[[int, Site], Tensor]
 """Number of the call in call order, and what it asks for, to the numbers."""
 
 
-class Recorder:
+class DrawRecorder:
     """A source that notes what is asked for, and gives zeros and halves."""
 
     def __init__(self, device: torch.device) -> None:

@@ -23,7 +23,7 @@ from thalweg.run.problem import initial_module
 from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.run.targets import objective_of
 from thalweg.settings.tables import check_length
-from thalweg.strategies import Plateau, Strategy
+from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.engine import Engine, OneProcess
 from thalweg.training.fitting import tabulated
 from thalweg.training.loader import ExampleFeed
@@ -103,7 +103,7 @@ def assemble(
     model = engine.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
     if wanted.schedule.name == "plateau":
-        made.append(Plateau(patience=2))
+        made.append(ReduceOnPlateau(patience=2))
         factor: Callable[[int], float] = lambda step: 1.0  # noqa: E731
     else:
         factor = tabulated(
@@ -159,7 +159,7 @@ def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
         )
 
 
-def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engine:
+def _engine(settings: recipe.TrainingTable, place: torch.device, world: int) -> Engine:
     if world == 1:
         return OneProcess(place, precision=settings.precision)
     kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
@@ -168,7 +168,7 @@ def _engine(settings: recipe.Training, place: torch.device, world: int) -> Engin
 
 def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
     groups = wanted.groups
-    if groups == recipe.Groups():
+    if groups == recipe.GroupsTable():
         return [p for p in model.parameters() if p.requires_grad]
     defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters}
     lr = wanted.optimizer.hyperparameters.get("lr", defaults.get("lr"))

@@ -11,7 +11,7 @@ import safetensors.torch
 from thalweg.data.stored import store
 from thalweg.ensembles import tempering
 from thalweg.ensembles.evaluate import Judged, judge
-from thalweg.ensembles.store import Kept
+from thalweg.ensembles.store import MemberStore
 from thalweg.errors import DataError
 from thalweg.recipe.build import Assembled
 from thalweg.recipe.members import mean_curve, recorded
@@ -24,8 +24,8 @@ from thalweg.training.model_card import card
 from thalweg.training.predicting import load_model, predicting_model
 from thalweg.training.results import (
     CalibrationRecord,
+    CurvePoint,
     EnsembleRecord,
-    Point,
     Stored,
     TemperatureRecord,
     TrainResults,
@@ -95,7 +95,7 @@ def deliver(
 
 
 def deliver_members(
-    made: Assembled, kept: Kept, directory: RunDirectory, config: dict[str, Any]
+    made: Assembled, kept: MemberStore, directory: RunDirectory, config: dict[str, Any]
 ) -> TrainResults:
     """Lay down what came out of an ensemble, whose members' weights are there already."""
     assert made.recipe.ensemble is not None
@@ -205,8 +205,8 @@ def _results(
         },
         metric=made.metric.name,
         higher_is_better=made.metric.higher_is_better,
-        curve=[Point(**asdict(each)) for each in curve],
-        best=None if best is None else Point(**asdict(best)),
+        curve=[CurvePoint(**asdict(each)) for each in curve],
+        best=None if best is None else CurvePoint(**asdict(best)),
         result=result,
         updates=updates,
         stopped=stopped,

@@ -18,7 +18,7 @@ from thalweg import catalogue, data, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
 from thalweg.layers import models
 from thalweg.recipe.positions import Path, positions
-from thalweg.recipe.schema import VERSION, Groups, Recipe, mirrors, why_not_lanes
+from thalweg.recipe.schema import VERSION, GroupsTable, Recipe, mirrors, why_not_lanes
 from thalweg.run.directory.writing import reason, write_whole
 
 __all__ = ["dumps", "loads", "read", "write"]
@@ -429,7 +429,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
                 f"float16 needs gradient scaling, which doesn't go with a closure, as {name!r} has one; use "
                 "bfloat16 or float32",
             )
-        if recipe.groups != Groups():
+        if recipe.groups != GroupsTable():
             raise wrong(("groups",), f"{name!r} treats all parameters as one; leave groups out")
         if recipe.training.accumulate > 1 and entry.needs in ("graph", "outputs"):
             raise wrong(

@@ -10,7 +10,7 @@ from pathlib import Path
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.ensembles.evaluate import Judged
-from thalweg.ensembles.store import Kept, Member
+from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import Common, resampled, runs_of, train
 from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
@@ -19,13 +19,13 @@ from thalweg.recipe.schema import Recipe, why_not_lanes
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.training.results import EnsembleRecord, MemberRecord, Point, SquaredRecord
+from thalweg.training.results import CurvePoint, EnsembleRecord, MemberRecord, SquaredRecord
 from thalweg.training.training_run import Fitted
-from thalweg.training.watch import Evaluation, Watcher
+from thalweg.training.watch import Evaluation, TrainingWatcher
 
 __all__ = ["mean_curve", "recorded", "train_members"]
 
-Alone = Callable[[Recipe, Prepared, RunDirectory, Watcher], Fitted]
+Alone = Callable[[Recipe, Prepared, RunDirectory, TrainingWatcher], Fitted]
 """Trains a recipe for one model, on these data."""
 
 
@@ -39,10 +39,10 @@ def train_members(
     directory: RunDirectory,
     device: str,
     seconds: float,
-    watcher: Watcher,
+    watcher: TrainingWatcher,
     new: bool,
     alone: Alone,
-) -> Kept:
+) -> MemberStore:
     """Train the members of a recipe's ensemble, or go on with it.
 
     Args:
@@ -64,7 +64,7 @@ def train_members(
     """
     asked, training = recipe.ensemble, recipe.training
     assert asked is not None
-    kept = Kept(directory)
+    kept = MemberStore(directory)
     begins = recipe.strategies.initialization
     setting = Setting(
         optimizer=entry.name,
@@ -86,7 +86,7 @@ def train_members(
         loss_bound=math.inf,
     )
 
-    def one_member(run: Run, path: Path | None, told: Watcher) -> Fitted:
+    def one_member(run: Run, path: Path | None, told: TrainingWatcher) -> Fitted:
         own = training.model_copy(update={"seed": run.seed})
         one = recipe.model_copy(update={"training": own, "ensemble": None})
         own_data = prepared
@@ -140,7 +140,7 @@ def mean_curve(members: Sequence[Member]) -> list[Evaluation]:
     ]
 
 
-def recorded(judged: Judged, kept: Kept | None, *, resample: bool = False) -> EnsembleRecord:
+def recorded(judged: Judged, kept: MemberStore | None, *, resample: bool = False) -> EnsembleRecord:
     """Write down what models came to, alone and together; without ``kept`` they are snapshots."""
     squared = None
     if judged.squared is not None:
@@ -157,7 +157,9 @@ def recorded(judged: Judged, kept: Kept | None, *, resample: bool = False) -> En
             members.append(
                 MemberRecord(
                     number=number, seed=member.seed, updates=member.updates, stopped=member.stopped,
-                    failed=member.failed, curve=[Point(**asdict(each)) for each in member.curve], **known,
+                    failed=member.failed,
+                    curve=[CurvePoint(**asdict(each)) for each in member.curve],
+                    **known,
                 )
             )  # fmt: skip
     return EnsembleRecord(

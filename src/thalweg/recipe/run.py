@@ -44,7 +44,7 @@ from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
 from thalweg.training.thread_count import threads_for
 from thalweg.training.training_run import Fitted, Job
-from thalweg.training.watch import Silent, Watcher
+from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["carry_out"]
 
@@ -61,7 +61,7 @@ def carry_out(
     resume: bool = False,
     device: str = "cpu",
     checkpoint_seconds: float = 60.0,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
     command: str | None = None,
     trust_code: bool = False,
 ) -> tuple[TrainResults, Path]:
@@ -92,7 +92,7 @@ def carry_out(
         ExitStack() as stack,
         trust.own_code(accepted=trust_code) as gate,
     ):
-        told = Silent() if watcher is None or processes.rank else watcher
+        told = SilentTrainingWatcher() if watcher is None or processes.rank else watcher
         held: list[RunDirectory] = []
 
         def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
@@ -228,7 +228,9 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _train(made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new: bool) -> TrainResults:
+def _train(
+    made: Assembled, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
+) -> TrainResults:
     if run.directory is not None:
         run.directory.write_text("recipe.toml", recipe.dumps(made.recipe))
     watcher.begun(lines(made))
@@ -268,7 +270,7 @@ def _threads(made: Assembled, device: str, world: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _as_many_threads(run: _Run, watcher: Watcher) -> Iterator[None]:
+def _as_many_threads(run: _Run, watcher: TrainingWatcher) -> Iterator[None]:
     """Take as many threads as were chosen when the training was begun; as before afterwards."""
     threads, now = run.config.get("threads"), torch.get_num_threads()
     if not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS or threads == now:
@@ -281,7 +283,7 @@ def _as_many_threads(run: _Run, watcher: Watcher) -> Iterator[None]:
         yield
 
 
-def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watcher: Watcher) -> Job:
+def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher) -> Job:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
     job = Job(
@@ -301,12 +303,12 @@ def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watche
 
 
 def _train_members(
-    made: Assembled, run: _Run, seconds: float, watcher: Watcher, *, new: bool
+    made: Assembled, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
 ) -> TrainResults:
     device, directory = str(made.training.engine.device), run.directory
     assert directory is not None
 
-    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: Watcher) -> Fitted:
+    def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: TrainingWatcher) -> Fitted:
         with _as_many_threads(run, told):
             return _job(assemble(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
 

@@ -33,17 +33,17 @@ from thalweg.strategies.stopping import EarlyStoppingSettings
 
 __all__ = [
     "VERSION",
-    "Data",
-    "Ensemble",
-    "Group",
-    "Groups",
-    "Model",
-    "Objective",
-    "Optimizer",
+    "DataTable",
+    "EnsembleTable",
+    "GroupTable",
+    "GroupsTable",
+    "ModelTable",
+    "ObjectiveTable",
+    "OptimizerTable",
     "Recipe",
-    "Schedule",
-    "Strategies",
-    "Training",
+    "ScheduleTable",
+    "StrategiesTable",
+    "TrainingTable",
     "mirrors",
     "why_not_lanes",
 ]
@@ -53,7 +53,7 @@ VERSION: Literal[1] = 1
 Number: TypeAlias = StrictBool | StrictInt | StrictFloat
 
 
-class _Part(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -62,7 +62,7 @@ class _Part(BaseModel):
         return plain_numbers(values)
 
 
-class Data(_Part):
+class DataTable(_Table):
     """``[data]``: what is learnt from, and which split of it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Data(_Part):
     replicate: StrictInt = Field(default=0, ge=0, le=MOST["splits"])
 
 
-class Model(_Part):
+class ModelTable(_Table):
     """``[model]``: what is trained.
 
     Attributes:
@@ -109,14 +109,14 @@ class Model(_Part):
         return f"{self.spec} with {self.parts}" if self.parts else self.spec
 
 
-class Objective(_Part):
+class ObjectiveTable(_Table):
     """``[objective]``: names of the loss and the metric, or ``file.py:function``; absent: the task's own."""
 
     loss: str | None = None
     metric: str | None = None
 
 
-class Optimizer(_Part):
+class OptimizerTable(_Table):
     """``[optimizer]``: a name as for ``--optimizers``; its hyperparameters beside it."""
 
     model_config = ConfigDict(extra="allow")
@@ -130,7 +130,7 @@ class Optimizer(_Part):
         return dict(self.__pydantic_extra__)
 
 
-class Schedule(_Part):
+class ScheduleTable(_Table):
     """``[schedule]``: a name of ``thalweg list schedules``; its options beside it."""
 
     model_config = ConfigDict(extra="allow")
@@ -144,7 +144,7 @@ class Schedule(_Part):
         return dict(self.__pydantic_extra__)
 
 
-class Training(_Part):
+class TrainingTable(_Table):
     """``[training]``: how long, and from which seed.
 
     Attributes:
@@ -171,7 +171,7 @@ class Training(_Part):
     sync_batch_norm: StrictBool = False
 
 
-class Group(_Part):
+class GroupTable(_Table):
     """``[[groups.patterns]]``: parameters whose names match: how fast they learn, and whether they decay."""
 
     match: str
@@ -179,7 +179,7 @@ class Group(_Part):
     decay: StrictBool | None = None
 
 
-class Groups(_Part):
+class GroupsTable(_Table):
     """``[groups]``: how parameters differ.
 
     Attributes:
@@ -190,10 +190,10 @@ class Groups(_Part):
 
     decay: Literal["all", "weights"] = "all"
     depth_factor: float = Field(default=1.0, gt=0, le=1)
-    patterns: list[Group] = Field(default_factory=list)
+    patterns: list[GroupTable] = Field(default_factory=list)
 
 
-class Ensemble(_Part):
+class EnsembleTable(_Table):
     """``[ensemble]``: several independent models instead of one; its predictions are their average.
 
     Attributes:
@@ -221,7 +221,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-class Strategies(_Part):
+class StrategiesTable(_Table):
     """``[strategies.NAME]``: what belongs to a training; a table that is there, even empty, turns it on.
 
     ``NAME = false`` instead of a table leaves it out, which ``--set strategies.NAME=false`` needs, and
@@ -267,29 +267,29 @@ class Strategies(_Part):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class Recipe(_Part):
+class Recipe(_Table):
     """One training run, as ``winner.toml`` holds it.
 
     >>> recipe = Recipe(
-    ...     data=Data(spec="digits"),
-    ...     model=Model(spec="mlp:64"),
-    ...     optimizer=Optimizer(name="adam", lr=0.01),
-    ...     training=Training(batch_size=32, epochs=20),
+    ...     data=DataTable(spec="digits"),
+    ...     model=ModelTable(spec="mlp:64"),
+    ...     optimizer=OptimizerTable(name="adam", lr=0.01),
+    ...     training=TrainingTable(batch_size=32, epochs=20),
     ... )
     >>> recipe.optimizer.hyperparameters, recipe.schedule.name
     ({'lr': 0.01}, 'constant')
     """
 
     version: Literal[1] = VERSION
-    data: Data
-    model: Model
-    objective: Objective = Field(default_factory=Objective)
-    optimizer: Optimizer
-    schedule: Schedule = Field(default_factory=Schedule)
-    training: Training
-    groups: Groups = Field(default_factory=Groups)
-    strategies: Strategies = Field(default_factory=Strategies)
-    ensemble: Ensemble | None = None
+    data: DataTable
+    model: ModelTable
+    objective: ObjectiveTable = Field(default_factory=ObjectiveTable)
+    optimizer: OptimizerTable
+    schedule: ScheduleTable = Field(default_factory=ScheduleTable)
+    training: TrainingTable
+    groups: GroupsTable = Field(default_factory=GroupsTable)
+    strategies: StrategiesTable = Field(default_factory=StrategiesTable)
+    ensemble: EnsembleTable | None = None
     prediction: PredictionSettings = Field(default_factory=PredictionSettings)
 
 
@@ -307,7 +307,7 @@ def why_not_lanes(recipe: Recipe) -> str | None:
         strategies.remove("initialization")
     if strategies:
         return f"strategies ({', '.join(strategies)}) accompany one run at a time"
-    if recipe.groups != Groups():
+    if recipe.groups != GroupsTable():
         return "groups of parameters have settings of their own"
     if recipe.training.accumulate > 1:
         return "batches are computed in parts"

@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.rules.program import Floats, Program
 from thalweg.runtimes import team
 from thalweg.runtimes.kernels import JOB, SLOT, Kernel, cache_folder, compiled
-from thalweg.runtimes.tables import Group, chunks, plain
+from thalweg.runtimes.tables import TensorGroup, chunks, plain
 
 __all__ = ["CHUNK", "describe", "give_up", "group", "kind", "usable"]
 
@@ -67,13 +67,13 @@ def kind(tensors: Sequence[Tensor], lanes: int) -> torch.dtype | None:
     return dtype if plain(tensors, lanes) else None
 
 
-def group(program: Program, kind: torch.dtype, columns: Sequence[list[Tensor]], lanes: int) -> Group:
+def group(program: Program, kind: torch.dtype, columns: Sequence[list[Tensor]], lanes: int) -> TensorGroup:
     """Compile a program for tensors of a type.
 
     Raises:
         Exception: Numba is broken, or was told not to compile.
     """
-    return _Group(compiled(program, _DTYPES[kind]), program.scalar_count, columns, lanes)
+    return _CpuGroup(compiled(program, _DTYPES[kind]), program.scalar_count, columns, lanes)
 
 
 def give_up(error: Exception) -> None:
@@ -81,7 +81,7 @@ def give_up(error: Exception) -> None:
     _say(f"Numba failed to compile a kernel ({type(error).__name__}: {error})")
 
 
-class _Group(Group):
+class _CpuGroup(TensorGroup):
     """The tensors of one dtype within a plan, all of which one kernel takes."""
 
     def __init__(self, kernel: Kernel, scalars: int, columns: Sequence[list[Tensor]], lanes: int) -> None:

@@ -26,13 +26,13 @@ from torch import Tensor
 from thalweg.rules.program import Floats, Program, compute_dtype
 from thalweg.runtimes.kernels import cache_folder, from_folder, in_memory
 from thalweg.runtimes.printing import TRITON, output_names, scalar_names, statements
-from thalweg.runtimes.tables import Group, chunks, plain
+from thalweg.runtimes.tables import TensorGroup, chunks, plain
 
 __all__ = [
     "BUILT",
     "CHUNK",
     "OPTIONS",
-    "Kind",
+    "KernelKind",
     "compiled",
     "describe",
     "give_up",
@@ -94,7 +94,7 @@ _compiled: dict[tuple[bool, str], Any] = {}
 _lock = threading.Lock()
 
 
-class Kind(NamedTuple):
+class KernelKind(NamedTuple):
     """What the tensors of a kernel have in common."""
 
     device: torch.device
@@ -148,7 +148,7 @@ def describe() -> str:
     return f"GPU kernels by Triton {version('triton')}{how}, kept in {cache_folder()}"
 
 
-def kind(tensors: Sequence[Tensor], lanes: int) -> Kind | None:
+def kind(tensors: Sequence[Tensor], lanes: int) -> KernelKind | None:
     """Return what a parameter that a kernel can take, with its gradient and states, shares with others."""
     p = tensors[0]
     if p.dtype not in _DTYPES or (p.is_cuda if interpreted() else not p.is_cuda):
@@ -162,16 +162,16 @@ def kind(tensors: Sequence[Tensor], lanes: int) -> Kind | None:
     aligned = all(tensor.data_ptr() % _WIDTH == 0 for tensor in tensors)
     if lanes > 1:
         aligned = aligned and p.numel() // lanes * p.element_size() % _WIDTH == 0
-    return Kind(p.device, p.dtype, aligned)
+    return KernelKind(p.device, p.dtype, aligned)
 
 
-def group(program: Program, kind: Kind, columns: Sequence[list[Tensor]], lanes: int) -> Group:
+def group(program: Program, kind: KernelKind, columns: Sequence[list[Tensor]], lanes: int) -> TensorGroup:
     """Compile a program for tensors of a kind.
 
     Raises:
         Exception: Triton is broken, or doesn't know this GPU.
     """
-    return _Group(compiled(program, kind.dtype, kind.aligned), kind, columns, lanes)
+    return _GpuGroup(compiled(program, kind.dtype, kind.aligned), kind, columns, lanes)
 
 
 def kernel_source(program: Program, dtype: torch.dtype, aligned: bool) -> str:
@@ -232,10 +232,10 @@ def compiled(program: Program, dtype: torch.dtype, aligned: bool) -> Any:
         return _compiled[key]
 
 
-class _Group(Group):
+class _GpuGroup(TensorGroup):
     """The tensors of one kind within a plan."""
 
-    def __init__(self, kernel: Any, kind: Kind, columns: Sequence[list[Tensor]], lanes: int) -> None:
+    def __init__(self, kernel: Any, kind: KernelKind, columns: Sequence[list[Tensor]], lanes: int) -> None:
         super().__init__(columns)
         self._kernel = kernel
         self._kind = kind

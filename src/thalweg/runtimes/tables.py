@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thalweg.rules.program import Floats, Program
 
-__all__ = ["PLAIN", "Group", "Integers", "Plan", "Taker", "chunks", "plain"]
+__all__ = ["PLAIN", "Integers", "Plan", "Taker", "TensorGroup", "chunks", "plain"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -25,7 +25,7 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 """The classes whose storage means what it seems to."""
 
 
-class Group(ABC):
+class TensorGroup(ABC):
     """The tensors within a plan that one kernel takes.
 
     Args:
@@ -97,7 +97,7 @@ class Taker(Protocol):
     def kind(self, tensors: Sequence[Tensor], lanes: int) -> Any:
         """Return what a parameter, its gradient and states must share with others in a kernel, or None."""
 
-    def group(self, program: Program, kind: Any, columns: Sequence[list[Tensor]], lanes: int) -> Group:
+    def group(self, program: Program, kind: Any, columns: Sequence[list[Tensor]], lanes: int) -> TensorGroup:
         """Compile the kernel for tensors of a kind."""
 
     def give_up(self, error: Exception) -> None:
@@ -130,7 +130,7 @@ class Plan:
                 self.rest.append(i)
             else:
                 taken.setdefault(choice, []).append(i)
-        self._groups: list[tuple[list[int] | None, Group]] = []
+        self._groups: list[tuple[list[int] | None, TensorGroup]] = []
         for (at, kind), positions in taken.items():
             chosen = [[column[i] for i in positions] for column in columns]
             try:

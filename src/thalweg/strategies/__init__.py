@@ -9,7 +9,7 @@ from thalweg.strategies.batch import BatchSize
 from thalweg.strategies.clipping import Clipping
 from thalweg.strategies.guard import Guard, trouble
 from thalweg.strategies.initialization import Initialization
-from thalweg.strategies.plateau import Plateau
+from thalweg.strategies.plateau import ReduceOnPlateau
 from thalweg.strategies.rangetest import RangeTest, rate_range_test
 from thalweg.strategies.snapshots import Snapshots, snapshot_steps
 from thalweg.strategies.stopping import EarlyStopping, stopping_point
@@ -24,8 +24,8 @@ __all__ = [
     "Guard",
     "Initialization",
     "Keys",
-    "Plateau",
     "RangeTest",
+    "ReduceOnPlateau",
     "Scores",
     "Settings",
     "Snapshots",

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thalweg.averaging import Average, Exponential, Kind, Tail, Uniform, estimate_batch_norm
+from thalweg.averaging import Average, AverageKind, ExponentialAverage, Tail, Uniform, estimate_batch_norm
 from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Averaging", "AveragingSettings"]
@@ -36,7 +36,7 @@ class Averaging(Strategy):
 
     Args:
         kind: ``"exponential"``, ``"uniform"``, or ``"tail"``: uniform over the last part of the run.
-        decay, warmup: of the exponential one, see :class:`thalweg.averaging.Exponential`.
+        decay, warmup: of the exponential one, see :class:`thalweg.averaging.ExponentialAverage`.
         tail: part of the run before the tail begins.
         every: steps between two points that count.
         batches: how many batches the statistics are estimated on.
@@ -148,7 +148,7 @@ class Averaging(Strategy):
             self._average = Average(model, self._kind())
         return self._average
 
-    def _kind(self) -> Kind:
+    def _kind(self) -> AverageKind:
         wanted = self.settings
         if wanted.kind == "uniform":
             return Uniform()
@@ -157,7 +157,7 @@ class Averaging(Strategy):
             before = math.floor(wanted.tail * self._planned + 1e-9)
             # points are taken at steps 1, 1 + every, ...: the first one beyond the share begins the tail
             return Tail(start=-(-before // wanted.every) + 1)
-        return Exponential(decay=wanted.decay, warmup=wanted.warmup)
+        return ExponentialAverage(decay=wanted.decay, warmup=wanted.warmup)
 
     def _batches(self, trainer: Trainer) -> Iterable[Any] | None:
         normalized = any(isinstance(module, _BatchNorm) for module in trainer.model.modules())

@@ -10,7 +10,7 @@ from pydantic import Field
 from thalweg import schedules
 from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
 
-__all__ = ["Plateau", "PlateauSettings"]
+__all__ = ["PlateauSettings", "ReduceOnPlateau"]
 
 
 class PlateauSettings(Settings):
@@ -24,7 +24,7 @@ class PlateauSettings(Settings):
     minimum: float = Field(default=0.0, ge=0, le=1)
 
 
-class Plateau(Strategy):
+class ReduceOnPlateau(Strategy):
     """Multiply the rate by ``decay`` when validation has stopped getting better, again and again.
 
     On top of the schedule: the rate is ``base * schedule(step) * factor``.
@@ -33,14 +33,14 @@ class Plateau(Strategy):
         watch: ``"loss"`` or ``"metric"``, both on validation data.
         decay: within 0 and 1, both excluded.
         patience: evaluations without a better score that are let pass.
-        threshold: relative, see :class:`thalweg.schedules.Plateau`.
+        threshold: relative, see :class:`thalweg.schedules.ReduceOnPlateau`.
         cooldown: evaluations after a fall before counting begins again.
         minimum: the factor never falls below it.
 
     Raises:
         OptionError: a value out of range; validation data that aren't there.
 
-    >>> plateau = Plateau(patience=1)
+    >>> plateau = ReduceOnPlateau(patience=1)
     >>> [plateau.observe(loss, higher_is_better=False) for loss in (1.0, 0.5, 0.5, 0.5)]
     [1.0, 1.0, 1.0, 0.1]
 

@@ -60,7 +60,7 @@ class Snapshots(Strategy):
 
     def __init__(self, *, cycles: int = 5, keep: int | None = None) -> None:
         self.settings: SnapshotsSettings = settle(SnapshotsSettings, self.name, cycles=cycles, keep=keep)
-        self.taken = averaging.Snapshots(keep=keep)
+        self.taken = averaging.KeptSnapshots(keep=keep)
         self._passed = 0
 
     def look(self, model: Any, *, done: float, total: float) -> None:

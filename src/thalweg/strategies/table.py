@@ -15,7 +15,7 @@ from thalweg.strategies.clipping import Clipping, ClippingSettings
 from thalweg.strategies.guard import Guard, GuardSettings
 from thalweg.strategies.initialization import Initialization, InitializationSettings
 from thalweg.strategies.own import build_own
-from thalweg.strategies.plateau import Plateau, PlateauSettings
+from thalweg.strategies.plateau import PlateauSettings, ReduceOnPlateau
 from thalweg.strategies.snapshots import Snapshots, SnapshotsSettings
 from thalweg.strategies.stopping import EarlyStopping, EarlyStoppingSettings
 
@@ -28,7 +28,7 @@ STRATEGIES: Mapping[str, tuple[type[Strategy], type[Settings]]] = {
     "clipping": (Clipping, ClippingSettings),
     "averaging": (Averaging, AveragingSettings),
     "snapshots": (Snapshots, SnapshotsSettings),
-    "plateau": (Plateau, PlateauSettings),
+    "plateau": (ReduceOnPlateau, PlateauSettings),
     "batch-size": (BatchSize, BatchSizeSettings),
     "early-stopping": (EarlyStopping, EarlyStoppingSettings),
 }

@@ -24,13 +24,13 @@ from thalweg import data, objectives
 from thalweg.errors import OptionError, nearest
 from thalweg.randomness import streams
 
-__all__ = ["Problem", "get", "names"]
+__all__ = ["SmallProblem", "get", "names"]
 
 PerExample = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class SmallProblem:
     """A model, its data and its loss, as functions of a list of parameters.
 
     ``loss(parameters) = scale * sum_n l(outputs_n, targets_n) + penalty / 2 * |weights|**2``, where scale is
@@ -163,9 +163,9 @@ def _zeros(module: nn.Module) -> nn.Module:
     return module
 
 
-def _logistic(setting: _Setting) -> Problem:
+def _logistic(setting: _Setting) -> SmallProblem:
     inputs, targets, prepared = setting.split("breast-cancer")
-    return Problem(
+    return SmallProblem(
         name="logistic-breast-cancer", title="Logistic regression",
         summary="malignant or benign from 30 measurements; strictly convex",
         source="breast-cancer (scikit-learn); penalty 1e-3",
@@ -175,9 +175,9 @@ def _logistic(setting: _Setting) -> Problem:
     )  # fmt: skip
 
 
-def _softmax(setting: _Setting) -> Problem:
+def _softmax(setting: _Setting) -> SmallProblem:
     inputs, targets, prepared = setting.split("digits")
-    return Problem(
+    return SmallProblem(
         name="softmax-digits", title="Softmax regression",
         summary="ten digits from 64 pixels; convex, 650 parameters",
         source="digits (scikit-learn); penalty 1e-3",
@@ -187,9 +187,9 @@ def _softmax(setting: _Setting) -> Problem:
     )  # fmt: skip
 
 
-def _mlp(setting: _Setting) -> Problem:
+def _mlp(setting: _Setting) -> SmallProblem:
     inputs, targets, prepared = setting.split("digits")
-    return Problem(
+    return SmallProblem(
         name="mlp-digits", title="Multilayer perceptron",
         summary="ten digits from 64 pixels through 32 tanh units; smooth and not convex",
         source="digits (scikit-learn); penalty 1e-4",
@@ -199,7 +199,7 @@ def _mlp(setting: _Setting) -> Problem:
     )  # fmt: skip
 
 
-def _autoencoder(setting: _Setting) -> Problem:
+def _autoencoder(setting: _Setting) -> SmallProblem:
     pixels = setting.split("digits")[0].flatten(1)
 
     def build() -> nn.Module:
@@ -207,7 +207,7 @@ def _autoencoder(setting: _Setting) -> Problem:
         layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2], nn.Tanh(), layers[3])
 
-    return Problem(
+    return SmallProblem(
         name="autoencoder-digits", title="Autoencoder",
         summary="digits through eight numbers and back, 64-32-8-32-64 with tanh; mean squared error",
         source="digits (scikit-learn); after Hinton and Salakhutdinov 2006",
@@ -229,7 +229,7 @@ class _Factors(nn.Module):
 _RANK = 8
 
 
-def _factorization(setting: _Setting) -> Problem:
+def _factorization(setting: _Setting) -> SmallProblem:
     matrix = setting.split("digits")[0].flatten(1)
     sizes = {"rows": len(matrix), "columns": matrix.shape[1]}
     factors = [
@@ -238,7 +238,7 @@ def _factorization(setting: _Setting) -> Problem:
     ]
     # Eckart and Young 1936: what no matrix of that rank can reach
     left_over = torch.linalg.svdvals(matrix.double())[_RANK:].square().sum()
-    return Problem(
+    return SmallProblem(
         name="factorization-digits", title="Matrix factorization",
         summary=f"the matrix of digits as a product of rank {_RANK}; every minimum is global",
         source="digits (scikit-learn); minimum by Eckart and Young 1936",
@@ -286,9 +286,9 @@ _THURBER = (
 # fmt: on
 
 
-def _misra1a(setting: _Setting) -> Problem:
+def _misra1a(setting: _Setting) -> SmallProblem:
     x, y = (torch.tensor(one, dtype=setting.dtype, device=setting.device) for one in _MISRA1A)
-    return Problem(
+    return SmallProblem(
         name="misra1a", title="Curve fit: monomolecular adsorption",
         summary="b1 * (1 - exp(-b2 * x)) through 14 measurements; certified, lower difficulty",
         source="NIST StRD Misra1a, first start; Misra 1978",
@@ -298,9 +298,9 @@ def _misra1a(setting: _Setting) -> Problem:
     )  # fmt: skip
 
 
-def _thurber(setting: _Setting) -> Problem:
+def _thurber(setting: _Setting) -> SmallProblem:
     x, y = (torch.tensor(one, dtype=setting.dtype, device=setting.device) for one in _THURBER)
-    return Problem(
+    return SmallProblem(
         name="thurber", title="Curve fit: electron mobility",
         summary="a cubic over a cubic through 37 measurements; certified, higher difficulty",
         source="NIST StRD Thurber, first start; Thurber, NIST",
@@ -313,7 +313,7 @@ def _thurber(setting: _Setting) -> Problem:
     )  # fmt: skip
 
 
-_FACTORIES: dict[str, Callable[[_Setting], Problem]] = {
+_FACTORIES: dict[str, Callable[[_Setting], SmallProblem]] = {
     "logistic-breast-cancer": _logistic,
     "softmax-digits": _softmax,
     "mlp-digits": _mlp,
@@ -339,7 +339,7 @@ def get(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
-) -> Problem:
+) -> SmallProblem:
     """Build a task.
 
     Args:

@@ -11,9 +11,9 @@ from thalweg.errors import UserError
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.training.engine import Engine, copied
 from thalweg.training.parallel import FullyShardedDataParallel
-from thalweg.training.sharding import Kept, Shards, are_sound, assembled, unsharded
+from thalweg.training.sharding import ShardFiles, Shards, are_sound, assembled, unsharded
 
-__all__ = ["Keeper", "Together", "Writer", "keeper_of"]
+__all__ = ["CheckpointKeeper", "Together", "Writer", "keeper_of"]
 
 _WAITING = 2
 
@@ -31,7 +31,7 @@ def _newest(directory: RunDirectory, name: str, say: Callable[[str], None], fits
     return next((state for state in states if fits(unsharded(state))), None)
 
 
-class Keeper(Protocol):
+class CheckpointKeeper(Protocol):
     """Keeps the states of a training; of many processes all call the same at the same step."""
 
     @property
@@ -51,7 +51,7 @@ class Keeper(Protocol):
         """Let what is under way be written, and end."""
 
 
-def keeper_of(engine: Engine, directory: RunDirectory | None) -> Keeper | None:
+def keeper_of(engine: Engine, directory: RunDirectory | None) -> CheckpointKeeper | None:
     """Return what keeps the states of a training in a directory, which process 0 alone has, if it has one."""
     if engine.world == 1:
         return None if directory is None else Writer(directory)
@@ -83,7 +83,7 @@ class Writer:
         self._directory, self._keep = directory, keep
         self._write = self._save if write is None else write
         # of processes that have sharded before
-        self._kept = None if directory is None or write else Kept(directory.path / "checkpoints")
+        self._kept = None if directory is None or write else ShardFiles(directory.path / "checkpoints")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._under_way: list[Future[None]] = []
 

@@ -33,7 +33,7 @@ from thalweg.training.loader import LoaderFeed, examples_of, feed_of, in_blocks
 from thalweg.training.rates import Rates
 from thalweg.training.trainer import Training
 from thalweg.training.training_run import Data, Fitted, Job
-from thalweg.training.watch import Watcher
+from thalweg.training.watch import TrainingWatcher
 
 __all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]
 
@@ -64,7 +64,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
-    watcher: Watcher | None = None,
+    watcher: TrainingWatcher | None = None,
     trust_code: bool = False,
 ) -> Fitted:
     """Train a module; it holds the result afterwards.

@@ -22,9 +22,9 @@ from thalweg.settings.tables import MOST
 
 __all__ = [
     "CalibrationRecord",
+    "CurvePoint",
     "EnsembleRecord",
     "MemberRecord",
-    "Point",
     "SquaredRecord",
     "Stored",
     "TemperatureRecord",
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 
-class _Record(BaseModel):
+class _TrainingRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_R = TypeVar("_R", bound=_Record)
+_R = TypeVar("_R", bound=_TrainingRecord)
 
 
-class Point(_Record):
+class CurvePoint(_TrainingRecord):
     """One evaluation: ``None`` where there is no number, or none that is finite."""
 
     step: int
@@ -48,7 +48,7 @@ class Point(_Record):
     validation: float | None
 
 
-class CalibrationRecord(_Record):
+class CalibrationRecord(_TrainingRecord):
     """Whether probabilities on the test split mean what they say (:mod:`thalweg.calibration.assessment`).
 
     Attributes:
@@ -69,7 +69,7 @@ class CalibrationRecord(_Record):
     within: float
 
 
-class TemperatureRecord(_Record):
+class TemperatureRecord(_TrainingRecord):
     """The temperature of a result, found on the validation split (:mod:`thalweg.calibration.temperature`).
 
     Attributes:
@@ -87,7 +87,7 @@ class TemperatureRecord(_Record):
     calibration: CalibrationRecord
 
 
-class SquaredRecord(_Record):
+class SquaredRecord(_TrainingRecord):
     """``ensemble = member - ambiguity`` on the test split (:func:`thalweg.averaging.ambiguity`).
 
     Attributes:
@@ -100,7 +100,7 @@ class SquaredRecord(_Record):
     ensemble: float
 
 
-class MemberRecord(_Record):
+class MemberRecord(_TrainingRecord):
     """A member of an ensemble.
 
     Attributes:
@@ -121,10 +121,10 @@ class MemberRecord(_Record):
     failed: bool = False
     error: float | None = None
     brier: float | None = None
-    curve: list[Point] = []
+    curve: list[CurvePoint] = []
 
 
-class EnsembleRecord(_Record):
+class EnsembleRecord(_TrainingRecord):
     """What several models predict together.
 
     Attributes:
@@ -150,7 +150,7 @@ class EnsembleRecord(_Record):
     pooled: CalibrationRecord | None = None
 
 
-class TrainResults(_Record):
+class TrainResults(_TrainingRecord):
     """What a training came to. All but ``timing`` is the same however often it was interrupted.
 
     Attributes:
@@ -181,8 +181,8 @@ class TrainResults(_Record):
     model: dict[str, Any]
     metric: str
     higher_is_better: bool
-    curve: list[Point]
-    best: Point | None
+    curve: list[CurvePoint]
+    best: CurvePoint | None
     result: dict[str, float | None]
     updates: int
     stopped: str | None
@@ -238,7 +238,7 @@ class TrainResults(_Record):
     __str__ = __repr__
 
 
-class Stored(_Record):
+class Stored(_TrainingRecord):
     """``model.json``: what it takes to rebuild a model and to prepare new data for it.
 
     Attributes:

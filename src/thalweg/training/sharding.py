@@ -28,7 +28,7 @@ from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.writing import behind, checksum
 from thalweg.training.engine import Engine
 
-__all__ = ["Kept", "Shards", "are_sound", "assembled", "parted", "unsharded"]
+__all__ = ["ShardFiles", "Shards", "are_sound", "assembled", "parted", "unsharded"]
 
 _MARK = "thalweg.sharded"
 _FILES = "thalweg.shards"
@@ -140,10 +140,10 @@ class Shards:
         # what a thread writes must not come between what the loop exchanges
         self._group = dist.new_group(backend="gloo")
         last = 0
-        self._kept: Kept | None = None
+        self._kept: ShardFiles | None = None
         if directory is not None:
             last = max([0, *(int(path.name.split(".")[-2]) for path in folder.glob("*.shards"))])
-            self._kept = Kept(folder)
+            self._kept = ShardFiles(folder)
         self._count = engine.broadcast(last)
 
     def write(self, name: str, state: Any) -> None:
@@ -189,7 +189,7 @@ class Shards:
         self._kept.referred(self._directory.save_checkpoint(name, whole, keep=self._keep), place.name)
 
 
-class Kept:
+class ShardFiles:
     """Knows which state refers to which shards, and removes those that none does.
 
     Args:

@@ -25,7 +25,7 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 from thalweg.training.engine import Engine, OneProcess, agree, rows
 
-__all__ = ["FORWARD_BACKWARD", "Step", "Surroundings", "least_work", "shared", "split", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "Surroundings", "TrainingStep", "least_work", "shared", "split", "stepping"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
@@ -33,7 +33,7 @@ FORWARD_BACKWARD = FORWARD + BACKWARD
 Surroundings: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
-class Step(Protocol):
+class TrainingStep(Protocol):
     """From a batch, and the work there is room for, to the loss before the step and its work.
 
     Work is in forward passes over the batch. Who can be told to end a step early is; others may go beyond.
@@ -55,7 +55,7 @@ def stepping(
     engine: Engine | None = None,
     parts: int = 1,
     proceed: Callable[[Tensor, bool], bool] | None = None,
-) -> Step:
+) -> TrainingStep:
     """Return what takes a step of an optimizer on a batch.
 
     Args:
@@ -222,7 +222,7 @@ def stepping(
         value = _quietly(optimizer, closure)
         return value, optimizer.passes - before  # type: ignore[attr-defined]
 
-    steps: Mapping[str, Step] = {
+    steps: Mapping[str, TrainingStep] = {
         "gradient": by_gradient,
         "closure": by_closure,
         "graph": by_graph,

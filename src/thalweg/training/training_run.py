@@ -23,7 +23,7 @@ from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.history import History
 from thalweg.run.threads import with_threads
 from thalweg.strategies.base import Scores
-from thalweg.training.checkpoints import Keeper, keeper_of
+from thalweg.training.checkpoints import CheckpointKeeper, keeper_of
 from thalweg.training.engine import agree, copied
 from thalweg.training.evaluate import score
 from thalweg.training.loader import LoaderFeed
@@ -32,7 +32,7 @@ from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite
 from thalweg.training.recorder import Recorder
 from thalweg.training.tempering import of_batches
 from thalweg.training.trainer import Training, advance
-from thalweg.training.watch import Evaluation, Pace, Silent, Watcher
+from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Fitted", "Job"]
 
@@ -120,7 +120,7 @@ class Job(Recorder):
         tests: Mapping[str, Data] | None = None,
         directory: RunDirectory | None = None,
         seconds: float = 60.0,
-        watcher: Watcher | None = None,
+        watcher: TrainingWatcher | None = None,
         predictor: Callable[[nn.Module], nn.Module] | None = None,
         calibrate: int | None = None,
     ) -> None:
@@ -130,7 +130,7 @@ class Job(Recorder):
         self._loss, self._metric, self._validation = loss, metric, validation
         self._tests = dict(tests or {})
         self._directory, self._seconds = directory, seconds
-        self._watcher = Silent() if watcher is None else watcher
+        self._watcher = SilentTrainingWatcher() if watcher is None else watcher
         self._keeper = keeper_of(training.engine, directory)
         self._best: Evaluation | None = None
         self._best_state: dict[str, Any] | None = None
@@ -311,7 +311,7 @@ class Job(Recorder):
         self._watcher.note(f"going on from step {self._training.clock:,.12g} of {self._training.total:,}")
         return True
 
-    def _saved_states(self, keeper: Keeper) -> tuple[Any, Any]:
+    def _saved_states(self, keeper: CheckpointKeeper) -> tuple[Any, Any]:
         """The newest state and the best one that go together: what the state knows as best is there."""
         best = None
         with contextlib.suppress(RunDirectoryError):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # which know how tables were prepared, and so everything that reads tables
     from thalweg.training.results import TrainResults
 
-__all__ = ["Evaluation", "Pace", "Progress", "Silent", "Watcher"]
+__all__ = ["Evaluation", "Pace", "SilentTrainingWatcher", "TrainingProgress", "TrainingWatcher"]
 
 _SECONDS_BETWEEN = 0.2
 
@@ -27,7 +27,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """How far training is, in steps, and how long it will take, as far as can be said."""
 
     step: float
@@ -35,7 +35,7 @@ class Progress:
     seconds_left: float | None
 
 
-class Watcher:
+class TrainingWatcher:
     """Told what happens; every method may be overridden and does nothing here."""
 
     def begun(self, lines: dict[str, list[str]]) -> None:
@@ -44,7 +44,7 @@ class Watcher:
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: TrainingProgress) -> None:
         """Called a few times a second; must return at once."""
 
     def evaluated(self, evaluation: Evaluation, best: Evaluation | None) -> None:
@@ -54,14 +54,14 @@ class Watcher:
         """A recipe was carried out, and the report is written."""
 
 
-class Silent(Watcher):
+class SilentTrainingWatcher(TrainingWatcher):
     """Says nothing."""
 
 
 class Pace:
     """Tells a watcher how far training is, a few times a second, and how long it will take."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: TrainingWatcher) -> None:
         self._watcher = watcher
         self._told = time.monotonic()
         self._since: tuple[float, float] | None = None
@@ -77,4 +77,4 @@ class Pace:
             self._since = now, done
         since, first = self._since
         left = None if done <= first else (now - since) / (done - first) * (total - done)
-        self._watcher.progress(Progress(step=done, steps=total, seconds_left=left))
+        self._watcher.progress(TrainingProgress(step=done, steps=total, seconds_left=left))

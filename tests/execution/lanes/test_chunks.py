@@ -260,7 +260,7 @@ def test_eliminated_runs_stop_and_the_others_go_on() -> None:
 
 
 def test_progress_tells_steps_evaluations_and_the_end() -> None:
-    told: list[lanes.Progress] = []
+    told: list[lanes.LaneProgress] = []
     found = lanes.run(
         runs(2),
         problem(mlp, prepared(dtype=torch.float64)),

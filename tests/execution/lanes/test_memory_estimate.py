@@ -11,7 +11,7 @@ from thalweg import objectives
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.memory_estimate import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.execution.lanes.stack import Stack
-from thalweg.execution.lanes.step import Program
+from thalweg.execution.lanes.step import LaneProgram
 from thalweg.run.problem import initial_module
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def measured(lanes: int, width: int, batch: int, evaluated: int) -> int:
     chosen = runs(lanes, names=["adam"])
     stack = Stack.build(lambda run: initial_module(factory, (20,), 3, run.seed), chosen)
     loss = objectives.loss("cross-entropy", objectives.Task(kind="classification", classes=("a", "b", "c")))
-    program = Program(stack, forward_of(stack.template), loss, chosen, entries())
+    program = LaneProgram(stack, forward_of(stack.template), loss, chosen, entries())
     inputs, targets = torch.randn(batch, 20), torch.zeros(batch, dtype=torch.int64)
     given = inputs.expand(lanes, batch, 20), targets.expand(lanes, batch)
     program.step(*given, 1, np.ones((1, lanes)))

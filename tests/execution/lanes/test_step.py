@@ -11,7 +11,7 @@ from torch import Tensor
 
 from small import entries
 from thalweg import runtimes
-from thalweg.execution.lanes.step import Group, group_key
+from thalweg.execution.lanes.step import LaneGroup, group_key
 from thalweg.rules import rule
 from thalweg.run.spec import Run, Setting
 
@@ -46,7 +46,7 @@ def test_steps_are_those_of_apply_to_the_bit(name: str) -> None:
     other = 0.5 * table
     generator = torch.Generator().manual_seed(1)
     stacked = torch.randn(lanes + 2, 3, 4, generator=generator)
-    group = Group(entry, runs(name, lanes), begin=2)
+    group = LaneGroup(entry, runs(name, lanes), begin=2)
     group.begin([stacked], table[0])
     alone = stacked[2:].clone()
     assert entry.rule is not None

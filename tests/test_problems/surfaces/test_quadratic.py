@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_problems.surfaces.derivatives import hessian
 from torch.func import grad
 
+from test_problems.surfaces.derivatives import hessian
 from thalweg.errors import OptionError
 from thalweg.test_problems import surfaces
 from thalweg.test_problems.surfaces import Quadratic

@@ -9,11 +9,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_problems.surfaces import twins
-from test_problems.surfaces.derivatives import hessian
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
+from test_problems.surfaces import twins
+from test_problems.surfaces.derivatives import hessian
 from thalweg.errors import OptionError
 from thalweg.test_problems import surfaces
 from thalweg.test_problems.surfaces import LeastSquares, Point, Surface

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from thalweg.execution.lanes.chunks import Eliminate, Keeper, Progress, plan, promise, run
+from thalweg.execution.lanes.chunks import Eliminate, LaneKeeper, LaneProgress, plan, promise, run
 
-__all__ = ["Eliminate", "Keeper", "Progress", "plan", "promise", "run"]
+__all__ = ["Eliminate", "LaneKeeper", "LaneProgress", "plan", "promise", "run"]

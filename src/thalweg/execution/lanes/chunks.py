@@ -19,7 +19,7 @@ from thalweg.execution.lanes.device_split import DeviceSplit
 from thalweg.execution.lanes.evaluating import ignores, score
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.stack import Stack
-from thalweg.execution.lanes.step import Program, group_key
+from thalweg.execution.lanes.step import LaneProgram, group_key
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
 from thalweg.run.movement import checksums_of_lanes
@@ -27,7 +27,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.sampler import evaluation_points, orders, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Workload
 
-__all__ = ["Keeper", "Progress", "plan", "promise", "run"]
+__all__ = ["LaneKeeper", "LaneProgress", "plan", "promise", "run"]
 
 Eliminate = Callable[[int, Mapping[str, float | None]], set[str]]
 """Steps done and validation metric by identity (``None``: diverged), to the identities to stop."""
@@ -36,7 +36,7 @@ Collect = Callable[[Outcome, Mapping[str, Tensor]], None]
 """Outcome of a run that came to its end, and its parameters and buffers by name."""
 
 
-class Keeper(Protocol):
+class LaneKeeper(Protocol):
     """Where the state of a chunk is kept, so that it can go on after an interruption.
 
     A state holds tensors, lists, dictionaries, numbers, strings and ``None``: ``torch.save`` writes it and
@@ -51,7 +51,7 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class LaneProgress:
     """How far a chunk is.
 
     Attributes:
@@ -128,8 +128,8 @@ def run(
     workload: Workload,
     *,
     chunk: int = 64,
-    watch: Callable[[Progress], None] | None = None,
-    checkpoint: Keeper | None = None,
+    watch: Callable[[LaneProgress], None] | None = None,
+    checkpoint: LaneKeeper | None = None,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
     eliminate: Eliminate | None = None,
@@ -172,7 +172,7 @@ def run(
         if state is not None:
             lanes.load(state)
         lanes.train(
-            watch=None if watch is None else _Watch(watch, number, len(chunks), lanes.total),
+            watch=None if watch is None else _ProgressTeller(watch, number, len(chunks), lanes.total),
             keeper=checkpoint,
             every=checkpoint_seconds,
             stop=stop,
@@ -182,7 +182,7 @@ def run(
         outcomes = lanes.outcomes()
         if watch is not None:
             watch(
-                Progress(
+                LaneProgress(
                     chunk=number,
                     chunks=len(chunks),
                     step=lanes.total,
@@ -200,10 +200,10 @@ def _name(runs: Sequence[Run]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class _Watch:
+class _ProgressTeller:
     """Hands progress on, a few times a second between evaluations."""
 
-    def __init__(self, watch: Callable[[Progress], None], chunk: int, chunks: int, steps: int) -> None:
+    def __init__(self, watch: Callable[[LaneProgress], None], chunk: int, chunks: int, steps: int) -> None:
         self._watch, self._chunk, self._chunks, self._steps = watch, chunk, chunks, steps
         self._told = 0.0
 
@@ -213,7 +213,7 @@ class _Watch:
             return
         self._told = now
         self._watch(
-            Progress(
+            LaneProgress(
                 chunk=self._chunk,
                 chunks=self._chunks,
                 step=step,
@@ -258,7 +258,7 @@ class _Chunk:
         self.factors = Factors(names, self.total, options)
         self.step, self.rows = 0, _padded(range(len(self.runs)))
         self._since, self._going = -1, len(self.runs)  # step of the last evaluation, runs that go on
-        self.program: Program | None = None
+        self.program: LaneProgram | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._epoch = -1
         self._beginning: dict[int, Tensor] = {}
@@ -268,8 +268,8 @@ class _Chunk:
     def train(
         self,
         *,
-        watch: _Watch | None,
-        keeper: Keeper | None,
+        watch: _ProgressTeller | None,
+        keeper: LaneKeeper | None,
         every: float,
         stop: Callable[[], bool] | None,
         eliminate: Eliminate | None,
@@ -324,7 +324,9 @@ class _Chunk:
         # from the runs' seeds, also where a checkpoint goes on from there
         sums = checksums_of_lanes(stack.parameters)
         self._beginning = dict(zip(self.rows, sums, strict=True))
-        self.program = Program(stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers)
+        self.program = LaneProgram(
+            stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers
+        )
         self._losses = torch.zeros(
             self._window(), len(rows), dtype=stack.parameters[0].dtype, device=self.device
         )
@@ -374,7 +376,7 @@ class _Chunk:
 
     # Evaluations ------------------------------------------------------------------------------------
 
-    def _evaluate(self, eliminate: Eliminate | None, watch: _Watch | None) -> None:
+    def _evaluate(self, eliminate: Eliminate | None, watch: _ProgressTeller | None) -> None:
         assert self.program is not None
         first: dict[int, int] = {}
         for row, number in enumerate(self.rows):

@@ -8,14 +8,14 @@ from torch import Tensor
 from thalweg.data.source import Prepared
 from thalweg.execution.lanes.device_split import DeviceSplit
 from thalweg.execution.lanes.forward import by_rows
-from thalweg.execution.lanes.step import Program
+from thalweg.execution.lanes.step import LaneProgram
 from thalweg.objectives import Metric
 
 __all__ = ["ignores", "score"]
 
 
 def score(
-    program: Program, metric: Metric, data: DeviceSplit, *, block: int, step: int
+    program: LaneProgram, metric: Metric, data: DeviceSplit, *, block: int, step: int
 ) -> tuple[list[float], list[float], Tensor]:
     """Score a split: blocks count by what the loss divides by, as in the loop.
 

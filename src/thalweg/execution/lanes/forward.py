@@ -17,7 +17,7 @@ from thalweg.objectives import Loss
 from thalweg.objectives.comparing import for_numbers
 from thalweg.objectives.dividing import divided
 from thalweg.randomness.generators import undisturbed
-from thalweg.randomness.keyed import Draw, Keyed, Recorder, Site
+from thalweg.randomness.keyed import Draw, DrawRecorder, Keyed, Site
 
 __all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses", "measured_losses"]
 
@@ -79,7 +79,7 @@ class Vmapped:
             return _tensor(functional_call(self._module, tensors, (x,)))
 
     def _record(self, tensors: Mapping[str, Tensor], x: Tensor) -> list[Site]:
-        recorder = Recorder(x.device)
+        recorder = DrawRecorder(x.device)
         first = {name: tensor[0].detach().clone() for name, tensor in tensors.items()}
         with torch.no_grad(), undisturbed(), Keyed(recorder):
             functional_call(self._module, first, (x,))

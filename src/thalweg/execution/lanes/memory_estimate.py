@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.execution.lanes.step import Program
+from thalweg.execution.lanes.step import LaneProgram
 from thalweg.settings.free_memory import free_bytes
 
 __all__ = ["available_bytes", "lane_bytes", "lanes_that_fit"]
@@ -13,7 +13,7 @@ __all__ = ["available_bytes", "lane_bytes", "lanes_that_fit"]
 _SHARE = 0.5  # of what is available; the rest is for everybody else and for what the estimate misses
 
 
-def lane_bytes(program: Program, inputs: Tensor, targets: Tensor, *, evaluated: int) -> int:
+def lane_bytes(program: LaneProgram, inputs: Tensor, targets: Tensor, *, evaluated: int) -> int:
     """Estimate the memory of one lane, from one forward pass of a few.
 
     ``parameters * (2 + states + 2) + buffers + 2 * activations kept for the backward pass + 2 * the largest

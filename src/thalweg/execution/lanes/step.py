@@ -24,7 +24,7 @@ from thalweg.rules import MatrixRule
 from thalweg.rules import Program as Ahead
 from thalweg.run.spec import Run
 
-__all__ = ["Group", "Program", "group_key"]
+__all__ = ["LaneGroup", "LaneProgram", "group_key"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def group_key(run: Run, entry: Entry) -> tuple[Any, ...]:
     return entry.name, tuple(sorted(entry.options.items())), zero
 
 
-class Group:
+class LaneGroup:
     """The lanes of one rule: a contiguous slice of the stack, with states and hyperparameters of their own.
 
     Args:
@@ -152,7 +152,7 @@ class Group:
         self._scalars = scalars.reshape(len(scalars), steps, lanes).transpose(1, 0, 2).copy()
 
 
-class Program:
+class LaneProgram:
     """What K lanes do in a step.
 
     Args:
@@ -182,11 +182,11 @@ class Program:
         self.runs = list(runs)
         self.draws = LaneDraws([run.seed for run in runs], self.device)
         keys = [group_key(run, self._entries[run.setting.optimizer]) for run in runs]
-        self.groups: list[Group] = []
+        self.groups: list[LaneGroup] = []
         for _, rows in itertools.groupby(range(len(runs)), keys.__getitem__):
             members = [runs[row] for row in rows]
             begin = self.groups[-1].rows.stop if self.groups else 0
-            self.groups.append(Group(self._entries[members[0].setting.optimizer], members, begin))
+            self.groups.append(LaneGroup(self._entries[members[0].setting.optimizer], members, begin))
 
     def step(self, inputs: Tensor, targets: Tensor, t: int, factors: Floats) -> Tensor:
         """Train every lane by one step.
