@@ -51,6 +51,8 @@ def test_created_whole(run, tmp_path):
     }
     assert run.events() == []
     assert (run.path.stat().st_mode & 0o777) == 0o777 & ~directory._umask()
+    # whoever may write the directory may lock it
+    assert ((run.path / ".lock").stat().st_mode & 0o777) == 0o666 & ~directory._umask()
 
 
 def test_folders_above_are_made_and_an_empty_one_is_taken(tmp_path):
@@ -239,7 +241,7 @@ import os, sys
 from thalweg.run.directory import RunDirectory
 run = RunDirectory.create(sys.argv[1], {})
 run.append({"event": "begun"})
-if os.fork():
+if not os.fork():
     print("ready", flush=True)
 sys.stdin.read()
 """

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from thalweg.errors import RunDirectoryError, option
 from thalweg.run.directory.environment import environment
 from thalweg.run.directory.kinds import kind_at, refuse_existing
 from thalweg.run.directory.links import FOLDERS, RUN_ID, note_owner, refuse_links
-from thalweg.run.directory.lock import give_up, take_lock
 from thalweg.run.directory.writing import (
     as_json,
     as_toml,
@@ -59,7 +60,7 @@ class RunDirectory:
     ([{'event': 'begun', 'loss': None}], {'seed': 0})
     """
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(self, path: Path, lock: BaseFileLock | None) -> None:
         self.path = path
         self._lock = lock
         self._events: IO[bytes] | None = None
@@ -96,7 +97,7 @@ class RunDirectory:
                 _fill(draft, config)
                 draft.rename(path)
                 sync_folder(path.parent)
-            run = cls(path, take_lock(path))
+            run = cls(path, _locked(path))
             run._made = made
             return run
         except OSError as problem:
@@ -131,8 +132,8 @@ class RunDirectory:
         run_id = kind_at(path).get(RUN_ID)
         refuse_links(path, run_id if isinstance(run_id, str) else None)
         try:
-            lock = take_lock(path)
-        except BlockingIOError as problem:
+            lock = _locked(path)
+        except Timeout as problem:
             raise RunDirectoryError(
                 f"another process is writing the run directory {path}; wait for it, or end it first"
             ) from problem
@@ -381,7 +382,7 @@ class RunDirectory:
             self._events.close()
             self._events = None
         if self._lock is not None:
-            give_up(self.path, self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> RunDirectory:
@@ -412,6 +413,16 @@ class RunDirectory:
                 "what was there before is unharmed: make room and run again with "
                 f"{option('resume', True)}"
             ) from problem
+
+
+def _locked(path: Path) -> BaseFileLock:
+    """Lock the directory until released, or until the process ends however it ends.
+
+    Forked workers that outlive a kill don't hold it: filelock closes its file in each of them.
+    """
+    lock = FileLock(path / ".lock", timeout=0, mode=0o666 & ~_umask(), thread_local=False)
+    lock.acquire()
+    return lock
 
 
 def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
