@@ -13,7 +13,7 @@ from typing import Any
 
 from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
-from thalweg.catalogue.entry import Needs
+from thalweg.catalogue.entry import StepKind
 from thalweg.commands.race import race
 from thalweg.racing import results
 from thalweg.test_problems import surfaces, tasks
@@ -31,7 +31,7 @@ _FAMILIES = {
     "secant": "quasi-Newton",
     "newton": "Newton and Gauss-Newton",
 }
-_NEEDS: Mapping[Needs, str] = {
+_STEP_KINDS: Mapping[StepKind, str] = {
     "gradient": "Needs [gradients](#gradients).",
     "closure": "Needs [a closure](#closures) that calls `backward`.",
     "graph": "Needs [a closure](#closures) that returns the loss with its graph.",
@@ -103,7 +103,7 @@ def _anchor(title: str) -> str:
 def _optimizer(entry: Entry) -> str:
     # a line each, and in spans, which wrap where a block would have to be scrolled
     formula = "<br>\n".join(f"`{line.strip()}`" for line in entry.formula.split(";  "))
-    needs = _NEEDS[entry.needs] + (
+    needed = _STEP_KINDS[entry.step_kind] + (
         " It works with a matrix of all parameters, so it is for few of them." if entry.dense else ""
     )
     lines = [
@@ -114,7 +114,7 @@ def _optimizer(entry: Entry) -> str:
         "",
         formula,
         "",
-        needs,
+        needed,
         "",
         f"![Paths of {entry.title} on three surfaces](images/paths/{entry.name}.svg)",
         "",

@@ -107,7 +107,7 @@ def test_a_picture_shows_the_path_that_is_taken(name: str, paths: ModuleType) ->
     assert list(shown) == [scene.name for scene in paths.scenes()]
     for scene in paths.scenes():
         panel = shown[scene.name]
-        assert ("data-lr" in panel.attrib) == (entry.needs == "gradient")
+        assert ("data-lr" in panel.attrib) == (entry.step_kind == "gradient")
         rates = (float(panel.get("data-lr", "nan")),)
         walk = paths.walk(entry, scene, rates)
         (left, right), _ = scene.surface.bounds

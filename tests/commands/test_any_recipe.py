@@ -19,7 +19,7 @@ from thalweg.commands import app
 from thalweg.errors import OptionError, RecipeError
 from thalweg.recipe.schema import Recipe
 from thalweg.strategies.table import STRATEGIES
-from thalweg.training.training_run import Job
+from thalweg.training.training_run import TrainingRun
 
 BEGUN = "the training has begun; end it"
 SMALL: dict[str, Any] = {
@@ -75,12 +75,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which a training ends as soon as everything that was written is understood."""
     path = tmp_path_factory.mktemp("any")
 
-    def begun(self: Job) -> None:
+    def begun(self: TrainingRun) -> None:
         raise OptionError(BEGUN)
 
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "run", begun)
+        patch.setattr(TrainingRun, "run", begun)
         os.chdir(path)
         yield path
         os.chdir(before)

@@ -58,7 +58,7 @@ def test_json_of_optimizers_has_every_field(capsys: pytest.CaptureFixture[str]) 
             "summary",
             "formula",
             "source",
-            "needs",
+            "step_kind",
             "dense",
             "raced",
             "scheduled",

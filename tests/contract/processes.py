@@ -93,12 +93,12 @@ def split_up(subject: Subject, rank: int, ranks: int) -> list[Tensor]:
                 dist.all_reduce(loss)
             return loss / ranks
 
-        if subject.needs in ("graph", "outputs"):
+        if subject.step_kind in ("graph", "outputs"):
             # whoever differentiates the loss by itself needs the whole batch, and the module itself
             subject.step(optimizer, lambda step=step: problem.residuals(step))  # type: ignore[misc]
         else:
             closure()
-            optimizer.step(closure if subject.needs == "closure" else None)
+            optimizer.step(closure if subject.step_kind == "closure" else None)
     return whole(problem.params)
 
 
@@ -200,12 +200,12 @@ def work(rank: int, port: int, folder: str) -> None:
             # first, as long as nobody has to have waited
             found["each alone"][subject.name] = said_or_done(lambda s=subject: each_alone(s, rank))
         for subject in CATALOGUE:
-            if subject.needs == "closure":
+            if subject.step_kind == "closure":
                 for way in WAYS[: None if subject.name in ("lbfgs", "cg-pr+") else 1]:
                     found[way][subject.name] = said_or_done(
                         lambda s=subject, w=way: in_a_plain_loop(s, rank, 2, w)
                     )
-            elif subject.needs in ("graph", "outputs"):
+            elif subject.step_kind in ("graph", "outputs"):
                 for way in ("whole", "shares"):
                     found[way][subject.name] = said_or_done(
                         lambda s=subject, w=way: through_ddp(s, rank, 2, w)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from thalweg import catalogue, optim
 from thalweg.catalogue import Call, Entry
-from thalweg.catalogue.entry import Needs
+from thalweg.catalogue.entry import StepKind
 from thalweg.errors import UserError
 
 
@@ -35,9 +35,9 @@ class Subject:
         return self.entry.name
 
     @property
-    def needs(self) -> Needs:
+    def step_kind(self) -> StepKind:
         """What a step needs: a "gradient", a "closure" that calls backward, a "graph" or "outputs"."""
-        return self.entry.needs
+        return self.entry.step_kind
 
     @property
     def numbers(self) -> list[str]:
@@ -69,10 +69,10 @@ class Subject:
         self, optimizer: Optimizer, residuals: Callable[[], Tensor], sign: int = 1
     ) -> Callable[[], Any]:
         """What this optimizer's step is called with, for half the sum of squares of residuals."""
-        if self.needs == "outputs":
+        if self.step_kind == "outputs":
             assert sign == 1
             return residuals
-        if self.needs == "graph":
+        if self.step_kind == "graph":
             return lambda: sign * half_square(residuals())
 
         def with_backward() -> Tensor:
@@ -86,7 +86,7 @@ class Subject:
     def step(self, optimizer: Optimizer, residuals: Callable[[], Tensor]) -> Any:
         """Take a step as a person would."""
         closure = self.closure(optimizer, residuals)
-        if self.needs != "gradient":
+        if self.step_kind != "gradient":
             return optimizer.step(closure)
         closure()
         return optimizer.step()
@@ -165,7 +165,7 @@ def close(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-11) ->
 def _variant(
     name: str,
     settings: Mapping[str, Any] = MappingProxyType({}),
-    needs: Needs | None = None,
+    step_kind: StepKind | None = None,
     **fixed: Any,
 ) -> Subject:
     """A row of the catalogue with options that the table doesn't spell."""
@@ -177,7 +177,7 @@ def _variant(
         hyperparameters=tuple(hyper for hyper in entry.hyperparameters if hyper.name not in settled),
         call=replace(entry.call, fixed={**entry.call.fixed, **fixed}),
         rule=None,
-        needs=needs or entry.needs,
+        step_kind=step_kind or entry.step_kind,
     )
     return Subject(changed, {**_settings(changed), **settings})
 
@@ -200,7 +200,7 @@ def _spelled(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
-    if entry.needs == "gradient":
+    if entry.step_kind == "gradient":
         return {"lr": 0.02}
     # few iterations; damping, since a network's Hessian and its Gauss-Newton matrix are singular
     few = {"max_iter": 1 if entry.dense else 2, "damping": 0.1}
@@ -240,7 +240,7 @@ VARIANTS = [
     _variant("cg-pr+", {"sgd_steps": 2}),
     _variant("newton", modified=False, line_search_fn=None),
     _variant("newton", hessian="block"),
-    _variant("newton", {"max_iter": 1}, needs="closure", hessian="finite-difference"),
+    _variant("newton", {"max_iter": 1}, step_kind="closure", hessian="finite-difference"),
     _variant("gauss-newton", solver="dense", max_products=None),
     _variant("levenberg-marquardt", solver="dense", max_products=None, scale="diagonal"),
 ]
@@ -253,11 +253,11 @@ every_row = pytest.mark.parametrize("subject", CATALOGUE, ids=[subject.name for 
 
 def searches(subject: Subject) -> bool:
     """Whether a step evaluates the loss as often as it likes."""
-    return subject.needs != "gradient"
+    return subject.step_kind != "gradient"
 
 
 def first_order(subject: Subject) -> bool:
-    return subject.needs == "gradient"
+    return subject.step_kind == "gradient"
 
 
 def without(number: str) -> Callable[[Subject], bool]:
@@ -287,7 +287,7 @@ REFUSALS = (
     ),
     Refusal(
         "maximize",
-        lambda subject: subject.needs == "outputs",
+        lambda subject: subject.step_kind == "outputs",
         "sums of squares and convex losses have no maximum",
         r"a group sets maximize to True",
     ),
@@ -323,7 +323,7 @@ REFUSALS = (
     Refusal("sparse", first_order, "rules need every element", r"is sparse, .* sparse=False"),
     Refusal(
         "compiled",
-        lambda subject: subject.needs in ("graph", "outputs"),
+        lambda subject: subject.step_kind in ("graph", "outputs"),
         "compiled graphs are differentiated once",
         r"a compiled model .* can't be differentiated twice",
     ),

@@ -71,7 +71,7 @@ def test_a_gradient_scaler_unscales_and_skips(subject: Subject) -> None:
 
 @every_subject
 def test_a_gradient_scaler_is_refused_with_a_closure_too(subject: Subject) -> None:
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         return
     problem = Problem(torch.float32)
     optimizer = subject.make(problem.params)

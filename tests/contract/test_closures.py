@@ -17,8 +17,8 @@ from thalweg.errors import OptionError
 from thalweg.secondorder.closures import ClosureOptimizer
 
 
-def needing(*needs: str) -> Any:
-    found = [subject for subject in SUBJECTS if subject.needs in needs]
+def needing(*step_kind: str) -> Any:
+    found = [subject for subject in SUBJECTS if subject.step_kind in step_kind]
     return pytest.mark.parametrize("subject", found, ids=[subject.name for subject in found])
 
 
@@ -192,7 +192,7 @@ WRONG: dict[str, list[tuple[Callable[[Scene], Any], str]]] = {
 def test_a_closure_of_another_kind_is_refused_and_nothing_moves(subject: Subject) -> None:
     """At the first step and later, in one sentence that names the optimizer; no step does nothing."""
     for later in (False, True):
-        for wrong, said in WRONG[subject.needs]:
+        for wrong, said in WRONG[subject.step_kind]:
             scene = Scene(subject)
             if later:
                 subject.step(scene.optimizer, scene.residuals)

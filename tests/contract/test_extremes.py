@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from contract.subjects import SUBJECTS, Subject
 
-FIRST_ORDER = [subject for subject in SUBJECTS if subject.needs == "gradient"]
+FIRST_ORDER = [subject for subject in SUBJECTS if subject.step_kind == "gradient"]
 SIZES = [3e38, 1e30, 1e19, 1e-19, 1e-30, 1e-40]
 
 # Those that torch has under the same name, but which don't do the same at extremes, and why.

@@ -79,7 +79,7 @@ def test_a_group_added_later_begins_anew(subject: Subject) -> None:
     train(subject, one, grown, range(3))
     fresh.load_state_dict(grown.state_dict())
     one.add_param_group({"params": [grown.inner]})
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         two = subject.make([fresh.inner])
         for step in range(3, 7):
             numbered([grown.inner], step)
@@ -119,7 +119,7 @@ def test_maximize_climbs(subject: Subject) -> None:
     with promised(subject, "maximize"):
         climbing = subject.make([{"params": up.params, "maximize": True}])
         falling = subject.make(down.params)
-        if subject.needs != "gradient":
+        if subject.step_kind != "gradient":
             for step in range(4):
                 high = climbing.step(subject.closure(climbing, lambda now=step: up.residuals(now), -1))
                 low = falling.step(subject.closure(falling, lambda now=step: down.residuals(now)))

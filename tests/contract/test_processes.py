@@ -37,7 +37,7 @@ def test_sharded_parameters_take_the_steps_of_whole_ones(
             raise OptionError(ours)
         assert trees_equal(ours, theirs)
         alone = spread_out(subject, torch.clone)
-        if subject.needs == "gradient":
+        if subject.step_kind == "gradient":
             assert trees_equal(ours, alone)
         else:
             # inner products are summed in another order
@@ -55,8 +55,8 @@ def test_a_batch_split_over_processes_is_the_whole_batch(
     close(ours, split_up(subject, 0, 1), 1e-7)
 
 
-def of(*needs: str) -> pytest.MarkDecorator:
-    found = [subject for subject in CATALOGUE if subject.needs in needs]
+def of(*step_kind: str) -> pytest.MarkDecorator:
+    found = [subject for subject in CATALOGUE if subject.step_kind in step_kind]
     return pytest.mark.parametrize("subject", found, ids=[subject.name for subject in found])
 
 

@@ -247,7 +247,7 @@ def test_torchs_helper_for_checkpoints_gets_and_sets_the_state(subject: Subject)
     train(subject, one, first, range(2, 4))
     second.load_state_dict(first.state_dict())
     # what searches keep is all in the state of their first parameter
-    options = StateDictOptions(strict=subject.needs == "gradient")
+    options = StateDictOptions(strict=subject.step_kind == "gradient")
     set_optimizer_state_dict(second, two, get_optimizer_state_dict(first, one), options=options)
     train(subject, one, first, range(4, 6))
     train(subject, two, second, range(4, 6))
@@ -277,7 +277,7 @@ def test_states_go_to_torchs_class_and_back(subject: Subject) -> None:
             optimizer.load_state_dict(state)
         for now in range(step, step + 3):
             # one batch, since torch's LBFGS takes a change of batch for one of gradients
-            batch = now % 3 if subject.needs == "gradient" else 0
+            batch = now % 3 if subject.step_kind == "gradient" else 0
             subject.step(optimizer, lambda batch=batch: travelled.residuals(batch))  # type: ignore[misc]
             subject.step(ours, lambda batch=batch: stayed.residuals(batch))  # type: ignore[misc]
         close(travelled.params, stayed.params, 1e-6)

@@ -42,7 +42,7 @@ def test_a_closure_runs_with_autograd_and_its_loss_is_returned(subject: Subject)
         given = optimizer.step(watched)
         assert not torch.is_grad_enabled()
     assert float(given.detach()) == pytest.approx(before)
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         assert len(returned) == 1
         assert given is returned[0]
     subject.step(by_hand, lambda: plain.residuals(2))
@@ -68,7 +68,7 @@ def test_gradients_without_the_closure_that_it_needs_are_refused(subject: Subjec
     problem = Problem()
     optimizer = subject.make(problem.params)
     half_square(problem.residuals(2)).backward()
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         assert optimizer.step() is None
         return
     with pytest.raises(OptionError, match="step needs a closure that computes the loss anew; give it one"):
@@ -97,7 +97,7 @@ def test_a_step_over_nothing_but_frozen_parameters_is_no_error(subject: Subject)
     optimizer = subject.make([{"params": [frozen]}, {"params": []}])
     assert optimizer.step() is None
     given = subject.step(optimizer, lambda: nn.Parameter(torch.ones(1)) * 2 + frozen)
-    assert subject.needs == "gradient" or float(given.detach()) == 9
+    assert subject.step_kind == "gradient" or float(given.detach()) == 9
     assert torch.equal(frozen, torch.ones(2))
     # and with groups of nothing at all there is nothing to save or to load
     bare = subject.make([{"params": []}])
@@ -158,7 +158,7 @@ def test_types_may_be_mixed(subject: Subject) -> None:
         for optimizer, module in zip(apart, alone, strict=True):
             subject.step(optimizer, module.residuals)
     assert [p.dtype for p in both.parameters()] == [torch.float32, torch.float64]
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         assert trees_equal(list(both.kept), [p for module in alone for p in module.parameters()])
     assert half_square(both.residuals()) < half_square(Mixed(torch.float32, torch.float64).residuals())
 
@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_harms_no_more_than_it_must(subject: Subject, 
     """A gradient of NaN goes where it was given; a search leaves the point, says so, and goes on later."""
     hurt, well = Problem(), Problem()
     one, two = subject.make(hurt.params), subject.make(well.params)
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         for step in range(3):
             numbered(hurt.params, step)
             numbered(well.params, step)
@@ -255,7 +255,7 @@ def test_a_loss_that_is_not_finite_harms_no_more_than_it_must(subject: Subject, 
 @every_subject
 def test_what_is_not_finite_on_the_way_shortens_a_search(subject: Subject) -> None:
     """A wall right behind the start, beyond which there are no numbers."""
-    if subject.needs == "gradient":
+    if subject.step_kind == "gradient":
         return
     p = nn.Parameter(torch.tensor([4.0, 0.01], dtype=torch.float64))
     optimizer = subject.make([p])
@@ -287,7 +287,7 @@ def lowered(subject: Subject, optimizer: Any, problem: Problem) -> None:
 
 
 def looks_how_far(subject: Subject) -> bool:
-    return subject.needs != "gradient" and subject.entry.call.fixed.get("line_search_fn", "") is not None
+    return subject.step_kind != "gradient" and subject.entry.call.fixed.get("line_search_fn", "") is not None
 
 
 @every_subject

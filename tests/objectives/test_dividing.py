@@ -141,16 +141,16 @@ def expected(case: str) -> tuple[float, list[Tensor]]:
 
 def stepped(case: str, **settings: Any) -> tuple[float, list[Tensor]]:
     model, loss, targets = made(case)
-    engine = settings.get("engine")
-    if engine is not None:
-        model = engine.set_up(model)
+    backend = settings.get("backend")
+    if backend is not None:
+        model = backend.set_up(model)
     # a rate of 1 makes the step the gradient
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     step = stepping("gradient", optimizer, model, loss, **settings)
     inputs, whole = X, None
-    if engine is not None:
-        share = torch.arange(N).tensor_split(engine.world)[engine.rank]
+    if backend is not None:
+        share = torch.arange(N).tensor_split(backend.world)[backend.rank]
         inputs, targets, whole = X[share], targets[share], N
     value, _ = step(inputs, targets, 1e18, whole)
     after = [p.detach() for p in model.parameters()]
@@ -263,15 +263,15 @@ PAIRED = ["cross_entropy", "module, weighted and ignored", "tokens", "sum", "mse
 
 
 def shared_out(rank: int, folder: Path) -> None:
-    for name, kind in pairs.ENGINES.items():
+    for name, kind in pairs.BACKENDS.items():
         for case in PAIRED:
             for parts in (1, 3):
-                value, gradients = stepped(case, engine=kind(), parts=parts)
+                value, gradients = stepped(case, backend=kind(), parts=parts)
                 full = [g.full_tensor() if hasattr(g, "full_tensor") else g for g in gradients]
                 if rank == 0:
                     torch.save((value, full), folder / f"{name} {case} {parts}.pt")
         try:
-            stepped("root", engine=kind())
+            stepped("root", backend=kind())
         except OptionError as error:
             (folder / f"{name} {rank}.txt").write_text(str(error))
         blocks = list(in_blocks(TensorExamples(X, IGNORED), 9))
@@ -287,7 +287,7 @@ def shared_out(rank: int, folder: Path) -> None:
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     assert pairs.run(shared_out, tmp_path, folder=tmp_path / "said") == [0, 0], pairs.said(tmp_path / "said")
-    for name in pairs.ENGINES:
+    for name in pairs.BACKENDS:
         for case in PAIRED:
             for parts in (1, 3):
                 assert_same(torch.load(tmp_path / f"{name} {case} {parts}.pt"), case)

@@ -259,7 +259,7 @@ def test_a_gradient_that_is_not_finite_is_trouble() -> None:
 
 def test_clipping_refuses_searches() -> None:
     with pytest.raises(OptionError, match="clipping doesn't go with SGD"):
-        Clipping(norm=1.0).attach(Standing(needs="closure"))
+        Clipping(norm=1.0).attach(Standing(step_kind="closure"))
 
 
 def test_snapshots_at_the_ends_of_cycles() -> None:

@@ -17,11 +17,13 @@ __all__ = ["Standing"]
 class Standing:
     """Holds a model and an optimizer, and remembers what it was asked for."""
 
-    def __init__(self, model: nn.Module | None = None, *, steps: int = 10, needs: str = "gradient") -> None:
+    def __init__(
+        self, model: nn.Module | None = None, *, steps: int = 10, step_kind: str = "gradient"
+    ) -> None:
         torch.manual_seed(0)
         self.model = nn.Linear(2, 1) if model is None else model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.needs, self.seed, self.updates, self.steps, self.progress = needs, 0, 0, steps, 0.0
+        self.step_kind, self.seed, self.updates, self.steps, self.progress = step_kind, 0, 0, steps, 0.0
         self.loss: Tensor | None = None
         self.activation = None
         self.notes: list[str] = []

@@ -42,7 +42,7 @@ class Looking(Strategy):
                 self.losses.append(value.item())
                 self.modes.add((str(training), trainer.model.training))
                 self.norms.append(float(sum(p.grad.square().sum() for p in trainer.model.parameters())))
-        if trainer.needs == "gradient" and self.turn % 4 == 3:
+        if trainer.step_kind == "gradient" and self.turn % 4 == 3:
             with trainer.aside(training=True, steps=True) as loss:
                 for inputs, targets in trainer.batches(2):
                     trainer.optimizer.zero_grad()

@@ -32,12 +32,12 @@ from thalweg.errors import DataError, ThalwegError
 from thalweg.layers import BatchNorm, models
 from thalweg.layers.surgery import ModelParts, insert_parts
 from thalweg.training import DistributedDataParallel, Fitted, FullyShardedDataParallel
+from thalweg.training.backend import Backend
 from thalweg.training.checkpoints import Writer
-from thalweg.training.engine import Engine
 from thalweg.training.watch import TrainingWatcher
 from training.looking import Drawing, Looking
 
-ENGINES: dict[str, Callable[..., Engine]] = {
+BACKENDS: dict[str, Callable[..., Backend]] = {
     "ddp": DistributedDataParallel,
     "fsdp2": FullyShardedDataParallel,
 }
@@ -114,7 +114,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def train(case: str, engine: Engine | None, **more: Any) -> Fitted:
+def train(case: str, backend: Backend | None, **more: Any) -> Fitted:
     given = CASES[case]
     dtype = given.get("dtype", torch.float64)
     x = X.to(dtype)
@@ -130,13 +130,13 @@ def train(case: str, engine: Engine | None, **more: Any) -> Fitted:
     optimizer = more.pop("optimizer", given.get("optimizer", _adam))
     return thalweg.fit(
         net, data, loss, optimizer, "cosine", given.get("strategies", list)(),
-        accumulate=given.get("accumulate", 1), engine=engine, **{**settings, **more},
+        accumulate=given.get("accumulate", 1), backend=backend, **{**settings, **more},
     )  # fmt: skip
 
 
-def engine_for(name: str, case: str) -> Engine:
+def backend_for(name: str, case: str) -> Backend:
     given = CASES[case]
-    return ENGINES[name](
+    return BACKENDS[name](
         precision=given.get("precision", "float32"), sync_batch_norm=given.get("norm", False)
     )
 
@@ -155,7 +155,7 @@ def come_to_the_same(found: dict[str, Any], expected: dict[str, Any], *, rtol: f
         assert found[part] == expected[part], part
 
 
-def outcome(fitted: Fitted, engine: Engine | None = None) -> dict[str, Any]:
+def outcome(fitted: Fitted, backend: Backend | None = None) -> dict[str, Any]:
     """What two trainings have to have in common, whole."""
 
     def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,15 +239,15 @@ def said(folder: Path) -> list[str]:
 
 def carry_out_cases(rank: int, folder: Path) -> None:
     """Every case on both engines; process 0 lays down what came out, process 1 what it has beside."""
-    for name in ENGINES:
+    for name in BACKENDS:
         for case, given in CASES.items():
             if given.get("only", name) != name:
                 continue
             try:
-                engine = engine_for(name, case)
-                found = outcome(train(case, engine))
-                found["alike"] = engine.collect(found["losses"])
-                found["sums"] = engine.collect([float(v.double().sum()) for v in found["model"].values()])
+                backend = backend_for(name, case)
+                found = outcome(train(case, backend))
+                found["alike"] = backend.collect(found["losses"])
+                found["sums"] = backend.collect([float(v.double().sum()) for v in found["model"].values()])
             except Exception:
                 # of its own test alone, where both processes come to it
                 found = {"problem": traceback.format_exc()}
@@ -259,13 +259,13 @@ def carry_out_cases(rank: int, folder: Path) -> None:
 def looking_aside(rank: int, folder: Path) -> None:
     """A training in which a strategy looks aside at every place, against the same one without it."""
     lines = []
-    for name, engine in ENGINES.items():
+    for name, backend in BACKENDS.items():
         found = []
         for looking in ([], [Looking()]):
             fitted = thalweg.fit(
                 network(norm=True, drop=0.3), Drawing(5), "cross-entropy", _adam, "cosine",
                 [st.Averaging(decay=0.9), st.Clipping(norm=1.0), *looking], steps=4, batch_size=9, seed=5,
-                validation=VALIDATION, metric="accuracy", evaluations=2, accumulate=2, engine=engine(),
+                validation=VALIDATION, metric="accuracy", evaluations=2, accumulate=2, backend=backend(),
             )  # fmt: skip
             found.append(repr({k: v.tolist() for k, v in outcome(fitted)["model"].items()}))
         lines.append(f"{name}: {'the same' if found[0] == found[1] else 'differs'}")
@@ -282,7 +282,7 @@ def refused(rank: int, folder: Path) -> None:
         "made": made_before,
         "alone": lambda: fit_with(network(norm=True), batch_size=2),
         "unused": lambda: fit_with(Unused(), batch_size=12),
-        "used": lambda: fit_with(Unused(), batch_size=12, engine=DistributedDataParallel(unused=True)),
+        "used": lambda: fit_with(Unused(), batch_size=12, backend=DistributedDataParallel(unused=True)),
     }
     for name, attempt in tries.items():
         try:
@@ -306,7 +306,7 @@ class Unused(nn.Sequential):
 
 
 def fit_with(model: nn.Module | None = None, optimizer: Any = _adam, **settings: Any) -> Fitted:
-    settings.setdefault("engine", DistributedDataParallel())
+    settings.setdefault("backend", DistributedDataParallel())
     model = network() if model is None else model
     return thalweg.fit(model, (X, Y), "cross-entropy", optimizer, steps=3, **settings)
 
@@ -315,7 +315,7 @@ def made_before() -> Fitted:
     net = network()
     return thalweg.fit(
         net, (X, Y), "cross-entropy", torch.optim.SGD(net.parameters()), steps=2, batch_size=13,
-        engine=FullyShardedDataParallel(),
+        backend=FullyShardedDataParallel(),
     )  # fmt: skip
 
 
@@ -347,13 +347,13 @@ def go_on(
     torch.optim.Adam.step = counted  # type: ignore[method-assign]
     # later a kill comes while one is written
     with contextlib.nullcontext() if resume else written_at_once():
-        found = outcome(resumable(out, ENGINES[name](), resume=resume))
+        found = outcome(resumable(out, BACKENDS[name](), resume=resume))
     if rank == 0 and result is not None:
         torch.save(found, result)
     return 0
 
 
-def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: Any) -> Fitted:
+def resumable(out: Path | None, backend: Backend | None, *, resume: bool, **more: Any) -> Fitted:
     strategies = [
         st.Initialization(scheme="he"), st.Guard(every=4, bound=1.5), st.Clipping(norm=1.0), st.Averaging(),
         st.Snapshots(cycles=2), st.ReduceOnPlateau(), st.BatchSize(growth=2), st.EarlyStopping(patience=9),
@@ -362,7 +362,7 @@ def resumable(out: Path | None, engine: Engine | None, *, resume: bool, **more: 
         network(norm=True, drop=0.3), Noisy(), "cross-entropy",
         functools.partial(torch.optim.Adam, lr=0.05), "cosine", strategies, epochs=3, batch_size=8, seed=5,
         validation=VALIDATION, metric="accuracy", evaluations=6, out=out, resume=resume,
-        checkpoint_seconds=0.0, engine=engine, **more,
+        checkpoint_seconds=0.0, backend=backend, **more,
     )  # fmt: skip
 
 
@@ -390,7 +390,7 @@ def written_at_once() -> Iterator[None]:
         Writer.save = save  # type: ignore[method-assign]
 
 
-def leave(case: str, engine: Engine | None, out: Path) -> None:
+def leave(case: str, backend: Backend | None, out: Path) -> None:
     """Train a case to a step and end there, with the checkpoints of all steps before."""
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -406,7 +406,7 @@ def leave(case: str, engine: Engine | None, out: Path) -> None:
         return made
 
     with written_at_once(), contextlib.suppress(Gone):
-        train(case, engine, out=out, checkpoint_seconds=0.0, optimizer=optimizer)
+        train(case, backend, out=out, checkpoint_seconds=0.0, optimizer=optimizer)
         raise AssertionError("it wasn't left")
 
 
@@ -420,25 +420,25 @@ class Told(TrainingWatcher):
         self.notes.append(text)
 
 
-def take_up(case: str, engine: Engine | None, out: Path) -> dict[str, Any]:
+def take_up(case: str, backend: Backend | None, out: Path) -> dict[str, Any]:
     told = Told()
-    found = outcome(train(case, engine, out=out, resume=True, watcher=told))
+    found = outcome(train(case, backend, out=out, resume=True, watcher=told))
     return {**found, "told": told.notes}
 
 
 def cross(rank: int, folder: Path) -> None:
-    """Leave each case by each engine, and take up what others, one process included, have left."""
+    """Leave each case by each backend, and take up what others, one process included, have left."""
     for case in CROSSED:
-        made = {name: engine_for(name, case) for name in ENGINES}
-        for name, engine in made.items():
-            leave(case, engine, folder / f"{case} {name}")
+        made = {name: backend_for(name, case) for name in BACKENDS}
+        for name, backend in made.items():
+            leave(case, backend, folder / f"{case} {name}")
             if rank == 0:
                 for to in ("one", *made):
                     shutil.copytree(folder / f"{case} {name}", folder / f"{case} {name} {to}")
-        for name, engine in made.items():
+        for name, backend in made.items():
             for before in ("one", *made):
-                engine.collect(None)
-                found = take_up(case, engine, folder / f"{case} {before} {name}")
+                backend.collect(None)
+                found = take_up(case, backend, folder / f"{case} {before} {name}")
                 if rank == 0:
                     torch.save(found, folder / f"{case} {before} {name}.pt")
 

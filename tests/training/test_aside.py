@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import thalweg
 from thalweg.errors import OptionError
 from thalweg.strategies import Averaging, EarlyStopping, Strategy
-from thalweg.training.loader import LoaderFeed, feed_of
+from thalweg.training.loader import DataLoaderAdapter, loader_of
 from training import pairs
 from training.looking import Drawing, Looking, Noise
 
@@ -112,11 +112,11 @@ def test_aside_the_draws_are_those_of_the_step() -> None:
 
 @pytest.mark.parametrize("kind", ["dataset", "loader"])
 def test_batches_move_neither_order_nor_generators(kind: str) -> None:
-    def feed() -> Any:
+    def source() -> Any:
         data = Drawing() if kind == "dataset" else loader()
-        return feed_of(data, batch_size=8, seed=1, device=torch.device("cpu"))
+        return loader_of(data, batch_size=8, seed=1, device=torch.device("cpu"))
 
-    one = feed()
+    one = source()
     first = [inputs.tolist() for inputs, _ in one.batches(2)]
     assert [inputs.tolist() for inputs, _ in one.batches(2)] == first
     assert len(list(one.batches(None))) == 5
@@ -129,7 +129,7 @@ def test_batches_move_neither_order_nor_generators(kind: str) -> None:
         found.append(drawn())
         assert len(inputs) == 8
     assert found == expected
-    other = feed()
+    other = source()
     for _ in range(7):
         list(other.batches(1))
         assert torch.equal(other.take(0.0).targets, one.take(0.0).targets)
@@ -142,10 +142,10 @@ def drawn() -> tuple[float, float, float]:
 def test_workers_that_stay_go_on_with_their_epoch() -> None:
     data = [(torch.tensor(float(number)), number) for number in range(12)]
     kept = DataLoader(data, batch_size=2, num_workers=1, persistent_workers=True)
-    feed = LoaderFeed(kept, seed=0, device=torch.device("cpu"))
-    first = [feed.take(0.0).targets.tolist() for _ in range(2)]
-    assert len(list(feed.batches(2))) == 2
-    assert first + [feed.take(0.0).targets.tolist() for _ in range(2)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    source = DataLoaderAdapter(kept, seed=0, device=torch.device("cpu"))
+    first = [source.take(0.0).targets.tolist() for _ in range(2)]
+    assert len(list(source.batches(2))) == 2
+    assert first + [source.take(0.0).targets.tolist() for _ in range(2)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 # Joining ----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from thalweg.execution.choose import choose
 from thalweg.objectives import Task
 from thalweg.randomness.generators import own_generators
 from thalweg.run.spec import Run
-from thalweg.training.loader import LoaderFeed
+from thalweg.training.loader import DataLoaderAdapter
 
 WHOSE = ("torch", "numpy", "python")
 
@@ -206,15 +206,15 @@ class ByNumpy(Sampler[int]):
 def test_a_loaders_order_is_found_again_whoever_draws_it() -> None:
     data = TensorDataset(torch.arange(20), torch.arange(20))
 
-    def feed() -> LoaderFeed:
+    def source() -> DataLoaderAdapter:
         loader = DataLoader(data, batch_size=4, sampler=ByNumpy())
-        return LoaderFeed(loader, seed=3, device=torch.device("cpu"))
+        return DataLoaderAdapter(loader, seed=3, device=torch.device("cpu"))
 
-    whole = feed()
+    whole = source()
     before = [whole.take(0.0).targets.tolist() for _ in range(8)]
     state, after = whole.state(), [whole.take(0.0).targets.tolist() for _ in range(5)]
     assert sorted(np.concatenate(before[:5])) == list(range(20))
     assert before[5:] != before[:3]
-    again = feed()
+    again = source()
     again.load(state)
     assert [again.take(0.0).targets.tolist() for _ in range(5)] == after

@@ -326,8 +326,10 @@ def test_iterables_without_a_length_train_by_steps() -> None:
 
 
 def test_an_engine_by_name_gets_the_objects_to_take() -> None:
-    with pytest.raises(OptionError, match=r"engine is 'loop', but fit takes an engine as an object, such as"):
-        fit(network(), SIDE, "cross-entropy", engine="loop")
+    with pytest.raises(
+        OptionError, match=r"backend is 'loop', but fit takes a backend as an object, such as"
+    ):
+        fit(network(), SIDE, "cross-entropy", backend="loop")
 
 
 # Metrics that aren't defined --------------------------------------------------------------------------------

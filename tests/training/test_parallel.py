@@ -29,12 +29,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", pairs.CASES)
-@pytest.mark.parametrize("engine", pairs.ENGINES)
-def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
+@pytest.mark.parametrize("backend", pairs.BACKENDS)
+def test_two_processes_train_as_one(backend: str, case: str, two: Path) -> None:
     given = pairs.CASES[case]
-    if given.get("only", engine) != engine:
+    if given.get("only", backend) != backend:
         pytest.skip("not sharded")
-    found: dict[str, Any] = torch.load(two / f"{engine} {case}.pt", weights_only=False)
+    found: dict[str, Any] = torch.load(two / f"{backend} {case}.pt", weights_only=False)
     assert "problem" not in found, found["problem"]
     # both processes know and hold the same, to the bit
     assert found["alike"][0] == found["alike"][1]
@@ -50,7 +50,7 @@ def test_two_processes_train_as_one(engine: str, case: str, two: Path) -> None:
 
 def test_looking_aside_leaves_no_trace_in_two_processes(two: Path) -> None:
     said = [(two / f"looked.{rank}").read_text().split("\n") for rank in range(2)]
-    assert said[0] == said[1] == [f"{name}: the same" for name in pairs.ENGINES]
+    assert said[0] == said[1] == [f"{name}: the same" for name in pairs.BACKENDS]
 
 
 def test_what_many_processes_refuse(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crossed")
     for case in pairs.CROSSED:
         pairs.leave(case, None, folder / f"{case} one")
-        for name in pairs.ENGINES:
+        for name in pairs.BACKENDS:
             shutil.copytree(folder / f"{case} one", folder / f"{case} one {name}")
     codes = pairs.run(pairs.cross, folder, folder=folder / "said")
     assert codes == [0, 0], pairs.said(folder / "said")

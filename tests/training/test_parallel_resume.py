@@ -25,11 +25,11 @@ pytestmark = [
 
 
 def go_on(
-    out: Path, engine: str, *, resume: bool = True, dies_at: int | None = None, how: str = "kill",
+    out: Path, backend: str, *, resume: bool = True, dies_at: int | None = None, how: str = "kill",
     result: Path | None = None,
 ) -> list[int | None]:  # fmt: skip
     folder = out.parent / "said"
-    return pairs.run(pairs.go_on, out, engine, resume, dies_at, how, result, folder=folder)
+    return pairs.run(pairs.go_on, out, backend, resume, dies_at, how, result, folder=folder)
 
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -44,24 +44,26 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    for engine in pairs.ENGINES:
-        codes = pairs.run(pairs.go_on, None, engine, False, None, "", folder / engine, folder=folder / "said")
+    for backend in pairs.BACKENDS:
+        codes = pairs.run(
+            pairs.go_on, None, backend, False, None, "", folder / backend, folder=folder / "said"
+        )
         assert codes == [0, 0], pairs.said(folder / "said")
-    return {engine: torch.load(folder / engine, weights_only=False) for engine in pairs.ENGINES}
+    return {backend: torch.load(folder / backend, weights_only=False) for backend in pairs.BACKENDS}
 
 
-@pytest.mark.parametrize("engine", pairs.ENGINES)
+@pytest.mark.parametrize("backend", pairs.BACKENDS)
 def test_killed_twice_both_end_alike(
-    engine: str, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+    backend: str, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
 ) -> None:
     out = tmp_path / "out"
-    assert go_on(out, engine, resume=False, dies_at=5) == [-9, -9], pairs.said(tmp_path / "said")
-    if engine == "fsdp2":
+    assert go_on(out, backend, resume=False, dies_at=5) == [-9, -9], pairs.said(tmp_path / "said")
+    if backend == "fsdp2":
         damage(out)
-    assert go_on(out, engine, dies_at=6) == [-9, -9], pairs.said(tmp_path / "said")
-    assert go_on(out, engine, result=tmp_path / "found") == [0, 0], pairs.said(tmp_path / "said")
-    same(torch.load(tmp_path / "found", weights_only=False), undisturbed[engine])
-    if engine == "fsdp2":
+    assert go_on(out, backend, dies_at=6) == [-9, -9], pairs.said(tmp_path / "said")
+    assert go_on(out, backend, result=tmp_path / "found") == [0, 0], pairs.said(tmp_path / "said")
+    same(torch.load(tmp_path / "found", weights_only=False), undisturbed[backend])
+    if backend == "fsdp2":
         events = [e for e in RunDirectory.read(out).events() if e["event"] == "checkpoint damaged"]
         assert len(events) == 1
         shards = {path.name.split(".")[0] for path in (out / "checkpoints").glob("*.shards")}
@@ -79,12 +81,12 @@ def damage(out: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("engine", pairs.ENGINES)
+@pytest.mark.parametrize("backend", pairs.BACKENDS)
 def test_interrupted_all_save_at_one_step_and_another_world_goes_on(
-    engine: str, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+    backend: str, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
 ) -> None:
     out = tmp_path / "out"
-    codes = go_on(out, engine, resume=False, dies_at=4, how="interrupt")
+    codes = go_on(out, backend, resume=False, dies_at=4, how="interrupt")
     assert codes == [130, 130], pairs.said(tmp_path / "said")
     assert all("interrupted at step" in said for said in pairs.said(tmp_path / "said"))
     # one process goes on from what two have left
@@ -93,9 +95,9 @@ def test_interrupted_all_save_at_one_step_and_another_world_goes_on(
     watcher.note = told.append  # type: ignore[method-assign]
     found = pairs.outcome(pairs.resumable(out, None, resume=True, watcher=watcher))
     assert sum("of 2 processes and goes on in one process" in text for text in told) == 1
-    for name, value in undisturbed[engine]["model"].items():
+    for name, value in undisturbed[backend]["model"].items():
         assert found["model"][name].shape == value.shape
-    assert found["losses"][0] == undisturbed[engine]["losses"][0]
+    assert found["losses"][0] == undisturbed[backend]["losses"][0]
 
 
 RECIPE = """version = 1

@@ -29,13 +29,13 @@ def steep(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def test_a_step_that_overflows_is_left_out_and_no_point_of_an_average() -> None:
-    engine, averaging = OneProcess(precision="float16"), Averaging(kind="uniform")
+    backend, averaging = OneProcess(precision="float16"), Averaging(kind="uniform")
     fitted = thalweg.fit(
-        network(), (X, Y), steep, "sgd", "constant", [averaging], steps=12, batch_size=16, engine=engine,
+        network(), (X, Y), steep, "sgd", "constant", [averaging], steps=12, batch_size=16, backend=backend,
         hyperparameters={"lr": 1e-3},
     )  # fmt: skip
     # 2**16 times these gradients is over 65504, some halvings less isn't
-    scale = engine.save(fitted.model, torch.optim.SGD(fitted.model.parameters()))["scaler"]["scale"]
+    scale = backend.save(fitted.model, torch.optim.SGD(fitted.model.parameters()))["scaler"]["scale"]
     left_out = 16 - torch.tensor(scale).log2().item()
     assert 0 < left_out < 8
     assert averaging.state_dict()["average"]["count"] == 12 - left_out

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:Us
 MARK = {"thalweg.sharded": "/a", "shape": [3], "dtype": "float64", "axis": 0}
 
 
-def laid_down(folder: Path) -> dict[str, Any]:
+def cpu_copy(folder: Path) -> dict[str, Any]:
     place = folder / "last.000001.shards"
     values = {"/a": torch.arange(3.0, dtype=torch.float64)}
     save(values, storage_writer=FileSystemWriter(place, single_file_per_rank=True), no_dist=True)
@@ -29,7 +29,7 @@ def laid_down(folder: Path) -> dict[str, Any]:
 
 
 def test_shards_come_back(tmp_path: Path) -> None:
-    state = laid_down(tmp_path)
+    state = cpu_copy(tmp_path)
     assert are_sound(state, tmp_path)
     found = assembled(state, tmp_path, None)
     assert found["x"][0].tolist() == [0.0, 1.0, 2.0]
@@ -38,7 +38,7 @@ def test_shards_come_back(tmp_path: Path) -> None:
 
 
 def test_damage_and_loss_are_recognised(tmp_path: Path) -> None:
-    state = laid_down(tmp_path)
+    state = cpu_copy(tmp_path)
     file = next((tmp_path / "last.000001.shards").glob("__0*"))
     content = bytearray(file.read_bytes())
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -54,7 +54,7 @@ class Evil:
 
 def test_an_index_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    state = laid_down(tmp_path)
+    state = cpu_copy(tmp_path)
     (tmp_path / "last.000001.shards" / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(RunDirectoryError, match=r"no readable index \(it refers to posix.mkdir\)"):
         assembled(state, tmp_path, None)
@@ -63,7 +63,7 @@ def test_an_index_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_an_index_that_is_none_makes_a_state_unsound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    state = laid_down(tmp_path)
+    state = cpu_copy(tmp_path)
     index = tmp_path / "last.000001.shards" / ".metadata"
     for content in (pickle.dumps(Evil()), pickle.dumps({"a": 1}), b"", b"\x80\x04garbage"):
         index.write_bytes(content)
@@ -95,7 +95,7 @@ def test_shards_go_with_the_last_state_that_refers_to_them(tmp_path: Path) -> No
 
 
 def test_a_checkpoint_leads_nowhere_else(tmp_path: Path) -> None:
-    state = laid_down(tmp_path)
+    state = cpu_copy(tmp_path)
     state["thalweg.shards"]["folder"] = "../elsewhere"
     with pytest.raises(RunDirectoryError, match="outside of its folder"):
         are_sound(state, tmp_path)

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from thalweg.errors import OptionError, nearest
 from thalweg.rules import Rule
 
-__all__ = ["Call", "Entry", "Hyperparameter", "Needs", "Script"]
+__all__ = ["Call", "Entry", "Hyperparameter", "Script", "StepKind"]
 
-Needs: TypeAlias = Literal["gradient", "closure", "graph", "outputs"]
+StepKind: TypeAlias = Literal["gradient", "closure", "graph", "outputs"]
 """What a step has to be given.
 
 - ``"gradient"``: gradients in ``.grad``, as the first-order methods want them.
@@ -142,7 +142,7 @@ class Entry:
         call: how the optimizer is built.
         raced: whether a race takes it unless told otherwise.
         scheduled: whether a schedule of the learning rate does anything; if not, a race draws none.
-        needs: what a step has to be given.
+        step_kind: what a step has to be given.
         dense: whether a step works with a matrix of all parameters, ``[n, n]``.
 
     >>> import torch
@@ -169,7 +169,7 @@ class Entry:
     call: Call
     raced: bool = False
     scheduled: bool = True
-    needs: Needs = "gradient"
+    step_kind: StepKind = "gradient"
     dense: bool = False
 
     def make(self, params: Any, **hyperparameters: Any) -> Optimizer:

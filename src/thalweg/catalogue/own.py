@@ -135,7 +135,7 @@ def _of_class(spec: str, found: type) -> Entry:
         rule=None,
         options={},
         call=Call(target=found, spelling=name, imports=imports, pairs=pairs, always=always),
-        needs="closure" if wants_closure else "gradient",
+        step_kind="closure" if wants_closure else "gradient",
     )
     _try(entry)
     return entry
@@ -156,7 +156,7 @@ def _try(entry: Entry) -> None:
                 return value
 
             for _ in range(2):
-                if entry.needs == "closure":
+                if entry.step_kind == "closure":
                     optimizer.step(closure)  # type: ignore[arg-type]
                     continue
                 for p in params:

@@ -18,7 +18,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from thalweg import optim
-from thalweg.catalogue.entry import Call, Entry, Hyperparameter, Needs
+from thalweg.catalogue.entry import Call, Entry, Hyperparameter, StepKind
 
 __all__ = ["OF_RUN", "SECOND_ORDER"]
 
@@ -52,7 +52,7 @@ def _entry(
     formula: str,
     source: str,
     target: type[Optimizer],
-    needs: Needs,
+    step_kind: StepKind,
     hyperparameters: tuple[Hyperparameter, ...],
     fixed: Mapping[str, Any] = MappingProxyType({}),
     *,
@@ -76,7 +76,7 @@ def _entry(
             always=tuple(hyper.name for hyper in hyperparameters if hyper.searched),
         ),
         scheduled=False,
-        needs=needs,
+        step_kind=step_kind,
         dense=dense,
     )
 

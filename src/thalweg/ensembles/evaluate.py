@@ -140,10 +140,10 @@ class _MemberPart:
     def take(self, model: nn.Module) -> Tensor:
         """Let a model predict, and add it to the mean; return its outputs."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        surroundings = keyed(model, RunDraws(0, device))
+        forward_context = keyed(model, RunDraws(0, device))
         outputs, goals = [], []
         for inputs, targets in in_blocks(self.examples, _BLOCK):
-            with surroundings():
+            with forward_context():
                 outputs.append(outputs_of(model, inputs))
             goals.append(targets)
         found, self.targets = torch.cat(outputs), torch.cat(goals)

@@ -11,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.training.engine import copied, laid_down
+from thalweg.training.backend import copied, cpu_copy
 from thalweg.training.watch import Evaluation
 
 __all__ = ["How", "Member", "MemberStore"]
@@ -86,7 +86,7 @@ class MemberStore:
             if self.directory is None:
                 self._states[member.number] = copied(dict(state))
             else:
-                whole = {name: laid_down(value) for name, value in state.items()}
+                whole = {name: cpu_copy(value) for name, value in state.items()}
                 self.directory.write_bytes(
                     f"member-{member.number}.safetensors", safetensors.torch.save(whole)
                 )

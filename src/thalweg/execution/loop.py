@@ -18,9 +18,9 @@ from thalweg.run.history import History
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import Batches, evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
-from thalweg.training.engine import OneProcess
+from thalweg.training.backend import OneProcess
 from thalweg.training.evaluate import score
-from thalweg.training.loader import ExampleFeed, in_blocks
+from thalweg.training.loader import ExampleLoader, in_blocks
 from thalweg.training.movement import checksums
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
@@ -80,13 +80,13 @@ def run(
     training = Training(
         model=model,
         optimizer=optimizer,
-        needs=entry.needs,
+        step_kind=entry.step_kind,
         loss=problem.loss_function,
-        feed=ExampleFeed(train, batches, size),
+        loader=ExampleLoader(train, batches, size),
         rates=Rates(optimizer, factors),
         total=total,
         seed=run.seed,
-        engine=OneProcess(torch.device(problem.device)),
+        backend=OneProcess(torch.device(problem.device)),
     )
     points = evaluation_points(total, workload.evaluations)
     recorder = _Recorder(
@@ -106,7 +106,7 @@ def run(
                 recorder.history.skip(point)
         # a resumed run has been built with the same weights
         recorder.history.unmoved = recorder.history.active and checksums(optimizer) == beginning
-        recorder.history.updates = None if entry.needs == "gradient" else training.updates
+        recorder.history.updates = None if entry.step_kind == "gradient" else training.updates
         recorder.save(finished=True)
     return recorder.outcome()
 
@@ -146,7 +146,7 @@ class _Recorder(Recorder):
         stop: Callable[[], bool] | None,
         until: int | None,
     ) -> None:
-        super().__init__(training.engine, History.start(workload))
+        super().__init__(training.backend, History.start(workload))
         self._until = until
         self._run, self._training, self._factors = run, training, factors
         self._data, self._workload = problem.data, workload

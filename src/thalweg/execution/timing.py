@@ -102,7 +102,7 @@ def stepper(setting: Setting, problem: Problem, workload: Workload) -> Callable[
     model, loss, _ = _parts(problem, workload)
     entry, train = problem.optimizers[setting.optimizer], problem.data.train
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **setting.hyperparameters)
-    take_step = stepping(entry.needs, optimizer, model, loss)
+    take_step = stepping(entry.step_kind, optimizer, model, loss)
     factor = entry.of_run(setting.hyperparameters).get("batch_factor", 1.0)
     batches = Batches(len(train), seed=0, size=workload.batch_size, factor=factor)
 

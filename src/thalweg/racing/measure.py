@@ -60,7 +60,7 @@ def _measure(setup: Setup) -> dict[str, Any]:
         alone = _alone(setup, first, {}, choice.loop_threads)[1] / choice.processes
     seconds = {}
     for name, entry in setup.entries.items():
-        if entry.needs != "gradient":
+        if entry.step_kind != "gradient":
             seconds[name] = _alone(setup, name, {}, choice.loop_threads)[1] / choice.processes
         elif choice.kind == "lanes" and choice.lane_seconds is not None and entry.rule:
             seconds[name] = choice.lane_seconds

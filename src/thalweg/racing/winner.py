@@ -105,7 +105,7 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
         _section(
             "training",
             _loop(recipe, plateau, averages=averages)
-            if entry.needs == "gradient"
+            if entry.step_kind == "gradient"
             else _by_work(recipe, entry),
         ),
     ]
@@ -377,13 +377,13 @@ def _by_work(recipe: Recipe, entry: Entry) -> str:
     of_run = entry.of_run(recipe.optimizer.hyperparameters)
     before, taken = "passes = 0", "passes"
     most = room = ""
-    if entry.needs == "closure" and "max_eval" in inspect.signature(entry.call.target).parameters:
+    if entry.step_kind == "closure" and "max_eval" in inspect.signature(entry.call.target).parameters:
         most = "\nmost = [group['max_eval'] for group in optimizer.param_groups]"
         room = """
     for group, own in zip(optimizer.param_groups, most):
         group["max_eval"] = int(max(1, min(own, (total - clock) / (size / batch_size) * 3 // 3)))"""
     tracking = "\noptimizer.track(model)" if hasattr(entry.call.target, "track") else ""
-    if entry.needs != "closure":
+    if entry.step_kind != "closure":
         before, taken = "before_step = optimizer.passes", "(optimizer.passes - before_step)"
     return f"""
 batch_size, epochs, evaluations = {training.batch_size}, {training.epochs}, {training.evaluations}
@@ -397,7 +397,7 @@ def show(point):
     print("step", point, "validation", evaluate(metric, x_validation, y_validation))
 
 
-def closure():{_CLOSURES[entry.needs]}
+def closure():{_CLOSURES[entry.step_kind]}
 
 {tracking}{most}
 clock, epoch, position = 0.0, 0, 0

@@ -24,9 +24,9 @@ from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.run.targets import objective_of
 from thalweg.settings.tables import check_length
 from thalweg.strategies import ReduceOnPlateau, Strategy
-from thalweg.training.engine import Engine, OneProcess
+from thalweg.training.backend import Backend, OneProcess
 from thalweg.training.fitting import tabulated
-from thalweg.training.loader import ExampleFeed
+from thalweg.training.loader import ExampleLoader
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
 from thalweg.training.param_groups import Pattern, parameter_groups
 from thalweg.training.rates import Rates
@@ -99,8 +99,8 @@ def assemble(
     text = str(model)
     if settings.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    engine = _engine(settings, place, world)
-    model = engine.set_up(model)
+    backend = _backend(settings, place, world)
+    model = backend.set_up(model)
     optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
     if wanted.schedule.name == "plateau":
         made.append(ReduceOnPlateau(patience=2))
@@ -120,13 +120,13 @@ def assemble(
     training = Training(
         model=model,
         optimizer=optimizer,
-        needs=entry.needs,
+        step_kind=entry.step_kind,
         loss=loss,
-        feed=ExampleFeed(prepared.train, batches, settings.batch_size),
+        loader=ExampleLoader(prepared.train, batches, settings.batch_size),
         rates=Rates(optimizer, factor),
         total=total,
         seed=settings.seed,
-        engine=engine,
+        backend=backend,
         strategies=made,
         parts=settings.accumulate,
         measured=("loss", "metric"),
@@ -142,7 +142,7 @@ def assemble(
 def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
     """Refuse what can't be divided among processes."""
     settings = wanted.training
-    if entry.needs in ("graph", "outputs"):
+    if entry.step_kind in ("graph", "outputs"):
         raise OptionError(
             f"{entry.name} needs the graph of a whole batch, of which each of {world} processes has a part; "
             "train without torchrun, or by an optimizer that needs gradients alone, such as lbfgs"
@@ -159,7 +159,7 @@ def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
         )
 
 
-def _engine(settings: recipe.TrainingTable, place: torch.device, world: int) -> Engine:
+def _backend(settings: recipe.TrainingTable, place: torch.device, world: int) -> Backend:
     if world == 1:
         return OneProcess(place, precision=settings.precision)
     kind = FullyShardedDataParallel if settings.parallel == "fsdp2" else DistributedDataParallel
@@ -207,10 +207,10 @@ def lines(made: Assembled) -> dict[str, list[str]]:
     if wanted.ensemble is not None:
         kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
         lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
-    engine = made.training.engine
-    if engine.world > 1:
-        how = "FSDP2" if engine.sharded else "DDP"
-        lines["recipe"].append(f"on {engine.world} processes by {how}, each with its share of every batch")
+    backend = made.training.backend
+    if backend.world > 1:
+        how = "FSDP2" if backend.sharded else "DDP"
+        lines["recipe"].append(f"on {backend.world} processes by {how}, each with its share of every batch")
     if made.strategies:
         lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
     return lines

@@ -38,7 +38,7 @@ __all__ = ["deliver", "deliver_members"]
 
 def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
     """Judge weights as they lie in files: what predictions will be made by."""
-    device = str(made.training.engine.device)
+    device = str(made.training.backend.device)
     return judge(
         (
             predicting_model(
@@ -57,7 +57,7 @@ def deliver(
     made: Assembled, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
 ) -> TrainResults:
     """Lay down what came out of a training; of many processes all call it, and 0 alone has the directory."""
-    engine = made.training.engine
+    backend = made.training.backend
     snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
     taken = snapshots.states() if snapshots is not None else []
     states = {"weights": fitted.model.state_dict()}
@@ -65,7 +65,7 @@ def deliver(
         states["best"] = fitted.best_state
     states |= {f"snapshot-{number}": state for number, state in enumerate(taken, 1)}
     for name, state in states.items():
-        whole = engine.whole(state)
+        whole = backend.full_state(state)
         if directory is not None:
             directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
     stored = _stored(made, snapshots=len(taken))
@@ -212,7 +212,7 @@ def _results(
         stopped=stopped,
         failed=failed,
         notes=notes,
-        machine=environment(str(made.training.engine.device)),
+        machine=environment(str(made.training.backend.device)),
         timing=timing,
         calibration=calibration,
         temperature=temperature,

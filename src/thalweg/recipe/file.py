@@ -416,7 +416,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             ("strategies", "plateau"),
             "the schedule is 'plateau' already; leave one of both out, or set another schedule",
         )
-    if entry is not None and entry.needs != "gradient":
+    if entry is not None and entry.step_kind != "gradient":
         if "clipping" in given:
             raise wrong(
                 ("strategies", "clipping"),
@@ -431,7 +431,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             )
         if recipe.groups != GroupsTable():
             raise wrong(("groups",), f"{name!r} treats all parameters as one; leave groups out")
-        if recipe.training.accumulate > 1 and entry.needs in ("graph", "outputs"):
+        if recipe.training.accumulate > 1 and entry.step_kind in ("graph", "outputs"):
             raise wrong(
                 ("training", "accumulate"),
                 f"{name!r} needs the graph of a whole batch, which can't be computed in parts; leave it out",

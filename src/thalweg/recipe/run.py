@@ -37,13 +37,13 @@ from thalweg.run.sampler import evaluation_points
 from thalweg.run.threads import with_threads
 from thalweg.settings import trust
 from thalweg.strategies.own import load_own
-from thalweg.training.engine import from_first
+from thalweg.training.backend import on_rank_0
 from thalweg.training.loader import in_blocks
 from thalweg.training.parallel import together
 from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
 from thalweg.training.thread_count import threads_for
-from thalweg.training.training_run import Fitted, Job
+from thalweg.training.training_run import Fitted, TrainingRun
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["carry_out"]
@@ -113,9 +113,9 @@ def carry_out(
                     f"{option('resume')} needs {option('out')}: name the run directory of the training to go "
                     "on with"
                 )
-            path, config = from_first(processes, lambda: hold(RunDirectory.resume(out)))
+            path, config = on_rank_0(processes, lambda: hold(RunDirectory.resume(out)))
             # what process 0 knows holds for all, wherever they run
-            recorded, remembered = from_first(processes, known)
+            recorded, remembered = on_rank_0(processes, known)
             gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
             wanted = _same(path, config, wanted)
             announced(wanted)
@@ -131,7 +131,7 @@ def carry_out(
                     "there is no recipe to carry out; give the path of one, such as winner.toml"
                 )
             if out is not None:
-                from_first(processes, lambda: refuse_existing(Path(out)))
+                on_rank_0(processes, lambda: refuse_existing(Path(out)))
             announced(wanted)
             made = assemble(wanted, device, processes.world)
             begun: dict[str, Any] = {
@@ -148,7 +148,7 @@ def carry_out(
             if observing:
                 begun["observing"] = observing
             place = _place(out, made.source)
-            path, config = from_first(processes, lambda: hold(RunDirectory.create(place, begun)))
+            path, config = on_rank_0(processes, lambda: hold(RunDirectory.create(place, begun)))
         if len(set(processes.collect(made.source.fingerprint))) > 1:
             raise DataError(
                 f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
@@ -236,12 +236,12 @@ def _train(
     watcher.begun(lines(made))
     if made.recipe.ensemble is not None:
         return _train_members(made, run, seconds, watcher, new=new)
-    job = _job(made, run.directory, seconds, watcher)
+    training_run = _training_run(made, run.directory, seconds, watcher)
     try:
         with _as_many_threads(run, watcher):
-            fitted = job.run()
+            fitted = training_run.run()
     except UserError:
-        if new and not job.begun and run.directory is not None:
+        if new and not training_run.begun and run.directory is not None:
             run.directory.discard()
         raise
     except KeyboardInterrupt as problem:
@@ -283,10 +283,12 @@ def _as_many_threads(run: _Run, watcher: TrainingWatcher) -> Iterator[None]:
         yield
 
 
-def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher) -> Job:
+def _training_run(
+    made: Assembled, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher
+) -> TrainingRun:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
-    job = Job(
+    training_run = TrainingRun(
         training,
         evaluation_points(training.total, wanted.training.evaluations),
         loss=made.loss,
@@ -298,19 +300,21 @@ def _job(made: Assembled, directory: RunDirectory | None, seconds: float, watche
         watcher=watcher,
         predictor=lambda model: predicting_model(model, wanted.prediction, made.activation),
     )
-    made.say.append(job.say)
-    return job
+    made.say.append(training_run.say)
+    return training_run
 
 
 def _train_members(
     made: Assembled, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
 ) -> TrainResults:
-    device, directory = str(made.training.engine.device), run.directory
+    device, directory = str(made.training.backend.device), run.directory
     assert directory is not None
 
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: TrainingWatcher) -> Fitted:
         with _as_many_threads(run, told):
-            return _job(assemble(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
+            return _training_run(
+                assemble(one, device, 1, (made.source, prepared)), folder, seconds, told
+            ).run()
 
     kept = train_members(
         made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,

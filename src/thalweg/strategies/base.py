@@ -112,8 +112,8 @@ class Trainer(Protocol):
         """What trains it."""
 
     @property
-    def needs(self) -> str:
-        """What a step has to be given, as :data:`thalweg.catalogue.entry.Needs` has it."""
+    def step_kind(self) -> str:
+        """What a step has to be given, as :data:`thalweg.catalogue.entry.StepKind` has it."""
 
     @property
     def seed(self) -> int:

@@ -58,7 +58,7 @@ class Clipping(Strategy):
 
     def attach(self, trainer: Trainer) -> None:
         """Refuse optimizers whose steps a changed gradient would mislead."""
-        if trainer.needs != "gradient":
+        if trainer.step_kind != "gradient":
             raise OptionError(
                 f"clipping doesn't go with {type(trainer.optimizer).__name__}: its searches rely on the "
                 "gradient as it is; leave clipping out"

@@ -111,7 +111,7 @@ class Guard(Strategy):
 
     def after_step(self, trainer: Trainer) -> None:
         """Judge a step that was found by a search, behind it."""
-        if trainer.needs != "gradient":
+        if trainer.step_kind != "gradient":
             self._look(trainer, ())
 
     def state_dict(self) -> dict[str, Any]:

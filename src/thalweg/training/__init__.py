@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from thalweg.training.engine import OneProcess as OneProcess
+    from thalweg.training.backend import OneProcess as OneProcess
     from thalweg.training.fitting import fit as fit
     from thalweg.training.parallel import DistributedDataParallel as DistributedDataParallel
     from thalweg.training.parallel import FullyShardedDataParallel as FullyShardedDataParallel
@@ -36,7 +36,7 @@ _WHERE = {
     "FORWARD_BACKWARD": "thalweg.training.steps",
     "Fitted": "thalweg.training.training_run",
     "FullyShardedDataParallel": "thalweg.training.parallel",
-    "OneProcess": "thalweg.training.engine",
+    "OneProcess": "thalweg.training.backend",
     "Pattern": "thalweg.training.param_groups",
     "Training": "thalweg.training.trainer",
     "advance": "thalweg.training.trainer",

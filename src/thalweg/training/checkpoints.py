@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from thalweg.errors import UserError
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.training.engine import Engine, copied
+from thalweg.training.backend import Backend, copied
 from thalweg.training.parallel import FullyShardedDataParallel
 from thalweg.training.sharding import ShardFiles, Shards, are_sound, assembled, unsharded
 
@@ -51,14 +51,14 @@ class CheckpointKeeper(Protocol):
         """Let what is under way be written, and end."""
 
 
-def keeper_of(engine: Engine, directory: RunDirectory | None) -> CheckpointKeeper | None:
+def keeper_of(backend: Backend, directory: RunDirectory | None) -> CheckpointKeeper | None:
     """Return what keeps the states of a training in a directory, which process 0 alone has, if it has one."""
-    if engine.world == 1:
+    if backend.world == 1:
         return None if directory is None else Writer(directory)
-    place = engine.broadcast(None if directory is None else str(directory.path))
+    place = backend.broadcast(None if directory is None else str(directory.path))
     if place is None:
         return None
-    return Together(engine, directory, Path(place))
+    return Together(backend, directory, Path(place))
 
 
 class Writer:
@@ -151,16 +151,18 @@ class Together:
     the checksums of all files. So a kill at any moment leaves a state whole or none.
 
     Args:
-        engine: whose processes these are.
+        backend: whose processes these are.
         directory: of the run; process 0 alone has it.
         path: of the directory, on a disk that all processes see.
         keep: how many of each name stay.
     """
 
-    def __init__(self, engine: Engine, directory: RunDirectory | None, path: Path, *, keep: int = 3) -> None:
-        self._engine, self._directory = engine, directory
+    def __init__(
+        self, backend: Backend, directory: RunDirectory | None, path: Path, *, keep: int = 3
+    ) -> None:
+        self._backend, self._directory = backend, directory
         self._folder = path / "checkpoints"
-        self._shards = Shards(engine, directory, self._folder, keep=keep) if engine.sharded else None
+        self._shards = Shards(backend, directory, self._folder, keep=keep) if backend.sharded else None
         write = None if self._shards is None else self._shards.write
         writes = directory is not None or self._shards is not None
         self._writer = Writer(directory, keep=keep, write=write) if writes else None
@@ -195,12 +197,12 @@ class Together:
                 found = _newest(self._directory, name, say, fits)
             except UserError as error:
                 problem = error
-        found, problem = self._engine.broadcast((found, problem))
+        found, problem = self._backend.broadcast((found, problem))
         if problem is not None:
             raise problem
-        if not isinstance(self._engine, FullyShardedDataParallel):
+        if not isinstance(self._backend, FullyShardedDataParallel):
             return None if found is None else assembled(found, self._folder, None)
-        return self._engine.spread(assembled(found, self._folder, self._engine.mesh))
+        return self._backend.spread(assembled(found, self._folder, self._backend.mesh))
 
     def wait(self) -> None:
         """Return when everything is written, by all processes.

@@ -19,9 +19,9 @@ from thalweg.layers.passing import outputs_of
 from thalweg.objectives import Loss, Metric, as_loss
 from thalweg.objectives.dividing import Division, divided, joined
 from thalweg.randomness.keyed import Keyed, RunDraws, portion
-from thalweg.training.engine import Engine, OneProcess, agree, rows
+from thalweg.training.backend import Backend, OneProcess, agree, rows
 from thalweg.training.loader import taken
-from thalweg.training.steps import Surroundings
+from thalweg.training.steps import ForwardContext
 
 __all__ = ["has_two_points", "judged_point", "keyed", "score"]
 
@@ -29,8 +29,8 @@ _KEPT = 2**28  # bytes
 _REMEDY = "validate on fewer examples, or give a loss that is a mean or a sum over examples"
 
 
-def keyed(model: nn.Module, draws: RunDraws) -> Surroundings:
-    """Make the surroundings of a forward pass; torch's own layers without randomness need none."""
+def keyed(model: nn.Module, draws: RunDraws) -> ForwardContext:
+    """Make the context of a forward pass; torch's own layers without randomness need none."""
     for module in model.modules():
         plain = type(module).__module__.startswith("torch.nn.modules")
         if not plain or isinstance(module, (_DropoutNd, nn.RReLU)) or getattr(module, "dropout", False):
@@ -62,8 +62,8 @@ def score(
     batches: Iterable[tuple[Any, Tensor]],
     loss: Callable[[Any, Tensor], Tensor],
     metric: Metric | None,
-    surroundings: Surroundings,
-    engine: Engine | None = None,
+    forward_context: ForwardContext,
+    backend: Backend | None = None,
 ) -> tuple[float, float | None, Tensor | None]:
     """Score a split in evaluation mode, and put each part of the model back into its own mode.
 
@@ -80,7 +80,7 @@ def score(
             of its parts.
     """
     with evaluating(model):
-        return _scored(model, batches, loss, metric, surroundings, engine)
+        return _scored(model, batches, loss, metric, forward_context, backend)
 
 
 def _scored(
@@ -88,30 +88,30 @@ def _scored(
     batches: Iterable[tuple[Any, Tensor]],
     loss: Callable[[Any, Tensor], Tensor],
     metric: Metric | None,
-    surroundings: Surroundings,
-    engine: Engine | None,
+    forward_context: ForwardContext,
+    backend: Backend | None,
 ) -> tuple[float, float | None, Tensor | None]:
-    carried: Engine = OneProcess() if engine is None else engine
-    losses = _Losses(as_loss(loss), carried, surroundings)
+    backend = OneProcess() if backend is None else backend
+    losses = _Losses(as_loss(loss), backend, forward_context)
     reduced, goals = [], []
     sizes: list[int] = []
     for inputs, targets in batches:
         sizes.append(len(targets))
-        begin, end = _share(len(targets), carried.rank, carried.world)
+        begin, end = _share(len(targets), backend.rank, backend.world)
         # a batch that has too few for all is everybody's, and process 0 counts it
-        mine, own, counts = inputs, targets, carried.rank == 0
-        if carried.world > 1 and len(targets) >= carried.world:
+        mine, own, counts = inputs, targets, backend.rank == 0
+        if backend.world > 1 and len(targets) >= backend.world:
             mine, own, counts = taken(inputs, torch.arange(begin, end)), targets[begin:end], True
-        part = portion(len(targets), begin, end) if counts and carried.world > 1 else nullcontext()
-        with part, surroundings():
+        part = portion(len(targets), begin, end) if counts and backend.world > 1 else nullcontext()
+        with part, forward_context():
             outputs = outputs_of(model, mine)
             losses.add(outputs, own, counts=counts)
         if metric is not None:
-            if metric.per_example or carried.world > 1:
+            if metric.per_example or backend.world > 1:
                 outputs = one_tensor(outputs, f"the metric {metric.name!r}")
             found = metric.reduce(trees.tree_map(_wide, outputs), own)
             # of one process every batch counts whole
-            reduced.append(found if carried.world == 1 else found[: len(own) if counts else 0])
+            reduced.append(found if backend.world == 1 else found[: len(own) if counts else 0])
         goals.append(targets)
     if not sizes:
         raise DataError("the validation data hold no examples; give at least one, or leave them out")
@@ -119,10 +119,10 @@ def _scored(
     if metric is None:
         return value, None, None
     together = joined(reduced)
-    if carried.world > 1:
-        together = _in_order(together, sizes, carried)
+    if backend.world > 1:
+        together = _in_order(together, sizes, backend)
     value_of_metric = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
-    return value, carried.broadcast(float(value_of_metric)), together
+    return value, backend.broadcast(float(value_of_metric)), together
 
 
 def _wide(leaf: Any) -> Any:
@@ -134,8 +134,8 @@ def _wide(leaf: Any) -> Any:
 class _Losses:
     """The loss of a split, from those of its blocks or from all outputs at once."""
 
-    def __init__(self, loss: Loss, engine: Engine, surroundings: Surroundings) -> None:
-        self._loss, self._engine, self._surroundings = loss, engine, surroundings
+    def __init__(self, loss: Loss, backend: Backend, forward_context: ForwardContext) -> None:
+        self._loss, self._backend, self._forward_context = loss, backend, forward_context
         self._divide = Division(loss, remedy=_REMEDY)
         self._total, self._weight, self._summed = 0.0, 0.0, False
         self._held: list[tuple[Any, Tensor]] = []
@@ -143,12 +143,12 @@ class _Losses:
         self._by_parts: bool | None = None
 
     def add(self, outputs: Any, targets: Tensor, *, counts: bool) -> None:
-        """Take a block in; within the surroundings of a forward pass."""
+        """Take a block in; within the context of a forward pass."""
         if self._by_parts is None:
             # what says what it divides by is never kept whole
             given = self._loss.compare(outputs, targets)
             known = divided(self._loss.function, *given).kind != "unknown"
-            self._by_parts = known or (self._engine.world > 1 and not isinstance(outputs, Tensor))
+            self._by_parts = known or (self._backend.world > 1 and not isinstance(outputs, Tensor))
         if self._by_parts:
             self._part(outputs, targets, counts=counts)
             return
@@ -156,12 +156,12 @@ class _Losses:
             outputs, targets = outputs[:0], targets[:0]
         self._held.append((outputs, targets))
         self._bytes += sum(leaf.nbytes for leaf in trees.tree_leaves(outputs) if isinstance(leaf, Tensor))
-        if self._engine.world == 1 and self._bytes > _KEPT:
+        if self._backend.world == 1 and self._bytes > _KEPT:
             self._let_go()
 
     def whole(self, goals: Sequence[Tensor], sizes: Sequence[int]) -> float:
         """Return the loss of all blocks."""
-        engine, outputs = self._engine, None
+        backend, outputs = self._backend, None
         if self._held:
             try:
                 outputs = joined([each for each, _ in self._held])
@@ -169,16 +169,16 @@ class _Losses:
             except (RuntimeError, TypeError, ValueError):
                 # padded to another length in each block
                 outputs = None
-            if agree(engine, outputs is None)[0]:
+            if agree(backend, outputs is None)[0]:
                 self._let_go()
         if self._held:
-            if engine.world > 1:
-                outputs = _in_order(cast(Tensor, outputs), sizes, engine)
-            with self._surroundings():
-                return engine.broadcast(float(self._loss(outputs, targets)))
+            if backend.world > 1:
+                outputs = _in_order(cast(Tensor, outputs), sizes, backend)
+            with self._forward_context():
+                return backend.broadcast(float(self._loss(outputs, targets)))
         total, weight = self._total, self._weight
-        if engine.world > 1:
-            each = engine.collect((total, weight))
+        if backend.world > 1:
+            each = backend.collect((total, weight))
             total, weight = sum(one for one, _ in each), sum(other for _, other in each)
         if self._summed:
             return total
@@ -209,14 +209,14 @@ def _share(count: int, rank: int, world: int) -> tuple[int, int]:
     return (0, count) if rank == 0 else (0, 0)
 
 
-def _in_order(mine: Tensor, sizes: Sequence[int], engine: Engine) -> Tensor:
+def _in_order(mine: Tensor, sizes: Sequence[int], backend: Backend) -> Tensor:
     """What all processes have found of their shares of batches, in the order of the examples."""
-    shares = [[_share(size, rank, engine.world) for size in sizes] for rank in range(engine.world)]
+    shares = [[_share(size, rank, backend.world) for size in sizes] for rank in range(backend.world)]
     counts = [[end - begin for begin, end in each] for each in shares]
     padded = mine.new_zeros((max(map(sum, counts)), *mine.shape[1:]))
     padded[: len(mine)] = mine
     parts = [
         torch.split(found[: sum(each)], each)
-        for found, each in zip(engine.gather(padded), counts, strict=True)
+        for found, each in zip(backend.gather(padded), counts, strict=True)
     ]
     return torch.cat([part for batch in zip(*parts, strict=True) for part in batch])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import catalogue, objectives, schedules
-from thalweg.catalogue.entry import Needs
+from thalweg.catalogue.entry import StepKind
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError, UserError
 from thalweg.layers.holding import check_held, strangers
@@ -28,14 +28,14 @@ from thalweg.settings import trust
 from thalweg.settings.tables import as_whole
 from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
-from thalweg.training.engine import Engine, OneProcess, Precision, from_first
-from thalweg.training.loader import LoaderFeed, examples_of, feed_of, in_blocks
+from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
+from thalweg.training.loader import DataLoaderAdapter, examples_of, in_blocks, loader_of
 from thalweg.training.rates import Rates
 from thalweg.training.trainer import Training
-from thalweg.training.training_run import Data, Fitted, Job
+from thalweg.training.training_run import Data, Fitted, TrainingRun
 from thalweg.training.watch import TrainingWatcher
 
-__all__ = ["fingerprint", "fit", "needs_of", "seed_of", "tabulated", "taken_up", "whole"]
+__all__ = ["fingerprint", "fit", "seed_of", "step_kind_of", "tabulated", "taken_up", "whole"]
 
 
 @trust.runs_own_code
@@ -60,7 +60,7 @@ def fit(
     precision: Precision = "float32",
     device: torch.device | str | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
-    engine: Engine | None = None,
+    backend: Backend | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
@@ -101,7 +101,7 @@ def fit(
         precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
         device: where to train; by default where the model is.
         collate: from a list of a Dataset's items to ``(inputs, targets)``.
-        engine: what lies beneath; by default one process on the device. Under torchrun
+        backend: what lies beneath; by default one process on the device. Under torchrun
             :class:`thalweg.training.DistributedDataParallel` or
             :class:`thalweg.training.FullyShardedDataParallel`, which have device and precision of their own.
         out: a run directory, to be made: checkpoints and events are kept there.
@@ -130,9 +130,9 @@ def fit(
     >>> fitted.final["validation"] > 0.95
     True
     """
-    if isinstance(engine, str):
+    if isinstance(backend, str):
         raise OptionError(
-            f"engine is {engine!r}, but fit takes an engine as an object, such as "
+            f"backend is {backend!r}, but fit takes a backend as an object, such as "
             "thalweg.training.DistributedDataParallel() or FullyShardedDataParallel(); leave it out for one "
             "process"
         )
@@ -141,7 +141,7 @@ def fit(
             f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
         )
     place = torch.device(device) if device is not None else _place(model)
-    carried: Engine = OneProcess(place, precision=precision) if engine is None else engine
+    backend = OneProcess(place, precision=precision) if backend is None else backend
     batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
     accumulate, seed = whole("accumulate", accumulate), seed_of(seed)
     if isinstance(loss, type):
@@ -149,18 +149,18 @@ def fit(
     data, validation = _in_precision_of(model, data), _in_precision_of(model, validation)
     if (epochs is None) == (steps is None):
         raise OptionError("how long to train isn't clear; give epochs or steps, one of both")
-    feed = feed_of(
-        data, batch_size=batch_size, seed=seed, device=carried.device, collate=collate, steps=steps
+    loader = loader_of(
+        data, batch_size=batch_size, seed=seed, device=backend.device, collate=collate, steps=steps
     )
     if epochs is not None:
-        total = whole("epochs", epochs) * feed.steps_an_epoch()
+        total = whole("epochs", epochs) * loader.steps_an_epoch()
     else:
         assert steps is not None
-        feed.steps_an_epoch()
+        loader.steps_an_epoch()
         total = whole("steps", steps)
-    scored, scored_targets = _batches(validation, batch_size, carried.device, collate)
-    known = {"training": feed.targets(), "validation": scored_targets}
-    if scored is not None and feed.targets() is None and scored_targets is None and isinstance(metric, str):
+    scored, scored_targets = _batches(validation, batch_size, backend.device, collate)
+    known = {"training": loader.targets(), "validation": scored_targets}
+    if scored is not None and loader.targets() is None and scored_targets is None and isinstance(metric, str):
         known["validation"] = torch.cat([part for _, part in scored()])
     check_pairing(loss, metric)
     _, metric_task = tasks_of(loss, metric, list(known.values()))
@@ -173,22 +173,22 @@ def fit(
             objectives.metric(metric, metric_task), metric_task, ignored=ignored_by(loss)
         )
     _check_calibration(calibrate, loss, known["training"], scored)
-    model = carried.set_up(model)
-    made = _optimizer(optimizer, model, dict(hyperparameters or {}), carried)
+    model = backend.set_up(model)
+    made = _optimizer(optimizer, model, dict(hyperparameters or {}), backend)
     own = _parameters_of(loss)
-    held = _held(own, made, carried)
+    held = _held(own, made, backend)
     rates = _rates(made, schedule, total)
     said: list[Callable[[str], None]] = []
     training = Training(
         model=model,
         optimizer=made,
-        needs=needs_of(made),
+        step_kind=step_kind_of(made),
         loss=loss_function,
-        feed=feed,
+        loader=loader,
         rates=rates,
         total=total,
         seed=seed,
-        engine=carried,
+        backend=backend,
         strategies=from_tables(strategies),
         parts=accumulate,
         by_work=False,
@@ -218,10 +218,10 @@ def fit(
             nonlocal directory
             directory = taken_up(Path(out), config, resume=resume)
 
-        from_first(carried, take_up)
+        on_rank_0(backend, take_up)
     elif resume:
         raise OptionError("resume needs out: name the run directory of the training to go on with")
-    job = Job(
+    training_run = TrainingRun(
         training,
         evaluation_points(total, evaluations),
         loss=loss_function,
@@ -229,10 +229,10 @@ def fit(
         validation=scored,
         directory=directory,
         seconds=checkpoint_seconds,
-        watcher=watcher if carried.rank == 0 else None,
+        watcher=watcher if backend.rank == 0 else None,
         calibrate=None if calibrate is None else ignored_by(loss),
     )
-    said.append(job.say)
+    said.append(training_run.say)
     if left := [name for name in own if name not in held]:
         training.note(
             f"the loss has parameters of its own ({', '.join(left[:3])}), which the optimizer doesn't hold: "
@@ -240,12 +240,12 @@ def fit(
             "*loss.parameters()]"
         )
     if directory is None:
-        return job.run()
+        return training_run.run()
     with directory:
         try:
-            return job.run()
+            return training_run.run()
         except UserError:
-            if not job.begun and not resume:
+            if not training_run.begun and not resume:
                 directory.discard()
             raise
 
@@ -258,12 +258,12 @@ def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
     return lambda step: table.item(min(step, total - 1))
 
 
-def needs_of(optimizer: torch.optim.Optimizer) -> Needs:
+def step_kind_of(optimizer: torch.optim.Optimizer) -> StepKind:
     """Return what an optimizer's step has to be given."""
     for name in catalogue.names():
         entry = catalogue.get(name)
-        if entry.call.target is type(optimizer) and entry.needs != "gradient":
-            return entry.needs
+        if entry.call.target is type(optimizer) and entry.step_kind != "gradient":
+            return entry.step_kind
     if isinstance(optimizer, ClosureOptimizer):
         return "closure" if optimizer.calls_backward else "graph"
     return "closure" if isinstance(optimizer, torch.optim.LBFGS) else "gradient"
@@ -346,7 +346,7 @@ def _parameters_of(loss: Any) -> dict[str, nn.Parameter]:
     return {name: p for name, p in loss.named_parameters() if p.requires_grad}
 
 
-def _held(own: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, engine: Engine) -> list[str]:
+def _held(own: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, backend: Backend) -> list[str]:
     """Names of those parameters of a loss that the optimizer trains.
 
     Raises:
@@ -354,10 +354,10 @@ def _held(own: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, engine
     """
     there = {id(p) for group in optimizer.param_groups for p in group["params"]}
     held = [name for name, p in own.items() if id(p) in there]
-    if held and engine.world > 1:
+    if held and backend.world > 1:
         raise OptionError(
             f"the loss has parameters of its own ({', '.join(held[:3])}), whose gradients aren't averaged "
-            f"over {engine.world} processes; make them parameters of the model, which "
+            f"over {backend.world} processes; make them parameters of the model, which "
             "gives the loss what it needs"
         )
     return held
@@ -373,7 +373,7 @@ def _changing(loss: Any, held: list[str]) -> tuple[nn.Module, list[str]] | None:
 
 
 def _optimizer(
-    given: Any, model: nn.Module, hyperparameters: dict[str, Any], engine: Engine
+    given: Any, model: nn.Module, hyperparameters: dict[str, Any], backend: Backend
 ) -> torch.optim.Optimizer:
     if isinstance(given, torch.optim.Optimizer):
         if hyperparameters:
@@ -381,7 +381,7 @@ def _optimizer(
         try:
             check_held(given, model)
         except OptionError as problem:
-            if not engine.sharded:
+            if not backend.sharded:
                 raise
             raise OptionError(
                 "sharding has made new parameters, which the optimizer doesn't hold; give it by name or as a "
@@ -446,7 +446,7 @@ def _batches(
         if not len(examples):
             raise DataError("the validation data hold no examples; give at least one, or leave them out")
         return lambda: in_blocks(examples, max(batch_size, 256)), examples.targets
-    return LoaderFeed(data, seed=0, device=device, steps=1).pairs, None
+    return DataLoaderAdapter(data, seed=0, device=device, steps=1).pairs, None
 
 
 def fingerprint(data: Any) -> str | None:

@@ -40,13 +40,13 @@ from thalweg.training.steps import shared
 
 __all__ = [
     "Batch",
-    "ExampleFeed",
-    "Feed",
-    "LoaderFeed",
+    "DataLoaderAdapter",
+    "ExampleLoader",
+    "Loader",
     "examples_in",
     "examples_of",
-    "feed_of",
     "in_blocks",
+    "loader_of",
     "taken",
 ]
 
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
     whole: int
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Gives batches, endlessly, and can say and find again where it is."""
 
     def divide(self, rank: int, world: int, parts: int) -> None:
@@ -99,7 +99,7 @@ class Feed(Protocol):
         """Go to a place in the data."""
 
 
-class ExampleFeed:
+class ExampleLoader:
     """Batches of examples, by an order that is a function of the seed and the epoch.
 
     Args:
@@ -108,9 +108,9 @@ class ExampleFeed:
         size: of a usual batch.
 
     >>> examples = TensorExamples(torch.arange(10.0), torch.arange(10))
-    >>> feed = ExampleFeed(examples, Batches(10, seed=0, size=4), 4)
-    >>> batch = feed.take(0.0)
-    >>> len(batch.targets), batch.weight, feed.steps_an_epoch(), feed.state()
+    >>> loader = ExampleLoader(examples, Batches(10, seed=0, size=4), 4)
+    >>> batch = loader.take(0.0)
+    >>> len(batch.targets), batch.weight, loader.steps_an_epoch(), loader.state()
     (4, 1.0, 2, (0, 4))
     """
 
@@ -173,7 +173,7 @@ class ExampleFeed:
         self._batches.load((state[0], state[1]))
 
 
-class LoaderFeed:
+class DataLoaderAdapter:
     """Batches of a DataLoader, or of any iterable of ``(inputs, targets)`` that can be begun again and again.
 
     Each epoch's shuffling is drawn from the seed and the number of the epoch, so that taking a run up again
@@ -325,7 +325,7 @@ def _length(loader: Iterable[Any]) -> int:
         ) from problem
 
 
-def feed_of(
+def loader_of(
     data: Any,
     *,
     batch_size: int,
@@ -333,8 +333,8 @@ def feed_of(
     device: torch.device,
     collate: Callable[[list[Any]], Any] | None = None,
     steps: int | None = None,
-) -> Feed:
-    """Make a feed of whatever data a person has.
+) -> Loader:
+    """Make a loader of whatever data a person has.
 
     Args:
         data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, :class:`Examples`, a
@@ -350,8 +350,8 @@ def feed_of(
     """
     examples = examples_of(data, device, collate)
     if examples is None:
-        return LoaderFeed(data, seed=seed, device=device, steps=steps)
-    return ExampleFeed(examples, Batches(len(examples), seed=seed, size=batch_size), batch_size)
+        return DataLoaderAdapter(data, seed=seed, device=device, steps=steps)
+    return ExampleLoader(examples, Batches(len(examples), seed=seed, size=batch_size), batch_size)
 
 
 def examples_of(

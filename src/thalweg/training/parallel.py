@@ -24,7 +24,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from thalweg.errors import OptionError, SaidElsewhere, ThalwegError, option
 from thalweg.layers.synchronized import Synchronized
-from thalweg.training.engine import Engine, OneProcess, Precision, laid_down
+from thalweg.training.backend import Backend, OneProcess, Precision, cpu_copy
 
 __all__ = [
     "DistributedDataParallel",
@@ -97,8 +97,8 @@ class _Processes(OneProcess):
             self._scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**16 / self.world)
         self._synchronized = sync_batch_norm
         if sync_batch_norm:
-            inner = self.surroundings
-            self.surroundings = lambda: _both(inner(), Synchronized(_total))
+            inner = self.forward_context
+            self.forward_context = lambda: _both(inner(), Synchronized(_total))
 
     def all_reduce(self, value: Tensor) -> Tensor:
         """Return the mean over processes."""
@@ -122,7 +122,7 @@ class _Processes(OneProcess):
         dist.broadcast_object_list(held, src=0)
         return held[0]  # type: ignore[no-any-return]
 
-    def settle(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         """Average what batch norms have measured each for themselves; other buffers are process 0's."""
         measured: list[Tensor] = []
         others: list[Tensor] = []
@@ -160,7 +160,7 @@ class DistributedDataParallel(_Processes):
 
     Args:
         device: ``"cpu"`` (gloo) or ``"cuda"`` (NCCL), where each process takes the GPU that is its own.
-        precision: as of :class:`~thalweg.training.engine.OneProcess`.
+        precision: as of :class:`~thalweg.training.backend.OneProcess`.
         sync_batch_norm: batch norms normalize by the statistics of the whole batch, as one process does,
             instead of by those of each share.
         unused: whether a step may leave parameters without a gradient; ``None``: where a layer is known that
@@ -203,13 +203,13 @@ class DistributedDataParallel(_Processes):
         )
         return model
 
-    def called(self, model: nn.Module) -> nn.Module:
+    def wrapped(self, model: nn.Module) -> nn.Module:
         """Return the model as DDP wraps it; state and names are those of the model itself."""
         assert self._wrapped is not None
-        assert self._wrapped.module is model, "this engine was set up with another model"
+        assert self._wrapped.module is model, "this backend was set up with another model"
         return self._wrapped
 
-    def exchanging(self, wanted: bool) -> AbstractContextManager[Any]:
+    def gradient_sync(self, wanted: bool) -> AbstractContextManager[Any]:
         """Leave the exchange of gradients to the last part of a batch."""
         assert self._wrapped is not None
         return nullcontext() if wanted else self._wrapped.no_sync()
@@ -263,7 +263,7 @@ class FullyShardedDataParallel(_Processes):
         return model
 
     @contextmanager
-    def exchanging(self, wanted: bool) -> Iterator[None]:
+    def gradient_sync(self, wanted: bool) -> Iterator[None]:
         """Leave the exchange of gradients to the last part of a batch."""
         assert self._model is not None
         self._model.set_requires_gradient_sync(wanted)
@@ -272,13 +272,13 @@ class FullyShardedDataParallel(_Processes):
         finally:
             self._model.set_requires_gradient_sync(True)
 
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def full_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Bring shards together, one tensor at a time; only process 0 keeps them."""
         found = {}
         for name, value in state.items():
             one = value.full_tensor() if isinstance(value, DTensor) else value
             if self.rank == 0:
-                found[name] = laid_down(one)
+                found[name] = cpu_copy(one)
         return found
 
     def spread(self, state: Any) -> Any:
@@ -348,18 +348,18 @@ def _join(device: torch.device, seconds: float) -> None:
     if launched() == 1:
         raise OptionError(
             "there are no other processes: start the script by torchrun --nproc-per-node 2 script.py, or "
-            "leave the engine out"
+            "leave the backend out"
         )
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    whole = datetime.timedelta(seconds=seconds)
+    limit = datetime.timedelta(seconds=seconds)
     # torchrun's store stands before its processes do: where it can't be found, torchrun has gone
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    patience = min(whole, datetime.timedelta(seconds=_MEETING)) if kept else whole
+    patience = min(limit, datetime.timedelta(seconds=_MEETING)) if kept else limit
     store, rank, world = next(rendezvous("env://", timeout=patience))
-    store.set_timeout(whole)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=whole)
+    store.set_timeout(limit)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     atexit.register(_leave)
 
 
@@ -369,7 +369,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def together(device: torch.device | str) -> Iterator[Engine]:
+def together(device: torch.device | str) -> Iterator[Backend]:
     """Join the processes that torchrun has started, if it has, and fail as one.
 
     The first process that fails says why; others that fail thereby, or in the same way, raise

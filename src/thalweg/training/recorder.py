@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.randomness.generators import generator_states, seed_generators, set_generator_states
 from thalweg.run.history import History
-from thalweg.training.engine import Engine
+from thalweg.training.backend import Backend
 from thalweg.training.watch import Evaluation
 
 __all__ = ["Recorder"]
@@ -29,7 +29,7 @@ class Recorder(ABC):
     (:mod:`thalweg.training.training_run`), which a member of an ensemble is too, extend it.
 
     Args:
-        engine: whose processes these are.
+        backend: whose processes these are.
         history: the curve, with the rule of when the run has diverged.
 
     Attributes:
@@ -38,8 +38,8 @@ class Recorder(ABC):
         begun: whether a step is behind it.
     """
 
-    def __init__(self, engine: Engine, history: History) -> None:
-        self._engine, self.history = engine, history
+    def __init__(self, backend: Backend, history: History) -> None:
+        self._backend, self.history = backend, history
         self.notes: list[str] = []
         self.begun = False
         # of the steps since the last evaluation; losses stay on the device until then
@@ -124,7 +124,7 @@ class Recorder(ABC):
             "losses": self._losses,
             "ends": self._ends,
             "notes": self.notes,
-            "generators": self._engine.collect(generator_states(self._engine.device)),
+            "generators": self._backend.collect(generator_states(self._backend.device)),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -144,14 +144,14 @@ class Recorder(ABC):
         Returns:
             A sentence, where another number of processes goes on.
         """
-        engine, states = self._engine, state["generators"]
+        backend, states = self._backend, state["generators"]
         # races of earlier versions kept those of their one process bare
         states = [states] if isinstance(states, Mapping) else states
-        before, now = len(states), engine.world
-        if engine.rank < before:
-            set_generator_states(states[engine.rank], engine.device)
+        before, now = len(states), backend.world
+        if backend.rank < before:
+            set_generator_states(states[backend.rank], backend.device)
         else:
-            seed_generators(seed, "from", updates, engine.rank)
+            seed_generators(seed, "from", updates, backend.rank)
         if before == now:
             return None
         return (

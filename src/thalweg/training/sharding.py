@@ -26,7 +26,7 @@ from torch.distributed.tensor import empty as empty_sharded
 from thalweg.errors import RunDirectoryError, option
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.writing import behind, checksum
-from thalweg.training.engine import Engine
+from thalweg.training.backend import Backend
 
 __all__ = ["ShardFiles", "Shards", "are_sound", "assembled", "parted", "unsharded"]
 
@@ -129,14 +129,14 @@ class Shards:
     """Writes states of which every process has a part; called in the same order by all, from a thread each.
 
     Args:
-        engine: whose processes these are.
+        backend: whose processes these are.
         directory: of the run; process 0 alone has it.
         folder: of checkpoints.
         keep: how many of each name stay.
     """
 
-    def __init__(self, engine: Engine, directory: RunDirectory | None, folder: Path, *, keep: int) -> None:
-        self._rank, self._directory, self._folder, self._keep = engine.rank, directory, folder, keep
+    def __init__(self, backend: Backend, directory: RunDirectory | None, folder: Path, *, keep: int) -> None:
+        self._rank, self._directory, self._folder, self._keep = backend.rank, directory, folder, keep
         # what a thread writes must not come between what the loop exchanges
         self._group = dist.new_group(backend="gloo")
         last = 0
@@ -144,7 +144,7 @@ class Shards:
         if directory is not None:
             last = max([0, *(int(path.name.split(".")[-2]) for path in folder.glob("*.shards"))])
             self._kept = ShardFiles(folder)
-        self._count = engine.broadcast(last)
+        self._count = backend.broadcast(last)
 
     def write(self, name: str, state: Any) -> None:
         """Write a state.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from thalweg.catalogue import Entry
-from thalweg.catalogue.entry import Needs
+from thalweg.catalogue.entry import StepKind
 from thalweg.data.examples import moved
 from thalweg.errors import OptionError
 from thalweg.layers.passing import outputs_of
@@ -23,14 +23,14 @@ from thalweg.objectives.losses import no_gradient
 from thalweg.randomness.keyed import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
-from thalweg.training.engine import Engine, OneProcess, agree, rows
+from thalweg.training.backend import Backend, OneProcess, agree, rows
 
-__all__ = ["FORWARD_BACKWARD", "Surroundings", "TrainingStep", "least_work", "shared", "split", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "ForwardContext", "TrainingStep", "least_work", "shared", "split", "stepping"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
 
-Surroundings: TypeAlias = Callable[[], AbstractContextManager[Any]]
+ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 class TrainingStep(Protocol):
@@ -46,26 +46,26 @@ class TrainingStep(Protocol):
 
 
 def stepping(
-    needs: Needs,
+    step_kind: StepKind,
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     loss: Callable[[Any, Tensor], Tensor],
-    surroundings: Surroundings = nullcontext,
+    forward_context: ForwardContext = nullcontext,
     *,
-    engine: Engine | None = None,
+    backend: Backend | None = None,
     parts: int = 1,
     proceed: Callable[[Tensor, bool], bool] | None = None,
 ) -> TrainingStep:
     """Return what takes a step of an optimizer on a batch.
 
     Args:
-        needs: what its step has to be given.
+        step_kind: what its step has to be given.
         optimizer: over parameters of ``model``.
         model: from inputs to outputs.
         loss: from outputs and targets to a scalar: the mean over examples, or what one of torch's losses
             divides by instead, or a sum.
-        surroundings: of every forward pass; a step on one batch draws the same numbers in all of them.
-        engine: carries it out; by default one process.
+        forward_context: of every forward pass; a step on one batch draws the same numbers in all of them.
+        backend: carries it out; by default one process.
         parts: a batch is computed in so many parts, one after another; the gradient is that of the whole.
         proceed: told the loss once gradients are there, and whether they are finite without their scale; says
             whether to take the step; for optimizers that need nothing but gradients.
@@ -75,18 +75,18 @@ def stepping(
             gradients for one whose step computes several. When a step is taken: a loss that no parameter has
             a part in, or one that can't be computed in parts.
     """
-    carried: Engine = OneProcess() if engine is None else engine
-    if carried.scales and needs != "gradient":
+    backend = OneProcess() if backend is None else backend
+    if backend.scales and step_kind != "gradient":
         raise OptionError(
             f"{type(optimizer).__name__} calls a closure, in which no one scale fits all gradients; use "
             "bfloat16, which needs no gradient scaling, or float32"
         )
-    if carried.world > 1 and needs in ("graph", "outputs"):
+    if backend.world > 1 and step_kind in ("graph", "outputs"):
         raise OptionError(
-            f"{type(optimizer).__name__} needs the graph of a whole batch, of which each of {carried.world} "
+            f"{type(optimizer).__name__} needs the graph of a whole batch, of which each of {backend.world} "
             "processes has a part; train in one process, or take an optimizer that needs gradients, as lbfgs"
         )
-    if parts > 1 and needs in ("graph", "outputs"):
+    if parts > 1 and step_kind in ("graph", "outputs"):
         raise OptionError(
             f"{type(optimizer).__name__} needs the graph of a whole batch, which can't be computed in "
             f"{parts} parts; leave accumulation out, or take smaller batches"
@@ -95,7 +95,7 @@ def stepping(
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
 
-    made, world = carried.called(model), carried.world
+    made, world = backend.wrapped(model), backend.world
 
     def called(inputs: Any) -> Any:
         return outputs_of(model, inputs, called=made)
@@ -105,18 +105,18 @@ def stepping(
     divide = Division(loss, remedy=_remedy(parts, world))
 
     def surrounded(inputs: Any, targets: Tensor) -> Tensor:
-        with surroundings():
+        with forward_context():
             return loss(called(inputs), targets)
 
     def plain(inputs: Any, targets: Tensor) -> Tensor:
         return loss(called(inputs), targets)
 
     def of_part(inputs: Any, targets: Tensor) -> tuple[Any, Divided]:
-        with surroundings():
+        with forward_context():
             outputs = called(inputs)
             return outputs, divide.part(outputs, targets)
 
-    loss_of = plain if surroundings is nullcontext else surrounded
+    loss_of = plain if forward_context is nullcontext else surrounded
 
     most = [group.get("max_eval") for group in optimizer.param_groups]
 
@@ -126,7 +126,7 @@ def stepping(
             value = loss_of(inputs, targets)
             if not value.requires_grad:
                 raise no_gradient(loss.name)
-            carried.backward(value)
+            backend.backward(value)
             return value.detach()
         count = len(targets) if whole is None else whole
         tried = divide.due(count // (parts * world))
@@ -134,15 +134,15 @@ def stepping(
         if parts > 1:
             pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
         total = torch.zeros((), device=targets.device)
-        weight, unit, seen = 0.0, None if world == 1 or carried.scales else 1.0, []
+        weight, unit, seen = 0.0, None if world == 1 or backend.scales else 1.0, []
         summed = False
         for number, (some_inputs, some_targets) in enumerate(pieces):
             begin, end = rows(count, number, len(pieces))
             size = end - begin
             mine: AbstractContextManager[Any] = nullcontext()
             if world > 1:
-                mine = portion(size, *rows(size, carried.rank, world))
-            with carried.exchanging(number == len(pieces) - 1), mine:
+                mine = portion(size, *rows(size, backend.rank, world))
+            with backend.gradient_sync(number == len(pieces) - 1), mine:
                 outputs, found = of_part(some_inputs, some_targets)
                 if not found.value.requires_grad:
                     raise no_gradient(loss.name)
@@ -152,24 +152,24 @@ def stepping(
                 else:
                     if unit is None:
                         # half precision's scale fits losses of the size that a whole batch has
-                        unit = float(carried.all_reduce(torch.tensor(found.positions, dtype=torch.float64)))
+                        unit = float(backend.all_reduce(torch.tensor(found.positions, dtype=torch.float64)))
                     share = float(found.divisor or 0.0) / unit
                     weight += share
                     # gradients become the mean over processes, whose shares may differ
                     value = found.value * (share * world / count)
-                carried.backward(value)
+                backend.backward(value)
             total = total + value.detach()
             if tried:
                 seen.append((_detached(outputs), some_targets))
-        if tried and agree(carried, divide.unknown)[0]:
+        if tried and agree(backend, divide.unknown)[0]:
             # parts of one example each tell little
             before = divide.way
-            divide.settle(*_joined(seen, carried))
-            if agree(carried, divide.way != before)[0]:
+            divide.settle(*_joined(seen, backend))
+            if agree(backend, divide.way != before)[0]:
                 return gradients(inputs, targets, whole)
         if world > 1:
             both = torch.stack([total.double(), total.new_full((), weight, dtype=torch.float64)])
-            both = carried.all_reduce(both)
+            both = backend.all_reduce(both)
             total, weight = both[0].to(total.dtype), float(both[1]) * world
         if not summed and abs(weight - count) > 1e-12 * count:
             # what the loss divides by isn't the number of examples, and is known only now
@@ -185,7 +185,7 @@ def stepping(
         inputs: Any, targets: Tensor, room: float, whole: int | None = None
     ) -> tuple[Tensor, float]:
         value = gradients(inputs, targets, whole)
-        finite = carried.unscaled(optimizer)
+        finite = backend.unscaled(optimizer)
         if finite if proceed is None else proceed(value, finite):
             optimizer.step()
         return value, FORWARD_BACKWARD
@@ -215,7 +215,7 @@ def stepping(
         inputs: Any, targets: Tensor, room: float, whole: int | None = None
     ) -> tuple[Tensor, float]:
         def closure() -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            with surroundings():
+            with forward_context():
                 return outputs_of(model, inputs), lambda outputs: loss(outputs, targets)
 
         before = optimizer.passes  # type: ignore[attr-defined]
@@ -228,7 +228,7 @@ def stepping(
         "graph": by_graph,
         "outputs": by_outputs,
     }
-    return steps[needs]
+    return steps[step_kind]
 
 
 def _remedy(parts: int, world: int) -> str:
@@ -241,11 +241,11 @@ def _detached(value: Any) -> Any:
     return trees.tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, value)
 
 
-def _joined(seen: Sequence[tuple[Any, Tensor]], engine: Engine) -> tuple[Any, Tensor]:
+def _joined(seen: Sequence[tuple[Any, Tensor]], backend: Backend) -> tuple[Any, Tensor]:
     """The parts of a batch as one; of many processes, whose parts have an example each, those of all."""
     outputs, targets = joined([each for each, _ in seen]), torch.cat([each for _, each in seen])
-    if engine.world > 1:
-        held = engine.collect(moved((outputs, targets), torch.device("cpu")))
+    if backend.world > 1:
+        held = backend.collect(moved((outputs, targets), torch.device("cpu")))
         return joined([each for each, _ in held]), torch.cat([each for _, each in held])
     return outputs, targets
 
@@ -319,6 +319,6 @@ def least_work(entry: Entry, parameters: int) -> float:
     >>> least_work(catalogue.get("adam"), 1000), least_work(catalogue.get("newton"), 1000)
     (3.0, 6006.0)
     """
-    if entry.needs == "graph" and entry.dense:
+    if entry.step_kind == "graph" and entry.dense:
         return 2 * FORWARD_BACKWARD + CURVED * parameters
     return FORWARD_BACKWARD

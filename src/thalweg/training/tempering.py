@@ -14,7 +14,7 @@ from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives.dividing import joined
 from thalweg.run.targets import class_numbers
-from thalweg.training.steps import Surroundings
+from thalweg.training.steps import ForwardContext
 
 __all__ = ["of_batches"]
 
@@ -22,7 +22,7 @@ __all__ = ["of_batches"]
 def of_batches(
     model: nn.Module,
     batches: Iterable[tuple[Any, Tensor]],
-    surroundings: Surroundings,
+    forward_context: ForwardContext,
     ignored: int,
     say: Callable[[str], None],
 ) -> Temperature | None:
@@ -31,14 +31,14 @@ def of_batches(
     Args:
         model: gives logits.
         batches: of validation data.
-        surroundings: of every forward pass.
+        forward_context: of every forward pass.
         ignored: the class number that doesn't count.
         say: is told why there is none.
     """
     outputs, goals = [], []
     with evaluating(model), torch.no_grad():
         for inputs, targets in batches:
-            with surroundings():
+            with forward_context():
                 outputs.append(outputs_of(model, inputs))
             goals.append(targets)
     try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from thalweg.catalogue.entry import Needs
+from thalweg.catalogue.entry import StepKind
 from thalweg.errors import DataError, OptionError, ThalwegError
 from thalweg.layers.holding import unreached
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
@@ -27,13 +27,13 @@ from thalweg.objectives import as_loss
 from thalweg.randomness.keyed import RunDraws
 from thalweg.randomness.streams import seed32
 from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
+from thalweg.training.backend import Backend, OneProcess, copied, rows
 from thalweg.training.complaints import understood
-from thalweg.training.engine import Engine, OneProcess, copied, rows
 from thalweg.training.evaluate import has_two_points, judged_point, keyed
-from thalweg.training.loader import Batch, Feed, LoaderFeed, examples_in, taken
+from thalweg.training.loader import Batch, DataLoaderAdapter, Loader, examples_in, taken
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
-from thalweg.training.steps import FORWARD_BACKWARD, Surroundings, stepping
+from thalweg.training.steps import FORWARD_BACKWARD, ForwardContext, stepping
 
 __all__ = ["Training", "advance"]
 
@@ -102,15 +102,15 @@ class Training:
     ``by_work`` a step that takes more forward and backward passes than one counts as many.
 
     Args:
-        model: already set up by the engine.
+        model: already set up by the backend.
         optimizer: over its parameters.
-        needs: what the optimizer's step has to be given.
+        step_kind: what the optimizer's step has to be given.
         loss: of outputs and targets, the mean over examples.
-        feed: gives the batches.
+        loader: gives the batches.
         rates: sets the hyperparameters of each step.
         total: when the clock stops.
         seed: decides the draws of random layers.
-        engine: carries out; by default one process.
+        backend: carries out; by default one process.
         strategies: called in their declared order.
         parts: a batch is computed in so many parts.
         by_work: see above.
@@ -128,13 +128,13 @@ class Training:
         *,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        needs: Needs,
+        step_kind: StepKind,
         loss: Callable[[Any, Tensor], Tensor],
-        feed: Feed,
+        loader: Loader,
         rates: Rates,
         total: int,
         seed: int,
-        engine: Engine | None = None,
+        backend: Backend | None = None,
         strategies: Sequence[Strategy] = (),
         parts: int = 1,
         by_work: bool = True,
@@ -144,8 +144,8 @@ class Training:
         foreign: Sequence[Tensor] = (),
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.model, self.optimizer, self.needs, self.feed = model, optimizer, needs, feed
-        self.engine: Engine = OneProcess() if engine is None else engine
+        self.model, self.optimizer, self.step_kind, self.loader = model, optimizer, step_kind, loader
+        self.backend: Backend = OneProcess() if backend is None else backend
         self.strategies = in_order(strategies)
         self.seed, self.total, self.activation = seed, total, activation
         self.clock, self.updates = 0.0, 0
@@ -154,25 +154,27 @@ class Training:
         self.stopped: str | None = None
         self.failed = False
         self.skipped = False
-        self.counts_work = by_work and needs != "gradient"
+        self.counts_work = by_work and step_kind != "gradient"
         self._rates, self._measured, self._say = rates, measured, say
         self._modes: Modes | None = None
         self._alone: bool | None = None  # whether the model takes a batch of one example, once that was tried
-        self._draws = RunDraws(seed, self.engine.device)
-        self._pieces = [RunDraws(seed32(seed, "part", n), self.engine.device) for n in range(1, parts)]
+        self._draws = RunDraws(seed, self.backend.device)
+        self._pieces = [RunDraws(seed32(seed, "part", n), self.backend.device) for n in range(1, parts)]
         self._part = 0
         self._keyed = [keyed(model, draws) for draws in (self._draws, *self._pieces)]
         self._parts = parts
-        bare = self.engine.surroundings is nullcontext and all(each is nullcontext for each in self._keyed)
-        self.forward_context: Surroundings = nullcontext if bare else self._in_context
-        if self.engine.world > 1:
-            feed.divide(self.engine.rank, self.engine.world, parts)
+        bare = self.backend.forward_context is nullcontext and all(
+            each is nullcontext for each in self._keyed
+        )
+        self.forward_context: ForwardContext = nullcontext if bare else self._in_context
+        if self.backend.world > 1:
+            loader.divide(self.backend.rank, self.backend.world, parts)
         # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
         self._after_backward = _overriding(self.strategies, "after_backward")
-        asked = self._after_backward or self.engine.scales
+        asked = self._after_backward or self.backend.scales
         self._take = stepping(
-            needs, optimizer, model, self._loss, self.forward_context,
-            engine=self.engine, parts=parts, proceed=self._gradients_there if asked else None,
+            step_kind, optimizer, model, self._loss, self.forward_context,
+            backend=self.backend, parts=parts, proceed=self._gradients_there if asked else None,
         )  # fmt: skip
         self.slack = 0.0 if self.counts_work else _NEARLY
         self._batch = _overriding(self.strategies, "batch")
@@ -217,11 +219,11 @@ class Training:
             # forward, backward, `_gradients_there`, the optimizer's step
             self.loss, work = self._take(inputs, targets, room, whole)
         except (ThalwegError, ValueError, RuntimeError) as problem:
-            found = understood(problem, whole, self._parts, self.engine.world)
+            found = understood(problem, whole, self._parts, self.backend.world)
             if found is None:
                 raise
             raise found from problem
-        self.engine.settle(self.model)
+        self.backend.sync_buffers(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
 
     def _gradients_there(self, loss: Tensor, finite: bool) -> bool:
@@ -278,15 +280,15 @@ class Training:
 
     @contextmanager
     def _in_context(self) -> Iterator[None]:
-        """A forward pass with the engine's settings and the run's own random numbers."""
-        with self.engine.surroundings(), self._keyed[self._part % self._parts]():
+        """A forward pass with the backend's settings and the run's own random numbers."""
+        with self.backend.forward_context(), self._keyed[self._part % self._parts]():
             self._part += 1
             yield
 
     def _look_at_strangers(self, inputs: Any, targets: Tensor) -> None:
         """Say, once, whether parameters that are neither the model's nor the loss's matter."""
         foreign, self._foreign = self._foreign, []
-        if self.engine.sharded:
+        if self.backend.sharded:
             return
         said = unreached(foreign, self.optimizer, self.model, lambda: self._loss_aside(inputs, targets))
         self._part = 0
@@ -295,17 +297,17 @@ class Training:
 
     def _next_batch(self, progress: float, times: float) -> Batch:
         """Take the next batch; one of a single example is left out where batch norm can't take it."""
-        batch = self.feed.take(progress, times)
-        if self._alone is True or batch.whole != 1 or not isinstance(self.feed, LoaderFeed):
+        batch = self.loader.take(progress, times)
+        if self._alone is True or batch.whole != 1 or not isinstance(self.loader, DataLoaderAdapter):
             return batch
-        for _ in range(self.feed.steps_an_epoch()):
+        for _ in range(self.loader.steps_an_epoch()):
             if self._alone is None:
                 self._alone = self._takes_one(batch.inputs)
                 if not self._alone:
                     self.note("batches of one example are left out: batch norm can't normalize them")
             if self._alone or batch.whole != 1:
                 return batch
-            batch = self.feed.take(progress, times)
+            batch = self.loader.take(progress, times)
         raise DataError(
             "every batch has one example, which batch norm can't normalize by itself; take larger batches"
         )
@@ -340,21 +342,21 @@ class Training:
 
     def targets(self) -> Tensor | None:
         """Return the training targets, where they are known all at once."""
-        return self.feed.targets()
+        return self.loader.targets()
 
     def inputs(self, count: int | None) -> Iterable[Any]:
         """Return the inputs of training batches, always the same ones, each as a tuple with nothing else.
 
         Of many processes each is given its share of every batch.
         """
-        return ((self._mine(inputs),) for inputs in self.feed.inputs(count))
+        return ((self._mine(inputs),) for inputs in self.loader.inputs(count))
 
     def batches(self, count: int | None) -> Iterable[tuple[Any, Tensor]]:
         """Return ``count`` batches of training examples (``None``: a whole pass), always the same ones.
 
         Nothing is moved by it: neither the order of training nor a generator.
         """
-        pairs = self.feed.batches(count)
+        pairs = self.loader.batches(count)
         return ((self._mine(inputs), self._mine(targets)) for inputs, targets in pairs)
 
     @contextmanager
@@ -383,17 +385,17 @@ class Training:
             return self._loss(outputs_of(self.model, inputs), targets)
 
     def _mine(self, inputs: Any) -> Any:
-        engine = self.engine
-        if engine.world == 1:
+        backend = self.backend
+        if backend.world == 1:
             return inputs
         count = examples_in(inputs)
         # a batch that has too few for all is everybody's
-        begin, end = rows(count, engine.rank, engine.world) if count >= engine.world else (0, count)
+        begin, end = rows(count, backend.rank, backend.world) if count >= backend.world else (0, count)
         return taken(inputs, torch.arange(begin, end))
 
     def gather(self, value: Tensor) -> list[Tensor]:
         """Return a tensor of each process."""
-        return self.engine.gather(value)
+        return self.backend.gather(value)
 
     def skip(self) -> None:
         """Leave out this step."""
@@ -414,14 +416,14 @@ class Training:
         """Copy the model, the optimizer, and the strategies that follow the weights."""
         followers = {s.name: s.state_dict() for s in self.strategies if s.follows}
         state: dict[str, Any] = copied(
-            {**self.engine.save(self.model, self.optimizer), "strategies": followers, **self._of_loss()}
+            {**self.backend.save(self.model, self.optimizer), "strategies": followers, **self._of_loss()}
         )
         return state
 
     def restore(self, state: Any) -> None:
         """Take everything back to what :meth:`capture` returned."""
         state = copied(state)
-        self.engine.load(self.model, self.optimizer, state)
+        self.backend.load(self.model, self.optimizer, state)
         self._load_loss(state)
         for strategy in self.strategies:
             if strategy.name in state["strategies"]:
@@ -432,12 +434,12 @@ class Training:
         return {
             "step": self.clock,
             "updates": self.updates,
-            "batches": self.feed.state(),
+            "batches": self.loader.state(),
             "strategies": {strategy.name: strategy.state_dict() for strategy in self.strategies},
             "observing": [strategy.name for strategy in self.strategies if strategy.observes],
             "stopped": self.stopped,
             "failed": self.failed,
-            **self.engine.save(self.model, self.optimizer),
+            **self.backend.save(self.model, self.optimizer),
             **self._of_loss(),
         }
 
@@ -466,9 +468,9 @@ class Training:
             raise OptionError(f"the run was begun with other strategies: {changed!r} differs; give the same")
         self.clock, self.updates = state["step"], state["updates"]
         self.stopped, self.failed = state["stopped"], state["failed"]
-        self.engine.load(self.model, self.optimizer, state)
+        self.backend.load(self.model, self.optimizer, state)
         self._load_loss(state)
-        self.feed.load(state["batches"])
+        self.loader.load(state["batches"])
         for strategy in self.strategies:
             if strategy.name in saved:
                 strategy.load_state_dict(saved[strategy.name])

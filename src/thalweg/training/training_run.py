@@ -23,10 +23,10 @@ from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.history import History
 from thalweg.run.threads import with_threads
 from thalweg.strategies.base import Scores
+from thalweg.training.backend import agree, copied
 from thalweg.training.checkpoints import CheckpointKeeper, keeper_of
-from thalweg.training.engine import agree, copied
 from thalweg.training.evaluate import score
-from thalweg.training.loader import LoaderFeed
+from thalweg.training.loader import DataLoaderAdapter
 from thalweg.training.movement import checksums, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.recorder import Recorder
@@ -34,7 +34,7 @@ from thalweg.training.tempering import of_batches
 from thalweg.training.trainer import Training, advance
 from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["Fitted", "Job"]
+__all__ = ["Fitted", "TrainingRun"]
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
 
@@ -90,7 +90,7 @@ class Fitted:
         )
 
 
-class Job(Recorder):
+class TrainingRun(Recorder):
     """Carries a training out and records it: for ``fit``, recipes and members of ensembles.
 
     Args:
@@ -124,14 +124,14 @@ class Job(Recorder):
         predictor: Callable[[nn.Module], nn.Module] | None = None,
         calibrate: int | None = None,
     ) -> None:
-        super().__init__(training.engine, History())
+        super().__init__(training.backend, History())
         self._predictor, self._calibrate = predictor, calibrate
         self._training, self._points = training, points
         self._loss, self._metric, self._validation = loss, metric, validation
         self._tests = dict(tests or {})
         self._directory, self._seconds = directory, seconds
         self._watcher = SilentTrainingWatcher() if watcher is None else watcher
-        self._keeper = keeper_of(training.engine, directory)
+        self._keeper = keeper_of(training.backend, directory)
         self._best: Evaluation | None = None
         self._best_state: dict[str, Any] | None = None
         self._copied = False
@@ -139,10 +139,10 @@ class Job(Recorder):
         self._spent = 0.0
         self._began = self._saved = time.monotonic()
         self._pace = Pace(self._watcher)
-        self._interruption = Interruption(patient=training.engine.world > 1)
+        self._interruption = Interruption(patient=training.backend.world > 1)
         # whoever reads whole batches has to draw alike in all processes
-        alike = isinstance(training.feed, LoaderFeed) or training.engine.rank == 0
-        self._stream: tuple[int, ...] = () if alike else (training.engine.rank,)
+        alike = isinstance(training.loader, DataLoaderAdapter) or training.backend.rank == 0
+        self._stream: tuple[int, ...] = () if alike else (training.backend.rank,)
 
     def run(self) -> Fitted:
         """Train to the end, and leave the result in the model.
@@ -242,9 +242,9 @@ class Job(Recorder):
             due = not self._keeper.busy and time.monotonic() - self._saved >= self._seconds
         except RunDirectoryError as error:
             problem = error
-        engine = self._training.engine
+        backend = self._training.backend
         asked, due, failed = agree(
-            engine, self._interruption.asked(), due and engine.rank == 0, bool(problem)
+            backend, self._interruption.asked(), due and backend.rank == 0, bool(problem)
         )
         if problem is not None:
             raise problem
@@ -285,8 +285,8 @@ class Job(Recorder):
         self._spent = state["seconds"]
         beginnings = state.get("beginnings", [])
         # shards of another number of processes are others
-        if len(beginnings) == self._training.engine.world:
-            self._beginning = beginnings[self._training.engine.rank]
+        if len(beginnings) == self._training.backend.world:
+            self._beginning = beginnings[self._training.backend.rank]
         if state["best"] is not None:
             self._best = Evaluation(**state["best"])
         if best is not None:
@@ -302,7 +302,7 @@ class Job(Recorder):
         if said is not None:
             self._watcher.note(said)
         threads = state["threads"]
-        if self._training.engine.device.type == "cpu" and threads != torch.get_num_threads():
+        if self._training.backend.device.type == "cpu" and threads != torch.get_num_threads():
             as_begun.enter_context(with_threads(threads))
             many = "one thread" if threads == 1 else f"{threads} threads"
             self._watcher.note(
@@ -331,12 +331,12 @@ class Job(Recorder):
         training = self._training
         if training.failed:
             try:
-                refuse_what_is_not_finite(training.feed.pairs, self._validation)
+                refuse_what_is_not_finite(training.loader.pairs, self._validation)
             except DataError:
                 self.begun = bool(training.updates)  # otherwise there is nothing to go on from
                 raise
             if training.stopped is not None:
-                training.stopped += too_large(training.feed.pairs, self._validation)
+                training.stopped += too_large(training.loader.pairs, self._validation)
 
     def _save_best(self) -> None:
         if self._keeper is not None and self._best is not None:
@@ -353,7 +353,7 @@ class Job(Recorder):
             {
                 **self._training.state(),
                 **self.state(),
-                "beginnings": self._training.engine.collect(self._beginning),
+                "beginnings": self._training.backend.collect(self._beginning),
                 "best": None if self._best is None else asdict(self._best),
                 "seconds": self._spent + time.monotonic() - self._began,
                 "threads": torch.get_num_threads(),
@@ -398,14 +398,14 @@ class Job(Recorder):
         training = self._training
         # a parameter that somebody has added, or whose shape was changed, isn't as it was
         now = checksums(training.optimizer)
-        moved, known = agree(training.engine, now != self._beginning, self._beginning is not None)
+        moved, known = agree(training.backend, now != self._beginning, self._beginning is not None)
         if known and not moved and not training.failed:
             self.say(unmoved(training.optimizer, training.updates, training.total))
 
     def _score(self, batches: Data, judged: nn.Module | None = None) -> tuple[float, float | None]:
         training = self._training
         model = training.model if judged is None else judged
-        return score(model, batches(), self._loss, self._metric, training.forward_context, training.engine)[
+        return score(model, batches(), self._loss, self._metric, training.forward_context, training.backend)[
             :2
         ]
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from thalweg.errors import OptionError, ThalwegError
 
-__all__ = ["Engine", "OneProcess", "Precision", "agree", "copied", "from_first", "laid_down", "rows"]
+__all__ = ["Backend", "OneProcess", "Precision", "agree", "copied", "cpu_copy", "on_rank_0", "rows"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _T = TypeVar("_T")
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """How a model is set up, gradients are had, numbers are shared, and states are saved and loaded.
 
     Gradients are clipped by :mod:`thalweg.optim.clipping`, which takes sharded ones as they are. Every
-    process of an engine goes through the same loop and calls these verbs in the same order; those with a rank
+    process of a backend goes through the same loop and calls these verbs in the same order; those with a rank
     other than 0 write nothing.
 
     Attributes:
@@ -41,13 +41,13 @@ class Engine(Protocol):
     def set_up(self, model: nn.Module) -> nn.Module:
         """Bring a model to where it is trained, or shard it; its parameters are what is optimized."""
 
-    def called(self, model: nn.Module) -> nn.Module:
+    def wrapped(self, model: nn.Module) -> nn.Module:
         """Return what a training step calls instead of the model: it, or what wraps it."""
 
-    def surroundings(self) -> AbstractContextManager[Any]:
+    def forward_context(self) -> AbstractContextManager[Any]:
         """Surround a forward pass with its loss, such as with autocast."""
 
-    def exchanging(self, wanted: bool) -> AbstractContextManager[Any]:
+    def gradient_sync(self, wanted: bool) -> AbstractContextManager[Any]:
         """Surround a pass forward and backward whose gradients are or aren't to be shared with others."""
 
     def backward(self, loss: Tensor) -> None:
@@ -68,10 +68,10 @@ class Engine(Protocol):
     def broadcast(self, value: _T) -> _T:
         """Return the value of process 0; what others give doesn't matter."""
 
-    def settle(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         """Make buffers alike again where a forward pass has changed them in each process for itself."""
 
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def full_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors whole, on the CPU."""
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -93,9 +93,9 @@ class OneProcess:
     Raises:
         OptionError: an unknown precision.
 
-    >>> engine = OneProcess(precision="bfloat16")
-    >>> layer = engine.set_up(nn.Linear(2, 2))
-    >>> with engine.surroundings():
+    >>> backend = OneProcess(precision="bfloat16")
+    >>> layer = backend.set_up(nn.Linear(2, 2))
+    >>> with backend.forward_context():
     ...     layer(torch.ones(1, 2)).dtype
     torch.bfloat16
     """
@@ -107,10 +107,10 @@ class OneProcess:
             raise OptionError(f"precision is {precision!r}, but must be float32, bfloat16 or float16")
         self.device = torch.device(device)
         self.rank, self.world = 0, 1
-        self.surroundings: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
         if precision != "float32":
             half = torch.bfloat16 if precision == "bfloat16" else torch.float16
-            self.surroundings = lambda: torch.autocast(self.device.type, dtype=half)
+            self.forward_context = lambda: torch.autocast(self.device.type, dtype=half)
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "float16" else None
         self.scales = self._scaler is not None
 
@@ -118,11 +118,11 @@ class OneProcess:
         """Move the model to the device."""
         return model.to(self.device)
 
-    def called(self, model: nn.Module) -> nn.Module:
+    def wrapped(self, model: nn.Module) -> nn.Module:
         """Return the model."""
         return model
 
-    def exchanging(self, wanted: bool) -> AbstractContextManager[Any]:
+    def gradient_sync(self, wanted: bool) -> AbstractContextManager[Any]:
         """There is nobody to share with."""
         return nullcontext()
 
@@ -163,12 +163,12 @@ class OneProcess:
         """Return the value."""
         return value
 
-    def settle(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         """There is nobody to differ from."""
 
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def full_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return copies on the CPU."""
-        return {name: laid_down(value) for name, value in state.items()}
+        return {name: cpu_copy(value) for name, value in state.items()}
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return both states, and the scale of gradients."""
@@ -183,33 +183,33 @@ class OneProcess:
             self._scaler.load_state_dict(state["scaler"])
 
 
-def agree(engine: Engine, *flags: bool) -> tuple[bool, ...]:
+def agree(backend: Backend, *flags: bool) -> tuple[bool, ...]:
     """Return of each flag whether it is up in any process: the same everywhere.
 
     >>> agree(OneProcess(), True, False)
     (True, False)
     """
-    if engine.world == 1:
+    if backend.world == 1:
         return flags
-    found = torch.stack(engine.gather(torch.tensor(flags, dtype=torch.uint8)))
+    found = torch.stack(backend.gather(torch.tensor(flags, dtype=torch.uint8)))
     return tuple(bool(flag) for flag in found.amax(0).tolist())
 
 
-def from_first(engine: Engine, action: Callable[[], _T]) -> _T:
+def on_rank_0(backend: Backend, action: Callable[[], _T]) -> _T:
     """Let process 0 alone do something, and return its value, or raise its error, in all.
 
-    >>> from_first(OneProcess(), lambda: 3)
+    >>> on_rank_0(OneProcess(), lambda: 3)
     3
     """
-    if engine.world == 1:
+    if backend.world == 1:
         return action()
     value, problem = None, None
-    if engine.rank == 0:
+    if backend.rank == 0:
         try:
             value = action()
         except ThalwegError as error:
             problem = error
-    value, problem = engine.broadcast((value, problem))
+    value, problem = backend.broadcast((value, problem))
     if problem is not None:
         raise problem
     return value  # type: ignore[return-value]
@@ -228,7 +228,7 @@ def rows(count: int, rank: int, world: int) -> tuple[int, int]:
     return begin, begin + size + (rank < more)
 
 
-def laid_down(value: Tensor) -> Tensor:
+def cpu_copy(value: Tensor) -> Tensor:
     """Return a copy on the CPU, of its own memory: safetensors refuses tensors that share some."""
     return value.detach().cpu().contiguous().clone()
 
