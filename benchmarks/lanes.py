@@ -314,7 +314,7 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
         )
 
     # as a race keeps them; the first run, for warmth, starts them
-    workers = execution.Workers(choice.processes, choice.loop_threads)
+    workers = execution.ProcessPool(choice.processes, choice.loop_threads)
     pair = Pair(case)
     contenders = {
         "thalweg": ours,

@@ -29,7 +29,7 @@ import torch
 from scipy.stats import t as student
 
 from thalweg import recipe
-from thalweg.recipe.run import carry_out
+from thalweg.recipe.run import run_recipe
 
 ROOT = Path(__file__).parent.parent
 FULL = ROOT / "recipes" / "fashion-mnist.toml"
@@ -81,7 +81,7 @@ def run(row: str, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
     wanted = read(row, seed, changes)
     clock, processor, load = time.perf_counter(), time.process_time(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        results, _ = carry_out(wanted, out=Path(folder) / "run", checkpoint_seconds=3600)
+        results, _ = run_recipe(wanted, out=Path(folder) / "run", checkpoint_seconds=3600)
     score = results.result
     return {
         "row": row,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from thalweg import catalogue
 from thalweg.catalogue import Entry
 from thalweg.test_problems import surfaces
-from thalweg.training.steps import stepping
+from thalweg.training.steps import make_step
 
 FOLDER = Path(__file__).parent / "images" / "paths"
 BUDGET = 200
@@ -152,7 +152,7 @@ def walk(entry: Entry, scene: Scene, rates: Sequence[float] = RATES) -> Walk:
 def _by_search(entry: Entry, scene: Scene) -> Walk:
     walkers = _Walkers(scene, (2,), 1)
     optimizer = entry.make(walkers.parameters(), max_iter=1)
-    step = stepping(entry.step_kind, optimizer, walkers, _squares)  # type: ignore[arg-type]
+    step = make_step(entry.step_kind, optimizer, walkers, _squares)  # type: ignore[arg-type]
     points, value = [scene.surface.initial()], math.inf
     while len(walkers.seen) < BUDGET and value > CLOSE:
         step(None, torch.empty(0), _ROOM)
@@ -169,7 +169,7 @@ def _by_rate(entry: Entry, scene: Scene, rates: Sequence[float]) -> Walk:
     groups = [{"params": [p], "lr": lr} for p, lr in zip(walkers.places, rates, strict=True)]
     decay = {"weight_decay": 0.0} if any(one.name == "weight_decay" for one in entry.hyperparameters) else {}
     optimizer: Any = entry.make(groups, **decay)
-    step = stepping(entry.step_kind, optimizer, walkers, _squares)  # type: ignore[arg-type]
+    step = make_step(entry.step_kind, optimizer, walkers, _squares)  # type: ignore[arg-type]
     low, high = torch.tensor(_bounds(scene), dtype=torch.float64).T
     start, alive = scene.surface.initial(), torch.ones(len(rates), dtype=torch.bool)
     points = [walkers.where().detach()]

@@ -141,9 +141,11 @@ def test_one_s_own_models_as_lanes_and_by_fit(resample: bool) -> None:
     for one, other in zip(both[0].models, both[1].models, strict=True):
         for name, value in one.state_dict().items():
             torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-5, atol=1e-6)
-    assert both[0].judged is not None
-    assert both[1].judged is not None
-    assert both[0].judged.result["validation"] == pytest.approx(both[1].judged.result["validation"], rel=1e-5)
+    assert both[0].evaluation is not None
+    assert both[1].evaluation is not None
+    assert both[0].evaluation.result["validation"] == pytest.approx(
+        both[1].evaluation.result["validation"], rel=1e-5
+    )
     # a member by hand
     seed = member_seed(5, 2)
     with torch.random.fork_rng():
@@ -330,8 +332,8 @@ def test_a_member_that_fails_is_left_out(engine: str) -> None:
     assert 0 < len(failed) < 6
     assert all("isn't finite before the first step" in str(m.stopped) for m in failed)
     assert len(ensemble.models) == 6 - len(failed)
-    assert ensemble.judged is not None
-    assert len(ensemble.judged.alone) == len(ensemble.models)
+    assert ensemble.evaluation is not None
+    assert len(ensemble.evaluation.alone) == len(ensemble.models)
 
 
 def test_an_ensemble_whose_members_all_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

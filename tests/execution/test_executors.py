@@ -12,7 +12,17 @@ import torch
 
 from small import count_threads, prepared, problem, runs, workload
 from thalweg.errors import DataError, Interrupted
-from thalweg.execution import Executor, Here, RunList, States, Workers, as_lanes, lanes, loop, one_by_one
+from thalweg.execution import (
+    Executor,
+    ProcessPool,
+    RunList,
+    SequentialExecutor,
+    States,
+    as_lanes,
+    lanes,
+    loop,
+    one_by_one,
+)
 from thalweg.layers import models
 from thalweg.run.spec import Outcome, Run
 
@@ -21,15 +31,15 @@ TRAIN = pytest.mark.parametrize("train", [one_by_one, as_lanes])
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with Workers(2) as workers:
+def workers() -> Iterator[ProcessPool]:
+    with ProcessPool(2) as workers:
         yield workers
 
 
 @pytest.fixture(params=["here", "workers"])
 def executor(request: pytest.FixtureRequest) -> Executor:
     """One for which it makes a difference who is asked; processes take seconds to start, and are kept."""
-    return Here() if request.param == "here" else request.getfixturevalue("workers")  # type: ignore[no-any-return]
+    return SequentialExecutor() if request.param == "here" else request.getfixturevalue("workers")  # type: ignore[no-any-return]
 
 
 def listed(groups: Sequence[Sequence[Run]], **changes: Any) -> RunList:
@@ -107,10 +117,12 @@ def test_what_was_interrupted_goes_on_to_the_same(executor: Executor, train: Any
     whole, _ = carry_out(executor, listed(groups, train=train))
     kept = listed(groups, train=train, states=States(tmp_path))
     # many epochs for processes that are asked five times a second
-    slow = kept if isinstance(executor, Here) else replace(kept, workload=workload(epochs=10**5))
+    slow = (
+        kept if isinstance(executor, SequentialExecutor) else replace(kept, workload=workload(epochs=10**5))
+    )
     with pytest.raises(Interrupted):
         carry_out(executor, slow, stop=stop)
-    if isinstance(executor, Here):
+    if isinstance(executor, SequentialExecutor):
         assert any(tmp_path.iterdir())
         assert carry_out(executor, kept)[0] == whole
 
@@ -135,7 +147,7 @@ def test_runs_that_are_eliminated_stop_here() -> None:
         asked.append(step)
         return {"adam/0"} if step == 14 else set()
 
-    found, _ = carry_out(Here(), listed([CHOSEN], train=as_lanes, eliminate=eliminate))
+    found, _ = carry_out(SequentialExecutor(), listed([CHOSEN], train=as_lanes, eliminate=eliminate))
     assert asked == [0, 7, 14, 22, 29]
     gone = {one.identity for one in found[0] if one.validation[3:] == [None] * 3}
     assert gone == {"adam/0"}
@@ -143,13 +155,13 @@ def test_runs_that_are_eliminated_stop_here() -> None:
 
 def test_threads_are_as_asked_and_here_as_before_afterwards() -> None:
     before = torch.get_num_threads()
-    found, _ = carry_out(Here(threads=before + 1), listed([CHOSEN[:1]], train=count_threads))
+    found, _ = carry_out(SequentialExecutor(threads=before + 1), listed([CHOSEN[:1]], train=count_threads))
     assert found[0][0].updates == before + 1
     assert torch.get_num_threads() == before
     with pytest.raises(Interrupted):
-        carry_out(Here(threads=before + 1), listed([CHOSEN[:1]]), stop=lambda: True)
+        carry_out(SequentialExecutor(threads=before + 1), listed([CHOSEN[:1]]), stop=lambda: True)
     assert torch.get_num_threads() == before
-    with Workers(1, threads=before + 1) as workers:
+    with ProcessPool(1, threads=before + 1) as workers:
         found, _ = carry_out(workers, listed([CHOSEN[:1]], train=count_threads))
     assert found[0][0].updates == before + 1
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from small import entries, prepared, problem, runs, workload
 from thalweg.errors import OptionError
-from thalweg.execution import RunList, Workers, not_portable, one_by_one, portable
+from thalweg.execution import ProcessPool, RunList, not_portable, one_by_one, portable
 from thalweg.layers import models
 
 
@@ -74,7 +74,7 @@ def test_workers_refuse_what_cannot_be_sent_before_they_start(what: str) -> None
     def never(*given: Any) -> bool:
         raise AssertionError("nothing is trained")
 
-    with Workers(2) as workers:
+    with ProcessPool(2) as workers:
         with pytest.raises(
             OptionError,
             match=f"the {what.replace('optimizers', 'optimizer own')} can't be sent .*; use one process",
@@ -87,13 +87,13 @@ ANYBODYS = """
 import multiprocessing, signal
 from small import prepared, problem, runs, workload
 from thalweg.layers import models
-from thalweg.execution import RunList, Workers, one_by_one
+from thalweg.execution import RunList, ProcessPool, one_by_one
 
 def mask(answer):
     answer.put(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
 
 if __name__ == "__main__":
-    with Workers(2) as workers:
+    with ProcessPool(2) as workers:
         workers.carry_out(
             RunList(
                 train=one_by_one, groups=[[run] for run in runs(2, names=["sgd"])],

@@ -22,7 +22,7 @@ from thalweg.objectives import Task, as_loss
 from thalweg.objectives.dividing import Division, divided
 from thalweg.training.evaluate import score
 from thalweg.training.loader import in_blocks
-from thalweg.training.steps import stepping
+from thalweg.training.steps import make_step
 from training import pairs
 
 N, C, T = 23, 3, 4
@@ -147,7 +147,7 @@ def stepped(case: str, **settings: Any) -> tuple[float, list[Tensor]]:
     # a rate of 1 makes the step the gradient
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    step = stepping("gradient", optimizer, model, loss, **settings)
+    step = make_step("gradient", optimizer, model, loss, **settings)
     inputs, whole = X, None
     if backend is not None:
         share = torch.arange(N).tensor_split(backend.world)[backend.rank]
@@ -182,7 +182,7 @@ def test_a_loss_that_cannot_be_divided_is_refused_where_it_would_be(case: str, p
 def test_what_a_batch_without_padding_cannot_tell_is_asked_again() -> None:
     """Both a mean over examples and over tokens, until tokens are ignored."""
     model, loss, targets = made("penalized")
-    step = stepping("gradient", torch.optim.SGD(model.parameters(), lr=0.1), model, loss, parts=2)
+    step = make_step("gradient", torch.optim.SGD(model.parameters(), lr=0.1), model, loss, parts=2)
     whole = TOKENS.clamp_min(0)
     step(X, whole, 1e18)
     with pytest.raises(OptionError, match="isn't the mean over its parts"):
@@ -196,7 +196,7 @@ def test_one_example_that_is_predicted_exactly_does_not_settle_how_parts_go_toge
         model.weight.fill_(1.0)
     x = torch.tensor([[0.0], [1.0], [2.0]]).double()
     targets = torch.tensor([[0.0], [3.0], [5.0]]).double()
-    step = stepping("gradient", torch.optim.SGD(model.parameters(), lr=0.01), model, own_sum, parts=3)
+    step = make_step("gradient", torch.optim.SGD(model.parameters(), lr=0.01), model, own_sum, parts=3)
     step(x, targets, 1e18)
     # d/dw sum (w x - t)**4 = 4 sum x (w x - t)**3 = 4 (-8 - 54)
     assert model.weight.item() == pytest.approx(1.0 + 0.01 * 248)
@@ -343,7 +343,7 @@ def test_trying_a_loss_disturbs_no_generator() -> None:
     seen: list[Tensor] = []
     model = plain().double()
     before = torch.get_rng_state()
-    step = stepping("gradient", torch.optim.SGD(model.parameters(), lr=0.1), model, as_loss(spy), parts=2)
+    step = make_step("gradient", torch.optim.SGD(model.parameters(), lr=0.1), model, as_loss(spy), parts=2)
     step(X, NUMBERS, 1e18)
     assert all(torch.equal(state, before) for state in seen)
 

@@ -9,7 +9,7 @@ import numpy as np
 from thalweg.errors import spelled_as_command
 from thalweg.racing.caveats import warnings
 from thalweg.racing.results import ReplicateWinner, SettingInfo, Warning_
-from thalweg.racing.verdict import Evidence, conclude, judge, weigh
+from thalweg.racing.verdict import Evidence, compare_all, conclude, weigh
 
 
 def scores_of(means: list[float], *, spread: float, seed: int = 0) -> np.ndarray:
@@ -26,7 +26,7 @@ def told(
     **rest: Any,
 ) -> dict[str, Warning_]:
     evidence = evidence or weigh(names, scores, higher_is_better=True, n_train=8000, n_test=200)
-    verdict = judge(evidence, margin=margin, axis="work", budget="")
+    verdict = compare_all(evidence, margin=margin, axis="work", budget="")
     mean = conclude(evidence, verdict, metric="accuracy", margin=margin).winner_mean
     given = {"trials": 16, "epochs": 20, "winners": {}, "test_looks": 1, "metric": "accuracy", **rest}
     return {one.code: one for one in warnings(evidence, verdict, winner_mean=mean, margin=margin, **given)}

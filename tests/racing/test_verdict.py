@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.racing.results import Verdict
-from thalweg.racing.verdict import Evidence, conclude, judge, mean_and_interval, weigh
+from thalweg.racing.verdict import Evidence, compare_all, conclude, mean_and_interval, weigh
 
 NAMES = ["adam", "momentum", "sgd"]
 
@@ -35,7 +35,7 @@ def said(
     regrets: tuple[float | None, ...] = (),
 ) -> Verdict:
     evidence = evidence_of(scores, names, higher=higher)
-    verdict = judge(evidence, margin=margin, axis="work", budget="20 passes")
+    verdict = compare_all(evidence, margin=margin, axis="work", budget="20 passes")
     return conclude(evidence, verdict, metric=metric, margin=margin, regrets=regrets)
 
 
@@ -148,7 +148,10 @@ def test_ranks_of_few_splits_that_agree_are_known_no_better_than_to_their_roundi
     evidence = evidence_of(scores)
     # the variance factor of 2 splits, and of a number rounded to 1
     assert evidence.ranked.variances[0, 1] == pytest.approx((1 / 2 + 1 / 3) / 12)
-    assert judge(evidence, margin=0.01, axis="work", budget="").could_be_best == ["momentum", "adam"]
+    assert compare_all(evidence, margin=0.01, axis="work", budget="").could_be_best == [
+        "momentum",
+        "adam",
+    ]
 
 
 def test_some_could_be_best() -> None:
@@ -272,7 +275,7 @@ def test_a_fixed_test_set(higher: bool) -> None:
         resample=resample,
         draws=300,
     )
-    verdict = judge(evidence, margin=0.01, axis="seconds", budget="3 s")
+    verdict = compare_all(evidence, margin=0.01, axis="seconds", budget="3 s")
     assert verdict.could_be_best == ["adam"]
     assert [pair.verdict for pair in verdict.pairs] == ["better"] * 3
     assert "bootstrap of 500 test examples, and spread of 5 replicates" in verdict.method
@@ -310,7 +313,7 @@ def test_a_fixed_test_set_with_a_diverged_run() -> None:
         resample=lambda weights: (right @ weights / weights.sum()).ravel(),
         draws=100,
     )
-    assert "sgd" not in judge(evidence, margin=0.05, axis="work", budget="").could_be_best
+    assert "sgd" not in compare_all(evidence, margin=0.05, axis="work", budget="").could_be_best
     assert mean_and_interval(evidence, "sgd") == (None, None, None)
 
 
@@ -337,7 +340,7 @@ def test_predictions_that_agree_prove_as_much_as_there_are_examples(
 ) -> None:
     right = np.broadcast_to((np.arange(examples) < share * examples).astype(float), (2, 5, 2, examples))
     evidence = on_one_test_set(right)
-    found = judge(evidence, margin=0.01, axis="work", budget="")
+    found = compare_all(evidence, margin=0.01, axis="work", budget="")
     pair = found.pairs[0]
     assert (pair.difference, pair.verdict) == (0.0, verdict)
     assert pair.low is not None
@@ -356,16 +359,16 @@ def test_predictions_that_agree_prove_as_much_as_there_are_examples(
         resolution=1 / examples,
         same_test_as=evidence,
     )
-    assert judge(again, margin=0.01, axis="seconds", budget="").pairs[0].verdict == verdict
+    assert compare_all(again, margin=0.01, axis="seconds", budget="").pairs[0].verdict == verdict
 
 
 def test_a_few_examples_apart_prove_no_difference() -> None:
     right = np.ones((2, 5, 2, 12))
     right[1, ..., :3] = 0
-    found = judge(on_one_test_set(right), margin=0.01, axis="work", budget="")
+    found = compare_all(on_one_test_set(right), margin=0.01, axis="work", budget="")
     # three of twelve by chance: a sign test says p = 0.25
     assert found.pairs[0].verdict == "undecided"
     assert found.pairs[0].p_value is not None
     assert found.pairs[0].p_value > 0.05
     right[1, ..., :9] = 0
-    assert judge(on_one_test_set(right), margin=0.01, axis="work", budget="").could_be_best == ["adam"]
+    assert compare_all(on_one_test_set(right), margin=0.01, axis="work", budget="").could_be_best == ["adam"]

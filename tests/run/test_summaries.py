@@ -112,8 +112,8 @@ def test_an_ensemble_shows_what_it_gains() -> None:
     )
     text = shown(ensemble)
     assert text.startswith("Ensemble of 2 models, trained as lanes")
-    assert ensemble.judged is not None
-    together = next(value for value in ensemble.judged.result.values() if value is not None)
+    assert ensemble.evaluation is not None
+    together = next(value for value in ensemble.evaluation.result.values() if value is not None)
     assert general(together, 3)[:4] in text
 
 

@@ -86,14 +86,14 @@ def test_of_loaders_the_place_in_the_epoch_is_the_key() -> None:
 def test_evaluations_see_images_as_they_are() -> None:
     seen = []
 
-    class Judged(Watching):
+    class EnsembleEvaluation(Watching):
         def forward(self, x: Tensor) -> Tensor:
             if not self.training:
                 seen.append(x.clone())
             return super().forward(x)
 
     thalweg.fit(
-        Judged(), (X, Y), "cross-entropy", "sgd", strategies=[Augmentation(**SETTINGS)], epochs=1,
+        EnsembleEvaluation(), (X, Y), "cross-entropy", "sgd", strategies=[Augmentation(**SETTINGS)], epochs=1,
         batch_size=8, validation=(X, Y), hyperparameters={"lr": 0.1},
     )  # fmt: skip
     assert all(torch.equal(each, X) for each in seen)

@@ -28,7 +28,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 RUNS = [(name, settings) for name, many in SETTINGS.items() for settings in many]
 
 
-def advance(strategy: Any, stage: Standing, step: int, seed: int) -> list[Any]:
+def train_loop(strategy: Any, stage: Standing, step: int, seed: int) -> list[Any]:
     """Take one step with draws that depend on seed and step alone; return all that can be seen of it."""
     draws = random.Random(1000 * seed + step)
     # few values, so that equal ones occur, and a few that aren't finite
@@ -86,7 +86,7 @@ def test_a_loaded_strategy_goes_on_as_if_nothing_had_been(
     seen, kept = [], []
     for step in range(STEPS):
         kept.append(copy.deepcopy((strategy.state_dict(), stage.__dict__)))
-        seen.append(advance(strategy, stage, step, seed))
+        seen.append(train_loop(strategy, stage, step, seed))
     last = end(strategy, stage)
     for cut in range(1, STEPS):
         strategy, stage = begun()
@@ -96,5 +96,5 @@ def test_a_loaded_strategy_goes_on_as_if_nothing_had_been(
         stage.__dict__.update(around)
         strategy.load_state_dict(state)
         for step in range(cut, STEPS):
-            assert repr(advance(strategy, stage, step, seed)) == repr(seen[step]), (cut, step)
+            assert repr(train_loop(strategy, stage, step, seed)) == repr(seen[step]), (cut, step)
         assert repr(end(strategy, stage)) == repr(last), cut

@@ -22,7 +22,7 @@ from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Division
 from thalweg.randomness import streams
 from thalweg.strategies import Averaging, Settings, Strategy
-from thalweg.training.steps import stepping
+from thalweg.training.steps import make_step
 from thalweg.training.watch import SilentTrainingWatcher
 
 G = torch.Generator().manual_seed(0)
@@ -135,7 +135,7 @@ def test_parts_of_one_example_are_compared_again_later(parts: int) -> None:
 
     def taken(batches: list[Tensor]) -> int:
         model = nn.Linear(3, 1)
-        take = stepping(
+        take = make_step(
             "gradient", torch.optim.SGD(model.parameters(), lr=0.0), model, masked, parts=max(parts, 2)
         )
         for number, mask in enumerate(batches, 1):

@@ -483,9 +483,9 @@ def test_an_ensemble_of_one_logit_or_two_outputs_predicts_probabilities(outputs:
     assert ensemble.activation == ("sigmoid" if outputs == 1 else "softmax")
     guess = (p.flatten() > 0.5).long() if outputs == 1 else p.argmax(1)
     assert (guess == SIDE).double().mean() > 0.9
-    assert ensemble.judged is not None
-    assert ensemble.judged.result["validation"] == pytest.approx((guess == SIDE).double().mean().item())
-    assert ensemble.judged.calibration.error < 0.3
+    assert ensemble.evaluation is not None
+    assert ensemble.evaluation.result["validation"] == pytest.approx((guess == SIDE).double().mean().item())
+    assert ensemble.evaluation.calibration.error < 0.3
 
 
 def test_a_trained_one_logit_model_predicts_both_classes(tmp_path: Path) -> None:

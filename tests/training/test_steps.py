@@ -19,7 +19,7 @@ from thalweg.execution import loop
 from thalweg.objectives import loss as named_loss
 from thalweg.randomness import streams
 from thalweg.run.spec import Outcome, Run, Setting
-from thalweg.training.steps import least_work, stepping
+from thalweg.training.steps import least_work, make_step
 
 BY_WORK = [name for name in catalogue.names() if catalogue.get(name).step_kind != "gradient"]
 TORCH = "torch.optim:LBFGS"
@@ -183,7 +183,7 @@ def test_work_of_a_step(name: str) -> None:
     entry = catalogue.get(name)
     model = nn.Linear(4, 1).double()
     optimizer = entry.make(model.parameters(), **({} if name == "sgd" else {"max_iter": 1}))
-    step = stepping(entry.step_kind, optimizer, model, named_loss("mse", prepared("number").task))
+    step = make_step(entry.step_kind, optimizer, model, named_loss("mse", prepared("number").task))
     inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = nn.functional.mse_loss(model(inputs)[:, 0], inputs[:, 0]).item()
     value, work = step(inputs, inputs[:, 0], math.inf)

@@ -97,7 +97,7 @@ class Terminal(Screen, RaceWatcher):
             done, total = self._progress.done, self._progress.total
             parts.append(self.bar(self._progress.stage, done, total, _progress_words(self._progress)))
         if self._rows:
-            parts.append(Padding(_standing(self._rows, self._metric), (1, 0, 0, 0)))
+            parts.append(Padding(_leaderboard(self._rows, self._metric), (1, 0, 0, 0)))
         return Group(*parts)
 
     def _line(self) -> str:
@@ -170,7 +170,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _standing(rows: Sequence[LeaderboardRow], metric: str) -> Table:
+def _leaderboard(rows: Sequence[LeaderboardRow], metric: str) -> Table:
     table = _table("so far", f"validation {metric}", "confirmed", "tried", "diverged", "setting")
     for row in rows:
         table.add_row(

@@ -195,11 +195,11 @@ def train(
     """
     # as with race, nothing that other verbs don't need
     from thalweg import report
-    from thalweg.recipe.run import carry_out
+    from thalweg.recipe.run import run_recipe
     from thalweg.training.parallel import is_first
 
     try:
-        results, directory = carry_out(
+        results, directory = run_recipe(
             recipe,
             changes=changes,
             out=out,

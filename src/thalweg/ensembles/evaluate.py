@@ -22,13 +22,13 @@ from thalweg.training.evaluate import keyed
 from thalweg.training.loader import in_blocks
 from thalweg.training.results import CalibrationRecord
 
-__all__ = ["Alone", "Judged", "calibrated", "judge"]
+__all__ = ["EnsembleEvaluation", "MemberEvaluation", "calibrated", "evaluate_models"]
 
 _BLOCK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alone:
+class MemberEvaluation:
     """A member by itself: its scores by split, its calibration error and Brier score on test."""
 
     result: dict[str, float | None]
@@ -37,10 +37,10 @@ class Alone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class EnsembleEvaluation:
     """Models judged alone and together; see :class:`thalweg.training.results.EnsembleRecord`."""
 
-    alone: list[Alone]
+    alone: list[MemberEvaluation]
     result: dict[str, float | None]
     growing: list[float | None]
     disagreement: list[list[float]] | None
@@ -66,7 +66,7 @@ def calibrated(bins: Reliability, p: Tensor, targets: Tensor) -> CalibrationReco
     )
 
 
-def judge(
+def evaluate_models(
     models: Iterable[nn.Module],
     prepared: Prepared,
     *,
@@ -74,7 +74,7 @@ def judge(
     metric: Metric,
     activation: Activation,
     splits: Sequence[str] = ("validation", "test"),
-) -> Judged:
+) -> EnsembleEvaluation:
     """Judge models alone and together on validation and test data, one model in memory at a time.
 
     Args:
@@ -87,7 +87,7 @@ def judge(
     parts = {name: _MemberPart(getattr(prepared, name), prepared.task, activation) for name in splits}
     last = splits[-1]
     test = parts[last]
-    alone: list[Alone] = []
+    alone: list[MemberEvaluation] = []
     growing: list[float | None] = []
     for model in models:
         result: dict[str, float | None] = {}
@@ -98,7 +98,7 @@ def judge(
         if test.classified:
             error = test.bins[-1].error
             brier = brier_score(test.last, test.targets)
-        alone.append(Alone(result=result, error=error, brier=brier))
+        alone.append(MemberEvaluation(result=result, error=error, brier=brier))
         growing.append(test.together(last, loss, metric)[last])
     together: dict[str, float | None] = {}
     for name, part in parts.items():
@@ -108,7 +108,7 @@ def judge(
         calibration = calibrated(reliability(test.mean, test.targets), test.mean, test.targets)
         differing = disagreement(torch.stack(test.labels)).tolist()
         pooled = test.pooled()
-    return Judged(
+    return EnsembleEvaluation(
         alone=alone, result=together, growing=growing, disagreement=differing, squared=test.squared(),
         calibration=calibration, pooled=pooled,
         predicted={name: (part.mean, part.targets.long()) for name, part in parts.items() if part.classified},

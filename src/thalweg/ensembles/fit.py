@@ -19,9 +19,9 @@ from thalweg.averaging.testing import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
-from thalweg.ensembles.evaluate import Judged, judge
+from thalweg.ensembles.evaluate import EnsembleEvaluation, evaluate_models
 from thalweg.ensembles.store import Member, MemberStore
-from thalweg.ensembles.train import Common, resampled, runs_of, train
+from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
 from thalweg.layers import models
 from thalweg.layers.modes import set_evaluation
@@ -60,7 +60,7 @@ class Ensemble:
         trained: seed, curve and what else came of each, those that failed included.
         engine, reason: how they were trained, and why so.
         activation: from outputs to what is averaged.
-        judged: scores alone and together, disagreement and calibration on validation data;
+        evaluation: scores alone and together, disagreement and calibration on validation data;
             ``None`` without these, or without a metric for them.
     """
 
@@ -69,17 +69,17 @@ class Ensemble:
     engine: Literal["lanes", "loop"]
     reason: str
     activation: Activation
-    judged: Judged | None = field(repr=False)
+    evaluation: EnsembleEvaluation | None = field(repr=False)
 
     def __repr__(self) -> str:
         failed = sum(member.failed for member in self.trained)
         together = alone = ""
-        if self.judged is not None:
-            together = summaries.scores(self.judged.result)
-            kept = [each.result for each in self.judged.alone]
+        if self.evaluation is not None:
+            together = summaries.scores(self.evaluation.result)
+            separate = [each.result for each in self.evaluation.alone]
             means = {}
-            for name in self.judged.result:
-                known = [value for each in kept if (value := each.get(name)) is not None]
+            for name in self.evaluation.result:
+                known = [value for each in separate if (value := each.get(name)) is not None]
                 means[name] = math.fsum(known) / len(known) if known else None
             alone = summaries.scores(means)
         size = f"{len(self.models)} model{'' if len(self.models) == 1 else 's'}"
@@ -160,7 +160,7 @@ def fit_ensemble(
     ...     "mlp:8", (x, y), "cross-entropy", "adam", members=4, epochs=5, hyperparameters={"lr": 0.05},
     ...     validation=(x, y), metric="accuracy",
     ... )
-    >>> ensemble.predict(x[:3]).shape, ensemble.judged.result["validation"] > 0.95
+    >>> ensemble.predict(x[:3]).shape, ensemble.evaluation.result["validation"] > 0.95
     (torch.Size([3, 2]), True)
 
     Source: A2 (S).
@@ -231,8 +231,8 @@ def fit_ensemble(
         )  # fmt: skip
 
     with nullcontext() if directory is None else directory:
-        kept = MemberStore(directory)
-        common = None
+        store = MemberStore(directory)
+        context = None
         if why_not is None:
             assert entry is not None
             assert found_metric is not None
@@ -243,36 +243,36 @@ def fit_ensemble(
             workload = Workload(
                 epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=float("inf")
             )
-            common = Common(problem=problem, workload=workload, scored=scored is not None)
+            context = MemberContext(problem=problem, workload=workload, scored=scored is not None)
         try:
-            how = train(
-                runs, kept, watcher, alone, common,
+            plan = train(
+                runs, store, watcher, alone, context,
                 engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds, new=not resume,
             )  # fmt: skip
         except UserError:
             raise
         except ThalwegError:
-            if any(member.failed for member in kept.members.values()):
+            if any(member.failed for member in store.members.values()):
                 refuse_what_is_not_finite(
                     lambda: in_blocks(examples, _STANDS_IN),
                     None if scored is None else lambda: in_blocks(scored, _STANDS_IN),
                 )
             raise
-        good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+        good = [number for number, member in sorted(store.members.items()) if not member.failed]
         made = []
         for number in good:
-            module = initial_module(factory, prepared.input_shape, outputs, kept.members[number].seed)
-            module.load_state_dict(kept.state(number))
+            module = initial_module(factory, prepared.input_shape, outputs, store.members[number].seed)
+            module.load_state_dict(store.state(number))
             made.append(set_evaluation(module.to(place)))
-    judged = None
+    evaluation = None
     if scored is not None and found_metric is not None:
-        judged = judge(
+        evaluation = evaluate_models(
             made, prepared, loss=objectives.loss(loss, task), metric=found_metric, activation=activation,
             splits=("validation",),
         )  # fmt: skip
     return Ensemble(
-        models=made, trained=[kept.members[n] for n in sorted(kept.members)], engine=how.engine,
-        reason=how.reason, activation=activation, judged=judged,
+        models=made, trained=[store.members[n] for n in sorted(store.members)], engine=plan.engine,
+        reason=plan.reason, activation=activation, evaluation=evaluation,
     )  # fmt: skip
 
 
@@ -297,9 +297,9 @@ def _first(examples: Examples) -> Examples:
 
 def _task(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task, int]:
     """What is predicted, and how many outputs that takes."""
-    mine, judged = tasks_of(loss, metric, known)
-    task = judged if mine.kind == "custom" else mine
-    if judged.by_position:
+    mine, evaluation = tasks_of(loss, metric, known)
+    task = evaluation if mine.kind == "custom" else mine
+    if evaluation.by_position:
         raise OptionError(
             f"the metric {metric!r} of an ensemble is of one class for each example, not of classes at "
             "several positions; give a function of outputs and targets as the metric"

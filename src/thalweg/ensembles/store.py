@@ -14,7 +14,7 @@ from thalweg.run.directory.directory import RunDirectory
 from thalweg.training.backend import copied, cpu_copy
 from thalweg.training.watch import Evaluation
 
-__all__ = ["How", "Member", "MemberStore"]
+__all__ = ["Member", "MemberPlan", "MemberStore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class MemberPlan:
     """How members are trained: the choice, once made, is kept and followed by every resume."""
 
     engine: Literal["lanes", "loop"]
@@ -61,7 +61,7 @@ class MemberStore:
     def __init__(self, directory: RunDirectory | None = None) -> None:
         self.directory = directory
         self.members: dict[int, Member] = {}
-        self.how: How | None = None
+        self.plan: MemberPlan | None = None
         self.seconds = 0.0
         self._states: dict[int, dict[str, Tensor]] = {}
         self._names: set[str] = set()
@@ -70,15 +70,15 @@ class MemberStore:
                 values = {**event["member"], "curve": [Evaluation(**e) for e in event["member"]["curve"]]}
                 self.members[values["number"]] = Member(**values)
             elif event["event"] == "engine":
-                self.how = How(**event["how"])
+                self.plan = MemberPlan(**event["how"])
             elif event["event"] == "spent":
                 self.seconds += event["seconds"]
 
-    def decide(self, how: How) -> None:
+    def save_plan(self, plan: MemberPlan) -> None:
         """Keep the choice of engine."""
-        self.how = how
+        self.plan = plan
         if self.directory is not None:
-            self.directory.append({"event": "engine", "how": asdict(how)})
+            self.directory.append({"event": "engine", "how": asdict(plan)})
 
     def put(self, member: Member, state: Mapping[str, Tensor] | None) -> None:
         """Keep a member, and its weights unless it failed."""

@@ -6,38 +6,38 @@ import torch
 
 from thalweg.calibration.assessment import reliability
 from thalweg.calibration.temperature import Temperature, fit_temperature, tempered
-from thalweg.ensembles.evaluate import Judged, calibrated
+from thalweg.ensembles.evaluate import EnsembleEvaluation, calibrated
 from thalweg.errors import DataError
 from thalweg.training.results import TemperatureRecord
 
-__all__ = ["of_judged", "recorded"]
+__all__ = ["ensemble_temperature", "recorded"]
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def of_judged(judged: Judged) -> Temperature:
+def ensemble_temperature(evaluation: EnsembleEvaluation) -> Temperature:
     """Find the temperature of probabilities that were judged.
 
     Raises:
         DataError: none is the best.
     """
-    if "validation" not in judged.predicted:
+    if "validation" not in evaluation.predicted:
         raise DataError("some probabilities of the validation split aren't finite")
-    p, targets = judged.predicted["validation"]
+    p, targets = evaluation.predicted["validation"]
     # up to a number for each example, which changes no probability, outputs are their logarithms
     return fit_temperature(p.clamp_min(_TINY).log(), targets)
 
 
-def recorded(judged: Judged, found: Temperature) -> TemperatureRecord:
+def recorded(evaluation: EnsembleEvaluation, found: Temperature) -> TemperatureRecord:
     """Write down what a temperature is worth on each split."""
     likelihoods, errors = {}, {}
-    for name, (p, targets) in judged.predicted.items():
+    for name, (p, targets) in evaluation.predicted.items():
         rows = torch.arange(len(p))
         scaled = tempered(p, found.value)
         both = [-each.clamp_min(_TINY).log()[rows, targets].mean().item() for each in (p, scaled)]
         likelihoods[name] = (both[0], both[1])
         errors[name] = reliability(p, targets).error, reliability(scaled, targets).error
-    p, targets = judged.predicted["test"]
+    p, targets = evaluation.predicted["test"]
     bins = reliability(tempered(p, found.value), targets)
     return TemperatureRecord(
         value=found.value, examples=found.examples, nll=likelihoods, error=errors,

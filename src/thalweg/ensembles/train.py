@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
-from thalweg.ensembles.store import How, Member, MemberStore
+from thalweg.ensembles.store import Member, MemberPlan, MemberStore
 from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
 from thalweg.execution import lanes
 from thalweg.execution.choose import choose
@@ -29,13 +29,13 @@ from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation, Pace, TrainingProgress, TrainingWatcher
 
 __all__ = [
-    "Among",
-    "Common",
+    "MemberContext",
+    "MemberWatcher",
     "bootstrap",
-    "how",
     "in_lanes",
     "member_seed",
     "one_by_one",
+    "plan_members",
     "resampled",
     "runs_of",
     "train",
@@ -92,7 +92,7 @@ def resampled(examples: Examples, *, seed: int) -> Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class MemberContext:
     """What members have in common that are trained as lanes.
 
     Attributes:
@@ -107,26 +107,26 @@ class Common:
 
 def train(
     runs: Sequence[Run],
-    kept: MemberStore,
+    store: MemberStore,
     watcher: TrainingWatcher,
     alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
-    common: Common | None,
+    context: MemberContext | None,
     *,
     engine: Literal["auto", "lanes", "loop"],
     why_not: str | None,
     resample: bool,
     seconds: float,
     new: bool,
-) -> How:
+) -> MemberPlan:
     """Train members to their end, or go on with it: choose how, train, and drop what only a resume needs.
 
     Args:
         runs: of :func:`runs_of`.
-        kept: where they go.
+        store: where they go.
         watcher: told what happens.
         alone: trains one, as for :func:`one_by_one`.
-        common: as for :func:`in_lanes`; may be ``None`` where lanes can't be.
-        engine, why_not: as for :func:`how`.
+        context: as for :func:`in_lanes`; may be ``None`` where lanes can't be.
+        engine, why_not: as for :func:`plan_members`.
         resample: as for :func:`in_lanes`.
         seconds: between two checkpoints.
         new: whether the run has only begun; what is refused then leaves nothing behind.
@@ -139,51 +139,62 @@ def train(
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: every member failed.
     """
-    if kept.how is None:
+    if store.plan is None:
         try:
-            kept.decide(how(engine, why_not, runs, common))
+            store.save_plan(plan_members(engine, why_not, runs, context))
         except UserError:
-            if new and kept.directory is not None:
-                kept.directory.discard()
+            if new and store.directory is not None:
+                store.directory.discard()
             raise
-    assert kept.how is not None
-    means = "side by side, as lanes" if kept.how.engine == "lanes" else "one after another"
-    watcher.note(f"{len(runs)} members {means}: {kept.how.reason}")
-    if len(kept.members) < len(runs):
+    assert store.plan is not None
+    means = "side by side, as lanes" if store.plan.engine == "lanes" else "one after another"
+    watcher.note(f"{len(runs)} members {means}: {store.plan.reason}")
+    if len(store.members) < len(runs):
         try:
-            if kept.how.engine == "loop":
-                one_by_one(runs, kept, watcher, alone)
-            elif common is not None:
-                in_lanes(runs, kept, watcher, common, how=kept.how, resample=resample, seconds=seconds)
+            if store.plan.engine == "loop":
+                one_by_one(runs, store, watcher, alone)
+            elif context is not None:
+                in_lanes(
+                    runs,
+                    store,
+                    watcher,
+                    context,
+                    plan=store.plan,
+                    resample=resample,
+                    seconds=seconds,
+                )
             else:
                 raise OptionError(
                     f"the members were begun as lanes, which they can't be now: {why_not}; give what they "
                     "were begun with, or begin anew with another out"
                 )
         except KeyboardInterrupt as problem:
-            if kept.directory is None:
+            if store.directory is None:
                 raise
             # between two members, where nothing is under way
             raise _interrupted() from problem
-    kept.tidy()
-    if all(member.failed for member in kept.members.values()):
+    store.tidy()
+    if all(member.failed for member in store.members.values()):
         raise ThalwegError(
-            f"every member failed (member 1: {kept.members[1].stopped}); lower the learning rate, clip "
+            f"every member failed (member 1: {store.members[1].stopped}); lower the learning rate, clip "
             "gradients, or add a guard"
         )
-    return kept.how
+    return store.plan
 
 
-def how(
-    engine: Literal["auto", "lanes", "loop"], why_not: str | None, runs: Sequence[Run], common: Common | None
-) -> How:
+def plan_members(
+    engine: Literal["auto", "lanes", "loop"],
+    why_not: str | None,
+    runs: Sequence[Run],
+    context: MemberContext | None,
+) -> MemberPlan:
     """Choose how to train members: as lanes where that can be and pays, by a short measurement.
 
     Args:
         engine: what was asked for.
         why_not: why lanes can't be, as far as is known beforehand.
         runs: the members.
-        common: as for :func:`in_lanes`; of no use where lanes can't be.
+        context: as for :func:`in_lanes`; of no use where lanes can't be.
 
     Raises:
         ModelError: lanes were asked for and the model can't be one.
@@ -191,16 +202,16 @@ def how(
     """
     if why_not is not None or engine == "loop":
         reason = "the loop was asked for" if why_not is None else why_not
-        return How(engine="loop", reason=reason, threads=torch.get_num_threads())
-    assert common is not None
+        return MemberPlan(engine="loop", reason=reason, threads=torch.get_num_threads())
+    assert context is not None
     most = min(len(runs), _CHUNK)
     # a race has thousands of runs to win the measurement back, an ensemble a few; and where lanes were asked
     # for, only their number and threads are open
     seconds = 0.03 if engine == "auto" else 0.0
     choice = choose(
-        runs, common.problem, common.workload, engine=engine, processes=1, most=most, seconds=seconds
+        runs, context.problem, context.workload, engine=engine, processes=1, most=most, seconds=seconds
     )  # fmt: skip
-    return How(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
+    return MemberPlan(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
 
 
 def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
@@ -213,11 +224,11 @@ def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
 
 def in_lanes(
     runs: Sequence[Run],
-    kept: MemberStore,
+    store: MemberStore,
     watcher: TrainingWatcher,
-    common: Common,
+    context: MemberContext,
     *,
-    how: How,
+    plan: MemberPlan,
     resample: bool,
     seconds: float,
 ) -> None:
@@ -225,10 +236,10 @@ def in_lanes(
 
     Args:
         runs: of :func:`runs_of`.
-        kept: where they go, and where lanes under way are kept.
+        store: where they go, and where lanes under way are kept.
         watcher: told the mean over members.
-        common: to all.
-        how: threads of torch, and the most lanes of a program.
+        context: to all.
+        plan: threads of torch, and the most lanes of a program.
         resample: each member on a :func:`bootstrap` of its own.
         seconds: between two checkpoints.
 
@@ -238,14 +249,14 @@ def in_lanes(
     began = time.monotonic()
     seeds = {run.identity: run.seed for run in runs}
     pace = Pace(watcher)
-    problem, scored = common.problem, common.scored
-    sizes = [len(chunk) for chunk in lanes.plan(runs, problem.optimizers, how.chunk)]
+    problem, scored = context.problem, context.scored
+    sizes = [len(chunk) for chunk in lanes.plan(runs, problem.optimizers, plan.chunk)]
     of_member = {int(run.identity): run for run in runs}
 
     def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
         member = _member(outcome, seeds, scored)
         module = problem.model(of_member[member.number])
-        kept.put(member, with_tensors(module, tensors).state_dict())
+        store.put(member, with_tensors(module, tensors).state_dict())
 
     def watch(progress: lanes.LaneProgress) -> None:
         before = sum(sizes[: progress.chunk]) * progress.steps
@@ -256,39 +267,39 @@ def in_lanes(
             evaluation = Evaluation(
                 step=progress.step, train_loss=None, validation_loss=None, validation=mean
             )
-            if kept.directory is not None:
-                kept.directory.append({"event": "evaluation", **asdict(evaluation)})
+            if store.directory is not None:
+                store.directory.append({"event": "evaluation", **asdict(evaluation)})
             watcher.evaluated(evaluation, None)
 
     examples = None
     if resample:
         examples = {run.identity: bootstrap(len(problem.data.train), seed=run.seed) for run in runs}
     try:
-        with Interruption() as interruption, with_threads(how.threads):
+        with Interruption() as interruption, with_threads(plan.threads):
             outcomes = lanes.run(
                 runs,
                 problem,
-                common.workload,
-                chunk=how.chunk,
+                context.workload,
+                chunk=plan.chunk,
                 watch=watch,
-                checkpoint=kept,
+                checkpoint=store,
                 checkpoint_seconds=seconds,
-                stop=None if kept.directory is None else kept.directory.watched(interruption.asked),
+                stop=None if store.directory is None else store.directory.watched(interruption.asked),
                 examples=examples,
                 collect=collect,
             )
     except Interrupted as problem:
         raise _interrupted() from problem
     finally:
-        kept.spent(time.monotonic() - began)
+        store.spent(time.monotonic() - began)
     for outcome in outcomes:
-        if int(outcome.identity) not in kept.members:
-            kept.put(_member(outcome, seeds, scored), None)
+        if int(outcome.identity) not in store.members:
+            store.put(_member(outcome, seeds, scored), None)
 
 
 def one_by_one(
     runs: Sequence[Run],
-    kept: MemberStore,
+    store: MemberStore,
     watcher: TrainingWatcher,
     alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
 ) -> None:
@@ -296,7 +307,7 @@ def one_by_one(
 
     Args:
         runs: of :func:`runs_of`.
-        kept: where they go.
+        store: where they go.
         watcher: told of all members together.
         alone: trains one, or goes on with it, in this run directory, which is gone afterwards.
 
@@ -306,22 +317,22 @@ def one_by_one(
     pace = Pace(watcher)
     for position, run in enumerate(runs):
         number = int(run.identity)
-        if number in kept.members:
+        if number in store.members:
             continue
         path = None
-        if kept.directory is not None:
+        if store.directory is not None:
             # so that no member makes it anew
-            kept.directory.check(at_once=True)
-            path = kept.directory.folder("members") / run.identity
-        fitted = alone(run, path, Among(watcher, pace, position, len(runs)))
-        kept.put(
+            store.directory.check(at_once=True)
+            path = store.directory.folder("members") / run.identity
+        fitted = alone(run, path, MemberWatcher(watcher, pace, position, len(runs)))
+        store.put(
             Member(
                 number=number, seed=run.seed, curve=fitted.curve, updates=fitted.updates,
                 stopped=fitted.stopped, failed=fitted.failed, notes=fitted.notes,
             ),
             None if fitted.failed else fitted.model.state_dict(),
         )  # fmt: skip
-        kept.spent(fitted.seconds)
+        store.spent(fitted.seconds)
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -362,7 +373,7 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return set_evaluation(module)
 
 
-class Among(TrainingWatcher):
+class MemberWatcher(TrainingWatcher):
     """Tells of one member as one of all."""
 
     def __init__(self, watcher: TrainingWatcher, pace: Pace, position: int, members: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from thalweg.execution import loop
 from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Elimination, Execution
-from thalweg.execution.executors import Executor, Here, RunList, as_lanes, one_by_one
+from thalweg.execution.executors import Executor, RunList, SequentialExecutor, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
-from thalweg.execution.pool import Workers, not_portable, portable
+from thalweg.execution.pool import ProcessPool, not_portable, portable
 from thalweg.execution.states import States
 from thalweg.execution.timing import measured_passes, step_seconds
 
@@ -16,11 +16,11 @@ __all__ = [
     "Elimination",
     "Execution",
     "Executor",
-    "Here",
     "Journal",
+    "ProcessPool",
     "RunList",
+    "SequentialExecutor",
     "States",
-    "Workers",
     "as_lanes",
     "choose",
     "loop",

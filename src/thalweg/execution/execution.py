@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from thalweg.errors import Interrupted
 from thalweg.execution.choose import Choice
-from thalweg.execution.executors import Executor, Here, RunList, as_lanes, one_by_one
+from thalweg.execution.executors import Executor, RunList, SequentialExecutor, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
 from thalweg.execution.lanes import plan as plan_chunks
-from thalweg.execution.pool import Workers
+from thalweg.execution.pool import ProcessPool
 from thalweg.execution.states import States
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
@@ -70,7 +70,7 @@ class Execution:
         self._states = None if folder is None else States(folder)
         self._advanced, self._predictions = advanced, predictions
         threads = choice.threads if choice.lane_processes > 1 else choice.loop_threads
-        self._workers = Workers(max(choice.processes, choice.lane_processes), threads)
+        self._workers = ProcessPool(max(choice.processes, choice.lane_processes), threads)
         self._elsewhere = elsewhere
 
     def __enter__(self) -> Execution:
@@ -129,7 +129,7 @@ class Execution:
         """Who carries so many groups out, where so many processes were chosen."""
         if self._elsewhere is not None:
             return self._elsewhere
-        return self._workers if min(groups, processes) > 1 else Here(threads)
+        return self._workers if min(groups, processes) > 1 else SequentialExecutor(threads)
 
     # Lanes ------------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class Execution:
             assert states is not None, "runs that pause need a directory for their states"
             for rung in sorted(eliminate.rungs):
                 train(going, reached, rung)
-                going, stopped = _judged(going, rung, eliminate, states, problem, workload)
+                going, stopped = _eliminated(going, rung, eliminate, states, problem, workload)
                 for outcome in stopped:
                     finished(outcome)
         try:
@@ -323,7 +323,7 @@ def _last_step(value: Mapping[str, Any]) -> int:
     return max((int(one["steps"][-1]) for one in value["outcomes"]), default=0)
 
 
-def _judged(
+def _eliminated(
     runs: Sequence[Run],
     rung: int,
     eliminate: Elimination,

@@ -13,7 +13,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.run.threads import with_threads
 
-__all__ = ["Executor", "Here", "RunList", "Train", "as_lanes", "one_by_one"]
+__all__ = ["Executor", "RunList", "SequentialExecutor", "Train", "as_lanes", "one_by_one"]
 
 
 class Train(Protocol):
@@ -74,7 +74,7 @@ class Executor(Protocol):
     ) -> None: ...
 
 
-class Here:
+class SequentialExecutor:
     """One group after another, in this process.
 
     Args:

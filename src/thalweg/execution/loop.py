@@ -24,7 +24,7 @@ from thalweg.training.loader import ExampleLoader, in_blocks
 from thalweg.training.movement import checksums
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
-from thalweg.training.trainer import Training, advance
+from thalweg.training.trainer import Training, train_loop
 
 __all__ = ["run"]
 
@@ -97,7 +97,7 @@ def run(
         if recorder.take_up():
             return recorder.outcome()
         try:
-            advance(training, points, recorder)
+            train_loop(training, points, recorder)
         except _Paused:
             recorder.save()
             return recorder.outcome()

@@ -31,7 +31,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
 from thalweg.settings import trust
 
-__all__ = ["BLOCKED", "Workers", "cores", "not_portable", "portable", "prepare_workers"]
+__all__ = ["BLOCKED", "ProcessPool", "cores", "not_portable", "portable", "prepare_workers"]
 
 
 def cores() -> int:
@@ -95,7 +95,7 @@ def not_portable(problem: Problem) -> str | None:
 _ELSEWHERE: Any = None
 
 
-class Workers:
+class ProcessPool:
     """Processes that train runs, started with the first and kept until closed: each takes a second to start.
 
     Args:
@@ -113,7 +113,7 @@ class Workers:
         self._data: Path | None = None
         self._files = 0
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ from thalweg.run.problem import Problem
 from thalweg.run.sampler import Batches
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
-from thalweg.training.steps import FORWARD_BACKWARD, stepping
+from thalweg.training.steps import FORWARD_BACKWARD, make_step
 
 __all__ = ["measured_passes", "now", "step_seconds", "stepper"]
 
@@ -102,7 +102,7 @@ def stepper(setting: Setting, problem: Problem, workload: Workload) -> Callable[
     model, loss, _ = _parts(problem, workload)
     entry, train = problem.optimizers[setting.optimizer], problem.data.train
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **setting.hyperparameters)
-    take_step = stepping(entry.step_kind, optimizer, model, loss)
+    take_step = make_step(entry.step_kind, optimizer, model, loss)
     factor = entry.of_run(setting.hyperparameters).get("batch_factor", 1.0)
     batches = Batches(len(train), seed=0, size=workload.batch_size, factor=factor)
 

@@ -69,7 +69,7 @@ def build_results(
     scores = assemble.final_scores(records, plan)
     evidence = _weigh(setup, plan, scores, resample=_resample(setup, plan, records))
     passes = f"{plan.epochs} {'pass' if plan.epochs == 1 else 'passes'} over the training split"
-    judged = verdict.judge(evidence, margin=plan.margin, axis="work", budget=passes)
+    judged = verdict.compare_all(evidence, margin=plan.margin, axis="work", budget=passes)
     elimination = assemble.elimination(records, plan)
     winners = {name: assemble.replicate_winners(assemble.pool_of(records, name)) for name in plan.optimizers}
     concluded = verdict.conclude(
@@ -216,7 +216,7 @@ def _at_equal_seconds(
     scores = assemble.scores_at_steps(records, plan, steps)
     words = f"{budget:.3g} s of steps run alone: all {plan.steps} steps of the fastest"
     evidence = _weigh(setup, plan, scores, same_test_as=at_equal_work)
-    return verdict.judge(evidence, margin=plan.margin, axis="seconds", budget=words), scores
+    return verdict.compare_all(evidence, margin=plan.margin, axis="seconds", budget=words), scores
 
 
 def _optimizer(

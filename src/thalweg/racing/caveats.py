@@ -57,7 +57,7 @@ def warnings(
         verdict: at equal work.
         winner_mean: of the verdict.
         metric: its name.
-        margin: as for :func:`thalweg.racing.verdict.judge`.
+        margin: as for :func:`thalweg.racing.verdict.compare_all`.
         trials: settings an optimizer.
         epochs: passes a run.
         winners: optimizer to the winner of each replicate's pool.
@@ -80,7 +80,7 @@ def warnings(
         *_too_few(evidence, verdict, metric, margin),
         *_winner_mean(evidence, verdict, winner_mean, metric),
         *_rare_failures(evidence, verdict),
-        *_looks(test_looks),
+        *_test_usage(test_looks),
         Warning_(
             code="scope",
             text=f"a winner at this size and budget need not be one at another: each optimizer had {trials} "
@@ -327,7 +327,7 @@ def _round_up(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _looks(times: int) -> list[Warning_]:
+def _test_usage(times: int) -> list[Warning_]:
     if times < 2:
         return []
     return [

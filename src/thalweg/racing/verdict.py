@@ -1,6 +1,6 @@
 """The verdict of a race: from scores to one sentence, every pair, and what a careful reader has to know.
 
-:func:`weigh` turns scores into :class:`Evidence`; :func:`judge` makes the verdict on one axis of it,
+:func:`weigh` turns scores into :class:`Evidence`; :func:`compare_all` makes the verdict on one axis of it,
 :func:`conclude` the sentence. The statistics are in :mod:`thalweg.racing.statistics`, what they are worth
 is in docs/verdict.md, and what else to keep in mind says :mod:`thalweg.racing.caveats`.
 """
@@ -24,7 +24,7 @@ from thalweg.racing.statistics import Comparison
 from thalweg.racing.tuning import withdrawal
 from thalweg.racing.wording import listed, spoken_difference, spoken_range, spoken_score
 
-__all__ = ["Evidence", "conclude", "judge", "mean_and_interval", "weigh"]
+__all__ = ["Evidence", "compare_all", "conclude", "mean_and_interval", "weigh"]
 
 _MOST_NAMED = 3
 
@@ -108,7 +108,7 @@ def weigh(
 
     >>> evidence = weigh(["sgd", "adam"], [[[0.8], [0.81], [0.8]], [[0.9], [0.91], [0.89]]],
     ...                  higher_is_better=True, n_train=300, n_test=100)
-    >>> judge(evidence, margin=0.01, axis="work", budget="20 passes").could_be_best
+    >>> compare_all(evidence, margin=0.01, axis="work", budget="20 passes").could_be_best
     ['adam']
     """
     raw = np.asarray(scores, dtype=np.float64)
@@ -171,7 +171,9 @@ def mean_and_interval(evidence: Evidence, name: str) -> tuple[float | None, floa
     return mean, low, high
 
 
-def judge(evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"], budget: str) -> AxisVerdict:
+def compare_all(
+    evidence: Evidence, *, margin: float, axis: Literal["work", "seconds"], budget: str
+) -> AxisVerdict:
     """Return the verdict on every pair, and with it which optimizers could be the best, best first.
 
     Args:
@@ -270,7 +272,7 @@ def conclude(
         evidence: what ``verdict`` was made of.
         verdict: at equal work.
         metric: its name.
-        margin: as for :func:`judge`.
+        margin: as for :func:`compare_all`.
         regrets: of the audited settings, where settings were stopped early.
 
     Returns:

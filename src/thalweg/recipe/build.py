@@ -32,11 +32,11 @@ from thalweg.training.param_groups import Pattern, parameter_groups
 from thalweg.training.rates import Rates
 from thalweg.training.trainer import Training
 
-__all__ = ["Assembled", "assemble", "lines"]
+__all__ = ["BuiltRun", "build", "lines"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assembled:
+class BuiltRun:
     """Everything a training needs, understood and checked."""
 
     recipe: Recipe
@@ -52,9 +52,7 @@ class Assembled:
     activation: activations.Activation
 
 
-def assemble(
-    wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None
-) -> Assembled:
+def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None) -> BuiltRun:
     """Make everything; the data may be known already."""
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
@@ -133,7 +131,7 @@ def assemble(
         activation=activations.activation(loss, width),
         say=lambda text: say[0](text),
     )
-    return Assembled(
+    return BuiltRun(
         recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
         strategies=made, training=training, say=say, text=text, activation=activation,
     )  # fmt: skip
@@ -185,7 +183,7 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
     return made
 
 
-def lines(made: Assembled) -> dict[str, list[str]]:
+def lines(made: BuiltRun) -> dict[str, list[str]]:
     """Say what is about to be trained."""
     wanted, prepared = made.recipe, made.prepared
     sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))

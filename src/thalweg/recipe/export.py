@@ -10,10 +10,10 @@ import safetensors.torch
 
 from thalweg.data.stored import store
 from thalweg.ensembles import tempering
-from thalweg.ensembles.evaluate import Judged, judge
+from thalweg.ensembles.evaluate import EnsembleEvaluation, evaluate_models
 from thalweg.ensembles.store import MemberStore
 from thalweg.errors import DataError
-from thalweg.recipe.build import Assembled
+from thalweg.recipe.build import BuiltRun
 from thalweg.recipe.members import mean_curve, recorded
 from thalweg.recipe.schema import mirrors
 from thalweg.run.directory.directory import RunDirectory
@@ -33,13 +33,15 @@ from thalweg.training.results import (
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation
 
-__all__ = ["deliver", "deliver_members"]
+__all__ = ["export_members", "export_run"]
 
 
-def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDirectory) -> Judged:
-    """Judge weights as they lie in files: what predictions will be made by."""
+def _evaluate(
+    made: BuiltRun, stored: Stored, names: list[str], directory: RunDirectory
+) -> EnsembleEvaluation:
+    """Evaluate the weights in files, which are what predictions will be made with."""
     device = str(made.training.backend.device)
-    return judge(
+    return evaluate_models(
         (
             predicting_model(
                 load_model(directory.path, stored, name, device), stored.prediction, stored.activation
@@ -53,8 +55,8 @@ def _judge(made: Assembled, stored: Stored, names: list[str], directory: RunDire
     )
 
 
-def deliver(
-    made: Assembled, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
+def export_run(
+    made: BuiltRun, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
 ) -> TrainResults:
     """Lay down what came out of a training; of many processes all call it, and 0 alone has the directory."""
     backend = made.training.backend
@@ -70,18 +72,18 @@ def deliver(
             directory.write_bytes(f"{name}.safetensors", safetensors.torch.save(whole))
     stored = _stored(made, snapshots=len(taken))
     calibration, ensemble = None, None
-    judged: dict[Any, Judged] = {}
+    evaluation: dict[Any, EnsembleEvaluation] = {}
     calibrates = made.recipe.prediction.calibrate is not None
     if directory is not None and made.prepared.task.kind == "classification":
-        judged["result"] = _judge(made, stored, ["weights.safetensors"], directory)
-        calibration = judged["result"].calibration
+        evaluation["result"] = _evaluate(made, stored, ["weights.safetensors"], directory)
+        calibration = evaluation["result"].calibration
         if calibrates and fitted.best_state is not None:
-            judged["best"] = _judge(made, stored, ["best.safetensors"], directory)
+            evaluation["best"] = _evaluate(made, stored, ["best.safetensors"], directory)
     if directory is not None and (len(taken) > 1 or (taken and calibrates)):
         files = [f"snapshot-{number}.safetensors" for number in range(1, len(taken) + 1)]
-        judged["snapshots"] = _judge(made, stored, files, directory)
-        ensemble = recorded(judged["snapshots"], None) if len(taken) > 1 else None
-    found, temperature, notes = _calibrated(made, judged)
+        evaluation["snapshots"] = _evaluate(made, stored, files, directory)
+        ensemble = recorded(evaluation["snapshots"], None) if len(taken) > 1 else None
+    found, temperature, notes = _calibrated(made, evaluation)
     stored = stored.model_copy(update={"temperatures": found})
     results = _results(
         made, config,
@@ -94,37 +96,37 @@ def deliver(
     return results
 
 
-def deliver_members(
-    made: Assembled, kept: MemberStore, directory: RunDirectory, config: dict[str, Any]
+def export_members(
+    made: BuiltRun, member_store: MemberStore, directory: RunDirectory, config: dict[str, Any]
 ) -> TrainResults:
     """Lay down what came out of an ensemble, whose members' weights are there already."""
     assert made.recipe.ensemble is not None
-    assert kept.how is not None
-    good = [number for number, member in sorted(kept.members.items()) if not member.failed]
+    assert member_store.plan is not None
+    good = [number for number, member in sorted(member_store.members.items()) if not member.failed]
     stored = _stored(made, members=good)
-    judged = _judge(made, stored, [f"member-{number}.safetensors" for number in good], directory)
-    record = recorded(judged, kept, resample=made.recipe.ensemble.resample)
-    found, temperature, said = _calibrated(made, {"result": judged})
+    evaluation = _evaluate(made, stored, [f"member-{number}.safetensors" for number in good], directory)
+    record = recorded(evaluation, member_store, resample=made.recipe.ensemble.resample)
+    found, temperature, said = _calibrated(made, {"result": evaluation})
     stored = stored.model_copy(update={"temperatures": found})
-    members = [kept.members[number] for number in good]
+    members = [member_store.members[number] for number in good]
     notes = [
         f"member {each.number} is left out: {each.stopped}" if each.failed
         else f"member {each.number}: {text}"
-        for each in kept.members.values()
+        for each in member_store.members.values()
         for text in (each.notes or [""] if each.failed else each.notes)
     ]  # fmt: skip
     results = _results(
         made, config,
-        curve=mean_curve(members), result=judged.result, updates=sum(each.updates for each in members),
-        notes=[*notes, *said], seconds=kept.seconds, calibration=judged.calibration, ensemble=record,
-        temperature=temperature, engine=kept.how.reason,
+        curve=mean_curve(members), result=evaluation.result, updates=sum(each.updates for each in members),
+        notes=[*notes, *said], seconds=member_store.seconds, calibration=evaluation.calibration,
+        ensemble=record, temperature=temperature, engine=member_store.plan.reason,
     )  # fmt: skip
     _conclude(results, stored, directory)
     return results
 
 
 def _calibrated(
-    made: Assembled, judged: dict[Any, Judged]
+    made: BuiltRun, evaluation: dict[Any, EnsembleEvaluation]
 ) -> tuple[dict[Any, float], TemperatureRecord | None, list[str]]:
     """Find the temperatures that a recipe asks for, the record of what predicts by default, and notes."""
     found: dict[Any, float] = {}
@@ -132,10 +134,10 @@ def _calibrated(
     notes: list[str] = []
     if made.recipe.prediction.calibrate is None:
         return found, record, notes
-    default = "snapshots" if "snapshots" in judged else "result"
-    for kind, each in judged.items():
+    default = "snapshots" if "snapshots" in evaluation else "result"
+    for kind, each in evaluation.items():
         try:
-            temperature = tempering.of_judged(each)
+            temperature = tempering.ensemble_temperature(each)
         except DataError as problem:
             notes.append(f"no temperature for the {'best weights' if kind == 'best' else kind}: {problem}")
             continue
@@ -145,7 +147,7 @@ def _calibrated(
     return found, record, notes
 
 
-def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
+def _stored(made: BuiltRun, *, snapshots: int = 0, members: Sequence[int] = ()) -> Stored:
     prepared, wanted = made.prepared, made.recipe
     inputs = store(made.source, prepared.indices, wanted.data.missing)
     return Stored(
@@ -165,7 +167,7 @@ def _stored(made: Assembled, *, snapshots: int = 0, members: Sequence[int] = ())
 
 
 def _results(
-    made: Assembled,
+    made: BuiltRun,
     config: dict[str, Any],
     *,
     curve: Sequence[Evaluation],

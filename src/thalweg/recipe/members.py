@@ -9,9 +9,9 @@ from pathlib import Path
 
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
-from thalweg.ensembles.evaluate import Judged
+from thalweg.ensembles.evaluate import EnsembleEvaluation
 from thalweg.ensembles.store import Member, MemberStore
-from thalweg.ensembles.train import Common, resampled, runs_of, train
+from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
 from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
 from thalweg.objectives import Loss, Metric
@@ -25,7 +25,7 @@ from thalweg.training.watch import Evaluation, TrainingWatcher
 
 __all__ = ["mean_curve", "recorded", "train_members"]
 
-Alone = Callable[[Recipe, Prepared, RunDirectory, TrainingWatcher], Fitted]
+TrainMember = Callable[[Recipe, Prepared, RunDirectory, TrainingWatcher], Fitted]
 """Trains a recipe for one model, on these data."""
 
 
@@ -41,7 +41,7 @@ def train_members(
     seconds: float,
     watcher: TrainingWatcher,
     new: bool,
-    alone: Alone,
+    alone: TrainMember,
 ) -> MemberStore:
     """Train the members of a recipe's ensemble, or go on with it.
 
@@ -64,7 +64,7 @@ def train_members(
     """
     asked, training = recipe.ensemble, recipe.training
     assert asked is not None
-    kept = MemberStore(directory)
+    store = MemberStore(directory)
     begins = recipe.strategies.initialization
     setting = Setting(
         optimizer=entry.name,
@@ -97,11 +97,11 @@ def train_members(
             return alone(one, own_data, folder, told)
 
     train(
-        runs, kept, watcher, one_member,
-        Common(problem=problem, workload=workload),
+        runs, store, watcher, one_member,
+        MemberContext(problem=problem, workload=workload),
         engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds, new=new,
     )  # fmt: skip
-    return kept
+    return store
 
 
 def _taken_up(path: Path, seed: int) -> RunDirectory:
@@ -140,19 +140,21 @@ def mean_curve(members: Sequence[Member]) -> list[Evaluation]:
     ]
 
 
-def recorded(judged: Judged, kept: MemberStore | None, *, resample: bool = False) -> EnsembleRecord:
-    """Write down what models came to, alone and together; without ``kept`` they are snapshots."""
+def recorded(
+    evaluation: EnsembleEvaluation, store: MemberStore | None, *, resample: bool = False
+) -> EnsembleRecord:
+    """Write down what models came to, alone and together; without ``store`` they are snapshots."""
     squared = None
-    if judged.squared is not None:
-        of = "brier" if judged.calibration is not None else "error"
-        squared = SquaredRecord(of=of, **vars(judged.squared))  # type: ignore[arg-type]
-    alone = iter(judged.alone)
-    if kept is None:
-        members = [MemberRecord(number=number, **vars(one)) for number, one in enumerate(judged.alone, 1)]
+    if evaluation.squared is not None:
+        of = "brier" if evaluation.calibration is not None else "error"
+        squared = SquaredRecord(of=of, **vars(evaluation.squared))  # type: ignore[arg-type]
+    alone = iter(evaluation.alone)
+    if store is None:
+        members = [MemberRecord(number=number, **vars(one)) for number, one in enumerate(evaluation.alone, 1)]
     else:
         members = []
-        for number in sorted(kept.members):
-            member = kept.members[number]
+        for number in sorted(store.members):
+            member = store.members[number]
             known = {} if member.failed else vars(next(alone))
             members.append(
                 MemberRecord(
@@ -163,13 +165,13 @@ def recorded(judged: Judged, kept: MemberStore | None, *, resample: bool = False
                 )
             )  # fmt: skip
     return EnsembleRecord(
-        kind="snapshots" if kept is None else "members",
-        engine=None if kept is None or kept.how is None else kept.how.engine,
+        kind="snapshots" if store is None else "members",
+        engine=None if store is None or store.plan is None else store.plan.engine,
         resample=resample,
         members=members,
-        result=judged.result,
-        growing=judged.growing,
-        disagreement=judged.disagreement,
+        result=evaluation.result,
+        growing=evaluation.growing,
+        disagreement=evaluation.disagreement,
         squared=squared,
-        pooled=judged.pooled,
+        pooled=evaluation.pooled,
     )

@@ -27,8 +27,8 @@ from thalweg.errors import (
     spelled_as_recipe,
 )
 from thalweg.randomness.generators import undisturbed
-from thalweg.recipe.build import Assembled, assemble, lines
-from thalweg.recipe.export import deliver, deliver_members
+from thalweg.recipe.build import BuiltRun, build, lines
+from thalweg.recipe.export import export_members, export_run
 from thalweg.recipe.members import train_members
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.directory import RunDirectory
@@ -46,14 +46,14 @@ from thalweg.training.thread_count import threads_for
 from thalweg.training.training_run import Fitted, TrainingRun
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["carry_out"]
+__all__ = ["run_recipe"]
 
 _EVALUATED = 256
 # more than any machine has; a stranger's directory may say anything
 _MOST_THREADS = 4096
 
 
-def carry_out(
+def run_recipe(
     given: str | Path | Recipe | None,
     *,
     changes: Sequence[str] = (),
@@ -119,7 +119,7 @@ def carry_out(
             gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
             wanted = _same(path, config, wanted)
             announced(wanted)
-            made = assemble(wanted, device, processes.world)
+            made = build(wanted, device, processes.world)
             if made.source.fingerprint != config.get("fingerprint"):
                 raise DataError(
                     f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
@@ -133,7 +133,7 @@ def carry_out(
             if out is not None:
                 on_rank_0(processes, lambda: refuse_existing(Path(out)))
             announced(wanted)
-            made = assemble(wanted, device, processes.world)
+            made = build(wanted, device, processes.world)
             begun: dict[str, Any] = {
                 "kind": "train",
                 "command": command,
@@ -228,9 +228,7 @@ def _place(out: str | Path | None, source: Source) -> Path:
     return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
 
 
-def _train(
-    made: Assembled, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
-) -> TrainResults:
+def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool) -> TrainResults:
     if run.directory is not None:
         run.directory.write_text("recipe.toml", recipe.dumps(made.recipe))
     watcher.begun(lines(made))
@@ -249,7 +247,7 @@ def _train(
             f"interrupted before a step was ended; {option('resume', True)} goes on from what {run.path} "
             "holds"
         ) from problem
-    results = deliver(made, fitted, run.directory, run.config)
+    results = export_run(made, fitted, run.directory, run.config)
     if fitted.failed:
         raise ThalwegError(
             f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights that stood then, "
@@ -258,7 +256,7 @@ def _train(
     return results
 
 
-def _threads(made: Assembled, device: str, world: int) -> int | None:
+def _threads(made: BuiltRun, device: str, world: int) -> int | None:
     """How many threads of torch to train with, where that is ours to choose."""
     if torch.device(device).type != "cpu" or world > 1:
         # which torchrun says for each of its processes
@@ -284,7 +282,7 @@ def _as_many_threads(run: _Run, watcher: TrainingWatcher) -> Iterator[None]:
 
 
 def _training_run(
-    made: Assembled, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher
+    made: BuiltRun, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher
 ) -> TrainingRun:
     wanted, prepared, training = made.recipe, made.prepared, made.training
     size = max(wanted.training.batch_size, _EVALUATED)
@@ -305,19 +303,17 @@ def _training_run(
 
 
 def _train_members(
-    made: Assembled, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
+    made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
 ) -> TrainResults:
     device, directory = str(made.training.backend.device), run.directory
     assert directory is not None
 
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: TrainingWatcher) -> Fitted:
         with _as_many_threads(run, told):
-            return _training_run(
-                assemble(one, device, 1, (made.source, prepared)), folder, seconds, told
-            ).run()
+            return _training_run(build(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
 
     kept = train_members(
         made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
         seconds=seconds, watcher=watcher, new=new, alone=alone,
     )  # fmt: skip
-    return deliver_members(made, kept, directory, run.config)
+    return export_members(made, kept, directory, run.config)

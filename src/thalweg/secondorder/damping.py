@@ -216,7 +216,7 @@ class _DampedDescent(Descent[_DampedLane]):
         there = space.where(mask, space.add(point.x, 1.0, self._near), point.x)
         trial = problem.evaluate(there)
         rows = problem.fetch([trial.value, space.norm_max(trial.gradient), promise, self._mu])
-        taken = [self._judge(lane, row) for lane, row in zip(lanes, rows, strict=True)]
+        taken = [self._decide(lane, row) for lane, row in zip(lanes, rows, strict=True)]
         self._mu = space.scalar([lane.mu for lane in lanes], point.x)
         if any(taken):
             self._renewed = space.mask(taken, point.x)
@@ -241,7 +241,7 @@ class _DampedDescent(Descent[_DampedLane]):
         # a parameter that nothing depends on yet is damped like the others
         return torch.where(model.diagonal > 0, model.diagonal, 1.0)
 
-    def _judge(self, lane: _DampedLane, row: list[float]) -> bool:
+    def _decide(self, lane: _DampedLane, row: list[float]) -> bool:
         """Whether a lane takes the step; its damping follows."""
         if lane.status is not None:
             return False

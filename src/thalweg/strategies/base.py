@@ -1,7 +1,7 @@
 """What a strategy is: an object with a state, which the training loop calls at named places.
 
 The loop, with every place, where ``strategy`` stands for each strategy in turn. It is carried out by
-:func:`thalweg.training.trainer.advance` and :meth:`thalweg.training.trainer.Training.step`::
+:func:`thalweg.training.trainer.train_loop` and :meth:`thalweg.training.trainer.Training.step`::
 
     for strategy in sorted(strategies, key=priority):       # lower first, at every place below too
         strategy.attach(trainer)                            # also when a training is resumed

@@ -64,7 +64,7 @@ class Guard(Strategy):
         OptionError: a value out of range.
 
     >>> guard = Guard(attempts=2)
-    >>> guard.judge(2.0), guard.judge(float("inf")), guard.rate_factor()
+    >>> guard.check(2.0), guard.check(float("inf")), guard.rate_factor()
     (None, 'the loss is inf', 0.5)
 
     Source: the loss bound is that of the races; returning and lowering is common practice.
@@ -85,7 +85,7 @@ class Guard(Strategy):
         self._good: tuple[int, Any] | None = None
         self._due = 0
 
-    def judge(self, loss: float, gradients: Iterable[Tensor] = ()) -> str | None:
+    def check(self, loss: float, gradients: Iterable[Tensor] = ()) -> str | None:
         """Judge a step's loss and gradients; where there is trouble, count it and say what it is."""
         if self._first is None and math.isfinite(loss):
             self._first = loss
@@ -128,7 +128,7 @@ class Guard(Strategy):
 
     def _look(self, trainer: Trainer, gradients: Iterable[Tensor]) -> None:
         assert trainer.loss is not None
-        found = self.judge(float(trainer.loss), gradients)
+        found = self.check(float(trainer.loss), gradients)
         if found is None:
             if self._candidate is not None:
                 self._good, self._candidate = self._candidate, None

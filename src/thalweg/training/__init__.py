@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from thalweg.training.param_groups import parameter_groups as parameter_groups
     from thalweg.training.steps import FORWARD_BACKWARD as FORWARD_BACKWARD
     from thalweg.training.trainer import Training as Training
-    from thalweg.training.trainer import advance as advance
+    from thalweg.training.trainer import train_loop as train_loop
     from thalweg.training.training_run import Fitted as Fitted
 
 __all__ = [
@@ -25,9 +25,9 @@ __all__ = [
     "OneProcess",
     "Pattern",
     "Training",
-    "advance",
     "fit",
     "parameter_groups",
+    "train_loop",
 ]
 
 # imported when first used: who only trains needs neither the classes for several processes nor fit
@@ -39,7 +39,7 @@ _WHERE = {
     "OneProcess": "thalweg.training.backend",
     "Pattern": "thalweg.training.param_groups",
     "Training": "thalweg.training.trainer",
-    "advance": "thalweg.training.trainer",
+    "train_loop": "thalweg.training.trainer",
     "fit": "thalweg.training.fitting",
     "parameter_groups": "thalweg.training.param_groups",
 }

@@ -23,7 +23,7 @@ from thalweg.training.backend import Backend, OneProcess, agree, rows
 from thalweg.training.loader import taken
 from thalweg.training.steps import ForwardContext
 
-__all__ = ["has_two_points", "judged_point", "keyed", "score"]
+__all__ = ["evaluation_point", "has_two_points", "keyed", "score"]
 
 _KEPT = 2**28  # bytes
 _REMEDY = "validate on fewer examples, or give a loss that is a mean or a sum over examples"
@@ -44,7 +44,7 @@ def has_two_points(optimizer: torch.optim.Optimizer) -> bool:
 
 
 @contextmanager
-def judged_point(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def evaluation_point(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Hold the model at what its optimizer wants evaluated: some train at another point."""
     if not has_two_points(optimizer):
         yield

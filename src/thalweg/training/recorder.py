@@ -24,7 +24,7 @@ _NONE = np.empty(0)
 class Recorder(ABC):
     """Writes down a run: its curve, its notes, and the state of everything that the loop doesn't hold itself.
 
-    The loop (:func:`thalweg.training.trainer.advance`) tells it what happens, and asks it to evaluate, to
+    The loop (:func:`thalweg.training.trainer.train_loop`) tells it what happens, and asks it to evaluate, to
     save, and whether to go on. The run of a race (:mod:`thalweg.execution.loop`) and a training
     (:mod:`thalweg.training.training_run`), which a member of an ensemble is too, extend it.
 

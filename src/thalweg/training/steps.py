@@ -25,7 +25,7 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 from thalweg.training.backend import Backend, OneProcess, agree, rows
 
-__all__ = ["FORWARD_BACKWARD", "ForwardContext", "TrainingStep", "least_work", "shared", "split", "stepping"]
+__all__ = ["FORWARD_BACKWARD", "ForwardContext", "TrainingStep", "least_work", "make_step", "shared", "split"]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
@@ -45,7 +45,7 @@ class TrainingStep(Protocol):
     ) -> tuple[Tensor, float]: ...
 
 
-def stepping(
+def make_step(
     step_kind: StepKind,
     optimizer: torch.optim.Optimizer,
     model: nn.Module,

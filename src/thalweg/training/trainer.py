@@ -1,6 +1,6 @@
 """The loop that all trainings share: races, ``fit``, recipes and the members of ensembles.
 
-:func:`advance` is the loop, :meth:`Training.step` what it does with a batch, :mod:`thalweg.training.steps`
+:func:`train_loop` is the loop, :meth:`Training.step` what it does with a batch, :mod:`thalweg.training.steps`
 how the optimizer takes its step. The page at the top of :mod:`thalweg.strategies.base` is this loop as
 pseudocode, with every place at which strategies are called.
 """
@@ -29,20 +29,20 @@ from thalweg.randomness.streams import seed32
 from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
 from thalweg.training.backend import Backend, OneProcess, copied, rows
 from thalweg.training.complaints import understood
-from thalweg.training.evaluate import has_two_points, judged_point, keyed
+from thalweg.training.evaluate import evaluation_point, has_two_points, keyed
 from thalweg.training.loader import Batch, DataLoaderAdapter, Loader, examples_in, taken
 from thalweg.training.rates import Rates
 from thalweg.training.recorder import Recorder
-from thalweg.training.steps import FORWARD_BACKWARD, ForwardContext, stepping
+from thalweg.training.steps import FORWARD_BACKWARD, ForwardContext, make_step
 
-__all__ = ["Training", "advance"]
+__all__ = ["Training", "train_loop"]
 
 # clocks that add up fractions of batches miss whole numbers by less
 _NEARLY = 1e-6
 _ENDLESS = 1e18
 
 
-def advance(training: Training, points: Sequence[int], recorder: Recorder) -> None:
+def train_loop(training: Training, points: Sequence[int], recorder: Recorder) -> None:
     """Carry a training on, step by step, to its end.
 
     A first-order step is one step of the clock, or as many as its batch counts. A second-order step may pass
@@ -94,7 +94,7 @@ def _ahead(points: Sequence[int], recorder: Recorder) -> list[int]:
 
 
 class Training:
-    """A model, its optimizer, its data and its strategies, at some step: what :func:`advance` carries on.
+    """A model, its optimizer, its data and its strategies, at some step: what :func:`train_loop` carries on.
 
     To strategies it is their :class:`~thalweg.strategies.base.Trainer`.
 
@@ -172,7 +172,7 @@ class Training:
         # what nobody does anything in isn't asked: a step's small change is many calls with cold caches
         self._after_backward = _overriding(self.strategies, "after_backward")
         asked = self._after_backward or self.backend.scales
-        self._take = stepping(
+        self._take = make_step(
             step_kind, optimizer, model, self._loss, self.forward_context,
             backend=self.backend, parts=parts, proceed=self._gradients_there if asked else None,
         )  # fmt: skip
@@ -252,7 +252,7 @@ class Training:
         self.train()
         self._draws.step, self._part = self.updates, 0
         weights = at_evaluation_weights(self.strategies, self)
-        with judged_point(self.optimizer), weights, evaluating(self.model):
+        with evaluation_point(self.optimizer), weights, evaluating(self.model):
             yield
 
     def finish(self) -> None:

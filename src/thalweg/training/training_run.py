@@ -31,7 +31,7 @@ from thalweg.training.movement import checksums, unmoved
 from thalweg.training.reasons import refuse_undefined, refuse_what_is_not_finite, too_large
 from thalweg.training.recorder import Recorder
 from thalweg.training.tempering import of_batches
-from thalweg.training.trainer import Training, advance
+from thalweg.training.trainer import Training, train_loop
 from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Fitted", "TrainingRun"]
@@ -163,11 +163,11 @@ class TrainingRun(Recorder):
                     self._beginning = checksums(training.optimizer)
                 self._began = self._saved = time.monotonic()
                 if self._keeper is None:
-                    advance(training, self._points, self)
+                    train_loop(training, self._points, self)
                     self._look_for_the_reason()
                 else:
                     with self._interruption:
-                        advance(training, self._points, self)
+                        train_loop(training, self._points, self)
                         self._look_for_the_reason()
                         self._save()
                 if self._keeper is not None:

@@ -19,7 +19,7 @@ from thalweg.execution import lanes
     reason="bits are promised on x86 with MKL alone",
 )
 def test_a_run_gives_the_same_bits_in_any_company() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "execution.lanes.bits"],
         cwd=root,

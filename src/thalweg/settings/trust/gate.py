@@ -80,7 +80,7 @@ class Gate:
         self.directory, self.stated, self._remembered = directory, stated, remembered
         self.recorded = dict(recorded)
         for code in self.loaded.values():
-            self._judge(code, self._kinds.get(code.spec, "object"))
+            self._check(code, self._kinds.get(code.spec, "object"))
 
     def admit(self, spec: str, what: str) -> Code | None:
         """Let code run, or refuse it; ``None`` where there is no such code.
@@ -99,7 +99,7 @@ class Gate:
                 f"it was, and go on with {option('resume', True)}"
             )
         if before is None:
-            self._judge(code, what)
+            self._check(code, what)
             self.loaded[spec], self._kinds[spec] = code, what
         if self._is_stated(spec):
             _stated.add(spec)
@@ -121,7 +121,7 @@ class Gate:
             return True
         return self.stated if isinstance(self.stated, bool) else spec in self.stated
 
-    def _judge(self, code: Code, what: str) -> None:
+    def _check(self, code: Code, what: str) -> None:
         if self.accepted:
             return
         before = self.recorded.get(code.spec)
