@@ -19,7 +19,7 @@ import thalweg
 from thalweg import catalogue, data, recipe
 from thalweg.commands import app
 from thalweg.data.stored import TablePreparation, store
-from thalweg.data.tables import from_frame
+from thalweg.data.tabular import from_frame
 from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryError, UserError
 from thalweg.execution import loop
 from thalweg.layers import models

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from thalweg.averaging.predictions import softmax_of_several
 from thalweg.averaging.running import tensors_of
-from thalweg.averaging.testing import softmax_of_several
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of

@@ -14,7 +14,7 @@ from thalweg.data.files import read_whole
 from thalweg.data.images import is_images, read_new_images
 from thalweg.data.npz import Archive
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation
-from thalweg.data.tables import parse_table
+from thalweg.data.tabular import parse_table
 from thalweg.errors import DataError
 
 __all__ = ["New", "new_inputs", "read_new"]

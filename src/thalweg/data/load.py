@@ -135,7 +135,7 @@ def _load(
 
         return read_own(data, types=types, collate=collate, **options)
     if kind == "table":
-        from thalweg.data.tables import read_table
+        from thalweg.data.tabular import read_table
 
         return read_table(Path(data), types=types, **options)
     if types:

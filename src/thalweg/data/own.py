@@ -19,7 +19,7 @@ from thalweg.data.examples import DatasetExamples, Items, as_given, collated
 from thalweg.data.finite import as_float32
 from thalweg.data.frames import PANDAS_LINES, frame_of
 from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
-from thalweg.data.tables import from_frame
+from thalweg.data.tabular import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
 from thalweg.settings.plugins import is_file_spec, load_object

@@ -21,7 +21,7 @@ from thalweg.data.examples import whole
 from thalweg.data.frames import frame_of
 from thalweg.data.scaling import AsGiven, ColumnScaling
 from thalweg.data.source import Indices, Source
-from thalweg.data.tables import FILLED, TableSource
+from thalweg.data.tabular import FILLED, TableSource
 from thalweg.data.target import FARTHEST
 from thalweg.errors import DataError, shortened
 

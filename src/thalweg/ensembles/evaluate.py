@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.averaging import Ambiguity, disagreement
-from thalweg.averaging.testing import Activation, as_outputs, probabilities
+from thalweg.averaging.predictions import Activation, as_outputs, probabilities
 from thalweg.calibration.assessment import Reliability, brier_parts, brier_score, reliability
 from thalweg.data.examples import Examples
 from thalweg.data.source import Prepared

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thalweg import catalogue, objectives
 from thalweg.averaging import averaged_probabilities
-from thalweg.averaging.testing import Activation
+from thalweg.averaging.predictions import Activation
 from thalweg.catalogue import Entry
 from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared

@@ -19,7 +19,7 @@ from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
 from thalweg.runtimes.optimizer_state import copied, load_between
-from thalweg.runtimes.tables import PLAIN
+from thalweg.runtimes.plans import PLAIN
 
 __all__ = [
     "Params",

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from thalweg.averaging.testing import PredictionSettings
+from thalweg.averaging.predictions import PredictionSettings
 from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.layers.surgery import ModelParts, Pieces, Rate
 from thalweg.settings.tables import MOST, plain_numbers

@@ -17,7 +17,7 @@ from thalweg.rules.program import Floats, Program, compute_dtype
 from thalweg.rules.rule import Rule
 from thalweg.rules.trace import trace
 from thalweg.runtimes import cpu, eager, gpu, matrix
-from thalweg.runtimes.tables import Plan, Taker
+from thalweg.runtimes.plans import Plan, Taker
 
 __all__ = [
     "apply",

@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.rules.program import Floats, Program
 from thalweg.runtimes import team
 from thalweg.runtimes.kernels import JOB, SLOT, Kernel, cache_folder, compiled
-from thalweg.runtimes.tables import TensorGroup, chunks, plain
+from thalweg.runtimes.plans import TensorGroup, chunks, plain
 
 __all__ = ["CHUNK", "describe", "give_up", "group", "kind", "usable"]
 

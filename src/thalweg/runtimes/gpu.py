@@ -25,8 +25,8 @@ from torch import Tensor
 
 from thalweg.rules.program import Floats, Program, compute_dtype
 from thalweg.runtimes.kernels import cache_folder, from_folder, in_memory
+from thalweg.runtimes.plans import TensorGroup, chunks, plain
 from thalweg.runtimes.printing import TRITON, output_names, scalar_names, statements
-from thalweg.runtimes.tables import TensorGroup, chunks, plain
 
 __all__ = [
     "BUILT",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from thalweg.runtimes.kernels import JOB, SLOT, compiled_source
-from thalweg.runtimes.tables import Integers
+from thalweg.runtimes.plans import Integers
 
 __all__ = ["run"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.runtimes.optimizer_state import copied, load_between
-from thalweg.secondorder.checks import check_option
+from thalweg.secondorder.arguments import check_option
 from thalweg.secondorder.closure_objective import Closure, dense, write
-from thalweg.secondorder.descent import DescentMemory, DescentResult
+from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.objective_function import ObjectiveFunction, check_tensors
 from thalweg.secondorder.searches import Search

@@ -12,12 +12,12 @@ from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.secondorder import damping as damping_of
 from thalweg.secondorder import newton
-from thalweg.secondorder.checks import LineSearch, checked_rate, line_search, whole
+from thalweg.secondorder.arguments import LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.closure_objective import Closure, ClosureObjective, GraphForward, explaining, scalar
 from thalweg.secondorder.closures import ClosureOptimizer, Params
 from thalweg.secondorder.composite import CompositeObjective, Loss
 from thalweg.secondorder.damping import descend_damped
-from thalweg.secondorder.descent import DescentMemory, DescentResult
+from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
 from thalweg.secondorder.objective_function import AutogradObjective, HessianKind, ObjectiveFunction
 from thalweg.secondorder.quadratic_models import SolverName

@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.curvature.vectors import Scalar, Vector
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.composite import CompositeObjective
-from thalweg.secondorder.descent import Descent, DescentMemory, DescentResult
+from thalweg.secondorder.descent_loop import Descent, DescentMemory, DescentResult
 from thalweg.secondorder.directions import AcceptedStep, State
 from thalweg.secondorder.newton import CurvatureDirection
 from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction, joined

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg.curvature.vectors import Vector
 from thalweg.errors import OptionError, nearest
-from thalweg.secondorder.descent import DescentResult
+from thalweg.secondorder.descent_loop import DescentResult
 from thalweg.secondorder.directions import (
     BFGSDirection,
     ConjugateGradientDirection,

@@ -12,10 +12,10 @@ from torch import Tensor
 from thalweg.curvature.vectors import Vector
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder import directions
-from thalweg.secondorder.checks import LineSearch, checked_rate, line_search, whole
+from thalweg.secondorder.arguments import LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.closure_objective import Closure, ClosureObjective
 from thalweg.secondorder.closures import ClosureOptimizer, Params
-from thalweg.secondorder.descent import DescentMemory, DescentResult
+from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.solution import Tally

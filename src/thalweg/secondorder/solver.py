@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.curvature.vectors import Scalar, Vector
-from thalweg.secondorder.descent import Descent, DescentMemory, DescentResult
+from thalweg.secondorder.descent_loop import Descent, DescentMemory, DescentResult
 from thalweg.secondorder.directions import AcceptedStep, Direction
 from thalweg.secondorder.objective_function import EvaluatedPoint, ObjectiveFunction, joined
 from thalweg.secondorder.searches import Course, Search, SearchOutcome, SearchResult, SearchTrial

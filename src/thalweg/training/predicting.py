@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from thalweg.averaging.testing import Activation, Averaged, PredictionSettings
+from thalweg.averaging.predictions import Activation, Averaged, PredictionSettings
 from thalweg.calibration.temperature import tempered
 from thalweg.data.fresh import new_inputs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option, shortened

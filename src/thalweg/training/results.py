@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
-from thalweg.averaging.testing import PredictionSettings
+from thalweg.averaging.predictions import PredictionSettings
 from thalweg.data.files import kind_of
 from thalweg.data.stored import ArrayPreparation, TablePreparation
 from thalweg.errors import RunDirectoryError, call
