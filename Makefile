@@ -53,6 +53,7 @@ mutants: $(VENV)/.dev ## Change each formula a little and see that a test fails;
 
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/rooms.py
 	$(BIN)/python docs/paths.py
 	$(BIN)/python docs/augmentation.py
 	$(TESTING) -q tests/test_docs.py tests/test_examples.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -19,6 +20,7 @@ from thalweg.racing import results
 from thalweg.test_problems import surfaces, tasks
 
 ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "thalweg"
 _SCALES = {"log": "log", "linear": "linear", "complement": "log of 1 - x"}
 _FAMILIES = {
     "descent": "gradient descent",
@@ -175,6 +177,60 @@ def problems() -> str:
     return "\n".join(lines) + "\n"
 
 
+def reference() -> str:
+    """Return docs/reference.md: every public name of every room, from the source."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = [
+        "# Reference",
+        "",
+        "Made from the source by `make docs`: the public names of each room's modules. The whole is",
+        "in the docstrings: `python -m pydoc thalweg.MODULE`.",
+        "",
+    ]
+    for room in re.findall(r"^\| `(\w+(?:/|\.py))` \|", table, re.MULTILINE):
+        lines += [f"## `{room}`", ""]
+        place = SOURCE / room.rstrip("/")
+        for path in [place] if place.suffix else sorted(place.rglob("*.py")):
+            lines += _module(path)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _module(path: Path) -> list[str]:
+    """A module's first sentence, and a line for each of its public functions and classes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    told = [
+        f"- `{_signature(node)}`: {_first_sentence(node)}"
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
+    # of functions with several signatures that of the function itself, which comes last
+    told = list({line.partition("(")[0]: line for line in told}.values())
+    if path.name.startswith("_") or not told:
+        return []
+    return [f"**`{path.relative_to(SOURCE).as_posix()}`** {_first_sentence(tree)}", "", *told, ""]
+
+
+def _signature(node: ast.FunctionDef | ast.ClassDef) -> str:
+    if isinstance(node, ast.FunctionDef):
+        returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return f"{node.name}({ast.unparse(node.args)}){returned}"
+    made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if made is not None:
+        return f"class {node.name}({re.sub('^self(, )?', '', ast.unparse(made.args))})"
+    fields = [
+        ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n)
+    ]
+    methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    is_data = any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+    given = ", ".join(fields) if is_data or not methods else ", ".join(f".{name}" for name in methods)
+    return f"class {node.name}({given})" if given else f"class {node.name}"
+
+
+def _first_sentence(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
+    told = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", told).replace("``", "`")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "options": options,
     "families": families,
@@ -187,7 +243,10 @@ PARTS: Mapping[str, Callable[[], str]] = {
 
 def pages() -> dict[Path, str]:
     """Return every generated file, and every document with its generated parts written anew."""
-    found = {ROOT / "docs" / "results.schema.json": schema()}
+    found = {
+        ROOT / "docs" / "results.schema.json": schema(),
+        ROOT / "docs" / "reference.md": reference(),
+    }
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
         text = path.read_text(encoding="utf-8")
         if "<!-- generated:" in text:

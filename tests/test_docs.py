@@ -47,6 +47,42 @@ def test_generated_parts_are_up_to_date(generate: ModuleType) -> None:
     assert not stale, "run: make docs"
 
 
+def test_the_pictures_of_the_rooms_are_up_to_date() -> None:
+    stale = [
+        path.relative_to(ROOT).as_posix()
+        for path, text in script("docs/rooms.py").pictures().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    assert not stale, "run: make docs"
+
+
+def test_the_picture_of_the_rooms_leaves_out_what_follows_from_others() -> None:
+    drawn = script("docs/rooms.py")
+    drawn.names = lambda: ["a", "b", "c", "d"]
+    above = {"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {"a"}}
+    assert drawn.direct(above) == {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"a"}}
+    assert drawn.layers({**above, "d": {"a", "c"}}) == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
+def test_the_architecture_is_short_and_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 2000
+    rooms = {path.name for path in (ROOT / "src" / "thalweg").iterdir()} | {"tests", "docs"}
+    named = [one for one in re.findall(r"`([\w/]+(?:\.py|/))`", text) if one.partition("/")[0] in rooms]
+    assert len(named) > 20
+    gone = [
+        one for one in named if not (ROOT / one).exists() and not (ROOT / "src" / "thalweg" / one).exists()
+    ]
+    assert gone == []
+
+
+def test_the_reference_has_every_public_function_and_class() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert "`train_loop(training: Training, points: Sequence[int], recorder: Recorder) -> None`: " in text
+    assert re.search(r"^- `class RunList\(train: Train, groups: .*\)`: Groups of runs", text, re.MULTILINE)
+    assert not re.search(r"`: ?$", text, re.MULTILINE), "a public name without a docstring"
+
+
 def optimizers() -> dict[str, str]:
     """Return title to text of the sections of optimizers."""
     text = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Averages: of the points that training visits, and of models' predictions."""
+"""Averages: of the points that training visits, and of models' predictions.
+
+All take lists of tensors, sharded ones included; numbers stay on the device.
+"""
 
 from __future__ import annotations
 

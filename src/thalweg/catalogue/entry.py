@@ -1,4 +1,12 @@
-"""What a row of the catalogue is: its numbers, its rule, and how the optimizer is built."""
+"""What a row of the catalogue is: its numbers, its rule, and how the optimizer is built.
+
+What is legal is data of the row, and one sentence: ``Entry.refusal`` is asked by ``Entry.make``, by recipes
+as they are read, and by races for the ends of a search space. The classes check for themselves too, as wide
+as torch does. With ``scale="complement"`` 1 - x is searched on a log scale, and ``low`` and ``high`` are
+values of x. A default of 0 outside its range means that the thing is off. Names are flat (``beta1``);
+``Entry.make`` turns them into the class's arguments. An entry is pickled as its name. An optimizer with
+``eval()`` and ``train()`` is told before and after each evaluation.
+"""
 
 from __future__ import annotations
 

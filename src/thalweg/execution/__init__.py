@@ -1,4 +1,10 @@
-"""Where and how runs are carried out: here, in other processes, as lanes; chosen by measuring, journaled."""
+"""Where and how runs are carried out: here, in other processes, as lanes; chosen by measuring, journaled.
+
+A second-order method takes batches of its own size and as many passes as it needs. At each evaluation, and
+at the end, stands what it had reached within the compute up to there: ``Outcome.steps`` are steps of the
+plan, ``Outcome.updates`` those of the optimizer. What can't take one step within a run is refused, or left
+out of ``--optimizers all`` and named.
+"""
 
 from __future__ import annotations
 

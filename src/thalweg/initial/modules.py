@@ -1,4 +1,8 @@
-"""A scheme put to work on a whole module: :func:`initialize`."""
+"""A scheme put to work on a whole module: :func:`initialize`.
+
+A parameter draws from the stream ``"initial/NAME/uniform"`` or ``"initial/NAME/normal"`` with the seed
+given, so that neither the order of making nor a device matters; sharded ones keep their part of it.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,10 @@
 Shapes that agree but for a last axis of one mean the same: outputs ``[N, 1]`` and targets ``[N]``, ``[N]``
 and ``[N, 1]``, ``[N, T, 1]`` and ``[N, T]``. Subtracted as they are, these would be compared with the wrong
 examples, since ``[N, 1] - [N]`` is ``[N, N]``. All else that a loss can't compare is refused.
+
+A person's own function is tried once to see which shapes it means (:class:`Forms`): ``outputs - targets``
+is given ``[N]`` and ``[N]``, ``outputs[:, 0] - targets`` what it asks for. Whoever computes a loss or a
+metric goes through ``Loss.compare``, or ``Metric.reduce`` and ``Metric.score``.
 """
 
 from __future__ import annotations

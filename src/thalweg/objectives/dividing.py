@@ -10,6 +10,10 @@ of those targets that aren't ignored for cross-entropy with ``weight`` and ``ign
 examples is the sum over parts. Torch's own losses say what they divide by, wherever a person's function
 calls them; any other function is tried once, the whole against its parts.
 
+Nothing is divided that isn't asked to be: a loss that can't be is trained on whole batches, and evaluated
+on all outputs at once. What a class of targets weighs is known only once the loss is computed, so that
+:func:`thalweg.training.steps.make_step` divides the gradient by it behind the last part.
+
 Source: E1 (empirical risk, mean over examples).
 """
 

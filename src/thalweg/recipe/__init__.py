@@ -31,6 +31,10 @@
 
     [strategies.early-stopping]
     patience = 5
+
+Reading a recipe loads no data and runs nobody's code. An error begins with file, line and column; what is
+wrong with a change is said as ``--set KEY=VALUE``. Contradictions are refused as it is read. What has its
+default is left out of what is written.
 """
 
 from __future__ import annotations

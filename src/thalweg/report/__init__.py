@@ -1,4 +1,9 @@
-"""A run directory to one HTML file that opens from disk and fetches nothing."""
+"""A run directory to one HTML file that opens from disk and fetches nothing.
+
+Tables are Jinja templates with autoescape, pictures are bokeh's. How an optimizer looks depends on its
+place in ``plan.optimizers`` alone. Names that go onto a canvas pass through ``canvas.plain``, since bokeh
+would read formulas into them.
+"""
 
 from thalweg.report.page import render, write
 

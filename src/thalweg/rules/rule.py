@@ -1,4 +1,8 @@
-"""A rule: one optimizer step for one element, written as on the slide."""
+"""A rule: one optimizer step for one element, written as on the slide.
+
+A state that a specialisation hands back unchanged and reads nowhere is not allocated (``amsgrad=False``). A
+power that is no product or root (``g**1.7``) makes the rule run eagerly.
+"""
 
 from __future__ import annotations
 

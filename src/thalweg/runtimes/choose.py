@@ -1,4 +1,13 @@
-"""Which runtime takes which tensor, and the calls that optimizers and lanes make."""
+"""Which runtime takes which tensor, and the calls that optimizers and lanes make.
+
+:func:`apply` is :func:`specialise`, ``Program.hoist`` and :func:`launch`; who knows many steps in advance
+computes the scalars of all, where no scalar state ties one step to the next. Parameters and states change
+in place. A scalar state is a list of one float64 tensor, ``[]`` or ``[K]``, for all parameters of a call.
+With ``lanes=True`` tensors are ``[K, ...]``, hyperparameters floats or float64 ``[K]``, ``t`` an int or an
+int array ``[K]``. Scalars are computed in float64 and cast to the type computed in, float32 for half
+precision, whose states are float32. ``cache`` keeps tables of chunks, and the scalars of the next 32 steps
+while settings stay the same; it holds addresses.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,15 @@ bytes at a time. Nothing is contracted, approximated or flushed, so that the bit
 
 With ``TRITON_INTERPRET=1`` in the environment Triton's interpreter runs the same kernels on CPU tensors,
 for those who ask for this runtime by name. That is slow, and made for tests.
+
+Plain contiguous tensors of float32, float64, float16 or bfloat16 take one launch for each device, dtype and
+alignment, and two small copies where scalars and gradients' addresses changed. Everything else runs
+eagerly: other strides, tensor subclasses, general powers, GPUs of other makers; so does a kernel that
+Triton fails to compile, which is found out before anything is written, and logged once.
+
+How far this is known: the bits through Triton's interpreter, which cuts bfloat16 off where a GPU rounds,
+and the PTX and machine code of every rule as compiled for sm_80 and sm_90. The tests marked ``gpu`` and
+``benchmarks/gpu_step.py`` are what to run first where there is a GPU.
 """
 
 from __future__ import annotations

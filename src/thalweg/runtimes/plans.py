@@ -2,6 +2,10 @@
 
 Both are kept from step to step and checked against the tensors each time, since an address that has gone
 stale must never be written to.
+
+A plan gives each tensor to the first taker that can take it (a module with ``kind``, ``group`` and
+``give_up``: the CPU's, the GPU's). A group holds the addresses of one launch, and checks them against the
+tensors before each step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""What accompanies one run of training: each a function, an object with state, and a card in the docs."""
+"""What accompanies one run of training: each a function, an object with state, and a card in the docs.
+
+Strategies are called in the order of ``priority``, and never know each other. What changes is in
+``state_dict``; one resume test goes over all. ``follows`` says that a state goes back with the weights when
+the guard returns to an earlier point. One that only ``observes`` changes no training, and may join or leave
+a resume; checkpoints say who does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""The training loop, and ``fit``, which carries one training through."""
+"""The training loop, and ``fit``, which carries one training through.
+
+The clock counts steps of the plan: a batch of twice the usual size is two, a second-order step as much as
+its compute in recipes and races. Process by process a loader gives its share of each part of a batch (sizes
+differ by one at most); ``make_step`` weighs its loss by the share, so that the mean over processes is that
+of the batch, and says by ``randomness.keyed.portion`` which examples these are, so that random layers draw
+what the whole batch would. What a training steps on is ``backend.wrapped(model)``; state, names and
+evaluations are the model's own.
+
+A state with sharded tensors is written in two parts: marks stand for them in the state, all processes write
+them through torch's distributed checkpoints into ``NAME.COUNT.shards/``, and process 0 writes the rest with
+the checksums of these files. It loads onto any number of processes, or whole into one. Shards go with the
+last state that refers to them.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,11 @@
 
 Every file but ``events.jsonl`` is written beside its place, synced, and renamed into it. An event is
 synced before :meth:`RunDirectory.append` returns; a last line torn by a kill is dropped on resuming.
+
+A state is ``NAME.COUNT.CHECKSUM.pt``; what is given as a checkpoint's name is the stem. One that is damaged
+is passed over for an older one, and a training takes the newest whose best weights are there too.
+``write_whole`` follows links, and writes into a FIFO or a device rather than replacing it. ``output.say``
+writes what is shown beside the work and may be lost, ``output.give`` a result, whose loss is an error.
 """
 
 from __future__ import annotations
