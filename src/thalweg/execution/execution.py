@@ -157,6 +157,7 @@ class Execution:
 
         def ended(number: int, outcomes: list[Outcome]) -> None:
             nonlocal began, found
+            # written before it counts: a kill from here on finds the outcomes
             value = self.journal.once("runs", names[number], lambda: self._written(outcomes, began))
             found |= self._read(value, stage)
             began = time.monotonic()
@@ -174,6 +175,7 @@ class Execution:
                 advanced=lambda steps: self._advanced(stage, names[0], steps),
                 stop=self.stop,
             )  # fmt: skip
+            # only now: until the journal had the outcomes, a resume would have gone on from the states
             self._clear()
         return found
 
@@ -216,6 +218,7 @@ class Execution:
             rounds = int(self.journal.once("budget", decided, int))
             alone = [run for run in alone if places[run.identity] < rounds]
         firsts = {run.identity for run in alone if places[run.identity] == 0}
+        # stable, so that optimizers keep their order within a round
         in_turn = sorted(alone, key=lambda run: places[run.identity])
         found |= self._alone(
             key, in_turn, problem, workload, stage, None, over=lambda ended: over() and firsts <= set(ended)
@@ -223,6 +226,7 @@ class Execution:
         missing = [places[run.identity] for run in runs if run.identity not in found]
         if missing and decided not in self.journal:
             rounds = min(missing)
+            # a resume leaves out the same runs, however fast it is
             self.journal.once("budget", decided, lambda: rounds)
         return {run.identity: found[run.identity] for run in runs if places[run.identity] < rounds}
 
@@ -259,6 +263,7 @@ class Execution:
             nonlocal began
             value = self._written([outcome], began)
             self.journal.once("runs", f"{key}/{outcome.identity}", lambda: value)
+            # in this order: a kill in between leaves a state too many, never an outcome too few
             if self._states is not None:
                 self._states.drop(outcome.identity)
             began = time.monotonic()

@@ -157,6 +157,7 @@ class ProcessPool:
             code = trust.current().written()
             jobs = [(*files, runs, code) for runs in asked.groups]
             stopped = _collect(self._pool, jobs, self._halt, ended, stop, self._told(advanced))
+        # closing waits for the workers, so that none still writes when the error is told
         except BaseException:
             self.close()
             raise
@@ -215,6 +216,7 @@ def _collect(
         done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
         try:
             if not stopped and stop():
+                # and wait on: a worker saves what is under way before it answers
                 stopped = True
                 halt.set()
             tell()
@@ -281,10 +283,12 @@ def _work(
 ) -> list[Outcome] | None:
     (halt,) = _HALT
     ((done, place),) = _DONE
+    # a worker lives as long as the race, and keeps the data of one task at a time
     for old in set(_LOADED) - {data, bare}:
         del _LOADED[old]
 
     def advanced(steps: float) -> None:
+        # without a lock: each place has one process that writes it
         done[place] += steps
 
     try:

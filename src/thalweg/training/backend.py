@@ -191,6 +191,7 @@ def agree(backend: Backend, *flags: bool) -> tuple[bool, ...]:
     """
     if backend.world == 1:
         return flags
+    # one exchange for all flags, and the same answer everywhere, so that all take the same way from here
     found = torch.stack(backend.gather(torch.tensor(flags, dtype=torch.uint8)))
     return tuple(bool(flag) for flag in found.amax(0).tolist())
 
@@ -209,6 +210,7 @@ def on_rank_0(backend: Backend, action: Callable[[], _T]) -> _T:
             value = action()
         except ThalwegError as error:
             problem = error
+    # the error travels as the value does: who raised it alone would leave the others waiting
     value, problem = backend.broadcast((value, problem))
     if problem is not None:
         raise problem

@@ -40,7 +40,7 @@ _TIMEOUT = 600.0
 _MEETING = 20.0
 _LINGERING = 5.0
 _CLAIM = "thalweg/said"
-# settle() sees to buffers; what the option is called depends on torch's release
+# sync_buffers() sees to buffers; what the option is called depends on torch's release
 _UNSYNCHRONIZED = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -79,7 +79,7 @@ def local_device(device: torch.device | str) -> torch.device:
 
 
 class _Processes(OneProcess):
-    """What both engines share: the other processes, and how numbers and values come from them."""
+    """What both backends share: the other processes, and how numbers and values come from them."""
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class _Processes(OneProcess):
             elif not (self._synchronized and isinstance(module, _BatchNorm)):
                 measured += [buffer for buffer in held if buffer.is_floating_point()]
         with torch.no_grad():
+            # one exchange for each device and type, not one for each buffer
             for group in _alike(measured):
                 together = _total(torch.cat([buffer.flatten() for buffer in group])) / self.world
                 _put(group, together)
@@ -145,6 +146,7 @@ class _Processes(OneProcess):
         """Give all processes the model of process 0."""
         model = model.to(self.device)
         with torch.no_grad():
+            # all go through the model in one order, so that the exchanges fit each other
             for tensor in [*model.parameters(), *model.buffers()]:
                 if not isinstance(tensor, DTensor):
                     dist.broadcast(tensor.detach(), src=0)
@@ -358,6 +360,7 @@ def _join(device: torch.device, seconds: float) -> None:
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     patience = min(limit, datetime.timedelta(seconds=_MEETING)) if kept else limit
     store, rank, world = next(rendezvous("env://", timeout=patience))
+    # the short patience was for meeting alone
     store.set_timeout(limit)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     atexit.register(_leave)

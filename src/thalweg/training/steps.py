@@ -95,6 +95,7 @@ def make_step(
         # trial points leave batch norm's running statistics alone
         optimizer.track(model)
 
+    # gradients are exchanged for what is called through the wrapper; messages speak of the model itself
     made, world = backend.wrapped(model), backend.world
 
     def called(inputs: Any) -> Any:
@@ -122,6 +123,7 @@ def make_step(
 
     def gradients(inputs: Any, targets: Tensor, whole: int | None) -> Tensor:
         clear()
+        # the plain case does what a bare loop does, and its bits are a bare loop's
         if parts == 1 and world == 1:
             value = loss_of(inputs, targets)
             if not value.requires_grad:
@@ -142,12 +144,14 @@ def make_step(
             mine: AbstractContextManager[Any] = nullcontext()
             if world > 1:
                 mine = portion(size, *rows(size, backend.rank, world))
+            # one exchange for a batch, with its last part
             with backend.gradient_sync(number == len(pieces) - 1), mine:
                 outputs, found = of_part(some_inputs, some_targets)
                 if not found.value.requires_grad:
                     raise no_gradient(loss.name)
                 summed = found.kind == "sum"
                 if summed:
+                    # the exchange takes the mean over processes, and a sum is so many times that
                     value = found.value * world
                 else:
                     if unit is None:
@@ -166,8 +170,10 @@ def make_step(
             before = divide.way
             divide.settle(*_joined(seen, backend))
             if agree(backend, divide.way != before)[0]:
+                # all processes begin again or none, since each pass exchanges gradients
                 return gradients(inputs, targets, whole)
         if world > 1:
+            # one exchange for both; of the weight not the mean is wanted, but the sum
             both = torch.stack([total.double(), total.new_full((), weight, dtype=torch.float64)])
             both = backend.all_reduce(both)
             total, weight = both[0].to(total.dtype), float(both[1]) * world
@@ -185,6 +191,7 @@ def make_step(
         inputs: Any, targets: Tensor, room: float, whole: int | None = None
     ) -> tuple[Tensor, float]:
         value = gradients(inputs, targets, whole)
+        # before strategies look: they see gradients without their scale
         finite = backend.unscaled(optimizer)
         if finite if proceed is None else proceed(value, finite):
             optimizer.step()
@@ -196,6 +203,7 @@ def make_step(
         values: list[Tensor] = []
         for group, own in zip(optimizer.param_groups, most, strict=True):
             if own is not None:
+                # what the budget still allows, and one at least: the step has to begin
                 group["max_eval"] = int(max(1, min(own, room // FORWARD_BACKWARD)))
 
         def closure() -> Tensor:
@@ -204,6 +212,7 @@ def make_step(
             return value
 
         _quietly(optimizer, closure)
+        # the first value is that of the point at which the step began
         return values[0], FORWARD_BACKWARD * len(values)
 
     def by_graph(inputs: Any, targets: Tensor, room: float, whole: int | None = None) -> tuple[Tensor, float]:
@@ -300,6 +309,7 @@ def _clearing(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     def clear() -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
+                # not zeros: an optimizer leaves alone what took no part in the loss
                 parameter.grad = None
 
     return clear

@@ -65,6 +65,7 @@ def train_loop(training: Training, points: Sequence[int], recorder: Recorder) ->
             return
         recorder.between(evaluated=bool(reached))
 
+        # a copy: the step changes the tensors of a state dictionary in place
         before = copied(training.model.state_dict()) if training.counts_work else None
         clock = training.step()
         if before is not None and upcoming[0] < clock:
@@ -182,6 +183,7 @@ class Training:
         self._after_step = _overriding(self.strategies, "after_step")
         self._rate_factors = _overriding(self.strategies, "rate_factor")
         self._batch_factors = _overriding(self.strategies, "batch_factor")
+        # last: a strategy may look at everything, and refuse
         if has_two_points(optimizer):
             optimizer.train()  # type: ignore[attr-defined]
         for strategy in self.strategies:
@@ -204,6 +206,7 @@ class Training:
         times = math.prod((factor() for factor in self._rate_factors), start=1.0)
         self._rates.set(int(self.clock + self.slack), times)
         self.train()
+        # keyed by the step and set anew, so that a resumed run draws what an undisturbed one does
         for draws in (self._draws, *self._pieces):
             draws.step = self.updates
         for batch in self._batch:
@@ -223,6 +226,7 @@ class Training:
             if found is None:
                 raise
             raise found from problem
+        # each process has moved running statistics by its own share; alike again before anybody reads them
         self.backend.sync_buffers(self.model)
         return self.clock + (work / FORWARD_BACKWARD * weight if self.counts_work else weight)
 
@@ -241,6 +245,7 @@ class Training:
 
     def done(self, clock: float) -> None:
         """Finish a step: the clock goes on, and strategies look at the new point."""
+        # counted first: strategies see the number of the step that was just taken
         self.clock, self.updates = clock, self.updates + 1
         if not self.skipped:
             for after_step in self._after_step:
@@ -281,6 +286,7 @@ class Training:
     @contextmanager
     def _in_context(self) -> Iterator[None]:
         """A forward pass with the backend's settings and the run's own random numbers."""
+        # part k of a batch draws by key k, in each of the passes of a closure too
         with self.backend.forward_context(), self._keyed[self._part % self._parts]():
             self._part += 1
             yield
@@ -291,6 +297,7 @@ class Training:
         if self.backend.sharded:
             return
         said = unreached(foreign, self.optimizer, self.model, lambda: self._loss_aside(inputs, targets))
+        # the look has drawn too; the step that follows begins with its first part
         self._part = 0
         if said is not None:
             self.note(said)
@@ -365,10 +372,12 @@ class Training:
         parts = [each for each in (self._loss.function,) if isinstance(each, nn.Module)]
         part = self._part
         with ExitStack() as stack:
+            # the step under way goes on with the part that it was at
             stack.callback(setattr, self, "_part", part)
             stack.enter_context(untouched(self.model, self.optimizer if steps else None, parameters=steps))
             for module in parts:
                 stack.enter_context(untouched(module, parameters=steps))
+            # gradients of the step under way are kept; what is computed here mustn't add to them
             for module in (self.model, *parts):
                 module.zero_grad(set_to_none=True)
             if training is False:
@@ -422,6 +431,7 @@ class Training:
 
     def restore(self, state: Any) -> None:
         """Take everything back to what :meth:`capture` returned."""
+        # loading may keep the tensors it is given, and this state may be needed again
         state = copied(state)
         self.backend.load(self.model, self.optimizer, state)
         self._load_loss(state)

@@ -119,6 +119,7 @@ def plan(runs: Sequence[Run], entries: Mapping[str, Entry], chunk: int) -> list[
     pieces = -(-len(ordered) // chunk)
     size = -(-len(ordered) // max(pieces, 1))
     chunks = [ordered[begin : begin + size] for begin in range(0, len(ordered), size)] if ordered else []
+    # a rule updates one slice of the stack, so runs of a rule stand side by side
     return [sorted(each, key=lambda run: numbers[keys[run.identity]]) for each in chunks]
 
 
@@ -281,6 +282,7 @@ class _Chunk:
         self._begin()
         saved, points = time.monotonic(), set(self.points)
         while not self._finished():
+            # a chunk that goes on from a checkpoint may stand where it was evaluated before that was saved
             if self.step in points and self.step != self._since:
                 self._evaluate(eliminate, watch)
                 if self._finished():
@@ -295,6 +297,7 @@ class _Chunk:
             self._advance()
             if watch is not None:
                 watch(self.step, self._going, None)
+        # before the last state, which has no tensors: a kill in between hands the runs on once more
         if collect is not None:
             self._hand_on(collect)
         self.program = None
@@ -344,6 +347,7 @@ class _Chunk:
         assert self.program is not None
         inputs, targets = self._batch()
         losses = self.program.step(inputs, targets, self.step + 1, self._table)
+        # stays on the device until the next evaluation: reading a number would wait for the step
         self._losses[self.step - self._since].copy_(losses)
         self.step += 1
 
@@ -404,6 +408,7 @@ class _Chunk:
             )
             if last and history.active and reduced is not None and self.metric.per_example:
                 history.test_predictions = reduced[row].double().tolist()
+            # another array: by that the program notices that the scalars it has computed ahead are outdated
             if self.factors.observe(number, self.step, history.validation_loss[-1]):
                 self._table = self.factors.at(self.rows)
         seen = {self.runs[number].identity: self.histories[number].validation[-1] for number in first}
@@ -435,8 +440,10 @@ class _Chunk:
             return
         self.program.keep([self.rows.index(number) for number in rows])
         self.rows = rows
+        # the evaluation has just put the losses so far into the histories
         self._losses = self._losses.new_zeros(len(self._losses), len(rows))
         self._table = self.factors.at(rows)
+        # orders have a row a lane, so they are made anew
         self._epoch = -1
 
     def _score(self, examples: Examples) -> tuple[list[float], list[float], Tensor]:
@@ -456,6 +463,7 @@ class _Chunk:
             "histories": [history.state() for history in self.histories],
             "plateaus": self.factors.state(),
             "program": program,
+            # since the last evaluation; those before it are in the histories
             "losses": None if program is None else self._losses[: self.step - max(self._since, 0)],
         }
 

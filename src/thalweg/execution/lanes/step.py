@@ -84,6 +84,7 @@ class LaneGroup:
     def bind(self, parameters: Sequence[Tensor], states: dict[str, list[Tensor]]) -> None:
         """Point at the group's rows of these parameters, and at these states of theirs."""
         self._parameters = [p.detach()[self.rows] for p in parameters]
+        # it holds addresses of the tensors before
         self._cache = {}
         # Numbers are the host's, wherever a checkpoint has put them.
         numbers = () if self._program is None else self._program.scalar_states
@@ -149,6 +150,7 @@ class LaneGroup:
         if "lr" in hyper:
             hyper["lr"] *= factors[t - 1 : t - 1 + steps, self.rows].reshape(-1)
         scalars = self._program.scalars(hyper, np.repeat(np.array(self._hoisted), lanes))
+        # a step hands one block on, which has to be contiguous
         self._scalars = scalars.reshape(len(scalars), steps, lanes).transpose(1, 0, 2).copy()
 
 
@@ -204,9 +206,11 @@ class LaneProgram:
         self.draws.step = t - 1
         outputs = self._outputs(inputs)
         losses = self._losses(outputs, targets)
+        # lanes share no parameter: the gradient of the sum is that of each lane's own loss
         grads = torch.autograd.grad(losses.sum(), self.stack.parameters, allow_unused=True)
         if self._used is None:
             self._begin([index for index, g in enumerate(grads) if g is not None], factors[t - 1])
+        # kernels read plain memory, laid out as the parameters are
         given = [g.contiguous() for g in grads if g is not None]
         for group in self.groups:
             group.update(given, t, factors)
@@ -275,6 +279,7 @@ class LaneProgram:
         if self._used is None:
             return
         kept = [group for group in before if any(group.holds(row) for row in rows)]
+        # rows ascend, so the groups that are left stand in the order in which they stood
         for old, new in zip(kept, self.groups, strict=True):
             own = [row - old.rows.start for row in rows if old.holds(row)]
             index = torch.tensor(own, device=self.device)
@@ -302,5 +307,6 @@ class LaneProgram:
         for group, states in zip(self.groups, state["states"], strict=True):
             group.bind(
                 self._updated,
+                # copies: whoever keeps the state may hand it out again
                 {name: [t.to(self.device).clone() for t in tensors] for name, tensors in states.items()},
             )
