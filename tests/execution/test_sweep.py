@@ -226,6 +226,18 @@ def test_what_can_not_be_is_one_sentence(settings: Any, more: Any, words: str, t
     assert list(tmp_path.iterdir()) == []
 
 
+class Deciding(torch.nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x)
+        return outputs if outputs.sum().item() > 0 else 2 * outputs
+
+
+def test_lanes_that_can_not_be_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="lanes"):
+        thalweg.sweep(Deciding(4, 3), "iris", "adam", epochs=1, engine="lanes", out=tmp_path / "a" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_rules_of_one_name_are_not_one() -> None:
     def made(factor: float) -> Any:
         def own(p: Any, g: Any, *, lr: float = 0.1) -> Any:

@@ -45,7 +45,7 @@ def test_options_come_back_from_the_file() -> None:
 
 
 def test_a_file_holds_only_what_was_asked_for() -> None:
-    assert stored(data="iris") == {"kind": "race", "version": 1, "command": "thalweg race", "data": "iris"}
+    assert stored(data="iris") == {"kind": "race", "command": "thalweg race", "data": "iris"}
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,6 @@ def test_objects_are_named_and_have_to_be_given_again() -> None:
 def test_data_in_a_list_is_an_object() -> None:
     config = stored(data=[([0.0, 1.0], 1), ([1.0, 1.0], 0)])
     assert config["objects"] == ["data"]
-
-
-@pytest.mark.parametrize("config", [{}, {"kind": "train", "version": 1}, {"kind": "race", "version": 2}])
-def test_what_is_no_race_is_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(RunDirectoryError, match="no race"):
-        merged(config, Options(), HERE)
 
 
 def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_race_and_fit_refuse_changed_code(capsys: pytest.CaptureFixture[str]) 
     write(NET)
     now = trust.fingerprint("m.py:net")
     assert now is not None
-    config = {"kind": "race", "version": 1, "data": "iris", "model": "m.py:net"}
+    config = {"kind": "race", "data": "iris", "model": "m.py:net"}
     RunDirectory.create("race", {**config, "code": {"m.py:net": dict(now.files)}}).close()
     write(NET.replace("ReLU", "Tanh"))
     code, said = command(capsys, "race", "--out", "race", "--resume", "--model", "m.py:net")
@@ -319,7 +319,7 @@ def test_nobodys_code_runs_from_a_recipe_that_a_directory_holds(
     options: dict[str, Any] = {"data": "iris", "optimizers": ["sgd"], "model": "linear"}
     name = "optimizers" if where == "optimizer" else where
     options[name] = [spec] if where == "optimizer" else spec
-    RunDirectory.create("race", {"kind": "race", "version": 1, **options}).close()
+    RunDirectory.create("race", {"kind": "race", **options}).close()
     code, said = command(capsys, "race", "--resume", "--out", "race")
     assert code == 2
     assert f"evil.py (sha256 {sha})" in said
@@ -369,7 +369,7 @@ def test_reports_run_no_code(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_a_person_says_themselves_may_run(capsys: pytest.CaptureFixture[str]) -> None:
     write(NET)
-    RunDirectory.create("race", {"kind": "race", "version": 1, "data": "gone", "model": "m.py:net"}).close()
+    RunDirectory.create("race", {"kind": "race", "data": "gone", "model": "m.py:net"}).close()
     # named on the command line too: it gets as far as to miss the data
     code, said = command(capsys, "race", "--out", "race", "--resume", "--model", "m.py:net")
     assert (code, "gone" in said) == (2, True)

@@ -27,6 +27,7 @@ from thalweg.layers import models
 from thalweg.layers.modes import set_evaluation
 from thalweg.objectives import Metric, Task, activations
 from thalweg.run import summaries
+from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.targets import (
@@ -40,7 +41,7 @@ from thalweg.run.targets import (
 from thalweg.settings import trust
 from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
-from thalweg.training.fitting import fingerprint, fit, seed_of, taken_up, whole
+from thalweg.training.fitting import fingerprint, fit, seed_of, whole
 from thalweg.training.loader import examples_of, in_blocks
 from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.training_run import Fitted
@@ -206,16 +207,14 @@ def fit_ensemble(
     )
     runs = runs_of(seed, members, setting)
     directory = None
-    if out is not None:
+    if out is not None or resume:
         config = {
             "kind": "fit", "members": members, "resample": resample, "epochs": epochs, "seed": seed,
             "batch_size": batch_size, "evaluations": evaluations, "fingerprint": fingerprint(data),
             "optimizer": setting.optimizer or getattr(optimizer, "__name__", "own"),
             "hyperparameters": dict(hyperparameters or {}), "schedule": setting.schedule,
         }  # fmt: skip
-        directory = taken_up(Path(out), config, resume=resume)
-    elif resume:
-        raise OptionError("resume needs out: name the run directory of the training to go on with")
+        directory = RunDirectory.begin(out, config, resume=resume)
 
     chosen: Any = optimizer if entry is None else entry
 
@@ -247,7 +246,7 @@ def fit_ensemble(
         try:
             plan = train(
                 runs, store, watcher, alone, context,
-                engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds, new=not resume,
+                engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds,
             )  # fmt: skip
         except UserError:
             raise

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
 from thalweg.ensembles.store import Member, MemberPlan, MemberStore
-from thalweg.errors import Interrupted, OptionError, ThalwegError, UserError, option
+from thalweg.errors import Interrupted, OptionError, ThalwegError, option
 from thalweg.execution import lanes
 from thalweg.execution.choose import choose
 from thalweg.layers.modes import set_evaluation
@@ -116,7 +117,6 @@ def train(
     why_not: str | None,
     resample: bool,
     seconds: float,
-    new: bool,
 ) -> MemberPlan:
     """Train members to their end, or go on with it: choose how, train, and drop what only a resume needs.
 
@@ -129,7 +129,6 @@ def train(
         engine, why_not: as for :func:`plan_members`.
         resample: as for :func:`in_lanes`.
         seconds: between two checkpoints.
-        new: whether the run has only begun; what is refused then leaves nothing behind.
 
     Returns:
         The choice.
@@ -140,12 +139,9 @@ def train(
         ThalwegError: every member failed.
     """
     if store.plan is None:
-        try:
+        directory = store.directory
+        with nullcontext() if directory is None else directory.withdrawn_unless(lambda: False):
             store.save_plan(plan_members(engine, why_not, runs, context))
-        except UserError:
-            if new and store.directory is not None:
-                store.directory.discard()
-            raise
     assert store.plan is not None
     means = "side by side, as lanes" if store.plan.engine == "lanes" else "one after another"
     watcher.note(f"{len(runs)} members {means}: {store.plan.reason}")

@@ -33,7 +33,7 @@ from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.run.targets import objective_of
 from thalweg.settings import trust
 from thalweg.settings.tables import check_length, plain_numbers
-from thalweg.training.fitting import taken_up, whole
+from thalweg.training.fitting import whole
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 from thalweg.training.watch import Pace, SilentTrainingWatcher, TrainingWatcher
 
@@ -164,8 +164,6 @@ def sweep(
         )
     if engine not in ("auto", "lanes", "loop"):
         raise OptionError(f"{option('engine')} is {engine!r}, but must be auto, lanes or loop")
-    if out is None and resume:
-        raise OptionError("resume needs out: name the run directory of the sweep to go on with")
     epochs, evaluations = whole("epochs", epochs), whole("evaluations", evaluations)
     seed = whole("seed", seed, least=0)
     size = None if batch_size is None else whole("batch_size", batch_size)
@@ -192,7 +190,7 @@ def sweep(
         "seeds": numbers, "fingerprint": mark, "loss": problem.loss_function.name,
         "metric": problem.metric_function.name, "seed": seed, "device": device, **asdict(workload),
     }  # fmt: skip
-    directory = None if out is None else taken_up(Path(out), config, resume=resume, what="sweep")
+    directory = None if out is None and not resume else RunDirectory.begin(out, config, resume=resume)
     with nullcontext() if directory is None else directory:
         outcomes, choice = _carried_out(
             runs, problem, workload, engine, directory, watcher or SilentTrainingWatcher(), executor
@@ -232,8 +230,8 @@ def _carried_out(
         done += more
         pace.tell(done, steps * len(runs))
 
-    known = journal.once("choice", "choice", measured)
-    choice = Choice.of(known)
+    with nullcontext() if directory is None else directory.withdrawn_unless(lambda: False):
+        choice = Choice.of(journal.once("choice", "choice", measured))
     watcher.note(f"{len(runs)} runs of {steps} steps: {choice.reason}")
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)

@@ -7,9 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import OptionError, RunDirectoryError, option
+from thalweg.errors import OptionError, option
 from thalweg.racing.setup import Options
-from thalweg.run.directory.kinds import refuse_other_kind
 
 __all__ = ["merged", "names", "written"]
 
@@ -27,7 +26,6 @@ def written(options: Options, command: str | None) -> dict[str, Any]:
             objects.append(name)
     return {
         "kind": "race",
-        "version": 1,
         **({"command": command} if command else {}),
         **plain,
         **({_OBJECTS: objects} if objects else {}),
@@ -43,12 +41,8 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
         path: of the run directory.
 
     Raises:
-        RunDirectoryError: it isn't a race's, or can't be understood.
         OptionError: something asked for differs, or an object has to be given again.
     """
-    refuse_other_kind(path, config, "race")
-    if config.get("version") != 1:
-        raise RunDirectoryError(f"{path} holds no race of this version; give the directory of a race")
     known = {field.name for field in fields(Options)}
     stored = {name: value for name, value in config.items() if name in known}
     objects = config.get(_OBJECTS, [])

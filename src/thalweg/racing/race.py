@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg import __version__, data
-from thalweg.errors import DataError, Interrupted, RunDirectoryError, UserError, option
+from thalweg.errors import DataError, Interrupted, option
 from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
 from thalweg.racing import assemble, build_results, configuration, leaderboard, stages, test_usage
@@ -24,7 +23,7 @@ from thalweg.racing.setup import Options, Setup, understand
 from thalweg.racing.watch import RaceProgress, RaceWatcher
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
-from thalweg.run.directory.kinds import refuse_existing
+from thalweg.run.directory.kinds import default_place, refuse_existing
 from thalweg.settings import trust
 
 __all__ = ["run_race"]
@@ -56,26 +55,17 @@ def run_race(
         UserError: something given can't be used.
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
     """
-    with trust.own_code(accepted=trust_code, what="race") as gate:
+    with trust.own_code(accepted=trust_code, what="race"):
         if resume:
-            return _go_on(options, out, watcher, gate)
-        return _begin_anew(options, out, watcher, command, gate)
+            return _go_on(options, out, watcher)
+        return _begin_anew(options, out, watcher, command)
 
 
-def _go_on(
-    options: Options, out: str | Path | None, watcher: RaceWatcher, gate: trust.Gate
-) -> tuple[Results, Path]:
-    if out is None:
-        raise RunDirectoryError(
-            f"{option('resume')} needs {option('out')}: name the run directory of the race to go on with"
-        )
-    with RunDirectory.resume(out) as directory:
-        asked = options
-        options = configuration.merged(directory.config(), asked, Path(out))
-        gate.carries_on(directory.path, directory.code(), stated=configuration.names(asked))
-        setup = _understood(options, watcher)
-        gate.remember()
-        directory.note_code(gate.written())
+def _go_on(options: Options, out: str | Path | None, watcher: RaceWatcher) -> tuple[Results, Path]:
+    with RunDirectory.resume(out, "race", stated=configuration.names(options)) as directory:
+        merged = configuration.merged(directory.config(), options, directory.path)
+        setup = _understood(merged, watcher)
+        directory.note_code()
         return _race(setup, directory, watcher), directory.path
 
 
@@ -86,28 +76,18 @@ def _understood(options: Options, watcher: RaceWatcher) -> Setup:
 
 
 def _begin_anew(
-    options: Options, out: str | Path | None, watcher: RaceWatcher, command: str | None, gate: trust.Gate
+    options: Options, out: str | Path | None, watcher: RaceWatcher, command: str | None
 ) -> tuple[Results, Path]:
     if out is not None:
         refuse_existing(Path(out))
     setup = _understood(options, watcher)
-    gate.remember()
-    path = Path(out) if out is not None else _default_path(setup.source.name)
-    config = {**configuration.written(options, command), "code": gate.written()}
-    with RunDirectory.create(path, config) as directory:
-        try:
-            return _race(setup, directory, watcher), directory.path
-        except UserError:
-            # such as lanes asked for with a model that can't be one, which shows when they are tried
-            with contextlib.suppress(RunDirectoryError):
-                if not any(event["event"] == "engine" for event in directory.events()):
-                    directory.discard()
-            raise
-
-
-def _default_path(name: str) -> Path:
-    plain = "".join(c if c.isalnum() else "-" for c in name).strip("-") or "data"
-    return Path("runs") / f"race-{plain}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    path = default_place("race", setup.source.name) if out is None else out
+    with (
+        RunDirectory.create(path, configuration.written(options, command)) as directory,
+        # such as lanes asked for with a model that can't be one, which shows when they are tried
+        directory.withdrawn_unless(lambda: any(e["event"] == "engine" for e in directory.events())),
+    ):
+        return _race(setup, directory, watcher), directory.path
 
 
 def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Results:

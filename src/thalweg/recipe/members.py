@@ -40,7 +40,6 @@ def train_members(
     device: str,
     seconds: float,
     watcher: TrainingWatcher,
-    new: bool,
     alone: TrainMember,
 ) -> MemberStore:
     """Train the members of a recipe's ensemble, or go on with it.
@@ -54,7 +53,6 @@ def train_members(
         device: where to train.
         seconds: between two checkpoints.
         watcher: told what happens.
-        new: whether the run has only begun; what is refused then leaves nothing behind.
         alone: trains one member, where they can't be lanes.
 
     Raises:
@@ -93,21 +91,16 @@ def train_members(
         if asked.resample:
             own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
         assert path is not None
-        with _taken_up(path, run.seed) as folder:
+        begun = {"kind": "fit", "seed": run.seed}
+        with RunDirectory.begin(path, begun, resume=path.exists(), stated=None) as folder:
             return alone(one, own_data, folder, told)
 
     train(
         runs, store, watcher, one_member,
         MemberContext(problem=problem, workload=workload),
-        engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds, new=new,
+        engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds,
     )  # fmt: skip
     return store
-
-
-def _taken_up(path: Path, seed: int) -> RunDirectory:
-    if path.exists():
-        return RunDirectory.resume(path)
-    return RunDirectory.create(path, {"kind": "fit", "seed": seed})
 
 
 def mean_curve(members: Sequence[Member]) -> list[Evaluation]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ import torch
 from pydantic import ValidationError
 
 from thalweg import data, recipe
-from thalweg.data.source import Prepared, Source
+from thalweg.data.source import Prepared
 from thalweg.errors import (
     DataError,
     Interrupted,
     OptionError,
     RunDirectoryError,
     ThalwegError,
-    UserError,
     option,
     spelled_as_recipe,
 )
@@ -32,7 +30,7 @@ from thalweg.recipe.export import export_members, export_run
 from thalweg.recipe.members import train_members
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.run.directory.kinds import refuse_existing, refuse_other_kind
+from thalweg.run.directory.kinds import default_place, refuse_existing
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.threads import with_threads
 from thalweg.settings import trust
@@ -108,15 +106,13 @@ def run_recipe(
 
         wanted = _recipe(given, changes)
         if resume:
-            if out is None:
-                raise RunDirectoryError(
-                    f"{option('resume')} needs {option('out')}: name the run directory of the training to go "
-                    "on with"
-                )
-            path, config = on_rank_0(processes, lambda: hold(RunDirectory.resume(out)))
+            stated = wanted is not None
+            path, config = on_rank_0(
+                processes, lambda: hold(RunDirectory.resume(out, "train", stated=stated))
+            )
             # what process 0 knows holds for all, wherever they run
             recorded, remembered = on_rank_0(processes, known)
-            gate.carries_on(path, recorded, stated=wanted is not None, remembered=remembered)
+            gate.carries_on(path, recorded, stated=stated, remembered=remembered)
             wanted = _same(path, config, wanted)
             announced(wanted)
             made = build(wanted, device, processes.world)
@@ -142,22 +138,20 @@ def run_recipe(
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "threads": _threads(made, device, processes.world),
                 "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
-                "code": gate.written(),
             }
             observing = [name for name in wanted.strategies.own() if load_own(name).observes]
             if observing:
                 begun["observing"] = observing
-            place = _place(out, made.source)
+            place = default_place("train", made.source.name) if out is None else out
             path, config = on_rank_0(processes, lambda: hold(RunDirectory.create(place, begun)))
         if len(set(processes.collect(made.source.fingerprint))) > 1:
             raise DataError(
                 f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
             )
         if held:
-            gate.remember()
-            held[0].note_code(gate.written())
+            held[0].note_code()
         run = _Run(directory=held[0] if held else None, path=path, config=config)
-        return _train(made, run, checkpoint_seconds, told, new=not resume), path
+        return _train(made, run, checkpoint_seconds, told), path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +175,6 @@ def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe
 
 def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
     """The recipe that a training was begun with, which must be the one that is wanted, if any is."""
-    refuse_other_kind(path, config, "train")
     try:
         begun = Recipe.model_validate(config["recipe"])
     except (KeyError, ValidationError) as problem:
@@ -221,27 +214,19 @@ def _without(one: Recipe, names: set[str]) -> dict[str, Any]:
     return values
 
 
-def _place(out: str | Path | None, source: Source) -> Path:
-    if out is not None:
-        return Path(out)
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"train-{source.name}-{stamp}-{uuid.uuid4().hex[:4]}"
-
-
-def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool) -> TrainResults:
+def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) -> TrainResults:
     if run.directory is not None:
         run.directory.write_text("recipe.toml", recipe.dumps(made.recipe))
     watcher.begun(lines(made))
     if made.recipe.ensemble is not None:
-        return _train_members(made, run, seconds, watcher, new=new)
+        return _train_members(made, run, seconds, watcher)
     training_run = _training_run(made, run.directory, seconds, watcher)
+    refused: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if run.directory is not None:
+        refused = run.directory.withdrawn_unless(lambda: training_run.begun)
     try:
-        with _as_many_threads(run, watcher):
+        with refused, _as_many_threads(run, watcher):
             fitted = training_run.run()
-    except UserError:
-        if new and not training_run.begun and run.directory is not None:
-            run.directory.discard()
-        raise
     except KeyboardInterrupt as problem:
         raise Interrupted(
             f"interrupted before a step was ended; {option('resume', True)} goes on from what {run.path} "
@@ -302,9 +287,7 @@ def _training_run(
     return training_run
 
 
-def _train_members(
-    made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher, *, new: bool
-) -> TrainResults:
+def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) -> TrainResults:
     device, directory = str(made.training.backend.device), run.directory
     assert directory is not None
 
@@ -314,6 +297,6 @@ def _train_members(
 
     kept = train_members(
         made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
-        seconds=seconds, watcher=watcher, new=new, alone=alone,
+        seconds=seconds, watcher=watcher, alone=alone,
     )  # fmt: skip
     return export_members(made, kept, directory, run.config)

@@ -23,6 +23,7 @@ from thalweg.report.numbers import ScoreFormat, count, duration, finished, gener
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
 from thalweg.run.directory import RunDirectory, write_whole
+from thalweg.run.directory.kinds import held, kind_at
 from thalweg.run.directory.writing import reason
 from thalweg.run.summaries import metric_label, repeated
 
@@ -47,6 +48,10 @@ def write(directory: Path) -> Path:
             report can't be written there.
     """
     directory = Path(directory)
+    if (config := kind_at(directory)).get("kind") == "sweep":
+        raise RunDirectoryError(
+            f"{directory} holds {held(config)}, of which there is no report; its table.csv is all it found"
+        )
     if training.is_training(directory):
         html = _from_events(render_training, directory)
     elif os.path.exists(directory / "results.json"):

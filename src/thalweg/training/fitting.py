@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from thalweg import catalogue, objectives, schedules
 from thalweg.catalogue.entry import StepKind
 from thalweg.data.source import fingerprint_of
-from thalweg.errors import DataError, OptionError, UserError
+from thalweg.errors import DataError, OptionError
 from thalweg.layers.holding import check_held, strangers
 from thalweg.objectives import Metric, activations
 from thalweg.objectives.given import usable
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.run.directory.kinds import refuse_other_kind
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.schedules.base import Schedule
@@ -35,7 +34,7 @@ from thalweg.training.trainer import Training
 from thalweg.training.training_run import Data, Fitted, TrainingRun
 from thalweg.training.watch import TrainingWatcher
 
-__all__ = ["fingerprint", "fit", "seed_of", "step_kind_of", "tabulated", "taken_up", "whole"]
+__all__ = ["fingerprint", "fit", "seed_of", "step_kind_of", "tabulated", "whole"]
 
 
 @trust.runs_own_code
@@ -199,7 +198,7 @@ def fit(
         say=lambda text: said[0](text),
     )
     directory: RunDirectory | None = None
-    if out is not None:
+    if out is not None or resume:
         config = {
             "kind": "fit",
             "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
@@ -216,11 +215,9 @@ def fit(
 
         def take_up() -> None:
             nonlocal directory
-            directory = taken_up(Path(out), config, resume=resume)
+            directory = RunDirectory.begin(out, config, resume=resume)
 
         on_rank_0(backend, take_up)
-    elif resume:
-        raise OptionError("resume needs out: name the run directory of the training to go on with")
     training_run = TrainingRun(
         training,
         evaluation_points(total, evaluations),
@@ -241,13 +238,8 @@ def fit(
         )
     if directory is None:
         return training_run.run()
-    with directory:
-        try:
-            return training_run.run()
-        except UserError:
-            if not training_run.begun and not resume:
-                directory.discard()
-            raise
+    with directory, directory.withdrawn_unless(lambda: training_run.begun):
+        return training_run.run()
 
 
 def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
@@ -455,43 +447,3 @@ def fingerprint(data: Any) -> str | None:
     if len(parts) == 2 and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
         return fingerprint_of(parts)
     return f"{len(data)} items" if hasattr(data, "__len__") else None
-
-
-def taken_up(path: Path, config: dict[str, Any], *, resume: bool, what: str = "training") -> RunDirectory:
-    """Make a run directory, or take it up again if it is that of the same training, or what else it is.
-
-    Raises:
-        UserError: it isn't, in one sentence.
-    """
-    gate = trust.current()
-    if not resume:
-        gate.remember()
-        return RunDirectory.create(path, {**config, "code": gate.written()})
-    directory = RunDirectory.resume(path)
-    try:
-        refuse_other_kind(path, directory.config(), config["kind"])
-    except UserError:
-        directory.close()
-        raise
-    before = {name: value for name, value in directory.config().items() if name != "code"}
-    now = {name: value for name, value in config.items() if value is not None}
-    for name in [*now, *before]:
-        if before.get(name) != now.get(name):
-            directory.close()
-            if name == "fingerprint":
-                raise DataError(
-                    f"the data aren't those that the {what} in {path} was begun with; give the same, or "
-                    "begin anew with another out"
-                )
-            raise OptionError(
-                f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not "
-                f"{now.get(name)!r}; give the same, or begin anew with another out"
-            )
-    try:
-        gate.carries_on(path, directory.code(), stated=True)
-    except UserError:
-        directory.close()
-        raise
-    gate.remember()
-    directory.note_code(gate.written())
-    return directory

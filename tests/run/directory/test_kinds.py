@@ -14,9 +14,10 @@ import thalweg
 from thalweg.commands import app
 from thalweg.errors import RunDirectoryError
 from thalweg.run.directory import RunDirectory
+from thalweg.run.directory.kinds import VERSION
 
 KINDS: dict[str, dict[str, Any]] = {
-    "race": {"kind": "race", "version": 1},
+    "race": {"kind": "race"},
     "train": {"kind": "train", "recipe": {"data": {"spec": "iris"}}},
     "ensemble": {"kind": "train", "recipe": {"ensemble": {"members": 8}}},
     "fit": {"kind": "fit"},
@@ -40,6 +41,8 @@ COMMANDS = {
     "fit_ensemble": "thalweg.fit_ensemble(..., out='{}', resume=True)",
     "sweep": "thalweg.sweep(..., out='{}', resume=True)",
 }
+
+ZEROS = torch.zeros(64, 1), torch.arange(64.0).reshape(64, 1)
 
 Said = Callable[..., str]
 
@@ -76,6 +79,43 @@ def test_resume_names_what_is_there_and_what_goes_on_with_it(
     else:
         expected = f"{out} holds {HOLDS[kind]}, no {wanted}; go on with it by: {COMMANDS[kind].format(out)}"
     assert said(verb, "--out", out, "--resume") == expected
+
+
+VERSIONS = {"later": f"version = {VERSION + 1}\n", "none": "", "text": 'version = "x"\n'}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", HOLDS)
+def test_another_version_is_gone_on_with_by_none_and_left_as_it_is(
+    tmp_path: Path, kind: str, version: str
+) -> None:
+    out = begun(tmp_path / "run", kind)
+    config = tmp_path / "run" / "config.toml"
+    text = config.read_text()
+    assert f"version = {VERSION}\n" in text
+    config.write_text(text.replace(f"version = {VERSION}\n", VERSIONS[version]))
+    with (tmp_path / "run" / "events.jsonl").open("w") as events:
+        events.write('{"event": "torn')
+    there = {"later": VERSION + 1, "none": 0, "text": "x"}[version]
+    calls: dict[str, Callable[[], Any]] = {
+        "race": lambda: thalweg.race(out=out, resume=True),
+        "train": lambda: thalweg.train(None, out=out, resume=True),
+        "fit": lambda: thalweg.fit(
+            nn.Linear(1, 1), ZEROS, "mse", "sgd", steps=1, batch_size=4, out=out, resume=True
+        ),
+        "fit_ensemble": lambda: thalweg.fit_ensemble(
+            "linear", ZEROS, "mse", "sgd", members=2, epochs=1, batch_size=4, out=out, resume=True
+        ),
+        "sweep": lambda: thalweg.sweep("linear", ZEROS, "sgd", epochs=1, batch_size=4, out=out, resume=True),
+    }
+    with pytest.raises(RunDirectoryError) as refusal:
+        calls["train" if kind == "ensemble" else kind]()
+    assert str(refusal.value) == (
+        f"{out} holds {HOLDS[kind]} in version {there} of the format, and this thalweg goes on with version "
+        f"{VERSION} alone; finish it with the thalweg that began it, which environment.json names, or begin "
+        "anew with another out"
+    )
+    assert (tmp_path / "run" / "events.jsonl").read_text() == '{"event": "torn'
 
 
 @pytest.mark.parametrize("kind", HOLDS)
@@ -131,6 +171,13 @@ def test_report_says_what_is_no_run(tmp_path: Path, said: Said) -> None:
     (tmp_path / "folder").mkdir()
     assert "holds neither results.json nor events.jsonl; give the directory of a run" in said(
         "report", str(tmp_path / "folder")
+    )
+
+
+def test_a_sweep_is_no_race_that_is_not_finished(tmp_path: Path, said: Said) -> None:
+    out = begun(tmp_path / "run", "sweep")
+    assert said("report", out) == (
+        f"{out} holds {HOLDS['sweep']}, of which there is no report; its table.csv is all it found"
     )
 
 

@@ -11,16 +11,23 @@ import tempfile
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from thalweg.errors import RunDirectoryError, option
+from thalweg.errors import RunDirectoryError, UserError, option
 from thalweg.run.directory.environment import environment
-from thalweg.run.directory.kinds import kind_at, refuse_existing
+from thalweg.run.directory.kinds import (
+    VERSION,
+    kind_at,
+    refuse_existing,
+    refuse_other_kind,
+    refuse_other_settings,
+    refuse_other_version,
+)
 from thalweg.run.directory.links import FOLDERS, RUN_ID, note_owner, refuse_links
 from thalweg.run.directory.writing import (
     as_json,
@@ -38,6 +45,7 @@ from thalweg.settings import trust
 __all__ = ["RunDirectory"]
 
 _LOOKED_SECONDS = 1.0
+_VERSION = "version"
 
 
 class _Gone(RunDirectoryError):
@@ -45,7 +53,7 @@ class _Gone(RunDirectoryError):
 
 
 class RunDirectory:
-    """A run's directory, held for writing by one process; made by :meth:`create` or :meth:`resume`.
+    """A run's directory, held for writing by one process; made by :meth:`begin`, or its halves.
 
     Attributes:
         path: of the directory.
@@ -64,13 +72,16 @@ class RunDirectory:
         self.path = path
         self._lock = lock
         self._events: IO[bytes] | None = None
-        self._made: list[Path] = []
+        self._new, self._made = False, list[Path]()
         self._known = _bytes_of(path / "config.toml")
         self._looked = time.monotonic()
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
         """Make a new run directory, in one rename, with ``config.toml`` and ``environment.json``.
+
+        The configuration gets the version of the format, and the fingerprints of a person's own code that is
+        loaded, which counts as trained with from now on.
 
         Args:
             path: must not exist, or be an empty directory, which stays the same one (it may be a link, or
@@ -80,8 +91,10 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory exists, or can't be made.
         """
-        path = Path(path)
+        path, gate = Path(path), trust.current()
         refuse_existing(path)
+        gate.remember()
+        config = {_VERSION: VERSION, **({"code": code} if (code := gate.written()) else {}), **config}
         made = [each for each in (path, *path.parents) if not os.path.exists(each)]
         draft: Path | None = None
         stands = path not in made
@@ -98,7 +111,7 @@ class RunDirectory:
                 draft.rename(path)
                 sync_folder(path.parent)
             run = cls(path, _locked(path))
-            run._made = made
+            run._new, run._made = True, made
             return run
         except OSError as problem:
             if draft is not None:
@@ -112,13 +125,33 @@ class RunDirectory:
             ) from problem
 
     @classmethod
-    def resume(cls, path: str | Path) -> RunDirectory:
+    def resume(
+        cls,
+        path: str | Path | None,
+        kind: str | None = None,
+        *,
+        stated: Collection[str] | bool | None = None,
+    ) -> RunDirectory:
         """Take up a run directory again, dropping what a kill left half-written.
 
+        Args:
+            path: of the directory; ``None`` is refused.
+            kind: that it must hold: ``race``, ``train``, ``fit`` or ``sweep``; ``None``: any.
+            stated: what of its code the person names too (:class:`thalweg.settings.trust.Gate`); the gate
+                that is entered carries on with the rest from here. ``None``: its code is nobody's concern.
+
         Raises:
-            RunDirectoryError: it is missing, isn't a run directory, is damaged, can't be written, or another
-                process is writing it.
+            RunDirectoryError: it is missing, isn't a run directory, is damaged, can't be written, another
+                process is writing it, it holds another kind of run, or is in another version of the format;
+                nothing in it has been changed then.
+            TrustError: code that is loaded isn't what the run was begun with.
         """
+        if path is None:
+            what = "training" if kind in ("train", "fit") else kind
+            raise RunDirectoryError(
+                f"{option('resume')} needs {option('out')}: name the run directory of the {what} to go on "
+                "with"
+            )
         path = Path(path)
         if not os.path.exists(path):
             raise RunDirectoryError(
@@ -129,7 +162,8 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} is no run directory: it has no {missing[0]}; give another {option('out')}"
             )
-        run_id = kind_at(path).get(RUN_ID)
+        there = kind_at(path)
+        run_id = there.get(RUN_ID)
         refuse_links(path, run_id if isinstance(run_id, str) else None)
         try:
             lock = _locked(path)
@@ -143,6 +177,12 @@ class RunDirectory:
             ) from problem
         run = cls(path, lock)
         try:
+            config = run.config()
+            if kind is not None:
+                refuse_other_kind(path, config, kind)
+            refuse_other_version(path, config, there.get(_VERSION, 0))
+            if stated is not None:
+                trust.current().carries_on(path, run.code(), stated=stated)
             _, sound = _read_events(path / "events.jsonl")
             if sound < (path / "events.jsonl").stat().st_size:
                 with (path / "events.jsonl").open("r+b") as file:
@@ -158,10 +198,54 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"the run directory {path} can't be written ({reason(problem)})"
             ) from problem
-        except RunDirectoryError:
+        except UserError:
             run.close()
             raise
         return run
+
+    @classmethod
+    def begin(
+        cls,
+        path: str | Path | None,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        stated: bool | None = True,
+    ) -> RunDirectory:
+        """Make a run directory, or go on with the one that was begun with the same configuration.
+
+        Args:
+            path: as for :meth:`create` and :meth:`resume`; so is ``stated``.
+            config: with its ``kind``; what is ``None`` is left out.
+            resume: go on with the one that is there.
+
+        Raises:
+            UserError: it can't be made, or gone on with, or was begun with another configuration.
+        """
+        if not resume:
+            assert path is not None
+            return cls.create(path, config)
+        run = cls.resume(path, config["kind"], stated=stated)
+        try:
+            before = {name: value for name, value in run.config().items() if name != "code"}
+            given = {name: value for name, value in config.items() if value is not None}
+            refuse_other_settings(run.path, before, given)
+            run.note_code()
+        except UserError:
+            run.close()
+            raise
+        return run
+
+    @contextlib.contextmanager
+    def withdrawn_unless(self, begun: Callable[[], bool]) -> Iterator[None]:
+        """Take back what :meth:`create` made where a run is refused before it has begun."""
+        try:
+            yield
+        except UserError:
+            with contextlib.suppress(RunDirectoryError):
+                if self._new and not begun():
+                    self.discard()
+            raise
 
     @classmethod
     def read(cls, path: str | Path) -> RunDirectory:
@@ -220,7 +304,8 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path / 'config.toml'} can't be read ({reason(problem)})"
             ) from problem
-        values.pop(RUN_ID, None)
+        for own in (RUN_ID, _VERSION):
+            values.pop(own, None)
         trust.note_specs(self.path, values)
         return values
 
@@ -236,10 +321,11 @@ class RunDirectory:
             if isinstance(files, Mapping)
         }
 
-    def note_code(self, loaded: Mapping[str, Mapping[str, str]]) -> None:
-        """Write down what code the run goes on with, where that isn't what is known of it."""
-        known = self.code()
-        new = {spec: dict(files) for spec, files in loaded.items() if known.get(spec) != files}
+    def note_code(self) -> None:
+        """Remember what code the run goes on with; write it down where that isn't what is known of it."""
+        gate, known = trust.current(), self.code()
+        gate.remember()
+        new = {spec: files for spec, files in gate.written().items() if known.get(spec) != files}
         if new:
             self.append({"event": "code", "code": new})
 

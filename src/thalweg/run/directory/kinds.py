@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import tomllib
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import RunDirectoryError, call, option
+from thalweg.errors import DataError, OptionError, RunDirectoryError, call, option
 
-__all__ = ["held", "how_to_go_on", "kind_at", "refuse_existing", "refuse_other_kind"]
+__all__ = [
+    "VERSION",
+    "default_place",
+    "held",
+    "how_to_go_on",
+    "kind_at",
+    "refuse_existing",
+    "refuse_other_kind",
+    "refuse_other_settings",
+    "refuse_other_version",
+]
+
+VERSION = 1
+"""Of the format of run directories, whatever their kind. It rises when a resume would no longer understand
+what was written before: configuration, events, states. Reports and predictions read older ones."""
 
 _LONGEST = 2**24
 
@@ -82,6 +98,56 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
             f"{path} holds no {kinds[wanted]}, nor another run of this thalweg; give the directory of one"
         )
     raise RunDirectoryError(f"{path} holds {what}, no {kinds[wanted]}; go on with it by: {how}")
+
+
+def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) -> None:
+    """Refuse to go on with a run directory of another version of the format.
+
+    Args:
+        path, config: as for :func:`refuse_other_kind`.
+        version: that stands in it; 0 where none does.
+
+    Raises:
+        RunDirectoryError: it isn't this thalweg's.
+    """
+    if version != VERSION:
+        raise RunDirectoryError(
+            f"{path} holds {held(config) or 'a run'} in version {str(version)[:20]} of the format, and this "
+            f"thalweg goes on with version {VERSION} alone; finish it with the thalweg that began it, which "
+            f"environment.json names, or begin anew with another {option('out')}"
+        )
+
+
+def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with another configuration.
+
+    Raises:
+        DataError: with other data.
+        OptionError: something else differs.
+    """
+    what = "sweep" if now["kind"] == "sweep" else "training"
+    for name in {**now, **before}:
+        if before.get(name) == now.get(name):
+            continue
+        if name == "fingerprint":
+            raise DataError(
+                f"the data aren't those that the {what} in {path} was begun with; give the same, or begin "
+                f"anew with another {option('out')}"
+            )
+        raise OptionError(
+            f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not {now.get(name)!r}; give "
+            f"the same, or begin anew with another {option('out')}"
+        )
+
+
+def default_place(kind: str, data: str) -> Path:
+    """Return where a run goes that was given no place.
+
+    >>> default_place("race", "my data").as_posix().startswith("runs/race-my-data-")
+    True
+    """
+    plain = "".join(c if c.isalnum() else "-" for c in data).strip("-") or "data"
+    return Path("runs") / f"{kind}-{plain}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
 
 
 def refuse_existing(path: Path) -> None:
