@@ -191,7 +191,7 @@ def test_what_a_resume_refuses(tmp_path: Path) -> None:
     assert (out / "results.json").read_bytes() == before
     with pytest.raises(RunDirectoryError, match="exists already"):
         thalweg.train(path, out=out)
-    with pytest.raises(RunDirectoryError, match="resume needs out:"):
+    with pytest.raises(UserError, match="resume needs out:"):
         thalweg.train(path, resume=True)
 
 

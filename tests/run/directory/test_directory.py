@@ -237,11 +237,13 @@ def test_held_by_one(run):
 
 
 FORKING = """
-import os, sys
+import os, sys, time
+# on a busy machine a worker doesn't run at once; before that it holds all files of its parent
+os.register_at_fork(after_in_child=lambda: time.sleep(0.5))
 from thalweg.run.directory import RunDirectory
 run = RunDirectory.create(sys.argv[1], {})
 run.append({"event": "begun"})
-if not os.fork():
+if os.fork():
     print("ready", flush=True)
 sys.stdin.read()
 """

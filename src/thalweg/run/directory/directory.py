@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from thalweg.errors import RunDirectoryError, UserError, option
+from thalweg.errors import OptionError, RunDirectoryError, UserError, option
 from thalweg.run.directory.environment import environment
 from thalweg.run.directory.kinds import (
     VERSION,
@@ -45,6 +45,7 @@ from thalweg.settings import trust
 __all__ = ["RunDirectory"]
 
 _LOOKED_SECONDS = 1.0
+_LOCK_SECONDS = 2.0
 _VERSION = "version"
 
 
@@ -144,11 +145,12 @@ class RunDirectory:
             RunDirectoryError: it is missing, isn't a run directory, is damaged, can't be written, another
                 process is writing it, it holds another kind of run, or is in another version of the format;
                 nothing in it has been changed then.
+            OptionError: there is no path.
             TrustError: code that is loaded isn't what the run was begun with.
         """
         if path is None:
             what = "training" if kind in ("train", "fit") else kind
-            raise RunDirectoryError(
+            raise OptionError(
                 f"{option('resume')} needs {option('out')}: name the run directory of the {what} to go on "
                 "with"
             )
@@ -504,9 +506,10 @@ class RunDirectory:
 def _locked(path: Path) -> BaseFileLock:
     """Lock the directory until released, or until the process ends however it ends.
 
-    Forked workers that outlive a kill don't hold it: filelock closes its file in each of them.
+    Forked workers that outlive a kill don't hold it: filelock closes its file in each of them, as soon as they
+    run, for which there is time here.
     """
-    lock = FileLock(path / ".lock", timeout=0, mode=0o666 & ~_umask(), thread_local=False)
+    lock = FileLock(path / ".lock", timeout=_LOCK_SECONDS, mode=0o666 & ~_umask(), thread_local=False)
     lock.acquire()
     return lock
 
