@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from thalweg.errors import RunDirectoryError
-from thalweg.run.directory import RunDirectory, directory
+from thalweg.run.directory import RunDirectory, parts
 
 CONFIG = {
     "model": "mlp:8",
@@ -50,9 +50,9 @@ def test_created_whole(run, tmp_path):
         "space": {"adam.lr": [1e-4, 1e-1]},
     }
     assert run.events() == []
-    assert (run.path.stat().st_mode & 0o777) == 0o777 & ~directory._umask()
+    assert (run.path.stat().st_mode & 0o777) == 0o777 & ~parts.umask()
     # whoever may write the directory may lock it
-    assert ((run.path / ".lock").stat().st_mode & 0o777) == 0o666 & ~directory._umask()
+    assert ((run.path / ".lock").stat().st_mode & 0o777) == 0o666 & ~parts.umask()
 
 
 def test_folders_above_are_made_and_an_empty_one_is_taken(tmp_path):
@@ -94,21 +94,21 @@ def test_nothing_is_left_when_creating_fails(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(directory, "write_whole", full)
+    monkeypatch.setattr(parts, "write_whole", full)
     with pytest.raises(RunDirectoryError, match="no space left on device"):
         RunDirectory.create(tmp_path / "run", {})
     assert contents(tmp_path) == []
 
 
 def test_somebody_was_faster(tmp_path, monkeypatch):
-    real = directory.as_toml
+    real = parts.as_toml
 
     def meanwhile(config):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "theirs").touch()
         return real(config)
 
-    monkeypatch.setattr(directory, "as_toml", meanwhile)
+    monkeypatch.setattr(parts, "as_toml", meanwhile)
     with pytest.raises(RunDirectoryError, match="exists already"):
         RunDirectory.create(tmp_path / "run", {})
     assert contents(tmp_path) == ["run", "run/theirs"]

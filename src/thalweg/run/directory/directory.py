@@ -10,16 +10,14 @@ import shutil
 import tempfile
 import time
 import tomllib
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from thalweg.errors import OptionError, RunDirectoryError, UserError, option
-from thalweg.run.directory.environment import environment
 from thalweg.run.directory.kinds import (
     VERSION,
     kind_at,
@@ -29,9 +27,9 @@ from thalweg.run.directory.kinds import (
     refuse_other_version,
 )
 from thalweg.run.directory.links import FOLDERS, RUN_ID, note_owner, refuse_links
+from thalweg.run.directory.parts import fill, locked, read_events, remove_empty, umask, unfill
 from thalweg.run.directory.writing import (
     as_json,
-    as_toml,
     drop_state,
     load_states,
     plain,
@@ -45,7 +43,6 @@ from thalweg.settings import trust
 __all__ = ["RunDirectory"]
 
 _LOOKED_SECONDS = 1.0
-_LOCK_SECONDS = 2.0
 _VERSION = "version"
 
 
@@ -101,25 +98,25 @@ class RunDirectory:
         stands = path not in made
         try:
             if stands:
-                _fill(path, config)
+                fill(path, config)
             else:
                 # one by one, since mkdir(parents=True) calls itself for each
                 for folder in reversed([path.parent, *path.parent.parents]):
                     folder.mkdir(exist_ok=True)
                 draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-                draft.chmod(0o777 & ~_umask())
-                _fill(draft, config)
+                draft.chmod(0o777 & ~umask())
+                fill(draft, config)
                 draft.rename(path)
                 sync_folder(path.parent)
-            run = cls(path, _locked(path))
+            run = cls(path, locked(path))
             run._new, run._made = True, made
             return run
         except OSError as problem:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
             elif stands:
-                _unfill(path)
-            _remove_empty(made)
+                unfill(path)
+            remove_empty(made)
             refuse_existing(path)
             raise RunDirectoryError(
                 f"the run directory {path} can't be made ({reason(problem)}); give another {option('out')}"
@@ -168,7 +165,7 @@ class RunDirectory:
         run_id = there.get(RUN_ID)
         refuse_links(path, run_id if isinstance(run_id, str) else None)
         try:
-            lock = _locked(path)
+            lock = locked(path)
         except Timeout as problem:
             raise RunDirectoryError(
                 f"another process is writing the run directory {path}; wait for it, or end it first"
@@ -185,7 +182,7 @@ class RunDirectory:
             refuse_other_version(path, config, there.get(_VERSION, 0))
             if stated is not None:
                 trust.current().carries_on(path, run.code(), stated=stated)
-            _, sound = _read_events(path / "events.jsonl")
+            _, sound = read_events(path / "events.jsonl")
             if sound < (path / "events.jsonl").stat().st_size:
                 with (path / "events.jsonl").open("r+b") as file:
                     file.truncate(sound)
@@ -292,7 +289,7 @@ class RunDirectory:
         """
         if self._lock is not None and not self._there():
             raise self._gone()
-        return _read_events(self.path / "events.jsonl")[0]
+        return read_events(self.path / "events.jsonl")[0]
 
     def config(self) -> dict[str, Any]:
         """Return what :meth:`create` wrote into ``config.toml``; code that it names may be a stranger's.
@@ -331,15 +328,6 @@ class RunDirectory:
         if new:
             self.append({"event": "code", "code": new})
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a file of the directory whole, or leave what was there.
-
-        Raises:
-            RunDirectoryError: it can't be written.
-        """
-        with self._writing(name):
-            write_whole(self.path / name, text.encode())
-
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file of the directory whole, or leave what was there.
 
@@ -349,14 +337,13 @@ class RunDirectory:
         with self._writing(name):
             write_whole(self.path / name, content)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write plain values as JSON, whole; NaN and infinity become null.
+    def write_text(self, name: str, text: str) -> None:
+        """Write text as :meth:`write_bytes` does."""
+        self.write_bytes(name, text.encode())
 
-        Raises:
-            RunDirectoryError: it can't be written.
-        """
-        with self._writing(name):
-            write_whole(self.path / name, as_json(value))
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain values as JSON, whole; NaN and infinity become null."""
+        self.write_bytes(name, as_json(value))
 
     def save_checkpoint(self, name: str, state: Any, *, keep: int = 2) -> Path:
         """Save a state of tensors, numbers, strings, lists and dictionaries; the newest ``keep`` stay.
@@ -461,8 +448,8 @@ class RunDirectory:
         if self.path in self._made:
             shutil.rmtree(self.path, ignore_errors=True)
         else:
-            _unfill(self.path)
-        _remove_empty(self._made)
+            unfill(self.path)
+        remove_empty(self._made)
 
     def close(self) -> None:
         """Let another process write the directory."""
@@ -503,74 +490,8 @@ class RunDirectory:
             ) from problem
 
 
-def _locked(path: Path) -> BaseFileLock:
-    """Lock the directory until released, or until the process ends however it ends.
-
-    Forked workers that outlive a kill don't hold it: filelock closes its file in each of them, as soon as they
-    run, for which there is time here.
-    """
-    lock = FileLock(path / ".lock", timeout=_LOCK_SECONDS, mode=0o666 & ~_umask(), thread_local=False)
-    lock.acquire()
-    return lock
-
-
-def _read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The events, and how many bytes of the file are sound."""
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise RunDirectoryError(f"{path} can't be read ({reason(problem)})") from problem
-    events: list[dict[str, Any]] = []
-    sound = 0
-    *lines, torn = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            if number == len(lines) and not torn:
-                break
-            raise RunDirectoryError(f"line {number} of {path} is damaged; delete it and what follows it")
-        events.append(event)
-        sound += len(line) + 1
-    return events, sound
-
-
-def _fill(folder: Path, config: Mapping[str, Any]) -> None:
-    """Put into an empty folder what a run begins with; the configuration last, which makes it one."""
-    run_id = uuid.uuid4().hex
-    (folder / "checkpoints").mkdir()
-    note_owner(folder / "checkpoints", run_id)
-    (folder / "events.jsonl").touch()
-    write_whole(folder / "environment.json", as_json(environment()))
-    write_whole(folder / "config.toml", as_toml({RUN_ID: run_id, **config}))
-
-
-def _unfill(folder: Path) -> None:
-    """Empty a folder that held nothing but a run."""
-    with contextlib.suppress(OSError):
-        for each in folder.iterdir():
-            if each.is_dir() and not each.is_symlink():
-                shutil.rmtree(each, ignore_errors=True)
-            else:
-                each.unlink(missing_ok=True)
-
-
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
