@@ -16,6 +16,7 @@ from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import StepKind
 from thalweg.commands.race import race
+from thalweg.errors import in_command
 from thalweg.racing import results
 from thalweg.test_problems import surfaces, tasks
 
@@ -54,7 +55,7 @@ def options() -> str:
         if name == "context":
             continue
         kind, info = typing.get_args(hints[name])
-        written = "--" + name.rstrip("_").replace("_", "-")
+        written = in_command(name)
         default = info.show_default if isinstance(info.show_default, str) else parameter.default
         if kind is not bool:
             written += " " + (info.metavar or _kind(kind))

@@ -14,10 +14,11 @@ import pytest
 from thalweg.execution.choose import Choice
 from thalweg.execution.journal import Journal
 from thalweg.racing import race
+from thalweg.racing.options import Options
 from thalweg.racing.plan import Cost
 from thalweg.racing.results import EngineInfo, Results
-from thalweg.racing.setup import Options, Setup
-from thalweg.racing.watch import RaceWatcher, SilentRaceWatcher
+from thalweg.racing.setup import Setup
+from thalweg.racing.watch import RaceWatcher
 
 TINY: dict[str, Any] = {
     "model": "linear",
@@ -64,10 +65,7 @@ def engine(
 
 def run(out: Path, *, resume: bool = False, watcher: RaceWatcher | None = None, **changes: Any) -> Results:
     """Run a tiny race to its results, without a report."""
-    asked = options(**changes)
-    return race.run_race(asked, out=out, resume=resume, watcher=watcher or SilentRaceWatcher(), command=None)[
-        0
-    ]
+    return race.run_race(options(**changes, out=out, resume=resume, watcher=watcher))[0]
 
 
 def comparable(results: Results) -> dict[str, Any]:

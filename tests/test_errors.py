@@ -13,7 +13,7 @@ import thalweg
 from thalweg import errors
 from thalweg.commands import app
 from thalweg.errors import UserError, option, spelled_as_command, spelled_as_recipe
-from thalweg.racing.setup import Options
+from thalweg.racing.options import Options
 
 SOURCE = Path(thalweg.__file__).parent
 
@@ -82,7 +82,7 @@ def _spelled_by_hand(path: Path) -> list[str]:
 
 
 def test_no_message_spells_settings_by_hand() -> None:
-    modules = [path for path in SOURCE.rglob("*.py") if "cli" not in path.parts]
+    modules = [path for path in SOURCE.rglob("*.py") if "commands" not in path.parts]
     found = [line for path in modules for line in _spelled_by_hand(path)]
     assert not found, f"say thalweg.errors.option(name, value) instead, since Python has no options: {found}"
 

@@ -647,19 +647,10 @@ def test_lanes_that_can_not_be_leave_nothing_behind(tmp_path: Path, existed: boo
 def test_runs_without_a_name_go_under_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match="lanes need"):
-        races.race.run_race(
-            races.options(optimizers=["torch.optim:RAdam"], engine="lanes"),
-            out=None, resume=False, watcher=races.SilentRaceWatcher(), command=None,
-        )  # fmt: skip
+        races.race.run_race(races.options(optimizers=["torch.optim:RAdam"], engine="lanes"))
     assert os.listdir(tmp_path) == []
     with races.engine():
-        _, path = races.race.run_race(
-            races.options(),
-            out=None,
-            resume=False,
-            watcher=races.SilentRaceWatcher(),
-            command="thalweg race --data iris",
-        )
+        _, path = races.race.run_race(races.options(command="thalweg race --data iris"))
     assert path.parent == Path("runs")
     assert path.name.startswith("race-iris-")
     assert Results.read(path / "results.json").command == "thalweg race --data iris"

@@ -181,13 +181,7 @@ def test_options_left_out_are_those_of_the_beginning(tmp_path: Path, undisturbed
     out = tmp_path / "out"
     assert race(out, moment=Moment("written", 4)) == -9
     with races.engine():
-        races.race.run_race(
-            races.Options(),
-            out=out,
-            resume=True,
-            watcher=races.SilentRaceWatcher(),
-            command="another command",
-        )
+        races.race.run_race(races.Options(out=out, resume=True, command="another command"))
     expected, found = undisturbed(LANES), races.comparable(Results.read(out / "results.json"))
     assert found["plan"] == expected["plan"]
     assert found["command"] == expected["command"]

@@ -43,6 +43,7 @@ __all__ = [
     "TrustError",
     "UserError",
     "call",
+    "in_command",
     "nearest",
     "option",
     "shortened",
@@ -124,7 +125,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("xyz", ["b", "a"])
     'known: a, b'
     """
-    names = sorted(set(known))
+    names, name = sorted(set(known)), str(name)
     folded = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name.lower(), list(folded), n=3, cutoff=0.6)
     if not close:
@@ -189,6 +190,15 @@ def spelled_as_recipe() -> Iterator[None]:
         _has_recipe.reset(token)
 
 
+def in_command(name: str) -> str:
+    """Return what the command calls an argument of Python's.
+
+    >>> in_command("batch_size"), in_command("spaces")
+    ('--batch-size', '--space')
+    """
+    return f"--{_IN_COMMAND.get(name, name).replace('_', '-')}"
+
+
 def option(name: str, value: object = _NOTHING) -> str:
     """Spell a setting of ``race``, ``train`` or ``predict`` for a message.
 
@@ -213,7 +223,7 @@ def option(name: str, value: object = _NOTHING) -> str:
         return key if value is _NOTHING else f"{key} = {_as_toml(value)}"
     if not _is_command:
         return name if value is _NOTHING else f"{name}={_as_python(value)}"
-    spelled = f"--{_IN_COMMAND.get(name, name).replace('_', '-')}"
+    spelled = in_command(name)
     if value is _NOTHING or value is True:
         return spelled
     if isinstance(value, Mapping):

@@ -189,10 +189,12 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
     ]
     assert app.run(arguments) == 0
     positional, options = fake_race.called
-    assert positional == ("mlp:8", "my houses.csv")
+    assert positional == ()
     watcher = options.pop("watcher")
     assert hasattr(watcher, "understood")
     assert options == {
+        "model": "mlp:8",
+        "data": "my houses.csv",
         "target": "price",
         "task": "regression",
         "missing": "median",
@@ -230,7 +232,7 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
 def test_race_alone_hands_on_the_defaults(fake_race: Any) -> None:
     assert app.run(["race"]) == 0
     positional, options = fake_race.called
-    assert positional == (None, None)
+    assert positional == ()
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     del given["watcher"]
     assert given == {
@@ -245,14 +247,14 @@ def test_race_alone_hands_on_the_defaults(fake_race: Any) -> None:
 
 def test_the_defaults_that_the_help_names_are_those_of_a_race() -> None:
     from thalweg.layers import models
-    from thalweg.racing import setup
+    from thalweg.racing import options as asked
 
     hints = typing.get_type_hints(race, include_extras=True)
     shown = {name: typing.get_args(hints[name])[1].show_default for name in ("model", "schedules", "trials")}
     assert shown == {
         "model": f"{models.default((256,))}, or {models.default((257,))} beyond 256 inputs",
-        "schedules": ",".join(setup.DEFAULT_SCHEDULES),
-        "trials": str(setup.DEFAULT_TRIALS),
+        "schedules": ",".join(asked.DEFAULT_SCHEDULES),
+        "trials": str(asked.DEFAULT_TRIALS),
     }
 
 

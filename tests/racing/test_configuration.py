@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from thalweg.errors import OptionError, RunDirectoryError, UserError
 from thalweg.racing.configuration import merged, written
-from thalweg.racing.setup import Options
+from thalweg.racing.options import Options
 from thalweg.run.directory.kinds import refuse_existing
 from thalweg.run.directory.writing import as_toml
 
@@ -36,7 +36,7 @@ PLAIN: dict[str, Any] = {
 
 
 def stored(**options: Any) -> dict[str, Any]:
-    return tomllib.loads(as_toml(written(Options(**options), "thalweg race")).decode())
+    return tomllib.loads(as_toml(written(Options(**options, command="thalweg race"))).decode())
 
 
 def test_options_come_back_from_the_file() -> None:

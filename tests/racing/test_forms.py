@@ -21,7 +21,8 @@ from thalweg import data
 from thalweg.data.source import Prepared
 from thalweg.errors import ModelError, OptionError
 from thalweg.execution import lanes, loop
-from thalweg.racing import build_results, setup
+from thalweg.racing import build_results
+from thalweg.racing.options import Options
 from thalweg.racing.setup import Setup, understand
 from thalweg.run.problem import initial_module
 from thalweg.run.spec import Outcome, Run, Setting
@@ -157,7 +158,7 @@ CASES = {
 @functools.cache
 def understood(case: Case) -> Setup:
     return understand(
-        setup.Options(
+        Options(
             model=lambda: case.model(),
             data=(case.inputs, case.targets),
             loss=case.loss,
@@ -257,7 +258,7 @@ def test_built_in_models_have_an_output_for_each_label_and_class() -> None:
         (with_(LABELS, -100, 3), None, None, 2),
     ):
         made = understand(
-            setup.Options(data=(X, targets), loss=loss, metric=metric, optimizers=["sgd"], splits=2, epochs=2)
+            Options(data=(X, targets), loss=loss, metric=metric, optimizers=["sgd"], splits=2, epochs=2)
         )
         assert made.first.outputs == outputs
         assert made.model_info.spec == "mlp:64"

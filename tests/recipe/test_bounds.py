@@ -14,10 +14,9 @@ from pydantic import BaseModel
 from thalweg import recipe, schedules
 from thalweg.commands.app import run
 from thalweg.errors import OptionError, RecipeError
-from thalweg.racing import plan
 from thalweg.recipe.schema import Recipe
 from thalweg.settings.free_memory import out_of_memory
-from thalweg.settings.tables import MOST, check_length
+from thalweg.settings.tables import MOST, check_length, whole_number
 
 SMALL = """version = 1
 data.spec = "iris"
@@ -110,7 +109,7 @@ def test_a_training_has_a_length() -> None:
 
 @pytest.mark.parametrize("name", ["trials", "splits", "confirm", "epochs", "batch_size", "seed"])
 def test_whole_numbers_of_races_have_bounds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.whole_number(name, MOST[name], least=1) == MOST[name]
+    assert whole_number(name, MOST[name], most=MOST[name]) == MOST[name]
     option = f"--{name.replace('_', '-')}"
     for value in (MOST[name] + 1, 10**30):
         # refused before the data are looked for
@@ -119,7 +118,7 @@ def test_whole_numbers_of_races_have_bounds(name: str, capsys: pytest.CaptureFix
         assert said.startswith(f"error: {option} is ")
         assert f"to {MOST[name]}" in said
     with pytest.raises(OptionError, match=r"is beyond 10\^20"):
-        plan.whole_number(name, 10**5000, least=1)
+        whole_number(name, 10**5000, most=MOST[name])
 
 
 def test_a_run_directory_may_lie_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,8 +326,8 @@ def write_winner(
             spec=options.data,
             target=options.target,
             task=setup.task,  # type: ignore[arg-type]
-            missing=options.missing,  # type: ignore[arg-type]
-            types=dict(options.types or {}),  # type: ignore[arg-type]
+            missing=options.missing,
+            types=dict(options.types or {}),
             seed=plan.seed,
             replicate=pool.replicate,
         ),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thalweg.errors import OptionError, option
-from thalweg.racing.setup import Options
+from thalweg.racing.options import Options
+from thalweg.settings.declared import declared
 
 __all__ = ["merged", "names", "written"]
 
 _OBJECTS = "objects"
+_STORED = [name for name, (_, told) in declared(Options).items() if told.stored]
 
 
-def written(options: Options, command: str | None) -> dict[str, Any]:
+def written(options: Options) -> dict[str, Any]:
     """Return the options as plain values; Python objects are named under ``objects``, not stored."""
     plain: dict[str, Any] = {}
     objects: list[str] = []
@@ -26,7 +28,7 @@ def written(options: Options, command: str | None) -> dict[str, Any]:
             objects.append(name)
     return {
         "kind": "race",
-        **({"command": command} if command else {}),
+        **({"command": options.command} if options.command else {}),
         **plain,
         **({_OBJECTS: objects} if objects else {}),
     }
@@ -43,8 +45,7 @@ def merged(config: Mapping[str, Any], asked: Options, path: Path) -> Options:
     Raises:
         OptionError: something asked for differs, or an object has to be given again.
     """
-    known = {field.name for field in fields(Options)}
-    stored = {name: value for name, value in config.items() if name in known}
+    stored = {name: value for name, value in config.items() if name in _STORED}
     objects = config.get(_OBJECTS, [])
     given = _given(asked)
     for name in objects:
@@ -78,7 +79,7 @@ def names(options: Options) -> list[str]:
 def _given(options: Options) -> dict[str, Any]:
     """The options that differ from their defaults."""
     default = Options()
-    given = {field.name: getattr(options, field.name) for field in fields(Options)}
+    given = {name: getattr(options, name) for name in _STORED}
     return {
         name: value
         for name, value in given.items()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from thalweg.errors import DataError, OptionError, option
 from thalweg.objectives import Metric
 from thalweg.racing.results import PlanInfo
-from thalweg.settings.tables import MOST, as_whole
 
 __all__ = [
     "KEPT_BACK",
@@ -23,7 +22,6 @@ __all__ = [
     "reserve_size",
     "run_counts",
     "spoken_seconds",
-    "whole_number",
 ]
 
 KEPT_BACK = 0.1
@@ -45,29 +43,6 @@ class Cost:
 
     step_seconds: Mapping[str, float]
     evaluation_seconds: float
-
-
-def whole_number(name: str, value: object, *, least: int) -> int:
-    """Return ``value`` as an int of at least ``least``, at most what ``settings.tables.MOST`` says.
-
-    Whole numbers of any type will do, NumPy's included.
-
-    Raises:
-        OptionError: it isn't a whole number, or is too small or too large.
-    """
-    number = as_whole(value)
-    if number is None or number < least:
-        shown = repr(value) if number is None else _short(number)
-        raise OptionError(f"{option(name)} is {shown}, but must be a whole number of at least {least}")
-    if number > MOST[name]:
-        raise OptionError(
-            f"{option(name)} is {_short(number)}, but must be a whole number from {least} to {MOST[name]}"
-        )
-    return number
-
-
-def _short(value: int) -> str:
-    return repr(value) if abs(value) < 10**20 else f"beyond {'-' if value < 0 else ''}10^20"
 
 
 def default_epochs(examples: int, batch_size: int) -> int:

@@ -17,10 +17,11 @@ from thalweg.racing import assemble, build_results, configuration, leaderboard, 
 from thalweg.racing import plan as planning
 from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.measure import choose_engine, forward_backward, step_seconds
+from thalweg.racing.options import Options
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
-from thalweg.racing.setup import Options, Setup, understand
-from thalweg.racing.watch import RaceProgress, RaceWatcher
+from thalweg.racing.setup import Setup, understand
+from thalweg.racing.watch import RaceProgress, RaceWatcher, SilentRaceWatcher
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.directory.kinds import default_place, refuse_existing
@@ -29,24 +30,11 @@ from thalweg.settings import trust
 __all__ = ["run_race"]
 
 
-def run_race(
-    options: Options,
-    *,
-    out: str | Path | None,
-    resume: bool,
-    watcher: RaceWatcher,
-    command: str | None,
-    trust_code: bool = False,
-) -> tuple[Results, Path]:
+def run_race(options: Options) -> tuple[Results, Path]:
     """Run a race, or go on with one, and write everything but the report.
 
     Args:
         options: what was asked for.
-        out: the run directory; ``None`` for ``runs/race-<data>-<time>``.
-        resume: go on with the race in ``out``.
-        watcher: told what happens.
-        command: how to make this race again.
-        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         The results and the run directory.
@@ -55,14 +43,13 @@ def run_race(
         UserError: something given can't be used.
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
     """
-    with trust.own_code(accepted=trust_code, what="race"):
-        if resume:
-            return _go_on(options, out, watcher)
-        return _begin_anew(options, out, watcher, command)
+    watcher = SilentRaceWatcher() if options.watcher is None else options.watcher
+    with trust.own_code(accepted=options.trust_code, what="race"):
+        return (_go_on if options.resume else _begin_anew)(options, watcher)
 
 
-def _go_on(options: Options, out: str | Path | None, watcher: RaceWatcher) -> tuple[Results, Path]:
-    with RunDirectory.resume(out, "race", stated=configuration.names(options)) as directory:
+def _go_on(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
+    with RunDirectory.resume(options.out, "race", stated=configuration.names(options)) as directory:
         merged = configuration.merged(directory.config(), options, directory.path)
         setup = _understood(merged, watcher)
         directory.note_code()
@@ -75,15 +62,13 @@ def _understood(options: Options, watcher: RaceWatcher) -> Setup:
     return understand(options)
 
 
-def _begin_anew(
-    options: Options, out: str | Path | None, watcher: RaceWatcher, command: str | None
-) -> tuple[Results, Path]:
-    if out is not None:
-        refuse_existing(Path(out))
+def _begin_anew(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
+    if options.out is not None:
+        refuse_existing(Path(options.out))
     setup = _understood(options, watcher)
-    path = default_place("race", setup.source.name) if out is None else out
+    path = default_place("race", setup.source.name) if options.out is None else options.out
     with (
-        RunDirectory.create(path, configuration.written(options, command)) as directory,
+        RunDirectory.create(path, configuration.written(options)) as directory,
         # such as lanes asked for with a model that can't be one, which shows when they are tried
         directory.withdrawn_unless(lambda: any(e["event"] == "engine" for e in directory.events())),
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,6 +20,7 @@ from thalweg.objectives import Loss, Metric
 from thalweg.objectives.given import usable
 from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
+from thalweg.racing.options import DEFAULT_SCHEDULES, DEFAULT_TRIALS, Options
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 from thalweg.randomness.generators import own_generators
 from thalweg.run.directory.environment import usable_device
@@ -28,22 +28,18 @@ from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
 from thalweg.run.targets import leaves_out, objective_of
-from thalweg.settings.tables import check_length, is_number, plain_numbers
+from thalweg.settings.declared import checked
+from thalweg.settings.tables import check_length
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 
 __all__ = [
     "ALL",
-    "DEFAULT_SCHEDULES",
-    "DEFAULT_TRIALS",
     "RERUNS",
     "RERUN_SEEDS",
-    "Options",
     "Setup",
     "understand",
 ]
 
-DEFAULT_SCHEDULES = ("constant", "cosine", "linear")
-DEFAULT_TRIALS = 16
 _LEAST_SPREAD, _MOST_SPREAD = 1e-70, 1e70
 ALL = "all"
 """In place of names: every optimizer of the catalogue that can take a step within a run."""
@@ -51,53 +47,6 @@ RERUNS = 3
 RERUN_SEEDS = 3
 # Parameters for which a matrix of them all still pays in a race, and for which it can be had at all.
 _DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
-
-
-_OBJECTS = ("model", "data", "loss", "metric", "collate")
-_NAMES = ("optimizers", "schedules", "initializations")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a race was asked for, as given; ``None`` means that the race decides.
-
-    The attributes are the arguments of :func:`thalweg.commands.verbs.race`, which explains them.
-    """
-
-    model: Any = None
-    data: Any = None
-    target: str | None = None
-    task: str | None = None
-    missing: str | None = None
-    types: Mapping[str, str] | None = None
-    loss: Any = None
-    metric: Any = None
-    optimizers: Sequence[Any] | None = None
-    spaces: Mapping[str, tuple[float, float]] | None = None
-    schedules: Sequence[str] | None = None
-    initializations: Sequence[str] | None = None
-    trials: int | None = None
-    splits: int = 5
-    confirm: int = 2
-    epochs: int | None = None
-    batch_size: int | None = None
-    minutes: float | None = None
-    goal: float | None = None
-    margin: float | None = None
-    seed: int = 0
-    device: str = "cpu"
-    engine: str = "auto"
-    eliminate: bool = False
-    collate: Callable[..., Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Take NumPy's numbers for what they are: what is written down and compared is plain."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _NAMES and isinstance(value, np.ndarray):
-                value = value.tolist()
-            if field.name not in _OBJECTS:
-                object.__setattr__(self, field.name, plain_numbers(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,31 +107,17 @@ def understand(options: Options) -> Setup:
     Raises:
         UserError: anything that can't be used, one sentence each.
     """
-    seed = planning.whole_number("seed", options.seed, least=0)
-    for name in ("batch_size", "epochs"):
-        if getattr(options, name) is not None:
-            planning.whole_number(name, getattr(options, name), least=1)
+    options = checked(options)
     # a Dataset may draw from anybody's generators while it is read
-    with own_generators(seed, "data"):
-        return _understood(options, seed)
+    with own_generators(options.seed, "data"):
+        return _understood(options)
 
 
-def _understood(options: Options, seed: int) -> Setup:
+def _understood(options: Options) -> Setup:
     asked = _entries(options.optimizers)
     names = _schedules(options.schedules)
-    trials = planning.whole_number(
-        "trials", DEFAULT_TRIALS if options.trials is None else options.trials, least=1
-    )
-    splits = planning.whole_number("splits", options.splits, least=2)
-    confirm = planning.whole_number("confirm", options.confirm, least=1)
+    trials = DEFAULT_TRIALS if options.trials is None else options.trials
     usable_device(options.device)
-    if options.engine not in ("auto", "lanes", "loop"):
-        raise OptionError(f"{option('engine')} is {options.engine!r}, but must be auto, lanes or loop")
-    for name, value in (("minutes", options.minutes), ("margin", options.margin)):
-        if value is not None and not (is_number(value) and value > 0 and math.isfinite(value)):
-            raise OptionError(f"{option(name)} is {value!r}, but must be a finite number above 0")
-    if options.goal is not None and not is_number(options.goal):
-        raise OptionError(f"{option('goal')} is {options.goal!r}, but must be a number")
     spaces = pools.spaces(asked, options.spaces or {})
     begins = pools.initialization_spaces(
         initializations.chosen(options.initializations), asked, options.spaces or {}
@@ -201,7 +136,7 @@ def _understood(options: Options, seed: int) -> Setup:
     if options.device == "cpu":
         # they take seconds to import what they need, while data are prepared and steps measured
         prepare_workers()
-    first = data.prepare(source, seed=seed, replicate=0, device=options.device)
+    first = data.prepare(source, seed=options.seed, replicate=0, device=options.device)
     # the prepared task knows the units that the targets were standardised from
     loss, metric = objective_of(asked_loss, asked_metric, first)
     if options.goal is not None:
@@ -217,39 +152,40 @@ def _understood(options: Options, seed: int) -> Setup:
     check_length(epochs, examples // batch_size)
     spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
-    module = initial_module(factory, first.input_shape, first.outputs, seed)
+    module = initial_module(factory, first.input_shape, first.outputs, options.seed)
     models.check(module, first, loss, metric, examples=min(8, batch_size))
     for name in begins:
         if name != initializations.DEFAULT:
             # refuses a model that can't begin so
-            initialize(module, name, seed=seed)
+            initialize(module, name, seed=options.seed)
     steps = epochs * (examples // batch_size)
     parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
     entries, left_out = _fitting(asked, options.optimizers, parameters, steps)
+    # what the plan takes as it was asked for has the option's name; the rest is decided here
+    taken = {
+        one.name: getattr(options, one.name) for one in fields(options) if one.name in PlanInfo.model_fields
+    }
+    decided = {
+        "optimizers": list(entries),
+        "schedules": list(names),
+        "spaces": {name: space for name, space in spaces.items() if name in entries},
+        "initializations": begins,
+        "trials": trials,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "loss": loss.name,
+        "metric": metric.name,
+        "margin": float(f"{metric.default_margin:.2g}") if options.margin is None else options.margin,
+    }
     plan = PlanInfo(
-        optimizers=list(entries),
-        schedules=list(names),
-        spaces={name: space for name, space in spaces.items() if name in entries},
-        initializations=begins,
-        trials=trials,
+        **taken | decided,
         reserve=planning.reserve_size(trials),
-        splits=splits,
         reruns=RERUNS,
         rerun_seeds=RERUN_SEEDS,
-        confirm=confirm,
-        epochs=epochs,
         steps=steps,
-        batch_size=batch_size,
         evaluations=min(20, steps),
-        loss=loss.name,
-        metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        goal=options.goal,
         goal_source="given" if options.goal is not None else "the best untuned default",
-        margin=float(f"{metric.default_margin:.2g}") if options.margin is None else options.margin,
-        seed=seed,
-        eliminate=options.eliminate,
-        minutes=options.minutes,
         left_out=left_out,
     )
     return Setup(

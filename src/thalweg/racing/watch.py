@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from thalweg.racing.results import DataInfo, EngineInfo, ModelInfo, PlanInfo, Results
+if TYPE_CHECKING:
+    # the command's help, which needs this module, is there at once
+    from thalweg.racing.results import DataInfo, EngineInfo, ModelInfo, PlanInfo, Results
 
 __all__ = ["LeaderboardRow", "RaceProgress", "RaceWatcher", "SilentRaceWatcher"]
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from thalweg.errors import OptionError, nearest
+from thalweg.errors import OptionError, nearest, option
 
-__all__ = ["MOST", "Settings", "as_whole", "check_length", "is_number", "plain_numbers", "refusal", "settle"]
+__all__ = [
+    "MOST",
+    "Settings",
+    "as_whole",
+    "check_length",
+    "is_number",
+    "one_of",
+    "plain_numbers",
+    "refusal",
+    "settle",
+    "whole_number",
+]
 
 MOST: Mapping[str, int] = {
     "seed": 2**63 - 1,
@@ -42,6 +53,45 @@ def as_whole(value: object) -> int | None:
     with suppress(TypeError):
         return operator.index(value)  # type: ignore[arg-type]
     return None
+
+
+def whole_number(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """Return a setting as an int, whichever type its whole number is of, NumPy's included.
+
+    Raises:
+        OptionError: it isn't a whole number, or is too small or too large.
+
+    >>> whole_number("epochs", np.int64(3))
+    3
+    """
+    number = as_whole(value)
+    if number is None or number < least:
+        shown = repr(value) if number is None else _short(number)
+        raise OptionError(f"{option(name)} is {shown}, but must be a whole number of at least {least}")
+    if most is not None and number > most:
+        raise OptionError(
+            f"{option(name)} is {_short(number)}, but must be a whole number from {least} to {most}"
+        )
+    return number
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse what is none of a few words.
+
+    Raises:
+        OptionError: naming them.
+
+    >>> one_of("engine", "fast", ["auto", "lanes", "loop"])
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: engine is 'fast', but must be auto, lanes or loop
+    """
+    if value not in known:
+        words = " or ".join([", ".join(known[:-1]), known[-1]])
+        raise OptionError(f"{option(name)} is {value!r}, but must be {words}")
+
+
+def _short(value: int) -> str:
+    return repr(value) if abs(value) < 10**20 else f"beyond {'-' if value < 0 else ''}10^20"
 
 
 def is_number(value: object) -> TypeGuard[float]:
