@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from thalweg.averaging.running import tensors_of
 from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
+from thalweg.settings.choices import Activation
 
 __all__ = ["KeptSnapshots", "averaged_probabilities"]
 
@@ -91,7 +92,7 @@ def averaged_probabilities(
     members: Iterable[Callable[[Any], Any]],
     inputs: Any,
     *,
-    activation: Literal["softmax", "sigmoid", "identity"] = "softmax",
+    activation: Activation = "softmax",
 ) -> Tensor:
     """Predict by several models: the mean of their probabilities, in evaluation mode.
 

@@ -14,6 +14,7 @@ from thalweg.errors import OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.sampling import sampled_outputs
+from thalweg.settings.choices import Activation
 from thalweg.settings.tables import MOST, Settings, settle
 
 __all__ = [
@@ -24,8 +25,6 @@ __all__ = [
     "probabilities",
     "softmax_of_several",
 ]
-
-Activation = Literal["softmax", "sigmoid", "identity"]
 
 
 class PredictionSettings(Settings):

@@ -11,7 +11,8 @@ import typer
 
 from thalweg.commands import parsing
 from thalweg.errors import in_command
-from thalweg.settings.declared import DEVICE, TRUST_CODE, Declared, declared, is_union, words_of
+from thalweg.settings.choices import is_union, words_of
+from thalweg.settings.declared import DEVICE, TRUST_CODE, Declared, declared
 
 __all__ = ["device", "json", "read", "takes", "trust_code"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thalweg.errors import OptionError, nearest
+from thalweg.settings.choices import ColumnType, words_of
 
 __all__ = ["column_types", "names", "spaces"]
 
-_TYPES = ("category", "number", "ignore")
+_TYPES = words_of(ColumnType)
 
 
 def names(text: str | None) -> list[str] | None:

@@ -12,10 +12,11 @@ import polars as pl
 from thalweg.data import dates
 from thalweg.data.target import AMOUNT
 from thalweg.errors import DataError, nearest, option, shortened
+from thalweg.settings.choices import ColumnType, words_of
 
 __all__ = ["Columns", "check_values", "read_columns"]
 
-_KINDS = ("number", "category", "ignore")
+_KINDS = words_of(ColumnType)
 _IDENTIFIER = re.compile(
     r"(?i:(?:^|[_\s.-])(?:id|uuid|guid|key|index|nr|no)$|^(?:unnamed.*|row.*|)$)|[a-z]I[dD]$"
 )

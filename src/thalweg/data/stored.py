@@ -24,6 +24,7 @@ from thalweg.data.source import Indices, Source
 from thalweg.data.tabular import FILLED, TableSource
 from thalweg.data.target import FARTHEST
 from thalweg.errors import DataError, shortened
+from thalweg.settings.choices import Missing
 
 __all__ = ["ArrayPreparation", "Preparation", "TablePreparation", "store"]
 
@@ -59,7 +60,7 @@ class TablePreparation(_Stored):
     median: list[float]
     categories: list[str]
     levels: list[list[str]]
-    missing: Literal["drop", "median"] | None
+    missing: Missing | None
     filled: bool
     gaps: list[str] = []
     powers: dict[str, int] = {}

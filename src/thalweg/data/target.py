@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from thalweg.data.examples import as_given
-from thalweg.errors import DataError, OptionError, nearest, option
+from thalweg.errors import DataError, option
 from thalweg.objectives import Task
+from thalweg.settings.choices import Missing, TaskKind, words_of
+from thalweg.settings.tables import one_of
 
 __all__ = [
     "AMOUNT",
@@ -74,14 +76,12 @@ def check_options(*, task: str | None, missing: str | None) -> None:
     """Refuse words that aren't known.
 
     Raises:
-        OptionError: naming the nearest that are.
+        OptionError: naming those that are.
     """
-    for name, value, known in (
-        ("task", task, ("classification", "regression", "custom")),
-        ("missing", missing, ("drop", "median")),
-    ):
-        if value is not None and value not in known:
-            raise OptionError(f"{option(name)} is {value!r}; {nearest(value, known)}")
+    if task is not None:
+        one_of("task", task, words_of(TaskKind))
+    if missing is not None:
+        one_of("missing", missing, words_of(Missing))
 
 
 def read_target(

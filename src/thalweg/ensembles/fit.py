@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,11 @@ from thalweg.run.targets import (
     tasks_of,
 )
 from thalweg.settings import trust
+from thalweg.settings.choices import EngineChoice, EngineKind, words_of
+from thalweg.settings.tables import MOST, one_of, whole_number
 from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
-from thalweg.training.fitting import fingerprint, fit, seed_of, whole
+from thalweg.training.fitting import fingerprint, fit
 from thalweg.training.loader import examples_of, in_blocks
 from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.training_run import Fitted
@@ -67,7 +69,7 @@ class Ensemble:
 
     models: list[nn.Module] = field(repr=False)
     trained: list[Member] = field(repr=False)
-    engine: Literal["lanes", "loop"]
+    engine: EngineKind
     reason: str
     activation: Activation
     evaluation: EnsembleEvaluation | None = field(repr=False)
@@ -110,7 +112,7 @@ def fit_ensemble(
     *,
     members: int = 8,
     resample: bool = False,
-    engine: Literal["auto", "lanes", "loop"] = "auto",
+    engine: EngineChoice = "auto",
     validation: Any = None,
     metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
     epochs: int,
@@ -166,11 +168,11 @@ def fit_ensemble(
 
     Source: A2 (S).
     """
-    members, epochs = whole("members", members, least=2), whole("epochs", epochs)
-    batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
-    seed, strategies = seed_of(seed), in_order(from_tables(strategies))
-    if engine not in ("auto", "lanes", "loop"):
-        raise OptionError(f"engine is {engine!r}, but must be auto, lanes or loop")
+    members, epochs = whole_number("members", members, least=2), whole_number("epochs", epochs)
+    batch_size, evaluations = whole_number("batch_size", batch_size), whole_number("evaluations", evaluations)
+    seed = whole_number("seed", seed, least=0, most=MOST["seed"])
+    strategies = in_order(from_tables(strategies))
+    one_of("engine", engine, words_of(EngineChoice))
     watcher = SilentTrainingWatcher() if watcher is None else watcher
     place = torch.device(device)
     examples, scored = _examples(data, place, "training data"), None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.settings.choices import EngineKind
 from thalweg.training.backend import copied, cpu_copy
 from thalweg.training.watch import Evaluation
 
@@ -42,7 +43,7 @@ class Member:
 class MemberPlan:
     """How members are trained: the choice, once made, is kept and followed by every resume."""
 
-    engine: Literal["lanes", "loop"]
+    engine: EngineKind
     reason: str
     threads: int
     chunk: int = 1

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.run.threads import with_threads
+from thalweg.settings.choices import EngineChoice
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation, Pace, TrainingProgress, TrainingWatcher
 
@@ -113,7 +113,7 @@ def train(
     alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
     context: MemberContext | None,
     *,
-    engine: Literal["auto", "lanes", "loop"],
+    engine: EngineChoice,
     why_not: str | None,
     resample: bool,
     seconds: float,
@@ -179,7 +179,7 @@ def train(
 
 
 def plan_members(
-    engine: Literal["auto", "lanes", "loop"],
+    engine: EngineChoice,
     why_not: str | None,
     runs: Sequence[Run],
     context: MemberContext | None,

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Workload
 from thalweg.run.threads import with_threads
+from thalweg.settings.choices import EngineKind
 
 __all__ = ["Choice", "choose"]
 
@@ -53,7 +54,7 @@ class Choice:
         loop_seconds: a step of a run alone, divided by ``processes``; likewise.
     """
 
-    kind: Literal["lanes", "loop"]
+    kind: EngineKind
     forward: str
     reason: str
     chunk: int

@@ -32,8 +32,8 @@ from thalweg.run.sampler import default_batch_size, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.run.targets import objective_of
 from thalweg.settings import trust
-from thalweg.settings.tables import check_length, plain_numbers
-from thalweg.training.fitting import whole
+from thalweg.settings.choices import EngineChoice, words_of
+from thalweg.settings.tables import MOST, check_length, one_of, plain_numbers, whole_number
 from thalweg.training.steps import FORWARD_BACKWARD, least_work
 from thalweg.training.watch import Pace, SilentTrainingWatcher, TrainingWatcher
 
@@ -162,11 +162,10 @@ def sweep(
             f"{len(asked):,} settings with {len(numbers):,} seeds are more than {_MOST_RUNS:,} runs; "
             "give fewer"
         )
-    if engine not in ("auto", "lanes", "loop"):
-        raise OptionError(f"{option('engine')} is {engine!r}, but must be auto, lanes or loop")
-    epochs, evaluations = whole("epochs", epochs), whole("evaluations", evaluations)
-    seed = whole("seed", seed, least=0)
-    size = None if batch_size is None else whole("batch_size", batch_size)
+    one_of("engine", engine, words_of(EngineChoice))
+    epochs, evaluations = whole_number("epochs", epochs), whole_number("evaluations", evaluations)
+    seed = whole_number("seed", seed, least=0, most=MOST["seed"])
+    size = None if batch_size is None else whole_number("batch_size", batch_size)
     problem, mark = _problem(
         model, data, [entry for _, entry in asked], loss=loss, metric=metric, target=target, task=task,
         missing=missing, types=types, collate=collate, seed=seed, device=device,
@@ -287,9 +286,9 @@ def _setting(values: dict[str, Any]) -> tuple[Setting, Entry]:
 
 def _seeds(given: int | Iterable[int]) -> list[int]:
     if isinstance(given, Iterable):
-        numbers = [whole("seeds", each, least=0) for each in given]
+        numbers = [whole_number("seeds", each, least=0, most=MOST["seed"]) for each in given]
     else:
-        numbers = list(range(min(whole("seeds", given), _MOST_RUNS + 1)))
+        numbers = list(range(min(whole_number("seeds", given), _MOST_RUNS + 1)))
     if not numbers:
         raise OptionError("seeds is empty; give at least one")
     if len(set(numbers)) < len(numbers):

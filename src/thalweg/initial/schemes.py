@@ -26,6 +26,7 @@ __all__ = [
     "he",
     "inverse_root",
     "normalized",
+    "options_of",
     "orthogonal",
     "sparse",
     "uniform",
@@ -213,11 +214,20 @@ def check_options(scheme: str, options: Mapping[str, object]) -> None:
     """Raise OptionError where there is no such scheme, or it has no such option."""
     if scheme not in SCHEMES:
         raise OptionError(f"there is no scheme {scheme!r} of initial weights; {nearest(scheme, SCHEMES)}")
-    parameters = inspect.signature(SCHEMES[scheme]).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known = options_of(SCHEMES[scheme])
     for option in options:
         if option not in known:
             raise OptionError(f"the scheme {scheme!r} has no option {option!r}; {nearest(option, known)}")
+
+
+def options_of(scheme: Callable[..., Tensor]) -> dict[str, Any]:
+    """Return the options of a scheme, and the default of each.
+
+    >>> options_of(sparse)
+    {'k': 15, 'scale': 1.0}
+    """
+    parameters = inspect.signature(scheme).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
 def _positive(name: str, value: float) -> float:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from thalweg.objectives.given import Kind, Task, found, names
 from thalweg.objectives.losses import Loss
 from thalweg.objectives.metrics import Metric, kind_of
+from thalweg.settings.choices import Activation
 
 __all__ = [
     "Activation",
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 Family = Literal["classes", "two classes", "numbers"]
-Activation = Literal["softmax", "sigmoid", "identity"]
 
 _FAMILIES: dict[Family, tuple[str, ...]] = {
     "classes": ("cross-entropy", "cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss"),

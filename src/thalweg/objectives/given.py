@@ -9,11 +9,12 @@ from typing import Any, Literal
 from torch import nn
 
 from thalweg.errors import OptionError, option
+from thalweg.settings.choices import TaskKind
 from thalweg.settings.plugins import load_object
 
 __all__ = ["KINDS", "Kind", "Task", "What", "default", "found", "names", "one_of", "remembered", "usable"]
 
-Kind = Literal["classification", "regression", "custom"]
+Kind = TaskKind
 What = Literal["loss", "metric"]
 
 KINDS: dict[What, dict[str, tuple[Kind, ...]]] = {

@@ -30,7 +30,6 @@ from thalweg.racing.verdict import Evidence
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.environment import environment
 from thalweg.run.targets import class_numbers, leaves_out
-from thalweg.strategies.initialization import InitializationSettings
 
 __all__ = ["build_results", "winning_pool", "write_winner"]
 
@@ -335,11 +334,7 @@ def write_winner(
         objective=recipe.ObjectiveTable(loss=plan.loss, metric=plan.metric),
         optimizer=recipe.OptimizerTable(name=setting.optimizer, **setting.hyperparameters),
         schedule=recipe.ScheduleTable(name=setting.schedule),
-        strategies=recipe.StrategiesTable(
-            initialization=InitializationSettings(**setting.initialization)
-            if setting.initialization
-            else None
-        ),
+        strategies=recipe.StrategiesTable.model_validate({"initialization": setting.initialization or False}),
         training=recipe.TrainingTable(
             batch_size=plan.batch_size,
             epochs=plan.epochs,

@@ -6,13 +6,14 @@ like any: chosen on the validation split (I9, K).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from thalweg.catalogue.entry import Hyperparameter
 from thalweg.errors import OptionError, nearest, option
 from thalweg.initial import SCHEMES
+from thalweg.initial.schemes import options_of
 
 __all__ = ["DEFAULT", "SEARCHED", "chosen", "describe", "words"]
 
@@ -20,49 +21,40 @@ DEFAULT = "default"
 """The name of no scheme: weights as the model makes them."""
 
 
-def _scale(default: float) -> tuple[Hyperparameter, ...]:
-    return (Hyperparameter(name="scale", default=default, low=1e-3, high=1.0, searched=True, above=0.0),)
+def _number(scheme: str, name: str, low: float, high: float) -> Hyperparameter:
+    default = options_of(SCHEMES[scheme])[name]
+    if isinstance(default, int):
+        return Hyperparameter(
+            name=name, default=default, low=low, high=high, searched=True, whole=True, least=1
+        )
+    return Hyperparameter(name=name, default=default, low=low, high=high, searched=True, above=0.0)
 
 
-_GAIN = Hyperparameter(name="gain", default=1.0, low=0.1, high=3.0, searched=True, above=0.0)
+_RANGES: Mapping[str, tuple[Hyperparameter, ...]] = {
+    "uniform": (_number("uniform", "scale", 1e-3, 1.0),),
+    "gaussian": (_number("gaussian", "scale", 1e-3, 1.0),),
+    "normalized": (_number("normalized", "gain", 0.1, 3.0),),
+    "orthogonal": (_number("orthogonal", "gain", 0.1, 3.0),),
+    "sparse": (_number("sparse", "k", 3, 60), _number("sparse", "scale", 0.03, 3.0)),
+}
+assert set(_RANGES) <= set(SCHEMES)
 
 SEARCHED: Mapping[str, tuple[Hyperparameter, ...]] = MappingProxyType(
-    {
-        DEFAULT: (),
-        "uniform": _scale(0.05),
-        "gaussian": _scale(0.01),
-        "inverse-root": (),
-        "normalized": (_GAIN,),
-        "he": (),
-        "orthogonal": (_GAIN,),
-        "sparse": (
-            Hyperparameter(name="k", default=15, low=3, high=60, searched=True, whole=True, least=1),
-            Hyperparameter(name="scale", default=1.0, low=0.03, high=3.0, searched=True, above=0.0),
-        ),
-    }
+    {DEFAULT: (), **{name: _RANGES.get(name, ()) for name in SCHEMES}}
 )
 """The numbers of each scheme and their ranges. The ends are ours: from weights that hardly pass anything
 on to such as saturate; k around the 15 of Martens 2010."""
 
-_SUMMARIES: Mapping[str, str] = {
-    DEFAULT: "as the model makes them",
-    "uniform": "Uniform(-scale, scale)",
-    "gaussian": "normal with deviation scale",
-    "inverse-root": "Uniform(-1/sqrt(N), 1/sqrt(N)) for N inputs",
-    "normalized": "uniform with variance 2 gain^2 / (inputs + outputs)",
-    "he": "normal with variance 2/N for N inputs",
-    "orthogonal": "gain times a matrix with orthonormal rows or columns",
-    "sparse": "exactly k weights into each unit, normal with deviation scale",
-}
-assert {*SEARCHED} == {*_SUMMARIES} == {DEFAULT, *SCHEMES}
-
 
 def describe() -> list[dict[str, object]]:
     """Return each starting point: its name, one line, and the numbers that a race searches."""
-    return [
-        {"name": name, "summary": _SUMMARIES[name], "hyperparameters": numbers}
-        for name, numbers in SEARCHED.items()
-    ]
+    said = {DEFAULT: "as the model makes them"} | {name: _summary(scheme) for name, scheme in SCHEMES.items()}
+    return [{"name": name, "summary": said[name], "hyperparameters": of} for name, of in SEARCHED.items()]
+
+
+def _summary(scheme: Callable[..., Any]) -> str:
+    """The first sentence of its docstring."""
+    return (scheme.__doc__ or "").partition("\n")[0].replace("``", "").removesuffix(".")
 
 
 def words(initialization: Mapping[str, Any]) -> list[str]:

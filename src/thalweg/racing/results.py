@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from thalweg.errors import RunDirectoryError, call
 from thalweg.run import summaries
 from thalweg.settings import trust
+from thalweg.settings.choices import EngineKind, TaskKind
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -59,7 +60,7 @@ class DataInfo(_RaceRecord):
 
     spec: str
     name: str
-    kind: Literal["classification", "regression", "custom"]
+    kind: TaskKind
     target: str | None
     rows: int
     inputs: str
@@ -115,7 +116,7 @@ class PlanInfo(_RaceRecord):
 class EngineInfo(_RaceRecord):
     """How the runs were computed, why, and which promise of equality holds."""
 
-    kind: Literal["lanes", "loop"]
+    kind: EngineKind
     forward: str
     reason: str
     chunk: int

@@ -25,6 +25,7 @@ from thalweg.run.problem import initial_module
 from thalweg.run.sampler import steps_an_epoch
 from thalweg.run.targets import leaves_out
 from thalweg.settings.plugins import is_file_spec, load_object
+from thalweg.strategies.initialization import InitializationSettings
 
 __all__ = ["script"]
 
@@ -153,7 +154,7 @@ def _beginning(recipe: Recipe) -> str | None:
     given = recipe.strategies.given()
     if not given:
         return ""
-    begins = recipe.strategies.initialization
+    begins = recipe.strategies.of(InitializationSettings)
     options = begins.by_scheme_alone() if begins is not None else None
     if options is None or len(given) > 1:
         return None

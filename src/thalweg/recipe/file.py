@@ -20,6 +20,7 @@ from thalweg.layers import models
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, GroupsTable, Recipe, mirrors, why_not_lanes
 from thalweg.run.directory.writing import reason, write_whole
+from thalweg.strategies.snapshots import SnapshotsSettings
 
 __all__ = ["dumps", "loads", "read", "write"]
 
@@ -133,13 +134,11 @@ def dumps(recipe: Recipe) -> str:
     if not values["data"]["types"]:
         del values["data"]["types"]
     values["model"] = recipe.model.model_dump(exclude_defaults=True)
-    defaults = {
-        "accumulate": 1, "precision": "float32", "memory_format": "contiguous", "parallel": "ddp",
-        "sync_batch_norm": False,
-    }  # fmt: skip
-    for key, value in defaults.items():
-        if values["training"][key] == value:
-            del values["training"][key]
+    # what decides how long a training is and what it draws is written down even where it is the default
+    training = recipe.training.model_dump(exclude_defaults=True)
+    values["training"] = {
+        key: value for key, value in values["training"].items() if key in training or key in _TOLD
+    }
     values["groups"] = recipe.groups.model_dump(exclude_defaults=True)
     if recipe.ensemble is not None:
         values["ensemble"] = recipe.ensemble.model_dump(exclude_defaults=True)
@@ -263,6 +262,7 @@ def _shown(value: object) -> str:
 
 
 _LONGEST = 10_000_000
+_TOLD = ("batch_size", "epochs", "seed", "evaluations")
 _OWN_OBJECT = re.compile(r".+:[^\W\d][\w.]*")
 _FAMILIES = ("linear", "mlp", "cnn")
 _ANY_LENGTH = 1_000_000
@@ -452,7 +452,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
             f"a batch of {recipe.training.batch_size} can't be computed in {recipe.training.accumulate} "
             "parts; give at most as many parts as it has examples",
         )
-    snapshots, cycles = recipe.strategies.snapshots, recipe.schedule.options.get("cycles")
+    snapshots, cycles = recipe.strategies.of(SnapshotsSettings), recipe.schedule.options.get("cycles")
     if snapshots is not None and cycles is not None and snapshots.cycles != cycles:
         raise wrong(
             ("strategies", "snapshots", "cycles"),
@@ -463,7 +463,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
 
 def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], RecipeError]) -> None:
     assert recipe.ensemble is not None
-    if recipe.strategies.snapshots is not None:
+    if recipe.strategies.of(SnapshotsSettings) is not None:
         raise wrong(
             ("strategies", "snapshots"),
             "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one "

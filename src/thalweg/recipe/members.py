@@ -19,6 +19,7 @@ from thalweg.recipe.schema import Recipe, why_not_lanes
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
+from thalweg.strategies.initialization import InitializationSettings
 from thalweg.training.results import CurvePoint, EnsembleRecord, MemberRecord, SquaredRecord
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation, TrainingWatcher
@@ -63,7 +64,7 @@ def train_members(
     asked, training = recipe.ensemble, recipe.training
     assert asked is not None
     store = MemberStore(directory)
-    begins = recipe.strategies.initialization
+    begins = recipe.strategies.of(InitializationSettings)
     setting = Setting(
         optimizer=entry.name,
         hyperparameters=recipe.optimizer.hyperparameters,

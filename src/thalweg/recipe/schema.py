@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticKnownError
@@ -19,17 +20,12 @@ from pydantic_core import PydanticKnownError
 from thalweg.averaging.predictions import PredictionSettings
 from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.layers.surgery import ModelParts, Pieces, Rate
+from thalweg.settings.choices import ColumnType, EngineChoice, Missing, Precision, TaskKind
 from thalweg.settings.tables import MOST, plain_numbers
-from thalweg.strategies.averaging import AveragingSettings
 from thalweg.strategies.base import Settings
-from thalweg.strategies.batch import BatchSizeSettings
-from thalweg.strategies.clipping import ClippingSettings
-from thalweg.strategies.guard import GuardSettings
 from thalweg.strategies.initialization import InitializationSettings
 from thalweg.strategies.own import OwnSettings
-from thalweg.strategies.plateau import PlateauSettings
-from thalweg.strategies.snapshots import SnapshotsSettings
-from thalweg.strategies.stopping import EarlyStoppingSettings
+from thalweg.strategies.table import STRATEGIES
 
 __all__ = [
     "VERSION",
@@ -51,6 +47,7 @@ __all__ = [
 VERSION: Literal[1] = 1
 
 Number: TypeAlias = StrictBool | StrictInt | StrictFloat
+_S = TypeVar("_S", bound=Settings)
 
 
 class _Table(BaseModel):
@@ -73,9 +70,9 @@ class DataTable(_Table):
 
     spec: str
     target: str | None = None
-    task: Literal["classification", "regression", "custom"] | None = None
-    missing: Literal["drop", "median"] | None = None
-    types: dict[str, Literal["number", "category", "ignore"]] = Field(default_factory=dict)
+    task: TaskKind | None = None
+    missing: Missing | None = None
+    types: dict[str, ColumnType] = Field(default_factory=dict)
     seed: StrictInt = Field(default=0, ge=0, le=MOST["seed"])
     replicate: StrictInt = Field(default=0, ge=0, le=MOST["splits"])
 
@@ -165,7 +162,7 @@ class TrainingTable(_Table):
     seed: StrictInt = Field(default=0, ge=0, le=MOST["seed"])
     evaluations: StrictInt = Field(default=20, ge=1, le=MOST["evaluations"])
     accumulate: StrictInt = Field(default=1, ge=1)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     sync_batch_norm: StrictBool = False
@@ -205,7 +202,7 @@ class EnsembleTable(_Table):
 
     members: StrictInt = Field(ge=2, le=10_000)
     resample: StrictBool = False
-    engine: Literal["auto", "lanes", "loop"] = "auto"
+    engine: EngineChoice = "auto"
 
 
 class _Nameless:
@@ -221,25 +218,16 @@ def _named(value: Any) -> Any:
     return value
 
 
-class StrategiesTable(_Table):
-    """``[strategies.NAME]``: what belongs to a training; a table that is there, even empty, turns it on.
+class _Strategies(_Table):
+    """``[strategies.NAME]``: what belongs to a training; a table, even an empty one, turns it on.
 
     ``NAME = false`` instead of a table leaves it out, which ``--set strategies.NAME=false`` needs, and
     ``NAME = true`` stands for its defaults. A strategy of one's own is ``[strategies."file.py:Class"]``.
+    Every strategy of ``strategies/table.py`` is a field.
     """
 
-    model_config = ConfigDict(serialize_by_alias=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[OwnSettings, BeforeValidator(_named)]] = Field(init=False)
-
-    initialization: InitializationSettings | None = None
-    augmentation: AugmentationSettings | None = None
-    guard: GuardSettings | None = None
-    clipping: ClippingSettings | None = None
-    averaging: AveragingSettings | None = None
-    snapshots: SnapshotsSettings | None = None
-    plateau: PlateauSettings | None = None
-    batch_size: BatchSizeSettings | None = Field(default=None, alias="batch-size")
-    early_stopping: EarlyStoppingSettings | None = Field(default=None, alias="early-stopping")
 
     @model_validator(mode="before")
     @classmethod
@@ -247,10 +235,9 @@ class StrategiesTable(_Table):
         """Tables for true, nothing for false; what isn't the name of a strategy is marked, to be refused."""
         if not isinstance(values, dict):
             return values
-        known = {info.alias or field for field, info in cls.model_fields.items()}
         made = {}
         for name, value in values.items():
-            if name not in known and ":" not in name:
+            if name not in STRATEGIES and ":" not in name:
                 made[name] = _Nameless(value)
             elif value is not False:
                 made[name] = {} if value is True else value
@@ -262,9 +249,23 @@ class StrategiesTable(_Table):
 
     def given(self) -> dict[str, Settings]:
         """Return the settings of those that are on, by name."""
-        names = {field: info.alias or field for field, info in type(self).model_fields.items()}
-        values = {name: getattr(self, field) for field, name in names.items()} | self.own()
+        values = {name: getattr(self, name) for name in STRATEGIES} | self.own()
         return {name: value for name, value in values.items() if value is not None}
+
+    def of(self, kind: type[_S]) -> _S | None:
+        """Return the settings of a kind; ``None`` where that strategy is off."""
+        return next((value for value in self.given().values() if isinstance(value, kind)), None)
+
+
+if TYPE_CHECKING:
+    StrategiesTable: TypeAlias = _Strategies
+else:
+    StrategiesTable = create_model(
+        "StrategiesTable",
+        __base__=_Strategies,
+        __doc__=_Strategies.__doc__,
+        **{name: (settings | None, None) for name, (_, settings) in STRATEGIES.items()},
+    )
 
 
 class Recipe(_Table):
@@ -295,14 +296,14 @@ class Recipe(_Table):
 
 def mirrors(recipe: Recipe) -> bool:
     """Say whether training sees mirror images too."""
-    changes = recipe.strategies.augmentation
+    changes = recipe.strategies.of(AugmentationSettings)
     return changes is not None and changes.flip > 0
 
 
 def why_not_lanes(recipe: Recipe) -> str | None:
     """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
     strategies = list(recipe.strategies.given())
-    begins = recipe.strategies.initialization
+    begins = recipe.strategies.of(InitializationSettings)
     if begins is not None and begins.by_scheme_alone() is not None:
         strategies.remove("initialization")
     if strategies:

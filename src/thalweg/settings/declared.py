@@ -9,10 +9,10 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from types import UnionType
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from thalweg.errors import OptionError, option
+from thalweg.settings.choices import words_of
 
 __all__ = [
     "DEVICE",
@@ -21,8 +21,6 @@ __all__ = [
     "checked",
     "declared",
     "has_signature_of",
-    "is_union",
-    "words_of",
 ]
 
 
@@ -71,22 +69,6 @@ def declared(kind: type) -> dict[str, tuple[Any, Declared]]:
         plain, told = get_args(hints[field.name])
         found[field.name] = plain, told
     return found
-
-
-def words_of(kind: Any) -> tuple[str, ...]:
-    """Return the words that a type leaves, where it is a ``Literal`` of them, or ``None``.
-
-    >>> words_of(Literal["drop", "median"] | None), words_of(str)
-    (('drop', 'median'), ())
-    """
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return next((words for one in get_args(kind) if (words := words_of(one))), ()) if is_union(kind) else ()
-
-
-def is_union(kind: Any) -> bool:
-    """Whether a type is one of several, such as one that may be ``None``."""
-    return get_origin(kind) in (Union, UnionType)
 
 
 _D = TypeVar("_D")

@@ -45,13 +45,14 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_type_hints
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, get_type_hints
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from thalweg.errors import OptionError
+from thalweg.settings.choices import Activation, Watched
 from thalweg.settings.tables import Settings, settle
 
 __all__ = [
@@ -95,7 +96,7 @@ class Scores:
     metric: float | None
     higher_is_better: bool
 
-    def get(self, watched: Literal["metric", "loss"]) -> tuple[float | None, bool]:
+    def get(self, watched: Watched) -> tuple[float | None, bool]:
         """Return the watched number, and whether higher is better."""
         return (self.metric, self.higher_is_better) if watched == "metric" else (self.loss, False)
 
@@ -136,10 +137,10 @@ class Trainer(Protocol):
         """Training loss of the step under way, or of the last one."""
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid", "identity"] | None:
+    def activation(self) -> Activation | None:
         """What the loss makes of the outputs, where that is known."""
 
-    def measures(self, watched: Literal["metric", "loss"]) -> bool:
+    def measures(self, watched: Watched) -> bool:
         """Say whether evaluations score this on validation data."""
 
     def targets(self) -> Tensor | None:
@@ -364,7 +365,7 @@ def _refuse_changes(strategy: Strategy) -> None:
             )
 
 
-def require_measured(name: str, trainer: Trainer, watched: Literal["metric", "loss"]) -> None:
+def require_measured(name: str, trainer: Trainer, watched: Watched) -> None:
     """Refuse to watch what nobody measures.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,12 +18,18 @@ from thalweg.initial import (
     set_output_bias,
 )
 from thalweg.initial.normed import normed
+from thalweg.initial.schemes import options_of
 from thalweg.initial.weights import role_of
+from thalweg.settings.choices import Activation
 from thalweg.strategies.base import Settings, Strategy, Trainer, settle
 
 __all__ = ["Initialization", "InitializationSettings", "output_layer"]
 
-Scheme = Literal["uniform", "gaussian", "inverse-root", "normalized", "he", "orthogonal", "sparse"]
+if TYPE_CHECKING:
+    Scheme: TypeAlias = str
+else:
+    # of the schemes that there are, for a check and a sentence like those of other choices
+    Scheme = Literal[tuple(SCHEMES)]
 
 
 class InitializationSettings(Settings):
@@ -111,7 +117,7 @@ class Initialization(Strategy):
         *,
         seed: int,
         targets: Any = None,
-        activation: Literal["softmax", "sigmoid", "identity"] | None = None,
+        activation: Activation | None = None,
     ) -> list[str]:
         """Set a model's weights and biases, in place.
 
@@ -170,11 +176,9 @@ class Initialization(Strategy):
 
 
 _OPTIONS = {
-    "scale": ("uniform", "gaussian", "sparse"),
-    "gain": ("normalized", "orthogonal"),
-    "k": ("sparse",),
+    option: [name for name, scheme in SCHEMES.items() if option in options_of(scheme)]
+    for option in ("scale", "gain", "k")
 }
-assert {name for names in _OPTIONS.values() for name in names} <= set(SCHEMES)
 
 
 def output_layer(model: nn.Module) -> tuple[str, Any]:

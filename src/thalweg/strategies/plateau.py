@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from thalweg import schedules
+from thalweg.settings.choices import Watched
 from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
 
 __all__ = ["PlateauSettings", "ReduceOnPlateau"]
@@ -16,7 +17,7 @@ __all__ = ["PlateauSettings", "ReduceOnPlateau"]
 class PlateauSettings(Settings):
     """``[strategies.plateau]``."""
 
-    watch: Literal["metric", "loss"] = "loss"
+    watch: Watched = "loss"
     decay: float = Field(default=0.1, gt=0, lt=1)
     patience: int = Field(default=2, ge=0)
     threshold: float = Field(default=1e-4, ge=0)
@@ -53,7 +54,7 @@ class ReduceOnPlateau(Strategy):
     def __init__(
         self,
         *,
-        watch: Literal["metric", "loss"] = "loss",
+        watch: Watched = "loss",
         decay: float = 0.1,
         patience: int = 2,
         threshold: float = 1e-4,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from thalweg.settings.choices import Watched
 from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
 
 __all__ = ["EarlyStopping", "EarlyStoppingSettings", "stopping_point"]
@@ -17,7 +18,7 @@ __all__ = ["EarlyStopping", "EarlyStoppingSettings", "stopping_point"]
 class EarlyStoppingSettings(Settings):
     """``[strategies.early-stopping]``."""
 
-    watch: Literal["metric", "loss"] = "metric"
+    watch: Watched = "metric"
     patience: int = Field(default=5, ge=1)
     threshold: float = Field(default=0.0, ge=0)
     restore: bool = True
@@ -81,7 +82,7 @@ class EarlyStopping(Strategy):
     def __init__(
         self,
         *,
-        watch: Literal["metric", "loss"] = "metric",
+        watch: Watched = "metric",
         patience: int = 5,
         threshold: float = 0.0,
         restore: bool = True,

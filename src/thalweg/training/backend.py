@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import OptionError, ThalwegError
+from thalweg.errors import ThalwegError
+from thalweg.settings.choices import Precision, words_of
+from thalweg.settings.tables import one_of
 
 __all__ = ["Backend", "OneProcess", "Precision", "agree", "copied", "cpu_copy", "on_rank_0", "rows"]
 
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 _T = TypeVar("_T")
 
 
@@ -103,8 +104,7 @@ class OneProcess:
     sharded = False
 
     def __init__(self, device: torch.device | str = "cpu", *, precision: Precision = "float32") -> None:
-        if precision not in ("float32", "bfloat16", "float16"):
-            raise OptionError(f"precision is {precision!r}, but must be float32, bfloat16 or float16")
+        one_of("precision", precision, words_of(Precision))
         self.device = torch.device(device)
         self.rank, self.world = 0, 1
         self.forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -24,7 +24,7 @@ from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import trust
-from thalweg.settings.tables import as_whole
+from thalweg.settings.tables import MOST, whole_number
 from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
@@ -34,7 +34,7 @@ from thalweg.training.trainer import Training
 from thalweg.training.training_run import Data, Fitted, TrainingRun
 from thalweg.training.watch import TrainingWatcher
 
-__all__ = ["fingerprint", "fit", "seed_of", "step_kind_of", "tabulated", "whole"]
+__all__ = ["fingerprint", "fit", "step_kind_of", "tabulated"]
 
 
 @trust.runs_own_code
@@ -141,8 +141,9 @@ def fit(
         )
     place = torch.device(device) if device is not None else _place(model)
     backend = OneProcess(place, precision=precision) if backend is None else backend
-    batch_size, evaluations = whole("batch_size", batch_size), whole("evaluations", evaluations)
-    accumulate, seed = whole("accumulate", accumulate), seed_of(seed)
+    batch_size, evaluations = whole_number("batch_size", batch_size), whole_number("evaluations", evaluations)
+    accumulate = whole_number("accumulate", accumulate)
+    seed = whole_number("seed", seed, least=0, most=MOST["seed"])
     if isinstance(loss, type):
         loss = usable(loss, "loss")
     data, validation = _in_precision_of(model, data), _in_precision_of(model, validation)
@@ -152,11 +153,11 @@ def fit(
         data, batch_size=batch_size, seed=seed, device=backend.device, collate=collate, steps=steps
     )
     if epochs is not None:
-        total = whole("epochs", epochs) * loader.steps_an_epoch()
+        total = whole_number("epochs", epochs) * loader.steps_an_epoch()
     else:
         assert steps is not None
         loader.steps_an_epoch()
-        total = whole("steps", steps)
+        total = whole_number("steps", steps)
     scored, scored_targets = _batches(validation, batch_size, backend.device, collate)
     known = {"training": loader.targets(), "validation": scored_targets}
     if scored is not None and loader.targets() is None and scored_targets is None and isinstance(metric, str):
@@ -267,33 +268,6 @@ _LONGEST_TABLE = 10_000_000
 def _place(model: nn.Module) -> torch.device:
     first = next(iter(model.parameters()), None)
     return torch.device("cpu") if first is None else first.device
-
-
-def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """Return a whole number, NumPy's included.
-
-    Raises:
-        OptionError: it is none, or under ``least``.
-
-    >>> whole("epochs", np.int64(3))
-    3
-    """
-    number = as_whole(value)
-    if number is None or number < least:
-        raise OptionError(f"{name} is {value!r}, but must be a whole number of at least {least}")
-    return number
-
-
-def seed_of(value: Any) -> int:
-    """Return a seed, if streams can be made of it.
-
-    Raises:
-        OptionError: it is no whole number from 0 to 2**63 - 1.
-    """
-    number = whole("seed", value, least=0)
-    if number >= 2**63:
-        raise OptionError(f"seed is {value!r}, but must be below 2**63")
-    return number
 
 
 def _in_precision_of(model: nn.Module, data: Any) -> Any:

@@ -18,6 +18,7 @@ from thalweg.objectives import Task
 from thalweg.run import summaries
 from thalweg.run.directory.kinds import held, how_to_go_on, kind_at
 from thalweg.settings import trust
+from thalweg.settings.choices import Activation, EngineKind
 from thalweg.settings.tables import MOST
 
 __all__ = [
@@ -140,7 +141,7 @@ class EnsembleRecord(_TrainingRecord):
     """
 
     kind: Literal["members", "snapshots"]
-    engine: Literal["lanes", "loop"] | None = None
+    engine: EngineKind | None = None
     resample: bool = False
     members: list[MemberRecord]
     result: dict[str, float | None]
@@ -261,7 +262,7 @@ class Stored(_TrainingRecord):
     outputs: int
     parts: dict[str, bool | int | float] = Field(default_factory=dict)
     task: dict[str, Any]
-    activation: Literal["softmax", "sigmoid", "identity"]
+    activation: Activation
     inputs: Annotated[TablePreparation | ArrayPreparation, Field(discriminator="kind")] | None
     snapshots: int
     members: list[int] = []

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from thalweg.layers.untouched import untouched
 from thalweg.objectives import as_loss
 from thalweg.randomness.keyed import RunDraws
 from thalweg.randomness.streams import seed32
+from thalweg.settings.choices import Activation, Watched
 from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
 from thalweg.training.backend import Backend, OneProcess, copied, rows
 from thalweg.training.complaints import understood
@@ -140,7 +141,7 @@ class Training:
         parts: int = 1,
         by_work: bool = True,
         measured: Sequence[str] = (),
-        activation: Literal["softmax", "sigmoid", "identity"] | None = None,
+        activation: Activation | None = None,
         own: tuple[nn.Module, Sequence[str]] | None = None,
         foreign: Sequence[Tensor] = (),
         say: Callable[[str], None] = lambda text: None,
@@ -343,7 +344,7 @@ class Training:
         """Steps of the whole run."""
         return self.total
 
-    def measures(self, watched: Literal["metric", "loss"]) -> bool:
+    def measures(self, watched: Watched) -> bool:
         """Say whether evaluations score this on validation data."""
         return watched in self._measured
 
