@@ -12,6 +12,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
@@ -67,20 +68,7 @@ class Adagrad(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "lr_decay": lr_decay,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "initial_accumulator_value": initial_accumulator_value,
-                "foreach": foreach,
-                "maximize": maximize,
-                "differentiable": differentiable,
-                "fused": fused,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
         self._begin()
 
     def share_memory(self) -> None:
@@ -153,22 +141,7 @@ class RMSprop(RuleOptimizer):
         *,
         eps_inside: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "alpha": alpha,
-                "eps": eps,
-                "centered": centered,
-                "weight_decay": weight_decay,
-                "capturable": capturable,
-                "foreach": foreach,
-                "maximize": maximize,
-                "differentiable": differentiable,
-                "eps_inside": eps_inside,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay", "momentum"):
@@ -235,23 +208,7 @@ class Adam(RuleOptimizer):
         decoupled_weight_decay: bool = False,
         bias_correction: bool = True,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "foreach": foreach,
-                "capturable": capturable,
-                "differentiable": differentiable,
-                "fused": fused,
-                "decoupled_weight_decay": decoupled_weight_decay,
-                "bias_correction": bias_correction,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         _check_adam("Adam", group)
@@ -312,23 +269,7 @@ class AdamW(RuleOptimizer):
         fused: bool | None = None,
         bias_correction: bool = True,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "amsgrad": amsgrad,
-                "maximize": maximize,
-                "foreach": foreach,
-                "capturable": capturable,
-                "differentiable": differentiable,
-                "fused": fused,
-                "decoupled_weight_decay": True,
-                "bias_correction": bias_correction,
-            },
-        )
+        super().__init__(params, arguments_of(locals()) | {"decoupled_weight_decay": True})
 
     def _check(self, group: Mapping[str, Any]) -> None:
         _check_adam("AdamW", group)
@@ -389,21 +330,7 @@ class NAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "momentum_decay": momentum_decay,
-                "decoupled_weight_decay": decoupled_weight_decay,
-                "maximize": maximize,
-                "foreach": foreach,
-                "capturable": capturable,
-                "differentiable": differentiable,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         _check_adam("NAdam", group)

@@ -15,6 +15,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_fraction,
     check_not_negative,
     check_number,
@@ -83,20 +84,7 @@ class SGD(RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "dampening": dampening,
-                "weight_decay": weight_decay,
-                "nesterov": nesterov,
-                "maximize": maximize,
-                "foreach": foreach,
-                "differentiable": differentiable,
-                "fused": fused,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         for name in ("lr", "momentum", "weight_decay"):
@@ -231,17 +219,7 @@ class Momentum(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "spelling": spelling,
-                "maximize": maximize,
-                "differentiable": differentiable,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         _check_momentum("Momentum", group)
@@ -294,16 +272,7 @@ class Nesterov(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "maximize": maximize,
-                "differentiable": differentiable,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         _check_momentum("Nesterov", group)

@@ -13,6 +13,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
@@ -88,25 +89,7 @@ class Muon(RuleOptimizer):
         precision: Literal["bfloat16", "parameter"] = "bfloat16",
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "ns_coefficients": ns_coefficients,
-                "eps": eps,
-                "ns_steps": ns_steps,
-                "adjust_lr_fn": adjust_lr_fn,
-                "others": others,
-                "adamw_betas": adamw_betas,
-                "adamw_eps": adamw_eps,
-                "adamw_ratio": adamw_ratio,
-                "precision": precision,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
         for group in self.param_groups:
             self._admit(group)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError
-from thalweg.optim.base import Params, RuleOptimizer, Settings, check_not_negative, check_number
+from thalweg.optim.base import Params, RuleOptimizer, Settings, arguments_of, check_not_negative, check_number
 
 __all__ = ["Quickprop"]
 
@@ -61,17 +61,7 @@ class Quickprop(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "growth": growth,
-                "weight_decay": weight_decay,
-                "safe": safe,
-                "maximize": maximize,
-                "differentiable": differentiable,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         check_not_negative("Quickprop", "lr", group["lr"])

@@ -14,6 +14,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_betas,
     check_not_negative,
     check_number,
@@ -79,22 +80,7 @@ class ScheduleFreeAdamW(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "warmup_steps": warmup_steps,
-                "r": r,
-                "weight_lr_power": weight_lr_power,
-                "foreach": foreach,
-                "maximize": maximize,
-                "differentiable": differentiable,
-                "train_mode": True,
-            },
-        )
+        super().__init__(params, arguments_of(locals()) | {"train_mode": True})
 
     @torch.no_grad()
     def eval(self) -> None:

@@ -13,6 +13,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_betas,
     check_not_negative,
     check_number,
@@ -76,19 +77,7 @@ class Rprop(RuleOptimizer):
         differentiable: bool = False,
         overshoot: Literal["stay", "back", "reverse"] = "stay",
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "etas": etas,
-                "step_sizes": step_sizes,
-                "foreach": foreach,
-                "maximize": maximize,
-                "differentiable": differentiable,
-                "capturable": capturable,
-                "overshoot": overshoot,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         check_not_negative("Rprop", "lr", group["lr"])
@@ -169,17 +158,7 @@ class Lion(RuleOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "weight_decay": weight_decay,
-                "decoupled_weight_decay": decoupled_weight_decay,
-                "maximize": maximize,
-                "differentiable": differentiable,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         check_not_negative("Lion", "lr", group["lr"])

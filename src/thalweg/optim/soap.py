@@ -13,6 +13,7 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
+    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
@@ -81,22 +82,7 @@ class SOAP(RuleOptimizer):
         normalize_gradient: bool = False,
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "shampoo_beta": shampoo_beta,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "precondition_frequency": precondition_frequency,
-                "max_precondition_dim": max_precondition_dim,
-                "precondition_1d": precondition_1d,
-                "correct_bias": correct_bias,
-                "normalize_gradient": normalize_gradient,
-                "maximize": maximize,
-            },
-        )
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, group: Mapping[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay"):
