@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -440,3 +441,15 @@ def test_the_loop_calls_hooks_in_the_order_of_the_page(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert set(names()) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_settings_are_its_arguments(name: str) -> None:
+    kind, settings = STRATEGIES[name]
+    arguments = inspect.signature(kind).parameters
+    assert {each: one.default for each, one in arguments.items() if one.default is not one.empty} == {
+        each: field.default for each, field in settings.model_fields.items() if not field.is_required()
+    }
+    assert list(arguments) == list(settings.model_fields)
+    with pytest.raises(OptionError, match=f"{name} has no setting 'nothing'"):
+        kind(nothing=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -23,6 +24,7 @@ __all__ = [
     "plain_numbers",
     "refusal",
     "settle",
+    "takes",
     "whole_number",
 ]
 
@@ -155,6 +157,30 @@ def settle(kind: type[_S], owner: str, /, **values: Any) -> _S:
         return kind(**values)
     except ValidationError as problem:
         raise refusal(problem, owner, kind) from None
+
+
+_P = ParamSpec("_P")
+
+
+def takes(kind: Callable[_P, Any]) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, _P], None]]:
+    """Give a constructor that takes anything the fields of settings as its keyword arguments.
+
+    Type checkers, editors and ``inspect.signature`` see them, so that they stand in the settings alone.
+
+    >>> import inspect
+    >>> from thalweg.strategies import Snapshots
+    >>> list(inspect.signature(Snapshots).parameters)
+    ['cycles', 'keep']
+    """
+
+    def given(constructor: Callable[..., None]) -> Callable[Concatenate[Any, _P], None]:
+        own, fields = inspect.signature(constructor), inspect.signature(kind)
+        constructor.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[next(iter(own.parameters.values())), *fields.parameters.values()]
+        )
+        return constructor
+
+    return given
 
 
 def refusal(problem: ValidationError, owner: str, kind: type[BaseModel]) -> OptionError:

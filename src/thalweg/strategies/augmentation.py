@@ -11,7 +11,8 @@ from torch import Tensor
 from thalweg.data.augmentation.augment import Reach, augment_by, check, check_images, reach_of
 from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.errors import OptionError
-from thalweg.strategies.base import Keys, Strategy, Trainer, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Keys, Strategy, Trainer
 
 __all__ = ["Augmentation"]
 
@@ -43,9 +44,11 @@ class Augmentation(Strategy):
 
     name: ClassVar[str] = "augmentation"
     priority: ClassVar[int] = 15
+    settings: AugmentationSettings
 
+    @takes(AugmentationSettings)
     def __init__(self, **settings: Any) -> None:
-        self.settings: AugmentationSettings = settle(AugmentationSettings, self.name, **settings)
+        super().__init__(**settings)
         check(self.settings)
         if not self.settings.on:
             raise OptionError(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thalweg.averaging import Average, AverageKind, ExponentialAverage, Tail, Uniform, estimate_batch_norm
-from thalweg.strategies.base import Settings, Strategy, Trainer, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Averaging", "AveragingSettings"]
 
@@ -60,21 +61,11 @@ class Averaging(Strategy):
     name: ClassVar[str] = "averaging"
     priority: ClassVar[int] = 40
     follows: ClassVar[bool] = True
+    settings: AveragingSettings
 
-    def __init__(
-        self,
-        *,
-        kind: Literal["exponential", "uniform", "tail"] = "exponential",
-        decay: float = 0.999,
-        warmup: Literal["ramp", "corrected", "none"] = "ramp",
-        tail: float = 0.5,
-        every: int = 1,
-        batches: int = 50,
-    ) -> None:
-        self.settings: AveragingSettings = settle(
-            AveragingSettings, self.name, kind=kind, decay=decay, warmup=warmup, tail=tail, every=every,
-            batches=batches,
-        )  # fmt: skip
+    @takes(AveragingSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._average: Average | None = None
         self._planned = 1
         self._seen = 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from thalweg.strategies.base import Settings, Strategy, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Settings, Strategy
 
 __all__ = ["BatchSize", "BatchSizeSettings"]
 
@@ -42,11 +43,11 @@ class BatchSize(Strategy):
 
     name: ClassVar[str] = "batch-size"
     priority: ClassVar[int] = 70
+    settings: BatchSizeSettings
 
-    def __init__(
-        self, *, growth: float = 8.0, shape: Literal["exponential", "linear", "doubling"] = "doubling"
-    ) -> None:
-        self.settings: BatchSizeSettings = settle(BatchSizeSettings, self.name, growth=growth, shape=shape)
+    @takes(BatchSizeSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
 
     def batch_factor(self, progress: float) -> float:
         """Return how many times the usual batch the one at this part of the run is."""

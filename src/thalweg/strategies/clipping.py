@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from thalweg.errors import OptionError
 from thalweg.optim.clipping import clip_by_norm, clip_by_unit, clip_by_value
-from thalweg.strategies.base import Settings, Strategy, Trainer, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Clipping", "ClippingSettings"]
 
@@ -46,14 +47,12 @@ class Clipping(Strategy):
 
     name: ClassVar[str] = "clipping"
     priority: ClassVar[int] = 30
+    settings: ClippingSettings
 
-    def __init__(
-        self, *, value: float | None = None, unit: float | None = None, norm: float | None = None
-    ) -> None:
-        self.settings: ClippingSettings = settle(
-            ClippingSettings, self.name, value=value, unit=unit, norm=norm
-        )
-        if value is None and unit is None and norm is None:
+    @takes(ClippingSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if not self.settings.model_dump(exclude_none=True):
             raise OptionError("clipping: no bound is given; give norm, value or unit, such as norm = 1.0")
 
     def attach(self, trainer: Trainer) -> None:

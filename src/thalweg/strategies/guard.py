@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from thalweg.optim.clipping import total_norm
-from thalweg.strategies.base import Settings, Strategy, Trainer, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Guard", "GuardSettings", "trouble"]
 
@@ -72,13 +73,11 @@ class Guard(Strategy):
 
     name: ClassVar[str] = "guard"
     priority: ClassVar[int] = 20
+    settings: GuardSettings
 
-    def __init__(
-        self, *, bound: float = 10.0, lower: float = 0.5, attempts: int = 5, every: int = 100
-    ) -> None:
-        self.settings: GuardSettings = settle(
-            GuardSettings, self.name, bound=bound, lower=lower, attempts=attempts, every=every
-        )
+    @takes(GuardSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.troubles = 0
         self._first: float | None = None
         self._candidate: tuple[int, Any] | None = None

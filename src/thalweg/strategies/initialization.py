@@ -21,7 +21,8 @@ from thalweg.initial.normed import normed
 from thalweg.initial.schemes import options_of
 from thalweg.initial.weights import role_of
 from thalweg.settings.choices import Activation
-from thalweg.strategies.base import Settings, Strategy, Trainer, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Initialization", "InitializationSettings", "output_layer"]
 
@@ -88,24 +89,12 @@ class Initialization(Strategy):
 
     name: ClassVar[str] = "initialization"
     priority: ClassVar[int] = 10
+    settings: InitializationSettings
 
-    def __init__(
-        self,
-        *,
-        scheme: Scheme | None = None,
-        scale: float | None = None,
-        gain: float | None = None,
-        k: int | None = None,
-        bias: float | None = 0.0,
-        positive_bias: float | None = None,
-        output_bias: bool = False,
-        open_gates: bool = False,
-        saved: str | None = None,
-    ) -> None:
-        self.settings: InitializationSettings = settle(
-            InitializationSettings, self.name, scheme=scheme, scale=scale, gain=gain, k=k, bias=bias,
-            positive_bias=positive_bias, output_bias=output_bias, open_gates=open_gates, saved=saved,
-        )  # fmt: skip
+    @takes(InitializationSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        scheme = self.settings.scheme
         for option, schemes in _OPTIONS.items():
             if getattr(self.settings, option) is not None and scheme not in schemes:
                 fitting = ", ".join(schemes)

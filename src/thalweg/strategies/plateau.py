@@ -9,7 +9,8 @@ from pydantic import Field
 
 from thalweg import schedules
 from thalweg.settings.choices import Watched
-from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured
 
 __all__ = ["PlateauSettings", "ReduceOnPlateau"]
 
@@ -50,21 +51,11 @@ class ReduceOnPlateau(Strategy):
 
     name: ClassVar[str] = "plateau"
     priority: ClassVar[int] = 60
+    settings: PlateauSettings
 
-    def __init__(
-        self,
-        *,
-        watch: Watched = "loss",
-        decay: float = 0.1,
-        patience: int = 2,
-        threshold: float = 1e-4,
-        cooldown: int = 0,
-        minimum: float = 0.0,
-    ) -> None:
-        self.settings: PlateauSettings = settle(
-            PlateauSettings, self.name, watch=watch, decay=decay, patience=patience, threshold=threshold,
-            cooldown=cooldown, minimum=minimum,
-        )  # fmt: skip
+    @takes(PlateauSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._plateau = schedules.Plateau(
             higher_is_better=False, **self.settings.model_dump(exclude={"watch"})
         )

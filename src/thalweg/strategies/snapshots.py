@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from thalweg import averaging
-from thalweg.settings.tables import MOST
-from thalweg.strategies.base import Settings, Strategy, Trainer, settle
+from thalweg.settings.tables import MOST, takes
+from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Snapshots", "SnapshotsSettings", "snapshot_steps"]
 
@@ -57,10 +57,12 @@ class Snapshots(Strategy):
 
     name: ClassVar[str] = "snapshots"
     priority: ClassVar[int] = 50
+    settings: SnapshotsSettings
 
-    def __init__(self, *, cycles: int = 5, keep: int | None = None) -> None:
-        self.settings: SnapshotsSettings = settle(SnapshotsSettings, self.name, cycles=cycles, keep=keep)
-        self.taken = averaging.KeptSnapshots(keep=keep)
+    @takes(SnapshotsSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.taken = averaging.KeptSnapshots(keep=self.settings.keep)
         self._passed = 0
 
     def look(self, model: Any, *, done: float, total: float) -> None:

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thalweg.settings.choices import Watched
-from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured, settle
+from thalweg.settings.tables import takes
+from thalweg.strategies.base import Scores, Settings, Strategy, Trainer, require_measured
 
 __all__ = ["EarlyStopping", "EarlyStoppingSettings", "stopping_point"]
 
@@ -78,19 +79,11 @@ class EarlyStopping(Strategy):
 
     name: ClassVar[str] = "early-stopping"
     priority: ClassVar[int] = 80
+    settings: EarlyStoppingSettings
 
-    def __init__(
-        self,
-        *,
-        watch: Watched = "metric",
-        patience: int = 5,
-        threshold: float = 0.0,
-        restore: bool = True,
-    ) -> None:
-        self.settings: EarlyStoppingSettings = settle(
-            EarlyStoppingSettings, self.name, watch=watch, patience=patience, threshold=threshold,
-            restore=restore,
-        )  # fmt: skip
+    @takes(EarlyStoppingSettings)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.best: float | None = None
         self.best_step: int | None = None
         self._bad = 0

@@ -5,34 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thalweg.data.augmentation.bounds import AugmentationSettings
 from thalweg.errors import OptionError, nearest
 from thalweg.strategies.augmentation import Augmentation
-from thalweg.strategies.averaging import Averaging, AveragingSettings
-from thalweg.strategies.base import Settings, Strategy
-from thalweg.strategies.batch import BatchSize, BatchSizeSettings
-from thalweg.strategies.clipping import Clipping, ClippingSettings
-from thalweg.strategies.guard import Guard, GuardSettings
-from thalweg.strategies.initialization import Initialization, InitializationSettings
+from thalweg.strategies.averaging import Averaging
+from thalweg.strategies.base import Settings, Strategy, settings_of
+from thalweg.strategies.batch import BatchSize
+from thalweg.strategies.clipping import Clipping
+from thalweg.strategies.guard import Guard
+from thalweg.strategies.initialization import Initialization
 from thalweg.strategies.own import build_own
-from thalweg.strategies.plateau import PlateauSettings, ReduceOnPlateau
-from thalweg.strategies.snapshots import Snapshots, SnapshotsSettings
-from thalweg.strategies.stopping import EarlyStopping, EarlyStoppingSettings
+from thalweg.strategies.plateau import ReduceOnPlateau
+from thalweg.strategies.snapshots import Snapshots
+from thalweg.strategies.stopping import EarlyStopping
 
 __all__ = ["STRATEGIES", "as_tables", "build", "from_tables", "names"]
 
+_IN_ORDER: tuple[type[Strategy], ...] = (
+    Initialization,
+    Augmentation,
+    Guard,
+    Clipping,
+    Averaging,
+    Snapshots,
+    ReduceOnPlateau,
+    BatchSize,
+    EarlyStopping,
+)
 STRATEGIES: Mapping[str, tuple[type[Strategy], type[Settings]]] = {
-    "initialization": (Initialization, InitializationSettings),
-    "augmentation": (Augmentation, AugmentationSettings),
-    "guard": (Guard, GuardSettings),
-    "clipping": (Clipping, ClippingSettings),
-    "averaging": (Averaging, AveragingSettings),
-    "snapshots": (Snapshots, SnapshotsSettings),
-    "plateau": (ReduceOnPlateau, PlateauSettings),
-    "batch-size": (BatchSize, BatchSizeSettings),
-    "early-stopping": (EarlyStopping, EarlyStoppingSettings),
+    kind.name: (kind, settings_of(kind)) for kind in _IN_ORDER
 }
-"""Class and settings of each, in the order in which they are called."""
+"""Class and settings of each, in the order in which they are called; recipes have a table for each."""
 
 
 def names() -> tuple[str, ...]:
@@ -50,7 +52,7 @@ def build(name: str, settings: Settings | None = None) -> Strategy:
     Raises:
         OptionError: an unknown name, or settings that don't go together.
 
-    >>> build("clipping", ClippingSettings(norm=1.0)).settings
+    >>> build("clipping", Clipping(norm=1.0).settings).settings
     ClippingSettings(value=None, unit=None, norm=1.0)
     >>> build("cliping")
     Traceback (most recent call last):
