@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import thalweg
-from thalweg.commands import app, options
+from thalweg.commands import app
 from thalweg.commands.race import race
 from thalweg.errors import DataError, Interrupted, ThalwegError
 
@@ -324,5 +324,5 @@ def test_an_option_of_several_verbs_is_declared_once(flag: str) -> None:
     assert len(set(helps.values())) == 1
     said = next(iter(helps.values()))
     assert said
-    sources = [path.read_text(encoding="utf-8") for path in Path(options.__file__).parent.glob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in Path(thalweg.__file__).parent.rglob("*.py")]
     assert sum(source.count(f'"{said}"') for source in sources) == 1

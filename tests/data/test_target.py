@@ -115,7 +115,9 @@ def test_test_part_is_encoded_alike() -> None:
 
 
 def test_unknown_words() -> None:
-    with pytest.raises(OptionError, match=r"^task is 'regresion'; did you mean 'regression'"):
+    with pytest.raises(
+        OptionError, match=r"^task is 'regresion', but must be classification, regression or custom"
+    ):
         check_options(task="regresion", missing=None)
     with pytest.raises(OptionError, match=r"^missing is 'mean'"):
         check_options(task=None, missing="mean")

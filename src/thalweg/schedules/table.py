@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,156 +52,108 @@ class Description:
     source: str = ""
 
 
+_TABLE: dict[str, tuple[Callable[..., Schedule], Description]] = {}
+
+
+def _row(
+    name: str, formula: str, summary: str, source: str
+) -> Callable[[Callable[..., Schedule]], Callable[..., Schedule]]:
+    """Put a schedule into the table; its options are the arguments behind ``total``, with their defaults."""
+
+    def listed(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
+        _, *arguments = inspect.signature(make).parameters.values()
+        options = {one.name: one.default for one in arguments}
+        _TABLE[name] = (
+            make,
+            Description(name=name, formula=formula, summary=summary, options=options, source=source),
+        )
+        return make
+
+    return listed
+
+
 def _steps(length: float, total: int) -> int:
     return round(length * total) if length < 1 else round(length)
 
 
-def _step(total: int, every: float, gamma: float) -> Schedule:
+def _require_share(final: float) -> None:
+    require(0 < final <= 1, "final", final, "within 0 (excluded) and 1")
+
+
+@_row("constant", "factor", "the same all the way", "K, S")
+def _constant(total: int, factor: float = 1.0) -> Schedule:
+    return Constant(factor=factor)
+
+
+@_row("step", "gamma**floor(t/every)", "falls by a factor every so many steps", "R1")
+def _step(total: int, every: float = 1 / 6, gamma: float = 0.5) -> Schedule:
     return Step(every=max(1, _steps(every, total)), gamma=gamma)
 
 
-def _exponential(total: int, final: float) -> Schedule:
-    require(0 < final <= 1, "final", final, "within 0 (excluded) and 1")
+@_row("exponential", "final**(t/T)", "falls by the same factor each step", "R2")
+def _exponential(total: int, final: float = 0.01) -> Schedule:
+    _require_share(final)
     return Exponential(rate=-math.log(final) / total)
 
 
-def _inverse_time(total: int, final: float) -> Schedule:
-    require(0 < final <= 1, "final", final, "within 0 (excluded) and 1")
+@_row("inverse-time", "1/(1 + k*t), final at T", "1/t decay, which some texts call linear", "R3, R4")
+def _inverse_time(total: int, final: float = 0.05) -> Schedule:
+    _require_share(final)
     return InverseTime(rate=(1.0 / final - 1.0) / total)
 
 
-def _inverse_square(total: int, final: float) -> Schedule:
-    require(0 < final <= 1, "final", final, "within 0 (excluded) and 1")
+@_row(
+    "inverse-square", "1/(1 + k*t)**2, final at T",
+    "the square of inverse-time, which some texts call quadratic", "R4",
+)  # fmt: skip
+def _inverse_square(total: int, final: float = 0.01) -> Schedule:
+    _require_share(final)
     return InverseSquare(rate=(1.0 / math.sqrt(final) - 1.0) / total)
 
 
-def _piecewise(total: int, boundaries: Sequence[float], factors: Sequence[float]) -> Schedule:
+@_row("piecewise", "factors[i] between boundaries", "constant pieces", "R1, R5 with the times set beforehand")
+def _piecewise(
+    total: int, boundaries: Sequence[float] = (0.5, 0.75), factors: Sequence[float] = (1.0, 0.1, 0.01)
+) -> Schedule:
     return Piecewise(boundaries=tuple(_steps(b, total) for b in boundaries), factors=tuple(factors))
 
 
-def _one_cycle(total: int, peak_at: float, start: float, final: float) -> Schedule:
+@_row("linear", "1 - (1 - final)*t/T", "a straight line to the final value", "K")
+def _linear(total: int, final: float = 0.0) -> Schedule:
+    return Linear(total=total, final=final)
+
+
+@_row("polynomial", "final + (1 - final)*(1 - t/T)**power", "a power of the straight line", "K, generalized")
+def _polynomial(total: int, power: float = 2.0, final: float = 0.0) -> Schedule:
+    return Polynomial(total=total, power=power, final=final)
+
+
+@_row(
+    "cosine", "final + (1 - final)*(1 + cos(pi*t/T))/2",
+    "half a cosine to the final value; several cycles are warm restarts", "Loshchilov and Hutter 2017",
+)  # fmt: skip
+def _cosine(total: int, final: float = 0.0, cycles: int = 1) -> Schedule:
+    return Cosine(total=total, final=final, cycles=cycles)
+
+
+@_row(
+    "one-cycle", "half a cosine from start up to 1 at peak_at, then down to final",
+    "up for the first third, down for the rest", "R6; Smith and Topin 2018",
+)  # fmt: skip
+def _one_cycle(total: int, peak_at: float = 0.3, start: float = 0.04, final: float = 4e-6) -> Schedule:
     return OneCycle(total=total, peak_at=_steps(peak_at, total), start=start, final=final)
 
 
-def _warmup_stable_decay(total: int, warmup: float, decay: float, final: float) -> Schedule:
+@_row(
+    "warmup-stable-decay", "line up, 1, line down to final",
+    "constant, with a short rise before and a fall after", "Hu et al. 2024",
+)  # fmt: skip
+def _warmup_stable_decay(
+    total: int, warmup: float = 0.05, decay: float = 0.2, final: float = 0.0
+) -> Schedule:
     return WarmupStableDecay(
         total=total, warmup=_steps(warmup, total), decay=_steps(decay, total), final=final
     )
-
-
-_ROWS: list[tuple[Callable[..., Schedule], Description]] = [
-    (
-        lambda total, factor: Constant(factor=factor),
-        Description(
-            name="constant",
-            formula="factor",
-            summary="the same all the way",
-            options={"factor": 1.0},
-            source="K, S",
-        ),
-    ),
-    (
-        _step,
-        Description(
-            name="step",
-            formula="gamma**floor(t/every)",
-            summary="falls by a factor every so many steps",
-            options={"every": 1 / 6, "gamma": 0.5},
-            source="R1",
-        ),
-    ),
-    (
-        _exponential,
-        Description(
-            name="exponential",
-            formula="final**(t/T)",
-            summary="falls by the same factor each step",
-            options={"final": 0.01},
-            source="R2",
-        ),
-    ),
-    (
-        _inverse_time,
-        Description(
-            name="inverse-time",
-            formula="1/(1 + k*t), final at T",
-            summary="1/t decay, which some texts call linear",
-            options={"final": 0.05},
-            source="R3, R4",
-        ),
-    ),
-    (
-        _inverse_square,
-        Description(
-            name="inverse-square",
-            formula="1/(1 + k*t)**2, final at T",
-            summary="the square of inverse-time, which some texts call quadratic",
-            options={"final": 0.01},
-            source="R4",
-        ),
-    ),
-    (
-        _piecewise,
-        Description(
-            name="piecewise",
-            formula="factors[i] between boundaries",
-            summary="constant pieces",
-            options={"boundaries": (0.5, 0.75), "factors": (1.0, 0.1, 0.01)},
-            source="R1, R5 with the times set beforehand",
-        ),
-    ),
-    (
-        lambda total, final: Linear(total=total, final=final),
-        Description(
-            name="linear",
-            formula="1 - (1 - final)*t/T",
-            summary="a straight line to the final value",
-            options={"final": 0.0},
-            source="K",
-        ),
-    ),
-    (
-        lambda total, power, final: Polynomial(total=total, power=power, final=final),
-        Description(
-            name="polynomial",
-            formula="final + (1 - final)*(1 - t/T)**power",
-            summary="a power of the straight line",
-            options={"power": 2.0, "final": 0.0},
-            source="K, generalized",
-        ),
-    ),
-    (
-        lambda total, final, cycles: Cosine(total=total, final=final, cycles=cycles),
-        Description(
-            name="cosine",
-            formula="final + (1 - final)*(1 + cos(pi*t/T))/2",
-            summary="half a cosine to the final value; several cycles are warm restarts",
-            options={"final": 0.0, "cycles": 1},
-            source="Loshchilov and Hutter 2017",
-        ),
-    ),
-    (
-        _one_cycle,
-        Description(
-            name="one-cycle",
-            formula="half a cosine from start up to 1 at peak_at, then down to final",
-            summary="up for the first third, down for the rest",
-            options={"peak_at": 0.3, "start": 0.04, "final": 4e-6},
-            source="R6; Smith and Topin 2018",
-        ),
-    ),
-    (
-        _warmup_stable_decay,
-        Description(
-            name="warmup-stable-decay",
-            formula="line up, 1, line down to final",
-            summary="constant, with a short rise before and a fall after",
-            options={"warmup": 0.05, "decay": 0.2, "final": 0.0},
-            source="Hu et al. 2024",
-        ),
-    ),
-]
-_TABLE = {description.name: (make, description) for make, description in _ROWS}
 
 
 _PLATEAU = Description(
