@@ -214,17 +214,28 @@ def _module(path: Path) -> list[str]:
 def _signature(node: ast.FunctionDef | ast.ClassDef) -> str:
     if isinstance(node, ast.FunctionDef):
         returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        return f"{node.name}({ast.unparse(node.args)}){returned}"
+        return f"{node.name}({_arguments(node)}){returned}"
     made = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if made is not None:
-        return f"class {node.name}({re.sub('^self(, )?', '', ast.unparse(made.args))})"
-    fields = [
-        ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n)
-    ]
+        return f"class {node.name}({re.sub('^self(, )?', '', _arguments(made))})"
+    annotated = [n for n in node.body if isinstance(n, ast.AnnAssign) and "ClassVar" not in ast.unparse(n)]
+    for field in annotated:
+        # what is told of an option stands in README
+        if isinstance(field.annotation, ast.Subscript) and ast.unparse(field.annotation.value) == "Annotated":
+            field.annotation = field.annotation.slice.elts[0]  # type: ignore[attr-defined]
+    fields = [ast.unparse(field) for field in annotated if ast.unparse(field.target) != "_"]
     methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
     is_data = any("dataclass" in ast.unparse(each) for each in node.decorator_list)
     given = ", ".join(fields) if is_data or not methods else ", ".join(f".{name}" for name in methods)
     return f"class {node.name}({given})" if given else f"class {node.name}"
+
+
+def _arguments(node: ast.FunctionDef) -> str:
+    """What a function takes; where a decorator says that these are the fields of a class, the class."""
+    for one in node.decorator_list:
+        if isinstance(one, ast.Call) and ast.unparse(one.func) in ("takes", "has_signature_of"):
+            return f"**{ast.unparse(one.args[0])}"
+    return ast.unparse(node.args)
 
 
 def _first_sentence(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
