@@ -65,7 +65,7 @@ def test_recipes_take_numbers_of_any_library(tmp_path: Path) -> None:
         data=schema.DataTable(spec="iris"),
         model=schema.ModelTable(spec="linear"),
         optimizer=schema.OptimizerTable(name="adam", lr=np.float32(0.5), beta1=np.float64(0.75)),
-        training=schema.Training(batch_size=np.int64(16), epochs=np.int16(2), seed=np.uint8(1)),
+        training=schema.TrainingTable(batch_size=np.int64(16), epochs=np.int16(2), seed=np.uint8(1)),
     )
     recipe.write(made, tmp_path / "r.toml")
     assert recipe.read(tmp_path / "r.toml") == made
