@@ -215,7 +215,7 @@ def test_without_a_directory_an_interruption_says_what_would_help(monkeypatch: p
         ("adam", {"epochs": 10**9}, "more than"),
         ("adam", {"engine": "fast"}, "must be auto, lanes or loop"),
         ("adam", {"resume": True}, "resume needs out"),
-        ("newton", {}, "one step of newton takes"),
+        ("newton", {}, "newton: one step takes"),
     ],
 )
 def test_what_can_not_be_is_one_sentence(settings: Any, more: Any, words: str, tmp_path: Path) -> None:

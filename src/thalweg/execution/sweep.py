@@ -15,7 +15,7 @@ from torch import nn
 
 from thalweg import catalogue, data, schedules
 from thalweg.catalogue import Entry
-from thalweg.errors import Interrupted, OptionError, nearest, option
+from thalweg.errors import Interrupted, OptionError, option
 from thalweg.execution.choose import Choice, choose
 from thalweg.execution.execution import Execution
 from thalweg.execution.executors import Executor
@@ -34,7 +34,7 @@ from thalweg.run.targets import objective_of
 from thalweg.settings import trust
 from thalweg.settings.choices import EngineChoice, words_of
 from thalweg.settings.tables import MOST, check_length, one_of, plain_numbers, whole_number
-from thalweg.training.steps import FORWARD_BACKWARD, least_work
+from thalweg.training.steps import too_much_work
 from thalweg.training.watch import Pace, SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Sweep", "sweep"]
@@ -350,27 +350,17 @@ def _check(asked: Sequence[tuple[Setting, Entry]], problem: Problem, workload: W
     )  # fmt: skip
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = problem.steps(workload)
-    there = FORWARD_BACKWARD * steps
     begun: list[Mapping[str, Any]] = []
     for setting, entry in asked:
         entry.of_run(setting.hyperparameters)
-        if setting.schedule not in schedules.names():
-            raise OptionError(
-                f"there is no schedule {setting.schedule!r}; {nearest(setting.schedule, schedules.names())}"
-            )
         if setting.schedule != "plateau":
             schedules.build(setting.schedule, total=steps, **setting.schedule_options)
         if setting.initialization and setting.initialization not in begun:
             options = dict(setting.initialization)
             initialize(module(), options.pop("scheme"), seed=0, **options)
             begun.append(setting.initialization)
-        needed = least_work(entry, parameters)
-        if needed > there:
-            raise OptionError(
-                f"one step of {entry.name} takes {needed:,.0f} forward passes over a batch with "
-                f"{parameters:,} parameters, and a whole run has {there:,.0f}; take a smaller model, or more "
-                "epochs"
-            )
+        if (reason := too_much_work(entry, parameters, steps)) is not None:
+            raise OptionError(f"{entry.name}: {reason}; take a smaller model, or more epochs")
 
 
 def _column(metric: Metric) -> str:

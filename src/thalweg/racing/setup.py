@@ -30,7 +30,7 @@ from thalweg.run.spec import Workload
 from thalweg.run.targets import leaves_out, objective_of
 from thalweg.settings.declared import checked
 from thalweg.settings.tables import check_length
-from thalweg.training.steps import FORWARD_BACKWARD, least_work
+from thalweg.training.steps import too_much_work
 
 __all__ = [
     "ALL",
@@ -275,19 +275,13 @@ def _fitting(
     """Leave out what can't take one step of this model within a run; refuse it where it was named."""
     kept, left_out = dict(entries), {}
     for name, entry in entries.items():
-        needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
         named = given is None or ALL not in given or name in given
         most = _DENSE_MOST if named else _DENSE_PAYS
-        reason = None
+        reason = too_much_work(entry, parameters, steps)
         if entry.dense and parameters > most:
             reason = (
                 f"it keeps a number for each two of the model's {parameters:,} parameters, which pays up to "
                 f"some {most:,}"
-            )
-        elif needed > there:
-            reason = (
-                f"one step takes {needed:,.0f} forward passes over a batch with {parameters:,} parameters, "
-                f"and a whole run has {there:,.0f}"
             )
         if reason is not None and named:
             raise OptionError(f"{name} can't race here: {reason}; take a smaller model, or leave it out")

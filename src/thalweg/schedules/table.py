@@ -209,7 +209,7 @@ def build(name: str, *, total: int, **options: Any) -> Schedule:
             "use thalweg.schedules.Plateau in a training loop, or 'piecewise' with boundaries set beforehand"
         )
     if name not in _TABLE:
-        raise OptionError(f"there is no schedule {name!r}; {nearest(name, _TABLE)}")
+        raise OptionError(f"there is no schedule {name!r}; {nearest(name, names())}")
     require(total >= 1, "total", total, "at least 1")
     make, description = _TABLE[name]
     values = dict(description.options)

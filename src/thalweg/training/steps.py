@@ -25,7 +25,16 @@ from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
 from thalweg.training.backend import Backend, OneProcess, agree, rows
 
-__all__ = ["FORWARD_BACKWARD", "ForwardContext", "TrainingStep", "least_work", "make_step", "shared", "split"]
+__all__ = [
+    "FORWARD_BACKWARD",
+    "ForwardContext",
+    "TrainingStep",
+    "least_work",
+    "make_step",
+    "shared",
+    "split",
+    "too_much_work",
+]
 
 FORWARD_BACKWARD = FORWARD + BACKWARD
 """Work of a forward with a backward pass: two matrix products more for each one forward."""
@@ -332,3 +341,19 @@ def least_work(entry: Entry, parameters: int) -> float:
     if entry.step_kind == "graph" and entry.dense:
         return 2 * FORWARD_BACKWARD + CURVED * parameters
     return FORWARD_BACKWARD
+
+
+def too_much_work(entry: Entry, parameters: int, steps: int) -> str | None:
+    """Say why a run of so many steps of the plan has no room for one step; ``None`` where it has.
+
+    >>> from thalweg import catalogue
+    >>> too_much_work(catalogue.get("newton"), 1000, 10)
+    'one step takes 6,006 forward passes over a batch with 1,000 parameters, and a whole run has 30'
+    """
+    needed, there = least_work(entry, parameters), FORWARD_BACKWARD * steps
+    if needed <= there:
+        return None
+    return (
+        f"one step takes {needed:,.0f} forward passes over a batch with {parameters:,} parameters, and a "
+        f"whole run has {there:,.0f}"
+    )
