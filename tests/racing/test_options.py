@@ -100,7 +100,7 @@ def test_a_directory_keeps_all_but_what_is_of_one_call() -> None:
     assert left == {"out", "resume", "trust_code", "watcher", "command"}
     everything = Options("linear", "iris", target="a", out="here", resume=True, trust_code=True)
     assert written(everything) == {
-        "kind": "race", "version": 1, "model": "linear", "data": "iris", "target": "a",
+        "kind": "race", "model": "linear", "data": "iris", "target": "a",
     }  # fmt: skip
 
 
