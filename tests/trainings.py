@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from thalweg.commands import app
+from thalweg.execution import states
 from thalweg.run.directory import RunDirectory
 from thalweg.training.results import TrainResults
 
@@ -67,7 +68,9 @@ def _child(out: Path, path: Path, changes: list[str], resume: bool, place: str, 
     os.environ["MKL_CBWR"] = "AVX2"
     torch.set_num_threads(1)
     os.fsync = lambda descriptor: None
-    append, replace, save, seen = RunDirectory.append, Path.replace, RunDirectory.save_checkpoint, 0
+    append, replace, seen = RunDirectory.append, Path.replace, 0
+    # of a training, and of what an execution keeps
+    save, save_state = RunDirectory.save_checkpoint, states.save_state
 
     def die() -> None:
         nonlocal seen
@@ -90,6 +93,13 @@ def _child(out: Path, path: Path, changes: list[str], resume: bool, place: str, 
         if place == "state":
             die()
 
+    def saved_state(path: Path, state: Any) -> Path:
+        written = save_state(path, state)
+        if place == "state":
+            die()
+        return written
+
+    states.save_state = saved_state  # type: ignore[assignment]
     RunDirectory.append, Path.replace, RunDirectory.save_checkpoint = appended, replaced, saved  # type: ignore[method-assign,assignment]
     arguments = ["train", str(path), "--out", str(out), "--checkpoint-seconds", "0", "--quiet"]
     for change in changes:

@@ -14,3 +14,5 @@ def test_states_are_cleared_and_nothing_else(tmp_path: Path) -> None:
     keeper.save("chunk", {"a": 1})
     keeper.clear()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "thesis.txt"]
+    States(tmp_path / "gone").clear()
+    assert not (tmp_path / "gone").exists()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
+from thalweg.execution.states import States
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.settings.choices import EngineKind
 from thalweg.training.backend import copied, cpu_copy
@@ -57,6 +57,7 @@ class MemberStore:
 
     Attributes:
         members: those that are trained, by number.
+        under_way: keeps the states of lanes under way; ``None``: nothing does.
     """
 
     def __init__(self, directory: RunDirectory | None = None) -> None:
@@ -65,7 +66,7 @@ class MemberStore:
         self.plan: MemberPlan | None = None
         self.seconds = 0.0
         self._states: dict[int, dict[str, Tensor]] = {}
-        self._names: set[str] = set()
+        self.under_way = None if directory is None else States(directory.path / "checkpoints")
         for event in [] if directory is None else directory.events():
             if event["event"] == "member":
                 values = {**event["member"], "curve": [Evaluation(**e) for e in event["member"]["curve"]]}
@@ -107,24 +108,8 @@ class MemberStore:
         if self.directory is not None:
             self.directory.append({"event": "spent", "seconds": seconds})
 
-    # What lanes ask of a keeper ---------------------------------------------------------------------
-
-    def save(self, chunk: str, state: dict[str, Any]) -> None:
-        """Keep the state of lanes under way."""
-        if self.directory is not None:
-            self._names.add(chunk)
-            self.directory.save_checkpoint(f"lanes-{chunk}", state)
-
-    def load(self, chunk: str) -> dict[str, Any] | None:
-        """Return the state of lanes kept last."""
-        if self.directory is None:
-            return None
-        self._names.add(chunk)
-        return self.directory.load_checkpoint(f"lanes-{chunk}")
-
     def tidy(self) -> None:
         """Drop what was kept for a resume alone."""
-        if self.directory is not None:
-            for name in self._names:
-                self.directory.drop_checkpoint(f"lanes-{name}")
+        if self.directory is not None and self.under_way is not None:
+            self.under_way.clear()
             shutil.rmtree(self.directory.path / "members", ignore_errors=True)

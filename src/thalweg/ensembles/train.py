@@ -232,7 +232,7 @@ def in_lanes(
 
     Args:
         runs: of :func:`runs_of`.
-        store: where they go, and where lanes under way are kept.
+        store: where they go, and what keeps lanes under way.
         watcher: told the mean over members.
         context: to all.
         plan: threads of torch, and the most lanes of a program.
@@ -278,7 +278,7 @@ def in_lanes(
                 context.workload,
                 chunk=plan.chunk,
                 watch=watch,
-                checkpoint=store,
+                checkpoint=store.under_way,
                 checkpoint_seconds=seconds,
                 stop=None if store.directory is None else store.directory.watched(interruption.asked),
                 examples=examples,

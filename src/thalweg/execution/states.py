@@ -44,7 +44,7 @@ class States:
     def clear(self) -> None:
         """Forget all states: what they were for is in the journal now."""
         with self._writing():
-            for file in self._folder.iterdir():
+            for file in self._folder.iterdir() if self._folder.is_dir() else ():
                 # nothing else, wherever a stranger's folder may lead
                 if _STATE.fullmatch(file.name):
                     file.unlink(missing_ok=True)

@@ -30,7 +30,6 @@ from thalweg.run.directory.links import FOLDERS, RUN_ID, note_owner, refuse_link
 from thalweg.run.directory.parts import fill, locked, read_events, remove_empty, umask, unfill
 from thalweg.run.directory.writing import (
     as_json,
-    drop_state,
     load_states,
     plain,
     reason,
@@ -399,10 +398,6 @@ class RunDirectory:
             (self.path / name).mkdir(exist_ok=True)
             note_owner(self.path / name, kind_at(self.path).get(RUN_ID))
         return self.path / name
-
-    def drop_checkpoint(self, name: str) -> None:
-        """Remove every state under a name."""
-        drop_state(self.path / "checkpoints" / name)
 
     def check(self, *, at_once: bool = False) -> None:
         """Make sure that the directory is still there; to be called often, as it looks once a second at most.
