@@ -12,11 +12,11 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
 )
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["Adagrad", "Adam", "AdamW", "NAdam", "RMSprop"]
 

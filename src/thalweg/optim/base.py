@@ -25,7 +25,6 @@ __all__ = [
     "Params",
     "RuleOptimizer",
     "Settings",
-    "arguments_of",
     "check_betas",
     "check_fraction",
     "check_not_negative",
@@ -41,15 +40,6 @@ _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
 _PAIRS = {"betas": (0.9, 0.999), "adamw_betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
-
-
-def arguments_of(names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor beside its parameters: the options that a group may set.
-
-    Args:
-        names: its ``locals()``, before it has made any names of its own.
-    """
-    return {name: value for name, value in names.items() if name not in ("self", "params", "__class__")}
 
 
 def check_not_negative(owner: str, name: str, value: object) -> None:

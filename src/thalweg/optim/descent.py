@@ -15,12 +15,12 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_fraction,
     check_not_negative,
     check_number,
 )
 from thalweg.rules import Rule
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["SGD", "Momentum", "Nesterov"]
 

@@ -13,7 +13,6 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
@@ -21,6 +20,7 @@ from thalweg.optim.base import (
     check_whole,
 )
 from thalweg.rules.muon import ADJUSTMENTS, PRECISIONS
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["Muon"]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError
-from thalweg.optim.base import Params, RuleOptimizer, Settings, arguments_of, check_not_negative, check_number
+from thalweg.optim.base import Params, RuleOptimizer, Settings, check_not_negative, check_number
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["Quickprop"]
 

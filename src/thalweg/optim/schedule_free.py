@@ -14,11 +14,11 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_betas,
     check_not_negative,
     check_number,
 )
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["ScheduleFreeAdamW"]
 

@@ -13,13 +13,13 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_betas,
     check_not_negative,
     check_number,
     check_pair,
 )
 from thalweg.rules.sign import OVERSHOOTS
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["Lion", "Rprop"]
 

@@ -13,12 +13,12 @@ from thalweg.optim.base import (
     Params,
     RuleOptimizer,
     Settings,
-    arguments_of,
     check_betas,
     check_fraction,
     check_not_negative,
     check_whole,
 )
+from thalweg.settings.declared import arguments_of
 
 __all__ = ["SOAP"]
 

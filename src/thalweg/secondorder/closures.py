@@ -6,6 +6,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -27,12 +28,44 @@ from thalweg.secondorder.torch_state import as_torchs, from_torchs
 
 __all__ = [
     "ClosureOptimizer",
+    "ClosureStep",
     "Params",
+    "limits_of",
 ]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 _POOR = (Status.SEARCH_FAILED, Status.NOT_DESCENT, Status.NO_DIRECTION, Status.NOT_FINITE, Status.UNBOUNDED)
+
+
+@dataclass(frozen=True)
+class ClosureStep:
+    """What one step works with.
+
+    Attributes:
+        settings: of all groups.
+        closure: computes the loss anew.
+        params, x: what is trained, and where it stands.
+        state: what is kept from step to step.
+        tally: counts the work.
+    """
+
+    settings: dict[str, Any]
+    closure: Closure
+    params: list[Tensor]
+    x: Vector
+    state: dict[str, Any]
+    tally: Tally
+
+
+def limits_of(settings: Mapping[str, Any]) -> DescentLimits:
+    """Return the limits of a step; without ``max_eval`` or ``tolerance_change`` there are no such."""
+    return DescentLimits(
+        tolerance=settings["tolerance_grad"],
+        tolerance_change=settings.get("tolerance_change", 0.0),
+        max_iterations=settings["max_iter"],
+        max_evaluations=settings.get("max_eval"),
+    )
 
 
 class ClosureOptimizer(torch.optim.Optimizer):
@@ -205,7 +238,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         try:
             # what a step differentiates has to have a graph, whatever surrounds the call
             with torch.inference_mode(False), torch.enable_grad():
-                x, loss = self._advance(settings, remembering, params, before, state, tally)
+                x, loss = self._advance(ClosureStep(settings, remembering, params, before, state, tally))
         except BaseException:
             write(params, before)
             raise
@@ -227,39 +260,31 @@ class ClosureOptimizer(torch.optim.Optimizer):
         return found if self.calls_backward or not isinstance(found, Tensor) else found.detach()
 
     @abstractmethod
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
         """Return where the parameters go, and the loss before; set ``status`` and the memory in ``state``."""
 
     def _descend(
         self,
         problem: ObjectiveFunction,
-        x: Vector,
-        state: dict[str, Any],
+        asked: ClosureStep,
         direction: Direction,
         search: Search,
         limits: DescentLimits,
     ) -> tuple[Vector, Any]:
         return self._remembering(
-            lambda memory: descend(problem, x, direction, search, limits=limits, memory=memory), state, x
+            lambda memory: descend(problem, asked.x, direction, search, limits=limits, memory=memory), asked
         )
 
     def _remembering(
-        self, run: Callable[[DescentMemory | None], DescentResult], state: dict[str, Any], x: Vector
+        self, run: Callable[[DescentMemory | None], DescentResult], asked: ClosureStep
     ) -> tuple[Vector, Any]:
         """Hand a run what the last one left, and keep what it leaves."""
+        state, first = asked.state, asked.x[0]
         kept = state["memory"]
         found = run(None if kept is None else DescentMemory(kept["direction"], kept["expected"]))
         state["memory"] = {"direction": found.memory.state, "expected": found.memory.expected}
         self.status, self._slope = found.statuses[0], found.gradient_norms[0]
-        return found.point.x, torch.tensor(found.traces[0][0].value, dtype=x[0].dtype, device=x[0].device)
+        return found.point.x, torch.tensor(found.traces[0][0].value, dtype=first.dtype, device=first.device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with the same options; what was learned about curvature is lost."""

@@ -13,17 +13,17 @@ from thalweg.errors import OptionError
 from thalweg.secondorder import damping as damping_of
 from thalweg.secondorder import newton
 from thalweg.secondorder.arguments import LineSearch, checked_rate, line_search, whole
-from thalweg.secondorder.closure_objective import Closure, ClosureObjective, GraphForward, explaining, scalar
-from thalweg.secondorder.closures import ClosureOptimizer, Params
+from thalweg.secondorder.closure_objective import ClosureObjective, GraphForward, explaining, scalar
+from thalweg.secondorder.closures import ClosureOptimizer, ClosureStep, Params, limits_of
 from thalweg.secondorder.composite import CompositeObjective, Loss
 from thalweg.secondorder.damping import descend_damped
 from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
-from thalweg.secondorder.objective_function import AutogradObjective, HessianKind, ObjectiveFunction
+from thalweg.secondorder.objective_function import AutogradObjective, HessianKind
 from thalweg.secondorder.quadratic_models import SolverName
 from thalweg.secondorder.searches import Fixed, Search
-from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.termination import DescentLimits
+from thalweg.settings.declared import arguments_of
 
 __all__ = [
     "GaussNewton",
@@ -40,19 +40,19 @@ class _LossOptimizer(ClosureOptimizer):
 
     def _on_loss(
         self,
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
+        asked: ClosureStep,
         direction: Direction,
         search: Search,
         limits: DescentLimits,
     ) -> tuple[Vector, Any]:
         """Minimize what a closure returns with its graph."""
-        sign = -1 if state["maximize"] else 1
+        sign = -1 if asked.state["maximize"] else 1
         forward = GraphForward(
-            closure, params, self._name, "the loss", lambda loss: scalar(loss, loss, self._name)
+            asked.closure,
+            asked.params,
+            self._name,
+            "the loss",
+            lambda loss: scalar(loss, loss, self._name),
         )
 
         def of_loss(x: Vector) -> tuple[Vector, Tensor]:
@@ -61,8 +61,8 @@ class _LossOptimizer(ClosureOptimizer):
             return leaves, sign * value.reshape(())
 
         with explaining(self._name):
-            problem = AutogradObjective(of_loss, Space(), tally)
-            found = self._descend(problem, x, state, direction, search, limits)
+            problem = AutogradObjective(of_loss, Space(), asked.tally)
+            found = self._descend(problem, asked, direction, search, limits)
             if self._slope == 0:
                 forward.refuse_unconnected()
             return found
@@ -99,9 +99,7 @@ class Newton(_LossOptimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        own = {"lr": lr, "damping": damping, "hessian": hessian, "modified": modified}
-        more = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
-        super().__init__(params, {**own, **more, "maximize": maximize})
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
@@ -113,25 +111,18 @@ class Newton(_LossOptimizer):
         rate = checked_rate(self._name, settings["lr"])
         name = settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        limits = DescentLimits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"])
+        limits = limits_of(settings)
         return direction, search, limits
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        direction, search, limits = self._parts(settings)
-        if settings["hessian"] == "finite-difference":
-            problem: ObjectiveFunction = ClosureObjective(
-                closure, params, self._name, tally, maximize=bool(settings["maximize"])
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(asked.settings)
+        if asked.settings["hessian"] == "finite-difference":
+            maximize = bool(asked.settings["maximize"])
+            problem = ClosureObjective(
+                asked.closure, asked.params, self._name, asked.tally, maximize=maximize
             )
-            return self._descend(problem, x, state, direction, search, limits)
-        return self._on_loss(closure, params, x, state, tally, direction, search, limits)
+            return self._descend(problem, asked, direction, search, limits)
+        return self._on_loss(asked, direction, search, limits)
 
 
 class NewtonCG(_LossOptimizer):
@@ -174,9 +165,7 @@ class NewtonCG(_LossOptimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        own = {"lr": lr, "max_products": max_products, "line_search_fn": line_search_fn, "maximize": maximize}
-        limits = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
-        super().__init__(params, {**own, "max_iter": max_iter, "max_eval": max_eval, **limits})
+        super().__init__(params, arguments_of(locals()))
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
@@ -184,25 +173,12 @@ class NewtonCG(_LossOptimizer):
     def _parts(self, settings: Mapping[str, Any]) -> tuple[Direction, Search, DescentLimits]:
         rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
-        limits = DescentLimits(
-            tolerance=settings["tolerance_grad"],
-            tolerance_change=settings["tolerance_change"],
-            max_iterations=settings["max_iter"],
-            max_evaluations=settings["max_eval"],
-        )
+        limits = limits_of(settings)
         return newton.NewtonCGDirection(max_products=whole(settings["max_products"])), search, limits
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        direction, search, limits = self._parts(settings)
-        return self._on_loss(closure, params, x, state, tally, direction, search, limits)
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(asked.settings)
+        return self._on_loss(asked, direction, search, limits)
 
 
 def _inner(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,24 +192,20 @@ class _CompositeOptimizer(ClosureOptimizer):
     calls_backward: ClassVar[bool] = False
 
     def _composite(
-        self,
-        closure: Closure,
-        params: list[Tensor],
-        tally: Tally,
-        run: Callable[[CompositeObjective], tuple[Vector, Any]],
+        self, asked: ClosureStep, run: Callable[[CompositeObjective], tuple[Vector, Any]]
     ) -> tuple[Vector, Any]:
         """Run on what a closure returns: residuals, or outputs and a loss."""
 
         def outputs() -> Any:
-            result, problem.loss = self._parted(closure())
+            result, problem.loss = self._parted(asked.closure())
             return result
 
         def value(result: Tensor) -> Tensor:
             return self._value(result, problem.loss)
 
         wanted = "residuals, or a pair of outputs and a convex loss of them,"
-        forward = GraphForward(outputs, params, self._name, wanted, value)
-        problem = CompositeObjective(forward, None, tally)
+        forward = GraphForward(outputs, asked.params, self._name, wanted, value)
+        problem = CompositeObjective(forward, None, asked.tally)
         with explaining(self._name):
             found = run(problem)
             if self._slope == 0:
@@ -321,9 +293,7 @@ class GaussNewton(_CompositeOptimizer):
         max_products: int | None = None,
         accuracy: float = 0.01,
     ) -> None:
-        own = {"max_iter": max_iter, "tolerance_grad": tolerance_grad, "line_search_fn": line_search_fn}
-        inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
-        super().__init__(params, {"lr": lr, **own, **inner})
+        super().__init__(params, arguments_of(locals()))
 
     def _parts(
         self, settings: Mapping[str, Any]
@@ -331,30 +301,15 @@ class GaussNewton(_CompositeOptimizer):
         rate, name = checked_rate(self._name, settings["lr"]), settings["line_search_fn"]
         search = Fixed(step=rate) if name is None else line_search(self._name, name, rate)
         direction = damping_of.GaussNewtonDirection(**_inner(settings))
-        return (
-            direction,
-            search,
-            DescentLimits(tolerance=settings["tolerance_grad"], max_iterations=settings["max_iter"]),
-        )
+        return direction, search, limits_of(settings)
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        direction, search, limits = self._parts(settings)
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        direction, search, limits = self._parts(asked.settings)
         return self._composite(
-            closure,
-            params,
-            tally,
-            lambda problem: self._descend(problem, x, state, direction, search, limits),
+            asked, lambda problem: self._descend(problem, asked, direction, search, limits)
         )
 
 
@@ -387,18 +342,12 @@ class LevenbergMarquardt(_CompositeOptimizer):
         max_products: int | None = None,
         accuracy: float = 0.1,
     ) -> None:
-        own = {"max_iter": max_iter, "max_eval": max_eval, "tolerance_grad": tolerance_grad}
-        inner = {"solver": solver, "max_products": max_products, "accuracy": accuracy}
-        super().__init__(params, {"damping": damping, "scale": scale, **own, **inner})
+        super().__init__(params, arguments_of(locals()))
 
     def _parts(
         self, settings: Mapping[str, Any]
     ) -> tuple[damping_of.LevenbergMarquardtMethod, DescentLimits]:
-        limits = DescentLimits(
-            tolerance=settings["tolerance_grad"],
-            max_iterations=settings["max_iter"],
-            max_evaluations=settings["max_eval"],
-        )
+        limits = limits_of(settings)
         method = damping_of.LevenbergMarquardtMethod(
             damping=settings["damping"], scale=settings["scale"], **_inner(settings)
         )
@@ -407,21 +356,13 @@ class LevenbergMarquardt(_CompositeOptimizer):
     def _check(self, settings: dict[str, Any]) -> None:
         self._parts(settings)
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        method, limits = self._parts(settings)
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        method, limits = self._parts(asked.settings)
 
         def run(problem: CompositeObjective) -> tuple[Vector, Any]:
             def damped(memory: DescentMemory | None) -> DescentResult:
-                return descend_damped(problem, x, method, limits=limits, memory=memory)
+                return descend_damped(problem, asked.x, method, limits=limits, memory=memory)
 
-            return self._remembering(damped, state, x)
+            return self._remembering(damped, asked)
 
-        return self._composite(closure, params, tally, run)
+        return self._composite(asked, run)

@@ -7,18 +7,15 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from thalweg.curvature.vectors import Vector
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder import directions
 from thalweg.secondorder.arguments import LineSearch, checked_rate, line_search, whole
-from thalweg.secondorder.closure_objective import Closure, ClosureObjective
-from thalweg.secondorder.closures import ClosureOptimizer, Params
+from thalweg.secondorder.closure_objective import ClosureObjective
+from thalweg.secondorder.closures import ClosureOptimizer, ClosureStep, Params, limits_of
 from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction, Formula
 from thalweg.secondorder.searches import Fixed, Search
-from thalweg.secondorder.solution import Tally
 from thalweg.secondorder.solver import descend
 from thalweg.secondorder.termination import DescentLimits
 from thalweg.settings.tables import is_number
@@ -29,15 +26,6 @@ __all__ = [
     "NonlinearCG",
     "SteepestDescent",
 ]
-
-
-def _limits(settings: Mapping[str, Any]) -> DescentLimits:
-    return DescentLimits(
-        tolerance=settings["tolerance_grad"],
-        tolerance_change=settings["tolerance_change"],
-        max_iterations=settings["max_iter"],
-        max_evaluations=settings["max_eval"],
-    )
 
 
 def _common(
@@ -70,20 +58,15 @@ class _GradientOptimizer(ClosureOptimizer):
 
     def _check(self, settings: dict[str, Any]) -> None:
         self._pair(settings)
-        _limits(settings)
+        limits_of(settings)
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        direction, search = self._pair(settings)
-        problem = ClosureObjective(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
-        return self._descend(problem, x, state, direction, search, _limits(settings))
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        direction, search = self._pair(asked.settings)
+        return self._descend(self._problem(asked), asked, direction, search, limits_of(asked.settings))
+
+    def _problem(self, asked: ClosureStep) -> ClosureObjective:
+        maximize = bool(asked.settings["maximize"])
+        return ClosureObjective(asked.closure, asked.params, self._name, asked.tally, maximize=maximize)
 
 
 class LBFGS(_GradientOptimizer):
@@ -235,32 +218,22 @@ class NonlinearCG(_GradientOptimizer):
         )
         return direction, search
 
-    def _advance(
-        self,
-        settings: dict[str, Any],
-        closure: Closure,
-        params: list[Tensor],
-        x: Vector,
-        state: dict[str, Any],
-        tally: Tally,
-    ) -> tuple[Vector, Any]:
-        taken = state.setdefault("sgd_steps", 0)
-        problem = ClosureObjective(closure, params, self._name, tally, maximize=bool(settings["maximize"]))
+    def _advance(self, asked: ClosureStep) -> tuple[Vector, Any]:
+        settings, problem = asked.settings, self._problem(asked)
+        taken = asked.state.setdefault("sgd_steps", 0)
         if taken >= settings["sgd_steps"]:
-            return self._conjugate(settings, problem, x, state)
-        state["sgd_steps"] = taken + 1
+            return self._conjugate(asked, problem)
+        asked.state["sgd_steps"] = taken + 1
         search = Fixed(step=settings["sgd_lr"])
         limits = DescentLimits(tolerance=0.0, max_iterations=1)
-        found = descend(problem, x, directions.SteepestDescentDirection(), search, limits=limits)
+        found = descend(problem, asked.x, directions.SteepestDescentDirection(), search, limits=limits)
         self.status = found.statuses[0]
         return found.point.x, None
 
-    def _conjugate(
-        self, settings: dict[str, Any], problem: ClosureObjective, x: Vector, state: dict[str, Any]
-    ) -> tuple[Vector, Any]:
-        direction, search = self._pair(settings)
-        space = problem.space
-        limits = _limits(settings)
+    def _conjugate(self, asked: ClosureStep, problem: ClosureObjective) -> tuple[Vector, Any]:
+        direction, search = self._pair(asked.settings)
+        space, x, state = problem.space, asked.x, asked.state
+        limits = limits_of(asked.settings)
 
         def run(memory: DescentMemory | None) -> DescentResult:
             problem.tally.allow(limits.max_evaluations)
@@ -279,7 +252,7 @@ class NonlinearCG(_GradientOptimizer):
             state["last"] = {"value": found.values[0], "norm": found.gradient_norms[0], "step": step}
             return found
 
-        return self._remembering(run, state, x)
+        return self._remembering(run, asked)
 
 
 class SteepestDescent(_GradientOptimizer):

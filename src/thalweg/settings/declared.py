@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,6 +18,7 @@ __all__ = [
     "DEVICE",
     "TRUST_CODE",
     "Declared",
+    "arguments_of",
     "checked",
     "declared",
     "has_signature_of",
@@ -136,3 +137,12 @@ def _told(told: Declared, default: object) -> str:
     shown = told.shown if told.shown is not None else None if default in (None, False) else repr(default)
     python = f"; in Python also {told.python}" if told.python else ""
     return f"{words}{python}. Default: {shown}." if shown else f"{words}{python}."
+
+
+def arguments_of(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an optimizer's constructor but its parameters: what a group of them may set.
+
+    Args:
+        names: its ``locals()``, before it has made any names of its own.
+    """
+    return {name: value for name, value in names.items() if name not in ("self", "params", "__class__")}
