@@ -10,7 +10,7 @@ from typing import Any
 from thalweg.data import builtin
 from thalweg.data.files import check_file
 from thalweg.data.npz import read_npz
-from thalweg.data.source import Source
+from thalweg.data.source import Reading, Source
 from thalweg.data.target import check_options
 from thalweg.errors import DataError, nearest, option
 
@@ -66,7 +66,7 @@ def load(
     """
     check_options(task=task, missing=missing)
     try:
-        return _load(data, target=target, task=task, missing=missing, types=types, collate=collate)
+        return _load(data, Reading(target=target, task=task, missing=missing, types=types, collate=collate))
     except MemoryError as problem:
         called = repr(str(data)) if isinstance(data, (str, Path)) else f"of type {type(data).__name__}"
         raise DataError(
@@ -109,39 +109,31 @@ def _size_of(folder: Path) -> int:
     return size
 
 
-def _load(
-    data: Any,
-    *,
-    target: str | None,
-    task: str | None,
-    missing: str | None,
-    types: Mapping[str, str] | None,
-    collate: Callable[[list[Any]], Any] | None,
-) -> Source:
+def _load(data: Any, asked: Reading) -> Source:
     if isinstance(data, Path):
         data = str(data)
-    options: dict[str, Any] = {"target": target, "task": task, "missing": missing}
+    target, task, types = asked.target, asked.task, asked.types
     if not isinstance(data, str):
         from thalweg.data.own import read_object
 
-        return read_object(data, types=types, collate=collate, **options)
+        return read_object(data, asked)
     if "\0" in data:
         raise DataError(f"the data {data!r} holds a NUL character, which is in no path; take it out")
     kind, place = _kind(data)
-    if collate is not None and kind != "own":
+    if asked.collate is not None and kind != "own":
         raise DataError(f"a collate function is for a Dataset of your own, not for {data!r}; leave it out")
     if kind == "own":
         from thalweg.data.own import read_own
 
-        return read_own(data, types=types, collate=collate, **options)
+        return read_own(data, asked)
     if kind == "table":
         from thalweg.data.tabular import read_table
 
-        return read_table(Path(data), types=types, **options)
+        return read_table(Path(data), target=target, task=task, missing=asked.missing, types=types)
     if types:
         raise DataError(f"column types are for tables, not for {data!r}; leave {option('types')} out")
     if kind == "npz":
-        return read_npz(Path(data), spec=data, **options)
+        return read_npz(Path(data), spec=data, target=target, task=task, missing=asked.missing)
     if target is not None:
         raise DataError(
             f"the data {data!r} brings its own target, so {option('target', target)} doesn't apply; leave it "

@@ -18,7 +18,7 @@ from thalweg.data.arrays import from_arrays
 from thalweg.data.examples import DatasetExamples, Items, as_given, collated
 from thalweg.data.finite import as_float32
 from thalweg.data.frames import PANDAS_LINES, frame_of
-from thalweg.data.source import Indices, Prepared, Source, fingerprint_of
+from thalweg.data.source import Indices, Prepared, Reading, Source, fingerprint_of
 from thalweg.data.tabular import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
@@ -79,15 +79,7 @@ class DatasetSource(Source):
         return None
 
 
-def read_own(
-    spec: str,
-    *,
-    target: str | None = None,
-    task: str | None = None,
-    missing: str | None = None,
-    types: Mapping[str, str] | None = None,
-    collate: Collate | None = None,
-) -> Source:
+def read_own(spec: str, asked: Reading) -> Source:
     """Load ``file.py:name`` or ``package.module:name``, and call it where it is a function or a class.
 
     Raises:
@@ -105,21 +97,10 @@ def read_own(
         made += "()"
         thing = _called(thing, spec)
     imports = ("import runpy",) if is_file_spec(spec) else ("import importlib",)
-    return _understand(
-        thing, spec=spec, name=name.split(".")[-1], target=target, task=task, missing=missing, types=types,
-        collate=collate, made=made, imports=imports,
-    )  # fmt: skip
+    return _understand(thing, asked, spec=spec, name=name.split(".")[-1], made=made, imports=imports)
 
 
-def read_object(
-    data: Any,
-    *,
-    target: str | None = None,
-    task: str | None = None,
-    missing: str | None = None,
-    types: Mapping[str, str] | None = None,
-    collate: Collate | None = None,
-) -> Source:
+def read_object(data: Any, asked: Reading) -> Source:
     """Understand data that was given as a Python object, or a function that gives it.
 
     Raises:
@@ -128,46 +109,33 @@ def read_object(
     spec = f"python:{getattr(data, '__name__', type(data).__name__)}"
     if _is_function(data):
         data = _called(data, spec)
-    return _understand(
-        data, spec=spec, name=spec.partition(":")[2], target=target, task=task, missing=missing, types=types,
-        collate=collate, made=None, imports=(),
-    )  # fmt: skip
+    return _understand(data, asked, spec=spec, name=spec.partition(":")[2], made=None, imports=())
 
 
 def _understand(
-    value: Any,
-    *,
-    spec: str,
-    name: str,
-    target: str | None,
-    task: str | None,
-    missing: str | None,
-    types: Mapping[str, str] | None,
-    collate: Collate | None,
-    made: str | None,
-    imports: tuple[str, ...],
+    value: Any, asked: Reading, *, spec: str, name: str, made: str | None, imports: tuple[str, ...]
 ) -> Source:
     frame, frame_lines = _frame(value, made)
-    if collate is not None:
+    if asked.collate is not None:
         if not _is_dataset(value) and not _is_pair(value):
             raise DataError(
                 f"a collate function is for a Dataset, but {spec!r} gives {_kind(value)}; leave it out"
             )
-        return _lazy(value, collate, spec=spec, name=name, task=task)
+        return _lazy(value, asked.collate, spec=spec, name=name, task=asked.task)
     if frame is not None:
         return from_frame(
-            frame, spec=spec, name=name, target=target, task=task, missing=missing, types=types,
-            reading=frame_lines, imports=imports,
+            frame, spec=spec, name=name, target=asked.target, task=asked.task, missing=asked.missing,
+            types=asked.types, reading=frame_lines, imports=imports,
         )  # fmt: skip
-    if target is not None or types:
-        word = "a target" if target is not None else "column types"
+    if asked.target is not None or asked.types:
+        word = "a target" if asked.target is not None else "column types"
         raise DataError(f"{word} can be named for a table, but {spec!r} gives {_kind(value)}; leave it out")
     arrays, lines, notes = _arrays(value, spec, made)
     for x in arrays[::2]:
         as_float32(x, f"inputs of {spec!r}")
     return from_arrays(
-        *arrays, spec=spec, name=name, task=task, missing=missing, own=True, reading=lines, imports=imports,
-        notes=notes,
+        *arrays, spec=spec, name=name, task=asked.task, missing=asked.missing, own=True, reading=lines,
+        imports=imports, notes=notes,
     )  # fmt: skip
 
 

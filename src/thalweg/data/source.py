@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,20 @@ from thalweg.data.examples import Examples
 from thalweg.data.held import blocks
 from thalweg.objectives import Task
 
-__all__ = ["Indices", "Prepared", "Source", "duplicate_notes", "fingerprint_of"]
+__all__ = ["Indices", "Prepared", "Reading", "Source", "duplicate_notes", "fingerprint_of"]
 
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data is to be read; :func:`thalweg.data.load` says what each is for."""
+
+    target: str | None = None
+    task: str | None = None
+    missing: str | None = None
+    types: Mapping[str, str] | None = None
+    collate: Callable[[list[Any]], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
