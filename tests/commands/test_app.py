@@ -17,6 +17,7 @@ import pytest
 import typer
 
 import thalweg
+import thalweg.commands
 from thalweg.commands import app
 from thalweg.commands.race import race
 from thalweg.errors import DataError, Interrupted, ThalwegError
@@ -45,7 +46,7 @@ def fake_race(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = types.ModuleType("thalweg.commands.verbs")
     module.race = fake  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "thalweg.commands.verbs", module)
-    monkeypatch.setattr(thalweg, "verbs", module, raising=False)
+    monkeypatch.setattr(thalweg.commands, "verbs", module, raising=False)
     return fake
 
 
