@@ -34,9 +34,9 @@ def test_python_has_every_option_in_its_signature_and_its_help() -> None:
     positional = [name for name, one in parameters.items() if one.kind is not one.KEYWORD_ONLY]
     assert positional == ["model", "data"]
     assert str(parameters["trials"].annotation) == "int | None"
-    told = inspect.getdoc(thalweg.race) or ""
+    told = " ".join((inspect.getdoc(thalweg.race) or "").split())
     for name, (_, one) in DECLARED.items():
-        assert f"    {name}: {one.said.removesuffix('.')}" in told
+        assert f" {name}: {one.said.removesuffix('.')}" in told
     assert told.index("Args:") < told.index("model:") < told.index("Returns:")
 
 
@@ -116,7 +116,7 @@ import inspect, runpy
 import thalweg
 from thalweg.commands.app import run
 assert "patience: int | None = None" in str(inspect.signature(thalweg.race))
-assert "    patience: Evaluations to wait." in inspect.getdoc(thalweg.race)
+assert " patience: Evaluations to wait." in inspect.getdoc(thalweg.race)
 for value in (0, 2.0, 3):
     try:
         thalweg.race("linear", "iris", patience=value)

@@ -38,13 +38,13 @@ class Options:
     # fmt: off
     model: Annotated[Any, Declared(
         "linear, mlp:128,64, cnn:16,32, file.py:factory or package.module:factory.", _PROBLEM,
-        python="a factory, a module class or a module",
+        python="also a factory, a module class or a module",
         shown="mlp:64, or mlp:128,64 beyond 256 inputs",
     )] = None
     data: Annotated[Any, Declared(
         "A built-in name, a file (CSV, Parquet, JSON lines, NPZ), idx:DIR, images:DIR, file.py:function or "
         "package.module:function.", _PROBLEM,
-        python="tensors, arrays, a Dataset, a pair of Datasets or a data frame",
+        python="also tensors, arrays, a Dataset, a pair of Datasets or a data frame",
     )] = None
     _: KW_ONLY
     target: Annotated[str | None, Declared("The column to predict.", _PROBLEM)] = None
@@ -57,17 +57,18 @@ class Options:
     )] = None
     types: Annotated[Mapping[str, ColumnType] | None, Declared(
         "Read a column as this type, or leave it out; may be repeated.", _PROBLEM,
-        metavar="COLUMN=category|number|ignore",
+        python='a mapping, such as {"zip": "category"}', metavar="COLUMN=category|number|ignore",
     )] = None
     loss: Annotated[str | Callable[..., Any] | None, Declared(
-        "By name, or file.py:function.", _PROBLEM, python="a function", shown="the task's usual one",
+        "By name, or file.py:function.", _PROBLEM, python="also a function", shown="the task's usual one",
     )] = None
     metric: Annotated[str | Callable[..., Any] | None, Declared(
         "What validation chooses by and the verdict is about: by name, or file.py:function.", _PROBLEM,
-        python="a function", shown="the task's usual one",
+        python="also a function", shown="the task's usual one",
     )] = None
     optimizers: Annotated[Sequence[Any] | None, Declared(
         "Names, all, file.py:my_rule, file.py:Class or torch.optim:Class.", _FIELD,
+        python="a list of these, and of rules and classes",
         shown="the seven basic first-order ones",
     )] = None
     spaces: Annotated[Mapping[str, tuple[float, float]] | None, Declared(

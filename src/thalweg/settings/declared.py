@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
@@ -32,7 +33,7 @@ class Declared:
     Attributes:
         said: one sentence, for the command's help, the README and the docstring.
         panel: of the command's help; empty where Python alone has the field.
-        python: what else Python takes, for the docstring.
+        python: what Python takes, where that is more or otherwise, for the docstring.
         shown: the default in words, where the value doesn't tell.
         metavar: what the command's help writes in place of a value.
         least: a whole number's least value; its most is that of ``settings.tables.MOST``.
@@ -122,7 +123,13 @@ def has_signature_of(kind: Callable[_P, Any]) -> Callable[[Callable[..., _R]], C
         function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             arguments, return_annotation=returned
         )
-        lines = [f"        {one.name}: {_told(hints[one.name][1], one.default)}" for one in arguments]
+        lines = [
+            textwrap.fill(
+                f"{one.name}: {_told(hints[one.name][1], one.default)}", 108,
+                initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False,
+            )
+            for one in arguments
+        ]  # fmt: skip
         function.__doc__ = (function.__doc__ or "").replace(
             "    Args:\n", "\n".join(["    Args:", *lines, ""])
         )
@@ -135,7 +142,7 @@ def _told(told: Declared, default: object) -> str:
     """What the docstring has: the sentence, what else Python takes, and the default."""
     words = told.said.removesuffix(".")
     shown = told.shown if told.shown is not None else None if default in (None, False) else repr(default)
-    python = f"; in Python also {told.python}" if told.python else ""
+    python = f"; in Python {told.python}" if told.python else ""
     return f"{words}{python}. Default: {shown}." if shown else f"{words}{python}."
 
 
