@@ -95,12 +95,30 @@ def setup() -> Setup:
     return understand(options())
 
 
+def carried_out(engine: Formula, number: int, setup: Setup) -> ReplicateRecord:
+    """Take a replicate from stage to stage."""
+    replicate = stages.replicate(
+        number, setup, unlimited(engine.plan, engine), engine.journal, told=lambda record: None  # type: ignore[arg-type]
+    )  # fmt: skip
+    request = next(replicate)
+    while True:
+        outcomes = engine.run(
+            request.key, request.runs, request.problem, request.workload,
+            stage=request.stage, eliminate=request.eliminate, over=request.over,
+        )  # fmt: skip
+        try:
+            request = replicate.send(outcomes)
+        except StopIteration as ended:
+            record: ReplicateRecord = ended.value
+            return record
+
+
 def play(
     setup: Setup, score: Score, *, number: int = 0, **changes: Any
 ) -> tuple[ReplicateRecord, Formula, PlanInfo]:
     plan = planned(setup, **changes)
     engine = Formula(plan, score)
-    record = stages.replicate(number, setup, unlimited(plan, engine), engine, told=lambda record: None)  # type: ignore[arg-type]
+    record = carried_out(engine, number, setup)
     return record, engine, plan
 
 
@@ -369,9 +387,7 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
     records = []
     for number in range(4):
         engine = Formula(plan, score)
-        records.append(
-            stages.replicate(number, setup, unlimited(plan, engine), engine, told=lambda record: None)  # type: ignore[arg-type]
-        )
+        records.append(carried_out(engine, number, setup))
     engine_info = EngineInfo(
         kind="lanes",
         forward="batched",

@@ -6,6 +6,7 @@ Nothing heavy is imported here, nor at the top of a verb's file: ``thalweg --hel
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import signal
 import sys
@@ -164,4 +165,6 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")
     code = run(sys.argv[1:])
     quiet_at_exit()
+    # the process ends: what Python collects while it tears modules down would take a second
+    gc.freeze()
     sys.exit(code)

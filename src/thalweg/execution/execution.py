@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from thalweg.errors import Interrupted
@@ -17,7 +17,7 @@ from thalweg.execution.choose import Choice
 from thalweg.execution.executors import Executor, RunList, SequentialExecutor, as_lanes, one_by_one
 from thalweg.execution.journal import Journal
 from thalweg.execution.lanes import plan as plan_chunks
-from thalweg.execution.pool import ProcessPool
+from thalweg.execution.pool import ProcessPool, carry_out_all
 from thalweg.execution.states import States
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
@@ -25,7 +25,7 @@ from thalweg.run.sampler import evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.reasons import refuse_what_none_can_learn
 
-__all__ = ["Elimination", "Execution"]
+__all__ = ["Elimination", "Execution", "Request"]
 
 
 class Elimination(Protocol):
@@ -39,6 +39,19 @@ class Elimination(Protocol):
     def rungs(self) -> Collection[int]: ...
 
     def __call__(self, step: int, validation: Mapping[str, float | None]) -> set[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Runs that somebody wants carried out: the arguments of :meth:`Execution.run`."""
+
+    key: str
+    runs: Sequence[Run]
+    problem: Problem
+    workload: Workload
+    stage: str
+    eliminate: Elimination | None = None
+    over: Callable[[], bool] | None = None
 
 
 class Execution:
@@ -109,21 +122,44 @@ class Execution:
             DataError: every run diverged, and a value in the data isn't finite.
             Interrupted: on ``stop``, after everything was saved.
         """
-        lanes: list[Run] = []
-        alone: list[Run] = []
-        for run in runs:
-            by_lanes = self.choice.kind == "lanes" and problem.entry(run).rule is not None
-            (lanes if by_lanes else alone).append(run)
-        found: dict[str, Outcome] = {}
-        if lanes:
-            found |= self._lanes(key, lanes, problem, workload, stage, eliminate)
-        if alone and eliminate is None and over is not None:
-            found = self._while_time(key, runs, alone, found, problem, workload, stage, over)
-        elif alone:
-            found |= self._alone(key, alone, problem, workload, stage, eliminate)
-        if found and all(outcome.diverged_at is not None for outcome in found.values()):
-            refuse_what_none_can_learn(problem.data)
+        asked = Request(
+            key=key,
+            runs=runs,
+            problem=problem,
+            workload=workload,
+            stage=stage,
+            eliminate=eliminate,
+            over=over,
+        )
+        return self.run_together([asked])[0]
+
+    def run_together(self, requests: Sequence[Request]) -> list[dict[str, Outcome]]:
+        """Train runs for several requests at once, so that no process waits for another between them.
+
+        Args:
+            requests: with distinct keys, on any problems.
+
+        Returns:
+            What :meth:`run` returns, for each.
+
+        Raises:
+            DataError, Interrupted: as :meth:`run` does.
+        """
+        programs = [[run for run in each.runs if self._in_lanes(run, each)] for each in requests]
+        found = self._lanes(requests, programs)
+        for number, (asked, program) in enumerate(zip(requests, programs, strict=True)):
+            own, alone = found[number], [run for run in asked.runs if run not in program]
+            if alone and asked.eliminate is None and asked.over is not None:
+                own = self._while_time(asked, alone, own, asked.over)
+            elif alone:
+                own = own | self._alone(asked, alone)
+            if own and all(outcome.diverged_at is not None for outcome in own.values()):
+                refuse_what_none_can_learn(asked.problem.data)
+            found[number] = own
         return found
+
+    def _in_lanes(self, run: Run, asked: Request) -> bool:
+        return self.choice.kind == "lanes" and asked.problem.entry(run).rule is not None
 
     def _executor(self, groups: int, processes: int, threads: int) -> Executor:
         """Who carries so many groups out, where so many processes were chosen."""
@@ -134,56 +170,72 @@ class Execution:
     # Lanes ------------------------------------------------------------------------------------------
 
     def _lanes(
-        self,
-        key: str,
-        runs: Sequence[Run],
-        problem: Problem,
-        workload: Workload,
-        stage: str,
-        eliminate: Elimination | None,
-    ) -> dict[str, Outcome]:
-        chunks = {
-            f"{key}/chunk{number}": chunk
-            for number, chunk in enumerate(self._chunks(runs, problem, whole_pools=eliminate is not None))
-        }
-        names: list[str] = []
-        found: dict[str, Outcome] = {}
-        for name in chunks:
-            if name in self.journal:
-                found |= self._replayed(name, name, stage)
-            else:
-                names.append(name)
+        self, requests: Sequence[Request], programs: Sequence[Sequence[Run]]
+    ) -> list[dict[str, Outcome]]:
+        """Train each request's program of lanes, in chunks; return outcomes by request."""
+        found: list[dict[str, Outcome]] = [{} for _ in requests]
+        waiting: list[tuple[int, str, Sequence[Run]]] = []
+        for owner, (asked, program) in enumerate(zip(requests, programs, strict=True)):
+            pieces = self._pieces(owner, len(requests))
+            for number, chunk in enumerate(self._chunks(program, asked, pieces) if program else ()):
+                name = f"{asked.key}/chunk{number}"
+                if name in self.journal:
+                    found[owner] |= self._replayed(name, name, asked.stage)
+                else:
+                    waiting.append((owner, name, chunk))
+        if not waiting:
+            return found
         began = time.monotonic()
 
         def ended(number: int, outcomes: list[Outcome]) -> None:
-            nonlocal began, found
+            nonlocal began
+            owner, name, _ = waiting[number]
             # written before it counts: a kill from here on finds the outcomes
-            value = self.journal.once("runs", names[number], lambda: self._written(outcomes, began))
-            found |= self._read(value, stage)
+            value = self.journal.once("runs", name, lambda: self._written(outcomes, began))
+            found[owner] |= self._read(value, requests[owner].stage)
             began = time.monotonic()
 
-        if names:
-            # who is eliminated is written into the journal, which only this process may do
-            beside = 1 if eliminate is not None else self.choice.lane_processes
-            executor = self._executor(len(names), beside, self.choice.threads)
-            executor.carry_out(
-                RunList(
-                    train=as_lanes, groups=[chunks[name] for name in names], problem=problem,
-                    workload=workload, states=self._states, eliminate=eliminate,
-                ),
-                ended=ended,
-                advanced=lambda steps: self._advanced(stage, names[0], steps),
-                stop=self.stop,
-            )  # fmt: skip
-            # only now: until the journal had the outcomes, a resume would have gone on from the states
-            self._clear()
+        # who is eliminated is written into the journal, which only this process may do
+        here = any(requests[owner].eliminate is not None for owner, _, _ in waiting)
+        executor = self._executor(
+            len(waiting), 1 if here else self.choice.lane_processes, self.choice.threads
+        )
+        owners = list(dict.fromkeys(owner for owner, _, _ in waiting))
+        lists = [
+            RunList(
+                train=as_lanes, groups=[chunk for mine, _, chunk in waiting if mine == owner],
+                problem=requests[owner].problem, workload=requests[owner].workload, states=self._states,
+                eliminate=requests[owner].eliminate,
+            )
+            for owner in owners
+        ]  # fmt: skip
+        first = waiting[0]
+        carry_out_all(
+            executor,
+            lists,
+            ended=ended,
+            advanced=lambda steps: self._advanced(requests[first[0]].stage, first[1], steps),
+            stop=self.stop,
+        )
+        # only now: until the journal had the outcomes, a resume would have gone on from the states
+        self._clear()
         return found
 
-    def _chunks(self, runs: Sequence[Run], problem: Problem, *, whole_pools: bool) -> list[list[Run]]:
+    def _pieces(self, number: int, requests: int) -> int:
+        """Return into how many chunks at least a request is divided, so that all processes end together.
+
+        A program over half the lanes takes more than half the time: as many requests as go round are left
+        whole, the rest are divided among the processes. It depends on the plan alone, so that a resumed list
+        of runs is divided as it was.
+        """
+        processes = self.choice.lane_processes
+        return processes if number >= requests - requests % processes else 1
+
+    def _chunks(self, runs: Sequence[Run], asked: Request, pieces: int) -> list[list[Run]]:
         """Divide runs into programs; whole pools where they are held against each other while running."""
-        if not whole_pools:
-            share = -(-len(runs) // self.choice.lane_processes)
-            return plan_chunks(runs, problem.optimizers, max(1, min(self.choice.chunk, share)))
+        if asked.eliminate is None:
+            share = -(-len(runs) // pieces)
+            return plan_chunks(runs, asked.problem.optimizers, max(1, min(self.choice.chunk, share)))
         chunks: list[list[Run]] = []
         for name in dict.fromkeys(run.setting.optimizer for run in runs):
             pool = [run for run in runs if run.setting.optimizer == name]
@@ -196,23 +248,15 @@ class Execution:
     # Runs by themselves -----------------------------------------------------------------------------
 
     def _while_time(
-        self,
-        key: str,
-        runs: Sequence[Run],
-        alone: Sequence[Run],
-        found: dict[str, Outcome],
-        problem: Problem,
-        workload: Workload,
-        stage: str,
-        over: Callable[[], bool],
+        self, asked: Request, alone: Sequence[Run], found: dict[str, Outcome], over: Callable[[], bool]
     ) -> dict[str, Outcome]:
         """Runs that aren't lanes, each optimizer's first, then each one's second, until time is over."""
         places: dict[str, int] = {}
         counts: dict[str, int] = {}
-        for run in runs:
+        for run in asked.runs:
             name = run.setting.optimizer
             places[run.identity] = counts[name] = counts.get(name, -1) + 1
-        decided = f"{key}/left out"
+        decided = f"{asked.key}/left out"
         rounds = max(counts.values()) + 1
         if decided in self.journal:
             rounds = int(self.journal.once("budget", decided, int))
@@ -220,30 +264,26 @@ class Execution:
         firsts = {run.identity for run in alone if places[run.identity] == 0}
         # stable, so that optimizers keep their order within a round
         in_turn = sorted(alone, key=lambda run: places[run.identity])
-        found |= self._alone(
-            key, in_turn, problem, workload, stage, None, over=lambda ended: over() and firsts <= set(ended)
-        )
-        missing = [places[run.identity] for run in runs if run.identity not in found]
+        found |= self._alone(asked, in_turn, over=lambda ended: over() and firsts <= set(ended))
+        missing = [places[run.identity] for run in asked.runs if run.identity not in found]
         if missing and decided not in self.journal:
             rounds = min(missing)
             # a resume leaves out the same runs, however fast it is
             self.journal.once("budget", decided, lambda: rounds)
-        return {run.identity: found[run.identity] for run in runs if places[run.identity] < rounds}
+        return {run.identity: found[run.identity] for run in asked.runs if places[run.identity] < rounds}
 
     def _alone(
         self,
-        key: str,
+        asked: Request,
         runs: Sequence[Run],
-        problem: Problem,
-        workload: Workload,
-        stage: str,
-        eliminate: Elimination | None,
         over: Callable[[Collection[str]], bool] | None = None,
     ) -> dict[str, Outcome]:
         """One by one, or several processes side by side; with elimination, from rung to rung.
 
         ``over`` is told which runs have ended; once it says so, the others are left out.
         """
+        key, stage, eliminate = asked.key, asked.stage, asked.eliminate
+        problem, workload = asked.problem, asked.workload
         found: dict[str, Outcome] = {}
         pending: list[Run] = []
         for run in runs:

@@ -25,13 +25,13 @@ import torch
 from thalweg import catalogue
 from thalweg.data.source import Prepared
 from thalweg.errors import Interrupted, OptionError, ThalwegError
-from thalweg.execution.executors import RunList
+from thalweg.execution.executors import Executor, RunList
 from thalweg.run.directory.output import Losable
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
 from thalweg.settings import trust
 
-__all__ = ["BLOCKED", "ProcessPool", "cores", "not_portable", "portable", "prepare_workers"]
+__all__ = ["BLOCKED", "ProcessPool", "carry_out_all", "cores", "not_portable", "portable", "prepare_workers"]
 
 
 def cores() -> int:
@@ -109,8 +109,8 @@ class ProcessPool:
         self._halt: Any = None
         self._done: Any = ()
         self._folder: TemporaryDirectory[str] | None = None
-        self._sent: Prepared | None = None
-        self._data: Path | None = None
+        # data that were sent, by identity, and held here so that no identity is used twice
+        self._sent: dict[int, tuple[Prepared, Path]] = {}
         self._files = 0
 
     def __enter__(self) -> ProcessPool:
@@ -125,7 +125,7 @@ class ProcessPool:
             self._pool.shutdown()
         if self._folder is not None:
             self._folder.cleanup()
-        self._pool, self._folder, self._sent, self._data = None, None, None, None
+        self._pool, self._folder, self._sent = None, None, {}
 
     def carry_out(
         self,
@@ -136,34 +136,57 @@ class ProcessPool:
         stop: Callable[[], bool],
     ) -> None:
         """Carry runs out, as :class:`~thalweg.execution.executors.Executor` says; states go as copies."""
-        reason = not_portable(asked.problem) or portable(states=asked.states)
-        if reason is not None:
-            raise OptionError(f"{reason}; use one process")
+        self.carry_out_all([asked], ended=ended, advanced=advanced, stop=stop)
+
+    def carry_out_all(
+        self,
+        lists: Sequence[RunList],
+        *,
+        ended: Callable[[int, list[Outcome]], None],
+        advanced: Callable[[float], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Carry several lists out side by side; groups are numbered through all of them."""
+        for asked in lists:
+            reason = not_portable(asked.problem) or portable(states=asked.states)
+            if reason is not None:
+                raise OptionError(f"{reason}; use one process")
         if self._pool is None:
             self._start()
         assert self._pool is not None
         assert self._folder is not None
-        folder, data = Path(self._folder.name), asked.problem.data
+        folder = Path(self._folder.name)
         # By file, since tensors sent directly would need as much shared memory, which containers lack; and
         # the data apart, since several tasks have the same.
-        if self._data is None or data is not self._sent:
-            for old in folder.iterdir():
-                old.unlink()
-            self._data, self._sent = self._written(folder, data), data
-        bare = replace(asked, groups=(), problem=replace(asked.problem, data=_ELSEWHERE))
-        files = self._data, self._written(folder, bare)
+        self._forget({id(asked.problem.data) for asked in lists})
+        files = [self._files_of(folder, asked) for asked in lists]
         try:
             # code that changes while a race goes on would make its later runs others than its first ones
             code = trust.current().written()
-            jobs = [(*files, runs, code) for runs in asked.groups]
+            jobs = [(*files[number], runs, code) for number, each in enumerate(lists) for runs in each.groups]
             stopped = _collect(self._pool, jobs, self._halt, ended, stop, self._told(advanced))
         # closing waits for the workers, so that none still writes when the error is told
         except BaseException:
             self.close()
             raise
+        for _, bare in files:
+            bare.unlink()
         if stopped:
             self.close()
             raise Interrupted("stopped on request; everything up to the last step is saved")
+
+    def _forget(self, kept: set[int]) -> None:
+        """Remove the files of data that nobody trains on any more."""
+        for number in self._sent.keys() - kept:
+            self._sent.pop(number)[1].unlink()
+
+    def _files_of(self, folder: Path, asked: RunList) -> tuple[Path, Path]:
+        """Write a list's data, unless they are there, and the rest of it."""
+        data = asked.problem.data
+        if id(data) not in self._sent:
+            self._sent[id(data)] = data, self._written(folder, data)
+        bare = replace(asked, groups=(), problem=replace(asked.problem, data=_ELSEWHERE))
+        return self._sent[id(data)][1], self._written(folder, bare)
 
     def _told(self, advanced: Callable[[float], None]) -> Callable[[], None]:
         """Hand on what the processes have done since this was called last."""
@@ -197,6 +220,29 @@ class ProcessPool:
         with file.open("wb") as out:
             pickle.dump(thing, out)
         return file
+
+
+def carry_out_all(
+    executor: Executor,
+    lists: Sequence[RunList],
+    *,
+    ended: Callable[[int, list[Outcome]], None],
+    advanced: Callable[[float], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Carry several lists out by any executor: side by side where it can, else one after the other."""
+    if isinstance(executor, ProcessPool):
+        executor.carry_out_all(lists, ended=ended, advanced=advanced, stop=stop)
+        return
+    before = 0
+    for asked in lists:
+        executor.carry_out(
+            asked,
+            ended=lambda number, outcomes, before=before: ended(before + number, outcomes),  # type: ignore[misc]
+            advanced=advanced,
+            stop=stop,
+        )
+        before += len(asked.groups)
 
 
 def _collect(

@@ -7,7 +7,7 @@ import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from thalweg.optim import differentiable
 from thalweg.optim.ledger import Ledger, identical, picked
 from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
-from thalweg.runtimes.optimizer_state import copied, load_between
+from thalweg.runtimes.optimizer_state import Optimizer, copied, load_between, uncompiled
 from thalweg.runtimes.plans import PLAIN
 
 __all__ = [
@@ -118,7 +118,7 @@ def check_whole(owner: str, name: str, value: object, *, most: float = math.inf)
         raise OptionError(f"{owner}: {name} is {value}; give a whole number {reach}")
 
 
-class RuleOptimizer(torch.optim.Optimizer):
+class RuleOptimizer(Optimizer):
     """A rule as a ``torch.optim.Optimizer``: what every optimizer of this package is made of.
 
     All of torch's contract holds: parameter groups with options of their own, groups added later,
@@ -154,9 +154,6 @@ class RuleOptimizer(torch.optim.Optimizer):
     # torch.optim.SGD keeps no count; all its rule asks of t is whether a velocity begins.
     counts_steps = True
 
-    # _step_groups as torch.compile sees it: left alone, so that a compiled training step may hold ours.
-    _uncompiled: ClassVar[Any] = None
-
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
         self._begin_here()
         self._check(defaults)
@@ -166,11 +163,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Set what neither checkpoints nor copies hold."""
         self._ledgers: dict[int, Ledger] = {}
         self._noted: tuple[list[Tensor], list[dict[str, Any]]] = [], []
-        if RuleOptimizer._uncompiled is None:
-            # Not a decorator: that would import the compiler, which takes as long as torch itself.
-            RuleOptimizer._uncompiled = staticmethod(
-                torch.compiler.disable(RuleOptimizer._step_groups)  # type: ignore[no-untyped-call]
-            )
 
     @abstractmethod
     def _check(self, group: Mapping[str, Any]) -> None:
@@ -213,9 +205,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad(), self._evaluating():
                 loss = closure()
-        self._uncompiled(self)
+        self._step_groups()
         return loss
 
+    # so that a compiled training step may hold ours
+    @uncompiled
     def _step_groups(self) -> None:
         if not self._is_as_noted():
             for ledger in self._ledgers.values():

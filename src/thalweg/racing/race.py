@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from thalweg import __version__, data
+from thalweg.data.examples import TensorExamples
 from thalweg.errors import DataError, Interrupted, option
+from thalweg.execution.choose import Choice
 from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
 from thalweg.racing import assemble, build_results, configuration, leaderboard, stages, test_usage
@@ -28,6 +32,9 @@ from thalweg.run.directory.kinds import default_place, refuse_existing
 from thalweg.settings import trust
 
 __all__ = ["run_race"]
+
+# of all splits' data: more would be a burden, in this process and on the disk that hands them to others
+_HELD_AT_ONCE = 2**28
 
 
 def run_race(options: Options) -> tuple[Results, Path]:
@@ -125,9 +132,11 @@ def _run(
 
     meter = _Meter(plan, watcher, planning.estimate_seconds(plan, cost))
     records: list[ReplicateRecord] = []
+    reached: dict[int, ReplicateRecord] = {}
 
     def told(record: ReplicateRecord) -> None:
-        watcher.leaderboard(leaderboard.leaderboard([*records, record], plan))
+        reached[record.replicate] = record
+        watcher.leaderboard(leaderboard.leaderboard([reached[n] for n in sorted(reached)], plan))
 
     def cut(sentence: str) -> None:
         meter.follow(budget.plan, planning.estimate_seconds(budget.plan, cost))
@@ -138,11 +147,16 @@ def _run(
     # predictions of thousands of examples are needed only where the test set is the same each time
     fixed = setup.source.fixed_test
     with Execution(choice, journal, stop=interrupted, advanced=meter.advanced, predictions=fixed) as engine:
-        for number in range(plan.splits):
-            record = _replicate(number, setup, budget, engine, interrupted, told)
-            if record is None:
-                break
-            records.append(record)
+        if _side_by_side(setup, plan, choice):
+            meter.side_by_side = True
+            records = _replicates(range(plan.splits), setup, budget, engine, told)
+        else:
+            for number in range(plan.splits):
+                record = _replicate(number, setup, budget, engine, interrupted, told)
+                if record is None:
+                    reached.pop(number, None)
+                    break
+                records.append(record)
     plan = budget.plan
     seconds = step_seconds(setup, plan, records, journal)
     elapsed = journal.elapsed
@@ -169,6 +183,43 @@ def _run(
     return results
 
 
+def _side_by_side(setup: Setup, plan: PlanInfo, choice: Choice) -> bool:
+    """Say whether splits go through their stages together: what one leaves of a process, another takes.
+
+    A budget of time cuts plans by what the first splits took, and elimination holds pools against each
+    other: both go one split after another. So do large data, of which each split has a copy of its own.
+    """
+    if plan.minutes is not None or plan.eliminate or choice.kind != "lanes" or choice.lane_processes < 2:
+        return False
+    parts = (setup.first.train, setup.first.validation, setup.first.test)
+    if not all(isinstance(part, TensorExamples) for part in parts):
+        return False
+    held = sum(t.nbytes for part in parts for t in (part.inputs, part.targets) if isinstance(t, Tensor))
+    return held * plan.splits <= _HELD_AT_ONCE
+
+
+def _replicates(
+    numbers: Sequence[int],
+    setup: Setup,
+    budget: Budget,
+    engine: Execution,
+    told: Callable[[ReplicateRecord], None],
+) -> list[ReplicateRecord]:
+    """Take splits from stage to stage, side by side; return their records."""
+    going = {number: stages.replicate(number, setup, budget, engine.journal, told=told) for number in numbers}
+    records: dict[int, ReplicateRecord] = {}
+    requests = {number: next(replicate) for number, replicate in going.items()}
+    while requests:
+        found = dict(zip(requests, engine.run_together([*requests.values()]), strict=True))
+        requests = {}
+        for number, outcomes in found.items():
+            try:
+                requests[number] = going[number].send(outcomes)
+            except StopIteration as ended:
+                records[number] = ended.value
+    return [records[number] for number in numbers]
+
+
 def _replicate(
     number: int,
     setup: Setup,
@@ -184,7 +235,7 @@ def _replicate(
     if not budget.dropped(number):
         engine.stop = lambda: interrupted() or budget.is_over(number)
         try:
-            record = stages.replicate(number, setup, budget, engine, told=told)
+            (record,) = _replicates([number], setup, budget, engine, told)
         except Interrupted:
             if interrupted() or not budget.is_over(number):
                 raise
@@ -201,6 +252,7 @@ class _Meter:
 
     def __init__(self, plan: PlanInfo, watcher: RaceWatcher, estimate: float) -> None:
         self._watcher = watcher
+        self.side_by_side = False
         self._began = time.monotonic()
         self._done = 0.0
         self.follow(plan, estimate)
@@ -219,7 +271,9 @@ class _Meter:
         self._watcher.progress(
             RaceProgress(
                 stage=stage,
-                detail=f"split {replicate + 1} of {self._splits}",
+                detail=f"{self._splits} splits side by side"
+                if self.side_by_side
+                else f"split {replicate + 1} of {self._splits}",
                 done=self._done,
                 total=self._total,
                 seconds_left=self._left(),

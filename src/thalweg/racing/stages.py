@@ -7,9 +7,11 @@ has its own split of the data, its own draw of every pool and its own seeds, sha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from typing import TypeAlias
 
-from thalweg.execution.execution import Execution
+from thalweg.execution.execution import Request
+from thalweg.execution.journal import Journal
 from thalweg.racing import pools
 from thalweg.racing.budget import Budget
 from thalweg.racing.elimination import Halving
@@ -19,10 +21,17 @@ from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
 from thalweg.randomness.streams import seed32
 from thalweg.run.problem import Problem
-from thalweg.run.spec import Run, Setting
+from thalweg.run.spec import Outcome, Run, Setting
 
-__all__ = ["replicate"]
+__all__ = ["Replicate", "replicate"]
 
+Replicate: TypeAlias = Generator[Request, Mapping[str, Outcome], ReplicateRecord]
+"""Gives the runs of one stage after another, is sent their outcomes by identity, and returns the record.
+
+Who drives it decides whether replicates run one after another or side by side.
+"""
+
+_Stage: TypeAlias = Generator[Request, Mapping[str, Outcome], None]
 _AUDITED_AT_RANDOM = 1
 
 
@@ -30,17 +39,17 @@ def replicate(
     number: int,
     setup: Setup,
     budget: Budget,
-    execution: Execution,
+    journal: Journal,
     *,
     told: Callable[[ReplicateRecord], None],
-) -> ReplicateRecord:
-    """Run one replicate from its split to its confirmation runs.
+) -> Replicate:
+    """Go through one replicate from its split to its confirmation runs.
 
     Args:
         number: of the replicate, from 0.
         setup: what the race understood.
         budget: has the plan, how much of everything, and cuts it after the first wave where time is short.
-        execution: runs chunks of runs, and remembers those of an interrupted race.
+        journal: remembers who was eliminated.
         told: called after each stage with the record so far.
 
     Returns:
@@ -51,16 +60,18 @@ def replicate(
         replicate=number,
         pools={name: PoolRecord(optimizer=name, replicate=number) for name in plan.optimizers},
     )
-    _first_wave(record, setup, plan, execution, problem, over=lambda: budget.first_wave_is_over(number))
+    yield from _first_wave(
+        record, setup, plan, journal, problem, over=lambda: budget.first_wave_is_over(number)
+    )
     budget.after_first_wave(number, min(len(pool.tried) for pool in record.pools.values()))
     plan = budget.plan
     told(record)
-    _second_wave(record, setup, plan, execution, problem)
+    yield from _second_wave(record, setup, plan, journal, problem)
     if plan.eliminate:
-        _audit(record, setup, plan, execution, problem)
+        yield from _audit(record, setup, plan, problem)
     told(record)
-    _rerun(record, setup, plan, execution, problem)
-    _confirm(record, setup, plan, execution, problem)
+    yield from _rerun(record, setup, plan, problem)
+    yield from _confirm(record, setup, plan, problem)
     told(record)
     return record
 
@@ -69,11 +80,11 @@ def _first_wave(
     record: ReplicateRecord,
     setup: Setup,
     plan: PlanInfo,
-    execution: Execution,
+    journal: Journal,
     problem: Problem,
     *,
     over: Callable[[], bool],
-) -> None:
+) -> _Stage:
     drawn_from = {name: pools.choices(plan, name) for name in plan.optimizers}
     settings = {
         name: pools.first_wave(
@@ -84,12 +95,12 @@ def _first_wave(
         )
         for name, choices in drawn_from.items()
     }
-    _screen(record, setup, plan, execution, problem, settings, drawn_from, wave=1, over=over)
+    yield from _screen(record, setup, plan, journal, problem, settings, drawn_from, wave=1, over=over)
 
 
 def _second_wave(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
-) -> None:
+    record: ReplicateRecord, setup: Setup, plan: PlanInfo, journal: Journal, problem: Problem
+) -> _Stage:
     """Spend the reserve: beyond the edge where the best setting so far lies at one, inside otherwise."""
     if not plan.reserve:
         return
@@ -110,7 +121,7 @@ def _second_wave(
             drawn=len(pool.tried),
             edges=at,
         )
-    _screen(record, setup, plan, execution, problem, settings, drawn_from, wave=2)
+    yield from _screen(record, setup, plan, journal, problem, settings, drawn_from, wave=2)
 
 
 def _pool_seed(plan: PlanInfo, record: ReplicateRecord, optimizer: str) -> int:
@@ -121,14 +132,14 @@ def _screen(
     record: ReplicateRecord,
     setup: Setup,
     plan: PlanInfo,
-    execution: Execution,
+    journal: Journal,
     problem: Problem,
     settings: Mapping[str, list[Setting]],
     drawn_from: Mapping[str, pools.Choices],
     *,
     wave: int,
     over: Callable[[], bool] | None = None,
-) -> None:
+) -> _Stage:
     """Run new settings of every pool once, all with the replicate's screening seed.
 
     Where time is over before all have run, what is left of each pool is as long as the others' and not empty.
@@ -143,12 +154,12 @@ def _screen(
         for name, drawn in settings.items()
     }
     defaults = {pool[0].identity for pool in runs.values()} if wave == 1 else set()
-    halving = Halving(plan, execution.journal, runs, spared=defaults) if plan.eliminate else None
-    outcomes = execution.run(
-        f"r{r}/screen{wave}",
-        [run for pool in runs.values() for run in pool],
-        problem,
-        setup.workload(plan),
+    halving = Halving(plan, journal, runs, spared=defaults) if plan.eliminate else None
+    outcomes = yield Request(
+        key=f"r{r}/screen{wave}",
+        runs=[run for pool in runs.values() for run in pool],
+        problem=problem,
+        workload=setup.workload(plan),
         stage="screen",
         eliminate=halving,
         over=over,
@@ -171,9 +182,7 @@ def _screen(
             )
 
 
-def _audit(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
-) -> None:
+def _audit(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run the best of the eliminated settings, and others at random, to the end: was stopping them right?"""
     r = record.replicate
     seed = seed32(plan.seed, "run", r, "screen")
@@ -191,7 +200,9 @@ def _audit(
     runs = [
         Run(identity=f"{one.outcome.identity}/audit", setting=one.setting, seed=seed) for _, one, _ in chosen
     ]
-    outcomes = execution.run(f"r{r}/audit", runs, problem, setup.workload(plan), stage="audit")
+    outcomes = yield Request(
+        key=f"r{r}/audit", runs=runs, problem=problem, workload=setup.workload(plan), stage="audit"
+    )
     for (pool, one, why), run in zip(chosen, runs, strict=True):
         outcome = outcomes[run.identity]
         value = final(outcome)
@@ -218,9 +229,7 @@ def _best_when_stopped(stopped: list[Tried], *, higher_is_better: bool) -> Tried
     return min(stopped, key=lambda one: (-(one.eliminated_at or 0), last_seen(one)))
 
 
-def _rerun(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
-) -> None:
+def _rerun(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run the best three of each pool on fresh seeds; the best mean wins the pool."""
     r = record.replicate
     best: dict[str, list[Tried]] = {
@@ -237,7 +246,9 @@ def _rerun(
         for one in chosen
         for j in range(plan.rerun_seeds)
     ]
-    outcomes = execution.run(f"r{r}/rerun", runs, problem, setup.workload(plan), stage="rerun")
+    outcomes = yield Request(
+        key=f"r{r}/rerun", runs=runs, problem=problem, workload=setup.workload(plan), stage="rerun"
+    )
     for name, chosen in best.items():
         pool = record.pools[name]
         for one in chosen:
@@ -254,9 +265,7 @@ def _mean_rank(pool: PoolRecord, one: Tried, plan: PlanInfo) -> tuple[int, float
     return (len(values) - len(known), -mean if plan.higher_is_better else mean)
 
 
-def _confirm(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, execution: Execution, problem: Problem
-) -> None:
+def _confirm(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run each pool's winner on seeds that nothing was chosen on, and score it on the test split."""
     r = record.replicate
     seeds = [seed32(plan.seed, "run", r, "confirm", j) for j in range(plan.confirm)]
@@ -267,8 +276,12 @@ def _confirm(
             Run(identity=f"r{r}/{pool.optimizer}/confirm{j}", setting=pool.winner.setting, seed=seed)
             for j, seed in enumerate(seeds)
         ]
-    outcomes = execution.run(
-        f"r{r}/confirm", runs, problem, setup.workload(plan, score_test=True), stage="confirm"
+    outcomes = yield Request(
+        key=f"r{r}/confirm",
+        runs=runs,
+        problem=problem,
+        workload=setup.workload(plan, score_test=True),
+        stage="confirm",
     )
     for name, pool in record.pools.items():
         pool.confirmations = [outcomes[f"r{r}/{name}/confirm{j}"] for j in range(plan.confirm)]

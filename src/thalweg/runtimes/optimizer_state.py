@@ -1,15 +1,49 @@
-"""Loading an optimizer's state in torch's way, with a say before torch casts it and after."""
+"""What our optimizers share with torch's: its methods, without its compiler, and how a state is loaded."""
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["copied", "load_between"]
+__all__ = ["Optimizer", "copied", "load_between", "uncompiled"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def uncompiled(method: _F) -> _F:
+    """Return a method that ``torch.compile`` leaves alone, and that imports no compiler by itself.
+
+    torch marks such methods by a wrapper that imports the compiler at the first call: as long as importing
+    torch itself, in every process that makes an optimizer. While something is compiled the compiler is there,
+    and the wrapper stands.
+
+    Args:
+        method: of torch with that wrapper around it, or one without.
+    """
+    bare = getattr(method, "__wrapped__", method)
+    marked = method if bare is not method else torch._disable_dynamo(method)  # type: ignore[attr-defined]
+
+    @functools.wraps(bare)
+    def call(*given: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return marked(*given, **named)
+        return bare(*given, **named)
+
+    return call  # type: ignore[return-value]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """torch's, whose methods import no compiler."""
+
+    add_param_group = uncompiled(torch.optim.Optimizer.add_param_group)
+    load_state_dict = uncompiled(torch.optim.Optimizer.load_state_dict)
+    state_dict = uncompiled(torch.optim.Optimizer.state_dict)
+    zero_grad = uncompiled(torch.optim.Optimizer.zero_grad)
 
 
 def load_between(

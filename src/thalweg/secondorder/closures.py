@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
-from thalweg.runtimes.optimizer_state import copied, load_between
+from thalweg.runtimes.optimizer_state import Optimizer, copied, load_between
 from thalweg.secondorder.arguments import check_option
 from thalweg.secondorder.closure_objective import Closure, dense, write
 from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
@@ -68,7 +68,7 @@ def limits_of(settings: Mapping[str, Any]) -> DescentLimits:
     )
 
 
-class ClosureOptimizer(torch.optim.Optimizer):
+class ClosureOptimizer(Optimizer):
     """What the optimizers of this module share: groups, closures, state, and what is refused.
 
     - ``step(closure)`` takes up to ``max_iter`` iterations on the function that the closure computes, which
