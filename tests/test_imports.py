@@ -15,6 +15,19 @@ from thalweg.run.spec import Outcome, Run
 
 TRAINING = ["bokeh", "pandas", "PIL", "polars", "scipy.stats", "sklearn", "torch._dynamo"]
 TRAINING += ["torch.distributed.tensor", "sympy", "optuna", "kornia"]
+_STEP = """
+import torch
+from thalweg import optim
+w = torch.nn.Parameter(torch.ones(2))
+one = optim.{0}([w])
+def closure():
+    one.zero_grad()
+    loss = (w**2).sum()
+    loss.backward()
+    return loss
+one.step(closure)
+one.load_state_dict(one.state_dict())
+"""
 
 
 @pytest.mark.parametrize(
@@ -25,6 +38,10 @@ TRAINING += ["torch.distributed.tensor", "sympy", "optuna", "kornia"]
         # a race needs statistics at once, and the report at its end alone
         ("import thalweg.commands.verbs", [each for each in TRAINING if each != "scipy.stats"]),
         ("import thalweg.execution.pool", ["numba", "scipy", *TRAINING]),
+        # started before anything is imported
+        ("import thalweg.run.workers", ["torch", "numpy", "scipy", *TRAINING]),
+        (_STEP.format("Adam"), TRAINING),
+        (_STEP.format("LBFGS"), [each for each in TRAINING if each != "scipy.stats"]),
     ],
 )
 def test_what_is_heavy_is_imported_when_it_is_needed(code: str, absent: Sequence[str]) -> None:

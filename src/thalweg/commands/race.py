@@ -11,6 +11,7 @@ import typer
 from thalweg.commands import options
 from thalweg.commands.repeatable import repeatable_products
 from thalweg.racing.options import Options
+from thalweg.run.workers import prepare_workers
 
 __all__ = ["race"]
 
@@ -32,6 +33,9 @@ def race(
     # without it a lane's bits depend on who runs beside it
     repeatable_products()
     asked = options.read(Options, given)
+    if asked.get("device", "cpu") == "cpu" and asked.get("engine") != "loop":
+        # its imports take as long as ours, which come next
+        prepare_workers()
 
     from thalweg.commands import verbs
     from thalweg.commands.terminal import Terminal

@@ -18,7 +18,7 @@ from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.memory_estimate import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.execution.lanes.stack import Stack, refusal
 from thalweg.execution.lanes.step import LaneProgram, group_key
-from thalweg.execution.pool import cores, not_portable
+from thalweg.execution.pool import not_portable
 from thalweg.execution.timing import now, step_seconds
 from thalweg.layers.modes import begin_training
 from thalweg.randomness.generators import undisturbed
@@ -26,6 +26,7 @@ from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Workload
 from thalweg.run.threads import with_threads
+from thalweg.run.workers import cores
 from thalweg.settings.choices import EngineKind
 
 __all__ = ["Choice", "choose"]

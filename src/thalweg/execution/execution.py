@@ -177,8 +177,10 @@ class Execution:
         waiting: list[tuple[int, str, Sequence[Run]]] = []
         for owner, (asked, program) in enumerate(zip(requests, programs, strict=True)):
             pieces = self._pieces(owner, len(requests))
-            for number, chunk in enumerate(self._chunks(program, asked, pieces) if program else ()):
-                name = f"{asked.key}/chunk{number}"
+            chunks = self._chunks(program, asked, pieces) if program else []
+            for number, chunk in enumerate(chunks):
+                # in other company a request may be divided otherwise; its chunks then are others
+                name = f"{asked.key}/chunk{number}of{len(chunks)}"
                 if name in self.journal:
                     found[owner] |= self._replayed(name, name, asked.stage)
                 else:

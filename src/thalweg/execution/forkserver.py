@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from multiprocessing import util
 
-from thalweg.execution.pool import BLOCKED
+from thalweg.run.workers import BLOCKED
 
 __all__: list[str] = []
 

@@ -10,12 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,27 +27,10 @@ from thalweg.execution.executors import Executor, RunList
 from thalweg.run.directory.output import Losable
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
+from thalweg.run.workers import BLOCKED, context_of_workers, signals_blocked, without_main
 from thalweg.settings import trust
 
-__all__ = ["BLOCKED", "ProcessPool", "carry_out_all", "cores", "not_portable", "portable", "prepare_workers"]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def prepare_workers() -> None:
-    """Begin to import what workers need, beside whatever this process does; workers then start at once.
-
-    With one core, or where processes can't be forked from such a server, nothing happens.
-    """
-    if cores() > 1 and "forkserver" in multiprocessing.get_all_start_methods():
-        _context()
-        # first, since it unblocks signals once it has started
-        resource_tracker.ensure_running()
-        with _without_main(), _signals_blocked():
-            forkserver.ensure_running()
+__all__ = ["ProcessPool", "carry_out_all", "not_portable", "portable"]
 
 
 def portable(**things: Any) -> str | None:
@@ -202,7 +183,7 @@ class ProcessPool:
         return tell
 
     def _start(self) -> None:
-        context = _context()
+        context = context_of_workers()
         self._halt = context.Event()
         # steps of runs done by each process, which takes the next place when it starts
         self._done, places = context.Array("d", self.processes, lock=False), context.Value("i", 0)
@@ -255,7 +236,7 @@ def _collect(
 ) -> bool:
     """Hand every job's outcomes on as they come; return whether the work was stopped."""
     stopped = False
-    with _without_main(), _signals_blocked():
+    with without_main(), signals_blocked():
         numbers = {pool.submit(_work, *job): number for number, job in enumerate(jobs)}
     waiting = set(numbers)
     while waiting:
@@ -284,21 +265,9 @@ def _collect(
     return stopped
 
 
-def _context() -> Any:
-    """A server that imports torch once and forks, where there can be one; else each worker imports it."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # numba takes a second, and the first step of lanes imports it
-    context.set_forkserver_preload([__name__, "numba", "thalweg.execution.forkserver"])
-    return context
-
-
 _LOADED: dict[Path, Any] = {}
 _HALT: list[Any] = []
 _DONE: list[tuple[Any, int]] = []
-BLOCKED = frozenset({signal.SIGINT, signal.SIGTERM})
-"""The signals that the server of processes is started without hearing."""
 
 
 def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
@@ -353,29 +322,3 @@ def _loaded(file: Path) -> Any:
         with file.open("rb") as source:
             _LOADED[file] = pickle.load(source)
     return _LOADED[file]
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Start processes that hear no signal before they are ready: a Ctrl-C would end them with a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Start processes that don't run the main script again: a script without a guard would call itself."""
-    main = sys.modules["__main__"]
-    names = [name for name in ("__file__", "__spec__") if name in main.__dict__]
-    hidden: dict[str, Any] = {name: main.__dict__.pop(name) for name in names}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(hidden)

@@ -13,7 +13,6 @@ from thalweg import catalogue, data, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError, OptionError, nearest, option
-from thalweg.execution.pool import prepare_workers
 from thalweg.initial import initialize
 from thalweg.layers import models
 from thalweg.objectives import Loss, Metric
@@ -28,6 +27,7 @@ from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
 from thalweg.run.targets import leaves_out, objective_of
+from thalweg.run.workers import prepare_workers
 from thalweg.settings.declared import checked
 from thalweg.settings.tables import check_length
 from thalweg.training.steps import too_much_work
