@@ -79,7 +79,7 @@ def _race(
         with races.engine(**engine):
             races.run(out, resume=resume, **options)
     except Interrupted as interrupted:
-        os._exit(130 if f"out={str(out)!r} and resume=True goes on" in str(interrupted) else 1)
+        os._exit(130 if f"out={str(out)!r} and resume=True" in str(interrupted) else 1)
 
 
 def _save_all() -> None:

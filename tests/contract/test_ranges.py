@@ -116,7 +116,7 @@ def test_one_that_cannot_be_less_than_another() -> None:
         if hyper.not_under
     ]
     assert pairs == [("rprop", "step_size_max", "step_size_min")]
-    said = "step_size_max is 1, but must be at least step_size_min, which is 2; change one of both"
+    said = "step_size_max is 1, but must be at least step_size_min, which is 2; change one of them"
     values = {"step_size_max": 1.0, "step_size_min": 2.0}
     rprop = catalogue.get("rprop")
     with pytest.raises(OptionError, match=said):

@@ -71,7 +71,7 @@ def test_gradients_without_the_closure_that_it_needs_are_refused(subject: Subjec
     if subject.step_kind == "gradient":
         assert optimizer.step() is None
         return
-    with pytest.raises(OptionError, match="step needs a closure that computes the loss anew; give it one"):
+    with pytest.raises(OptionError, match="step needs a closure that recomputes the loss; give it one"):
         optimizer.step()
 
 

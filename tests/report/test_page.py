@@ -105,7 +105,7 @@ def test_everything_is_there(results: Results, page: str):
         "1 of 10 runs diverged: no mean",
         "r4/rmsprop/c0 (split 5, at step 301)",
         "Off: every setting was run to its last step",
-        "At equal work",
+        "At equal compute",
         "At equal time",
         "lr 7.94×10⁻⁴ to 1.26",
     ):

@@ -84,7 +84,7 @@ def test_a_small_model_is_trained_on_one_thread_which_is_written_down_and_given_
         verbs.train(recipe.loads(RECIPE), out=tmp_path / "run", watcher=seen)
         assert torch.get_num_threads() == 3
     assert set(seen.threads) == {1}
-    assert "training on one thread of 3: more have too little to do in a step to be worth it" in seen.heard
+    assert "training on one thread of 3: more threads would have too little to do in a step" in seen.heard
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["threads"] == 1
 
 

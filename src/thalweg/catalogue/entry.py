@@ -233,7 +233,7 @@ class Entry:
 
         >>> from thalweg.catalogue import get
         >>> get("rprop").refusal({"step_size_min": 100})
-        ('step_size_max', 'is 50, but must be at least step_size_min, which is 100; change one of both')
+        ('step_size_max', 'is 50, but must be at least step_size_min, which is 100; change one of them')
         """
         for hyper in self.hyperparameters:
             if hyper.name in hyperparameters:
@@ -244,7 +244,7 @@ class Entry:
         for hyper in self.hyperparameters:
             if hyper.not_under is not None and values[hyper.name] < values[hyper.not_under]:
                 rule = f"at least {hyper.not_under}, which is {values[hyper.not_under]:g}"
-                return hyper.name, f"is {values[hyper.name]:g}, but must be {rule}; change one of both"
+                return hyper.name, f"is {values[hyper.name]:g}, but must be {rule}; change one of them"
         return None
 
     def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:

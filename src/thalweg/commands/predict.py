@@ -27,13 +27,13 @@ def predict(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The CSV file to write.", show_default=False)],
     weights: Annotated[
         Literal["auto", "result", "best", "snapshots"],
-        typer.Option(help="Whose predictions; auto: snapshots where there are any, else the result."),
+        typer.Option(help="Which weights predict; auto: the snapshots if there are any, else the result."),
     ] = "auto",
     samples: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Average over N draws of everything random in the model, such as dropout; 0: none.",
+            help="Average over N forward passes with the model's randomness, such as dropout, on; 0: off.",
             show_default="as the recipe says",
         ),
     ] = None,

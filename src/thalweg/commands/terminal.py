@@ -143,7 +143,8 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
     if len(plan.optimizers) == 1:
         fields = plan.optimizers[0]
     confirmed = (
-        f"the best {plan.reruns} again on {plan.rerun_seeds} seeds, the winner on {plan.confirm} fresh ones"
+        f"the best {plan.reruns} re-tested on {plan.rerun_seeds} seeds, "
+        f"the winner confirmed on {plan.confirm} new ones"
     )
     goal = "" if plan.goal is None else f", goal {plan.goal:g} ({plan.goal_source})"
     better, metric = "higher" if plan.higher_is_better else "lower", metric_label(plan.metric)
@@ -153,7 +154,7 @@ def _plan_lines(plan: PlanInfo) -> list[str]:
         f"{fields} x {plan.trials} settings x {plan.splits} splits; {confirmed}",
         f"{plan.epochs:,} epoch{'' if plan.epochs == 1 else 's'} of batches of {plan.batch_size} "
         f"({plan.steps:,} steps) a run; schedules {', '.join(plan.schedules)}{begins}",
-        f"{plan.loss} trained, {metric} judged, {better} is better; margin {plan.margin:g}{goal}",
+        f"trained on {plan.loss}, evaluated by {metric}, {better} is better; margin {plan.margin:g}{goal}",
     ]
 
 

@@ -35,13 +35,11 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="The run directory.", show_default="runs/train-DATA-TIME"),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training that stands in --out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in --out.")] = False,
     trust_code: Annotated[bool, options.trust_code()] = False,
     device: Annotated[str, options.device()] = "cpu",
     checkpoint_seconds: Annotated[
-        float, typer.Option(help="Between two checkpoints, which are written beside training.", min=0)
+        float, typer.Option(help="Seconds between checkpoints, written while training goes on.", min=0)
     ] = 60.0,
     json: Annotated[bool, options.json()] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result and errors.")] = False,

@@ -32,7 +32,7 @@ def race(*places: Any, **given: Any) -> Results:
 
     Raises:
         UserError: something given can't be used; nothing has been written then.
-        Interrupted: Ctrl-C or SIGTERM; ``resume=True`` goes on.
+        Interrupted: Ctrl-C or SIGTERM; ``resume=True`` resumes.
 
     >>> import tempfile, thalweg
     >>> results = thalweg.race(
@@ -72,7 +72,7 @@ def train(
             be left out.
         changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
         out: the run directory; by default ``runs/train-<data>-<time>``.
-        resume: go on with the training in ``out``, from its last checkpoint.
+        resume: resume the training in ``out``, from its last checkpoint.
         device: ``"cpu"``, ``"cuda"``, ...
         checkpoint_seconds: between two checkpoints, which are written beside training.
         watcher: told what happens.
@@ -84,7 +84,7 @@ def train(
 
     Raises:
         UserError: something given can't be used; nothing has been written then.
-        Interrupted: Ctrl-C or SIGTERM; ``resume=True`` goes on.
+        Interrupted: Ctrl-C or SIGTERM; ``resume=True`` resumes.
         ThalwegError: training failed; the directory holds the weights that were last good.
 
     >>> import tempfile

@@ -66,7 +66,7 @@ def _found_again(
 ) -> Held:
     found = os.stat(path)
     if (found.st_size, found.st_mtime_ns) != (size, changed):
-        raise DataError(f"{path} has changed while it was in use; leave it as it is, and begin anew")
+        raise DataError(f"{path} has changed while it was in use; leave it unchanged, and start again")
     root = np.memmap(path, np.uint8, mode="c")
     # a plain view, as mapped() gives
     return Held(np.ndarray(shape, np.dtype(dtype), root, begin, strides))

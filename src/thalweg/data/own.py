@@ -62,7 +62,7 @@ class DatasetSource(Source):
             raise DataError(
                 "the targets that collate gives aren't those of the items"
                 + (f", as class numbers from 0 to {len(self.task.classes) - 1}" if self.task.classes else "")
-                + "; let it hand them on, or say task='custom' and give your own loss and metric"
+                + "; let it return them, or say task='custom' and give your own loss and metric"
             )
         shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
         return Prepared(

@@ -1,4 +1,4 @@
-"""Models as they lie on the disk, judged alone and together: scores, disagreement, calibration."""
+"""Models as they lie on the disk, evaluated alone and together: scores, disagreement, calibration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MemberEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleEvaluation:
-    """Models judged alone and together; see :class:`thalweg.training.results.EnsembleRecord`."""
+    """Models evaluated alone and together; see :class:`thalweg.training.results.EnsembleRecord`."""
 
     alone: list[MemberEvaluation]
     result: dict[str, float | None]
@@ -75,7 +75,7 @@ def evaluate_models(
     activation: Activation,
     splits: Sequence[str] = ("validation", "test"),
 ) -> EnsembleEvaluation:
-    """Judge models alone and together on validation and test data, one model in memory at a time.
+    """Evaluate models alone and together on validation and test data, one model in memory at a time.
 
     Args:
         models: in evaluation mode; each is gone through once.

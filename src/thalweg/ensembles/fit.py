@@ -143,7 +143,7 @@ def fit_ensemble(
         members: at least 2.
         resample: each member on as many examples drawn with replacement (bagging).
         engine: ``"lanes"``, ``"loop"``, or ``"auto"``: whichever can and is faster.
-        validation, metric: as for :func:`thalweg.fit`; they judge the members alone and together.
+        validation, metric: as for :func:`thalweg.fit`; they evaluate the members alone and together.
         epochs, batch_size, hyperparameters, evaluations: as for :func:`thalweg.fit`.
         seed: the members' seeds are made from it.
         device: where to train.

@@ -16,7 +16,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def ensemble_temperature(evaluation: EnsembleEvaluation) -> Temperature:
-    """Find the temperature of probabilities that were judged.
+    """Find the temperature of probabilities that were evaluated.
 
     Raises:
         DataError: none is the best.

@@ -118,7 +118,7 @@ def train(
     resample: bool,
     seconds: float,
 ) -> MemberPlan:
-    """Train members to their end, or go on with it: choose how, train, and drop what only a resume needs.
+    """Train members to their end, or resume: choose how, train, and drop what only a resume needs.
 
     Args:
         runs: of :func:`runs_of`.
@@ -161,8 +161,8 @@ def train(
                 )
             else:
                 raise OptionError(
-                    f"the members were begun as lanes, which they can't be now: {why_not}; give what they "
-                    "were begun with, or begin anew with another out"
+                    f"the members were begun as lanes, which is impossible now: {why_not}; give the same "
+                    "arguments as before, or start again with another out"
                 )
         except KeyboardInterrupt as problem:
             if store.directory is None:
@@ -228,7 +228,7 @@ def in_lanes(
     resample: bool,
     seconds: float,
 ) -> None:
-    """Train members as lanes, or go on with it.
+    """Train members as lanes, or resume.
 
     Args:
         runs: of :func:`runs_of`.

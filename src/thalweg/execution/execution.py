@@ -378,7 +378,7 @@ def _eliminated(
     problem: Problem,
     workload: Workload,
 ) -> tuple[list[Run], list[Outcome]]:
-    """Who goes on from a rung that all have reached, each pool judged as a whole; how the rest ended."""
+    """Who goes on from a rung that all have reached, each pool compared as a whole; how the rest ended."""
     histories = {run.identity: _history(run, states, workload) for run in runs}
     at_rung = {
         name: dict(zip(history.steps, history.validation, strict=True)).get(rung)

@@ -137,7 +137,7 @@ def sweep(
         device: ``"cpu"``, ``"cuda"``, ...
         engine: ``"lanes"``, ``"loop"``, or ``"auto"``: a short measurement decides.
         out: a run directory, in which ``table.csv`` is left; with it an interrupted sweep can be resumed.
-        resume: go on with the sweep in ``out``.
+        resume: resume the sweep in ``out``.
         watcher: told how far it is.
         executor: carries the runs out elsewhere; by default they are, here or in processes of this machine.
 
@@ -146,7 +146,7 @@ def sweep(
 
     Raises:
         UserError: something given can't be used; nothing has been written then.
-        Interrupted: Ctrl-C or SIGTERM; with ``out``, ``resume=True`` goes on.
+        Interrupted: Ctrl-C or SIGTERM; with ``out``, ``resume=True`` resumes.
 
     >>> import thalweg
     >>> found = thalweg.sweep("mlp:8", "iris", {"optimizer": "adam", "lr": [1e-3, 1e-1]}, seeds=2, epochs=5)
@@ -241,7 +241,7 @@ def _carried_out(
                 return execution.run("sweep", runs, problem, workload, stage="sweep"), choice
         except Interrupted as problem_:
             if directory is None:
-                raise Interrupted("interrupted; give out to be able to go on later") from problem_
+                raise Interrupted("interrupted; give out to be able to resume later") from problem_
             raise Interrupted(
                 f"interrupted; everything up to here is saved, and {option('resume', True)} goes on"
             ) from problem_

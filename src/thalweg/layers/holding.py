@@ -86,6 +86,6 @@ def unreached(
     if missed:
         raise OptionError(
             f"{what}, and doesn't hold the model's {shortened(missed, 3)}, as where a layer was replaced "
-            "after the optimizer was made; make it anew, over model.parameters()"
+            "after the optimizer was made; make it again, over model.parameters()"
         )
     return f"{what}: they stay as they are"

@@ -2,7 +2,7 @@
 
 ``model.train()`` puts every part of a model into training mode, also a batch norm whose statistics somebody
 has frozen by ``eval()``. Whoever trains a model calls :func:`begin_training` instead, and :func:`evaluating`
-where it is only judged.
+where it is only evaluated.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def _of_numbers(count: int, given: Tensor) -> tuple[str, str] | None:
         return None
     low, high = int(given.min()), int(given.max())
     if low < 0 or high >= count:
-        remedy = "number them from 0 on" if low < 0 else f"make the layer for {high + 1}, or number them anew"
+        remedy = "number them from 0 on" if low < 0 else f"make the layer for {high + 1}, or renumber them"
         return f"takes numbers from 0 to {count - 1}, not {low if low < 0 else high}", remedy
     return None
 

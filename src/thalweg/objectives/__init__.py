@@ -1,4 +1,4 @@
-"""Losses and metrics: what training lowers, and what people judge by."""
+"""Losses and metrics: what training lowers, and what models are evaluated by."""
 
 from thalweg.objectives.given import Task, default, names
 from thalweg.objectives.losses import Loss, as_loss, loss

@@ -1,4 +1,4 @@
-"""Metrics by name and anybody's own: what people judge by.
+"""Metrics by name and anybody's own: what models are evaluated by.
 
 A metric works in two halves, so that it can be had for many lanes and many resamples of the examples at once:
 ``reduce`` turns each example's outputs into the one number that the metric needs, and ``score`` turns these

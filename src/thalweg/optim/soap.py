@@ -96,7 +96,7 @@ class SOAP(RuleOptimizer):
     def _before_loading(self, given: Mapping[str, Any]) -> None:
         if any(isinstance(entry, dict) and "left_basis" in entry for entry in given["state"].values()):
             raise OptionError(
-                "SOAP: the state is of an earlier version, which kept two bases for any tensor; begin anew"
+                "SOAP: the state is of an earlier version, with two bases for any tensor; start again"
             )
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:

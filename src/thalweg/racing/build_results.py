@@ -1,4 +1,4 @@
-"""The end of a race: weigh the confirmation runs, judge, and write the winner down."""
+"""The end of a race: weigh the confirmation runs, reach the verdict, and write the winner down."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def _test_noise(evidence: Evidence, counted: bool) -> list[Warning_]:
     return [
         Warning_(
             code="test-noise",
-            text=f"all splits share {evidence.n_test} test examples, and this metric can't be computed anew "
+            text=f"all splits share {evidence.n_test} test examples, and this metric can't be recomputed "
             f"on a part of them: what another choice of them would change isn't in the intervals",
         )
     ]
@@ -258,8 +258,8 @@ def _rare_failures(evidence: Evidence, verdict: AxisVerdict) -> list[Warning_]:
         Warning_(
             code="rare-failures",
             text=f"{runs} confirmation {'run' if runs == 1 else 'runs'} of an optimizer can miss a "
-            f"failure that hits up to {share:.0f} % of its runs; whoever fails that often is worse than its "
-            f"mean here",
+            f"failure that hits up to {share:.0f} % of its runs; one that fails that often is worse "
+            f"than its mean here",
         )
     ]
 

@@ -177,7 +177,7 @@ def _check_together(of: str, numbers: Sequence[Hyperparameter], space: Space) ->
         if lowest < highest:
             raise OptionError(
                 f"{of}.{hyper.name} may be as low as {lowest:g} and {other.name} as high as {highest:g}, but "
-                f"the first can't be less than the second; part their search spaces"
+                f"the first can't be less than the second; separate their search spaces"
             )
 
 

@@ -1,4 +1,4 @@
-"""A race from its options to its results: understand, decide, run the replicates, judge, write down."""
+"""A race from its options to its results: plan, run the replicates, reach the verdict, write it down."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Result
             return _run(setup, directory, journal, begun, watcher, interruption)
         except (Interrupted, KeyboardInterrupt) as interrupted:
             raise Interrupted(
-                "interrupted; everything up to here is saved: the same race with "
-                f"{option('out', directory.path)} and {option('resume', True)} goes on"
+                "interrupted; everything up to here is saved: run the same race again with "
+                f"{option('out', directory.path)} and {option('resume', True)}"
             ) from interrupted
 
 

@@ -280,8 +280,8 @@ def _fitting(
         reason = too_much_work(entry, parameters, steps)
         if entry.dense and parameters > most:
             reason = (
-                f"it keeps a number for each two of the model's {parameters:,} parameters, which pays up to "
-                f"some {most:,}"
+                f"it keeps a matrix of the model's {parameters:,} parameters, which pays off up to "
+                f"about {most:,}"
             )
         if reason is not None and named:
             raise OptionError(f"{name} can't race here: {reason}; take a smaller model, or leave it out")

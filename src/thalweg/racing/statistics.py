@@ -13,7 +13,7 @@ means, its variance and that variance's degrees of freedom, from one of two sour
 - :func:`thalweg.racing.bootstrap.bootstrap_contrasts`: one test set for all. Test examples are resampled, and
   the variance between replicates is added.
 
-**One inference.** :func:`compare_pairs` judges every two optimizers, and who could be the best follows from
+**One inference.** :func:`compare_pairs` compares every two optimizers, and who could be the best follows from
 it: those that nobody is better than. It steps down:
 
 1. Of the m optimizers left, every two are compared at once, by the studentized range of m (Tukey) with a
@@ -174,11 +174,11 @@ def compare_pairs(
       excludes zero when that is under 5 %.
     - *Undecided* otherwise.
 
-    A pair with a diverged run is judged on ranks: no difference, no interval, never equivalent. An optimizer
+    A pair with a diverged run is compared by rank: no difference, no interval, never equivalent. An optimizer
     none of whose runs has a score is behind all that never diverged, without a test.
 
     Args:
-        contrasts: differences in score; optimizers with a NaN mean are judged by ``ranked``.
+        contrasts: differences in score; optimizers with a NaN mean are compared by ``ranked``.
         ranked: differences in rank, of :func:`~thalweg.racing.contrasts.rank_scores`; needed when any mean is
             NaN.
         margin: the largest difference that doesn't matter; with 0 nothing is ever equivalent.

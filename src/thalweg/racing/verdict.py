@@ -253,8 +253,8 @@ def _method(evidence: Evidence, margin: float) -> str:
     ranks = ", by rank where a run diverged" if any(evidence.diverged) else ""
     return (
         f"{source}{ranks}; all pairs at once by step-down studentized ranges on moderated variances, any "
-        f"wrong difference at 5 %; could be best: nobody is better; equivalent: two one-sided tests at 5 %, "
-        f"margin {margin:g}"
+        f"wrong difference at 5 %; could be best: no other is better; equivalent: two one-sided tests at "
+        f"5 %, margin {margin:g}"
     )
 
 
@@ -346,7 +346,7 @@ def _sentence(evidence: Evidence, verdict: AxisVerdict, metric: str, margin: flo
             are = "are" if len(equal) > 1 else "is"
             sentence += f"; yet {listed(equal)} {are} {within}, too close to matter"
         return sentence
-    span = spoken_range(means[scored[0]], means[scored[-1]], metric) if scored else "judged by rank"
+    span = spoken_range(means[scored[0]], means[scored[-1]], metric) if scored else "compared by rank"
     close = (
         f"{spoken_difference(means[scored[0]] - means[scored[-1]], metric)} of each other" if scored else ""
     )

@@ -197,7 +197,7 @@ def lines(made: BuiltRun) -> dict[str, list[str]]:
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
             f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'} of batches of "
             f"{training.batch_size}: {made.training.total:,} steps; "
-            f"{made.loss.name} trained, {made.metric.name} judged",
+            f"trained on {made.loss.name}, evaluated by {made.metric.name}",
         ],
     }
     if made.source.warnings:

@@ -58,7 +58,7 @@ def _evaluate(
 def export_run(
     made: BuiltRun, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
 ) -> TrainResults:
-    """Lay down what came out of a training; of many processes all call it, and 0 alone has the directory."""
+    """Write what came out of a training; of many processes all call it, and 0 alone has the directory."""
     backend = made.training.backend
     snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
     taken = snapshots.states() if snapshots is not None else []

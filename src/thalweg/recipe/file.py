@@ -414,7 +414,7 @@ def _check_strategies(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Re
     if recipe.schedule.name == "plateau" and "plateau" in given:
         raise wrong(
             ("strategies", "plateau"),
-            "the schedule is 'plateau' already; leave one of both out, or set another schedule",
+            "the schedule is 'plateau' already; leave one of them out, or set another schedule",
         )
     if entry is not None and entry.step_kind != "gradient":
         if "clipping" in given:
@@ -466,7 +466,7 @@ def _check_ensemble(recipe: Recipe, wrong: Callable[[tuple[str, ...], str], Reci
     if recipe.strategies.of(SnapshotsSettings) is not None:
         raise wrong(
             ("strategies", "snapshots"),
-            "snapshots make an ensemble of one run, and [ensemble] trains independent ones; leave one "
+            "snapshots make an ensemble of one run, but [ensemble] trains independent ones; leave one "
             "of both out",
         )
     if recipe.ensemble.engine == "lanes":

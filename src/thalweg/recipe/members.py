@@ -1,4 +1,4 @@
-"""The ensemble of a recipe: its members trained, judged alone and together, and written down."""
+"""The ensemble of a recipe: its members trained, evaluated alone and together, and written down."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def train_members(
     watcher: TrainingWatcher,
     alone: TrainMember,
 ) -> MemberStore:
-    """Train the members of a recipe's ensemble, or go on with it.
+    """Train the members of a recipe's ensemble, or resume.
 
     Args:
         recipe: with an ensemble.

@@ -1,4 +1,4 @@
-"""A recipe carried out: understood before anything is written, trained, and laid down for use."""
+"""Run a recipe: it is checked before anything is written, trained, and its results are written."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def run_recipe(
     command: str | None = None,
     trust_code: bool = False,
 ) -> tuple[TrainResults, Path]:
-    """Train what a recipe says, or go on with it, and write everything but the report.
+    """Train what a recipe says, or resumes it, and write everything but the report.
 
     Args:
         given: a recipe, or the path of one; may be left out with ``resume``.
         changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
         out: the run directory; ``None`` for ``runs/train-<data>-<time>``.
-        resume: go on with the training in ``out``.
+        resume: resume the training in ``out``.
         device: where to train.
         checkpoint_seconds: between two checkpoints.
         watcher: told what happens.
@@ -118,14 +118,12 @@ def run_recipe(
             made = build(wanted, device, processes.world)
             if made.source.fingerprint != config.get("fingerprint"):
                 raise DataError(
-                    f"{wanted.data.spec} has changed since the training in {out} was begun; bring back what "
-                    f"it was, or begin anew with another {option('out')}"
+                    f"{wanted.data.spec} has changed since the training in {out} began; restore it, "
+                    f"or start again with another {option('out')}"
                 )
         else:
             if wanted is None:
-                raise OptionError(
-                    "there is no recipe to carry out; give the path of one, such as winner.toml"
-                )
+                raise OptionError("there is no recipe to run; give the path of one, such as winner.toml")
             if out is not None:
                 on_rank_0(processes, lambda: refuse_existing(Path(out)))
             announced(wanted)
@@ -146,7 +144,7 @@ def run_recipe(
             path, config = on_rank_0(processes, lambda: hold(RunDirectory.create(place, begun)))
         if len(set(processes.collect(made.source.fingerprint))) > 1:
             raise DataError(
-                f"{wanted.data.spec} isn't the same for all {processes.world} processes; give all one"
+                f"{wanted.data.spec} differs between the {processes.world} processes; give all the same data"
             )
         if held:
             held[0].note_code()
@@ -179,8 +177,8 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
         begun = Recipe.model_validate(config["recipe"])
     except (KeyError, ValidationError) as problem:
         raise RunDirectoryError(
-            f"{path / 'config.toml'} is damaged: it holds no recipe that could be carried out; "
-            f"bring it back, or begin anew with another {option('out')}"
+            f"{path / 'config.toml'} is damaged: it holds no valid recipe; "
+            f"restore it, or start again with another {option('out')}"
         ) from problem
     if wanted is not None:
         observing = _observing(config, begun, wanted)
@@ -193,8 +191,8 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
         differing = [key for key in here | there if here.get(key) != there.get(key)]
         key = f'"{differing[0]}"' if ":" in differing[0] else differing[0]
         raise OptionError(
-            f"the training in {path} was begun with another {table}.{key}; leave the recipe out to go on "
-            f"with its own, or begin anew with another {option('out')}"
+            f"the training in {path} was begun with another {table}.{key}; leave the recipe out to "
+            f"resume with its own, or start again with another {option('out')}"
         )
     return begun
 
@@ -229,14 +227,14 @@ def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) 
             fitted = training_run.run()
     except KeyboardInterrupt as problem:
         raise Interrupted(
-            f"interrupted before a step was ended; {option('resume', True)} goes on from what {run.path} "
-            "holds"
+            f"interrupted before the step under way was done; {option('resume', True)} resumes from the last "
+            f"checkpoint in {run.path}"
         ) from problem
     results = export_run(made, fitted, run.directory, run.config)
     if fitted.failed:
         raise ThalwegError(
-            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights that stood then, "
-            f"{run.path / 'best.safetensors'} those that were best on validation"
+            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights at that point, "
+            f"{run.path / 'best.safetensors'} those with the best validation score"
         )
     return results
 
@@ -261,7 +259,7 @@ def _as_many_threads(run: _Run, watcher: TrainingWatcher) -> Iterator[None]:
         return
     if threads < now:
         said = "one thread" if threads == 1 else f"{threads} threads"
-        watcher.note(f"training on {said} of {now}: more have too little to do in a step to be worth it")
+        watcher.note(f"training on {said} of {now}: more threads would have too little to do in a step")
     with with_threads(threads):
         yield
 

@@ -124,7 +124,7 @@ def goal_profiles(
     }
     labels = {
         "steps": "steps",
-        "work": "work (a forward pass is 1)",
+        "work": "compute (a forward pass is 1)",
     }
     figures = {}
     for kind, by_name in times.items():

@@ -70,7 +70,7 @@ def write(directory: Path) -> Path:
         write_whole(target, html.encode())
     except OSError as error:
         raise RunDirectoryError(
-            f"{target} can't be written ({reason(error)}); make room, or the directory writable"
+            f"{target} can't be written ({reason(error)}); free some space, or make the directory writable"
         ) from error
     return target
 

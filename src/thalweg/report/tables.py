@@ -293,11 +293,9 @@ def facts(results: Results, score: ScoreFormat) -> list[tuple[str, str, str]]:
         )
     corrected = results.verdict.winner_mean
     if corrected is not None and best is not None and score(corrected) != score(best.mean):
-        tiles.append(
-            ("without luck", score(corrected), "that mean, without what being picked as the best adds")
-        )
+        tiles.append(("without luck", score(corrected), "that mean, corrected for being picked as the best"))
     leaders = len(results.verdict.work.could_be_best)
-    tiles.append(("could be the best", f"{leaders} of {len(results.optimizers)}", "at equal work"))
+    tiles.append(("could be the best", f"{leaders} of {len(results.optimizers)}", "at equal compute"))
     tiles.append(
         (
             "margin",
@@ -355,7 +353,7 @@ def setup(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
                     f"examples, evaluated {_many(plan.evaluations, 'time')}",
                 ),
                 ("settings", f"{plan.trials} for each optimizer in each of {_many(plan.splits, 'split')}"),
-                ("run again", f"the best {plan.reruns}, on {_many(plan.rerun_seeds, 'seed')}"),
+                ("re-tested", f"the best {plan.reruns}, on {_many(plan.rerun_seeds, 'seed')}"),
                 ("confirmed", f"the best of these, on {_many(plan.confirm, 'fresh seed')}"),
                 ("margin", general(plan.margin)),
                 ("goal", "none" if plan.goal is None else f"{general(plan.goal, 4)} ({plan.goal_source})"),

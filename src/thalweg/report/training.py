@@ -179,11 +179,11 @@ def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, An
         if members:
             return (
                 f"This ensemble isn't finished: {members} of its members are trained. The same command with "
-                f"{option('resume', True)} and this directory as {option('out')} goes on."
+                f"{option('resume', True)} and this directory as {option('out')} resumes it."
             )
         return (
             f"This training isn't finished: its last evaluation was at step {last:,}. The same command with "
-            f"{option('resume', True)} and this directory as {option('out')} goes on."
+            f"{option('resume', True)} and this directory as {option('out')} resumes it."
         )
     test = results.result.get("test")
     if test is None:

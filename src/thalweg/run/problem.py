@@ -26,13 +26,13 @@ __all__ = ["Problem", "initial_module"]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What runs are trained and judged on; they may differ in settings and seeds.
+    """What runs are trained and evaluated on; they may differ in settings and seeds.
 
     Attributes:
         factory: from input shape and number of outputs to the model.
         data: the splits, prepared, on the device.
         loss: what is minimized: a name, ``file.py:function``, or a function.
-        metric: what is judged; likewise.
+        metric: what is evaluated; likewise.
         optimizers: the catalogue's entry of each optimizer's name that a setting may have.
         device: where models lie.
     """

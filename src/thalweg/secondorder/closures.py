@@ -214,7 +214,7 @@ class ClosureOptimizer(Optimizer):
         if closure is None:
             if self._is_without_slope():
                 return None
-            raise OptionError(f"{self._name}: step needs a closure that computes the loss anew; give it one")
+            raise OptionError(f"{self._name}: step needs a closure that recomputes the loss; give it one")
         params = self._params()
         if not params:
             with torch.enable_grad():

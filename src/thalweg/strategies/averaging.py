@@ -1,4 +1,4 @@
-"""Averaging as a strategy: what is judged and kept is an average of the points that training visits."""
+"""Averaging as a strategy: what is evaluated and kept is an average of the points that training visits."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class AveragingSettings(Settings):
 class Averaging(Strategy):
     """Average parameters and buffers over steps; evaluations and the result are of the average.
 
-    Batch norm's statistics belong to weights, not to an average of weights: before the average is judged they
-    are estimated anew on training batches, always the same ones.
+    Batch norm's statistics belong to weights, not to an average of weights: before the average is evaluated,
+    they are estimated again on training batches, always the same ones.
 
     Args:
         kind: ``"exponential"``, ``"uniform"``, or ``"tail"``: uniform over the last part of the run.
@@ -109,7 +109,7 @@ class Averaging(Strategy):
 
     @contextmanager
     def evaluation_weights(self, trainer: Trainer) -> Iterator[None]:
-        """Let the average be judged."""
+        """Let the average be evaluated."""
         batches, forward = self._batches(trainer), _forward(trainer)
         with self.swapped(trainer.model, batches, forward=forward, gather=trainer.gather):
             yield

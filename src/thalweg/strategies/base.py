@@ -361,7 +361,7 @@ def _refuse_changes(strategy: Strategy) -> None:
         if getattr(type(strategy), hook) is not getattr(Strategy, hook):
             raise OptionError(
                 f"the strategy {strategy.name!r} says that it only observes, but has {hook}, which changes "
-                "training; leave one of both out"
+                "training; leave one of them out"
             )
 
 

@@ -135,8 +135,8 @@ class OneProcess:
     def unscaled(self, optimizer: torch.optim.Optimizer) -> bool:
         """Unscale, and find the next step's scale.
 
-        Where the scale has fallen to 1 already gradients aren't finite by themselves, and that is for others
-        to judge.
+        Where the scale has fallen to 1 already gradients aren't finite by themselves, which others have
+        to notice.
         """
         scaler = self._scaler
         if scaler is None:

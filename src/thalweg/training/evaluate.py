@@ -1,4 +1,4 @@
-"""Judging a model: what it is to be judged at, and by which numbers."""
+"""Evaluating a model: at which weights, and by which numbers."""
 
 from __future__ import annotations
 

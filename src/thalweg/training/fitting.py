@@ -104,7 +104,7 @@ def fit(
             :class:`thalweg.training.DistributedDataParallel` or
             :class:`thalweg.training.FullyShardedDataParallel`, which have device and precision of their own.
         out: a run directory, to be made: checkpoints and events are kept there.
-        resume: go on with the training in ``out``, from its last checkpoint.
+        resume: resume the training in ``out``, from its last checkpoint.
         checkpoint_seconds: between two checkpoints, which are written beside training.
         watcher: told what happens.
         trust_code: with ``resume``, go on though code of your own that is given by name has changed.
@@ -148,7 +148,7 @@ def fit(
         loss = usable(loss, "loss")
     data, validation = _in_precision_of(model, data), _in_precision_of(model, validation)
     if (epochs is None) == (steps is None):
-        raise OptionError("how long to train isn't clear; give epochs or steps, one of both")
+        raise OptionError("how long to train isn't clear; give epochs or steps, but not both")
     loader = loader_of(
         data, batch_size=batch_size, seed=seed, device=backend.device, collate=collate, steps=steps
     )

@@ -196,7 +196,7 @@ class DataLoaderAdapter:
         if isinstance(loader, Iterator):
             raise DataError(
                 "the data can be gone through only once, so that no second epoch could begin; give a "
-                "DataLoader, a list of batches, or an object whose __iter__ begins anew"
+                "DataLoader, a list of batches, or an object whose __iter__ starts over"
             )
         self._loader, self._seed, self._device = loader, seed, device
         self._steps = steps if steps is not None else _length(loader)

@@ -41,11 +41,11 @@ def unmoved(optimizer: torch.optim.Optimizer, updates: int, total: int) -> str:
     name = type(optimizer).__name__
     if updates == 0:
         return (
-            f"no step was taken: one step of {name} is more work than the whole run, which is as much as "
+            f"no step was taken: one step of {name} takes more compute than the whole run, which has that of "
             f"{total} gradient steps; give more epochs, or an optimizer with cheaper steps"
         )
     steps = "the only step has" if updates == 1 else f"none of the {updates} steps has"
-    said = f"{steps} moved any weight, and the model is as it was at the beginning"
+    said = f"{steps} moved any weight, and the model is still as it was at the start"
     if isinstance(optimizer, ClosureOptimizer) and optimizer.status is not None:
         return f"{said}; the last step of {name} ended with: {optimizer.status}"
     rates = _rates(group.get("lr") for group in optimizer.param_groups)

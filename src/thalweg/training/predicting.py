@@ -110,7 +110,7 @@ def predict(
             images in it or in folders below it; or a data frame, array or tensor.
         out: a CSV file to write, whole or not at all; a link is followed. What is no file isn't replaced: a
             FIFO that somebody reads, or ``/dev/stdout``, is written to; a folder, socket or disk is refused.
-        weights: ``"result"``; ``"best"``: those that were best on validation; ``"snapshots"``: the mean of
+        weights: ``"result"``; ``"best"``: those with the best validation score; ``"snapshots"``: the mean of
             their probabilities; ``"auto"``: snapshots where there are any, else the result. The result of an
             ensemble is the mean over its members.
         samples: draws of everything random in the model to average over; 0: none; by default what the
@@ -274,7 +274,7 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
     """
     if not (folder / name).is_file():
         raise RunDirectoryError(
-            f"{folder / name} isn't there; use {option('weights', 'result')}, or train anew"
+            f"{folder / name} isn't there; use {option('weights', 'result')}, or train again"
         )
     factory = with_parts(models.factory(stored.spec), ModelParts(**stored.parts))  # type: ignore[arg-type]
     model: nn.Module = initial_module(factory, tuple(stored.input_shape), stored.outputs, 0)

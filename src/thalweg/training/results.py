@@ -283,7 +283,7 @@ class Stored(_TrainingRecord):
             stored.check()
         except ValueError as problem:
             raise RunDirectoryError(
-                f"{path} is damaged: {problem}; copy it again, or train anew"
+                f"{path} is damaged: {problem}; copy it again, or train again"
             ) from problem
         return stored
 
@@ -378,5 +378,5 @@ def _read(kind: type[_R], path: Path) -> _R:
     except ValidationError as problem:
         raise RunDirectoryError(
             f"{path} isn't what a training of this thalweg writes ({_said(problem)}); "
-            "copy it again, or train anew"
+            "copy it again, or train again"
         ) from problem

@@ -173,8 +173,8 @@ class Shards:
                 # what is there of it only takes room
                 shutil.rmtree(place, ignore_errors=True)
             raise RunDirectoryError(
-                f"{place} can't be written ({problem}); what was there before is unharmed: make room and run "
-                f"again with {option('resume', True)}"
+                f"{place} can't be written ({problem}); the earlier version is intact: free some space and "
+                f"run again with {option('resume', True)}"
             )
         mine = list(place.glob(f"__{self._rank}_*"))
         if self._rank == 0:

@@ -97,7 +97,7 @@ class TrainingRun(Recorder):
         training: at its beginning.
         points: of the clock at which to evaluate.
         loss: of outputs and targets.
-        metric: what validation is judged by.
+        metric: what validation is evaluated by.
         validation: gives the validation batches; ``None``: there are none.
         tests: name to the batches of other splits that the result is scored on.
         directory: where states and events are kept; ``None``: nowhere. Of many processes 0 alone has one.
@@ -279,7 +279,7 @@ class TrainingRun(Recorder):
             words = " ".join(str(problem).split())[:120]
             raise RunDirectoryError(
                 f"the checkpoint of step {state['step']:g} doesn't fit the model and the optimizer "
-                f"({words}); bring back the code that the training was begun with, or begin anew with "
+                f"({words}); restore the code that the training began with, or start again with "
                 f"another {option('out')}"
             ) from problem
         self._spent = state["seconds"]

@@ -145,7 +145,7 @@ def run(
         workload: how long.
         chunk: the most runs that are one program; the rest follow in equal chunks.
         watch: told of every evaluation and of every chunk's end; at most a few times a second in between.
-        checkpoint: keeps the state of the chunks. Those that it holds are taken up where they were.
+        checkpoint: keeps the state of the chunks. Those that it holds are resumed where they were.
         checkpoint_seconds: at least this long between two checkpoints of a chunk.
         stop: asked before every step; ``True`` saves and raises.
         eliminate: asked at every evaluation but the last for the identities to stop. A stopped run has

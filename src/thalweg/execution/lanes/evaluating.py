@@ -21,7 +21,7 @@ def score(
 
     Args:
         program: of K lanes.
-        metric: what they are judged by.
+        metric: what they are evaluated by.
         data: the split.
         block: how many examples at a time.
         step: of the clock.

@@ -430,7 +430,7 @@ class RunDirectory:
     def _gone(self) -> RunDirectoryError:
         return _Gone(
             f"the run directory {self.path} is gone: it was removed, moved or unmounted while the run was "
-            f"under way; bring it back and go on with {option('resume', True)}, or begin anew"
+            f"under way; restore it and run again with {option('resume', True)}, or start again"
         )
 
     def discard(self) -> None:
@@ -480,7 +480,7 @@ class RunDirectory:
                 raise self._gone() from problem
             raise RunDirectoryError(
                 f"{self.path / name} can't be written ({reason(problem)}); "
-                "what was there before is unharmed: make room and run again with "
+                "the earlier version is intact: free some space and run again with "
                 f"{option('resume', True)}"
             ) from problem
 

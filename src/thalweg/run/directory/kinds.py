@@ -1,4 +1,4 @@
-"""What a run directory holds, what goes on with it, and where none can be made."""
+"""What a run directory holds, what resumes it, and where none can be made."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def kind_at(path: Path) -> dict[str, Any]:
 
 
 def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> None:
-    """Refuse to go on with a run of another kind, and say what does.
+    """Refuse to resume a run of another kind, and say what resumes it.
 
     Args:
         path: of the run directory.
@@ -97,7 +97,7 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
         raise RunDirectoryError(
             f"{path} holds no {kinds[wanted]}, nor another run of this thalweg; give the directory of one"
         )
-    raise RunDirectoryError(f"{path} holds {what}, no {kinds[wanted]}; go on with it by: {how}")
+    raise RunDirectoryError(f"{path} holds {what}, no {kinds[wanted]}; resume it by: {how}")
 
 
 def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) -> None:
@@ -114,7 +114,7 @@ def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) ->
         raise RunDirectoryError(
             f"{path} holds {held(config) or 'a run'} in version {str(version)[:20]} of the format, and this "
             f"thalweg goes on with version {VERSION} alone; finish it with the thalweg that began it, which "
-            f"environment.json names, or begin anew with another {option('out')}"
+            f"environment.json names, or start again with another {option('out')}"
         )
 
 
@@ -136,7 +136,7 @@ def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[st
             )
         raise OptionError(
             f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not {now.get(name)!r}; give "
-            f"the same, or begin anew with another {option('out')}"
+            f"the same, or start again with another {option('out')}"
         )
 
 
@@ -164,7 +164,7 @@ def refuse_existing(path: Path) -> None:
             if what is not None:
                 raise RunDirectoryError(
                     f"the run directory {path} exists already and holds {what}; give another "
-                    f"{option('out')}, or go on with it by: {how}"
+                    f"{option('out')}, or resume it by: {how}"
                 )
             raise RunDirectoryError(
                 f"the directory {path} exists already and holds other things than a run; give another "

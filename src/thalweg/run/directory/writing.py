@@ -256,7 +256,7 @@ def load_states(
     if found and not whole:
         raise RunDirectoryError(
             f"the checkpoint {found[0][1]} is damaged, and so is any before it; delete {path.name}.*.pt "
-            "there to begin anew"
+            "there to start again"
         )
 
 

@@ -95,8 +95,8 @@ class Gate:
         if before is not None and before.files != code.files:
             said = _difference(before.files, code)
             raise TrustError(
-                f"{said} while this {self.what} is under way, and gives the {what} {spec!r}; bring back what "
-                f"it was, and go on with {option('resume', True)}"
+                f"{said} while this {self.what} is under way, and gives the {what} {spec!r}; restore it, "
+                f"and run again with {option('resume', True)}"
             )
         if before is None:
             self._check(code, what)
@@ -131,7 +131,7 @@ class Gate:
             where = "" if self.directory is None else f" in {self.directory}"
             raise TrustError(
                 f"{_difference(before, code)} since the {self.what}{where} was begun, and gives the {what} "
-                f"{code.spec!r}; bring back what it was, or accept the change with "
+                f"{code.spec!r}; restore it, or accept the change with "
                 f"{option('trust_code', True)}"
             )
         if self._is_stated(code.spec):
@@ -203,8 +203,9 @@ def note_specs(directory: Path, values: Any) -> None:
 def _difference(before: Mapping[str, str], code: Code) -> str:
     for label, sha in code.files.items():
         if label not in before:
-            return f"{code.places[label]} (sha256 {short(sha)}) has come to {next(iter(code.files))}"
+            now = f"{code.places[label]} (sha256 {short(sha)})"
+            return f"{now} was not imported by {next(iter(code.files))} before"
         if before[label] != sha:
             return f"{code.places[label]} has changed (sha256 {short(before[label])}, now {short(sha)})"
     gone = next(label for label in before if label not in code.files)
-    return f"the module {gone} (sha256 {short(before[gone])}) has gone"
+    return f"the module {gone} (sha256 {short(before[gone])}) is no longer imported"
