@@ -333,7 +333,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
         patched.setattr(torch, "save", full)
         # a busy writer is passed over, and how many saves there are would depend on the machine
         patched.setattr(Writer, "busy", property(lambda writer: writer.wait() is not None))
-        with pytest.raises(RunDirectoryError, match=r"no space left on device.*unharmed.*resume=True"):
+        with pytest.raises(RunDirectoryError, match=r"no space left on device.*intact.*resume=True"):
             train(out, "averaging")
     ends_alike(out, "averaging")
 

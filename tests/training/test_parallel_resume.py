@@ -133,7 +133,7 @@ def test_a_full_disk_while_shards_are_written_is_said_as_such(rank: int, tmp_pat
     assert pairs.run(pairs.command, arguments, f"full {rank}", folder=folder) == [2, 2], pairs.said(folder)
     together = "".join(pairs.said(folder))
     assert together.count("error: ") == 1, together
-    assert "can't be written (no space left on device); what was there before is unharmed" in together
+    assert "can't be written (no space left on device); the earlier version is intact" in together
     assert "Traceback" not in together
     # room isn't taken by what is no checkpoint
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["run_id"]

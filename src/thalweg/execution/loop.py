@@ -51,7 +51,7 @@ def run(
         problem: what it is trained on: whole tensors, or a Dataset with its collate function.
         workload: how long.
         watch: told of every evaluation.
-        checkpoint: keeps the state; a run that it holds is taken up where it was.
+        checkpoint: keeps the state; a run that it holds is resumed where it was.
         checkpoint_seconds: at least this long between two states, which are kept at evaluations.
         stop: asked before every step; ``True`` saves and raises.
         until: pause once this step has been evaluated, for which ``checkpoint`` keeps the state.

@@ -1,4 +1,4 @@
-"""A training from beginning to end: begun or taken up, evaluated, saved beside the loop, finished."""
+"""A training from beginning to end: begun or resumed, evaluated, saved beside the loop, finished."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_resume_goes_on_or_says_why_not(request: pytest.FixtureRequest, kind: st
     if version != VERSION:
         before = {path: path.read_bytes() for path in Path("run").rglob("*.*")}
         with pytest.raises(
-            RunDirectoryError, match=f"in version {version} .* goes on with version {VERSION} "
+            RunDirectoryError, match=f"in version {version} .* resumes version {VERSION} "
         ):
             RESUMES[kind]()
         assert before == {path: path.read_bytes() for path in before}

@@ -77,7 +77,7 @@ def test_resume_names_what_is_there_and_what_goes_on_with_it(
     if kind == "other":
         expected = f"{out} holds no {wanted}, nor another run of this thalweg; give the directory of one"
     else:
-        expected = f"{out} holds {HOLDS[kind]}, no {wanted}; go on with it by: {COMMANDS[kind].format(out)}"
+        expected = f"{out} holds {HOLDS[kind]}, no {wanted}; resume it by: {COMMANDS[kind].format(out)}"
     assert said(verb, "--out", out, "--resume") == expected
 
 
@@ -111,9 +111,9 @@ def test_another_version_is_gone_on_with_by_none_and_left_as_it_is(
     with pytest.raises(RunDirectoryError) as refusal:
         calls["train" if kind == "ensemble" else kind]()
     assert str(refusal.value) == (
-        f"{out} holds {HOLDS[kind]} in version {there} of the format, and this thalweg goes on with version "
-        f"{VERSION} alone; finish it with the thalweg that began it, which environment.json names, or begin "
-        "anew with another out"
+        f"{out} holds {HOLDS[kind]} in version {there} of the format, and this thalweg resumes version "
+        f"{VERSION} alone; finish it with the thalweg that began it, which environment.json names, or start "
+        "again with another out"
     )
     assert (tmp_path / "run" / "events.jsonl").read_text() == '{"event": "torn'
 
@@ -129,7 +129,7 @@ def test_a_new_run_is_not_put_where_one_is(tmp_path: Path, said: Said, verb: str
     )
     words = ["race", "--data", "iris"] if verb == "race" else ["train", str(toml)]
     assert said(*words, "--out", out) == (
-        f"the run directory {out} exists already and holds {HOLDS[kind]}; give another --out, or go on with "
+        f"the run directory {out} exists already and holds {HOLDS[kind]}; give another --out, or resume "
         f"it by: {COMMANDS[kind].format(out)}"
     )
 
@@ -198,10 +198,10 @@ def test_in_python_calls_are_of_python(tmp_path: Path) -> None:
     ):
         thalweg.train(None, out=race, resume=True)
     with pytest.raises(
-        RunDirectoryError, match=r"no race; go on with it by: thalweg.train\(None, out='.*train', r"
+        RunDirectoryError, match=r"no race; resume it by: thalweg.train\(None, out='.*train', r"
     ):
         thalweg.race(out=training, resume=True)
     with pytest.raises(
-        RunDirectoryError, match=r"a race, no training begun by fit; go on with it by: thalweg.race"
+        RunDirectoryError, match=r"a race, no training begun by fit; resume it by: thalweg.race"
     ):
         thalweg.fit(nn.Linear(1, 1), (x, y), "mse", "sgd", steps=1, batch_size=4, out=race, resume=True)

@@ -1,4 +1,4 @@
-"""One run's directory: made whole, locked, appended to, taken up again."""
+"""One run's directory: made whole, locked, appended to, resumed."""
 
 from __future__ import annotations
 
@@ -147,8 +147,7 @@ class RunDirectory:
         if path is None:
             what = "training" if kind in ("train", "fit") else kind
             raise OptionError(
-                f"{option('resume')} needs {option('out')}: name the run directory of the {what} to go on "
-                "with"
+                f"{option('resume')} needs {option('out')}: name the run directory of the {what} to resume"
             )
         path = Path(path)
         if not os.path.exists(path):
@@ -210,12 +209,12 @@ class RunDirectory:
         resume: bool,
         stated: bool | None = True,
     ) -> RunDirectory:
-        """Make a run directory, or go on with the one that was begun with the same configuration.
+        """Make a run directory, or resume the one that was begun with the same configuration.
 
         Args:
             path: as for :meth:`create` and :meth:`resume`; so is ``stated``.
             config: with its ``kind``; what is ``None`` is left out.
-            resume: go on with the one that is there.
+            resume: the one that is there.
 
         Raises:
             UserError: it can't be made, or gone on with, or was begun with another configuration.

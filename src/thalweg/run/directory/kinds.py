@@ -101,7 +101,7 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
 
 
 def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) -> None:
-    """Refuse to go on with a run directory of another version of the format.
+    """Refuse to resume a run directory of another version of the format.
 
     Args:
         path, config: as for :func:`refuse_other_kind`.
@@ -113,13 +113,13 @@ def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) ->
     if version != VERSION:
         raise RunDirectoryError(
             f"{path} holds {held(config) or 'a run'} in version {str(version)[:20]} of the format, and this "
-            f"thalweg goes on with version {VERSION} alone; finish it with the thalweg that began it, which "
+            f"thalweg resumes version {VERSION} alone; finish it with the thalweg that began it, which "
             f"environment.json names, or start again with another {option('out')}"
         )
 
 
 def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with another configuration.
+    """Refuse to resume a run that was begun with another configuration.
 
     Raises:
         DataError: with other data.
@@ -131,8 +131,8 @@ def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[st
             continue
         if name == "fingerprint":
             raise DataError(
-                f"the data aren't those that the {what} in {path} was begun with; give the same, or begin "
-                f"anew with another {option('out')}"
+                f"the data aren't those that the {what} in {path} was begun with; give the same, or start "
+                f"again with another {option('out')}"
             )
         raise OptionError(
             f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not {now.get(name)!r}; give "
