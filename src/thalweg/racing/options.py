@@ -23,7 +23,7 @@ DEFAULT_TRIALS = 16
 
 _PROBLEM = "The problem"
 _FIELD = "Who races"
-_EFFORT = "How much work"
+_EFFORT = "How much compute"
 _VERDICT = "The verdict"
 _RUNNING = "How it runs"
 

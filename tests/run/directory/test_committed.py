@@ -106,9 +106,7 @@ def test_resume_goes_on_or_says_why_not(request: pytest.FixtureRequest, kind: st
     version = int(name.rpartition("-v")[2])
     if version != VERSION:
         before = {path: path.read_bytes() for path in Path("run").rglob("*.*")}
-        with pytest.raises(
-            RunDirectoryError, match=f"in version {version} .* resumes version {VERSION} "
-        ):
+        with pytest.raises(RunDirectoryError, match=f"in version {version} .* resumes version {VERSION} "):
             RESUMES[kind]()
         assert before == {path: path.read_bytes() for path in before}
         return
