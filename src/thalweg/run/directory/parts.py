@@ -78,12 +78,14 @@ def unfill(folder: Path) -> None:
 
 
 def remove_empty(folders: list[Path]) -> None:
+    """Remove those of some folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def umask() -> int:
+    """Return which permissions new files of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
