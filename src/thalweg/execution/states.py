@@ -60,8 +60,8 @@ class States:
             yield
         except OSError as problem:
             raise RunDirectoryError(
-                f"{self._folder} can't be written ({reason(problem)}); what was "
-                f"there before is unharmed: make room and run again with {option('resume', True)}"
+                f"{self._folder} can't be written ({reason(problem)}); the "
+                f"earlier version is intact: free some space and run again with {option('resume', True)}"
             ) from problem
 
     def _path(self, chunk: str) -> Path:
