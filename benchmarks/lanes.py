@@ -37,6 +37,7 @@ from thalweg.execution import lanes
 from thalweg.layers import models
 from thalweg.objectives import Task
 from thalweg.randomness.streams import order
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.threads import with_threads
@@ -100,8 +101,7 @@ class Case:
         problem = Problem(
             factory=models.factory(self.model),
             data=self.data(),
-            loss="cross-entropy",
-            metric="accuracy",
+            objective=Objective(loss="cross-entropy", metric="accuracy"),
             optimizers={name: catalogue.get(name) for name in self.optimizers},
         )
         workload = Workload(epochs=self.epochs, batch_size=self.batch, evaluations=1)

@@ -14,6 +14,7 @@ from thalweg.data.examples import TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.layers.models import Factory
 from thalweg.objectives import Task
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 
@@ -69,8 +70,10 @@ def problem(
     return Problem(
         factory=factory,
         data=data,
-        loss=losses[kind] if loss is None else loss,
-        metric=metrics[kind] if metric is None else metric,
+        objective=Objective(
+            loss=losses[kind] if loss is None else loss,
+            metric=metrics[kind] if metric is None else metric,
+        ),
         optimizers=entries() if optimizers is None else optimizers,
         device=device,
     )

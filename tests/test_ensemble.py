@@ -20,6 +20,7 @@ from thalweg.ensembles.train import bootstrap, member_seed
 from thalweg.errors import OptionError, RecipeError, ThalwegError
 from thalweg.execution import lanes
 from thalweg.layers import models
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Clipping
@@ -56,7 +57,8 @@ def test_a_member_is_what_a_lane_of_its_seed_is_alone(four: Path) -> None:
     setting = Setting(optimizer="adam", hyperparameters={"lr": 0.02}, schedule="cosine")
     run = Run(identity="alone", setting=setting, seed=member_seed(3, 2))
     problem = Problem(
-        factory=models.factory("mlp:8"), data=prepared, loss="cross-entropy", metric="accuracy",
+        factory=models.factory("mlp:8"), data=prepared,
+        objective=Objective(loss="cross-entropy", metric="accuracy"),
         optimizers={"adam": catalogue.get("adam")},
     )  # fmt: skip
     found: dict[str, torch.Tensor] = {}

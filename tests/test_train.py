@@ -24,6 +24,7 @@ from thalweg.errors import DataError, OptionError, RecipeError, RunDirectoryErro
 from thalweg.execution import loop
 from thalweg.layers import models
 from thalweg.run.directory import RunDirectory
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.training.results import TrainResults
@@ -37,7 +38,8 @@ def test_a_recipe_of_a_race_trains_as_the_race_did(schedule: str, tmp_path: Path
     prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
     setting = Setting(optimizer="adam", hyperparameters={"lr": 0.3}, schedule=schedule)
     problem = Problem(
-        factory=models.factory("mlp:8"), data=prepared, loss="cross-entropy", metric="accuracy",
+        factory=models.factory("mlp:8"), data=prepared,
+        objective=Objective(loss="cross-entropy", metric="accuracy"),
         optimizers={"adam": catalogue.get("adam")},
     )  # fmt: skip
     workload = Workload(epochs=4, batch_size=16, evaluations=20, score_test=True)

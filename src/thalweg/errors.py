@@ -157,6 +157,8 @@ _IN_RECIPE = {
     "model": "model.spec",
     "loss": "objective.loss",
     "metric": "objective.metric",
+    "output": "model.output",
+    "validation_loss": "objective.validation_loss",
     "batch_size": "training.batch_size",
     "epochs": "training.epochs",
     "seed": "training.seed",

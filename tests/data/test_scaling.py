@@ -22,6 +22,7 @@ from thalweg.ensembles.train import bootstrap, resampled
 from thalweg.errors import DataError
 from thalweg.execution import lanes, loop
 from thalweg.layers import models
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 
@@ -184,7 +185,8 @@ def test_runs_are_the_same_batch_by_batch(
     def outcomes() -> list[Outcome]:
         problem = Problem(
             factory=models.factory("mlp:4"), data=prepare(load("a.npz"), seed=0, replicate=0),
-            loss="cross-entropy", metric="log-loss", optimizers={"adam": catalogue.get("adam")},
+            objective=Objective(loss="cross-entropy", metric="log-loss"),
+            optimizers={"adam": catalogue.get("adam")},
         )  # fmt: skip
         if runner is loop.run:
             return [loop.run(run, problem, workload) for run in runs]

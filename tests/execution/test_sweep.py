@@ -20,6 +20,7 @@ from thalweg.errors import Interrupted, OptionError, UserError
 from thalweg.execution import loop
 from thalweg.execution.sweep import Sweep
 from thalweg.layers import models
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.training.watch import TrainingProgress, TrainingWatcher
@@ -33,7 +34,8 @@ def sweep(settings: Any, **more: Any) -> Sweep:
 def alone(setting: Setting, seed: int, **more: Any) -> Any:
     prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
     problem = Problem(
-        factory=models.factory("mlp:6"), data=prepared, loss="cross-entropy", metric="accuracy",
+        factory=models.factory("mlp:6"), data=prepared,
+        objective=Objective(loss="cross-entropy", metric="accuracy"),
         optimizers={setting.optimizer: catalogue.get(setting.optimizer)},
     )  # fmt: skip
     workload = Workload(epochs=2, batch_size=16, evaluations=4, **more)

@@ -214,10 +214,6 @@ def test_check_leaves_everything_as_it_was(wine: Prepared) -> None:
         ("Frozen", "has no trainable parameters"),
         ("Detached", "doesn't depend on the model's parameters"),
         ("Flat", r"gives shape \(8,\) for 8 examples, but 3 classes need \(8, 3\)"),
-        (
-            "Pair",
-            "gives a tuple of 2, but the loss 'cross-entropy' needs one tensor; .*such as model.inputs..0.",
-        ),
         ("Wide", r"gives shape \(8, 4\) for 8 examples, but 3 classes need \(8, 3\)"),
         ("NoWayBack", "raises on the way backward: ValueError.*not differentiable"),
     ],

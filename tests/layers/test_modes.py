@@ -19,6 +19,7 @@ from thalweg.execution import lanes, loop
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.layers import BatchNorm, sampled_prediction
 from thalweg.layers.modes import begin_training, end_training, evaluating, held
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies import Averaging
@@ -163,8 +164,9 @@ def test_a_run_of_a_race_is_the_same_in_a_lane_and_alone(frozen: str) -> None:
     )  # fmt: skip
     work: dict[str, Any] = {
         "problem": Problem(
-            factory=lambda shape, outputs: network(frozen), data=prepared, loss="cross-entropy",
-            metric="accuracy", optimizers={"sgd": catalogue.get("sgd")},
+            factory=lambda shape, outputs: network(frozen), data=prepared,
+            objective=Objective(loss="cross-entropy", metric="accuracy"),
+            optimizers={"sgd": catalogue.get("sgd")},
         ),
         "workload": Workload(epochs=2, batch_size=16, evaluations=2, loss_bound=1e9),
     }  # fmt: skip

@@ -13,6 +13,7 @@ from thalweg.execution import loop
 from thalweg.layers import models
 from thalweg.racing import winner
 from thalweg.randomness.generators import own_generators
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 
@@ -391,8 +392,10 @@ def made(case):
     problem = Problem(
         factory=models.factory(case["model"]),
         data=prepared,
-        loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
-        metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
+        objective=Objective(
+            loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
+            metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
+        ),
         optimizers={name: catalogue.resolve(name)},
     )
     outcome = loop.run(Run(identity="x", setting=setting, seed=1234), problem, workload)

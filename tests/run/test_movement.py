@@ -16,6 +16,7 @@ from thalweg.execution import lanes as engine
 from thalweg.execution import loop
 from thalweg.layers import models
 from thalweg.run.movement import checksums_of_lanes, weighed_bits
+from thalweg.run.objective import Objective
 from thalweg.run.spec import Outcome, Run, Setting
 
 RATES = (0.1, 1e-30, 0.05)
@@ -58,7 +59,7 @@ def test_a_run_that_moves_no_weight_is_told_from_those_that_do(name: str) -> Non
 
 
 def test_a_loss_without_a_gradient_moves_nothing() -> None:
-    for outcomes in both(runs(), **given(loss=flat)):
+    for outcomes in both(runs(), **given(objective=Objective(loss=flat, metric="log-loss"))):
         assert all(outcome.unmoved for outcome in outcomes)
 
 

@@ -44,9 +44,9 @@ def test_loss_and_metric_are_those_of_the_task() -> None:
     data = prepared("number")
     task = problem(flat, data, "number")
     outputs, targets = torch.tensor([[0.0], [3.0]]), torch.tensor([0.5, 1.0])
-    assert task.loss_function(outputs, targets) == objectives.loss("huber", data.task)(outputs, targets)
+    assert task.functions.trained(outputs, targets) == objectives.loss("huber", data.task)(outputs, targets)
     # in the target's own unit, which is twice that of the outputs
-    metric = task.metric_function
+    metric = task.functions.metric
     found = metric.score(metric.reduce(outputs, targets), targets)
     assert float(found) == pytest.approx(2 * (4.25 / 2) ** 0.5)
 

@@ -24,6 +24,7 @@ from thalweg.execution import RunList
 from thalweg.execution import pool as processes
 from thalweg.layers import models
 from thalweg.run.directory import RunDirectory
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Workload
 from thalweg.settings import trust
@@ -269,7 +270,11 @@ def test_processes_of_a_race_run_the_code_that_it_began_with(monkeypatch: pytest
 
     write(NET)
     with trust.own_code() as entered:
-        given: dict[str, Any] = {"data": None, "loss": "mse", "metric": "mse", "optimizers": {}}
+        given: dict[str, Any] = {
+            "data": None,
+            "objective": Objective(loss="mse", metric="mse"),
+            "optimizers": {},
+        }
         problem = Problem(factory=models.factory("m.py:net"), **given)
         task = RunList(train=built, groups=(), problem=problem, workload=Workload(epochs=1, batch_size=1))
         for name, thing in (("data", None), ("bare", task)):

@@ -246,7 +246,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: thalweg.fit(
             network(), _Items({"x": X[0], "y": Y[0]}), "cross-entropy", "sgd", steps=1, batch_size=2
         ),
-        "but a dictionary of 'x', 'y' came of them",
+        "XXX",
     ),
     "seed below 0": (lambda: fit("cross-entropy", seed=-1), "seed is -1, but must be a whole number"),
     "large seed": (lambda: fit("cross-entropy", seed=2**70), "from 0 to 9223372036854775807"),

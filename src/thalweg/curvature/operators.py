@@ -23,9 +23,10 @@ from thalweg.curvature.differentiation import differentiable_twice, outside_infe
 from thalweg.curvature.parameter_vectors import ParameterVectors
 from thalweg.curvature.products import GaussNewtonProducts, HessianProducts, JacobianProducts
 from thalweg.curvature.vectors import Space, Vector
-from thalweg.errors import DataError, ModelError, OptionError
+from thalweg.errors import DataError, OptionError
+from thalweg.layers.interface import Interface, part_of
 from thalweg.layers.untouched import untouched
-from thalweg.objectives import Loss, Task, as_loss
+from thalweg.objectives import Loss, Task, activations, as_loss
 from thalweg.objectives import loss as loss_called
 from thalweg.objectives.dividing import Division, divided
 from thalweg.objectives.given import usable
@@ -45,7 +46,7 @@ class _ModelOperator(ABC):
     """What operators over a model's parameters have in common: it is looked at without a trace."""
 
     def __init__(self, model: nn.Module, *own: object) -> None:
-        self.model, self._own = model, own
+        self.model, self._own, self._interface = model, own, Interface()
         self.vectors = ParameterVectors(model, type(self).__name__)
         self._generators = generator_states(self.vectors.device)
         self._held: list[_Share] | None = None
@@ -89,6 +90,7 @@ class _ModelOperator(ABC):
         """Leave the model as it is, and let dropout draw the same masks in every product."""
         with (
             untouched(self.model, None, *self._own, parameters=False),
+            self._interface.attached(self.model),
             torch.inference_mode(False),
             torch.enable_grad(),
             differentiable_twice(self.model),
@@ -99,14 +101,6 @@ class _ModelOperator(ABC):
     def _here(self, value: Any) -> Any:
         device = self.vectors.device
         return trees.tree_map_only(Tensor, lambda tensor: outside_inference(tensor).to(device), value)
-
-    def _one_tensor(self, outputs: Any) -> Tensor:
-        if not isinstance(outputs, Tensor):
-            raise ModelError(
-                f"{type(self).__name__}: the model gives {type(outputs).__name__}, but outputs have to be "
-                f"one tensor; wrap the model in one that returns it"
-            )
-        return outputs
 
 
 class CurvatureOperator(_ModelOperator):
@@ -148,6 +142,8 @@ class CurvatureOperator(_ModelOperator):
         elif isinstance(batches, Iterator):
             self._batches = list(batches)
         super().__init__(model, self._batches)
+        # a function of a person's own may want all that the model returns
+        self._interface = Interface(own=() if activations.family(self.loss) else ("loss",))
         remedy = "give one batch, or a loss that is a mean or a sum over examples"
         self._division = Division(self.loss, remedy=remedy)
         self._several: bool | None = None
@@ -290,7 +286,7 @@ class GaussNewtonMatrix(CurvatureOperator):
     """
 
     def _products(self, outputs: Any, targets: Any) -> GaussNewtonProducts:
-        outputs = self._one_tensor(outputs)
+        outputs = part_of(outputs)
         return GaussNewtonProducts(outputs, self.vectors.leaves, _ALONE, lambda z: self.loss(z, targets))
 
 
@@ -323,7 +319,7 @@ class Jacobian(_ModelOperator):
         super().__init__(model)
         self._inputs = inputs
         with self._looking(), torch.no_grad():
-            self._outputs_shape = self._one_tensor(model(self._here(inputs))).shape
+            self._outputs_shape = part_of(model(self._here(inputs))).shape
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -369,7 +365,7 @@ class Jacobian(_ModelOperator):
         return True
 
     def _computed(self) -> Iterator[_Share]:
-        outputs = self._one_tensor(self.model(self._here(self._inputs)))
+        outputs = part_of(self.model(self._here(self._inputs)))
         yield JacobianProducts(outputs, self.vectors.leaves, _ALONE), None
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from thalweg.data.held import Held, blocks
+from thalweg.data.labelled import common, separated
 from thalweg.errors import DataError
+from thalweg.objectives.nests import mapped
 
 __all__ = [
     "ArrayExamples",
@@ -21,9 +23,7 @@ __all__ = [
     "Examples",
     "Items",
     "TensorExamples",
-    "as_given",
     "collated",
-    "common",
     "in_tensors",
     "moved",
     "pair",
@@ -43,12 +43,13 @@ class Examples(Protocol):
     """Examples of one split.
 
     Attributes:
-        inputs: all inputs ``[N, ...]``, or ``None`` where batches come from a collate function.
+        inputs: all inputs, ``[N, ...]`` or several such by name or in order; ``None`` where batches come from
+            a collate function.
         targets: all targets, or ``None`` where they are known in batches alone.
     """
 
     @property
-    def inputs(self) -> Tensor | None: ...
+    def inputs(self) -> Any: ...
 
     @property
     def targets(self) -> Tensor | None: ...
@@ -62,7 +63,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class TensorExamples:
-    """Examples as two tensors on one device.
+    """Examples as tensors on one device; inputs may be several, by name or in order.
 
     >>> examples = TensorExamples(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
     >>> examples.batch(torch.tensor([2, 0]))
@@ -70,17 +71,19 @@ class TensorExamples:
             [0., 1.]]), tensor([0, 0]))
     """
 
-    inputs: Tensor
+    inputs: Any
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor) -> tuple[Any, Tensor]:
         """Return inputs ``[B, ...]`` and targets ``[B, ...]`` of the examples at ``indices``."""
-        if not self.inputs.is_cpu:
-            indices = indices.to(self.inputs.device)
-        return self.inputs[indices], self.targets[indices]
+        if not self.targets.is_cpu:
+            indices = indices.to(self.targets.device)
+        if isinstance(self.inputs, Tensor):
+            return self.inputs[indices], self.targets[indices]
+        return mapped(lambda leaf: leaf[indices], self.inputs), self.targets[indices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,7 @@ class ArrayExamples:
         device: where batches go.
 
     >>> from thalweg.data.held import Held
+    >>> from thalweg.data.labelled import as_given
     >>> examples = ArrayExamples(
     ...     Held(np.arange(6.0).reshape(3, 2)), np.array([2, 0]), as_given, torch.tensor([0, 1])
     ... )
@@ -164,10 +168,11 @@ class DatasetExamples:
     Attributes:
         dataset: with a length and an item at each position.
         positions: of these examples in it.
-        collate: a list of items to ``(inputs, targets)``; inputs may be any nest of tuples, lists and
-            dictionaries of tensors.
+        collate: a list of items to ``(inputs, targets)``, or to a dictionary with the targets in it; inputs
+            may be any nest of tuples, lists and dictionaries of tensors.
         targets: ``[N]``, where each item has a class or a number as its second part.
         device: where batches go.
+        target: name of the targets in a dictionary, where that isn't a usual one.
     """
 
     dataset: Items
@@ -175,6 +180,7 @@ class DatasetExamples:
     collate: Callable[[list[Any]], Any]
     targets: Tensor | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    target: str | None = None
 
     @property
     def inputs(self) -> None:
@@ -189,12 +195,14 @@ class DatasetExamples:
         Raises:
             DataError: ``collate`` raises, or gives something else than a pair with a tensor of targets.
         """
-        return collated(self.dataset, self.positions[indices.cpu().numpy()], self.collate, self.device)
+        return collated(
+            self.dataset, self.positions[indices.cpu().numpy()], self.collate, self.device, self.target
+        )
 
 
 def collated(
     dataset: Items, positions: Sequence[int] | npt.NDArray[np.int64], collate: Callable[[list[Any]], Any],
-    device: torch.device,
+    device: torch.device, target: str | None = None,
 ) -> tuple[Any, Tensor]:  # fmt: skip
     """Read items, hand them to ``collate`` and move what it gives to the device."""
     items = [dataset[int(position)] for position in positions]
@@ -203,24 +211,8 @@ def collated(
     except Exception as problem:
         said = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         raise DataError(f"collate raises on {len(items)} items: {said}") from problem
-    if not isinstance(made, tuple | list) or len(made) != 2 or not isinstance(made[1], Tensor):
-        pair = "a pair, (inputs, targets), whose targets are a tensor"
-        if collate is not default_collate:
-            raise DataError(f"collate has to give {pair}, but gave {_described(made)}; let it return one")
-        raise DataError(
-            f"items have to become {pair}, but {_described(made)} came of them; let the Dataset's items be "
-            "pairs, or give a function collate that makes pairs of them"
-        )
-    return moved(made[0], device), made[1].to(device)
-
-
-def _described(made: Any) -> str:
-    if isinstance(made, dict):
-        return f"a dictionary of {', '.join(map(repr, made))}"
-    if isinstance(made, (tuple, list)):
-        kinds = ", ".join(type(part).__name__ for part in made)
-        return f"{type(made).__name__} of {len(made)} ({kinds})"
-    return type(made).__name__
+    what = "what comes of the items" if collate is default_collate else "what collate gives"
+    return pair(made, device, target, what=what)
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -236,39 +228,24 @@ def moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, "to") else value
 
 
-def as_given(part: npt.NDArray[Any]) -> Tensor:
-    """A tensor of the same values: float32 for fractions, as they are for whole numbers and booleans.
-
-    Raises:
-        DataError: values that aren't numbers, or beyond int64.
-    """
-    if part.dtype.kind not in "fiubc":
-        raise DataError(
-            f"an array of type {part.dtype} doesn't hold numbers; number classes from 0 on, as "
-            "numpy.unique(labels, return_inverse=True)[1] does, and make numbers of what else there is"
-        )
-    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
-        # torch has the wide unsigned types in name alone
-        if part.size and part.max() > np.iinfo(np.int64).max:
-            raise DataError(f"an array holds {part.max()}, which is beyond what 64 bits with a sign can hold")
-        part = part.astype(np.int64)
-    return torch.tensor(part, dtype=torch.float32) if part.dtype.kind == "f" else torch.tensor(part)
-
-
-def common(part: Tensor) -> Tensor:
-    """Return whole numbers in a type that torch computes with: of wide unsigned ones it has names alone."""
-    return part.long() if part.dtype in (torch.uint16, torch.uint32, torch.uint64) else part
-
-
-def pair(made: Any, device: torch.device) -> tuple[Any, Tensor]:
+def pair(
+    made: Any, device: torch.device, target: str | None = None, *, what: str = "a batch"
+) -> tuple[Any, Tensor]:
     """Return a batch as inputs and targets on a device.
 
+    Args:
+        made: a pair, or a dictionary with the targets in it.
+        device: where to.
+        target: what the targets are called in a dictionary.
+        what: it is, for messages.
+
     Raises:
-        DataError: it is no such pair.
+        DataError: it is neither.
     """
-    if not isinstance(made, (tuple, list)) or len(made) != 2 or not isinstance(made[1], Tensor):
+    inputs, targets = separated(made, target, what=what)
+    if not isinstance(targets, Tensor):
         raise DataError(
-            "a batch has to be a pair, (inputs, targets), whose targets are a tensor; "
-            f"the data gave {type(made).__name__}"
+            f"{what} has to be a pair, (inputs, targets), whose targets are a tensor, or a dictionary with "
+            f"such targets in it; the data gave targets of type {type(targets).__name__}"
         )
-    return moved(made[0], device), common(made[1]).to(device)
+    return moved(inputs, device), common(targets).to(device)

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from thalweg.data.arrays import from_arrays
-from thalweg.data.examples import DatasetExamples, Items, as_given, collated
+from thalweg.data.examples import DatasetExamples, Items, collated
 from thalweg.data.finite import as_float32
 from thalweg.data.frames import PANDAS_LINES, frame_of
+from thalweg.data.labelled import as_given, separated
+from thalweg.data.nested import has_several, of_several, stacked
 from thalweg.data.source import Indices, Prepared, Reading, Source, fingerprint_of
 from thalweg.data.tabular import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
@@ -43,6 +45,7 @@ class DatasetSource(Source):
     collate: Collate
     y: npt.NDArray[Any] | None
     y_test: npt.NDArray[Any] | None
+    target: str | None = None
 
     @property
     def labels(self) -> npt.NDArray[np.int64] | None:
@@ -55,7 +58,7 @@ class DatasetSource(Source):
             if part == "test" and self.test_dataset is not None:
                 dataset, y = self.test_dataset, self.y_test
             targets = None if y is None else as_given(y[indices[part]]).to(device)
-            parts[part] = DatasetExamples(dataset, indices[part], self.collate, targets, device)
+            parts[part] = DatasetExamples(dataset, indices[part], self.collate, targets, device, self.target)
         inputs, targets = parts["train"].batch(torch.arange(min(8, len(parts["train"]))))
         known = parts["train"].targets
         if known is not None and not torch.equal(targets.to(known.dtype), known[: len(targets)]):
@@ -121,11 +124,16 @@ def _understand(
             raise DataError(
                 f"a collate function is for a Dataset, but {spec!r} gives {_kind(value)}; leave it out"
             )
-        return _lazy(value, asked.collate, spec=spec, name=name, task=asked.task)
+        return _lazy(value, asked.collate, spec=spec, name=name, task=asked.task, target=asked.target)
     if frame is not None:
         return from_frame(
             frame, spec=spec, name=name, target=asked.target, task=asked.task, missing=asked.missing,
             types=asked.types, reading=frame_lines, imports=imports,
+        )  # fmt: skip
+    if (parts := _several(value)) is not None:
+        return of_several(
+            parts, spec=spec, name=name, target=asked.target, task=asked.task,
+            stack=lambda part: stacked(part, spec, _said) if _is_dataset(part) else part,
         )  # fmt: skip
     if asked.target is not None or asked.types:
         word = "a target" if asked.target is not None else "column types"
@@ -137,6 +145,23 @@ def _understand(
         *arrays, spec=spec, name=name, task=asked.task, missing=asked.missing, own=True, reading=lines,
         imports=imports, notes=notes,
     )  # fmt: skip
+
+
+def _several(value: Any) -> list[Any] | None:
+    """Data with inputs by name or in order, and those of a test part; ``None``: they are of another form."""
+    parts = list(value) if _is_pair(value) else [value]
+    if isinstance(value, tuple) and len(value) == 2 and all(map(has_several, value)):
+        parts = list(value)
+    first = parts[0]
+    if not _is_dataset(first):
+        return parts if has_several(first) else None
+    if not len(first):
+        raise DataError("the Dataset is empty; there is nothing to learn from")
+    try:
+        return parts if has_several(first[0]) else None
+    except Exception:
+        # said where all items are read
+        return None
 
 
 def _arrays(
@@ -199,7 +224,7 @@ def _item(dataset: Items, position: int, spec: str) -> Any:
         item = dataset[position]
     except Exception as problem:
         raise DataError(f"the Dataset {spec!r} raises at item {position}: {_said(problem)}") from problem
-    if not isinstance(item, tuple | list) or len(item) != 2:
+    if not isinstance(item, Mapping) and (not isinstance(item, tuple | list) or len(item) != 2):
         raise DataError(
             f"item {position} of the Dataset {spec!r} is {_kind(item)}, not a pair of inputs and target; "
             "give pairs, or a collate function and task='custom'"
@@ -207,25 +232,27 @@ def _item(dataset: Items, position: int, spec: str) -> Any:
     return item
 
 
-def _lazy(value: Any, collate: Collate, *, spec: str, name: str, task: str | None) -> DatasetSource:
+def _lazy(
+    value: Any, collate: Collate, *, spec: str, name: str, task: str | None, target: str | None
+) -> DatasetSource:
     dataset, test = value if _is_pair(value) else (value, None)
     for part in (dataset, test):
         if part is not None and not len(part):
             raise DataError(f"the Dataset {spec!r} is empty; there is nothing to learn from")
-    raw = None if task == "custom" else _labels(dataset, spec)
-    raw_test = None if test is None or raw is None else _labels(test, spec)
+    raw = None if task == "custom" else _labels(dataset, spec, target)
+    raw_test = None if test is None or raw is None else _labels(test, spec, target)
     for part in (raw, raw_test):
         if part is not None and part.dtype.kind == "f" and not np.isfinite(part).all():
             raise DataError(
                 f"the Dataset {spec!r} has {(~np.isfinite(part)).sum()} targets that are missing or "
                 "infinite; leave these items out"
             )
-    target = None if raw is None else read_target(raw, asked=task, labelled=True)
-    if target is None and len(dataset) < 10:
+    read = None if raw is None else read_target(raw, asked=task, labelled=True)
+    if read is None and len(dataset) < 10:
         raise DataError(f"the Dataset {spec!r} has {len(dataset)} items, but three parts need 10 or more")
-    if target is None:
-        collated(dataset, range(min(8, len(dataset))), collate, torch.device("cpu"))
-    known = read_target(np.empty(0), asked="custom").task if target is None else target.task
+    if read is None:
+        collated(dataset, range(min(8, len(dataset))), collate, torch.device("cpu"), target)
+    known = read_target(np.empty(0), asked="custom").task if read is None else read.task
     parts = [part for part in (raw, raw_test) if part is not None]
     return DatasetSource(
         spec=spec,
@@ -234,18 +261,19 @@ def _lazy(value: Any, collate: Collate, *, spec: str, name: str, task: str | Non
         rows=len(dataset),
         test_rows=0 if test is None else len(test),
         inputs="batches from a collate function",
-        class_counts=[] if target is None else target.counts,
-        notes=[] if target is None else target.notes,
+        class_counts=[] if read is None else read.counts,
+        notes=[] if read is None else read.notes,
         fingerprint=fingerprint_of([type(dataset).__name__, str(len(dataset)), *parts]),
         dataset=dataset,
         test_dataset=test,
         collate=collate,
-        y=None if target is None else target.values,
-        y_test=None if target is None or raw_test is None else encode(raw_test, target),
+        y=None if read is None else read.values,
+        y_test=None if read is None or raw_test is None else encode(raw_test, read),
+        target=target,
     )
 
 
-def _labels(dataset: Items, spec: str) -> npt.NDArray[Any] | None:
+def _labels(dataset: Items, spec: str, target: str | None = None) -> npt.NDArray[Any] | None:
     """The targets of all items where each is one label or number; ``None`` for anything else."""
     for name in ("targets", "labels"):
         found = getattr(dataset, name, None)
@@ -253,6 +281,10 @@ def _labels(dataset: Items, spec: str) -> npt.NDArray[Any] | None:
             array = _array(found, spec)
             return array if array.ndim == 1 else None
     first = dataset[0]
+    if isinstance(first, Mapping):
+        goals = [separated(_item(dataset, place, spec), target)[1] for place in range(len(dataset))]
+        arrays = [_array(goal, spec) for goal in goals]
+        return np.stack(arrays) if all(array.ndim == 0 for array in arrays) else None
     if not isinstance(first, tuple | list) or len(first) != 2 or _array(first[1], spec).ndim > 0:
         return None
     return np.stack([_array(_item(dataset, position, spec)[1], spec) for position in range(len(dataset))])

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from thalweg.data import held
-from thalweg.data.examples import as_given
 from thalweg.data.held import blocks
+from thalweg.data.labelled import as_given
 from thalweg.errors import DataError
 
 # scikit-learn takes a second to import, which processes that only train needn't wait for

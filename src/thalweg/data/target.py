@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.data.examples import as_given
+from thalweg.data.labelled import as_given
 from thalweg.errors import DataError, option
 from thalweg.objectives import Task
 from thalweg.settings.choices import Missing, TaskKind, words_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ def evaluate_models(
     metric: Metric,
     activation: Activation,
     splits: Sequence[str] = ("validation", "test"),
+    whole: Callable[[str], bool] = lambda own: False,
 ) -> EnsembleEvaluation:
     """Evaluate models alone and together on validation and test data, one model in memory at a time.
 
@@ -83,8 +84,10 @@ def evaluate_models(
         loss, metric: what outputs are scored by; together, what means the averaged probabilities.
         activation: from outputs to these.
         splits: on which data; all but scores is of the last one.
+        whole: whether a person's own ``"loss"`` or ``"metric"`` is of all that a model returns, so that it
+            has no value here: what is averaged is the part.
     """
-    parts = {name: _MemberPart(getattr(prepared, name), prepared.task, activation) for name in splits}
+    parts = {name: _MemberPart(getattr(prepared, name), prepared.task, activation, whole) for name in splits}
     last = splits[-1]
     test = parts[last]
     alone: list[MemberEvaluation] = []
@@ -122,6 +125,7 @@ class _MemberPart:
     examples: Examples
     task: Task
     activation: Activation
+    whole: Callable[[str], bool]
     count: int = 0
     labels: list[Tensor] = field(default_factory=list)
     bins: list[Reliability] = field(default_factory=list)
@@ -174,8 +178,10 @@ class _MemberPart:
 
     def scores(self, name: str, outputs: Tensor, loss: Loss, metric: Metric) -> dict[str, float | None]:
         with torch.no_grad():
-            value = float(loss(outputs, self.targets))
-            found = float(metric.score(metric.reduce(outputs, self.targets), self.targets))
+            value = math.nan if self.whole("loss") else float(loss(outputs, self.targets))
+            found = math.nan
+            if not self.whole("metric"):
+                found = float(metric.score(metric.reduce(outputs, self.targets), self.targets))
         return {name: _finite(found), f"{name}_loss": _finite(value)}
 
     def together(self, name: str, loss: Loss, metric: Metric) -> dict[str, float | None]:

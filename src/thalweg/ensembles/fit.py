@@ -24,10 +24,13 @@ from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
 from thalweg.errors import DataError, OptionError, ThalwegError, UserError
 from thalweg.layers import models
+from thalweg.layers.interface import Interface, Output
 from thalweg.layers.modes import set_evaluation
 from thalweg.objectives import Metric, Task, activations
+from thalweg.objectives.nests import leaves
 from thalweg.run import summaries
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.run.targets import (
@@ -65,6 +68,7 @@ class Ensemble:
         activation: from outputs to what is averaged.
         evaluation: scores alone and together, disagreement and calibration on validation data;
             ``None`` without these, or without a metric for them.
+        output: the part of what the models return that predicts, where that isn't clear by itself.
     """
 
     models: list[nn.Module] = field(repr=False)
@@ -73,6 +77,7 @@ class Ensemble:
     reason: str
     activation: Activation
     evaluation: EnsembleEvaluation | None = field(repr=False)
+    output: Output = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         failed = sum(member.failed for member in self.trained)
@@ -98,7 +103,8 @@ class Ensemble:
 
     def predict(self, inputs: Any) -> Tensor:
         """Return the mean of the members' probabilities, or predictions, for a batch."""
-        return averaged_probabilities(self.models, inputs, activation=self.activation)
+        with Interface(self.output).attached(*self.models):
+            return averaged_probabilities(self.models, inputs, activation=self.activation)
 
 
 @trust.runs_own_code
@@ -115,6 +121,8 @@ def fit_ensemble(
     engine: EngineChoice = "auto",
     validation: Any = None,
     metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
+    output: Output = None,
+    target: str | None = None,
     epochs: int,
     batch_size: int = 32,
     hyperparameters: Mapping[str, float] | None = None,
@@ -144,6 +152,7 @@ def fit_ensemble(
         resample: each member on as many examples drawn with replacement (bagging).
         engine: ``"lanes"``, ``"loop"``, or ``"auto"``: whichever can and is faster.
         validation, metric: as for :func:`thalweg.fit`; they evaluate the members alone and together.
+        output, target: as for :func:`thalweg.fit`.
         epochs, batch_size, hyperparameters, evaluations: as for :func:`thalweg.fit`.
         seed: the members' seeds are made from it.
         device: where to train.
@@ -175,9 +184,9 @@ def fit_ensemble(
     one_of("engine", engine, words_of(EngineChoice))
     watcher = SilentTrainingWatcher() if watcher is None else watcher
     place = torch.device(device)
-    examples, scored = _examples(data, place, "training data"), None
+    examples, scored = _examples(data, place, "training data", target), None
     if validation is not None:
-        scored = _examples(validation, place, "validation data")
+        scored = _examples(validation, place, "validation data", target)
     check_pairing(loss, metric)
     known = [examples.targets, None if scored is None else scored.targets]
     task, outputs = _task(loss, metric, known)
@@ -187,16 +196,19 @@ def fit_ensemble(
     stand_in = scored if scored is not None else _first(examples)
     prepared = Prepared(
         train=examples, validation=stand_in, test=stand_in, outputs=outputs, task=task, indices={},
-        input_shape=() if examples.inputs is None else tuple(examples.inputs.shape[1:]),
+        input_shape=_shape(examples.inputs),
     )  # fmt: skip
     factory = models.factory(model)
     found_metric = None
     if metric is not None or task.kind != "custom":
         found_metric = suited_metric(objectives.metric(metric, task), task, ignored=ignored_by(loss))
     module = initial_module(factory, prepared.input_shape, outputs, seed)
+    objective = Objective(loss=loss, metric=found_metric, output=output)
+    read = objective.reading(objectives.loss(loss, task), found_metric)
     width = models.check(
-        module.to(place), prepared, objectives.loss(loss, task), None if scored is None else found_metric
-    )
+        objective.interface.attach(module.to(place)), prepared, read.trained,
+        None if scored is None else read.metric, read=objective.interface.part,
+    )  # fmt: skip
     activation = activations.activation(loss, width) or activations.activation_of_task(task, width)
     entry = catalogue.resolve(optimizer) if isinstance(optimizer, (str, Entry)) else None
     why_not = _why_not(strategies, entry, schedule, examples, found_metric)
@@ -228,7 +240,7 @@ def fit_ensemble(
             validation=scored, metric=None if scored is None else found_metric, epochs=epochs,
             batch_size=batch_size, hyperparameters=hyperparameters, seed=run.seed, evaluations=evaluations,
             device=place, out=path, resume=path is not None and path.exists(),
-            checkpoint_seconds=checkpoint_seconds, watcher=told,
+            checkpoint_seconds=checkpoint_seconds, watcher=told, output=output,
         )  # fmt: skip
 
     with nullcontext() if directory is None else directory:
@@ -238,8 +250,8 @@ def fit_ensemble(
             assert entry is not None
             assert found_metric is not None
             problem = Problem(
-                factory=factory, data=prepared, loss=loss, metric=found_metric,
-                optimizers={entry.name: entry}, device=device,
+                factory=factory, data=prepared, objective=objective, optimizers={entry.name: entry},
+                device=device,
             )  # fmt: skip
             workload = Workload(
                 epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=float("inf")
@@ -267,18 +279,19 @@ def fit_ensemble(
             made.append(set_evaluation(module.to(place)))
     evaluation = None
     if scored is not None and found_metric is not None:
-        evaluation = evaluate_models(
-            made, prepared, loss=objectives.loss(loss, task), metric=found_metric, activation=activation,
-            splits=("validation",),
-        )  # fmt: skip
+        with Interface(output).attached(*made):
+            evaluation = evaluate_models(
+                made, prepared, loss=objectives.loss(loss, task), metric=found_metric, activation=activation,
+                splits=("validation",), whole=objective.interface.gives_whole,
+            )  # fmt: skip
     return Ensemble(
         models=made, trained=[store.members[n] for n in sorted(store.members)], engine=plan.engine,
-        reason=plan.reason, activation=activation, evaluation=evaluation,
+        reason=plan.reason, activation=activation, evaluation=evaluation, output=output,
     )  # fmt: skip
 
 
-def _examples(data: Any, device: torch.device, called: str) -> Examples:
-    examples = examples_of(data, device, called=called)
+def _examples(data: Any, device: torch.device, called: str, target: str | None) -> Examples:
+    examples = examples_of(data, device, called=called, target=target)
     if examples is None:
         raise DataError(
             f"the {called} come in batches of their own; give (inputs, targets) or a Dataset, so that each "
@@ -287,6 +300,11 @@ def _examples(data: Any, device: torch.device, called: str) -> Examples:
     if not len(examples):
         raise DataError(f"the {called} hold no examples; give at least one")
     return examples
+
+
+def _shape(inputs: Any) -> tuple[int, ...]:
+    each = list(leaves(inputs))
+    return tuple(each[0].shape[1:]) if len(each) == 1 else ()
 
 
 def _first(examples: Examples) -> Examples:

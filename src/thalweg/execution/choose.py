@@ -21,6 +21,7 @@ from thalweg.execution.lanes.step import LaneProgram, group_key
 from thalweg.execution.pool import not_portable
 from thalweg.execution.timing import now, step_seconds
 from thalweg.layers.modes import begin_training
+from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import undisturbed
 from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.run.problem import Problem
@@ -238,12 +239,12 @@ class _Trial:
         workload: Workload,
     ) -> None:
         self._runs, self._problem, self._workload = runs, problem, workload
-        self._device, self._loss = torch.device(problem.device), problem.loss_function
+        self._device, self._loss = torch.device(problem.device), problem.functions.trained
         program = self._program(2)
         self.form = program.forward.form
         inputs, targets = self._batch(2)
         first = float(program.step(inputs, targets, 1, np.ones((1, 2)))[0])
-        alone = self._alone(program.runs[0], inputs[0], targets[0])
+        alone = self._alone(program.runs[0], mapped(lambda leaf: leaf[0], inputs), targets[0])
         if abs(first - alone) > 1e-3 * max(1.0, abs(alone)):
             raise ModelError(f"its loss as a lane is {first:.6g}, but {alone:.6g} alone")
         block = max(workload.batch_size, 256)
@@ -298,11 +299,12 @@ class _Trial:
         stack = Stack.build(self._problem.model, chosen)
         return LaneProgram(stack, forward_of(stack.template), self._loss, chosen, self._problem.optimizers)
 
-    def _batch(self, lanes: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, lanes: int) -> tuple[Any, Tensor]:
         inputs, targets = self._problem.data.train.batch(torch.arange(self._workload.batch_size))
-        return inputs.expand(lanes, *inputs.shape), targets.expand(lanes, *targets.shape)
+        expanded = mapped(lambda leaf: leaf.expand(lanes, *leaf.shape), inputs)
+        return expanded, targets.expand(lanes, *targets.shape)
 
-    def _alone(self, run: Run, inputs: Tensor, targets: Tensor) -> float:
+    def _alone(self, run: Run, inputs: Any, targets: Tensor) -> float:
         model = self._problem.model(run)
         begin_training(model)
         with torch.no_grad(), Keyed(RunDraws(run.seed, self._device)):

@@ -81,12 +81,13 @@ def run(
         model=model,
         optimizer=optimizer,
         step_kind=entry.step_kind,
-        loss=problem.loss_function,
+        loss=problem.functions.trained,
         loader=ExampleLoader(train, batches, size),
         rates=Rates(optimizer, factors),
         total=total,
         seed=run.seed,
         backend=OneProcess(torch.device(problem.device)),
+        interface=problem.objective.interface,
     )
     points = evaluation_points(total, workload.evaluations)
     recorder = _Recorder(
@@ -150,7 +151,7 @@ class _Recorder(Recorder):
         self._until = until
         self._run, self._training, self._factors = run, training, factors
         self._data, self._workload = problem.data, workload
-        self._loss, self._metric = problem.loss_function, problem.metric_function
+        self._loss, self._metric = problem.functions.judged, problem.functions.metric
         self._watch, self._checkpoint, self._stop = watch, checkpoint, stop
         self._seconds, self._saved = seconds, time.monotonic()
 

@@ -67,7 +67,7 @@ def not_portable(problem: Problem) -> str | None:
         except ThalwegError:
             return f"the optimizer {name} can't be sent to another process, since it isn't importable by name"
     return portable(
-        factory=problem.factory, data=problem.data, loss=problem.loss, metric=problem.metric,
+        factory=problem.factory, data=problem.data, objective=problem.objective,
         optimizers=dict(problem.optimizers),
     )  # fmt: skip
 

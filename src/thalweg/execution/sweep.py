@@ -22,11 +22,13 @@ from thalweg.execution.executors import Executor
 from thalweg.execution.journal import Journal
 from thalweg.initial import initialize
 from thalweg.layers import models
+from thalweg.layers.interface import Output
 from thalweg.objectives import Metric
 from thalweg.randomness.generators import own_generators
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.environment import usable_device
 from thalweg.run.directory.interrupt import Interruption
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Setting, Workload
@@ -100,6 +102,7 @@ def sweep(
     batch_size: int | None = None,
     loss: str | Callable[..., Any] | None = None,
     metric: str | Callable[..., Any] | None = None,
+    output: Output = None,
     target: str | None = None,
     task: str | None = None,
     missing: str | None = None,
@@ -122,7 +125,7 @@ def sweep(
 
     Args:
         model: as for :func:`thalweg.race`: ``"mlp:64"``, ``"file.py:factory"``, a factory, a class, a module.
-        data, target, task, missing, types, collate, loss, metric: likewise.
+        data, target, task, missing, types, collate, loss, metric, output: likewise.
         settings: one setting or a list of them. A setting is the name of an optimizer, a rule or class of
             one's own, or a mapping: ``{"optimizer": "adam", "lr": 0.01, "schedule": "cosine"}`` with any
             hyperparameter, ``schedule_options`` and ``initialization`` (a scheme's name, or a mapping with
@@ -167,8 +170,8 @@ def sweep(
     seed = whole_number("seed", seed, least=0, most=MOST["seed"])
     size = None if batch_size is None else whole_number("batch_size", batch_size)
     problem, mark = _problem(
-        model, data, [entry for _, entry in asked], loss=loss, metric=metric, target=target, task=task,
-        missing=missing, types=types, collate=collate, seed=seed, device=device,
+        model, data, [entry for _, entry in asked], loss=loss, metric=metric, output=output, target=target,
+        task=task, missing=missing, types=types, collate=collate, seed=seed, device=device,
     )  # fmt: skip
     examples = len(problem.data.train)
     workload = Workload(
@@ -186,8 +189,8 @@ def sweep(
     ]
     config = {
         "kind": "sweep", "settings": json.dumps([asdict(setting) for setting, _ in asked], default=dict),
-        "seeds": numbers, "fingerprint": mark, "loss": problem.loss_function.name,
-        "metric": problem.metric_function.name, "seed": seed, "device": device, **asdict(workload),
+        "seeds": numbers, "fingerprint": mark, "loss": problem.functions.trained.name,
+        "metric": problem.functions.metric.name, "seed": seed, "device": device, **asdict(workload),
     }  # fmt: skip
     directory = None if out is None and not resume else RunDirectory.begin(out, config, resume=resume)
     with nullcontext() if directory is None else directory:
@@ -197,7 +200,7 @@ def sweep(
         table = _table(runs, outcomes, problem, workload)
         if directory is not None:
             directory.write_text("table.csv", table.write_csv())
-    judged = problem.metric_function
+    judged = problem.functions.metric
     return Sweep(
         table=table, metric=_column(judged), higher_is_better=judged.higher_is_better, how=choice.reason
     )
@@ -303,6 +306,7 @@ def _problem(
     *,
     loss: Any,
     metric: Any,
+    output: Output,
     target: str | None,
     task: str | None,
     missing: str | None,
@@ -321,11 +325,15 @@ def _problem(
         if _made_of(optimizers.setdefault(entry.name, entry)) is not _made_of(entry):
             raise OptionError(f"settings has two optimizers of the name {entry.name!r}; give each its own")
     named_loss, named_metric = objective_of(loss, metric, prepared)
+    objective = Objective(
+        loss=loss if callable(loss) else named_loss.name,
+        metric=metric if callable(metric) else named_metric.name,
+        output=output,
+    )
     problem = Problem(
         factory=models.factory(model),
         data=prepared,
-        loss=loss if callable(loss) else named_loss.name,
-        metric=metric if callable(metric) else named_metric.name,
+        objective=objective,
         optimizers=optimizers,
         device=device,
     )
@@ -343,10 +351,10 @@ def _check(asked: Sequence[tuple[Setting, Entry]], problem: Problem, workload: W
     def module() -> nn.Module:
         return initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0)
 
-    model = module()
+    model = problem.objective.interface.attach(module())
     models.check(
-        model, problem.data, problem.loss_function, problem.metric_function,
-        examples=min(8, workload.batch_size),
+        model, problem.data, problem.functions.trained, problem.functions.metric,
+        examples=min(8, workload.batch_size), read=problem.objective.interface.part,
     )  # fmt: skip
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = problem.steps(workload)
@@ -376,7 +384,7 @@ def _table(
     options = dict.fromkeys(name for setting in settings for name in setting.schedule_options)
     begins = dict.fromkeys(name for setting in settings for name in setting.initialization)
     scheduled = any(setting.schedule != "constant" for setting in settings)
-    metric, rows = _column(problem.metric_function), []
+    metric, rows = _column(problem.functions.metric), []
     for run in runs:
         setting, outcome = run.setting, outcomes[run.identity]
         what: dict[str, Any] = {

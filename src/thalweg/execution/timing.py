@@ -91,7 +91,7 @@ def _parts(
     model = problem.model(Run(identity="timed", setting=Setting(optimizer=""), seed=0))
     begin_training(model)
     batches = Batches(len(train), seed=0, size=workload.batch_size)
-    return model, problem.loss_function, lambda: train.batch(batches.take(0.0))
+    return model, problem.functions.trained, lambda: train.batch(batches.take(0.0))
 
 
 def stepper(setting: Setting, problem: Problem, workload: Workload) -> Callable[[], float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from thalweg.errors import ModelError, OptionError, nearest
+from thalweg.layers.interface import part_of
 from thalweg.layers.modes import begin_training
 from thalweg.layers.passing import misfit, no_fault_of_the_model, said_of
 from thalweg.objectives import Loss, Metric, activations
@@ -37,7 +38,6 @@ __all__ = [
     "describe_spec",
     "factory",
     "names",
-    "one_tensor",
     "script",
 ]
 
@@ -207,7 +207,13 @@ def script(spec: Spec, input_shape: tuple[int, ...], outputs: int) -> str | None
 
 
 def check(
-    model: nn.Module, prepared: Prepared, loss: Loss, metric: Metric | None = None, *, examples: int = 8
+    model: nn.Module,
+    prepared: Prepared,
+    loss: Loss,
+    metric: Metric | None = None,
+    *,
+    examples: int = 8,
+    read: Callable[[Any], Tensor] = part_of,
 ) -> int | None:
     """Run a copy of a model forward and backward on a few training examples.
 
@@ -217,6 +223,7 @@ def check(
         loss: the loss.
         metric: the metric; a person's own is tried too.
         examples: how many.
+        read: from what the model returns to the part that a metric by name compares.
 
     Returns:
         How many numbers the model gives for an example; ``None`` where that isn't one row of them.
@@ -248,7 +255,7 @@ def check(
             # a mistake in code that a recipe or a command names: nobody waits for its exception
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ModelError(f"the model raises on a batch{shape}: {said_of(problem)}") from problem
-        outputs = _check_outputs(outputs, count, prepared, loss, metric)
+        shown = _check_outputs(outputs, count, prepared, loss, metric, read)
         _check_loss(outputs, targets, loss)
         if metric is not None and not metric.per_example:
             given = trees.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
@@ -258,40 +265,7 @@ def check(
                 raise
             except Exception as problem:
                 raise OptionError(f"the metric {metric.name!r} raises: {said_of(problem)}") from problem
-    if not isinstance(outputs, Tensor):
-        return None
-    return {1: 1, 2: outputs.shape[-1]}.get(outputs.ndim)
-
-
-def one_tensor(outputs: Any, needed_by: str) -> Tensor:
-    """Return a model's outputs if they are one tensor.
-
-    Args:
-        outputs: what the model has given.
-        needed_by: who needs a tensor, to be named in the refusal.
-
-    Raises:
-        ModelError: they are anything else, such as a tuple or a dictionary.
-
-    >>> one_tensor(torch.ones(2), "the loss 'mse'")
-    tensor([1., 1.])
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    kind, example = f"a {type(outputs).__name__}", "model(inputs)[0]"
-    if isinstance(outputs, Mapping):
-        keys = [key for key in outputs if isinstance(key, str)]
-        kind += f" ({', '.join(keys[:5])})" if keys else ""
-        chosen = "logits" if "logits" in keys else keys[0] if keys else None
-        example = "model(inputs).values()" if chosen is None else f'model(inputs)["{chosen}"]'
-    elif isinstance(outputs, (tuple, list)):
-        kind += f" of {len(outputs)}"
-    else:
-        example = "model(inputs).logits" if hasattr(outputs, "logits") else "one of its parts"
-    raise ModelError(
-        f"the model gives {kind}, but {needed_by} needs one tensor; give a module whose forward returns that "
-        f"tensor alone, such as {example}"
-    )
+    return None if shown is None else {1: 1, 2: shown.shape[-1]}.get(shown.ndim)
 
 
 def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
@@ -316,16 +290,24 @@ def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_outputs(outputs: Any, count: int, prepared: Prepared, loss: Loss, metric: Metric | None) -> Any:
+def _check_outputs(
+    outputs: Any,
+    count: int,
+    prepared: Prepared,
+    loss: Loss,
+    metric: Metric | None,
+    read: Callable[[Any], Tensor],
+) -> Tensor | None:
     family = activations.family(loss)
-    if not isinstance(outputs, Tensor) and family is None and metric is not None and not metric.per_example:
-        # a person's own loss and metric take what their own model gives
-        return outputs
-    needed_by = f"the metric {metric.name!r}" if family is None and metric else f"the loss {loss.name!r}"
-    outputs = one_tensor(outputs, needed_by)
+    if not isinstance(outputs, Tensor):
+        if family is None and (metric is None or not metric.per_example):
+            # a person's own loss and metric take what their own model gives
+            return None
+        outputs = read(outputs)
+    found: Tensor = outputs
     task = prepared.task
     if task.kind == "custom":
-        return outputs
+        return found
     widths = {prepared.outputs}
     if loss.name == "bce":
         widths |= {1, 2}
@@ -341,7 +323,7 @@ def _check_outputs(outputs: Any, count: int, prepared: Prepared, loss: Loss, met
         raise ModelError(
             f"the model gives shape {tuple(outputs.shape)} for {count} examples, but {what} {need}{hint}"
         )
-    return outputs
+    return found
 
 
 # What is built -----------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.nn import _reduction
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as trees
 
 from thalweg.errors import OptionError
 from thalweg.objectives.comparing import CLASSES, NUMBERS
+from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import undisturbed
 
 __all__ = ["Divided", "Divisible", "Division", "divided", "joined"]
@@ -346,22 +346,12 @@ def joined(values: Sequence[Any]) -> Any:
     first, *others = values
     if not others:
         return first
-    return trees.tree_map(
-        lambda *parts: torch.cat(parts) if isinstance(parts[0], Tensor) and parts[0].ndim else parts[0],
-        first,
-        *others,
-    )
+    return mapped(lambda *parts: torch.cat(parts) if parts[0].ndim else parts[0], first, *others)
 
 
 def _rows(value: Any, count: int, begin: int, end: int) -> Any:
-    def cut(part: Any) -> Any:
-        return part[begin:end] if isinstance(part, Tensor) and part.ndim and len(part) == count else part
-
-    return trees.tree_map(cut, value)
+    return mapped(lambda part: part[begin:end] if part.ndim and len(part) == count else part, value)
 
 
 def _widened(value: Any) -> Any:
-    def widen(part: Any) -> Any:
-        return part.double() if isinstance(part, Tensor) and part.is_floating_point() else part
-
-    return trees.tree_map(widen, value)
+    return mapped(lambda part: part.double() if part.is_floating_point() else part, value)

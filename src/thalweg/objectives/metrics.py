@@ -39,6 +39,7 @@ class Metric:
         default_margin: difference below which two optimizers count as equal, unless said otherwise.
         per_example: whether ``reduce`` gives one number an example; a person's own function needs all
             outputs, so that ``reduce`` hands them on, ``[..., N, C]``.
+        function: a person's own, of outputs and targets.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric:
     worst: float
     default_margin: float
     per_example: bool = True
+    function: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
     _reduce: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     _score: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor] = field(repr=False)
 
@@ -251,6 +253,7 @@ def _own_metric(name: str, function: Callable[[Any, Any], Any], task: Task) -> M
         worst=float(getattr(function, "worst", worst)),
         default_margin=float(getattr(function, "margin", 0.0)),
         per_example=False,
+        function=function,
         _reduce=reduce,
         _score=score,
     )

@@ -167,7 +167,7 @@ def _one_example(setup: Setup, plan: PlanInfo) -> float:
         return 1 / setup.data_info.split_sizes["test"]
     numbers = class_numbers(targets)
     numbers = (targets if numbers is None else numbers).reshape(len(targets), -1)
-    counts = numbers != leaves_out(setup.given[0])
+    counts = numbers != leaves_out(setup.objective.loss)
     if plan.metric == "accuracy":
         return float(counts.sum(1).max() / max(1, int(counts.sum())))
     classes = torch.unique(numbers[counts])
@@ -315,6 +315,7 @@ def write_winner(
         (options.data, str),
         (options.loss, str | None),
         (options.metric, str | None),
+        (options.output, str | int | None),
     )
     pool = winning_pool(setup, results, records)
     if not all(isinstance(value, kind) for value, kind in spelled) or pool.winner is None:
@@ -330,7 +331,9 @@ def write_winner(
             seed=plan.seed,
             replicate=pool.replicate,
         ),
-        model=recipe.ModelTable(spec=results.model.spec),
+        model=recipe.ModelTable(
+            spec=results.model.spec, output=None if options.output is None else str(options.output)
+        ),
         objective=recipe.ObjectiveTable(loss=plan.loss, metric=plan.metric),
         optimizer=recipe.OptimizerTable(name=setting.optimizer, **setting.hyperparameters),
         schedule=recipe.ScheduleTable(name=setting.schedule),
@@ -343,7 +346,10 @@ def write_winner(
         ),
     )
     directory.write_text("winner.toml", recipe.dumps(won))
-    text = winner.script(won, source=setup.source, prepared=setup.prepared(pool.replicate))
+    # plain torch has no rule by which a part of what a model returns is found
+    text = None
+    if not setup.objective.interface.parted:
+        text = winner.script(won, source=setup.source, prepared=setup.prepared(pool.replicate))
     if text is not None:
         directory.write_text("winner.py", text)
     return True

@@ -27,7 +27,7 @@ _EFFORT = "How much compute"
 _VERDICT = "The verdict"
 _RUNNING = "How it runs"
 
-_OBJECTS = ("model", "data", "loss", "metric", "collate", "watcher")
+_OBJECTS = ("model", "data", "loss", "metric", "output", "collate", "watcher")
 _NAMES = ("optimizers", "schedules", "initializations")
 
 
@@ -44,10 +44,10 @@ class Options:
     data: Annotated[Any, Declared(
         "A built-in name, a file (CSV, Parquet, JSON lines, NPZ), idx:DIR, images:DIR, file.py:function or "
         "package.module:function.", _PROBLEM,
-        python="also tensors, arrays, a Dataset, a pair of Datasets or a data frame",
+        python="also tensors, arrays, a Dataset, a pair of Datasets or a data frame, inputs by name too",
     )] = None
     _: KW_ONLY
-    target: Annotated[str | None, Declared("The column to predict.", _PROBLEM)] = None
+    target: Annotated[str | None, Declared("The column or entry to predict.", _PROBLEM)] = None
     task: Annotated[TaskKind | None, Declared(
         "What the target is, where its values don't settle it.", _PROBLEM,
     )] = None
@@ -65,6 +65,11 @@ class Options:
     metric: Annotated[str | Callable[..., Any] | None, Declared(
         "What validation chooses by and the verdict is about: by name, or file.py:function.", _PROBLEM,
         python="also a function", shown="the task's usual one",
+    )] = None
+    output: Annotated[Any, Declared(
+        "The part of what the model returns that is compared with targets, where that isn't clear by itself: "
+        "a name, or several with dots between them.", _PROBLEM,
+        python="also a position, or a function of what it returns", shown="logits, or what else is clear",
     )] = None
     optimizers: Annotated[Sequence[Any] | None, Declared(
         "Names, all, file.py:my_rule, file.py:Class or torch.optim:Class.", _FIELD,
@@ -119,7 +124,7 @@ class Options:
         "All runs as one program, one after another, or what a measurement says is faster.", _RUNNING,
     )] = "auto"
     collate: Annotated[Callable[..., Any] | None, Declared(
-        "Turns a list of a Dataset's items into a batch (inputs, targets).",
+        "Turns a list of a Dataset's items into a batch.",
     )] = None
     out: Annotated[str | Path | None, Declared(
         "The run directory.", _RUNNING, shown="runs/race-DATA-TIME", metavar="DIR", stored=False,

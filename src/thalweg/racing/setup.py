@@ -23,6 +23,7 @@ from thalweg.racing.options import DEFAULT_SCHEDULES, DEFAULT_TRIALS, Options
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
 from thalweg.randomness.generators import own_generators
 from thalweg.run.directory.environment import usable_device
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
@@ -53,7 +54,7 @@ _DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
 class Setup:
     """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget.
 
-    ``loss`` and ``metric`` are those of the first split. ``given`` are both as they were asked for: every
+    ``loss`` and ``metric`` are those of the first split. ``objective`` has both as they were asked for: every
     split makes its own of them, since the units of a standardized target are its own. ``task`` is what the
     data was read for, where that isn't what the data itself says.
     """
@@ -69,7 +70,7 @@ class Setup:
     model_info: ModelInfo
     plan: PlanInfo
     task: str | None
-    given: tuple[Any, Any]
+    objective: Objective
 
     def workload(self, plan: PlanInfo, *, score_test: bool = False) -> Workload:
         """Return how long runs are."""
@@ -85,8 +86,7 @@ class Setup:
         return Problem(
             factory=self.factory,
             data=self.prepared(replicate),
-            loss=self.given[0],
-            metric=self.given[1],
+            objective=self.objective,
             optimizers=self.entries,
             device=self.options.device,
         )
@@ -139,6 +139,12 @@ def _understood(options: Options) -> Setup:
     first = data.prepare(source, seed=options.seed, replicate=0, device=options.device)
     # the prepared task knows the units that the targets were standardised from
     loss, metric = objective_of(asked_loss, asked_metric, first)
+    objective = Objective(
+        loss=loss.name if asked_loss is None else asked_loss,
+        metric=metric.name if asked_metric is None else asked_metric,
+        output=options.output,
+    )
+    loss, _, metric = objective.on(first)
     if options.goal is not None:
         planning.check_goal(options.goal, metric)
     examples = len(first.train)
@@ -153,7 +159,8 @@ def _understood(options: Options) -> Setup:
     spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
     module = initial_module(factory, first.input_shape, first.outputs, options.seed)
-    models.check(module, first, loss, metric, examples=min(8, batch_size))
+    objective.interface.attach(module)
+    models.check(module, first, loss, metric, examples=min(8, batch_size), read=objective.interface.part)
     for name in begins:
         if name != initializations.DEFAULT:
             # refuses a model that can't begin so
@@ -204,10 +211,7 @@ def _understood(options: Options) -> Setup:
         ),
         plan=plan,
         task=task,
-        given=(
-            plan.loss if asked_loss is None else asked_loss,
-            plan.metric if asked_metric is None else asked_metric,
-        ),
+        objective=objective,
     )
 
 

@@ -19,17 +19,17 @@ from thalweg.objectives import Loss, Metric, activations
 from thalweg.randomness.generators import own_generators
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.environment import usable_device
+from thalweg.run.objective import Objective
 from thalweg.run.problem import initial_module
 from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.run.targets import objective_of
 from thalweg.settings.tables import check_length
 from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.backend import Backend, OneProcess
-from thalweg.training.fitting import tabulated
 from thalweg.training.loader import ExampleLoader
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
 from thalweg.training.param_groups import Pattern, parameter_groups
-from thalweg.training.rates import Rates
+from thalweg.training.rates import Rates, tabulated
 from thalweg.training.trainer import Training
 
 __all__ = ["BuiltRun", "build", "lines"]
@@ -42,7 +42,9 @@ class BuiltRun:
     recipe: Recipe
     source: Source
     prepared: Prepared
+    objective: Objective
     loss: Loss
+    judged: Loss
     metric: Metric
     entry: Entry
     strategies: list[Strategy]
@@ -82,7 +84,14 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
             f"prediction.calibrate is {wanted.prediction.calibrate!r}, which is for classes, but this is a "
             f"{prepared.task.kind} task; leave it out"
         )
-    loss, metric = objective_of(wanted.objective.loss, wanted.objective.metric, prepared)
+    named, judging = objective_of(wanted.objective.loss, wanted.objective.metric, prepared)
+    objective = Objective(
+        loss=named.name,
+        metric=judging.name,
+        judged=wanted.objective.validation_loss,
+        output=wanted.model.output,
+    )
+    loss, judged, metric = objective.on(prepared)
     examples = len(prepared.train)
     steps = steps_an_epoch(examples, settings.batch_size)
     check_length(settings.epochs, steps)
@@ -90,7 +99,10 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
 
     factory = with_parts(models.factory(wanted.model.spec), wanted.model.parts)
     model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
-    width = models.check(model, prepared, loss, metric, examples=min(8, settings.batch_size))
+    objective.interface.attach(model)
+    width = models.check(
+        model, prepared, loss, metric, examples=min(8, settings.batch_size), read=objective.interface.part
+    )
     activation = activations.activation_of_task(prepared.task, width)
     if prepared.task.kind == "classification":
         activation = activations.activation(loss, width) or activation
@@ -130,10 +142,12 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
         measured=("loss", "metric"),
         activation=activations.activation(loss, width),
         say=lambda text: say[0](text),
+        interface=objective.interface,
     )
     return BuiltRun(
-        recipe=wanted, source=source, prepared=prepared, loss=loss, metric=metric, entry=entry,
-        strategies=made, training=training, say=say, text=text, activation=activation,
+        recipe=wanted, source=source, prepared=prepared, objective=objective, loss=loss, judged=judged,
+        metric=metric, entry=entry, strategies=made, training=training, say=say, text=text,
+        activation=activation,
     )  # fmt: skip
 
 

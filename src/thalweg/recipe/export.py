@@ -49,9 +49,10 @@ def _evaluate(
             for name in names
         ),
         made.prepared,
-        loss=made.loss,
+        loss=made.judged,
         metric=made.metric,
         activation=stored.activation,
+        whole=made.objective.interface.gives_whole,
     )
 
 
@@ -155,6 +156,7 @@ def _stored(made: BuiltRun, *, snapshots: int = 0, members: Sequence[int] = ()) 
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
         parts=wanted.model.parts.given(),
+        output=wanted.model.output,
         task=asdict(prepared.task),
         activation=made.activation,
         inputs=inputs,

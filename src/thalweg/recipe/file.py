@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from thalweg import catalogue, data, objectives, schedules, strategies
 from thalweg.errors import ModelError, OptionError, RecipeError, nearest, option
 from thalweg.layers import models
+from thalweg.objectives.given import What
 from thalweg.recipe.positions import Path, positions
 from thalweg.recipe.schema import VERSION, GroupsTable, Recipe, mirrors, why_not_lanes
 from thalweg.run.directory.writing import reason, write_whole
@@ -359,11 +360,14 @@ def _check(recipe: Recipe, where: _Places) -> None:
             blamed = next((key for key in schedule.options if key in str(problem)), "name")
             raise wrong(("schedule", blamed), str(problem)) from problem
 
-    for what in ("loss", "metric"):
-        spec = getattr(recipe.objective, what)
+    kinds: dict[str, What] = {
+        "loss": "loss", "metric": "metric", "validation_loss": "loss",
+    }  # fmt: skip
+    for key, what in kinds.items():
+        spec = getattr(recipe.objective, key)
         known_names = objectives.names(what)
         if spec is not None and ":" not in spec and spec not in known_names:
-            raise wrong(("objective", what), f"there is no {what} {spec!r}; {nearest(spec, known_names)}")
+            raise wrong(("objective", key), f"there is no {what} {spec!r}; {nearest(spec, known_names)}")
     _check_strategies(recipe, wrong)
 
 

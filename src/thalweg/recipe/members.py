@@ -14,9 +14,9 @@ from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
 from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
-from thalweg.objectives import Loss, Metric
 from thalweg.recipe.schema import Recipe, why_not_lanes
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies.initialization import InitializationSettings
@@ -34,8 +34,7 @@ def train_members(
     recipe: Recipe,
     prepared: Prepared,
     entry: Entry,
-    loss: Loss,
-    metric: Metric,
+    objective: Objective,
     *,
     directory: RunDirectory,
     device: str,
@@ -49,7 +48,7 @@ def train_members(
         recipe: with an ensemble.
         prepared: the data.
         entry: of the optimizer.
-        loss, metric: of the recipe.
+        objective: of the recipe.
         directory: of the run.
         device: where to train.
         seconds: between two checkpoints.
@@ -75,8 +74,8 @@ def train_members(
     runs = runs_of(training.seed, asked.members, setting)
     factory = with_parts(models.factory(recipe.model.spec), recipe.model.parts)
     problem = Problem(
-        factory=factory, data=prepared, loss=loss.name, metric=metric.name,
-        optimizers={entry.name: entry}, device=device,
+        factory=factory, data=prepared, objective=objective, optimizers={entry.name: entry},
+        device=device,
     )  # fmt: skip
     workload = Workload(
         epochs=training.epochs,

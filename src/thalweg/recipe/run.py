@@ -272,7 +272,7 @@ def _training_run(
     training_run = TrainingRun(
         training,
         evaluation_points(training.total, wanted.training.evaluations),
-        loss=made.loss,
+        loss=made.judged,
         metric=made.metric,
         validation=lambda: in_blocks(prepared.validation, size),
         tests={"test": lambda: in_blocks(prepared.test, size)},
@@ -294,7 +294,7 @@ def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingW
             return _training_run(build(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
 
     kept = train_members(
-        made.recipe, made.prepared, made.entry, made.loss, made.metric, directory=directory, device=device,
+        made.recipe, made.prepared, made.entry, made.objective, directory=directory, device=device,
         seconds=seconds, watcher=watcher, alone=alone,
     )  # fmt: skip
     return export_members(made, kept, directory, run.config)

@@ -82,6 +82,8 @@ class ModelTable(_Table):
 
     Attributes:
         spec: as for ``--model``.
+        output: the part of what the model returns that is compared with targets, where that isn't clear by
+            itself: a name, or several with dots between them.
         batch_norm: put between each linear layer or convolution and its activation.
         dropout: rate for hidden units on their way into linear layers.
         maxout: linear pieces of each hidden unit, instead of its activation; 1 leaves the activation.
@@ -91,6 +93,7 @@ class ModelTable(_Table):
     """
 
     spec: str
+    output: str | None = None
     batch_norm: StrictBool = False
     dropout: Rate = 0.0
     maxout: Pieces = 1
@@ -100,17 +103,24 @@ class ModelTable(_Table):
     @property
     def parts(self) -> ModelParts:
         """What is put into the model that the spec names."""
-        return ModelParts(**self.model_dump(exclude={"spec"}))
+        return ModelParts(**self.model_dump(exclude={"spec", "output"}))
 
     def __str__(self) -> str:
         return f"{self.spec} with {self.parts}" if self.parts else self.spec
 
 
 class ObjectiveTable(_Table):
-    """``[objective]``: names of the loss and the metric, or ``file.py:function``; absent: the task's own."""
+    """``[objective]``: names of losses and metric, or ``file.py:function``.
+
+    Attributes:
+        loss: what training lowers; absent: the task's own.
+        metric: what validation is judged by, likewise.
+        validation_loss: the loss that validation and test are scored by; absent: the one that is trained.
+    """
 
     loss: str | None = None
     metric: str | None = None
+    validation_loss: str | None = None
 
 
 class OptimizerTable(_Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,11 @@ from thalweg.data.source import Prepared
 from thalweg.errors import ModelError
 from thalweg.initial import initialize
 from thalweg.layers.models import Factory
-from thalweg.objectives import Loss, Metric
 from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
+from thalweg.run.objective import Functions, Objective
 from thalweg.run.sampler import steps_an_epoch
 from thalweg.run.spec import Run, Workload
-from thalweg.run.targets import objective_of
 
 __all__ = ["Problem", "initial_module"]
 
@@ -31,28 +31,25 @@ class Problem:
     Attributes:
         factory: from input shape and number of outputs to the model.
         data: the splits, prepared, on the device.
-        loss: what is minimized: a name, ``file.py:function``, or a function.
-        metric: what is evaluated; likewise.
+        objective: what is trained, apart from what is judged.
         optimizers: the catalogue's entry of each optimizer's name that a setting may have.
         device: where models lie.
     """
 
     factory: Factory
     data: Prepared
-    loss: Any
-    metric: Any
+    objective: Objective
     optimizers: Mapping[str, Entry]
     device: str = "cpu"
 
-    @property
-    def loss_function(self) -> Loss:
-        """The loss of these data's task."""
-        return objective_of(self.loss, self.metric, self.data)[0]
+    @functools.cached_property
+    def functions(self) -> Functions:
+        """Losses and metric of these data's task."""
+        return self.objective.on(self.data)
 
-    @property
-    def metric_function(self) -> Metric:
-        """The metric of these data's task."""
-        return objective_of(self.loss, self.metric, self.data)[1]
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the functions, which are made where they are needed."""
+        return {name: value for name, value in vars(self).items() if name != "functions"}
 
     def entry(self, run: Run) -> Entry:
         """Return the catalogue's entry of a run's optimizer."""
@@ -66,7 +63,7 @@ class Problem:
         """
         shape, outputs = self.data.input_shape, self.data.outputs
         module = initial_module(self.factory, shape, outputs, run.seed, run.setting.initialization)
-        return module.to(self.device)
+        return self.objective.interface.attach(module.to(self.device))
 
     def steps(self, workload: Workload) -> int:
         """Return how many steps of the plan a run takes.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
-from thalweg.layers.models import one_tensor
+from thalweg.layers.interface import part_of
 from thalweg.objectives import Loss, Metric, Task, activations, as_loss, default
 from thalweg.objectives import loss as loss_of
 from thalweg.objectives import metric as metric_of
@@ -173,7 +173,8 @@ class Suited:
     def _compare(self, outputs: Any, targets: Tensor) -> tuple[Any, Any]:
         if self.family is None:
             return self.function.compare(outputs, targets)
-        outputs = one_tensor(outputs, f"the loss {self.name!r}")
+        if not isinstance(outputs, Tensor):
+            outputs = part_of(outputs, None, f"the loss {self.name!r}")
         if not self.checked:
             for split, whole in self.known.items():
                 self._check(whole, outputs, split)

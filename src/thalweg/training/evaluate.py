@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils import _pytree as trees
 
 from thalweg.errors import DataError
-from thalweg.layers.models import one_tensor
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import Loss, Metric, as_loss
 from thalweg.objectives.dividing import Division, divided, joined
+from thalweg.objectives.nests import leaves, mapped
 from thalweg.randomness.keyed import Keyed, RunDraws, portion
 from thalweg.training.backend import Backend, OneProcess, agree, rows
 from thalweg.training.loader import taken
@@ -101,17 +100,19 @@ def _scored(
         # a batch that has too few for all is everybody's, and process 0 counts it
         mine, own, counts = inputs, targets, backend.rank == 0
         if backend.world > 1 and len(targets) >= backend.world:
-            mine, own, counts = taken(inputs, torch.arange(begin, end)), targets[begin:end], True
+            mine, own, counts = (
+                taken(inputs, torch.arange(begin, end), len(targets)),
+                targets[begin:end],
+                True,
+            )
         part = portion(len(targets), begin, end) if counts and backend.world > 1 else nullcontext()
         with part, forward_context():
             outputs = outputs_of(model, mine)
             losses.add(outputs, own, counts=counts)
         if metric is not None:
-            if metric.per_example or backend.world > 1:
-                outputs = one_tensor(outputs, f"the metric {metric.name!r}")
-            found = metric.reduce(trees.tree_map(_wide, outputs), own)
+            found = metric.reduce(mapped(_wide, outputs), own)
             # of one process every batch counts whole
-            reduced.append(found if backend.world == 1 else found[: len(own) if counts else 0])
+            reduced.append(found if backend.world == 1 else _counted(found, len(own) if counts else 0))
         goals.append(targets)
     if not sizes:
         raise DataError("the validation data hold no examples; give at least one, or leave them out")
@@ -120,15 +121,14 @@ def _scored(
         return value, None, None
     together = joined(reduced)
     if backend.world > 1:
-        together = _in_order(together, sizes, backend)
+        together = mapped(lambda leaf: _in_order(leaf, sizes, backend), together)
     value_of_metric = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
     return value, backend.broadcast(float(value_of_metric)), together
 
 
-def _wide(leaf: Any) -> Any:
+def _wide(leaf: Tensor) -> Tensor:
     """What is computed in half precision, in single."""
-    half = isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16)
-    return leaf.float() if half else leaf
+    return leaf.float() if leaf.dtype in (torch.bfloat16, torch.float16) else leaf
 
 
 class _Losses:
@@ -148,14 +148,14 @@ class _Losses:
             # what says what it divides by is never kept whole
             given = self._loss.compare(outputs, targets)
             known = divided(self._loss.function, *given).kind != "unknown"
-            self._by_parts = known or (self._backend.world > 1 and not isinstance(outputs, Tensor))
+            self._by_parts = known
         if self._by_parts:
             self._part(outputs, targets, counts=counts)
             return
         if not counts:
-            outputs, targets = outputs[:0], targets[:0]
+            outputs, targets = _counted(outputs, 0), targets[:0]
         self._held.append((outputs, targets))
-        self._bytes += sum(leaf.nbytes for leaf in trees.tree_leaves(outputs) if isinstance(leaf, Tensor))
+        self._bytes += sum(leaf.nbytes for leaf in leaves(outputs))
         if self._backend.world == 1 and self._bytes > _KEPT:
             self._let_go()
 
@@ -173,7 +173,7 @@ class _Losses:
                 self._let_go()
         if self._held:
             if backend.world > 1:
-                outputs = _in_order(cast(Tensor, outputs), sizes, backend)
+                outputs = mapped(lambda leaf: _in_order(leaf, sizes, backend), outputs)
             with self._forward_context():
                 return backend.broadcast(float(self._loss(outputs, targets)))
         total, weight = self._total, self._weight
@@ -202,6 +202,11 @@ class _Losses:
         self._weight += weight
 
 
+def _counted(value: Any, count: int) -> Any:
+    """The first examples of what a process has computed."""
+    return mapped(lambda leaf: leaf[:count] if leaf.ndim else leaf, value)
+
+
 def _share(count: int, rank: int, world: int) -> tuple[int, int]:
     """First and last of a batch's examples that a process scores."""
     if count >= world:
@@ -211,6 +216,8 @@ def _share(count: int, rank: int, world: int) -> tuple[int, int]:
 
 def _in_order(mine: Tensor, sizes: Sequence[int], backend: Backend) -> Tensor:
     """What all processes have found of their shares of batches, in the order of the examples."""
+    if not mine.ndim:
+        return mine
     shares = [[_share(size, rank, backend.world) for size in sizes] for rank in range(backend.world)]
     counts = [[end - begin for begin, end in each] for each in shares]
     padded = mine.new_zeros((max(map(sum, counts)), *mine.shape[1:]))

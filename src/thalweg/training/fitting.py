@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, objectives, schedules
+from thalweg import catalogue, objectives
 from thalweg.catalogue.entry import StepKind
+from thalweg.data.labelled import exact
 from thalweg.data.source import fingerprint_of
 from thalweg.errors import DataError, OptionError
 from thalweg.layers.holding import check_held, strangers
-from thalweg.objectives import Metric, activations
+from thalweg.layers.interface import Output
+from thalweg.objectives import Metric
 from thalweg.objectives.given import usable
+from thalweg.objectives.nests import bottom
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.objective import Objective
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
-from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.settings import trust
@@ -29,12 +32,13 @@ from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
 from thalweg.training.loader import DataLoaderAdapter, examples_of, in_blocks, loader_of
-from thalweg.training.rates import Rates
+from thalweg.training.rates import rates_of
+from thalweg.training.tempering import activation_of, check_calibration
 from thalweg.training.trainer import Training
 from thalweg.training.training_run import Data, Fitted, TrainingRun
 from thalweg.training.watch import TrainingWatcher
 
-__all__ = ["fingerprint", "fit", "step_kind_of", "tabulated"]
+__all__ = ["fingerprint", "fit", "step_kind_of"]
 
 
 @trust.runs_own_code
@@ -47,7 +51,9 @@ def fit(
     strategies: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool] = (),
     *,
     validation: Any = None,
-    metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
+    metric: str | Callable[[Any, Tensor], Any] | Metric | None = None,
+    validation_loss: str | Callable[[Any, Tensor], Tensor] | None = None,
+    output: Output = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 32,
@@ -59,6 +65,7 @@ def fit(
     precision: Precision = "float32",
     device: torch.device | str | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    target: str | None = None,
     backend: Backend | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -76,7 +83,10 @@ def fit(
         model: any module; trained where it is, from the weights that it has. Parts that are in evaluation
             mode, beside others that aren't, stay so: frozen batch norms keep their statistics.
         data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, a DataLoader, or an iterable of
-            batches that can be begun again and again; a batch is ``(inputs, targets)``.
+            batches that can be begun again and again. Inputs may be several, as a dictionary or tuple; data,
+            an item or a batch may be one dictionary with the targets in it, under ``labels``, ``label``,
+            ``targets``, ``target`` or ``y``. Inputs by name go to the model by name where its ``forward``
+            takes these names, and as one dictionary where it doesn't (:mod:`thalweg.layers.interface`).
         loss: a name, or a function of outputs and targets: the mean over examples, what one of torch's losses
             makes of them (``ignore_index``, ``weight``, ``reduction="sum"`` included), or any other number
             that is computed of a batch at once. Shapes that differ by a last axis of one are brought
@@ -89,6 +99,12 @@ def fit(
             by name: ``{"averaging": {"decay": 0.98}, "mine.py:Freeze": {"layers": 2}}``.
         validation: as ``data``; scored evenly over the run.
         metric: a name, or a function of outputs and targets; of validation.
+        validation_loss: what validation is scored by in place of ``loss``, likewise.
+        output: the part of what the model returns that is compared with targets, where that isn't clear by
+            itself: a name or dotted path (``"logits"``), a position, or a function of what the model returns.
+            By itself it is that of a well-known name (:data:`thalweg.layers.interface.NAMES`), else the only
+            tensor of fractions, else the first entry of a tuple. A loss or metric of your own is given all
+            that the model returns if it can compute with that.
         epochs, steps: how long, one of both; steps count batches.
         batch_size: of data that don't come in batches.
         hyperparameters: of an optimizer that is given by name or function.
@@ -99,7 +115,9 @@ def fit(
         accumulate: each batch is computed in so many parts, which saves memory.
         precision: ``"bfloat16"``, or ``"float16"`` with scaled gradients: forward passes under autocast.
         device: where to train; by default where the model is.
-        collate: from a list of a Dataset's items to ``(inputs, targets)``.
+        collate: from a list of a Dataset's items to a batch.
+        target: name of the targets in batches, items or data that are dictionaries, where it isn't one of
+            :data:`thalweg.data.labelled.TARGETS`.
         backend: what lies beneath; by default one process on the device. Under torchrun
             :class:`thalweg.training.DistributedDataParallel` or
             :class:`thalweg.training.FullyShardedDataParallel`, which have device and precision of their own.
@@ -150,7 +168,13 @@ def fit(
     if (epochs is None) == (steps is None):
         raise OptionError("how long to train isn't clear; give epochs or steps, but not both")
     loader = loader_of(
-        data, batch_size=batch_size, seed=seed, device=backend.device, collate=collate, steps=steps
+        data,
+        batch_size=batch_size,
+        seed=seed,
+        device=backend.device,
+        collate=collate,
+        steps=steps,
+        target=target,
     )
     if epochs is not None:
         total = whole_number("epochs", epochs) * loader.steps_an_epoch()
@@ -158,97 +182,105 @@ def fit(
         assert steps is not None
         loader.steps_an_epoch()
         total = whole_number("steps", steps)
-    scored, scored_targets = _batches(validation, batch_size, backend.device, collate)
+    scored, scored_targets = _batches(validation, batch_size, backend.device, collate, target)
     known = {"training": loader.targets(), "validation": scored_targets}
-    if scored is not None and loader.targets() is None and scored_targets is None and isinstance(metric, str):
+    unseen = loader.targets() is None or validation_loss is not None
+    if scored is not None and unseen and scored_targets is None and isinstance(metric, str):
         known["validation"] = torch.cat([part for _, part in scored()])
-    check_pairing(loss, metric)
-    _, metric_task = tasks_of(loss, metric, list(known.values()))
-    loss_function = suited_loss(loss, known, metric)
+    judged_by = loss if validation_loss is None else validation_loss
+    if validation_loss is not None and scored is None:
+        raise OptionError("validation_loss is of validation data; give these, or leave it out")
+    check_pairing(judged_by, metric)
+    seen = list(known.values()) if validation_loss is None else [known["validation"]]
+    _, metric_task = tasks_of(judged_by, metric, seen)
+    loss_function = suited_loss(loss, {**known, "validation": None} if validation_loss else known, metric)
+    validation_function = None
+    if validation_loss is not None:
+        validation_function = suited_loss(judged_by, {"validation": known["validation"]}, metric)
     found_metric = None
     if metric is not None:
         if scored is None:
             raise OptionError("a metric is of validation data; give these, or leave the metric out")
         found_metric = suited_metric(
-            objectives.metric(metric, metric_task), metric_task, ignored=ignored_by(loss)
+            objectives.metric(metric, metric_task), metric_task, ignored=ignored_by(judged_by)
         )
-    _check_calibration(calibrate, loss, known["training"], scored)
-    model = backend.set_up(model)
-    made = _optimizer(optimizer, model, dict(hyperparameters or {}), backend)
-    own = _parameters_of(loss)
-    held = _held(own, made, backend)
-    rates = _rates(made, schedule, total)
-    said: list[Callable[[str], None]] = []
-    training = Training(
-        model=model,
-        optimizer=made,
-        step_kind=step_kind_of(made),
-        loss=loss_function,
-        loader=loader,
-        rates=rates,
-        total=total,
-        seed=seed,
-        backend=backend,
-        strategies=from_tables(strategies),
-        parts=accumulate,
-        by_work=False,
-        measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
-        activation=_activation(loss, known["training"]),
-        own=_changing(loss, held),
-        foreign=strangers(made, model, *([loss] if isinstance(loss, nn.Module) else [])),
-        say=lambda text: said[0](text),
-    )
-    directory: RunDirectory | None = None
-    if out is not None or resume:
-        config = {
-            "kind": "fit",
-            "loss": loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
-            "optimizer": type(made).__name__,
-            "steps": total,
-            "batch_size": batch_size,
-            "seed": seed,
-            "evaluations": evaluations,
-            "accumulate": accumulate,
-            "precision": precision,
-            "strategies": as_tables(training.strategies),
-            "fingerprint": fingerprint(data),
-        }
-
-        def take_up() -> None:
-            nonlocal directory
-            directory = RunDirectory.begin(out, config, resume=resume)
-
-        on_rank_0(backend, take_up)
-    training_run = TrainingRun(
-        training,
-        evaluation_points(total, evaluations),
-        loss=loss_function,
-        metric=found_metric,
-        validation=scored,
-        directory=directory,
-        seconds=checkpoint_seconds,
-        watcher=watcher if backend.rank == 0 else None,
-        calibrate=None if calibrate is None else ignored_by(loss),
-    )
-    said.append(training_run.say)
-    if left := [name for name in own if name not in held]:
-        training.note(
-            f"the loss has parameters of its own ({', '.join(left[:3])}), which the optimizer doesn't hold: "
-            "they stay as they are; to train them too, make it over [*model.parameters(), "
-            "*loss.parameters()]"
+    check_calibration(calibrate, judged_by, known["training"], scored)
+    objective = Objective(loss=loss, metric=found_metric, judged=validation_loss, output=output)
+    reading = objective.reading(loss_function, found_metric, validation_function)
+    # before processes put their own hooks around the model
+    with objective.interface.attached(model):
+        model = backend.set_up(model)
+        made = _optimizer(optimizer, model, dict(hyperparameters or {}), backend)
+        own = _parameters_of(loss)
+        held = _held(own, made, backend)
+        rates = rates_of(made, schedule, total)
+        said: list[Callable[[str], None]] = []
+        training = Training(
+            model=model,
+            optimizer=made,
+            step_kind=step_kind_of(made),
+            loss=reading.trained,
+            loader=loader,
+            rates=rates,
+            total=total,
+            seed=seed,
+            backend=backend,
+            strategies=from_tables(strategies),
+            parts=accumulate,
+            by_work=False,
+            measured=[*(["loss"] if scored else []), *(["metric"] if found_metric else [])],
+            activation=activation_of(loss, known["training"]),
+            own=_changing(loss, held),
+            foreign=strangers(made, model, *([loss] if isinstance(loss, nn.Module) else [])),
+            say=lambda text: said[0](text),
+            interface=objective.interface,
         )
-    if directory is None:
-        return training_run.run()
-    with directory, directory.withdrawn_unless(lambda: training_run.begun):
-        return training_run.run()
+        directory: RunDirectory | None = None
+        if out is not None or resume:
+            config = {
+                "kind": "fit",
+                "loss": _called(loss),
+                "optimizer": type(made).__name__,
+                "steps": total,
+                "batch_size": batch_size,
+                "seed": seed,
+                "evaluations": evaluations,
+                "accumulate": accumulate,
+                "precision": precision,
+                "strategies": as_tables(training.strategies),
+                "fingerprint": fingerprint(data),
+                "output": output if isinstance(output, (str, int)) else None,
+                "validation_loss": None if validation_loss is None else _called(validation_loss),
+            }
 
+            def take_up() -> None:
+                nonlocal directory
+                directory = RunDirectory.begin(out, config, resume=resume)
 
-def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
-    """Return a schedule as a table over a run, as races have it; beyond its end it stays."""
-    if total > _LONGEST_TABLE:
-        return lambda step: float(schedule(min(step, total - 1)))
-    table = np.asarray(schedule(np.arange(total)), dtype=np.float64)
-    return lambda step: table.item(min(step, total - 1))
+            on_rank_0(backend, take_up)
+        training_run = TrainingRun(
+            training,
+            evaluation_points(total, evaluations),
+            loss=reading.judged,
+            metric=reading.metric,
+            validation=scored,
+            directory=directory,
+            seconds=checkpoint_seconds,
+            watcher=watcher if backend.rank == 0 else None,
+            calibrate=None if calibrate is None else ignored_by(judged_by),
+            read=objective.interface.part,
+        )
+        said.append(training_run.say)
+        if left := [name for name in own if name not in held]:
+            training.note(
+                f"the loss has parameters of its own ({', '.join(left[:3])}), which the optimizer doesn't "
+                "hold: they stay as they are; to train them too, make it over [*model.parameters(), "
+                "*loss.parameters()]"
+            )
+        if directory is None:
+            return training_run.run()
+        with directory, directory.withdrawn_unless(lambda: training_run.begun):
+            return training_run.run()
 
 
 def step_kind_of(optimizer: torch.optim.Optimizer) -> StepKind:
@@ -262,7 +294,8 @@ def step_kind_of(optimizer: torch.optim.Optimizer) -> StepKind:
     return "closure" if isinstance(optimizer, torch.optim.LBFGS) else "gradient"
 
 
-_LONGEST_TABLE = 10_000_000
+def _called(loss: Any) -> str:
+    return loss if isinstance(loss, str) else str(getattr(loss, "__name__", type(loss).__name__))
 
 
 def _place(model: nn.Module) -> torch.device:
@@ -273,36 +306,9 @@ def _place(model: nn.Module) -> torch.device:
 def _in_precision_of(model: nn.Module, data: Any) -> Any:
     """Arrays of float64 stay what they are for a model in float64; for others they become float32."""
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if first is None or first.dtype != torch.float64 or not isinstance(data, (tuple, list)):
+    if first is None or first.dtype != torch.float64:
         return data
-    if not any(isinstance(part, np.ndarray) and part.dtype == np.float64 for part in data):
-        return data
-    exact = (
-        torch.tensor(part) if isinstance(part, np.ndarray) and part.dtype == np.float64 else part
-        for part in data
-    )
-    return type(data)(exact)
-
-
-def _activation(loss: Any, targets: Tensor | None) -> activations.Activation | None:
-    if loss == "bce" and targets is not None and targets.ndim > 1 and targets[0].numel() > 1:
-        # each of several outputs is a yes or no of its own
-        return "sigmoid"
-    return activations.activation(loss)
-
-
-def _check_calibration(calibrate: Any, loss: Any, targets: Tensor | None, scored: Data | None) -> None:
-    if calibrate is None:
-        return
-    if calibrate != "temperature":
-        raise OptionError(f"calibrate is {calibrate!r}, but can be 'temperature' or None")
-    if scored is None:
-        raise OptionError("calibrate='temperature' needs validation data, which it is found on; give these")
-    if activations.family(loss) in (None, "numbers") or _activation(loss, targets) == "identity":
-        raise OptionError(
-            "calibrate='temperature' is for classes, under a loss that takes logits, such as 'cross-entropy' "
-            "or 'bce'; leave it out, or call thalweg.calibration.temperature.fit_temperature yourself"
-        )
+    return exact(data) if isinstance(data, (tuple, list, dict)) else data
 
 
 def _parameters_of(loss: Any) -> dict[str, nn.Parameter]:
@@ -378,46 +384,29 @@ def _optimizer(
     return made
 
 
-def _rates(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rates:
-    def factor(one: Any) -> Callable[[int], float]:
-        if isinstance(one, str):
-            if one == "plateau":
-                raise OptionError(
-                    "a plateau looks at validation and is a strategy here; give strategies=[Plateau()]"
-                )
-            one = schedules.build(one, total=total)
-        if isinstance(one, Schedule):
-            return tabulated(one, total)
-        if not callable(one):
-            raise OptionError(
-                f"the schedule is {one!r}; give a name such as cosine, or a function of the step"
-            )
-        function: Callable[[int], float] = one
-        return function
-
-    if isinstance(schedule, Mapping):
-        others = {name: factor(one) for name, one in schedule.items() if name != "lr"}
-        return Rates(optimizer, factor(schedule.get("lr", "constant")), others)
-    return Rates(optimizer, factor(schedule))
-
-
 def _batches(
-    data: Any, batch_size: int, device: torch.device, collate: Callable[[list[Any]], Any] | None
+    data: Any,
+    batch_size: int,
+    device: torch.device,
+    collate: Callable[[list[Any]], Any] | None,
+    target: str | None,
 ) -> tuple[Data | None, Tensor | None]:
     """The validation batches, and all their targets where these are known."""
     if data is None:
         return None, None
-    examples = examples_of(data, device, collate, called="validation data")
+    examples = examples_of(data, device, collate, called="validation data", target=target)
     if examples is not None:
         if not len(examples):
             raise DataError("the validation data hold no examples; give at least one, or leave them out")
         return lambda: in_blocks(examples, max(batch_size, 256)), examples.targets
-    return DataLoaderAdapter(data, seed=0, device=device, steps=1).pairs, None
+    return DataLoaderAdapter(data, seed=0, device=device, steps=1, target=target).pairs, None
 
 
 def fingerprint(data: Any) -> str | None:
     """Say which data these are, as far as can be said."""
-    parts = data if isinstance(data, (tuple, list)) else ()
-    if len(parts) == 2 and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
-        return fingerprint_of(parts)
+    if isinstance(data, (tuple, dict)) or (isinstance(data, list) and len(data) == 2):
+        parts = list(bottom(data))
+        if parts and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+            names = [str(name) for name in data] if isinstance(data, dict) else []
+            return fingerprint_of([*parts, *names])
     return f"{len(data)} items" if hasattr(data, "__len__") else None

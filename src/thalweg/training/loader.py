@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -25,18 +25,19 @@ from thalweg.data.examples import (
     DatasetExamples,
     Examples,
     TensorExamples,
-    as_given,
-    common,
+    moved,
     pair,
 )
 from thalweg.data.finite import as_float32
+from thalweg.data.labelled import as_given, common, is_nest, separated
 from thalweg.errors import DataError
+from thalweg.objectives.nests import leaves, mapped
 from thalweg.randomness import streams
 from thalweg.randomness.generators import apart, own_generators
 from thalweg.randomness.streams import seed32
 from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.strategies.base import Keys
-from thalweg.training.steps import shared
+from thalweg.training.steps import check_rows, shared
 
 __all__ = [
     "Batch",
@@ -185,20 +186,27 @@ class DataLoaderAdapter:
         seed: of the run.
         device: where batches go.
         steps: of an epoch.
+        target: name of the targets in batches that are dictionaries, where that isn't a usual one.
 
     Raises:
         DataError: neither a length nor ``steps``, or something that can be gone through only once.
     """
 
     def __init__(
-        self, loader: Iterable[Any], *, seed: int, device: torch.device, steps: int | None = None
+        self,
+        loader: Iterable[Any],
+        *,
+        seed: int,
+        device: torch.device,
+        steps: int | None = None,
+        target: str | None = None,
     ) -> None:
         if isinstance(loader, Iterator):
             raise DataError(
                 "the data can be gone through only once, so that no second epoch could begin; give a "
                 "DataLoader, a list of batches, or an object whose __iter__ starts over"
             )
-        self._loader, self._seed, self._device = loader, seed, device
+        self._loader, self._seed, self._device, self._target = loader, seed, device, target
         self._steps = steps if steps is not None else _length(loader)
         self._epoch, self._position, self._seen = 0, 0, 0
         self._under_way: Iterator[Any] | None = None
@@ -221,7 +229,7 @@ class DataLoaderAdapter:
             except StopIteration:
                 self._epoch, self._position, self._seen, self._under_way = self._epoch + 1, 0, 0, None
                 continue
-            return self._mine(*pair(made, self._device))
+            return self._mine(*self._pair(made))
         raise DataError("the data hold no batches; give at least one")
 
     def steps_an_epoch(self) -> int:
@@ -256,7 +264,7 @@ class DataLoaderAdapter:
             batches = iter(loader)
             first = next(batches, None)
         while first is not None:
-            yield pair(first, self._device)
+            yield self._pair(first)
             first = next(batches, None)
 
     def targets(self) -> None:
@@ -271,7 +279,10 @@ class DataLoaderAdapter:
         self._epoch, position = state[0], state[1]
         self._position, self._seen, self._under_way = 0, 0, None
         for _ in range(position):
-            self._passed(pair(self._next(), self._device)[1])
+            self._passed(self._pair(self._next())[1])
+
+    def _pair(self, made: Any) -> tuple[Any, Tensor]:
+        return pair(made, self._device, self._target)
 
     def _passed(self, targets: Tensor) -> int:
         """Count a batch; return how many examples of the epoch came before it."""
@@ -290,7 +301,7 @@ class DataLoaderAdapter:
             return Batch(inputs, targets, 1.0, Keys(self._epoch, places * world + rank), count * world)
         mine = shared(torch.arange(count), *self._division)
         keys = Keys(self._epoch, places[mine])
-        return Batch(taken(inputs, mine), targets[mine.to(targets.device)], 1.0, keys, count)
+        return Batch(taken(inputs, mine, count), targets[mine.to(targets.device)], 1.0, keys, count)
 
     def _next(self) -> Any:
         if self._under_way is not None:
@@ -333,24 +344,27 @@ def loader_of(
     device: torch.device,
     collate: Callable[[list[Any]], Any] | None = None,
     steps: int | None = None,
+    target: str | None = None,
 ) -> Loader:
     """Make a loader of whatever data a person has.
 
     Args:
-        data: ``(inputs, targets)`` as tensors or arrays, a map-style Dataset, :class:`Examples`, a
-            DataLoader, or an iterable of batches.
+        data: ``(inputs, targets)`` as tensors or arrays, of which inputs may be several; a dictionary with
+            the targets in it; a map-style Dataset, :class:`Examples`, a DataLoader, or an iterable of
+            batches.
         batch_size: of what doesn't come in batches.
         seed: of the run.
         device: where batches go.
         collate: from a list of a Dataset's items to ``(inputs, targets)``.
         steps: of an epoch, for iterables without a length.
+        target: name of the targets in dictionaries, where that isn't a usual one.
 
     Raises:
         DataError: it is none of these, or its parts don't fit.
     """
-    examples = examples_of(data, device, collate)
+    examples = examples_of(data, device, collate, target=target)
     if examples is None:
-        return DataLoaderAdapter(data, seed=seed, device=device, steps=steps)
+        return DataLoaderAdapter(data, seed=seed, device=device, steps=steps, target=target)
     return ExampleLoader(examples, Batches(len(examples), seed=seed, size=batch_size), batch_size)
 
 
@@ -360,6 +374,7 @@ def examples_of(
     collate: Callable[[list[Any]], Any] | None = None,
     *,
     called: str = "training data",
+    target: str | None = None,
 ) -> Examples | None:
     """Return data as examples that can be had one by one, or ``None`` where they come in batches.
 
@@ -370,6 +385,10 @@ def examples_of(
         return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
         data = data.tensors
+    if isinstance(data, Mapping) or (
+        isinstance(data, tuple) and len(data) == 2 and is_nest(data[0]) and _is_array(data[1])
+    ):
+        return _of_nest(*separated(data, target, what=f"the {called}"), device, called)
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_array(part) for part in data):
         for part, which in zip(data, ("inputs", "targets"), strict=True):
             if isinstance(part, np.ndarray):
@@ -391,8 +410,22 @@ def examples_of(
         return None
     if isinstance(data, Dataset) or (hasattr(data, "__len__") and not isinstance(data, (tuple, list, dict))):
         made = collate or default_collate
-        return DatasetExamples(data, np.arange(len(data)), made, None, device)  # type: ignore[arg-type]
+        return DatasetExamples(data, np.arange(len(data)), made, None, device, target)  # type: ignore[arg-type]
     return None
+
+
+def _of_nest(inputs: Any, targets: Any, device: torch.device, called: str) -> TensorExamples:
+    """Several inputs, by name or in order, each with a row for every target."""
+    targets = targets if isinstance(targets, Tensor) else as_given(np.asarray(targets))
+    if not isinstance(inputs, Mapping):
+        inputs = type(inputs)(part if isinstance(part, Tensor) else as_given(part) for part in inputs)
+    for leaf in leaves(inputs):
+        if not leaf.ndim or len(leaf) != len(targets):
+            raise DataError(
+                f"an input of the {called} has shape {list(leaf.shape)}, but there are {len(targets)} "
+                "targets; there must be one for each"
+            )
+    return TensorExamples(moved(inputs, device), common(targets).to(device))
 
 
 def in_blocks(examples: Examples, size: int, end: int | None = None) -> Iterator[tuple[Any, Tensor]]:
@@ -402,23 +435,24 @@ def in_blocks(examples: Examples, size: int, end: int | None = None) -> Iterator
         yield examples.batch(torch.arange(begin, min(begin + size, end)))
 
 
-def taken(value: Any, indices: Tensor) -> Any:
+def taken(value: Any, indices: Tensor, count: int | None = None) -> Any:
     """Return some examples of a batch, tensors nested in tuples, lists and dictionaries.
+
+    Args:
+        value: the batch; a number in it is that of all examples.
+        indices: which.
+        count: how many examples it has, if that is known.
+
+    Raises:
+        DataError: something in it hasn't a row for each.
 
     >>> taken({"x": torch.arange(4)}, torch.tensor([3, 0]))
     {'x': tensor([3, 0])}
     """
     if isinstance(value, Tensor):
         return value[indices.to(value.device)]
-    if isinstance(value, dict):
-        return {key: taken(part, indices) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [taken(part, indices) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    raise DataError(
-        f"a batch that holds {type(value).__name__} can't be shared out over processes; give a "
-        "Dataset, whose items are"
-    )
+    check_rows(value, count, "shared out over processes; give a Dataset, whose items are", DataError)
+    return mapped(lambda part: part[indices.to(part.device)] if part.ndim else part, value)
 
 
 def examples_in(value: Any) -> int:
@@ -427,10 +461,7 @@ def examples_in(value: Any) -> int:
     >>> examples_in([{"x": torch.zeros(3, 2)}])
     3
     """
-    if isinstance(value, Tensor):
-        return len(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return next((count for part in parts if (count := examples_in(part))), 0)
+    return next((len(leaf) for leaf in leaves(value) if leaf.ndim and len(leaf)), 0)
 
 
 def _is_array(part: Any) -> bool:

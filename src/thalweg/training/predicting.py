@@ -19,6 +19,7 @@ from thalweg.data.fresh import new_inputs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError, option, shortened
 from thalweg.initial import from_saved
 from thalweg.layers import models
+from thalweg.layers.interface import Interface
 from thalweg.layers.modes import set_evaluation
 from thalweg.layers.surgery import ModelParts, with_parts
 from thalweg.run import summaries
@@ -282,7 +283,7 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
     if taken.missing or taken.misfits or taken.unused:
         odd = [*taken.missing, *taken.misfits, *taken.unused][0]
         raise ModelError(f"{folder / name} doesn't fit the model {stored.spec}: {odd!r} differs")
-    return set_evaluation(model.to(device))
+    return Interface(stored.output).attach(set_evaluation(model.to(device)))
 
 
 def _understood(outputs: npt.NDArray[np.float64], stored: Stored, notes: list[str]) -> Predictions:

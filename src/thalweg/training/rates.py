@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 
+from thalweg import schedules
+from thalweg.errors import OptionError
 from thalweg.schedules import Driver
+from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor, as_factor
 
-__all__ = ["Rates"]
+__all__ = ["Rates", "rates_of", "tabulated"]
 
 
 class Rates:
@@ -39,3 +44,43 @@ class Rates:
                 group["lr"] = base * factor
         if self._driver is not None:
             self._driver.go_to(step)
+
+
+def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
+    """Return a schedule as a table over a run, as races have it; beyond its end it stays."""
+    if total > _LONGEST_TABLE:
+        return lambda step: float(schedule(min(step, total - 1)))
+    table = np.asarray(schedule(np.arange(total)), dtype=np.float64)
+    return lambda step: table.item(min(step, total - 1))
+
+
+_LONGEST_TABLE = 10_000_000
+
+
+def rates_of(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rates:
+    """Return what sets an optimizer's hyperparameters, from a schedule as ``fit`` is given it.
+
+    Raises:
+        OptionError: it is none.
+    """
+
+    def factor(one: Any) -> Callable[[int], float]:
+        if isinstance(one, str):
+            if one == "plateau":
+                raise OptionError(
+                    "a plateau looks at validation and is a strategy here; give strategies=[Plateau()]"
+                )
+            one = schedules.build(one, total=total)
+        if isinstance(one, Schedule):
+            return tabulated(one, total)
+        if not callable(one):
+            raise OptionError(
+                f"the schedule is {one!r}; give a name such as cosine, or a function of the step"
+            )
+        function: Callable[[int], float] = one
+        return function
+
+    if isinstance(schedule, Mapping):
+        others = {name: factor(one) for name, one in schedule.items() if name != "lr"}
+        return Rates(optimizer, factor(schedule.get("lr", "constant")), others)
+    return Rates(optimizer, factor(schedule))

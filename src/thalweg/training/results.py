@@ -245,6 +245,7 @@ class Stored(_TrainingRecord):
     Attributes:
         spec, input_shape, outputs: what the model is made from.
         parts: the parts that are put into it then, as in a recipe's ``[model]``.
+        output: the part of what it returns that predicts, likewise; ``None``: what is clear by itself.
         task: what it predicts, ``center`` and ``scale`` included.
         activation: from outputs to probabilities or numbers.
         inputs: how rows become inputs; ``None`` where a person's own code does it.
@@ -261,6 +262,7 @@ class Stored(_TrainingRecord):
     input_shape: list[int]
     outputs: int
     parts: dict[str, bool | int | float] = Field(default_factory=dict)
+    output: str | None = None
     task: dict[str, Any]
     activation: Activation
     inputs: Annotated[TablePreparation | ArrayPreparation, Field(discriminator="kind")] | None

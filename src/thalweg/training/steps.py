@@ -10,16 +10,16 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as trees
 
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import StepKind
 from thalweg.data.examples import moved
-from thalweg.errors import OptionError
+from thalweg.errors import OptionError, UserError
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import as_loss
 from thalweg.objectives.dividing import Divided, Division, joined
 from thalweg.objectives.losses import no_gradient
+from thalweg.objectives.nests import bottom, leaves, mapped
 from thalweg.randomness.keyed import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
@@ -29,6 +29,7 @@ __all__ = [
     "FORWARD_BACKWARD",
     "ForwardContext",
     "TrainingStep",
+    "check_rows",
     "least_work",
     "make_step",
     "shared",
@@ -143,7 +144,7 @@ def make_step(
         tried = divide.due(count // (parts * world))
         pieces = [(inputs, targets)]
         if parts > 1:
-            pieces = list(zip(split(inputs, parts), split(targets, parts), strict=True))
+            pieces = list(zip(split(inputs, parts, count), split(targets, parts), strict=True))
         total = torch.zeros((), device=targets.device)
         weight, unit, seen = 0.0, None if world == 1 or backend.scales else 1.0, []
         summed = False
@@ -256,7 +257,7 @@ def _remedy(parts: int, world: int) -> str:
 
 
 def _detached(value: Any) -> Any:
-    return trees.tree_map(lambda part: part.detach() if isinstance(part, Tensor) else part, value)
+    return mapped(Tensor.detach, value)
 
 
 def _joined(seen: Sequence[tuple[Any, Tensor]], backend: Backend) -> tuple[Any, Tensor]:
@@ -268,8 +269,16 @@ def _joined(seen: Sequence[tuple[Any, Tensor]], backend: Backend) -> tuple[Any, 
     return outputs, targets
 
 
-def split(value: Any, parts: int) -> list[Any]:
+def split(value: Any, parts: int, count: int | None = None) -> list[Any]:
     """Split a batch, tensors nested in tuples, lists and dictionaries, into parts of nearly equal size.
+
+    Args:
+        value: the batch; a number in it is that of all examples.
+        parts: how many; no more than examples.
+        count: how many examples it has, if that is known.
+
+    Raises:
+        OptionError: something in it hasn't a row for each.
 
     >>> [len(part) for part in split(torch.zeros(10, 2), 4)]
     [3, 3, 2, 2]
@@ -280,17 +289,37 @@ def split(value: Any, parts: int) -> list[Any]:
         # no more parts than examples, however many are asked for
         pieces = value.tensor_split(min(parts, max(len(value), 1)))
         return [piece for piece in pieces if len(piece)]
-    if isinstance(value, dict):
-        columns = [split(part, parts) for part in value.values()]
-        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
-    if isinstance(value, (tuple, list)):
-        rows = zip(*(split(part, parts) for part in value), strict=True)
-        if hasattr(value, "_fields"):
-            return [type(value)(*row) for row in rows]
-        return [type(value)(row) for row in rows]
-    raise OptionError(
-        f"a batch that holds {type(value).__name__} can't be computed in parts; leave accumulation out"
-    )
+    check_rows(value, count, "computed in parts; leave accumulation out")
+    cut = [split(leaf, parts) for leaf in leaves(value) if leaf.ndim]
+    number = len(cut[0]) if cut else 0
+    made = []
+    for each in range(number):
+        row = iter(cut)
+        made.append(mapped(lambda leaf, row=row, each=each: next(row)[each] if leaf.ndim else leaf, value))
+    return made
+
+
+def check_rows(value: Any, count: int | None, what: str, error: type[UserError] = OptionError) -> None:
+    """Refuse inputs of a batch of which nobody knows which rows are whose.
+
+    Args:
+        value: any nest.
+        count: how many examples the batch has; ``None``: as many as its first tensor.
+        what: can't be done with it then, and the remedy.
+        error: to raise.
+    """
+    for part in bottom(value):
+        if isinstance(part, Tensor):
+            if not part.ndim:
+                continue
+            count = len(part) if count is None else count
+            if len(part) != count:
+                raise error(
+                    f"a batch of {count} examples that holds a tensor of shape {list(part.shape)} can't be "
+                    f"{what}"
+                )
+        elif part is not None and not isinstance(part, (bool, int, float)):
+            raise error(f"a batch that holds {type(part).__name__} can't be {what}")
 
 
 def shared(indices: Tensor, parts: int, rank: int, world: int) -> Tensor:

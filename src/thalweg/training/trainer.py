@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from thalweg.catalogue.entry import StepKind
 from thalweg.errors import DataError, OptionError, ThalwegError
 from thalweg.layers.holding import unreached
+from thalweg.layers.interface import Interface
 from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
 from thalweg.layers.passing import SingleEntryError, outputs_of
 from thalweg.layers.untouched import untouched
@@ -123,6 +124,7 @@ class Training:
         foreign: parameters that the optimizer holds and neither the model nor the loss has, as far as is
             known; the first batch shows whether they matter.
         say: is told what strategies have to say.
+        interface: how the model is called and read, where that may be more than one tensor.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Training:
         own: tuple[nn.Module, Sequence[str]] | None = None,
         foreign: Sequence[Tensor] = (),
         say: Callable[[str], None] = lambda text: None,
+        interface: Interface | None = None,
     ) -> None:
         self.model, self.optimizer, self.step_kind, self.loader = model, optimizer, step_kind, loader
         self.backend: Backend = OneProcess() if backend is None else backend
@@ -154,20 +157,16 @@ class Training:
         self.loss: Tensor | None = None
         self._own, self._foreign, self._loss = own, list(foreign), as_loss(loss)
         self.stopped: str | None = None
-        self.failed = False
-        self.skipped = False
+        self.failed = self.skipped = False
         self.counts_work = by_work and step_kind != "gradient"
-        self._rates, self._measured, self._say = rates, measured, say
+        self._rates, self._measured, self._say, self._interface = rates, measured, say, interface
         self._modes: Modes | None = None
         self._alone: bool | None = None  # whether the model takes a batch of one example, once that was tried
         self._draws = RunDraws(seed, self.backend.device)
         self._pieces = [RunDraws(seed32(seed, "part", n), self.backend.device) for n in range(1, parts)]
-        self._part = 0
+        self._part, self._parts = 0, parts
         self._keyed = [keyed(model, draws) for draws in (self._draws, *self._pieces)]
-        self._parts = parts
-        bare = self.backend.forward_context is nullcontext and all(
-            each is nullcontext for each in self._keyed
-        )
+        bare = all(each is nullcontext for each in (self.backend.forward_context, *self._keyed))
         self.forward_context: ForwardContext = nullcontext if bare else self._in_context
         if self.backend.world > 1:
             loader.divide(self.backend.rank, self.backend.world, parts)
@@ -257,6 +256,8 @@ class Training:
         """Hold the model in evaluation mode at the weights that are evaluated."""
         self.train()
         self._draws.step, self._part = self.updates, 0
+        if self._interface is not None:
+            self._interface.attach(self.model)  # a step on plain tensors has taken it off
         weights = at_evaluation_weights(self.strategies, self)
         with evaluation_point(self.optimizer), weights, evaluating(self.model):
             yield

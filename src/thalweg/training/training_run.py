@@ -105,6 +105,7 @@ class TrainingRun(Recorder):
         watcher: told what happens.
         predictor: makes what the result's scores are of, where that isn't the model itself.
         calibrate: find the temperature of a result that gives logits; targets of this class don't count.
+        read: from what the model returns to its logits.
 
     What is refused before it has ``begun`` leaves nothing behind.
     """
@@ -123,9 +124,10 @@ class TrainingRun(Recorder):
         watcher: TrainingWatcher | None = None,
         predictor: Callable[[nn.Module], nn.Module] | None = None,
         calibrate: int | None = None,
+        read: Callable[[Any], Tensor] = lambda outputs: outputs,
     ) -> None:
         super().__init__(training.backend, History())
-        self._predictor, self._calibrate = predictor, calibrate
+        self._predictor, self._calibrate, self._read = predictor, calibrate, read
         self._training, self._points = training, points
         self._loss, self._metric, self._validation = loss, metric, validation
         self._tests = dict(tests or {})
@@ -378,7 +380,7 @@ class TrainingRun(Recorder):
         temperature = None
         if self._calibrate is not None and self._validation is not None:
             temperature = of_batches(
-                judged, self._validation(), training.forward_context, self._calibrate, self.say
+                judged, self._validation(), training.forward_context, self._calibrate, self.say, self._read
             )
         return Fitted(
             model=training.model,

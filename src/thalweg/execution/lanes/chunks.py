@@ -20,6 +20,7 @@ from thalweg.execution.lanes.evaluating import ignores, score
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.stack import Stack
 from thalweg.execution.lanes.step import LaneProgram, group_key
+from thalweg.objectives.nests import mapped
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
 from thalweg.run.movement import checksums_of_lanes
@@ -243,11 +244,11 @@ class _Chunk:
         prepared, device = problem.data, torch.device(problem.device)
         self.name, self.device = "", device
         self.data = DeviceSplit(prepared.train, device)
-        self.loss = problem.loss_function
+        self.loss, self.judged, self.metric = problem.functions
         if ignores(prepared):
             # which a mean over examples would count
             self.loss = replace(self.loss, per_example=None)
-        self.metric = problem.metric_function
+            self.judged = replace(self.judged, per_example=None)
         self.examples = None if examples is None else [examples[run.identity].to(device) for run in runs]
         self.places = len(prepared.train if self.examples is None else self.examples[0])
         self.epoch_steps = steps_an_epoch(self.places, workload.batch_size)
@@ -328,7 +329,7 @@ class _Chunk:
         sums = checksums_of_lanes(stack.parameters)
         self._beginning = dict(zip(self.rows, sums, strict=True))
         self.program = LaneProgram(
-            stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers
+            stack, forward_of(stack.template), self.loss, rows, self.problem.optimizers, self.judged
         )
         self._losses = torch.zeros(
             self._window(), len(rows), dtype=stack.parameters[0].dtype, device=self.device
@@ -351,7 +352,7 @@ class _Chunk:
         self._losses[self.step - self._since].copy_(losses)
         self.step += 1
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def _batch(self) -> tuple[Any, Tensor]:
         """Inputs and targets ``[K, B, ...]`` of the coming step; without copies where lanes share them."""
         epoch, position = divmod(self.step, self.epoch_steps)
         if epoch != self._epoch:
@@ -361,9 +362,9 @@ class _Chunk:
         lanes = len(self.rows)
         if len(chosen) == 1:
             x, y = self.data.at(chosen[0])
-            return x.expand(lanes, *x.shape), y.expand(lanes, *y.shape)
+            return _both(lambda leaf: leaf.expand(lanes, *leaf.shape), x, y)
         x, y = self.data.at(chosen.reshape(-1))
-        return x.view(lanes, size, *x.shape[1:]), y.view(lanes, size, *y.shape[1:])
+        return _both(lambda leaf: leaf.view(lanes, size, *leaf.shape[1:]), x, y)
 
     def _order(self, epoch: int) -> None:
         """Orders of the epoch: one row for all lanes of one seed, otherwise a row a lane."""
@@ -450,7 +451,8 @@ class _Chunk:
         assert self.program is not None
         data = DeviceSplit(examples, self.device)
         block = max(self.workload.batch_size, 256)
-        return score(self.program, self.metric, data, block=block, step=self.step)
+        read = self.problem.objective.interface.part
+        return score(self.program, self.metric, data, block=block, step=self.step, read=read)
 
     # Checkpoints ------------------------------------------------------------------------------------
 
@@ -475,6 +477,10 @@ class _Chunk:
         self._going = sum(history.active for history in self.histories)
         self.factors.load(state["plateaus"], self.step)
         self._resumed = state if state["program"] is not None else None
+
+
+def _both(change: Callable[[Tensor], Tensor], inputs: Any, targets: Tensor) -> tuple[Any, Tensor]:
+    return mapped(change, inputs), change(targets)
 
 
 def _padded(numbers: Sequence[int]) -> list[int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from thalweg.data.examples import ArrayExamples, Examples, in_tensors
+from thalweg.data.examples import ArrayExamples, Examples, in_tensors, moved
 from thalweg.errors import ModelError
+from thalweg.objectives.nests import mapped
 
 __all__ = ["DeviceSplit"]
 
@@ -23,18 +26,19 @@ class DeviceSplit:
         if not isinstance(examples, ArrayExamples):
             inputs = examples.inputs
         self._examples, self._device = examples, device
-        self._inputs = None if inputs is None else inputs.to(device)
+        self._inputs = None if inputs is None else moved(inputs, device)
         self.targets = targets.to(device)
 
-    def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, places: Tensor) -> tuple[Any, Tensor]:
         """Copies of the examples at some places."""
         if self._inputs is not None:
-            return self._inputs.index_select(0, places), self.targets.index_select(0, places)
+            chosen = mapped(lambda leaf: leaf.index_select(0, places), self._inputs)
+            return chosen, self.targets.index_select(0, places)
         x, y = self._examples.batch(places)
-        return x.to(self._device), y.to(self._device)
+        return moved(x, self._device), y.to(self._device)
 
-    def between(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    def between(self, begin: int, end: int) -> tuple[Any, Tensor]:
         """Examples as they lie."""
         if self._inputs is not None:
-            return self._inputs[begin:end], self.targets[begin:end]
+            return mapped(lambda leaf: leaf[begin:end], self._inputs), self.targets[begin:end]
         return self.at(torch.arange(begin, end))

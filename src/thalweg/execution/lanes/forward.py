@@ -16,6 +16,7 @@ from thalweg.layers.modes import begin_training, set_evaluation, set_modes
 from thalweg.objectives import Loss
 from thalweg.objectives.comparing import for_numbers
 from thalweg.objectives.dividing import divided
+from thalweg.objectives.nests import leaves, mapped, rebuilt
 from thalweg.randomness.generators import undisturbed
 from thalweg.randomness.keyed import Draw, DrawRecorder, Keyed, Site
 
@@ -23,13 +24,13 @@ __all__ = ["Forward", "Vmapped", "by_rows", "forward_of", "lane_losses", "measur
 
 
 class Forward(Protocol):
-    """Stacked tensors ``[K, ...]`` and inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
+    """Stacked tensors ``[K, ...]`` and inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``; nests of these."""
 
     @property
     def form(self) -> Literal["batched", "vmap"]:
         """Which of the two forms this is."""
 
-    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+    def __call__(self, tensors: Mapping[str, Tensor], x: Any, *, draw: Draw, training: bool) -> Any:
         """Run the pass; buffers such as running statistics are updated in place when training."""
 
 
@@ -41,7 +42,10 @@ class _Sequence:
     def __init__(self, module: nn.Module) -> None:
         self._batched = Batched(module)
 
-    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+    def __call__(self, tensors: Mapping[str, Tensor], x: Any, *, draw: Draw, training: bool) -> Any:
+        if not isinstance(x, Tensor):
+            # layers one after another take one tensor: a batch with one entry is that
+            (x,) = leaves(x)
         return self._batched(tensors, x, draw=draw, training=training)
 
 
@@ -59,37 +63,39 @@ class Vmapped:
         self._sites: dict[tuple[Any, ...], list[Site]] = {}
         self._mapped = vmap(self._one)
         self._evaluates = False
+        self._nest: Any = None
 
-    def __call__(self, tensors: Mapping[str, Tensor], x: Tensor, *, draw: Draw, training: bool) -> Tensor:
+    def __call__(self, tensors: Mapping[str, Tensor], x: Any, *, draw: Draw, training: bool) -> Any:
         """Map inputs ``[K, B, ...]`` to outputs ``[K, B, ...]``."""
         if self._evaluates is training:
             set_modes(self._modes) if training else set_evaluation(self._module)
             self._evaluates = not training
-        key = (training, x.shape[1:])
+        key = (training, *(leaf.shape[1:] for leaf in leaves(x)))
         if key not in self._sites:
-            self._sites[key] = self._record(tensors, x[0])
+            self._sites[key] = self._record(tensors, mapped(lambda leaf: leaf[0], x))
         drawn = [draw(index, site) for index, site in enumerate(self._sites[key])]
-        output: Tensor = self._mapped(dict(tensors), x, drawn)
-        return output
+        output = self._mapped(dict(tensors), x, drawn)
+        return output if isinstance(output, Tensor) else rebuilt(self._nest, output)
 
-    def _one(self, tensors: dict[str, Tensor], x: Tensor, drawn: list[Tensor]) -> Tensor:
+    def _one(self, tensors: dict[str, Tensor], x: Any, drawn: list[Tensor]) -> Any:
         if not drawn:
-            return _tensor(functional_call(self._module, tensors, (x,)))
+            return self._flat(functional_call(self._module, tensors, (x,)))
         with Keyed(lambda index, site: drawn[index]):
-            return _tensor(functional_call(self._module, tensors, (x,)))
+            return self._flat(functional_call(self._module, tensors, (x,)))
 
-    def _record(self, tensors: Mapping[str, Tensor], x: Tensor) -> list[Site]:
-        recorder = DrawRecorder(x.device)
+    def _flat(self, output: Any) -> Any:
+        """Tensors alone, since torch maps over no class that nobody has registered."""
+        if isinstance(output, Tensor):
+            return output
+        self._nest = output
+        return list(leaves(output))
+
+    def _record(self, tensors: Mapping[str, Tensor], x: Any) -> list[Site]:
+        recorder = DrawRecorder(next(leaves(x)).device)
         first = {name: tensor[0].detach().clone() for name, tensor in tensors.items()}
         with torch.no_grad(), undisturbed(), Keyed(recorder):
             functional_call(self._module, first, (x,))
         return recorder.sites
-
-
-def _tensor(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the module returned {type(output).__name__}, not one tensor")
-    return output
 
 
 def forward_of(module: nn.Module) -> Forward:
@@ -115,7 +121,7 @@ def lane_losses(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     """
     each = loss.per_example
     if each is None:
-        return vmap(loss)
+        return _mapped(loss)
     if loss.name == "cross-entropy":
         # Outputs lie in memory as [K, C, B]: over the middle dimension it takes a quarter of the time.
         return lambda outputs, targets: F.cross_entropy(
@@ -129,6 +135,19 @@ def lane_losses(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
         return each(outputs.flatten(1).unsqueeze(-1), targets.flatten(1)).mean(-1)
 
     return by_number
+
+
+def _mapped(function: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+    """A function of outputs and targets over lanes, where outputs may be any nest of tensors."""
+    plain = vmap(function)
+
+    def over_lanes(outputs: Any, targets: Tensor) -> Any:
+        if isinstance(outputs, Tensor):
+            return plain(outputs, targets)
+        parts = list(leaves(outputs))
+        return vmap(lambda some, goals: function(rebuilt(outputs, some), goals))(parts, targets)
+
+    return over_lanes
 
 
 def measured_losses(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
@@ -152,7 +171,7 @@ def measured_losses(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
         return loss.scalar(found.value), torch.as_tensor(divisor, dtype=torch.float64)
 
     def by_function(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        value, divisor = vmap(one)(outputs, targets)
+        value, divisor = _mapped(one)(outputs, targets)
         return value, None if summed else divisor
 
     return by_function if loss.per_example is None else by_example

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from thalweg.execution.lanes.step import LaneProgram
+from thalweg.objectives.nests import leaves
 from thalweg.settings.free_memory import free_bytes
 
 __all__ = ["available_bytes", "lane_bytes", "lanes_that_fit"]
@@ -13,7 +16,7 @@ __all__ = ["available_bytes", "lane_bytes", "lanes_that_fit"]
 _SHARE = 0.5  # of what is available; the rest is for everybody else and for what the estimate misses
 
 
-def lane_bytes(program: LaneProgram, inputs: Tensor, targets: Tensor, *, evaluated: int) -> int:
+def lane_bytes(program: LaneProgram, inputs: Any, targets: Tensor, *, evaluated: int) -> int:
     """Estimate the memory of one lane, from one forward pass of a few.
 
     ``parameters * (2 + states + 2) + buffers + 2 * activations kept for the backward pass + 2 * the largest
@@ -21,15 +24,16 @@ def lane_bytes(program: LaneProgram, inputs: Tensor, targets: Tensor, *, evaluat
 
     Args:
         program: of K lanes, at least 2, that has done a step.
-        inputs: ``[K, B, ...]``.
+        inputs: ``[K, B, ...]``, or a nest of such.
         targets: ``[K, B, ...]``.
         evaluated: examples in a block of an evaluation.
 
     Returns:
         Bytes a lane.
     """
-    lanes, batch = inputs.shape[:2]
-    own = {tensor.data_ptr() for tensor in program.stack.tensors.values()} | {inputs.data_ptr()}
+    lanes, batch = targets.shape[:2]
+    given = list(leaves(inputs))
+    own = {tensor.data_ptr() for tensor in (*program.stack.tensors.values(), *given)}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -49,7 +53,7 @@ def lane_bytes(program: LaneProgram, inputs: Tensor, targets: Tensor, *, evaluat
     fixed = sum(t.nbytes for t in buffers.values())
     activations = sum(kept.values())
     largest = max(kept.values(), default=0) * max(1.0, evaluated / batch)
-    data = inputs[0].nelement() * inputs.element_size() + targets[0].nelement() * targets.element_size()
+    data = sum(leaf[0].nelement() * leaf.element_size() for leaf in (*given, targets))
     return int((4 * parameters + states + fixed + 2 * activations + 2 * largest) / lanes + 2 * data)
 
 

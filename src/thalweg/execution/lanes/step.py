@@ -163,6 +163,7 @@ class LaneProgram:
         loss: of one run.
         runs: one a row, those with the same :func:`group_key` side by side.
         entries: the catalogue's entry of each optimizer's name.
+        judged: the loss that is evaluated, where that is another.
     """
 
     def __init__(
@@ -172,10 +173,12 @@ class LaneProgram:
         loss: Loss,
         runs: Sequence[Run],
         entries: Mapping[str, Entry],
+        judged: Loss | None = None,
     ) -> None:
         self.stack, self.forward, self._entries = stack, forward, entries
         self._losses = lane_losses(loss)
-        self._measured = measured_losses(loss)
+        self._judged = self._losses if judged is None else lane_losses(judged)
+        self._measured = measured_losses(loss if judged is None else judged)
         self.device = stack.parameters[0].device
         self._used: list[int] | None = None
         self._arrange(runs)
@@ -216,7 +219,7 @@ class LaneProgram:
             group.update(given, t, factors)
         return losses.detach()
 
-    def _outputs(self, inputs: Tensor) -> Tensor:
+    def _outputs(self, inputs: Any) -> Any:
         """Run the training pass; the first one is watched for draws that would be the same in all lanes."""
         watched: AbstractContextManager[list[str]] = (
             noticed_draws() if self._used is None else nullcontext([])
@@ -246,7 +249,7 @@ class LaneProgram:
         return [self.stack.parameters[index] for index in self._used]
 
     @torch.no_grad()
-    def predict(self, inputs: Tensor, step: int) -> Tensor:
+    def predict(self, inputs: Any, step: int) -> Any:
         """Return the outputs ``[K, B, ...]`` in evaluation mode for inputs ``[K, B, ...]``."""
         self.draws.step = step
         return self.forward(self.shown(), inputs, draw=self.draws, training=False)
@@ -262,12 +265,12 @@ class LaneProgram:
         return self.stack.tensors | copies
 
     @torch.no_grad()
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses ``[K]``."""
-        return self._losses(outputs, targets)
+    def losses(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Return the losses ``[K]`` that are evaluated."""
+        return self._judged(outputs, targets)
 
     @torch.no_grad()
-    def measured_losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    def measured_losses(self, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the losses ``[K]`` of a block and what they divide by; see :func:`measured_losses`."""
         return self._measured(outputs, targets)
 
