@@ -304,7 +304,7 @@ def test_options_that_do_not_apply() -> None:
     ("collate", "says"),
     [
         (lambda items: 1 / 0, "collate raises on 8 items: ZeroDivisionError"),
-        (lambda items: 3, "has to give a pair"),
+        (lambda items: 3, "what collate gives has to be a pair"),
         (lambda items: (X, [1]), "whose targets are a tensor"),
         (lambda items: (X, pad(items)[1] + 1), "aren't those of the items, as class numbers from 0 to 1"),
     ],

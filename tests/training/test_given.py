@@ -242,12 +242,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: fit("cross-entropy", validation=DataLoader(TensorDataset(X[:0], Y[:0]))),
         "validation data hold no examples",
     ),
-    "dictionaries": (
-        lambda: thalweg.fit(
-            network(), _Items({"x": X[0], "y": Y[0]}), "cross-entropy", "sgd", steps=1, batch_size=2
-        ),
-        "XXX",
-    ),
     "seed below 0": (lambda: fit("cross-entropy", seed=-1), "seed is -1, but must be a whole number"),
     "large seed": (lambda: fit("cross-entropy", seed=2**70), "from 0 to 9223372036854775807"),
     "half a seed": (lambda: fit("cross-entropy", seed=0.5), "seed is 0.5"),
@@ -264,17 +258,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "strategy by name": (lambda: fit("cross-entropy", strategies=["averaging"]), "isn't an object of a"),
     "one strategy": (lambda: fit("cross-entropy", strategies=Averaging()), "one strategy, 'averaging'; give"),
 }  # fmt: skip
-
-
-class _Items(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    def __init__(self, item: Any) -> None:
-        self.item = item
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, n: int) -> Any:
-        return self.item
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -146,7 +146,7 @@ def test_losses_by_name_are_the_functions(name: str, function: Any, targets: Ten
 @pytest.mark.parametrize(
     ("batches", "words"),
     [
-        ([{"x": X, "y": Y}], r"a batch has to be a pair, \(inputs, targets\), .*the data gave dict"),
+        ([{"x": X, "z": Y}], "none of it is called labels"),
         ([X], "has to be a pair.*Tensor"),
         ([(X, Y, Y)], "has to be a pair.*tuple"),
         ([(X, Y.tolist())], "whose targets are a tensor"),
