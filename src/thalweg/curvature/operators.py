@@ -286,7 +286,11 @@ class GaussNewtonMatrix(CurvatureOperator):
     """
 
     def _products(self, outputs: Any, targets: Any) -> GaussNewtonProducts:
-        outputs = part_of(outputs)
+        if not isinstance(outputs, Tensor):
+            raise ModelError(
+                f"{type(self).__name__}: the model gives {type(outputs).__name__}, but under a loss of your own "
+                "outputs have to be one tensor; wrap the model in one that returns it"
+            )
         return GaussNewtonProducts(outputs, self.vectors.leaves, _ALONE, lambda z: self.loss(z, targets))
 
 
