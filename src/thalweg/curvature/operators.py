@@ -23,7 +23,7 @@ from thalweg.curvature.differentiation import differentiable_twice, outside_infe
 from thalweg.curvature.parameter_vectors import ParameterVectors
 from thalweg.curvature.products import GaussNewtonProducts, HessianProducts, JacobianProducts
 from thalweg.curvature.vectors import Space, Vector
-from thalweg.errors import DataError, OptionError
+from thalweg.errors import DataError, ModelError, OptionError
 from thalweg.layers.interface import Interface, part_of
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import Loss, Task, activations, as_loss
@@ -288,8 +288,8 @@ class GaussNewtonMatrix(CurvatureOperator):
     def _products(self, outputs: Any, targets: Any) -> GaussNewtonProducts:
         if not isinstance(outputs, Tensor):
             raise ModelError(
-                f"{type(self).__name__}: the model gives {type(outputs).__name__}, but under a loss of your own "
-                "outputs have to be one tensor; wrap the model in one that returns it"
+                f"{type(self).__name__}: the model gives {type(outputs).__name__}, but under a loss of your "
+                "own outputs have to be one tensor; wrap the model in one that returns it"
             )
         return GaussNewtonProducts(outputs, self.vectors.leaves, _ALONE, lambda z: self.loss(z, targets))
 
