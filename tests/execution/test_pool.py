@@ -16,6 +16,7 @@ from small import entries, prepared, problem, runs, workload
 from thalweg.errors import OptionError
 from thalweg.execution import ProcessPool, RunList, not_portable, one_by_one, portable
 from thalweg.layers import models
+from thalweg.run.objective import Objective
 
 
 def here(shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -47,7 +48,10 @@ def test_every_part_of_a_problem_has_to_be_importable(what: str) -> None:
         "metric": lambda outputs, targets: 0.0,
         "optimizers": {"own": lambda parameters: None},
     }
-    said = not_portable(replace(fine, **{what: parts[what]}))
+    part = {what: parts[what]}
+    if what in ("loss", "metric"):
+        part = {"objective": Objective(**{"loss": "mse", "metric": "rmse", **part})}
+    said = not_portable(replace(fine, **part))
     named = what.replace("optimizers", "optimizer own")
     assert said == f"the {named} can't be sent to another process, since it isn't importable by name"
 
@@ -87,6 +91,7 @@ ANYBODYS = """
 import multiprocessing, signal
 from small import prepared, problem, runs, workload
 from thalweg.layers import models
+from thalweg.run.objective import Objective
 from thalweg.execution import RunList, ProcessPool, one_by_one
 
 def mask(answer):

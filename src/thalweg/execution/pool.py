@@ -67,7 +67,8 @@ def not_portable(problem: Problem) -> str | None:
         except ThalwegError:
             return f"the optimizer {name} can't be sent to another process, since it isn't importable by name"
     return portable(
-        factory=problem.factory, data=problem.data, objective=problem.objective,
+        factory=problem.factory, data=problem.data, loss=problem.objective.loss,
+        metric=problem.objective.metric, judged=problem.objective.judged, output=problem.objective.output,
         optimizers=dict(problem.optimizers),
     )  # fmt: skip
 

@@ -239,10 +239,13 @@ class Interface:
         return model
 
     @staticmethod
-    def detach(model: nn.Module) -> None:
-        """Let a model be called as its author meant."""
+    def detach(model: nn.Module) -> Interface | None:
+        """Let a model be called as its author meant; return what was attached."""
+        hooks = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
+        found = next((each.interface for each in hooks if isinstance(each, (_Before, _After))), None)
         _drop(model, _Before)
         _drop(model, _After)
+        return found
 
     @contextmanager
     def attached(self, *models: nn.Module) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thalweg.execution.lanes.batched import Batched, missing_elements
+from thalweg.layers.interface import Interface
 from thalweg.layers.modes import begin_training, set_evaluation, set_modes
 from thalweg.objectives import Loss
 from thalweg.objectives.comparing import for_numbers
@@ -106,11 +107,15 @@ def forward_of(module: nn.Module) -> Forward:
     >>> forward_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).form, forward_of(nn.Bilinear(2, 2, 1)).form
     ('batched', 'vmap')
     """
+    # layers with twins take one tensor and return one
+    interface = Interface.detach(module)
     try:
         if not all(training for _, training in begin_training(module)):
             raise TypeError("a part stays in evaluation mode")
         return _Sequence(module)
     except TypeError:
+        if interface is not None:
+            interface.attach(module)
         return Vmapped(module)
 
 
