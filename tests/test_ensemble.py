@@ -477,7 +477,7 @@ def test_fit_ensemble_goes_on_where_it_was(tmp_path: Path) -> None:
             )
         if engine == "lanes":
             changed: dict[str, Any] = {**asked, "engine": "auto", "strategies": [Clipping(norm=1.0)]}
-            with pytest.raises(OptionError, match="begun as lanes, which they can't be now: strategies"):
+            with pytest.raises(OptionError, match="begun as lanes, which is impossible now: strategies"):
                 thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **changed)
         again = thalweg.fit_ensemble(net, (x, y), "cross-entropy", "adam", out=out, resume=True, **asked)
         for one, other in zip(whole.models, again.models, strict=True):

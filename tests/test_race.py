@@ -9,7 +9,7 @@ import math
 import os
 import runpy
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from thalweg import catalogue, data, recipe
 from thalweg.commands import verbs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.execution import Execution
+from thalweg.execution.execution import Request
 from thalweg.racing import build_results, setup
 from thalweg.racing.results import OptimizerResult, Results, schema
 from thalweg.racing.watch import LeaderboardRow, RaceProgress, RaceWatcher
@@ -104,16 +105,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("race")
     (folder / "own.py").write_text(OWN)
     runs: dict[str, Run] = {}
-    original = Execution.run
+    original = Execution.run_together
 
-    def spy(self: Execution, key: str, asked: Any, *rest: Any, **named: Any) -> Any:
-        runs.update({run.identity: run for run in asked})
-        return original(self, key, asked, *rest, **named)
+    def spy(self: Execution, requests: Sequence[Request]) -> Any:
+        runs.update({run.identity: run for asked in requests for run in asked.runs})
+        return original(self, requests)
 
     witness, climb = Witness(), f"{folder / 'own.py'}:climb"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THALWEG_STATE_DIR", str(folder / "state"))
-        patch.setattr(Execution, "run", spy)
+        patch.setattr(Execution, "run_together", spy)
         results = verbs.race(
             "linear", "wine", optimizers=["momentum", "adam", f"{folder / 'own.py'}:mine", climb],
             trials=4, splits=2, epochs=2, batch_size=16, out=folder / "out", watcher=witness,

@@ -206,7 +206,7 @@ def test_a_training_that_fails_says_where_the_good_weights_are(
     assert app.run(arguments) == 1
     said = capsys.readouterr().err
     assert "diverges again and again" in said
-    assert "weights.safetensors holds the weights that stood then" in said
+    assert "weights.safetensors holds the weights at that point" in said
     good = safetensors.torch.load_file(tmp_path / "out" / "weights.safetensors")
     assert all(bool(torch.isfinite(value).all()) for value in good.values())
     assert (tmp_path / "out" / "report.html").exists()

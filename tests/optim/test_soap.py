@@ -185,7 +185,7 @@ def test_a_state_of_two_bases_is_refused_and_nothing_lost() -> None:
     train(optimizer, p, range(3))
     before, old = snapshot(optimizer), snapshot(optimizer)
     old["state"][0]["left_basis"] = torch.eye(3)
-    with pytest.raises(OptionError, match=r"SOAP: the state is of an earlier version, .* begin anew"):
+    with pytest.raises(OptionError, match=r"SOAP: the state is of an earlier version, .* start again"):
         optimizer.load_state_dict(old)
     assert trees_equal(snapshot(optimizer), before)
 

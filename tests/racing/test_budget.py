@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import races
 from thalweg.errors import Interrupted
 from thalweg.execution import Execution, loop
+from thalweg.execution.execution import Request
 from thalweg.execution.journal import Journal
 from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
@@ -43,7 +44,7 @@ def plan() -> PlanInfo:
 
 def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], float]) -> None:
     """Let each call of the engine take its estimate times the pace of its stage."""
-    run = Execution.run
+    run = Execution.run_together
     plans: list[PlanInfo] = []
 
     class Noted(Budget):
@@ -51,15 +52,17 @@ def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], fl
             plans.append(plan)
             super().__init__(plan, *rest)
 
-    def timed(self: Execution, key: str, runs: Any, *rest: Any, stage: str, **options: Any) -> Any:
-        outcomes = run(self, key, runs, *rest, stage=stage, **options)
+    def timed(self: Execution, requests: Sequence[Request]) -> Any:
+        found = run(self, requests)
+        # with a budget of time splits run one after another
+        (asked,) = requests
         parts = replicate_seconds(plans[-1], COST)
-        part = {"r": "rerun", "c": "confirm"}.get(stage[0], "first")
+        part = {"r": "rerun", "c": "confirm"}.get(asked.stage[0], "first")
         counted = parts[part] / {"rerun": 9, "confirm": 2}.get(part, TRIALS - TRIALS // 4) / 2
-        clock.now += pace(key) * counted * len(runs)
-        return outcomes
+        clock.now += pace(asked.key) * counted * len(asked.runs)
+        return found
 
-    monkeypatch.setattr(Execution, "run", timed)
+    monkeypatch.setattr(Execution, "run_together", timed)
     monkeypatch.setattr("thalweg.racing.race.Budget", Noted)
 
 
@@ -199,15 +202,15 @@ def test_a_resumed_race_decides_the_same(
     slow(monkeypatch, clock, lambda key: 4.0)
     whole, _ = race(tmp_path / "whole", minutes)
     clock.now = 0.0
-    run = Execution.run
+    run = Execution.run_together
 
-    def interrupted(self: Execution, key: str, *rest: Any, **options: Any) -> Any:
-        if key == "r1/confirm":
+    def interrupted(self: Execution, requests: Sequence[Request]) -> Any:
+        if requests[0].key == "r1/confirm":
             raise Interrupted("asked for by a test")
-        return run(self, key, *rest, **options)
+        return run(self, requests)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "run", interrupted)
+        patch.setattr(Execution, "run_together", interrupted)
         with pytest.raises(Interrupted):
             race(tmp_path / "parts", minutes)
     clock.now = 0.01

@@ -37,5 +37,5 @@ def test_who_is_named_beside_all_is_meant() -> None:
 def test_who_is_named_and_can_not_is_refused() -> None:
     with pytest.raises(OptionError, match=r"newton can't race here: one step takes .* forward passes"):
         understand(options(optimizers=["newton"], model="mlp:30", epochs=1))
-    with pytest.raises(OptionError, match=r"bfgs can't race here: it keeps a number for each two"):
+    with pytest.raises(OptionError, match=r"bfgs can't race here: it keeps a matrix of the model"):
         understand(options(optimizers=["bfgs"], data="digits", model="mlp:300"))

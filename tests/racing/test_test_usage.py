@@ -28,12 +28,12 @@ def test_races_are_counted_by_data_and_each_once() -> None:
 
 def test_it_holds_no_data(folder: Path) -> None:
     test_usage.count_and_add("abc", "one")
-    assert (folder / "test-test_usage.jsonl").read_text() == '{"data": "abc", "race": "one"}\n'
+    assert (folder / "test-looks.jsonl").read_text() == '{"data": "abc", "race": "one"}\n'
 
 
 def test_a_damaged_ledger_costs_no_race(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "test-test_usage.jsonl").write_bytes(b'\xff\xfe\x00 nonsense\n{"data": "iris"')
+    (folder / "test-looks.jsonl").write_bytes(b'\xff\xfe\x00 nonsense\n{"data": "iris"')
     assert [test_usage.count_and_add("iris", "one"), test_usage.count_and_add("iris", "two")] == [1, 2]
 
 
@@ -48,7 +48,7 @@ def test_a_folder_that_can_not_be_written_costs_no_race(
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THALWEG_STATE_DIR")
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert test_usage.ledger_path() == Path("/state/thalweg/test-test_usage.jsonl")
+    assert test_usage.ledger_path() == Path("/state/thalweg/test-looks.jsonl")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert test_usage.ledger_path() == Path("/home/somebody/.local/state/thalweg/test-test_usage.jsonl")
+    assert test_usage.ledger_path() == Path("/home/somebody/.local/state/thalweg/test-looks.jsonl")

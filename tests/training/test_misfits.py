@@ -95,7 +95,7 @@ MISFITS: dict[str, tuple[Callable[[], nn.Module], Tensor, type[UserError], str]]
     "numbers beyond an embedding": (
         lambda: nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(15, 2)),
         torch.full((64, 5), 9), ModelError,
-        r"Embedding\(9, 3\), takes numbers from 0 to 8, not 9 .*; make the layer for 10, or number ",
+        r"Embedding\(9, 3\), takes numbers from 0 to 8, not 9 .*; make the layer for 10, or renumber ",
     ),
     "axes of a convolution": (
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)), X, ModelError,

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import metadata
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from thalweg.errors import RunDirectoryError
 from thalweg.run.directory.writing import checksum, save_state
+from thalweg.training import sharding
 from thalweg.training.sharding import ShardFiles, are_sound, assembled
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
@@ -99,3 +101,27 @@ def test_a_checkpoint_leads_nowhere_else(tmp_path: Path) -> None:
     state["thalweg.shards"]["folder"] = "../elsewhere"
     with pytest.raises(RunDirectoryError, match="outside of its folder"):
         are_sound(state, tmp_path)
+
+
+class Reduced:
+    """Pickled as an attribute of something."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.owner, self.name)
+
+
+def test_an_attribute_in_an_index_is_a_member_of_an_enumeration_or_refused(tmp_path: Path) -> None:
+    """Python 3.11.0 to 3.11.4 write members as attributes; of anything else that would give away its code."""
+    read = metadata._MEM_FORMAT_ENCODING
+    index = tmp_path / ".metadata"
+    index.write_bytes(pickle.dumps(Reduced(read, "TORCH_PRESERVE_FORMAT")))
+    # read, and then found to be no index
+    with pytest.raises(RunDirectoryError, match=r"the index of the shards in .* is none"):
+        sharding._index(tmp_path)
+    for owner, name in ((read, "__init__"), (read, "mro"), (metadata.Metadata, "__init__")):
+        index.write_bytes(pickle.dumps(Reduced(owner, name)))
+        with pytest.raises(RunDirectoryError, match=rf"no readable index \(it refers to '{name}' of"):
+            sharding._index(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import pickle
 import shutil
@@ -277,6 +278,9 @@ class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Find a class that is known to be harmless."""
         allowed = self._CLASSES.get(module)
+        if (module, name) == ("builtins", "getattr"):
+            # how some versions of Python write a member of an enumeration
+            return _member
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if module == _INDEX and "." not in name:
@@ -287,6 +291,14 @@ class _Plain(pickle.Unpickler):
         if allowed is None or name not in allowed:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module, name)
+
+
+def _member(kind: Any, name: str) -> enum.Enum:
+    """A member of an enumeration by its name, and nothing else of anything."""
+    if not isinstance(kind, enum.EnumType) or name not in kind.__members__:
+        raise pickle.UnpicklingError(f"it refers to {name!r} of {kind!r}")
+    member: enum.Enum = kind.__members__[name]
+    return member
 
 
 def _plain(name: str) -> str:
