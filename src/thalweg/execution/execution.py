@@ -147,8 +147,8 @@ class Execution:
         """
         programs = [[run for run in each.runs if self._in_lanes(run, each)] for each in requests]
         found = self._lanes(requests, programs)
-        for number, (asked, program) in enumerate(zip(requests, programs, strict=True)):
-            own, alone = found[number], [run for run in asked.runs if run not in program]
+        for number, asked in enumerate(requests):
+            own, alone = found[number], [run for run in asked.runs if not self._in_lanes(run, asked)]
             if alone and asked.eliminate is None and asked.over is not None:
                 own = self._while_time(asked, alone, own, asked.over)
             elif alone:
@@ -202,6 +202,7 @@ class Execution:
         executor = self._executor(
             len(waiting), 1 if here else self.choice.lane_processes, self.choice.threads
         )
+        # owners follow each other in `waiting`, so that groups have the same numbers in all lists together
         owners = list(dict.fromkeys(owner for owner, _, _ in waiting))
         lists = [
             RunList(

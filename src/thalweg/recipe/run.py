@@ -63,7 +63,7 @@ def run_recipe(
     command: str | None = None,
     trust_code: bool = False,
 ) -> tuple[TrainResults, Path]:
-    """Train what a recipe says, or resumes it, and write everything but the report.
+    """Train what a recipe says, or resume it, and write everything but the report.
 
     Args:
         given: a recipe, or the path of one; may be left out with ``resume``.
