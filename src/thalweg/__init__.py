@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from thalweg import schedules as schedules
     from thalweg import secondorder as secondorder
     from thalweg import settings as settings
+    from thalweg import stages as stages
     from thalweg import strategies as strategies
     from thalweg import test_problems as test_problems
     from thalweg import training as training
@@ -78,6 +79,7 @@ __all__ = [
     "schedules",
     "secondorder",
     "settings",
+    "stages",
     "strategies",
     "sweep",
     "test_problems",

@@ -18,11 +18,13 @@ from thalweg.errors import shortened
 
 __all__ = [
     "Modes",
+    "astray",
     "begin_training",
     "end_training",
     "evaluating",
     "held",
     "in_mode_of",
+    "kept_held",
     "kept_modes",
     "modes_of",
     "said_held",
@@ -55,6 +57,13 @@ def set_modes(modes: Modes) -> None:
             part.train(training)
     for part, training in modes:
         part.training = training
+
+
+def astray(modes: Modes) -> bool:
+    """Say whether the model as a whole, or a part that is to evaluate, is in another mode than its own."""
+    return modes[0][0].training is not modes[0][1] or any(
+        part.training for part, training in modes if not training
+    )
 
 
 def set_mode(part: nn.Module, training: bool) -> None:
@@ -142,6 +151,18 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         set_modes(modes)
+
+
+@contextmanager
+def kept_held(model: nn.Module) -> Iterator[None]:
+    """Give each part back its own mode afterwards, and whether it counts as :func:`held`."""
+    stayed = {part for part in model.modules() if part in _STAYED}
+    with kept_modes(model):
+        try:
+            yield
+        finally:
+            for part in model.modules():
+                (_STAYED.add if part in stayed else _STAYED.discard)(part)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.backend import Backend, OneProcess
 from thalweg.training.loader import ExampleLoader
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
-from thalweg.training.param_groups import Pattern, parameter_groups
+from thalweg.training.param_groups import Pattern, groups_for
 from thalweg.training.rates import Rates, tabulated
 from thalweg.training.trainer import Training
 
@@ -182,19 +182,14 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
     groups = wanted.groups
     if groups == recipe.GroupsTable():
         return [p for p in model.parameters() if p.requires_grad]
-    defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters}
-    lr = wanted.optimizer.hyperparameters.get("lr", defaults.get("lr"))
-    made = parameter_groups(
+    return groups_for(
+        entry,
         model,
-        lr=None if lr is None else float(lr),
+        wanted.optimizer.hyperparameters,
         decay_all=groups.decay == "all",
         depth_factor=groups.depth_factor,
         patterns=[Pattern(match=p.match, rate=p.rate, decay=p.decay) for p in groups.patterns],
     )
-    if "weight_decay" not in defaults:
-        for group in made:
-            group.pop("weight_decay", None)
-    return made
 
 
 def lines(made: BuiltRun) -> dict[str, list[str]]:

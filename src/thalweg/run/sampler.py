@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +12,43 @@ from torch import Tensor
 from thalweg.errors import DataError
 from thalweg.randomness.streams import order
 
-__all__ = ["Batches", "default_batch_size", "evaluation_points", "orders", "steps_an_epoch"]
+__all__ = [
+    "Batches",
+    "Order",
+    "OrderOf",
+    "default_batch_size",
+    "evaluation_points",
+    "orders",
+    "steps_an_epoch",
+]
+
+
+class Order(Protocol):
+    """Which examples each step of a run takes; a function of the seed and of what :meth:`state` returns.
+
+    Attributes:
+        seed: of the run.
+        epoch: that the last batch belongs to: what is drawn for an example depends on it and the example.
+    """
+
+    seed: int
+    epoch: int
+
+    def take(self, share: float, times: float = 1.0) -> Tensor:
+        """Return the indices of the next batch, int64 ``[B]``; ``share`` of the run is done.
+
+        ``times`` the usual size is wanted.
+        """
+
+    def state(self) -> tuple[int, int]:
+        """Return two numbers that say where it is."""
+
+    def load(self, state: tuple[int, int]) -> None:
+        """Go on from what :meth:`state` returned."""
+
+
+OrderOf: TypeAlias = Callable[[int, int, int], Order]
+"""From the number of examples, the seed of a run and the size of a usual batch to an order."""
 
 
 def default_batch_size(examples: int) -> int:

@@ -22,7 +22,7 @@ from thalweg.objectives.given import usable
 from thalweg.objectives.nests import bottom
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.objective import Objective
-from thalweg.run.sampler import evaluation_points
+from thalweg.run.sampler import OrderOf, evaluation_points
 from thalweg.run.targets import check_pairing, ignored_by, suited_loss, suited_metric, tasks_of
 from thalweg.schedules.driver import Factor
 from thalweg.secondorder.closures import ClosureOptimizer
@@ -32,6 +32,7 @@ from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
 from thalweg.training.loader import DataLoaderAdapter, examples_of, in_blocks, loader_of
+from thalweg.training.param_groups import groups_for, parameter_groups
 from thalweg.training.rates import rates_of
 from thalweg.training.tempering import activation_of, check_calibration
 from thalweg.training.trainer import Training
@@ -66,6 +67,8 @@ def fit(
     device: torch.device | str | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     target: str | None = None,
+    order: OrderOf | None = None,
+    groups: Mapping[str, Any] | None = None,
     backend: Backend | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -118,6 +121,11 @@ def fit(
         collate: from a list of a Dataset's items to a batch.
         target: name of the targets in batches, items or data that are dictionaries, where it isn't one of
             :data:`thalweg.data.labelled.TARGETS`.
+        order: which examples each step takes: from their number, the seed and the size of a batch to an
+            :class:`thalweg.run.sampler.Order`; by default shuffled, each example once an epoch.
+        groups: how parameters differ, as arguments of
+            :func:`thalweg.training.param_groups.parameter_groups`, for an optimizer that is given by name or
+            function: ``{"depth_factor": 0.8, "decay_all": False}``.
         backend: what lies beneath; by default one process on the device. Under torchrun
             :class:`thalweg.training.DistributedDataParallel` or
             :class:`thalweg.training.FullyShardedDataParallel`, which have device and precision of their own.
@@ -175,6 +183,7 @@ def fit(
         collate=collate,
         steps=steps,
         target=target,
+        order=order,
     )
     if epochs is not None:
         total = whole_number("epochs", epochs) * loader.steps_an_epoch()
@@ -210,7 +219,7 @@ def fit(
     # before processes put their own hooks around the model
     with objective.interface.attached(model):
         model = backend.set_up(model)
-        made = _optimizer(optimizer, model, dict(hyperparameters or {}), backend)
+        made = _optimizer(optimizer, model, dict(hyperparameters or {}), backend, dict(groups or {}))
         own = _parameters_of(loss)
         held = _held(own, made, backend)
         rates = rates_of(made, schedule, total)
@@ -345,11 +354,16 @@ def _changing(loss: Any, held: list[str]) -> tuple[nn.Module, list[str]] | None:
 
 
 def _optimizer(
-    given: Any, model: nn.Module, hyperparameters: dict[str, Any], backend: Backend
+    given: Any,
+    model: nn.Module,
+    hyperparameters: dict[str, Any],
+    backend: Backend,
+    groups: dict[str, Any],
 ) -> torch.optim.Optimizer:
     if isinstance(given, torch.optim.Optimizer):
-        if hyperparameters:
-            raise OptionError("the optimizer is made already; give its hyperparameters where it is made")
+        for name, value in (("hyperparameters", hyperparameters), ("groups", groups)):
+            if value:
+                raise OptionError(f"the optimizer is made already; give its {name} where it is made")
         try:
             check_held(given, model)
         except OptionError as problem:
@@ -360,11 +374,16 @@ def _optimizer(
                 "function of the parameters"
             ) from problem
         return given
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable: list[Any] = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise OptionError("the model has no parameter that needs a gradient; there is nothing to train")
     if isinstance(given, (str, catalogue.Entry)):
-        return catalogue.resolve(given).make(trainable, **hyperparameters)
+        entry = catalogue.resolve(given)
+        if groups:
+            trainable = groups_for(entry, model, hyperparameters, **groups)
+        return entry.make(trainable, **hyperparameters)
+    if groups:
+        trainable = parameter_groups(model, lr=hyperparameters.get("lr"), **groups)
     if not callable(given):
         raise OptionError(
             f"the optimizer is {given!r}; give an optimizer, a name such as adam, or a function"

@@ -30,12 +30,12 @@ from thalweg.data.examples import (
 )
 from thalweg.data.finite import as_float32
 from thalweg.data.labelled import as_given, common, is_nest, separated
-from thalweg.errors import DataError
+from thalweg.errors import DataError, option
 from thalweg.objectives.nests import leaves, mapped
 from thalweg.randomness import streams
 from thalweg.randomness.generators import apart, own_generators
 from thalweg.randomness.streams import seed32
-from thalweg.run.sampler import Batches, steps_an_epoch
+from thalweg.run.sampler import Batches, Order, OrderOf, steps_an_epoch
 from thalweg.strategies.base import Keys
 from thalweg.training.steps import check_rows, shared
 
@@ -115,7 +115,7 @@ class ExampleLoader:
     (4, 1.0, 2, (0, 4))
     """
 
-    def __init__(self, examples: Examples, batches: Batches, size: int) -> None:
+    def __init__(self, examples: Examples, batches: Order, size: int) -> None:
         self._examples, self._batches, self._size = examples, batches, size
         self._division: tuple[int, int, int] | None = None
 
@@ -345,6 +345,7 @@ def loader_of(
     collate: Callable[[list[Any]], Any] | None = None,
     steps: int | None = None,
     target: str | None = None,
+    order: OrderOf | None = None,
 ) -> Loader:
     """Make a loader of whatever data a person has.
 
@@ -358,13 +359,21 @@ def loader_of(
         collate: from a list of a Dataset's items to ``(inputs, targets)``.
         steps: of an epoch, for iterables without a length.
         target: name of the targets in dictionaries, where that isn't a usual one.
+        order: of examples, where that isn't the usual one.
 
     Raises:
-        DataError: it is none of these, or its parts don't fit.
+        DataError: it is none of these, its parts don't fit, or there is an order for what comes in batches.
     """
     examples = examples_of(data, device, collate, target=target)
     if examples is None:
+        if order is not None:
+            raise DataError(
+                f"{option('order')} is of examples that can be had one by one, and a "
+                f"{type(data).__name__} gives batches; give the Dataset itself, or leave it out"
+            )
         return DataLoaderAdapter(data, seed=seed, device=device, steps=steps, target=target)
+    if order is not None:
+        return ExampleLoader(examples, order(len(examples), seed, batch_size), batch_size)
     return ExampleLoader(examples, Batches(len(examples), seed=seed, size=batch_size), batch_size)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
+from thalweg.catalogue import Entry
 from thalweg.errors import OptionError
 
-__all__ = ["Pattern", "parameter_groups"]
+__all__ = ["Pattern", "groups_for", "parameter_groups"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +99,22 @@ def parameter_groups(
         if not decays:
             group["weight_decay"] = 0.0
     return list(groups.values())
+
+
+def groups_for(
+    entry: Entry, model: nn.Module, hyperparameters: Mapping[str, Any], **differing: Any
+) -> list[dict[str, Any]]:
+    """Return groups for an optimizer of the catalogue.
+
+    Args:
+        entry: of the optimizer; where it doesn't decay, groups say nothing of that.
+        model: see :func:`parameter_groups`, which ``differing`` is for.
+        hyperparameters: what is absent has its default.
+    """
+    defaults = {hyper.name: hyper.default for hyper in entry.hyperparameters}
+    lr = hyperparameters.get("lr", defaults.get("lr"))
+    made = parameter_groups(model, lr=None if lr is None else float(lr), **differing)
+    if "weight_decay" not in defaults:
+        for group in made:
+            group.pop("weight_decay", None)
+    return made

@@ -21,7 +21,7 @@ from thalweg.catalogue.entry import StepKind
 from thalweg.errors import DataError, OptionError, ThalwegError
 from thalweg.layers.holding import unreached
 from thalweg.layers.interface import Interface
-from thalweg.layers.modes import Modes, begin_training, end_training, evaluating, said_held, set_modes
+from thalweg.layers.modes import Modes, astray, begin_training, end_training, evaluating, said_held, set_modes
 from thalweg.layers.passing import SingleEntryError, outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import as_loss
@@ -213,6 +213,7 @@ class Training:
             inputs, targets = batch(self, inputs, targets, keys)
         for before_step in self._before_step:
             before_step(self)
+        self.train()
         if self._foreign:
             self._look_at_strangers(inputs, targets)
         room = _ENDLESS
@@ -273,15 +274,11 @@ class Training:
     # What a step needs -----------------------------------------------------------------------------------
 
     def train(self) -> Modes:
-        """Put the model into training mode, but for the parts that were in evaluation mode at the beginning.
-
-        Returns:
-            The modes of its parts.
-        """
+        """Put the model into training mode, but for parts that began in evaluation mode; return all modes."""
         if self._modes is None:
             self._modes = begin_training(self.model)
-        elif self.model.training is not self._modes[0][1]:
-            # somebody's code has put the whole model into another mode, and left it there
+        elif astray(self._modes):
+            # somebody's code has put parts into another mode, and left them there
             set_modes(self._modes)
         return self._modes
 
