@@ -75,7 +75,7 @@ def test_schedules_count_as_much_as_the_width_of_a_space() -> None:
 def test_what_one_test_example_is_worth(metric: str, worth: float) -> None:
     targets = torch.tensor([0] * 16 + [1] * 4)
     setup = SimpleNamespace(
-        objective=SimpleNamespace(loss="cross-entropy"),
+        read=SimpleNamespace(objective=SimpleNamespace(judging="cross-entropy")),
         first=SimpleNamespace(test=SimpleNamespace(targets=targets)),
         data_info=SimpleNamespace(split_sizes={"test": 20}),
     )

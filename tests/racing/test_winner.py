@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import races
 from thalweg import catalogue, data, recipe
 from thalweg.execution import loop
 from thalweg.layers import models
+from thalweg.layers.surgery import ModelParts, with_parts
 from thalweg.racing import winner
 from thalweg.randomness.generators import own_generators
 from thalweg.run.objective import Objective
@@ -71,7 +73,41 @@ def noisy_loss(outputs, targets):
     return factor * nn.functional.cross_entropy(outputs, targets)
 
 
+Deep = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1))
 one_logit = nn.Sequential(nn.Linear(30, 1))
+
+
+class Heads(nn.Module):
+    # two heads in a dictionary of tuples; in training beside something else
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(30, 2), nn.Linear(30, 2)
+
+    def forward(self, x):
+        heads = {"heads": (self.one(x), self.other(x))}
+        return {**heads, "scale": x.mean()} if self.training else heads
+
+
+class Hidden(Heads):
+    def forward(self, x):
+        return {"logits": self.one(x), "hidden": self.other(x)}
+
+
+def of_both(outputs, targets):
+    first, second = outputs["heads"]
+    return sum(nn.functional.cross_entropy(head, targets) for head in (first, second))
+
+
+def of_hidden(outputs, targets):
+    return nn.functional.cross_entropy(outputs["logits"] + outputs["hidden"], targets)
+
+
+def right(outputs, targets):
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+def shift(outputs, targets):
+    return nn.functional.cross_entropy(outputs + 1, targets, label_smoothing=0.5)
 
 
 class PerToken(nn.Module):
@@ -319,7 +355,61 @@ CASES["data and a loss that draw from them"] = {
     "schedule": "constant",
 }
 
+for called, output, loss, metric in (
+    ("names alone", "heads.1", "cross-entropy", "accuracy"),
+    ("a loss of all", "heads.1", "own.py:of_both", "accuracy"),
+    ("a metric of the part", "heads.0", "own.py:of_both", "own.py:right"),
+    ("functions of the part", "heads.0", "own.py:shift", "own.py:right"),
+):
+    CASES[f"a part of the outputs, {called}"] = {
+        "data": "breast-cancer",
+        "model": "own.py:Heads",
+        "output": output,
+        "loss": loss,
+        "metric": metric,
+        "optimizer": ("sgd", {"lr": 0.3}),
+        "schedule": "constant",
+    }
+CASES["a part of the outputs that is found by its name"] = {
+    "data": "breast-cancer",
+    "model": "own.py:Hidden",
+    "optimizer": ("lbfgs", {"batch_factor": 2.0, "batch_growth": 1.0, "max_iter": 3}),
+    "schedule": "constant",
+}
+CASES["a part of the outputs, another loss on the plateau"] = {
+    "data": "breast-cancer",
+    "model": "own.py:Hidden",
+    "loss": "cross-entropy",
+    "validation_loss": "own.py:of_hidden",
+    "metric": "log-loss",
+    "optimizer": ("sgd", {"lr": 0.5}),
+    "schedule": "plateau",
+    "epochs": 20,
+    "evaluations": 40,
+}
+CASES["breast-cancer, another loss on the plateau"] = {
+    **CASES["breast-cancer, plateau"],
+    "validation_loss": "own.py:shift",
+}
+CASES["digits, parts"] = {
+    "data": "digits",
+    "model": "mlp:32,32",
+    "parts": {"batch_norm": True, "maxout": 2, "skip": True},
+    "optimizer": ("sgd", {"lr": 0.1}),
+    "schedule": "cosine",
+}
+CASES["parts of a module of one's own"] = {
+    "data": "diabetes",
+    "model": "own.py:Deep",
+    "parts": {"batch_norm": True},
+    "optimizer": ("adam", {"lr": 0.01}),
+    "schedule": "constant",
+}
+
 NEEDS_THALWEG = {
+    "digits, parts",
+    "parts of a module of one's own",
+    "a part of the outputs that is found by its name",
     "table, own rule",
     "digits, an optimizer that evaluates a mean",
     "digits, lbfgs",
@@ -365,8 +455,12 @@ def made(case):
                 "seed": SEED,
                 "replicate": REPLICATE,
             },
-            "model": {"spec": case["model"]},
-            "objective": {"loss": case.get("loss"), "metric": case.get("metric")},
+            "model": {"spec": case["model"], "output": case.get("output"), **case.get("parts", {})},
+            "objective": {
+                "loss": case.get("loss"),
+                "metric": case.get("metric"),
+                "validation_loss": case.get("validation_loss"),
+            },
             "optimizer": {"name": name, **numbers},
             "schedule": {"name": case["schedule"]},
             "strategies": {"initialization": begins} if begins else {},
@@ -390,11 +484,13 @@ def made(case):
         score_test=True,
     )
     problem = Problem(
-        factory=models.factory(case["model"]),
+        factory=with_parts(models.factory(case["model"]), ModelParts(**case.get("parts", {}))),
         data=prepared,
         objective=Objective(
             loss=case.get("loss") or ("mse" if prepared.task.kind == "regression" else "cross-entropy"),
             metric=case.get("metric") or ("rmse" if prepared.task.kind == "regression" else "accuracy"),
+            judged=case.get("validation_loss"),
+            output=case.get("output"),
         ),
         optimizers={name: catalogue.resolve(name)},
     )
@@ -479,3 +575,22 @@ def test_python_objects_have_no_spelling():
     for part, value in (("model", {"spec": "python:Net"}), ("objective", {"loss": "python:loss"})):
         own = recipe.Recipe.model_validate(chosen.model_dump() | {part: value})
         assert winner.script(own, source=iris, prepared=split) is None
+
+
+def test_a_race_leaves_a_script_where_a_part_of_the_outputs_is_compared(folder, capsys):
+    with races.engine():
+        found = races.run(
+            folder / "run", data="breast-cancer", model="own.py:Heads", output="heads.1", trials=2,
+            loss="own.py:of_both", validation_loss="own.py:of_both",
+        )  # fmt: skip
+    won = recipe.read(folder / "run" / "winner.toml")
+    assert (won.objective.loss, won.objective.validation_loss) == ("own.py:of_both",) * 2
+    capsys.readouterr()
+    with torch.random.fork_rng():
+        runpy.run_path(str(folder / "run" / "winner.py"), run_name="__main__")
+    _, validation, test = read(capsys.readouterr().out)
+    (won_by,) = (one for one in found.optimizers if one.name == won.optimizer.name)
+    runs = {(run.replicate, run.seed): run for run in won_by.runs}
+    run = runs[won.data.replicate, won.training.seed]
+    assert validation[-1] == pytest.approx(run.validation, abs=1e-4)
+    assert test == pytest.approx(run.score, abs=1e-4)

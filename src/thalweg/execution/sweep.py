@@ -13,7 +13,7 @@ from typing import Any
 import polars
 from torch import nn
 
-from thalweg import catalogue, data, schedules
+from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, option
 from thalweg.execution.choose import Choice, choose
@@ -24,15 +24,12 @@ from thalweg.initial import initialize
 from thalweg.layers import models
 from thalweg.layers.interface import Output
 from thalweg.objectives import Metric
-from thalweg.randomness.generators import own_generators
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.run.directory.environment import usable_device
 from thalweg.run.directory.interrupt import Interruption
-from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem, initial_module
+from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import default_batch_size, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Setting, Workload
-from thalweg.run.targets import objective_of
 from thalweg.settings import trust
 from thalweg.settings.choices import EngineChoice, words_of
 from thalweg.settings.tables import MOST, check_length, one_of, plain_numbers, whole_number
@@ -102,6 +99,7 @@ def sweep(
     batch_size: int | None = None,
     loss: str | Callable[..., Any] | None = None,
     metric: str | Callable[..., Any] | None = None,
+    validation_loss: str | Callable[..., Any] | None = None,
     output: Output = None,
     target: str | None = None,
     task: str | None = None,
@@ -125,7 +123,7 @@ def sweep(
 
     Args:
         model: as for :func:`thalweg.race`: ``"mlp:64"``, ``"file.py:factory"``, a factory, a class, a module.
-        data, target, task, missing, types, collate, loss, metric, output: likewise.
+        data, target, task, missing, types, collate, loss, metric, validation_loss, output: likewise.
         settings: one setting or a list of them. A setting is the name of an optimizer, a rule or class of
             one's own, or a mapping: ``{"optimizer": "adam", "lr": 0.01, "schedule": "cosine"}`` with any
             hyperparameter, ``schedule_options`` and ``initialization`` (a scheme's name, or a mapping with
@@ -169,10 +167,12 @@ def sweep(
     epochs, evaluations = whole_number("epochs", epochs), whole_number("evaluations", evaluations)
     seed = whole_number("seed", seed, least=0, most=MOST["seed"])
     size = None if batch_size is None else whole_number("batch_size", batch_size)
-    problem, mark = _problem(
-        model, data, [entry for _, entry in asked], loss=loss, metric=metric, output=output, target=target,
+    optimizers = _optimizers([entry for _, entry in asked])
+    read = ProblemData.read(
+        data, loss=loss, metric=metric, validation_loss=validation_loss, output=output, target=target,
         task=task, missing=missing, types=types, collate=collate, seed=seed, device=device,
     )  # fmt: skip
+    problem = read.problem(models.factory(model), optimizers)
     examples = len(problem.data.train)
     workload = Workload(
         epochs=epochs,
@@ -181,7 +181,7 @@ def sweep(
         score_test=test,
     )
     check_length(workload.epochs, steps_an_epoch(examples, workload.batch_size))
-    _check(asked, problem, workload)
+    _check(asked, read, problem, workload)
     runs = [
         Run(identity=f"{number}/{each}", setting=setting, seed=each)
         for number, (setting, _) in enumerate(asked)
@@ -189,7 +189,8 @@ def sweep(
     ]
     config = {
         "kind": "sweep", "settings": json.dumps([asdict(setting) for setting, _ in asked], default=dict),
-        "seeds": numbers, "fingerprint": mark, "loss": problem.functions.trained.name,
+        "seeds": numbers, "fingerprint": read.source.fingerprint, "loss": problem.functions.trained.name,
+        "validation_loss": None if validation_loss is None else problem.functions.judged.name,
         "metric": problem.functions.metric.name, "seed": seed, "device": device, **asdict(workload),
     }  # fmt: skip
     directory = None if out is None and not resume else RunDirectory.begin(out, config, resume=resume)
@@ -299,45 +300,12 @@ def _seeds(given: int | Iterable[int]) -> list[int]:
     return numbers
 
 
-def _problem(
-    model: Any,
-    given: Any,
-    entries: Sequence[Entry],
-    *,
-    loss: Any,
-    metric: Any,
-    output: Output,
-    target: str | None,
-    task: str | None,
-    missing: str | None,
-    types: Mapping[str, str] | None,
-    collate: Callable[[list[Any]], Any] | None,
-    seed: int,
-    device: str,
-) -> tuple[Problem, str]:
-    usable_device(device)
-    # a Dataset may draw from anybody's generators while it is read
-    with own_generators(seed, "data"):
-        source = data.load(given, target=target, task=task, missing=missing, types=types, collate=collate)
-        prepared = data.prepare(source, seed=seed, replicate=0, device=device)
+def _optimizers(entries: Sequence[Entry]) -> dict[str, Entry]:
     optimizers: dict[str, Entry] = {}
     for entry in entries:
         if _made_of(optimizers.setdefault(entry.name, entry)) is not _made_of(entry):
             raise OptionError(f"settings has two optimizers of the name {entry.name!r}; give each its own")
-    named_loss, named_metric = objective_of(loss, metric, prepared)
-    objective = Objective(
-        loss=loss if callable(loss) else named_loss.name,
-        metric=metric if callable(metric) else named_metric.name,
-        output=output,
-    )
-    problem = Problem(
-        factory=models.factory(model),
-        data=prepared,
-        objective=objective,
-        optimizers=optimizers,
-        device=device,
-    )
-    return problem, source.fingerprint
+    return optimizers
 
 
 def _made_of(entry: Entry) -> object:
@@ -345,17 +313,15 @@ def _made_of(entry: Entry) -> object:
     return entry.call.target if entry.rule is None else entry.rule.function
 
 
-def _check(asked: Sequence[tuple[Setting, Entry]], problem: Problem, workload: Workload) -> None:
+def _check(
+    asked: Sequence[tuple[Setting, Entry]], read: ProblemData, problem: Problem, workload: Workload
+) -> None:
     """Refuse a model or a setting that can't be, before anything is trained."""
 
     def module() -> nn.Module:
         return initial_module(problem.factory, problem.data.input_shape, problem.data.outputs, 0)
 
-    model = problem.objective.interface.attach(module())
-    models.check(
-        model, problem.data, problem.functions.trained, problem.functions.metric,
-        examples=min(8, workload.batch_size), read=problem.objective.interface.part,
-    )  # fmt: skip
+    model, _ = read.check(problem.factory, seed=0, examples=workload.batch_size)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = problem.steps(workload)
     begun: list[Mapping[str, Any]] = []

@@ -29,7 +29,7 @@ from thalweg.layers.untouched import untouched
 from thalweg.objectives.nests import entries_of
 from thalweg.settings.free_memory import out_of_memory
 
-__all__ = ["NAMES", "Interface", "Output", "described", "part_of"]
+__all__ = ["NAMES", "Interface", "Output", "described", "part_of", "path_of"]
 
 Output: TypeAlias = str | int | Callable[[Any], Tensor] | None
 """Which part of a model's outputs is compared: a name or dotted path, a position, or a function of them."""
@@ -94,6 +94,23 @@ but which one isn't clear; say it, as output='start'
         f"{said}, and {needed_by} needs one tensor of it, but which one isn't clear; say it, as "
         f"{option('output', tensors[0])}"
     )
+
+
+def path_of(outputs: Any, part: Tensor) -> str | None:
+    """Return what is written behind the name of a model's outputs to get a part; ``None``: there is nothing.
+
+    >>> logits = torch.zeros(3)
+    >>> path_of({"heads": (torch.ones(3), logits)}, logits)
+    "['heads'][1]"
+    """
+    if outputs is part:
+        return ""
+    for name, value in (entries_of(outputs) or {}).items():
+        below = path_of(value, part)
+        if below is not None:
+            item = isinstance(outputs, Mapping) or isinstance(name, int)
+            return f"[{name!r}]{below}" if item else f".{name}{below}"
+    return None
 
 
 def _found(outputs: Any) -> Tensor | None:
@@ -198,8 +215,6 @@ class Interface:
     def __init__(self, output: Output = None, own: tuple[str, ...] = ()) -> None:
         self.output = _checked(output)
         self._open, self._whole = set(own), set[str]()
-        # whether the model was seen to return more than a tensor, of which a part was taken
-        self.parted = False
         # how inputs of each form go in: by name, as several arguments, as they are, or as their one entry
         self._ways: dict[Any, str] = {}
 
@@ -227,7 +242,6 @@ class Interface:
         """Return the part of what the model returns; see :func:`part_of`."""
         if isinstance(outputs, Tensor):
             return outputs
-        self.parted = True
         return part_of(outputs, self.output, needed_by)
 
     def attach(self, model: nn.Module) -> nn.Module:

@@ -212,6 +212,7 @@ def check(
     loss: Loss,
     metric: Metric | None = None,
     *,
+    judged: Loss | None = None,
     examples: int = 8,
     read: Callable[[Any], Tensor] = part_of,
 ) -> int | None:
@@ -222,6 +223,7 @@ def check(
         prepared: the data.
         loss: the loss.
         metric: the metric; a person's own is tried too.
+        judged: the loss of validation, where that is another.
         examples: how many.
         read: from what the model returns to the part that a metric by name compares.
 
@@ -257,8 +259,10 @@ def check(
             raise ModelError(f"the model raises on a batch{shape}: {said_of(problem)}") from problem
         shown = _check_outputs(outputs, count, prepared, loss, metric, read)
         _check_loss(outputs, targets, loss)
+        given = trees.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
+        if judged is not None and judged is not loss:
+            _value_of(given, targets, judged)
         if metric is not None and not metric.per_example:
-            given = trees.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
             try:
                 metric.score(metric.reduce(given, targets), targets)
             except OptionError:
@@ -268,9 +272,9 @@ def check(
     return None if shown is None else {1: 1, 2: shown.shape[-1]}.get(shown.ndim)
 
 
-def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
+def _value_of(outputs: Any, targets: Tensor, loss: Loss) -> Tensor:
     try:
-        value = loss(outputs, targets)
+        return loss(outputs, targets)
     except OptionError as problem:
         raise ModelError(str(problem)) from problem
     except Exception as problem:
@@ -278,6 +282,10 @@ def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
             f"the loss {loss.name!r} raises on outputs of shape {_shape(outputs)} and targets of shape "
             f"{_shape(targets)}: {said_of(problem)}"
         ) from problem
+
+
+def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
+    value = _value_of(outputs, targets, loss)
     if not value.requires_grad:
         raise ModelError("the loss doesn't depend on the model's parameters, so there is no gradient")
     try:

@@ -167,7 +167,7 @@ def _one_example(setup: Setup, plan: PlanInfo) -> float:
         return 1 / setup.data_info.split_sizes["test"]
     numbers = class_numbers(targets)
     numbers = (targets if numbers is None else numbers).reshape(len(targets), -1)
-    counts = numbers != leaves_out(setup.objective.loss)
+    counts = numbers != leaves_out(setup.read.objective.judging)
     if plan.metric == "accuracy":
         return float(counts.sum(1).max() / max(1, int(counts.sum())))
     classes = torch.unique(numbers[counts])
@@ -315,6 +315,7 @@ def write_winner(
         (options.data, str),
         (options.loss, str | None),
         (options.metric, str | None),
+        (options.validation_loss, str | None),
         (options.output, str | int | None),
     )
     pool = winning_pool(setup, results, records)
@@ -325,7 +326,7 @@ def write_winner(
         data=recipe.DataTable(
             spec=options.data,
             target=options.target,
-            task=setup.task,  # type: ignore[arg-type]
+            task=setup.read.task,  # type: ignore[arg-type]
             missing=options.missing,
             types=dict(options.types or {}),
             seed=plan.seed,
@@ -334,7 +335,12 @@ def write_winner(
         model=recipe.ModelTable(
             spec=results.model.spec, output=None if options.output is None else str(options.output)
         ),
-        objective=recipe.ObjectiveTable(loss=plan.loss, metric=plan.metric),
+        objective=recipe.ObjectiveTable(
+            loss=plan.loss,
+            # a validation loss that chooses for want of a metric has no name
+            metric=None if plan.metric.startswith("python:") else plan.metric,
+            validation_loss=plan.validation_loss,
+        ),
         optimizer=recipe.OptimizerTable(name=setting.optimizer, **setting.hyperparameters),
         schedule=recipe.ScheduleTable(name=setting.schedule),
         strategies=recipe.StrategiesTable.model_validate({"initialization": setting.initialization or False}),
@@ -346,10 +352,7 @@ def write_winner(
         ),
     )
     directory.write_text("winner.toml", recipe.dumps(won))
-    # plain torch has no rule by which a part of what a model returns is found
-    text = None
-    if not setup.objective.interface.parted:
-        text = winner.script(won, source=setup.source, prepared=setup.prepared(pool.replicate))
+    text = winner.script(won, source=setup.source, prepared=setup.read.split(pool.replicate))
     if text is not None:
         directory.write_text("winner.py", text)
     return True

@@ -27,7 +27,7 @@ _EFFORT = "How much compute"
 _VERDICT = "The verdict"
 _RUNNING = "How it runs"
 
-_OBJECTS = ("model", "data", "loss", "metric", "output", "collate", "watcher")
+_OBJECTS = ("model", "data", "loss", "metric", "validation_loss", "output", "collate", "watcher")
 _NAMES = ("optimizers", "schedules", "initializations")
 
 
@@ -65,6 +65,10 @@ class Options:
     metric: Annotated[str | Callable[..., Any] | None, Declared(
         "What validation chooses by and the verdict is about: by name, or file.py:function.", _PROBLEM,
         python="also a function", shown="the task's usual one",
+    )] = None
+    validation_loss: Annotated[str | Callable[..., Any] | None, Declared(
+        "What validation and test are scored by in place of the loss, likewise; where the data settle no "
+        "metric, validation chooses by it.", _PROBLEM, python="also a function", shown="the loss",
     )] = None
     output: Annotated[Any, Declared(
         "The part of what the model returns that is compared with targets, where that isn't clear by itself: "

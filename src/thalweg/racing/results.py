@@ -102,6 +102,7 @@ class PlanInfo(_RaceRecord):
     batch_size: int
     evaluations: int
     loss: str
+    validation_loss: str | None = None
     metric: str
     higher_is_better: bool
     goal: float | None

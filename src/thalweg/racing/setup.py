@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-import torch
-
-from thalweg import catalogue, data, schedules
+from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError, OptionError, nearest, option
 from thalweg.initial import initialize
 from thalweg.layers import models
+from thalweg.layers.models import Factory
 from thalweg.objectives import Loss, Metric
-from thalweg.objectives.given import usable
 from thalweg.racing import initializations, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.options import DEFAULT_SCHEDULES, DEFAULT_TRIALS, Options
 from thalweg.racing.results import DataInfo, ModelInfo, PlanInfo
-from thalweg.randomness.generators import own_generators
 from thalweg.run.directory.environment import usable_device
-from thalweg.run.objective import Objective
-from thalweg.run.problem import Problem, initial_module
+from thalweg.run.problem import Problem
+from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
-from thalweg.run.targets import leaves_out, objective_of
 from thalweg.run.workers import prepare_workers
 from thalweg.settings.declared import checked
 from thalweg.settings.tables import check_length
@@ -54,23 +49,29 @@ _DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
 class Setup:
     """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget.
 
-    ``loss`` and ``metric`` are those of the first split. ``objective`` has both as they were asked for: every
-    split makes its own of them, since the units of a standardized target are its own. ``task`` is what the
-    data was read for, where that isn't what the data itself says.
+    ``loss`` and ``metric`` are those of the first split: every split makes its own of what was asked for,
+    since the units of a standardized target are its own.
     """
 
     options: Options
-    source: Source
+    read: ProblemData
     entries: Mapping[str, Entry]
-    factory: Callable[[tuple[int, ...], int], torch.nn.Module]
+    factory: Factory
     loss: Loss
     metric: Metric
-    first: Prepared
     data_info: DataInfo
     model_info: ModelInfo
     plan: PlanInfo
-    task: str | None
-    objective: Objective
+
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return self.read.source
+
+    @property
+    def first(self) -> Prepared:
+        """The first split."""
+        return self.read.prepared
 
     def workload(self, plan: PlanInfo, *, score_test: bool = False) -> Workload:
         """Return how long runs are."""
@@ -83,22 +84,7 @@ class Setup:
 
     def problem(self, replicate: int = 0) -> Problem:
         """Return what the runs of one replicate are trained on."""
-        return Problem(
-            factory=self.factory,
-            data=self.prepared(replicate),
-            objective=self.objective,
-            optimizers=self.entries,
-            device=self.options.device,
-        )
-
-    def prepared(self, replicate: int) -> Prepared:
-        """Return the data of one replicate, split and preprocessed."""
-        if replicate == 0:
-            return self.first
-        with own_generators(self.options.seed, "data", replicate):
-            return data.prepare(
-                self.source, seed=self.options.seed, replicate=replicate, device=self.options.device
-            )
+        return self.read.problem(self.factory, self.entries, replicate=replicate)
 
 
 def understand(options: Options) -> Setup:
@@ -108,12 +94,6 @@ def understand(options: Options) -> Setup:
         UserError: anything that can't be used, one sentence each.
     """
     options = checked(options)
-    # a Dataset may draw from anybody's generators while it is read
-    with own_generators(options.seed, "data"):
-        return _understood(options)
-
-
-def _understood(options: Options) -> Setup:
     asked = _entries(options.optimizers)
     names = _schedules(options.schedules)
     trials = DEFAULT_TRIALS if options.trials is None else options.trials
@@ -124,27 +104,20 @@ def _understood(options: Options) -> Setup:
     )
     if options.data is None:
         raise OptionError(f"{option('data')} is missing; name a table, a folder or a built-in such as digits")
-    asked_loss, asked_metric = (
-        usable(value, what) if isinstance(value, type) else value
-        for value, what in ((options.loss, "loss"), (options.metric, "metric"))
-    )
-    source, task = _source(options, asked_loss)
-    if task == "custom" and options.task is None:
-        asked_loss = "cross-entropy" if asked_loss is None else asked_loss
-        asked_metric = "accuracy" if asked_metric is None else asked_metric
-    _refuse_extreme(source)
-    if options.device == "cpu":
-        # they take seconds to import what they need, while data are prepared and steps measured
-        prepare_workers()
-    first = data.prepare(source, seed=options.seed, replicate=0, device=options.device)
-    # the prepared task knows the units that the targets were standardised from
-    loss, metric = objective_of(asked_loss, asked_metric, first)
-    objective = Objective(
-        loss=loss.name if asked_loss is None else asked_loss,
-        metric=metric.name if asked_metric is None else asked_metric,
-        output=options.output,
-    )
-    loss, _, metric = objective.on(first)
+
+    def accept(source: Source) -> None:
+        _refuse_extreme(source)
+        if options.device == "cpu":
+            # they take seconds to import what they need, while data are prepared and steps measured
+            prepare_workers()
+
+    read = ProblemData.read(
+        options.data, loss=options.loss, metric=options.metric, validation_loss=options.validation_loss,
+        output=options.output, target=options.target, task=options.task, missing=options.missing,
+        types=options.types, collate=options.collate, seed=options.seed, device=options.device,
+        accept=accept,
+    )  # fmt: skip
+    first, (loss, judged, metric) = read.prepared, read.functions
     if options.goal is not None:
         planning.check_goal(options.goal, metric)
     examples = len(first.train)
@@ -158,9 +131,7 @@ def _understood(options: Options) -> Setup:
     check_length(epochs, examples // batch_size)
     spec = models.default(first.input_shape) if options.model is None else options.model
     factory = models.factory(spec)
-    module = initial_module(factory, first.input_shape, first.outputs, options.seed)
-    objective.interface.attach(module)
-    models.check(module, first, loss, metric, examples=min(8, batch_size), read=objective.interface.part)
+    module, _ = read.check(factory, seed=options.seed, examples=batch_size)
     for name in begins:
         if name != initializations.DEFAULT:
             # refuses a model that can't begin so
@@ -181,6 +152,7 @@ def _understood(options: Options) -> Setup:
         "epochs": epochs,
         "batch_size": batch_size,
         "loss": loss.name,
+        "validation_loss": None if options.validation_loss is None else judged.name,
         "metric": metric.name,
         "margin": float(f"{metric.default_margin:.2g}") if options.margin is None else options.margin,
     }
@@ -197,63 +169,19 @@ def _understood(options: Options) -> Setup:
     )
     return Setup(
         options=options,
-        source=source,
+        read=read,
         entries=entries,
         factory=factory,
         loss=loss,
         metric=metric,
-        first=first,
-        data_info=_data_info(source, first),
+        data_info=_data_info(read.source, first),
         model_info=ModelInfo(
             spec=spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__),
             parameters=parameters,
             text=str(module),
         ),
         plan=plan,
-        task=task,
-        objective=objective,
     )
-
-
-def _source(options: Options, loss: Any) -> tuple[Source, str | None]:
-    """Load the data; labels of which the loss leaves some out are no classes, and keep their numbers."""
-
-    def load(task: str | None) -> Source:
-        return data.load(
-            options.data, target=options.target, task=task, missing=options.missing, types=options.types,
-            collate=options.collate,
-        )  # fmt: skip
-
-    left_out, numbered = leaves_out(loss), None
-    try:
-        source = load(options.task)
-        if options.task is None and str(left_out) in source.task.classes:
-            numbered = _numbered(load, left_out)
-    except DataError:
-        # so few may be left out that they would make no class
-        numbered = _numbered(load, left_out) if options.task is None else None
-        if numbered is None:
-            raise
-    return (source, options.task) if numbered is None else (numbered, "custom")
-
-
-def _numbered(load: Callable[[str | None], Source], left_out: int) -> Source | None:
-    """The data with labels as they are, where some are the number that is left out, the others from 0 on."""
-    try:
-        source = load("custom")
-    except DataError:
-        return None
-    labels = getattr(source, "y", None)
-    if source.columns or not isinstance(labels, np.ndarray) or labels.ndim != 1:
-        return None
-    counted = labels[labels != left_out]
-    if labels.dtype.kind not in "iu" or not 0 < len(counted) < len(labels) or (counted < 0).any():
-        return None
-    source.notes.append(
-        f"{len(labels) - len(counted)} of {len(labels)} labels are {left_out}, which the loss leaves out: "
-        "they are no class, and count in no metric by name"
-    )
-    return source
 
 
 def _entries(given: Sequence[Any] | None) -> dict[str, Entry]:

@@ -16,8 +16,10 @@ from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
 from thalweg.layers import models
 from thalweg.layers.modes import held
+from thalweg.layers.surgery import with_parts
 from thalweg.objectives import activations
 from thalweg.objectives import loss as loss_of
+from thalweg.racing.part_reading import PartReading, reading_of
 from thalweg.randomness.generators import seeds
 from thalweg.randomness.streams import seed32
 from thalweg.recipe import Recipe
@@ -44,8 +46,8 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
 
     Returns:
         The text; ``None`` where data, model, loss, metric or optimizer were given as Python objects or come
-        from a collate function, parts were put into the model, or strategies beside weights by a scheme
-        accompany the run, which no script can spell.
+        from a collate function, or strategies beside weights by a scheme accompany the run, which no script
+        can spell.
 
     >>> from thalweg import data, recipe
     >>> iris = data.load("iris")
@@ -66,14 +68,18 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     """
     task = prepared.task
     loss = recipe.objective.loss or objectives.default("loss", task)
-    metric = recipe.objective.metric or objectives.default("metric", task)
-    named = (recipe.model.spec, loss, metric, recipe.optimizer.name)
-    if any(spec.startswith("python:") for spec in named) or recipe.model.parts:
+    judge = recipe.objective.validation_loss or loss
+    metric = recipe.objective.metric
+    if metric is None:
+        # where data settle no metric, the validation loss chooses
+        metric = judge if task.kind == "custom" else objectives.default("metric", task)
+    named = (recipe.model.spec, loss, judge, metric, recipe.optimizer.name)
+    if any(spec.startswith("python:") for spec in named):
         return None
     begins = _beginning(recipe)
     if begins is None:
         return None
-    if loss != "bce" and activations.family(loss_of(loss, task)) == "two classes":
+    if any(one != "bce" and activations.family(loss_of(one, task)) == "two classes" for one in (loss, judge)):
         # torch's own, which takes targets in a type and shape that they needn't have
         return None
     data = source.script(recipe.data.seed, recipe.data.replicate)
@@ -86,26 +92,36 @@ def script(recipe: Recipe, *, source: Source, prepared: Prepared) -> str | None:
     averages = hasattr(entry.call.target, "eval")
     borrowed = ["its optimizer"] if any("thalweg" in line for line in optimizer.imports) else []
     borrowed += ["its initial weights"] if begins else []
+    borrowed += ["its parts"] if recipe.model.parts else []
+    module = initial_module(
+        with_parts(models.factory(recipe.model.spec), recipe.model.parts),
+        prepared.input_shape, prepared.outputs, recipe.training.seed,
+    )  # fmt: skip
+    reading = reading_of(recipe, prepared, module, loss=loss, judge=judge, metric=metric)
+    if reading is None:
+        return None
 
     training = recipe.training
     total = training.epochs * steps_an_epoch(len(prepared.train), training.batch_size)
     plateau = recipe.schedule.name == "plateau"
-    own = _draws(model) or ":" in loss
-    frozen = _FROZEN if _holds(recipe, prepared) else ""
+    own = _draws(model) or ":" in loss or ":" in judge
+    frozen = _FROZEN if held(module) else ""
     parts = [
         _section("data", f"{_seeded(recipe.data.seed, 'data') if _draws(data) else ''}{_body(data)}"),
         _section(
             "loss and metric",
-            _objective(loss, metric, prepared, built=model.startswith(_BUILT), averages=averages),
+            _objective(
+                loss, judge, metric, prepared, reading, built=model.startswith(_BUILT), averages=averages
+            ),
         ),
         _section(
             "model, with the run's initial weights",
-            f"{_model(model, recipe, own=own)}{begins}{frozen}",
+            f"{_model(model, recipe, prepared, own=own)}{begins}{frozen}{reading.hook}",
         ),
         _section("optimizer and schedule", _optimizer(optimizer, recipe, total)),
         _section(
             "training",
-            _loop(recipe, plateau, averages=averages)
+            _loop(recipe, plateau, averages=averages, judge="loss" if judge == loss else "validation_loss")
             if entry.step_kind == "gradient"
             else _by_work(recipe, entry),
         ),
@@ -132,6 +148,7 @@ _IMPORTS = {
     "nn": "from torch import nn",
     "F": "import torch.nn.functional as F",
     "initialize": "from thalweg.initial import initialize",
+    "insert_parts": "from thalweg.layers.surgery import ModelParts, insert_parts",
     "roc_auc_score": "from sklearn.metrics import roc_auc_score",
     "balanced_accuracy_score": "from sklearn.metrics import balanced_accuracy_score",
 }
@@ -140,13 +157,6 @@ _TRAIN = "    model.train()\n"
 _FROZEN = """
 # These parts are in evaluation mode, and stay so while the others train.
 frozen = [part for part in model.modules() if not part.training]"""
-
-
-def _holds(recipe: Recipe, prepared: Prepared) -> bool:
-    """Whether parts of the model stay in evaluation mode."""
-    factory = models.factory(recipe.model.spec)
-    module = initial_module(factory, prepared.input_shape, prepared.outputs, recipe.training.seed)
-    return bool(held(module))
 
 
 def _beginning(recipe: Recipe) -> str | None:
@@ -206,16 +216,26 @@ def _function(spec: str, what: str) -> str:
     return _spelled(spec) + ("()" if isinstance(thing, type) and issubclass(thing, nn.Module) else "")
 
 
-def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, averages: bool) -> str:
+def _objective(
+    loss: str,
+    judge: str,
+    metric: str,
+    prepared: Prepared,
+    reading: PartReading,
+    *,
+    built: bool,
+    averages: bool,
+) -> str:
     custom = prepared.task.kind == "custom"
     several = custom and prepared.train.targets is not None and prepared.train.targets.ndim > 1
     # anybody's own model may give one number an example without an axis of its own
     columns = "outputs" if built else "outputs.reshape(len(outputs), -1)"
     predicted = "outputs" if several else f"{columns}[:, 0]"
     logit = "outputs[:, 1] - outputs[:, 0]"
-    if loss == "bce" and not built:
+    binary = "bce" in (loss, judge)
+    if binary and not built:
         logit = f"({columns}[:, -1] - (outputs[:, 0] if outputs.shape[1:].numel() > 1 else 0))"
-    chosen = f"({logit} > 0)" if loss == "bce" else "outputs.argmax(1)"
+    chosen = f"({logit} > 0)" if binary else "outputs.argmax(1)"
     losses = {
         "cross-entropy": "F.cross_entropy(outputs, targets)",
         "bce": f"F.binary_cross_entropy_with_logits({logit}, targets.to(outputs.dtype))",
@@ -227,7 +247,7 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
     metrics = {
         "accuracy": f"({chosen} == targets).double().mean()",
         "balanced-accuracy": f"balanced_accuracy_score(targets, {chosen})",
-        "log-loss": f"{losses[loss if loss == 'bce' else 'cross-entropy']}",
+        "log-loss": f"{losses['bce' if binary else 'cross-entropy']}",
         "auc": f"roc_auc_score(targets, {logit})",
         "rmse": f"y_scale * {error}.square().mean().sqrt()",
         "mae": f"y_scale * {error}.abs().mean()",
@@ -235,30 +255,48 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
     }
     if custom:
         # outputs and targets have one shape, or scores of classes stand at axis 1 beside class numbers
-        counts = f"targets != {leaves_out(loss)}"
+        counts = f"targets != {leaves_out(judge)}"
         losses["bce"] = "F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))"
         error, right = "(outputs.double() - targets.double())", "(outputs.argmax(1) == targets)"
         metrics = {
             "accuracy": f"{right}[{counts}].double().mean()",
             "balanced-accuracy": f"balanced_accuracy_score(targets[{counts}], outputs.argmax(1)[{counts}])",
-            "log-loss": f"F.cross_entropy(outputs, targets, ignore_index={leaves_out(loss)})",
+            "log-loss": f"F.cross_entropy(outputs, targets, ignore_index={leaves_out(judge)})",
             "auc": f"roc_auc_score(targets[{counts}], (outputs[:, 1] - outputs[:, 0])[{counts}])",
             "rmse": f"{error}.square().mean().sqrt()",
             "mae": f"{error}.abs().mean()",
             "r2": f"(1 - {error}.square().mean(0) / targets.double().var(0, correction=0)).mean()",
         }
     lines = []
-    if loss in losses:
-        lines += ["def loss(outputs, targets):", f"    return {losses[loss]}"]
-    else:
-        lines += [f"loss = {_function(loss, 'loss')}"]
-    lines += ["", ""]
-    if metric in metrics:
-        lines += ["def metric(outputs, targets):", f"    return float({metrics[metric]})"]
+    if reading.part is not None:
+        lines += ["def part_of(outputs):"]
+        lines += [f"    return outputs if isinstance(outputs, torch.Tensor) else {reading.part}", "", ""]
+
+    def body(name: str, value: str) -> list[str]:
+        return [*(["    outputs = part_of(outputs)"] if reading.taken(name) else []), f"    return {value}"]
+
+    for name, called, spec in (
+        ("loss", "loss", loss),
+        *([] if judge == loss else [("validation_loss", "judged", judge)]),
+    ):
+        if spec in losses:
+            lines += [f"def {name}(outputs, targets):", *body(called, losses[spec])]
+        elif reading.taken(called):
+            lines += [f"own_{name} = {_function(spec, 'loss')}", "", "", f"def {name}(outputs, targets):"]
+            lines += body(called, f"own_{name}(outputs, targets)")
+        else:
+            lines += [f"{name} = {_function(spec, 'loss')}"]
+        lines += ["", ""]
+    value = metrics.get(metric) or losses.get(metric)
+    if value is not None:
+        lines += ["def metric(outputs, targets):", *body("metric", f"float({value})")]
     elif prepared.task.kind == "regression":
         lines += [f"own_metric = {_function(metric, 'metric')}", "", ""]
         units = "y_center + y_scale * outputs, y_center + y_scale * targets"
-        lines += ["def metric(outputs, targets):", f"    return float(own_metric({units}))"]
+        lines += ["def metric(outputs, targets):", *body("metric", f"float(own_metric({units}))")]
+    elif reading.taken("metric"):
+        lines += [f"own_metric = {_function(metric, 'metric')}", "", "", "def metric(outputs, targets):"]
+        lines += body("metric", "own_metric(outputs, targets)")
     else:
         lines += [f"metric = {_function(metric, 'metric')}"]
     lines += ["", ""]
@@ -267,7 +305,9 @@ def _objective(loss: str, metric: str, prepared: Prepared, *, built: bool, avera
         "def evaluate(measure, x, y):",
         "    model.eval()",
         *(["    optimizer.eval()"] if averages else []),
-        "    return float(measure(torch.cat([model(part) for part in x.split(256)]), y))",
+        "    return float(measure(model(x), y))"
+        if reading.whole
+        else "    return float(measure(torch.cat([model(part) for part in x.split(256)]), y))",
         "",
     ]
     return "\n".join(lines)
@@ -287,11 +327,15 @@ def _seeded(seed: int, *names: str, torch: int | None = None) -> str:
     )
 
 
-def _model(model: str, recipe: Recipe, *, own: bool) -> str:
+def _model(model: str, recipe: Recipe, prepared: Prepared, *, own: bool) -> str:
     seed = recipe.training.seed
     initial = f"torch.manual_seed({seed32(seed, 'initial')})"
+    parts = ", ".join(f"{name}={value!r}" for name, value in recipe.model.parts.given().items())
+    shape = tuple(prepared.input_shape)
+    insert = [f"insert_parts(model, ModelParts({parts}), input_shape={shape})"] if parts else []
     if model.startswith(_BUILT):
-        return f"{initial}\nmodel = {model}" + (f"\n{_seeded(seed).strip()}" if own else "")
+        lines = [initial, f"model = {model}", *insert, *([_seeded(seed).strip()] if own else [])]
+        return "\n".join(lines)
     initial = _seeded(seed, "initial", torch=seed32(seed, "initial")).strip()
     # The file is run before the seed is set: it may draw numbers of its own.
     found = _spelled(recipe.model.spec)
@@ -305,6 +349,7 @@ def _model(model: str, recipe: Recipe, *, own: bool) -> str:
         ]
     else:
         lines = [f"factory = {found}", initial, f"model = factory{model.removeprefix(found)}"]
+    lines += insert
     lines += [
         "# Random layers draw otherwise here than under thalweg: with them, the curve has other noise.",
         _seeded(seed).strip(),
@@ -324,15 +369,15 @@ def _optimizer(optimizer: Script, recipe: Recipe, total: int) -> str:
     return "\n".join(lines)
 
 
-def _loop(recipe: Recipe, plateau: bool, *, averages: bool) -> str:
+def _loop(recipe: Recipe, plateau: bool, *, averages: bool, judge: str) -> str:
     ready = "\n    optimizer.train()" if averages else ""
     training = recipe.training
     rates = """
     for group, rate in zip(optimizer.param_groups, rates):
         group["lr"] = rate * factor(step)"""
-    watch = """
+    watch = f"""
         if step > 0:
-            plateau.step(evaluate(loss, x_validation, y_validation))"""
+            plateau.step(evaluate({judge}, x_validation, y_validation))"""
     watch, rates = (watch, "") if plateau else ("", rates)
     return f"""
 batch_size, epochs, evaluations = {training.batch_size}, {training.epochs}, {training.evaluations}

@@ -9,20 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import catalogue, data, recipe, schedules, strategies
+from thalweg import catalogue, recipe, schedules, strategies
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
 from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
-from thalweg.objectives import Loss, Metric, activations
-from thalweg.randomness.generators import own_generators
+from thalweg.objectives import activations
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.environment import usable_device
-from thalweg.run.objective import Objective
-from thalweg.run.problem import initial_module
+from thalweg.run.problem import Problem
+from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import Batches, steps_an_epoch
-from thalweg.run.targets import objective_of
 from thalweg.settings.tables import check_length
 from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.backend import Backend, OneProcess
@@ -40,12 +38,8 @@ class BuiltRun:
     """Everything a training needs, understood and checked."""
 
     recipe: Recipe
-    source: Source
-    prepared: Prepared
-    objective: Objective
-    loss: Loss
-    judged: Loss
-    metric: Metric
+    read: ProblemData
+    problem: Problem
     entry: Entry
     strategies: list[Strategy]
     training: Training
@@ -53,8 +47,18 @@ class BuiltRun:
     text: str
     activation: activations.Activation
 
+    @property
+    def source(self) -> Source:
+        """The data."""
+        return self.read.source
 
-def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared] | None = None) -> BuiltRun:
+    @property
+    def prepared(self) -> Prepared:
+        """The split."""
+        return self.problem.data
+
+
+def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = None) -> BuiltRun:
     """Make everything; the data may be known already."""
     made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
@@ -64,16 +68,14 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
     if world > 1:
         _check_shares(wanted, entry, world)
     place = usable_device(device if world == 1 else str(local_device(device)), device)
-    if known is None:
-        seed, replicate = wanted.data.seed, wanted.data.replicate
-        # a Dataset may draw from anybody's generators while it is read
-        with own_generators(seed, "data"):
-            source = data.load(
-                wanted.data.spec, target=wanted.data.target, task=wanted.data.task,
-                missing=wanted.data.missing, types=wanted.data.types or None,
-            )  # fmt: skip
-            known = source, data.prepare(source, seed=seed, replicate=replicate, device=place)
-    source, prepared = known
+    read = known or ProblemData.read(
+        wanted.data.spec, loss=wanted.objective.loss, metric=wanted.objective.metric,
+        validation_loss=wanted.objective.validation_loss, output=wanted.model.output,
+        target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
+        types=wanted.data.types or None, seed=wanted.data.seed, replicate=wanted.data.replicate,
+        device=str(place),
+    )  # fmt: skip
+    prepared = read.prepared
     if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
         raise OptionError(
             f"prediction.crops is {wanted.prediction.crops}, but inputs of shape "
@@ -84,25 +86,14 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
             f"prediction.calibrate is {wanted.prediction.calibrate!r}, which is for classes, but this is a "
             f"{prepared.task.kind} task; leave it out"
         )
-    named, judging = objective_of(wanted.objective.loss, wanted.objective.metric, prepared)
-    objective = Objective(
-        loss=named.name,
-        metric=judging.name,
-        judged=wanted.objective.validation_loss,
-        output=wanted.model.output,
-    )
-    loss, judged, metric = objective.on(prepared)
     examples = len(prepared.train)
     steps = steps_an_epoch(examples, settings.batch_size)
     check_length(settings.epochs, steps)
     total = settings.epochs * steps
 
     factory = with_parts(models.factory(wanted.model.spec), wanted.model.parts)
-    model = initial_module(factory, prepared.input_shape, prepared.outputs, settings.seed)
-    objective.interface.attach(model)
-    width = models.check(
-        model, prepared, loss, metric, examples=min(8, settings.batch_size), read=objective.interface.part
-    )
+    model, width = read.check(factory, seed=settings.seed, examples=settings.batch_size)
+    loss = read.functions.trained
     activation = activations.activation_of_task(prepared.task, width)
     if prepared.task.kind == "classification":
         activation = activations.activation(loss, width) or activation
@@ -142,12 +133,11 @@ def build(wanted: Recipe, device: str, world: int, known: tuple[Source, Prepared
         measured=("loss", "metric"),
         activation=activations.activation(loss, width),
         say=lambda text: say[0](text),
-        interface=objective.interface,
+        interface=read.objective.interface,
     )
     return BuiltRun(
-        recipe=wanted, source=source, prepared=prepared, objective=objective, loss=loss, judged=judged,
-        metric=metric, entry=entry, strategies=made, training=training, say=say, text=text,
-        activation=activation,
+        recipe=wanted, read=read, problem=read.problem(factory, {entry.name: entry}), entry=entry,
+        strategies=made, training=training, say=say, text=text, activation=activation,
     )  # fmt: skip
 
 
@@ -194,7 +184,7 @@ def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
 
 def lines(made: BuiltRun) -> dict[str, list[str]]:
     """Say what is about to be trained."""
-    wanted, prepared = made.recipe, made.prepared
+    wanted, prepared, functions = made.recipe, made.prepared, made.problem.functions
     sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))
     hyper = ", ".join(f"{name} {value:.4g}" for name, value in wanted.optimizer.hyperparameters.items())
     parameters = sum(p.numel() for p in made.training.model.parameters())
@@ -206,7 +196,7 @@ def lines(made: BuiltRun) -> dict[str, list[str]]:
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
             f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'} of batches of "
             f"{training.batch_size}: {made.training.total:,} steps; "
-            f"trained on {made.loss.name}, evaluated by {made.metric.name}",
+            f"trained on {functions.trained.name}, evaluated by {functions.metric.name}",
         ],
     }
     if made.source.warnings:

@@ -41,6 +41,7 @@ def _evaluate(
 ) -> EnsembleEvaluation:
     """Evaluate the weights in files, which are what predictions will be made with."""
     device = str(made.training.backend.device)
+    _, judged, metric = made.problem.functions
     return evaluate_models(
         (
             predicting_model(
@@ -49,10 +50,10 @@ def _evaluate(
             for name in names
         ),
         made.prepared,
-        loss=made.judged,
-        metric=made.metric,
+        loss=judged,
+        metric=metric,
         activation=stored.activation,
-        whole=made.objective.interface.gives_whole,
+        whole=made.read.objective.interface.gives_whole,
     )
 
 
@@ -207,8 +208,8 @@ def _results(
             "parameters": sum(p.numel() for p in made.training.model.parameters()),
             "text": made.text,
         },
-        metric=made.metric.name,
-        higher_is_better=made.metric.higher_is_better,
+        metric=made.problem.functions.metric.name,
+        higher_is_better=made.problem.functions.metric.higher_is_better,
         curve=[CurvePoint(**asdict(each)) for each in curve],
         best=None if best is None else CurvePoint(**asdict(best)),
         result=result,

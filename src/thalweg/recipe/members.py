@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared
 from thalweg.ensembles.evaluate import EnsembleEvaluation
 from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
-from thalweg.layers import models
-from thalweg.layers.surgery import with_parts
 from thalweg.recipe.schema import Recipe, why_not_lanes
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.run.objective import Objective
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Run, Setting, Workload
 from thalweg.strategies.initialization import InitializationSettings
@@ -32,12 +28,9 @@ TrainMember = Callable[[Recipe, Prepared, RunDirectory, TrainingWatcher], Fitted
 
 def train_members(
     recipe: Recipe,
-    prepared: Prepared,
-    entry: Entry,
-    objective: Objective,
+    problem: Problem,
     *,
     directory: RunDirectory,
-    device: str,
     seconds: float,
     watcher: TrainingWatcher,
     alone: TrainMember,
@@ -46,11 +39,8 @@ def train_members(
 
     Args:
         recipe: with an ensemble.
-        prepared: the data.
-        entry: of the optimizer.
-        objective: of the recipe.
+        problem: of the recipe; the optimizer is the only one.
         directory: of the run.
-        device: where to train.
         seconds: between two checkpoints.
         watcher: told what happens.
         alone: trains one member, where they can't be lanes.
@@ -64,19 +54,15 @@ def train_members(
     assert asked is not None
     store = MemberStore(directory)
     begins = recipe.strategies.of(InitializationSettings)
+    (optimizer,) = problem.optimizers
     setting = Setting(
-        optimizer=entry.name,
+        optimizer=optimizer,
         hyperparameters=recipe.optimizer.hyperparameters,
         schedule=recipe.schedule.name,
         schedule_options=recipe.schedule.options,
         initialization=(begins and begins.by_scheme_alone()) or {},
     )
     runs = runs_of(training.seed, asked.members, setting)
-    factory = with_parts(models.factory(recipe.model.spec), recipe.model.parts)
-    problem = Problem(
-        factory=factory, data=prepared, objective=objective, optimizers={entry.name: entry},
-        device=device,
-    )  # fmt: skip
     workload = Workload(
         epochs=training.epochs,
         batch_size=training.batch_size,
@@ -87,9 +73,9 @@ def train_members(
     def one_member(run: Run, path: Path | None, told: TrainingWatcher) -> Fitted:
         own = training.model_copy(update={"seed": run.seed})
         one = recipe.model_copy(update={"training": own, "ensemble": None})
-        own_data = prepared
+        own_data = problem.data
         if asked.resample:
-            own_data = replace(prepared, train=resampled(prepared.train, seed=run.seed))
+            own_data = replace(own_data, train=resampled(own_data.train, seed=run.seed))
         assert path is not None
         begun = {"kind": "fit", "seed": run.seed}
         with RunDirectory.begin(path, begun, resume=path.exists(), stated=None) as folder:

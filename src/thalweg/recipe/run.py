@@ -6,7 +6,7 @@ import contextlib
 import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,12 +268,13 @@ def _training_run(
     made: BuiltRun, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher
 ) -> TrainingRun:
     wanted, prepared, training = made.recipe, made.prepared, made.training
+    _, judged, metric = made.problem.functions
     size = max(wanted.training.batch_size, _EVALUATED)
     training_run = TrainingRun(
         training,
         evaluation_points(training.total, wanted.training.evaluations),
-        loss=made.judged,
-        metric=made.metric,
+        loss=judged,
+        metric=metric,
         validation=lambda: in_blocks(prepared.validation, size),
         tests={"test": lambda: in_blocks(prepared.test, size)},
         directory=directory,
@@ -286,15 +287,15 @@ def _training_run(
 
 
 def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) -> TrainResults:
-    device, directory = str(made.training.backend.device), run.directory
+    directory = run.directory
     assert directory is not None
 
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: TrainingWatcher) -> Fitted:
         with _as_many_threads(run, told):
-            return _training_run(build(one, device, 1, (made.source, prepared)), folder, seconds, told).run()
+            known = replace(made.read, prepared=prepared)
+            return _training_run(build(one, made.problem.device, 1, known), folder, seconds, told).run()
 
     kept = train_members(
-        made.recipe, made.prepared, made.entry, made.objective, directory=directory, device=device,
-        seconds=seconds, watcher=watcher, alone=alone,
+        made.recipe, made.problem, directory=directory, seconds=seconds, watcher=watcher, alone=alone,
     )  # fmt: skip
     return export_members(made, kept, directory, run.config)

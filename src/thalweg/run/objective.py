@@ -17,7 +17,7 @@ from thalweg.layers.passing import no_fault_of_the_model
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import Loss, Metric, activations
 from thalweg.randomness.generators import undisturbed
-from thalweg.run.targets import objective_of
+from thalweg.run.targets import loss_of, objective_of
 
 __all__ = ["Functions", "Objective"]
 
@@ -62,17 +62,22 @@ class Objective:
             own.append("metric")
         object.__setattr__(self, "interface", Interface(self.output, tuple(own)))
 
+    @property
+    def judging(self) -> Any:
+        """The loss that validation and test are scored by, as it was asked for."""
+        return self.loss if self.judged is None else self.judged
+
     def on(self, prepared: Prepared) -> Functions:
         """Return losses and metric for prepared data.
 
         Raises:
             UserError: they don't fit the data, in one sentence.
         """
-        trained, metric = objective_of(self.loss, self.metric, prepared)
-        judged = None
-        if self.judged is not None:
-            judged, _ = objective_of(self.judged, self.metric, prepared)
-        return self.reading(trained, metric, judged)
+        if self.judged is None:
+            return self.reading(*objective_of(self.loss, self.metric, prepared))
+        # what is trained needn't read outputs as the metric does
+        judged, metric = objective_of(self.judged, self.metric, prepared)
+        return self.reading(loss_of(self.loss, prepared), metric, judged)
 
     def reading(self, trained: Loss, metric: Metric | None, judged: Loss | None = None) -> Functions:
         """Return functions that read what the model returns.

@@ -18,8 +18,8 @@ from thalweg.data.finite import not_finite
 from thalweg.errors import DataError, OptionError
 from thalweg.layers.interface import part_of
 from thalweg.objectives import Loss, Metric, Task, activations, as_loss, default
-from thalweg.objectives import loss as loss_of
-from thalweg.objectives import metric as metric_of
+from thalweg.objectives import loss as loss_named
+from thalweg.objectives import metric as metric_named
 from thalweg.objectives.comparing import is_one_hot
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "class_numbers",
     "ignored_by",
     "leaves_out",
+    "loss_of",
     "objective_of",
     "suited_loss",
     "suited_metric",
@@ -277,7 +278,7 @@ def suited_loss(loss: Any, known: Mapping[str, Tensor | None], metric: Any = Non
     if loss == "bce":
         # of several columns too, each a yes or no of its own
         task = Task(kind="classification", classes=("0", "1"))
-    function = loss_of(loss, task) if isinstance(loss, str) else as_loss(loss)
+    function = loss_named(loss, task) if isinstance(loss, str) else as_loss(loss)
     return Suited(
         function, loss, {name: targets for name, targets in known.items() if targets is not None}
     ).loss
@@ -445,19 +446,35 @@ def objective_of(loss: Any, metric: Any, prepared: Prepared) -> tuple[Loss, Metr
     loss = default("loss", task) if loss is None else loss
     check_pairing(loss, metric)
     if task.kind != "custom" and not task.by_position:
-        made = loss_of(loss, task)
+        return loss_of(loss, prepared), metric_named(metric, task)
+    known = _known(prepared, metric)
+    made = _custom(loss, prepared, known)
+    if isinstance(metric, Metric):
+        return made, metric
+    _, judged = tasks_of(made, metric, list(known.values()))
+    return made, suited_metric(metric_named(metric, judged), judged, ignored=ignored_by(made))
+
+
+def loss_of(loss: Any, prepared: Prepared) -> Loss:
+    """Return the loss of prepared data alone, as :func:`objective_of` does; it raises the same."""
+    task = prepared.task
+    loss = default("loss", task) if loss is None else loss
+    if task.kind != "custom" and not task.by_position:
+        made = loss_named(loss, task)
         if activations.torchs_name(made) not in (None, made.name):
             # a function of torch's has types of its own that targets have to have
             made = Suited(made, made, _known(prepared, None)).loss
-        return made, metric_of(metric, task)
+        return made
+    return _custom(loss, prepared, _known(prepared, None))
+
+
+def _custom(loss: Any, prepared: Prepared, known: dict[str, Tensor]) -> Loss:
+    """The loss of targets in a form of their own."""
     two = Task(kind="classification", classes=("0", "1"))
-    made = loss_of(loss, two if loss == "bce" else task)
-    known = _known(prepared, metric)
-    _, judged = tasks_of(made, metric, list(known.values()))
-    suited = made if isinstance(loss, Loss) else replace(Suited(made, made, known).loss, per_example=None)
-    if isinstance(metric, Metric):
-        return suited, metric
-    return suited, suited_metric(metric_of(metric, judged), judged, ignored=ignored_by(made))
+    made = loss_named(loss, two if loss == "bce" else prepared.task)
+    if isinstance(loss, Loss):
+        return made
+    return replace(Suited(made, made, known).loss, per_example=None)
 
 
 def _known(prepared: Prepared, metric: Any) -> dict[str, Tensor]:
@@ -477,5 +494,5 @@ def leaves_out(loss: Any) -> int:
     (3, -100, -100)
     """
     if isinstance(loss, str) and ":" in loss:
-        loss = loss_of(loss, Task(kind="custom"))
+        loss = loss_named(loss, Task(kind="custom"))
     return ignored_by(loss)
