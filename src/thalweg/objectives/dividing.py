@@ -37,7 +37,7 @@ from thalweg.objectives.comparing import CLASSES, NUMBERS
 from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import undisturbed
 
-__all__ = ["Divided", "Divisible", "Division", "divided", "joined"]
+__all__ = ["Divided", "Divisible", "Division", "divided", "joined", "signature_of", "watched"]
 
 _AGAIN = 64
 """Parts between two comparisons of a whole with its parts, once powers of two are further apart; of parts of
@@ -106,9 +106,9 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if func not in CLASSES and func not in NUMBERS and func not in _PER_EXAMPLE:
+        if not watched(func):
             return func(*args, **named)
-        bound = _signature(func).bind(*args, **named)
+        bound = signature_of(func).bind(*args, **named)
         bound.apply_defaults()
         given = bound.arguments
         reduction = given["reduction"]
@@ -131,8 +131,14 @@ class _Watch(TorchFunctionMode):
         return value
 
 
+def watched(function: Callable[..., Any]) -> bool:
+    """Say whether a function is one of torch's losses, which say what they divide by."""
+    return function in CLASSES or function in NUMBERS or function in _PER_EXAMPLE
+
+
 @functools.cache
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the arguments of one of torch's losses."""
     return inspect.signature(function)
 
 

@@ -6,7 +6,29 @@ here returns such a list or is a piece of one, and each piece is usable alone.
 
 from __future__ import annotations
 
+from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
+from thalweg.stages.difficulty import difficulty_by, difficulty_of
 from thalweg.stages.freezing import frozen
+from thalweg.stages.orders import ByFrequency, EasiestFirst, Mix, emphasis_on_easy
+from thalweg.stages.progress import Follower, Ramp
 from thalweg.stages.stage import GIVEN, Stage
+from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 
-__all__ = ["GIVEN", "Stage", "frozen"]
+__all__ = [
+    "GIVEN",
+    "ByFrequency",
+    "EasiestFirst",
+    "ExampleWeights",
+    "Follower",
+    "Mix",
+    "Ramp",
+    "Stage",
+    "WeightedLoss",
+    "WeightedTargets",
+    "curriculum",
+    "curriculum_controls",
+    "difficulty_by",
+    "difficulty_of",
+    "emphasis_on_easy",
+    "frozen",
+]

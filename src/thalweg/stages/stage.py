@@ -64,6 +64,7 @@ class Stage:
             :class:`thalweg.run.sampler.Order`; ``None``: a shuffled order, each example once an epoch.
         optimizer, hyperparameters, schedule, strategies, batch_size, accumulate, evaluations: as for
             ``fit``. Each stage has strategies of its own.
+        adds: strategies that this stage has beside those of ``strategies``.
         groups: how parameters differ, as arguments of :func:`thalweg.training.param_groups.parameter_groups`:
             ``{"depth_factor": 0.8}``.
         carries: the optimizer begins with the state that the one of the stage before had, of parameters of
@@ -97,6 +98,7 @@ class Stage:
     hyperparameters: Mapping[str, float] | Given = GIVEN
     schedule: Any = GIVEN
     strategies: Sequence[Strategy] | Mapping[str, Any] | Given = GIVEN
+    adds: Sequence[Strategy] = ()
     groups: Mapping[str, Any] | Given = GIVEN
     batch_size: int | Given = GIVEN
     accumulate: int | Given = GIVEN

@@ -28,6 +28,7 @@ from thalweg.objectives import as_loss
 from thalweg.randomness.keyed import RunDraws
 from thalweg.randomness.streams import seed32
 from thalweg.settings.choices import Activation, Watched
+from thalweg.stages.progress import following
 from thalweg.strategies.base import LossAside, Strategy, at_evaluation_weights, in_order
 from thalweg.training.backend import Backend, OneProcess, copied, rows
 from thalweg.training.complaints import understood
@@ -151,11 +152,11 @@ class Training:
     ) -> None:
         self.model, self.optimizer, self.step_kind, self.loader = model, optimizer, step_kind, loader
         self.backend: Backend = OneProcess() if backend is None else backend
-        self.strategies = in_order(strategies)
         self.seed, self.total, self.activation = seed, total, activation
         self.clock, self.updates = 0.0, 0
         self.loss: Tensor | None = None
         self._own, self._foreign, self._loss = own, list(foreign), as_loss(loss)
+        self.strategies = in_order([*strategies, *following(model, self._loss.function)])
         self.stopped: str | None = None
         self.failed = self.skipped = False
         self.counts_work = by_work and step_kind != "gradient"
