@@ -26,7 +26,13 @@ from thalweg.stages.stage import GIVEN, Stage
 from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 from thalweg.strategies.base import Keys, Strategy, Trainer
 
-__all__ = ["CurriculumKind", "ExampleWeights", "curriculum", "curriculum_controls"]
+__all__ = [
+    "CurriculumKind",
+    "ExampleWeights",
+    "ExampleWeightsSettings",
+    "curriculum",
+    "curriculum_controls",
+]
 
 CurriculumKind: TypeAlias = Literal["stochastic", "deterministic", "frequency", "weight"]
 

@@ -194,8 +194,8 @@ def _below(scores: Tensor, targets: Tensor) -> Tensor:
             f"{scores.shape[1]} outputs; number the classes from 0 to {scores.shape[1] - 1}"
         )
     others = scores.scatter(1, numbers[:, None], -math.inf).amax(1)
-    own: Tensor = scores.gather(1, numbers[:, None])[:, 0]
-    return others - own
+    below: Tensor = others - scores.gather(1, numbers[:, None])[:, 0]
+    return below
 
 
 def positions(difficulty: Tensor, seed: int) -> Tensor:
