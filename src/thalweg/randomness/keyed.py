@@ -25,7 +25,17 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.randomness import streams
 
-__all__ = ["Draw", "DrawRecorder", "Keyed", "LaneDraws", "RunDraws", "Site", "keep_mask", "portion"]
+__all__ = [
+    "Draw",
+    "DrawRecorder",
+    "Keyed",
+    "LaneDraws",
+    "RunDraws",
+    "Site",
+    "keep_mask",
+    "portion",
+    "unkeyed",
+]
 
 
 class Site(NamedTuple):
@@ -79,6 +89,25 @@ def portion(whole: int, begin: int, end: int) -> Iterator[None]:
         yield
     finally:
         _portion.reset(token)
+
+
+_unkeyed: ContextVar[bool] = ContextVar("unkeyed", default=False)
+
+
+@contextmanager
+def unkeyed() -> Iterator[None]:
+    """Let random functions draw by torch's generators within, for whoever seeds one by the step.
+
+    >>> with Keyed(RunDraws(seed=1, device=torch.device("cpu"))), unkeyed():
+    ...     drawn = torch.rand(2, generator=torch.Generator().manual_seed(0))
+    >>> torch.equal(drawn, torch.rand(2, generator=torch.Generator().manual_seed(0)))
+    True
+    """
+    token = _unkeyed.set(True)
+    try:
+        yield
+    finally:
+        _unkeyed.reset(token)
 
 
 class RunDraws:
@@ -180,7 +209,7 @@ class Keyed(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        replacement = _REPLACED.get(func)
+        replacement = None if _unkeyed.get() else _REPLACED.get(func)
         kwargs = kwargs or {}
         return func(*args, **kwargs) if replacement is None else replacement(self, func, *args, **kwargs)
 

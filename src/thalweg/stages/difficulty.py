@@ -220,9 +220,11 @@ def relative_ranks(difficulty: Tensor) -> Tensor:
     >>> relative_ranks(torch.tensor([5.0, 1.0, 1.0, 9.0, 2.0]))
     tensor([0.7500, 0.1250, 0.1250, 1.0000, 0.5000], dtype=torch.float64)
     """
+    which: Tensor
+    counts: Tensor
     _, which, counts = torch.unique(difficulty, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
-    middle = ends - (counts.double() + 1) / 2
+    middle: Tensor = ends - (counts.double() + 1) / 2
     return middle[which] / (len(difficulty) - 1)
 
 
