@@ -41,11 +41,11 @@ class Samples(NamedTuple):
 
     Attributes:
         values: a tensor, or a nest of them; what has no axis of examples is ``[K]``.
-        count: K.
+        points: K.
     """
 
     values: Any
-    count: int
+    points: int
 
 
 def blur(
@@ -57,7 +57,7 @@ def blur(
     seed: int = 0,
     step: int = 0,
 ) -> Callable[..., Tensor]:
-    """Return a function blurred: the mean over K draws of ``f(theta + sigma * eps_k)``, eps_k standard normal.
+    """Return a function blurred: the mean of ``f(theta + sigma * eps_k)`` over K standard normal draws.
 
     The draws depend on the seed and the step alone, and are the same at every point, so that the blurred
     function is as smooth as the function and may be minimized by any method.
@@ -189,8 +189,8 @@ class Blurred(nn.Module):
             raise ModelError("the model has no parameter that is trained, so that there is nothing to blur")
         if any(isinstance(p, DTensor) for _, p in trained):
             raise ModelError(
-                "the model's parameters are sharded, of which no process can make copies with noise; train by "
-                "DistributedDataParallel, or in one process"
+                "the model's parameters are sharded, of which no process can make copies with noise; train "
+                "by DistributedDataParallel, or in one process"
             )
         return [name for name, _ in trained], [p for _, p in trained]
 
@@ -269,7 +269,7 @@ class BlurredLoss:
         """Return the loss, a scalar tensor."""
         if not isinstance(outputs, Samples):
             return self._loss(self._part(outputs), targets)
-        values, count = self._part(outputs.values), outputs.count
+        values, count = self._part(outputs.values), outputs.points
         if self._named and isinstance(targets, Tensor) and values.ndim > 1:
             # one call over all examples at all points: it is known what that divides by
             rows = values.transpose(0, 1).flatten(0, 1)
@@ -291,7 +291,8 @@ def _count(samples: Any, antithetic: bool) -> int:
     found = whole_number("samples", samples, most=MOST["samples"])
     if antithetic and found % 2:
         raise OptionError(
-            f"samples is {found}, but antithetic draws come in pairs; give an even number, or antithetic=False"
+            f"samples is {found}, but antithetic draws come in pairs; give an even number, or "
+            "antithetic=False"
         )
     return found
 
