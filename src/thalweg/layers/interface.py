@@ -342,10 +342,19 @@ def _drop(model: nn.Module, kind: type) -> None:
                 mark.pop(number, None)
 
 
+def _called(model: nn.Module) -> nn.Module:
+    """The module whose ``forward`` says what is taken: that within a compiled one, or within one around it."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)  # of torch.compile
+        inner = getattr(model, "called_as", None) if inner is None else inner
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def _signature(model: nn.Module) -> inspect.Signature | None:
-    inner = getattr(model, "_orig_mod", model)  # of torch.compile
     try:
-        return inspect.signature(inner.forward)
+        return inspect.signature(_called(model).forward)
     except (TypeError, ValueError):
         return None
 
@@ -390,7 +399,7 @@ def _way_of_names(
             f"{what}: it takes {shortened([p.name for p in named])}; give the inputs these names, or let "
             "forward take one dictionary"
         )
-    if len(inputs) > 1 or isinstance(model, nn.Sequential):
+    if len(inputs) > 1 or isinstance(_called(model), nn.Sequential):
         return "alone" if len(inputs) == 1 else "as it is"
     return _tried(model, inputs)
 

@@ -6,23 +6,32 @@ here returns such a list or is a piece of one, and each piece is usable alone.
 
 from __future__ import annotations
 
+from thalweg.stages.blocks import Block, Chain, Upto, find_blocks
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
 from thalweg.stages.difficulty import difficulty_by, difficulty_of
 from thalweg.stages.freezing import frozen
 from thalweg.stages.orders import ByFrequency, EasiestFirst, Mix, emphasis_on_easy
+from thalweg.stages.prefixed import Prefixed, head_for
 from thalweg.stages.progress import Follower, Ramp
 from thalweg.stages.stage import GIVEN, Stage
+from thalweg.stages.taps import Tapped, Taps
 from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 
 __all__ = [
     "GIVEN",
+    "Block",
     "ByFrequency",
+    "Chain",
     "EasiestFirst",
     "ExampleWeights",
     "Follower",
     "Mix",
+    "Prefixed",
     "Ramp",
     "Stage",
+    "Tapped",
+    "Taps",
+    "Upto",
     "WeightedLoss",
     "WeightedTargets",
     "curriculum",
@@ -30,5 +39,7 @@ __all__ = [
     "difficulty_by",
     "difficulty_of",
     "emphasis_on_easy",
+    "find_blocks",
     "frozen",
+    "head_for",
 ]
