@@ -24,7 +24,7 @@ from thalweg.layers.interface import Interface
 from thalweg.layers.modes import begin_training, evaluating
 from thalweg.layers.untouched import untouched
 from thalweg.objectives.nests import leaves
-from thalweg.stages.calls import Call, Calls, first_input, reached_from
+from thalweg.stages.calls import CallRecord, ModuleCall, first_input, reached_from
 from thalweg.stages.freezing import plain_name
 from thalweg.stages.taps import inner_module, inner_modules, is_compiled
 
@@ -258,7 +258,7 @@ def find_blocks(model: nn.Module, example: Any, blocks: Sequence[str] | None = N
         for p in model.parameters():
             if p.is_floating_point():
                 p.requires_grad_(True)
-        record = Calls()
+        record = CallRecord()
         with evaluating(model), torch.enable_grad():
             record.run(model, example)
         names, cuts = _cuts(model, record, blocks)
@@ -287,7 +287,7 @@ def _no_chain(model: nn.Module) -> ModelError:
     )
 
 
-def _is_cut(record: Calls, call: Call) -> bool:
+def _is_cut(record: CallRecord, call: ModuleCall) -> bool:
     """Whether what follows depends on what is before by this input alone."""
     if call.node is None:
         return False
@@ -298,8 +298,8 @@ def _is_cut(record: Calls, call: Call) -> bool:
 
 
 def _cuts(
-    model: nn.Module, record: Calls, blocks: Sequence[str] | None
-) -> tuple[list[str], list[Call | None]]:
+    model: nn.Module, record: CallRecord, blocks: Sequence[str] | None
+) -> tuple[list[str], list[ModuleCall | None]]:
     """The names of the modules that blocks, and in the end the head, begin with, and their calls."""
     units = list(_units(model))
     if blocks is not None:
@@ -320,7 +320,7 @@ def _single(model: nn.Module) -> Iterator[tuple[str, bool]]:
             yield name, False
 
 
-def _main(units: list[tuple[str, bool]], record: Calls) -> list[str]:
+def _main(units: list[tuple[str, bool]], record: CallRecord) -> list[str]:
     """Parts of several layers, with the first single layer after the last of them; or else single layers."""
     large = [name for name, several in units if several]
     calls = _in_order(record, large)
@@ -331,7 +331,7 @@ def _main(units: list[tuple[str, bool]], record: Calls) -> list[str]:
     return [*(call.name for call in calls), *after[:1]]
 
 
-def _in_order(record: Calls, names: Sequence[str]) -> list[Call]:
+def _in_order(record: CallRecord, names: Sequence[str]) -> list[ModuleCall]:
     """The calls of modules that are called once, with a tensor of fractions first."""
     wanted = set(names)
     count = Counter(call.name for call in record.calls)
@@ -343,11 +343,11 @@ def _in_order(record: Calls, names: Sequence[str]) -> list[Call]:
 
 
 def _named_cuts(
-    model: nn.Module, record: Calls, blocks: list[str], units: list[str]
-) -> tuple[list[str], list[Call | None]]:
+    model: nn.Module, record: CallRecord, blocks: list[str], units: list[str]
+) -> tuple[list[str], list[ModuleCall | None]]:
     if not blocks:
         raise OptionError("blocks is empty; name the modules that blocks begin with, or leave it out")
-    calls: list[Call] = []
+    calls: list[ModuleCall] = []
     for name in blocks:
         inner_module(model, name, "blocks")
         found = record.of(plain_name(name))
@@ -384,7 +384,7 @@ def _named_cuts(
 
 
 def _trained(
-    model: nn.Module, record: Calls, cuts: Sequence[Call | None], wanted: set[str]
+    model: nn.Module, record: CallRecord, cuts: Sequence[ModuleCall | None], wanted: set[str]
 ) -> list[list[str]]:
     """For each block the names of the parameters that reach its end and not its beginning."""
     ends = [leaf.grad_fn for leaf in leaves(record.outputs) if isinstance(leaf, Tensor)]
@@ -413,9 +413,9 @@ def _shortest(model: nn.Module, parameters: Sequence[str]) -> tuple[str, ...]:
 
 def _described(
     model: nn.Module,
-    record: Calls,
+    record: CallRecord,
     names: Sequence[str],
-    cuts: Sequence[Call | None],
+    cuts: Sequence[ModuleCall | None],
     trained: Sequence[Sequence[str]],
 ) -> list[Block]:
     found = []
@@ -440,7 +440,11 @@ def _described(
 
 
 def _computes(
-    model: nn.Module, parts: Sequence[str], record: Calls, begin: Call | None, end: Call | None
+    model: nn.Module,
+    parts: Sequence[str],
+    record: CallRecord,
+    begin: ModuleCall | None,
+    end: ModuleCall | None,
 ) -> bool:
     """Whether the parts by themselves give what the model has there."""
     given: Any = record.inputs if begin is None else begin.values
@@ -463,7 +467,7 @@ def _channelsfirst_input(model: nn.Module, name: str) -> bool | None:
 
 def _parts_in_training(model: nn.Module, example: Any, names: Sequence[str]) -> list[tuple[str, ...] | None]:
     """The parts as a pass in training mode shows them: something between them may only happen there."""
-    record = Calls()
+    record = CallRecord()
     begin_training(model)
     try:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from thalweg.layers.interface import Interface
 from thalweg.layers.passing import outputs_of
 from thalweg.stages.taps import inner_modules
 
-__all__ = ["Call", "Calls", "first_input", "reached_from"]
+__all__ = ["CallRecord", "ModuleCall", "first_input", "reached_from"]
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -20,7 +20,7 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-class Call:
+class ModuleCall:
     """One call of a module."""
 
     def __init__(self, name: str, begin: int, given: Any, alone: bool) -> None:
@@ -39,14 +39,14 @@ def _state(value: Any) -> tuple[int, int] | None:
     return (id(value), value._version) if isinstance(value, Tensor) else None
 
 
-class Calls:
+class CallRecord:
     """The calls of a forward pass, in order."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[ModuleCall] = []
         self.inputs: Any = None
         self.outputs: Any = None
-        self._open: list[Call] = []
+        self._open: list[ModuleCall] = []
         self._clock = 0
 
     def _tick(self) -> int:
@@ -60,7 +60,7 @@ class Calls:
 
             def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 alone = len(args) == 1 and _are_defaults(module, kwargs)
-                call = Call(name, self._tick(), first_input(args, kwargs), alone)
+                call = ModuleCall(name, self._tick(), first_input(args, kwargs), alone)
                 self.calls.append(call)
                 self._open.append(call)
 
@@ -80,11 +80,11 @@ class Calls:
             for handle in handles:
                 handle.remove()
 
-    def of(self, name: str) -> list[Call]:
+    def of(self, name: str) -> list[ModuleCall]:
         """Return the calls of a module."""
         return [call for call in self.calls if call.name == name]
 
-    def parts(self, begin: Call | None, end: Call | None) -> tuple[str, ...] | None:
+    def parts(self, begin: ModuleCall | None, end: ModuleCall | None) -> tuple[str, ...] | None:
         """Return the modules that lead from the input of one call to that of another, if they alone do."""
         first = 0 if begin is None else begin.begin
         last = self._clock + 1 if end is None else end.begin
