@@ -46,7 +46,8 @@ from thalweg.settings.choices import EngineChoice, EngineKind, words_of
 from thalweg.settings.tables import MOST, one_of, whole_number
 from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
-from thalweg.training.fitting import fingerprint, fit
+from thalweg.training.fit_spec import fingerprint
+from thalweg.training.fitting import fit
 from thalweg.training.loader import examples_of, in_blocks
 from thalweg.training.reasons import refuse_what_is_not_finite
 from thalweg.training.training_run import Fitted

@@ -53,7 +53,7 @@ class Stage:
             ``"layer4"``; case counts). What matches none is frozen: no gradient, no state of the optimizer,
             no decay, and evaluation mode, so that batch norms keep their statistics and dropout is off.
             ``None``: what needs a gradient already. Parameters that the module alone has are trained
-            where they need a gradient.
+            where they need a gradient, also with ``[]``, where nothing of the model is.
         build: the module that is trained, where that isn't the model. Random draws in it are decided by
             the seed of the stage.
         begin: changes the model before the stage begins, such as by loading weights; its draws likewise.
@@ -129,8 +129,6 @@ class Stage:
         one_of(f"result {mine}", self.result, ("last", "best"))
         if isinstance(self.trains, str):
             raise OptionError(f"trains {mine} is {self.trains!r}; give a list of patterns, [{self.trains!r}]")
-        if self.trains is not None and not self.trains:
-            raise OptionError(f"trains {mine} is empty, so that nothing would be trained; name what is")
 
 
 def check_stages(stages: Sequence[Stage]) -> list[Stage]:

@@ -34,9 +34,34 @@ from thalweg.training.tempering import of_batches
 from thalweg.training.trainer import Training, train_loop
 from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["Fitted", "TrainingRun"]
+__all__ = ["Fitted", "StageRecord", "TrainingRun"]
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What came out of one stage of a training.
+
+    Attributes:
+        name: of the stage.
+        began: steps that the optimizers of the stages before took.
+        updates: steps that its own took.
+        trained: how many numbers it trained, parts of its own included.
+        curve, best, final, stopped, failed, notes, seconds: as of :class:`Fitted`.
+    """
+
+    name: str
+    began: int
+    updates: int
+    trained: int
+    curve: list[Evaluation]
+    best: Evaluation | None
+    final: dict[str, float | None]
+    stopped: str | None
+    failed: bool
+    notes: list[str]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +80,8 @@ class Fitted:
         notes: what strategies had to say.
         seconds: of training, those before an interruption included.
         temperature: of the result's probabilities, found on validation data, where that was asked for.
+        stages: of a training in stages, what came out of each. Curve, best and final scores are those of the
+            last one; updates, notes and seconds those of all.
     """
 
     model: nn.Module
@@ -68,6 +95,7 @@ class Fitted:
     notes: list[str]
     seconds: float
     temperature: Temperature | None = None
+    stages: Sequence[StageRecord] = ()
 
     def __repr__(self) -> str:
         failed = ", failed" if self.failed else ""
@@ -82,6 +110,7 @@ class Fitted:
             [
                 ("result", summaries.scores(self.final)),
                 ("best", best),
+                ("stages", ", ".join(f"{each.name} ({each.updates:,} steps)" for each in self.stages)),
                 ("ended", self.stopped or ""),
                 ("notes", summaries.notes(self.notes, ".notes")),
                 ("model", f".model, {type(self.model).__name__} of {parameters:,} parameters, in eval mode"),

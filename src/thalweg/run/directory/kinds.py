@@ -6,7 +6,7 @@ import datetime
 import os
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +126,45 @@ def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[st
         OptionError: something else differs.
     """
     what = "sweep" if now["kind"] == "sweep" else "training"
-    for name in {**now, **before}:
-        if before.get(name) == now.get(name):
-            continue
+    for name, there, here in _differing(before, now):
         if name == "fingerprint":
             raise DataError(
                 f"the data aren't those that the {what} in {path} was begun with; give the same, or start "
                 f"again with another {option('out')}"
             )
         raise OptionError(
-            f"the {what} in {path} was begun with {name} = {before.get(name)!r}, not {now.get(name)!r}; give "
+            f"the {what} in {path} was begun with {name} = {there!r}, not {here!r}; give "
             f"the same, or start again with another {option('out')}"
         )
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], within: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Settings that differ, with both values; those of tables and of lists of named tables one by one.
+
+    >>> list(_differing({"stages": [{"name": "a", "epochs": 1}]}, {"stages": [{"name": "a", "epochs": 2}]}))
+    [('stages.a.epochs', 1, 2)]
+    """
+    for name in {**now, **before}:
+        there, here = _by_name(before.get(name)), _by_name(now.get(name))
+        if there == here:
+            continue
+        if isinstance(there, Mapping) and isinstance(here, Mapping) and (within or list(there) == list(here)):
+            yield from _differing(there, here, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", _named(there), _named(here)
+
+
+def _by_name(value: Any) -> Any:
+    tables = isinstance(value, list) and all(isinstance(each, Mapping) and "name" in each for each in value)
+    return {each["name"]: each for each in value} if tables and value else value
+
+
+def _named(value: Any) -> Any:
+    """Of a list of tables their names; anything else as it is."""
+    nested = isinstance(value, Mapping) and value and all(isinstance(v, Mapping) for v in value.values())
+    return list(value) if nested else value
 
 
 def default_place(kind: str, data: str) -> Path:

@@ -21,7 +21,7 @@ __all__ = ["FOLDERS", "RUN_ID", "note_owner", "refuse_links"]
 RUN_ID = "run_id"
 """The file in each folder of a run that says whose it is; the same stands in ``config.toml``."""
 
-FOLDERS = ("checkpoints", "members")
+FOLDERS = ("checkpoints", "members", "stages")
 """Folders of a run directory in which a run writes."""
 
 _FILES = re.compile(
@@ -43,9 +43,9 @@ def note_owner(folder: Path, run_id: str | None) -> None:
 def refuse_links(path: Path, run_id: str | None) -> None:
     """Refuse links through which going on with a run would write or remove what isn't its own.
 
-    A link from ``checkpoints`` or ``members`` to a folder outside is followed where that folder is empty or
-    holds this run's ``run_id``. Links from names that a run never writes are left alone; whether
-    ``report.html`` may be written through is decided when it is.
+    A link from one of :data:`FOLDERS` to a folder outside is followed where that folder is empty or holds
+    this run's ``run_id``. Links from names that a run never writes are left alone; whether ``report.html``
+    may be written through is decided when it is.
 
     Args:
         path: of the run directory.
