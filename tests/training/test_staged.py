@@ -1,0 +1,510 @@
+"""Stages, carried out: what is trained, what stays, what goes on, and what a kill leaves."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import thalweg
+from thalweg.errors import Interrupted, OptionError, UserError
+from thalweg.randomness.streams import seed32
+from thalweg.run.directory import RunDirectory
+from thalweg.run.sampler import orders
+from thalweg.stages import Stage
+from thalweg.strategies import EarlyStopping, Strategy
+from thalweg.training import Fitted
+from thalweg.training.watch import TrainingWatcher
+from training import pairs
+
+X = torch.randn(50, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = (X.sum(1) > 0).long() + (X[:, 0] > 0.5).long()
+SIZE = 12
+
+
+class Net(nn.Module):
+    def __init__(self, drop: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(drop))
+        self.middle = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.middle(self.body(inputs)))
+        return found
+
+
+class Headed(nn.Module):
+    """The first layers with a head of their own."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.body, self.own = net.body, nn.Linear(8, 3, dtype=torch.float64)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.own(self.body(inputs))
+        return found
+
+
+def network(drop: float = 0.0) -> Net:
+    torch.manual_seed(3)
+    return Net(drop).double()
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.02, weight_decay=0.01)
+
+
+def fit(model: nn.Module, stages: list[Stage], **more: Any) -> Fitted:
+    given = {
+        "validation": (X[:20], Y[:20]), "metric": "accuracy", "epochs": 2, "batch_size": SIZE, "seed": 7,
+        "evaluations": 4, "checkpoint_seconds": 0.0, "optimizer": adam, "loss": "cross-entropy", **more,
+    }  # fmt: skip
+    loss, optimizer = given.pop("loss"), given.pop("optimizer")
+    return thalweg.fit(model, (X, Y), loss, optimizer, stages=stages, **given)
+
+
+def three() -> list[Stage]:
+    """Every kind of stage: with parts of its own, with much frozen, with the optimizer's state carried."""
+    return [
+        Stage(name="first", build=Headed),
+        Stage(
+            name="second", trains=["middle", "head"], result="best", strategies=[EarlyStopping(patience=9)]
+        ),
+        Stage(name="third", carries=True, epochs=1),
+    ]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# What is trained -----------------------------------------------------------------------------------------
+
+
+def batches(name: str, epochs: int) -> list[Tensor]:
+    seed = seed32(7, "stage", name)
+    found = []
+    for epoch in range(epochs):
+        order = orders(len(X), [seed], epoch)[0]
+        found += [order[begin : begin + SIZE] for begin in range(0, len(X) - SIZE + 1, SIZE)]
+    return found
+
+
+def test_stages_train_what_a_loop_in_plain_torch_trains() -> None:
+    weights = nn.Linear(8, 3, dtype=torch.float64).state_dict()
+
+    def build(net: nn.Module) -> nn.Module:
+        assert isinstance(net, Net)
+        made = Headed(net)
+        made.own.load_state_dict(weights)
+        return made
+
+    model, twin = network(), network()
+    stages = [
+        Stage(name="first", build=build),
+        Stage(name="second", trains=["middle"], epochs=3),
+        Stage(name="third", trains=["middle", "head.bias"], carries=True, steps=5),
+    ]
+    fitted = fit(model, stages)
+
+    own = nn.Linear(8, 3, dtype=torch.float64)
+    own.load_state_dict(weights)
+    optimizer = adam([*twin.body.parameters(), *own.parameters()])
+    for rows in batches("first", 2):
+        optimizer.zero_grad()
+        F.cross_entropy(own(twin.body(X[rows])), Y[rows]).backward()
+        optimizer.step()
+    twin.body.eval()
+    second = adam(twin.middle.parameters())
+    third = adam([*twin.middle.parameters(), twin.head.bias])
+    for name, optimizer, taken in (
+        ("second", second, batches("second", 3)),
+        ("third", third, batches("third", 2)[:5]),
+    ):
+        if name == "third":
+            for p in twin.middle.parameters():
+                third.state[p] = second.state[p]
+        for rows in taken:
+            twin.zero_grad()
+            F.cross_entropy(twin(X[rows]), Y[rows]).backward()
+            optimizer.step()
+    for (name, mine), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13, msg=lambda m, n=name: f"{n}: {m}")
+    assert [(each.name, each.began, each.updates) for each in fitted.stages] == [
+        ("first", 0, 8), ("second", 8, 12), ("third", 20, 5),
+    ]  # fmt: skip
+    assert fitted.updates == 25
+
+
+def test_without_carrying_the_optimizer_begins_anew() -> None:
+    one, other = network(), network()
+    fit(one, [Stage(name="a"), Stage(name="b")])
+    fit(other, [Stage(name="a"), Stage(name="b", carries=True)])
+    assert not same(one.state_dict(), other.state_dict())
+
+
+class Meddling(Strategy):
+    """Puts everything into training mode, at every place."""
+
+    def batch(self, trainer: Any, inputs: Any, targets: Tensor, keys: Any) -> tuple[Any, Tensor]:
+        trainer.model.train()
+        return inputs, targets
+
+    def before_step(self, trainer: Any) -> None:
+        for part in trainer.model.modules():
+            part.training = True
+
+    def after_step(self, trainer: Any) -> None:
+        trainer.model.train()
+
+
+@pytest.mark.parametrize("optimizer", [adam, "momentum", "adamw", "lbfgs"])
+def test_what_is_frozen_doesnt_change_by_a_bit(optimizer: Any) -> None:
+    model = network(drop=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    held: list[int] = []
+
+    class Counting(Meddling):
+        def after_step(self, trainer: Any) -> None:
+            held[:] = [sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])]
+
+    fitted = fit(
+        model, [Stage(name="a", trains=["middle"], strategies=[Counting()])], optimizer=optimizer,
+        hyperparameters=None if callable(optimizer) else {"lr": 0.05},
+    )  # fmt: skip
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"middle.0.weight", "middle.0.bias"}
+    assert held == [72]
+    assert fitted.stages[0].trained == 72
+
+
+def test_temporary_parts_are_gone_and_the_model_is_as_it_was_beside_its_weights() -> None:
+    model = network()
+    model.head.bias.requires_grad_(False)
+    attributes = {name: set(vars(part)) for name, part in model.named_modules()}
+    fitted = fit(model, three())
+    assert fitted.model is model
+    Net().double().load_state_dict(model.state_dict())
+    assert {name: set(vars(part)) for name, part in model.named_modules()} == attributes
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["head.bias"]
+    assert not any(part.training for part in model.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+    # a next training trains all of it again
+    before = model.body[1].running_mean.clone()
+    fit(model, [Stage(name="again")])
+    assert not torch.equal(model.body[1].running_mean, before)
+
+
+def test_the_best_of_a_stage_is_its_own() -> None:
+    class Inner(nn.Module):
+        """Its outputs mean nothing to the metric."""
+
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.body = net.body
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            found: Tensor = self.body(inputs)
+            return found
+
+    stages = [
+        Stage(name="inner", build=Inner, loss=lambda outputs, targets: outputs.pow(2).mean(), metric=None),
+        Stage(name="last"),
+    ]
+    fitted = fit(network(), stages)
+    assert fitted.stages[0].best is not None
+    assert fitted.best == fitted.stages[1].best
+    assert fitted.best is not None
+    assert fitted.best.validation is not None
+    assert fitted.best_state is not None
+    assert fitted.best_state.keys() == network().state_dict().keys()
+
+
+def test_the_best_weights_of_a_last_stage_with_parts_of_its_own_are_the_models() -> None:
+    model = network()
+    fitted = fit(model, [Stage(name="a", build=Headed, result="best")])
+    assert fitted.best_state is not None
+    assert same(fitted.best_state, model.state_dict())
+
+
+def test_begin_and_build_draw_by_the_seed_of_the_stage_alone() -> None:
+    def drawn(stages: list[Stage], seed: int) -> Tensor:
+        values: list[Tensor] = []
+        torch.manual_seed(len(stages) + seed)
+
+        def build(net: nn.Module) -> nn.Module:
+            made = Headed(net)  # type: ignore[arg-type]
+            values.append(made.own.weight.detach().clone())
+            return made
+
+        fit(network(), [*stages, Stage(name="x", build=build, epochs=1)], seed=seed)
+        assert torch.equal(values[0], values[1])
+        return values[0]
+
+    alone = drawn([], 7)
+    assert torch.equal(drawn([Stage(name="before", epochs=1)], 7), alone)
+    assert not torch.equal(drawn([], 8), alone)
+
+
+def test_a_stage_that_fails_ends_the_list() -> None:
+    bad = Stage(
+        name="bad", optimizer="sgd", hyperparameters={"lr": 1e6},
+        loss=lambda outputs, targets: outputs.pow(4).mean(),
+    )  # fmt: skip
+    fitted = fit(network(), [bad, Stage(name="never")])
+    assert fitted.failed
+    assert [each.name for each in fitted.stages] == ["bad"]
+    assert fitted.stopped is not None
+    assert "no longer finite" in fitted.stopped
+
+
+# Bad input -----------------------------------------------------------------------------------------------
+
+
+def _narrow(net: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), net.head)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (Stage(name="b", trains=["hed"]), "'hed' of trains of the stage 'b' matches no parameter or part"),
+        (Stage(name="b", trains=["middle.1"]), "in the stage 'b': nothing would be trained"),
+        (Stage(name="b", build=_narrow), "in the stage 'b': the model Sequential can't take inputs"),
+        (Stage(name="b", build=lambda net: None), "in the stage 'b': build gives NoneType"),  # type: ignore[arg-type, return-value]
+        (Stage(name="b", optimizer="adma"), "in the stage 'b': "),
+        (Stage(name="b", loss="mse"), "in the stage 'b': "),
+        (Stage(name="b", schedule="cosin"), "in the stage 'b': "),
+        (
+            Stage(name="b", optimizer=adam([nn.Parameter(torch.zeros(1))])),
+            "the optimizer of the stage 'b' is",
+        ),
+        (Stage(name="b", validation=None, strategies=[EarlyStopping()]), "in the stage 'b': "),
+        (Stage(name="b", batch_size=51), "in the stage 'b': "),
+    ],
+)
+def test_what_is_wrong_in_the_last_stage_is_said_before_the_first_begins(
+    stage: Stage, said: str, tmp_path: Path
+) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    with pytest.raises(UserError) as found:
+        fit(model, [Stage(name="a", build=Headed), stage], out=tmp_path / "run")
+    assert str(found.value).startswith(said)
+    assert same(model.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_arent_finite_leave_no_directory(tmp_path: Path) -> None:
+    inputs = X.clone()
+    inputs[::5] = torch.nan
+    with pytest.raises(UserError):
+        thalweg.fit(
+            network(), (inputs, Y), "cross-entropy", adam, stages=[Stage(name="a", epochs=1)],
+            out=tmp_path / "run",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+# Resumed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 3}, "stages.third.epochs = 1, not 3"),
+        ({"name": "other"}, "stages = ['first', 'second', 'third'], not ['first', 'second', 'other']"),
+        ({"trains": ["head"]}, "stages.third.trains = None, not ['head']"),
+        ({"about": {"sigma": 0.5}}, "stages.third.about = None, not {'sigma': 0.5}"),
+    ],
+)
+def test_other_stages_are_refused_by_a_resume(change: dict[str, Any], said: str, finished: Path) -> None:
+    stages = three()
+    given = {"name": "third", "carries": True, "epochs": 1, **change}
+    with pytest.raises(OptionError) as found:
+        fit(network(), [*stages[:2], Stage(**given)], out=finished, resume=True)
+    assert said in str(found.value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages") / "run"
+    fit(network(drop=0.3), three(), out=folder)
+    return folder
+
+
+def test_a_finished_run_gives_its_result_again(finished: Path) -> None:
+    expected, found = (
+        fit(network(drop=0.3), three()),
+        fit(network(drop=0.3), three(), out=finished, resume=True),
+    )
+    assert same(found.model.state_dict(), expected.model.state_dict())
+    assert found.best_state is not None
+    assert expected.best_state is not None
+    assert same(found.best_state, expected.best_state)
+    assert found.curve == expected.curve
+    assert [each.curve for each in found.stages] == [each.curve for each in expected.stages]
+    assert found.updates == expected.updates
+
+
+def _child(out: Path, moment: int, resume: bool) -> None:
+    os.fsync = lambda descriptor: None
+    count = 0
+
+    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*arguments: Any, **more: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == moment:
+                os._exit(9)
+            made = write(*arguments, **more)
+            if count == -moment:
+                os._exit(9)
+            return made
+
+        return one
+
+    for name in ("append", "save_checkpoint", "write_bytes"):
+        setattr(RunDirectory, name, dying(getattr(RunDirectory, name)))
+    RunDirectory.create = classmethod(dying(RunDirectory.create.__func__))  # type: ignore[method-assign, attr-defined]
+    fitted = fit(network(drop=0.3), three(), out=out, resume=resume)
+    torch.save({"model": fitted.model.state_dict(), "curves": [s.curve for s in fitted.stages]}, out / "came")
+    os._exit(0 if count < abs(moment) or not moment else 8)
+
+
+def _run(out: Path, moment: int, *, resume: bool) -> int | None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["thalweg.training.fitting", "torch._dynamo"])
+    process = context.Process(target=_child, args=(out, moment, resume))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+@pytest.mark.parametrize("moment", [2, 3, 4, -4, 9, 17, -25, 33, 34, 35, 36, -37, 45, 60, -66, 75])
+def test_killed_at_any_moment_stages_end_with_the_bits_of_an_undisturbed_training(
+    moment: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    codes = [_run(out, moment, resume=False)]
+    codes.append(_run(out, abs(moment) // 3 + 3, resume=out.exists()))
+    while codes[-1] == 9 and len(codes) < 4:
+        codes.append(_run(out, 0, resume=out.exists()))
+    assert codes[-1] == 0, codes
+    assert 9 in codes, "nothing was killed"
+    expected = fit(network(drop=0.3), three())
+    found = torch.load(out / "came", weights_only=False)
+    assert same(found["model"], expected.model.state_dict())
+    assert found["curves"] == [each.curve for each in expected.stages]
+
+
+def test_interrupted_while_a_stage_is_prepared_it_goes_on(tmp_path: Path) -> None:
+    asked = [True]
+
+    def begin(net: nn.Module) -> None:
+        with torch.no_grad():
+            net.head.bias.add_(1.0)
+        # the first call is the trial
+        if len(asked) == 2 and asked.pop():
+            raise KeyboardInterrupt
+        asked.insert(0, False)
+
+    def stages() -> list[Stage]:
+        return [Stage(name="a", epochs=1), Stage(name="b", epochs=1, begin=begin)]
+
+    with pytest.raises(Interrupted) as found:
+        fit(network(), stages(), out=tmp_path / "run")
+    assert "interrupted in the stage 'b'" in str(found.value)
+    asked[:] = [False, False, False]
+    resumed = fit(network(), stages(), out=tmp_path / "run", resume=True)
+    expected = fit(network(), stages())
+    assert same(resumed.model.state_dict(), expected.model.state_dict())
+
+
+def test_a_stage_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+
+    class Watcher(TrainingWatcher):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    fit(network(), three()[:2], watcher=Watcher())
+    assert said[0] == "stage 1 of 2, first: trains 91 of 91 parameters"
+    assert said[1] == "stage 2 of 2, second: trains 99 of 163 parameters"
+
+
+# Many processes ------------------------------------------------------------------------------------------
+
+
+class Dying(Strategy):
+    """Kills its process after so many steps of all stages; it may join a resume, since it only observes."""
+
+    observes = True
+    left: ClassVar[list[int]] = [0]
+
+    def after_step(self, trainer: Any) -> None:
+        self.left[0] -= 1
+        if not self.left[0]:
+            os._exit(9)
+
+
+def _pair(rank: int, folder: Path, name: str, dies_after: int, out: Path | None, resume: bool) -> None:
+    backend = pairs.BACKENDS[name]("cpu")
+    Dying.left[0] = dies_after
+    stages = three()
+    if dies_after:
+        stages = [replace(stage, strategies=[*_given(stage), Dying()]) for stage in stages]
+    fitted = fit(network(drop=0.2), stages, backend=backend, out=out, resume=resume)
+    found = pairs.outcome(fitted, backend)
+    found["stages"] = [
+        [[e.step, e.train_loss or 0.0, e.validation_loss or 0.0] for e in each.curve]
+        for each in fitted.stages
+    ]
+    found["alike"] = backend.collect([float(v.double().sum()) for v in found["model"].values()])
+    if rank == 0:
+        torch.save(found, folder / f"{name}.pt")
+
+
+def _given(stage: Stage) -> list[Strategy]:
+    return stage.strategies if isinstance(stage.strategies, list) else []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix" or not dist.is_gloo_available(), reason="needs gloo and fork")
+@pytest.mark.parametrize("name", pairs.BACKENDS)
+def test_two_processes_carry_out_stages_as_one_and_end_alike_after_kills(name: str, tmp_path: Path) -> None:
+    def go(dies_after: int, out: Path | None, resume: bool) -> list[int | None]:
+        return pairs.run(_pair, tmp_path, name, dies_after, out, resume, folder=tmp_path / "said")
+
+    assert go(0, None, False) == [0, 0], pairs.said(tmp_path / "said")
+    found = torch.load(tmp_path / f"{name}.pt", weights_only=False)
+    assert found["alike"][0] == found["alike"][1]
+    one = fit(network(drop=0.2), three())
+    pairs.come_to_the_same(found, pairs.outcome(one), rtol=1e-9, atol=1e-10)
+    curves = [[[e.step, e.train_loss or 0.0, e.validation_loss or 0.0] for e in s.curve] for s in one.stages]
+    for mine, theirs in zip(found["stages"], curves, strict=True):
+        torch.testing.assert_close(torch.tensor(mine), torch.tensor(theirs), rtol=1e-9, atol=1e-10)
+
+    # in the first stage, in the second, and in the last, whose optimizer's state was carried over
+    out = tmp_path / "out"
+    for dies_after, resume in ((5, False), (9, True), (7, True)):
+        assert go(dies_after, out, resume) == [9, 9], pairs.said(tmp_path / "said")
+    assert go(0, out, True) == [0, 0], pairs.said(tmp_path / "said")
+    resumed = torch.load(tmp_path / f"{name}.pt", weights_only=False)
+    assert same(resumed["model"], found["model"])
+    assert same(resumed["best"], found["best"])
+    assert resumed["stages"] == found["stages"]
