@@ -314,7 +314,7 @@ def test_data_that_arent_finite_leave_no_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         thalweg.fit(
             network(), (inputs, Y), "cross-entropy", adam, stages=[Stage(name="a", epochs=1)],
-            out=tmp_path / "run",
+            validation=(inputs, Y), out=tmp_path / "run",
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
 
@@ -395,7 +395,7 @@ def _run(out: Path, moment: int, *, resume: bool) -> int | None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
-@pytest.mark.parametrize("moment", [2, 3, 4, -4, 9, 17, -25, 33, 34, 35, 36, -37, 45, 60, -66, 75])
+@pytest.mark.parametrize("moment", [2, 4, -4, 17, -25, 35, -37, 45])
 def test_killed_at_any_moment_stages_end_with_the_bits_of_an_undisturbed_training(
     moment: int, tmp_path: Path
 ) -> None:
