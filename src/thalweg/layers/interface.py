@@ -343,7 +343,7 @@ def _drop(model: nn.Module, kind: type) -> None:
 
 
 def _called(model: nn.Module) -> nn.Module:
-    """The module whose ``forward`` says what is taken: that within a compiled one, or within one around it."""
+    """The module whose ``forward`` says what is taken: within a compiled one, or within one around it."""
     while True:
         inner = getattr(model, "_orig_mod", None)  # of torch.compile
         inner = getattr(model, "called_as", None) if inner is None else inner

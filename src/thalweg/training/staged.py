@@ -19,11 +19,14 @@ from thalweg.layers.untouched import untouched
 from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.threads import with_threads
 from thalweg.stages.freezing import check_patterns, frozen
+from thalweg.stages.prefixed import Prefixed
 from thalweg.stages.stage import GIVEN, Stage, check_stages
 from thalweg.strategies.base import Strategy, Trainer
 from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, copied, on_rank_0
+from thalweg.training.computed import can_be_computed, with_prefix_computed
 from thalweg.training.fit_spec import FitSpec, called, carried_out, fingerprint, place_of, readied
 from thalweg.training.loader import DataLoaderAdapter
 from thalweg.training.training_run import Fitted, StageRecord
@@ -67,7 +70,8 @@ def fit_in_stages(
     for stage in listed:
         check_patterns(model, stage.trains or (), f"trains of the stage {stage.name!r}")
     _rehearse(model, listed, specs)
-    backend: Backend = OneProcess() if spec.backend is None else spec.backend
+    backend: Backend = OneProcess(spec.device or place_of(model)) if spec.backend is None else spec.backend
+    model.to(backend.device)
     directory: RunDirectory | None = None
     saved: dict[str, Any] | None = None
 
@@ -95,7 +99,7 @@ def fit_in_stages(
             stack.enter_context(
                 directory.withdrawn_unless(lambda: folder is not None and _holds_runs(folder))
             )
-        carried = _Carried(model=model, records=[], optimizer=None)
+        carried = _Carried(model=model, records=[], optimizer=None, threads=torch.get_num_threads())
         if kept and resume:
             carried.load(backend.broadcast(saved))
         here = _Place(
@@ -116,24 +120,29 @@ def _holds_runs(folder: Path) -> bool:
 
 @dataclass
 class _Carried:
-    """What goes from stage to stage: the model, what came out so far, and the state of the last optimizer."""
+    """What goes from stage to stage: the model, what came out so far, and the state of the last optimizer.
+
+    A prefix is computed on as many threads as the training began with: they decide how sums are rounded.
+    """
 
     model: nn.Module
     records: list[StageRecord]
     optimizer: dict[str, dict[str, Any]] | None
+    threads: int
 
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "records": [asdict(record) for record in self.records],
             "optimizer": self.optimizer,
+            "threads": self.threads,
         }
 
     def load(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        self.optimizer = state["optimizer"]
+        self.optimizer, self.threads = state["optimizer"], state["threads"]
         self.records = [_record(values) for values in state["records"]]
 
 
@@ -169,9 +178,8 @@ def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carr
         if here.folder is not None and (number > done + 1 or number == 1):
             here.save(carried)
         began = sum(record.updates for record in carried.records)
-        here.append({"event": "stage", "number": number, "name": stage.name, "began": began})
         try:
-            fitted, trained, state = _one(number, stage, spec, carried, here, stages)
+            fitted, trained, state = _one(number, began, stage, spec, carried, here, stages)
         except KeyboardInterrupt as problem:
             if isinstance(problem, UserError) or here.folder is None:
                 raise
@@ -203,7 +211,13 @@ def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carr
 
 
 def _one(
-    number: int, stage: Stage, spec: FitSpec, carried: _Carried, here: _Place, stages: Sequence[Stage]
+    number: int,
+    began: int,
+    stage: Stage,
+    spec: FitSpec,
+    carried: _Carried,
+    here: _Place,
+    stages: Sequence[Stage],
 ) -> tuple[Fitted, int, dict[str, dict[str, Any]] | None]:
     """Carry out one stage; return what came of it, how much it trained, and its optimizer's state by name."""
     model, last = carried.model, number == len(stages)
@@ -217,15 +231,22 @@ def _one(
             f"stage {number} of {len(stages)}, {stage.name}: trains {count:,} of "
             f"{sum(p.numel() for p in parameters.values()):,} parameters"
         )
+        path = None if here.folder is None else here.folder / f"{number}-{stage.name}"
+        once = _computes_once(number, module, spec, here)
+        here.append({"event": "stage", "number": number, "name": stage.name, "began": began, "once": once})
+        # sharding makes new parameters, which the model is to have only where it stays sharded
+        apart = here.backend.sharded and not (last and module is model)
+        trained = copy.deepcopy(module) if apart else module
+        if once:
+            with with_threads(carried.threads):
+                spec = with_prefix_computed(module, spec)
+            module = trained = spec.model
+            known = {name: of_model[id(p)] for name, p in module.named_parameters() if id(p) in of_model}
         strategies = from_tables(spec.strategies)
         carrier = None
         if stage.carries or (following is not None and following.carries):
             carrier = _CarriesState(known, carried.optimizer if stage.carries else None, here.backend)
             strategies = [*strategies, carrier]
-        # sharding makes new parameters, which the model is to have only where it stays sharded
-        apart = here.backend.sharded and not (last and module is model)
-        trained = copy.deepcopy(module) if apart else module
-        path = None if here.folder is None else here.folder / f"{number}-{stage.name}"
         if here.directory is not None:
             here.directory.folder("stages")
         resume = path is not None and on_rank_0(here.backend, path.exists)
@@ -241,6 +262,17 @@ def _one(
         if last and best is not None and module is not model:
             best = _of_model(best, trained, module, model)
     return replace(fitted, best_state=best), count, None if carrier is None else carrier.after
+
+
+def _computes_once(number: int, module: nn.Module, spec: FitSpec, here: _Place) -> bool:
+    """Whether a frozen prefix is computed once; a stage that is resumed goes on as it began."""
+    if here.backend.world > 1:
+        return False
+    if here.directory is not None:
+        for event in reversed(here.directory.events()):
+            if event.get("event") == "stage" and event.get("number") == number:
+                return bool(event.get("once")) and isinstance(module, Prefixed)
+    return can_be_computed(module, spec)
 
 
 @contextmanager
