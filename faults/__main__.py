@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 # as the command does for itself: bits that don't depend on what a processor has
 os.environ.setdefault("MKL_CBWR", "AVX2")
@@ -67,30 +69,58 @@ def main() -> int:
         )  # fmt: skip
         if asked.quick:
             shop = Workshop(folder, seed=asked.seed, kills=4, work=0.3, forked=True)
-        rows, begun, state = [], time.monotonic(), _state()
+        begun, state, lost = time.monotonic(), _state(), False
+        # rows of scenarios that aren't run now stand beside those that are
+        before = _before(asked.json)
         for scenario in SCENARIOS:
-            if asked.only and scenario.__name__ not in asked.only:
+            name, rows = scenario.__name__, []
+            if asked.only and name not in asked.only:
                 continue
-            for row in scenario(shop):
-                row.scenario, row.state = scenario.__name__, state
-                rows.append(row)
-                print(f"{row.tried}: {row.times} times, lost: {'; '.join(row.lost) or 'nothing'}", flush=True)
-                for sentence in row.said:
-                    print(f"    {sentence}", flush=True)
+            try:
+                for row in scenario(shop):
+                    row.scenario, row.state = name, state
+                    rows.append(row)
+                    print(
+                        f"{row.tried}: {row.times} times, lost: {'; '.join(row.lost) or 'nothing'}",
+                        flush=True,
+                    )
+                    for sentence in row.said:
+                        print(f"    {sentence}", flush=True)
+            except Exception:
+                # the others are of use nonetheless
+                traceback.print_exc()
+                print(f"{name} came to no end; its rows are those of before", flush=True)
+                lost = True
+                continue
+            lost = lost or any(row.lost for row in rows)
+            found = [row.json() for row in rows]
+            before["rows"] = [row for row in before["rows"] if row["scenario"] != name] + found
+            # after each, so that whatever ends this loses nothing
+            _write(asked, before, known, time.monotonic() - begun)
+    return int(lost)
+
+
+def _before(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.exists():
+        return {"command": "", "seconds": 0.0, "rows": []}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _write(asked: argparse.Namespace, before: dict[str, Any], known: list[str], seconds: float) -> None:
     machine = environment()
+    command = "python -m faults" + "".join(f" {word}" for word in sys.argv[1:] if "/" not in word)
+    if asked.only:
+        command = f"{before['command']}, then {command}"
+        seconds += before["seconds"]
+    rows = [row for row in before["rows"] if row["scenario"] in known]
     values = {
-        "command": "python -m faults" + "".join(f" {word}" for word in sys.argv[1:] if "/" not in word),
+        "command": command,
         "seed": asked.seed,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(seconds, 1),
         "machine": machine,
-        "rows": [row.json() for row in rows],
+        "rows": sorted(rows, key=lambda row: known.index(row["scenario"])),
     }
-    if asked.only and asked.json is not None and asked.json.exists():
-        before = json.loads(asked.json.read_text(encoding="utf-8"))
-        values["command"] = f"{before['command']}, then {values['command']}"
-        values["seconds"] = round(before["seconds"] + values["seconds"], 1)
-        others = [row for row in before["rows"] if row["scenario"] not in asked.only]
-        values["rows"] = sorted([*others, *values["rows"]], key=lambda row: known.index(row["scenario"]))
     if asked.json is not None:
         asked.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if asked.write is not None:
@@ -100,7 +130,6 @@ def main() -> int:
             cores=machine["cores"], torch=machine["versions"]["torch"],
         )  # fmt: skip
         asked.write.write_text(page(values["rows"], head), encoding="utf-8")
-    return any(row.lost for row in rows)
 
 
 def _state() -> str:
