@@ -16,6 +16,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,91 @@ def network(
     layers += [nn.Tanh(), nn.Dropout(drop), nn.Linear(9, 7, bias=not norm)]
     layers += [BatchNorm(7)] if norm else []
     return nn.Sequential(*layers, nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+@dataclass
+class Found:
+    logits: Tensor
+    hidden: Tensor
+
+
+class Named(nn.Module):
+    """Takes inputs by name, and returns several tensors: a dictionary or a dataclass."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.form = form
+        self.inner, self.drop = nn.Linear(5, 9, dtype=torch.float64), nn.Dropout(0.3)
+        self.logits = nn.Linear(9, 3, dtype=torch.float64)
+        # a loss by name would leave its parameters out, for which DDP waits
+        self.size = nn.Identity() if form == "dict" else nn.Linear(9, 5, dtype=torch.float64)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Any:
+        hidden = torch.tanh(self.drop(self.inner(x * scale)))
+        if self.form == "dataclass":
+            return Found(self.logits(hidden), self.size(hidden))
+        return {"logits": self.logits(hidden), "size": self.size(hidden)}
+
+
+def both_targets(outputs: Any, targets: Any) -> Tensor:
+    return F.cross_entropy(outputs["logits"], targets["kind"]) + F.mse_loss(outputs["size"], targets["size"])
+
+
+def listed_targets(outputs: Any, targets: list[Any]) -> Tensor:
+    pairs_ = zip(outputs["size"], targets, strict=True)
+    sizes = torch.stack([F.mse_loss(one.expand_as(t["sizes"]), t["sizes"]) for one, t in pairs_])
+    return F.cross_entropy(outputs["logits"], torch.stack([t["kind"] for t in targets])) + sizes.mean()
+
+
+def all_of(outputs: Any, loss: Tensor) -> Tensor:
+    return loss + 0.1 * sum(part.square().mean() for part in vars(outputs).values())
+
+
+def of_dataclass(outputs: Any, targets: Tensor) -> Tensor:
+    return all_of(outputs, F.cross_entropy(outputs.logits, targets))
+
+
+def right_kinds(outputs: Any, targets: Any) -> float:
+    kinds = targets["kind"] if isinstance(targets, dict) else torch.stack([t["kind"] for t in targets])
+    return float((outputs["logits"].argmax(1) == kinds).double().mean())
+
+
+class Listed:
+    """Of each example another number of targets."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> Any:
+        return place, {"sizes": X[place].expand(1 + place % 3, 5), "kind": Y[place]}
+
+
+def collate_listed(items: list[Any]) -> Any:
+    rows = torch.tensor([place for place, _ in items])
+    return {"x": X[rows], "scale": X[rows, :1]}, [target for _, target in items]
+
+
+def form_of(form: str) -> dict[str, Any]:
+    """Model, data, loss and metric of a form of inputs, outputs and targets."""
+
+    def of(count: int) -> Any:
+        inputs = {"x": X[:count], "scale": X[:count, :1]}
+        if form == "targets":
+            return inputs, {"kind": Y[:count], "size": X[:count]}
+        if form == "list":
+            return Listed(count)
+        return {**inputs, "labels": Y[:count]}
+
+    losses = {"targets": both_targets, "list": listed_targets, "dataclass": of_dataclass}
+    metrics = {"targets": right_kinds, "list": right_kinds}
+    return {
+        "model": Named(form), "data": of(61), "validation": of(41), "metric": metrics.get(form, "accuracy"),
+        "loss": losses.get(form, "cross-entropy"), "collate": collate_listed if form == "list" else None,
+    }  # fmt: skip
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:
@@ -114,8 +200,22 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# of inputs, outputs and targets
+FORMS: dict[str, dict[str, Any]] = {
+    "inputs and outputs by name": {"form": "dict"},
+    "outputs as a dataclass": {"form": "dataclass", "accumulate": 2},
+    "several targets": {"form": "targets"},
+    "several targets, accumulation": {"form": "targets", "accumulate": 3},
+    "a list of targets": {"form": "list", "accumulate": 2},
+}
+
+
+def case_of(name: str) -> dict[str, Any]:
+    return {**CASES, **FORMS}[name]
+
+
 def train(case: str, backend: Backend | None, **more: Any) -> Fitted:
-    given = CASES[case]
+    given = case_of(case)
     dtype = given.get("dtype", torch.float64)
     x = X.to(dtype)
     data: Any = (x, Y)
@@ -127,6 +227,10 @@ def train(case: str, backend: Backend | None, **more: Any) -> Fitted:
     net = network(**parts, dtype=dtype)
     settings: dict[str, Any] = {"validation": (VALIDATION[0].to(dtype), VALIDATION[1]), "metric": "accuracy"}
     settings |= {"steps": given.get("steps", 16), "batch_size": 13, "evaluations": 5, "seed": 5}
+    if "form" in given:
+        form = form_of(given["form"])
+        net, data, loss = form.pop("model"), form.pop("data"), form.pop("loss")
+        settings |= form
     optimizer = more.pop("optimizer", given.get("optimizer", _adam))
     return thalweg.fit(
         net, data, loss, optimizer, "cosine", given.get("strategies", list)(),
@@ -135,7 +239,7 @@ def train(case: str, backend: Backend | None, **more: Any) -> Fitted:
 
 
 def backend_for(name: str, case: str) -> Backend:
-    given = CASES[case]
+    given = case_of(case)
     return BACKENDS[name](
         precision=given.get("precision", "float32"), sync_batch_norm=given.get("norm", False)
     )
@@ -239,8 +343,13 @@ def said(folder: Path) -> list[str]:
 
 def carry_out_cases(rank: int, folder: Path) -> None:
     """Every case on both engines; process 0 lays down what came out, process 1 what it has beside."""
+    carry_out(rank, folder, CASES)
+    looking_aside(rank, folder)
+
+
+def carry_out(rank: int, folder: Path, cases: dict[str, dict[str, Any]]) -> None:
     for name in BACKENDS:
-        for case, given in CASES.items():
+        for case, given in cases.items():
             if given.get("only", name) != name:
                 continue
             try:
@@ -253,7 +362,11 @@ def carry_out_cases(rank: int, folder: Path) -> None:
                 found = {"problem": traceback.format_exc()}
             if rank == 0:
                 torch.save(found, folder / f"{name} {case}.pt")
-    looking_aside(rank, folder)
+
+
+def carry_out_forms(rank: int, folder: Path) -> None:
+    """Every form of inputs, outputs and targets on both engines."""
+    carry_out(rank, folder, FORMS)
 
 
 def looking_aside(rank: int, folder: Path) -> None:

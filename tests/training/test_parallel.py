@@ -28,6 +28,26 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def two_of_forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forms")
+    codes = pairs.run(pairs.carry_out_forms, folder, folder=folder)
+    assert codes == [0, 0], pairs.said(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", pairs.FORMS)
+@pytest.mark.parametrize("backend", pairs.BACKENDS)
+def test_inputs_outputs_and_targets_may_have_any_form(backend: str, case: str, two_of_forms: Path) -> None:
+    """Batches by name, models that return a dictionary or a dataclass, several targets."""
+    found: dict[str, Any] = torch.load(two_of_forms / f"{backend} {case}.pt", weights_only=False)
+    assert "problem" not in found, found["problem"]
+    assert found["alike"][0] == found["alike"][1]
+    assert found["sums"][0] == found["sums"][1]
+    expected = pairs.outcome(pairs.train(case, None))
+    pairs.come_to_the_same(found, expected, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("case", pairs.CASES)
 @pytest.mark.parametrize("backend", pairs.BACKENDS)
 def test_two_processes_train_as_one(backend: str, case: str, two: Path) -> None:

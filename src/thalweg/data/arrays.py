@@ -14,6 +14,7 @@ import torch
 from thalweg.data.examples import ArrayExamples, Examples, TensorExamples, whole
 from thalweg.data.finite import as_float32
 from thalweg.data.held import CACHED, Held, blocks
+from thalweg.data.labelled import several_targets
 from thalweg.data.repeats import repeats
 from thalweg.data.scaling import Scaling, Standardized, axes_of, fitted
 from thalweg.data.script import assemble, parts, split_lines, target_lines
@@ -278,6 +279,8 @@ def _plain(x: Array) -> tuple[Array, str]:
 
 
 def _targets_of(x: Array, y: Array, what: str) -> tuple[Array, str]:
+    if y.ndim == 0 and isinstance(y.item(), Mapping):
+        raise several_targets(y.item(), what)
     if y.ndim == 0 or len(x) != len(y):
         have = "one" if y.ndim == 0 else len(y)
         raise DataError(f"{what} has {len(x)} inputs but {have} targets; there must be one for each")
@@ -315,6 +318,8 @@ def _of_objects(y: Array, what: str) -> tuple[Array, str]:
             f"the targets of {what} are of several kinds ({shown}); make them all text, or all numbers"
         )
     if not kinds <= {bool, int, float, str, bytes}:
+        if kinds <= {dict, tuple, list}:
+            raise several_targets(y.flat[0], what)
         raise DataError(
             f"the targets of {what} are of type {next(iter(kinds)).__name__}, neither numbers nor labels"
         )

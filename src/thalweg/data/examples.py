@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from thalweg.data.held import Held, blocks
-from thalweg.data.labelled import common, separated
+from thalweg.data.labelled import common, plain, separated
 from thalweg.errors import DataError
-from thalweg.objectives.nests import mapped
+from thalweg.objectives.nests import count_of, leaves, mapped
 
 __all__ = [
     "ArrayExamples",
     "DatasetExamples",
     "Examples",
     "Items",
+    "NestedExamples",
     "TensorExamples",
     "collated",
     "in_tensors",
@@ -84,6 +85,37 @@ class TensorExamples:
         if isinstance(self.inputs, Tensor):
             return self.inputs[indices], self.targets[indices]
         return mapped(lambda leaf: leaf[indices], self.inputs), self.targets[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class NestedExamples:
+    """Examples as tensors with several targets each, by name or in order; these are known in batches alone.
+
+    >>> targets = {"class": torch.tensor([0, 1, 0]), "size": torch.ones(3)}
+    >>> examples = NestedExamples(torch.arange(3.0), targets)
+    >>> examples.batch(torch.tensor([1]))
+    (tensor([1.]), {'class': tensor([1]), 'size': tensor([1.])})
+    """
+
+    whole_inputs: Any
+    whole_targets: Any
+
+    @property
+    def inputs(self) -> None:
+        """There are none but in batches."""
+
+    @property
+    def targets(self) -> None:
+        """There are none but in batches."""
+
+    def __len__(self) -> int:
+        return count_of(self.whole_targets)
+
+    def batch(self, indices: Tensor) -> tuple[Any, Any]:
+        """Return inputs and targets of the examples at ``indices``."""
+        both = self.whole_inputs, self.whole_targets
+        inputs, targets = mapped(lambda leaf: leaf[indices.to(leaf.device)], both)
+        return inputs, targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +276,12 @@ def pair(
     """
     inputs, targets = separated(made, target, what=what)
     if not isinstance(targets, Tensor):
+        targets = plain(targets, "targets", what, text=True)
+        if any(True for _ in leaves(targets)):
+            # several, which a loss of a person's own compares
+            return moved(inputs, device), mapped(lambda leaf: common(leaf).to(device), targets)
         raise DataError(
-            f"{what} has to be a pair, (inputs, targets), whose targets are a tensor, or a dictionary with "
-            f"such targets in it; the data gave targets of type {type(targets).__name__}"
+            f"{what} has to be a pair, (inputs, targets), whose targets are a tensor or several, or a "
+            f"dictionary with such targets in it; the data gave targets of type {type(targets).__name__}"
         )
     return moved(inputs, device), common(targets).to(device)

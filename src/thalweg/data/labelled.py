@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import DataError, nearest, option, shortened
-from thalweg.objectives.nests import entries_of
+from thalweg.objectives.nests import described, entries_of
 
-__all__ = ["TARGETS", "as_given", "common", "exact", "is_nest", "separated"]
+__all__ = ["TARGETS", "as_given", "common", "exact", "is_nest", "plain", "separated", "several_targets"]
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """What targets are called in a dictionary, unless they are named."""
@@ -35,10 +35,10 @@ def separated(made: Any, target: str | None = None, *, what: str = "a batch") ->
     """
     if isinstance(made, Mapping):
         name = _target(made, target, what)
-        inputs = {key: _plain(part, key, what) for key, part in made.items() if key != name}
+        inputs = {key: plain(part, key, what) for key, part in made.items() if key != name}
         if not inputs:
             raise DataError(f"{what} holds {name!r} alone, which are the targets; give it inputs too")
-        return inputs, _plain(made[name], name, what)
+        return inputs, plain(made[name], name, what)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise DataError(
             f"{what} has to be a pair, (inputs, targets), or a dictionary with targets in it; the data gave "
@@ -50,6 +50,19 @@ def separated(made: Any, target: str | None = None, *, what: str = "a batch") ->
             "a pair; leave it out"
         )
     return made[0], made[1]
+
+
+def several_targets(targets: Any, what: str) -> DataError:
+    """Return the error of several targets where runs of a race, sweep or recipe take one.
+
+    Args:
+        targets: of a batch, an item or all.
+        what: whose they are.
+    """
+    return DataError(
+        f"the targets of {what} are {described(targets)}, but races, sweeps and recipes take one tensor of "
+        "them; train with thalweg.fit and a loss of your own, or let the data give one"
+    )
 
 
 def is_nest(value: Any) -> bool:
@@ -92,11 +105,21 @@ def _target(made: Mapping[Any, Any], target: str | None, what: str) -> Any:
     )
 
 
-def _plain(part: Any, name: Any, what: str) -> Any:
-    """Arrays as tensors, and no text."""
+def plain(part: Any, name: Any, what: str, *, text: bool = False) -> Any:
+    """Return a part of a batch with arrays as tensors.
+
+    Args:
+        part: any nest.
+        name: of the part, for the message.
+        what: it is part of.
+        text: whether there may be some.
+
+    Raises:
+        DataError: it is text.
+    """
     if isinstance(part, Tensor):
         return part
-    if isinstance(part, (str, bytes)):
+    if isinstance(part, (str, bytes)) and not text:
         raise DataError(
             f"in {what} {name!r} holds text, such as {str(part)[:20]!r}, with which no model computes; make "
             "numbers of it, or leave it out"
@@ -104,9 +127,9 @@ def _plain(part: Any, name: Any, what: str) -> Any:
     if isinstance(part, np.ndarray):
         return as_given(part)
     if isinstance(part, Mapping):
-        return {key: _plain(each, f"{name}.{key}", what) for key, each in part.items()}
+        return {key: plain(each, f"{name}.{key}", what, text=text) for key, each in part.items()}
     if isinstance(part, (tuple, list)):
-        parts = [_plain(each, name, what) for each in part]
+        parts = [plain(each, name, what, text=text) for each in part]
         return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
     return part
 

@@ -18,12 +18,13 @@ from thalweg.data.arrays import from_arrays
 from thalweg.data.examples import DatasetExamples, Items, collated
 from thalweg.data.finite import as_float32
 from thalweg.data.frames import PANDAS_LINES, frame_of
-from thalweg.data.labelled import as_given, separated
+from thalweg.data.labelled import as_given, is_nest, separated, several_targets
 from thalweg.data.nested import has_several, of_several, stacked
 from thalweg.data.source import Indices, Prepared, Reading, Source, fingerprint_of
 from thalweg.data.tabular import from_frame
 from thalweg.data.target import encode, outputs_of, read_target
 from thalweg.errors import DataError, UserError
+from thalweg.objectives.nests import entries_of
 from thalweg.settings.plugins import is_file_spec, load_object
 
 __all__ = ["DatasetSource", "read_object", "read_own"]
@@ -194,6 +195,8 @@ def _arrays(
         arrays = [_array(part, spec) for pair in value for part in pair]
         line = f"(x, y), (x_fixed, y_fixed) = (map(np.asarray, part) for part in {made})"
         return arrays, (line,) if made else None, ()
+    if isinstance(value, tuple | list) and len(value) == 2 and is_nest(value[1]):
+        raise several_targets(value[1], repr(spec))
     if isinstance(value, tuple | list) and len(value) in (2, 4):
         arrays = [_array(part, spec) for part in value]
         targets = ", ".join(names[: len(value) // 2])
@@ -285,7 +288,9 @@ def _labels(dataset: Items, spec: str, target: str | None = None) -> npt.NDArray
         goals = [separated(_item(dataset, place, spec), target)[1] for place in range(len(dataset))]
         arrays = [_array(goal, spec) for goal in goals]
         return np.stack(arrays) if all(array.ndim == 0 for array in arrays) else None
-    if not isinstance(first, tuple | list) or len(first) != 2 or _array(first[1], spec).ndim > 0:
+    if not isinstance(first, tuple | list) or len(first) != 2 or entries_of(first[1]) is not None:
+        return None
+    if _array(first[1], spec).ndim > 0:
         return None
     return np.stack([_array(_item(dataset, position, spec)[1], spec) for position in range(len(dataset))])
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from thalweg.errors import ModelError, OptionError, UserError, nearest, option, shortened
 from thalweg.layers.untouched import untouched
-from thalweg.objectives.nests import entries_of
+from thalweg.objectives.nests import described, entries_of
 from thalweg.settings.free_memory import out_of_memory
 
-__all__ = ["NAMES", "Interface", "Output", "described", "part_of", "path_of"]
+__all__ = ["NAMES", "Interface", "Output", "part_of", "path_of"]
 
 Output: TypeAlias = str | int | Callable[[Any], Tensor] | None
 """Which part of a model's outputs is compared: a name or dotted path, a position, or a function of them."""
@@ -42,17 +42,6 @@ NAMES = (
 
 
 # What a model returns ----------------------------------------------------------------------------------
-
-
-def described(outputs: Any) -> str:
-    """Say what a model returns, as ``"a dict (loss, logits)"``."""
-    entries, kind = entries_of(outputs), type(outputs).__name__
-    kind = f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
-    if entries is None:
-        return "None" if outputs is None else kind
-    if all(isinstance(name, int) for name in entries):
-        return f"{kind} of {len(entries)}"
-    return f"{kind} ({shortened([str(name) for name in entries])})"
 
 
 def part_of(outputs: Any, output: Output = None, needed_by: str = "the loss") -> Tensor:

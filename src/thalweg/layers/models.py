@@ -22,6 +22,7 @@ from thalweg.layers.interface import part_of
 from thalweg.layers.modes import begin_training
 from thalweg.layers.passing import misfit, no_fault_of_the_model, said_of
 from thalweg.objectives import Loss, Metric, activations
+from thalweg.objectives.nests import leaves
 from thalweg.randomness.generators import undisturbed
 from thalweg.settings.plugins import is_file_spec, load_object
 
@@ -245,7 +246,7 @@ def check(
     with undisturbed():
         inputs, targets = prepared.train.batch(torch.arange(count))
         # A copy, since a batch changes running statistics too.
-        trial = copy.deepcopy(model).to(targets.device)
+        trial = copy.deepcopy(model).to(next(leaves(targets)).device)
         begin_training(trial)
         try:
             outputs = trial(inputs)
@@ -272,7 +273,7 @@ def check(
     return None if shown is None else {1: 1, 2: shown.shape[-1]}.get(shown.ndim)
 
 
-def _value_of(outputs: Any, targets: Tensor, loss: Loss) -> Tensor:
+def _value_of(outputs: Any, targets: Any, loss: Loss) -> Tensor:
     try:
         return loss(outputs, targets)
     except OptionError as problem:
@@ -284,7 +285,7 @@ def _value_of(outputs: Any, targets: Tensor, loss: Loss) -> Tensor:
         ) from problem
 
 
-def _check_loss(outputs: Any, targets: Tensor, loss: Loss) -> None:
+def _check_loss(outputs: Any, targets: Any, loss: Loss) -> None:
     value = _value_of(outputs, targets, loss)
     if not value.requires_grad:
         raise ModelError("the loss doesn't depend on the model's parameters, so there is no gradient")

@@ -34,10 +34,10 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.errors import OptionError
 from thalweg.objectives.comparing import CLASSES, NUMBERS
-from thalweg.objectives.nests import mapped
+from thalweg.objectives.nests import count_of, cut, joined, mapped
 from thalweg.randomness.generators import undisturbed
 
-__all__ = ["Divided", "Divisible", "Division", "divided", "joined", "signature_of", "watched"]
+__all__ = ["Divided", "Divisible", "Division", "divided", "signature_of", "watched"]
 
 _AGAIN = 64
 """Parts between two comparisons of a whole with its parts, once powers of two are further apart; of parts of
@@ -223,7 +223,7 @@ class Division:
         """How parts are put together, as far as that is known."""
         return self._way or "inner"
 
-    def part(self, outputs: Any, targets: Tensor) -> Divided:
+    def part(self, outputs: Any, targets: Any) -> Divided:
         """Compute the loss of a part, with its divisor; ``None`` of a sum.
 
         Raises:
@@ -233,7 +233,7 @@ class Division:
         if found.kind != "unknown":
             self._alone = False
             return found
-        count = float(len(targets))
+        count = float(count_of(targets))
         inner = None if found.inner is None else float(found.inner)
         if self._way is None and inner == 0.0:
             # of ignored targets alone nothing can be learnt
@@ -241,7 +241,7 @@ class Division:
         self._taken += 1
         # a first batch without padding, or of equal weights, doesn't tell what later ones will be
         if (
-            (_anew(self._taken) and len(targets) > 1)
+            (_anew(self._taken) and count > 1)
             or self._way is None
             or (self._open and inner is not None and inner != found.positions * count)
         ):
@@ -253,13 +253,13 @@ class Division:
         return found._replace(kind="mean", divisor=count, positions=1.0)
 
     @torch.no_grad()
-    def settle(self, outputs: Any, targets: Tensor) -> None:
+    def settle(self, outputs: Any, targets: Any) -> None:
         """Compare the loss of a batch with those of two parts of it.
 
         Raises:
             OptionError: the loss of the whole doesn't come of the parts.
         """
-        count = len(targets)
+        count = count_of(targets)
         with undisturbed():
             try:
                 tried = self._compared(_widened(outputs), _widened(targets), count)
@@ -297,19 +297,19 @@ class Division:
         return found._replace(value=self._loss.scalar(found.value))
 
     def _compared(
-        self, outputs: Any, targets: Tensor, count: int
+        self, outputs: Any, targets: Any, count: int
     ) -> tuple[float, list[tuple[int, Divided]], float]:
         """The loss of a batch, those of two parts, how near is equal (0: it differs from itself)."""
         if count < 2:
             # two copies of the one example tell a sum from a mean at least
             outputs, targets = joined([outputs, outputs]), joined([targets, targets])
             count = 2
-        cut = max(1, count // 3)
+        place = max(1, count // 3)
         one = self._divided(outputs, targets)
         whole = float(one.value)
         parts = []
-        for begin, end in ((0, cut), (cut, count)):
-            some = _rows(outputs, count, begin, end), targets[begin:end]
+        for begin, end in ((0, place), (place, count)):
+            some = cut(outputs, count, begin, end), cut(targets, count, begin, end)
             parts.append((end - begin, self._divided(*some)))
         again = float(self._divided(outputs, targets).value)
         if again != whole:
@@ -345,18 +345,6 @@ def _tells(parts: Sequence[tuple[int, Divided]]) -> bool:
     """Whether these parts tell a mean over examples from one over what a torch loss within divides by."""
     shares = [float(found.inner or 0.0) / count for count, found in parts]
     return shares[0] != shares[1]
-
-
-def joined(values: Sequence[Any]) -> Any:
-    """Put batches one after another, wherever tensors are in them."""
-    first, *others = values
-    if not others:
-        return first
-    return mapped(lambda *parts: torch.cat(parts) if parts[0].ndim else parts[0], first, *others)
-
-
-def _rows(value: Any, count: int, begin: int, end: int) -> Any:
-    return mapped(lambda part: part[begin:end] if part.ndim and len(part) == count else part, value)
 
 
 def _widened(value: Any) -> Any:

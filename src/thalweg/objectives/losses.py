@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from thalweg.errors import OptionError, nearest
 from thalweg.objectives.comparing import CLASSES, NUMBERS, Forms, for_classes, for_numbers
 from thalweg.objectives.given import KINDS, Task, default, found, names, one_of, remembered, usable
+from thalweg.objectives.nests import described
 
 __all__ = [
     "Loss",
@@ -134,6 +135,11 @@ def _compared(compare: _Compare, name: str) -> Callable[[Any, Any], tuple[Any, A
             raise OptionError(
                 f"the model gives {type(outputs).__name__}, but {called} needs one tensor; give a function "
                 "of your own"
+            )
+        if not isinstance(targets, Tensor):
+            raise OptionError(
+                f"the targets are {described(targets)}, but {called} compares with one tensor; give a "
+                "function of outputs and targets of your own"
             )
         return compare(outputs, targets, name=called)
 

@@ -21,6 +21,7 @@ from thalweg.errors import OptionError, nearest
 from thalweg.objectives.comparing import Forms, as_columns, for_numbers
 from thalweg.objectives.given import KINDS, Kind, Task, default, found, names, one_of, remembered, usable
 from thalweg.objectives.losses import binary, logit_of, per_class
+from thalweg.objectives.nests import count_of, described
 
 __all__ = ["Metric", "kind_of", "metric"]
 
@@ -52,7 +53,7 @@ class Metric:
     _reduce: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     _score: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor] = field(repr=False)
 
-    def reduce(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def reduce(self, outputs: Any, targets: Any) -> Any:
         """Return the number an example needs.
 
         Args:
@@ -63,10 +64,15 @@ class Metric:
             ``[..., N]``; NaN for an example with NaN among its outputs. For regression these are predictions
             in the target's own units, in float64, so that they can be compared between splits.
         """
+        if self.per_example and not isinstance(targets, Tensor):
+            raise OptionError(
+                f"the targets are {described(targets)}, but the metric {self.name!r} compares with one "
+                "tensor; give a function of outputs and targets of your own"
+            )
         return self._reduce(outputs, targets)
 
     def score(
-        self, reduced: Tensor, targets: Tensor, weights: Tensor | None = None, *, lanes: bool | None = None
+        self, reduced: Any, targets: Any, weights: Tensor | None = None, *, lanes: bool | None = None
     ) -> Tensor:
         """Return the metric.
 
@@ -82,6 +88,10 @@ class Metric:
             float64 tensor ``[...]``. NaN where an example is NaN, and where the metric is not defined: the
             area under the curve of one class alone, R2 of equal targets.
         """
+        if not isinstance(targets, Tensor):
+            # of several targets a person's own function alone makes something
+            ones = torch.ones(count_of(targets), dtype=torch.float64)
+            return self._score(reduced, targets, ones, lanes)
         if self.per_example and targets.ndim == 2 and targets.shape[1] == 1:
             targets = targets[:, 0]
         if weights is None:
@@ -219,7 +229,7 @@ def _own_metric(name: str, function: Callable[[Any, Any], Any], task: Task) -> M
         return outputs.reshape(1) if isinstance(outputs, Tensor) and not outputs.ndim else outputs
 
     def score(reduced: Any, targets: Tensor, weights: Tensor, lanes: bool | None) -> Tensor:
-        if not isinstance(reduced, Tensor):
+        if not isinstance(reduced, Tensor) or not isinstance(targets, Tensor):
             if (task.center, task.scale) != (0.0, 1.0):
                 raise OptionError(
                     f"the model gives {type(reduced).__name__}, which can't be brought to the target's own "

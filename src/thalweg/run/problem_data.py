@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from thalweg import data
 from thalweg.catalogue import Entry
+from thalweg.data.labelled import several_targets
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import DataError
 from thalweg.layers import models
 from thalweg.layers.interface import Output
 from thalweg.layers.models import Factory
 from thalweg.objectives.given import usable
-from thalweg.randomness.generators import own_generators
+from thalweg.randomness.generators import own_generators, undisturbed
 from thalweg.run.directory.environment import usable_device
 from thalweg.run.objective import Functions, Objective
 from thalweg.run.problem import Problem, initial_module
@@ -110,6 +112,11 @@ class ProblemData:
             metric = _LossAsMetric(validation_loss)
         objective = Objective(loss=loss, metric=metric, judged=validation_loss, output=output)
         read = cls(source=source, prepared=prepared, objective=objective, task=task, seed=seed, device=device)
+        if prepared.train.targets is None:
+            with undisturbed():
+                _, some = prepared.train.batch(torch.arange(1))
+            if not isinstance(some, Tensor):
+                raise several_targets(some, repr(source.spec))
         # refuses what doesn't fit
         _ = read.functions
         return read

@@ -171,8 +171,9 @@ class Suited:
         """The loss, which brings what it is given into this form before it compares."""
         return replace(self.function, compare=self._compare)
 
-    def _compare(self, outputs: Any, targets: Tensor) -> tuple[Any, Any]:
-        if self.family is None:
+    def _compare(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        if self.family is None or not isinstance(targets, Tensor):
+            # which refuses several targets
             return self.function.compare(outputs, targets)
         if not isinstance(outputs, Tensor):
             outputs = part_of(outputs, None, f"the loss {self.name!r}")

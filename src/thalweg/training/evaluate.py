@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from thalweg.data.examples import moved
 from thalweg.errors import DataError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import Loss, Metric, as_loss
-from thalweg.objectives.dividing import Division, divided, joined
-from thalweg.objectives.nests import leaves, mapped
+from thalweg.objectives.dividing import Division, divided
+from thalweg.objectives.nests import count_of, joined, leaves, mapped, of_examples
 from thalweg.randomness.keyed import Keyed, RunDraws, portion
 from thalweg.training.backend import Backend, OneProcess, agree, rows
 from thalweg.training.loader import taken
@@ -95,24 +96,25 @@ def _scored(
     reduced, goals = [], []
     sizes: list[int] = []
     for inputs, targets in batches:
-        sizes.append(len(targets))
-        begin, end = _share(len(targets), backend.rank, backend.world)
+        size = count_of(targets)
+        sizes.append(size)
+        begin, end = _share(size, backend.rank, backend.world)
         # a batch that has too few for all is everybody's, and process 0 counts it
         mine, own, counts = inputs, targets, backend.rank == 0
-        if backend.world > 1 and len(targets) >= backend.world:
+        if backend.world > 1 and size >= backend.world:
             mine, own, counts = (
-                taken(inputs, torch.arange(begin, end), len(targets)),
-                targets[begin:end],
+                taken(inputs, torch.arange(begin, end), size),
+                taken(targets, torch.arange(begin, end), size),
                 True,
             )
-        part = portion(len(targets), begin, end) if counts and backend.world > 1 else nullcontext()
+        part = portion(size, begin, end) if counts and backend.world > 1 else nullcontext()
         with part, forward_context():
             outputs = outputs_of(model, mine)
             losses.add(outputs, own, counts=counts)
         if metric is not None:
             found = metric.reduce(mapped(_wide, outputs), own)
             # of one process every batch counts whole
-            reduced.append(found if backend.world == 1 else _counted(found, len(own) if counts else 0))
+            reduced.append(found if backend.world == 1 else _counted(found, count_of(own) if counts else 0))
         goals.append(targets)
     if not sizes:
         raise DataError("the validation data hold no examples; give at least one, or leave them out")
@@ -121,8 +123,8 @@ def _scored(
         return value, None, None
     together = joined(reduced)
     if backend.world > 1:
-        together = mapped(lambda leaf: _in_order(leaf, sizes, backend), together)
-    value_of_metric = metric.score(together, torch.cat(goals), lanes=None if metric.per_example else False)
+        together = _all_in_order(together, sizes, backend)
+    value_of_metric = metric.score(together, joined(goals), lanes=None if metric.per_example else False)
     return value, backend.broadcast(float(value_of_metric)), together
 
 
@@ -153,7 +155,7 @@ class _Losses:
             self._part(outputs, targets, counts=counts)
             return
         if not counts:
-            outputs, targets = _counted(outputs, 0), targets[:0]
+            outputs, targets = _counted(outputs, 0), _counted(targets, 0)
         self._held.append((outputs, targets))
         self._bytes += sum(leaf.nbytes for leaf in leaves(outputs))
         if self._backend.world == 1 and self._bytes > _KEPT:
@@ -165,7 +167,7 @@ class _Losses:
         if self._held:
             try:
                 outputs = joined([each for each, _ in self._held])
-                targets = torch.cat(list(goals))
+                targets = joined(list(goals))
             except (RuntimeError, TypeError, ValueError):
                 # padded to another length in each block
                 outputs = None
@@ -173,7 +175,7 @@ class _Losses:
                 self._let_go()
         if self._held:
             if backend.world > 1:
-                outputs = mapped(lambda leaf: _in_order(leaf, sizes, backend), outputs)
+                outputs = _all_in_order(outputs, sizes, backend)
             with self._forward_context():
                 return backend.broadcast(float(self._loss(outputs, targets)))
         total, weight = self._total, self._weight
@@ -187,7 +189,7 @@ class _Losses:
     def _let_go(self) -> None:
         self._by_parts = True
         for outputs, targets in self._held:
-            if len(targets):
+            if count_of(targets):
                 self._part(outputs, targets, counts=True)
         self._held = []
 
@@ -204,6 +206,8 @@ class _Losses:
 
 def _counted(value: Any, count: int) -> Any:
     """The first examples of what a process has computed."""
+    if of_examples(value):
+        return value[:count]
     return mapped(lambda leaf: leaf[:count] if leaf.ndim else leaf, value)
 
 
@@ -212,6 +216,18 @@ def _share(count: int, rank: int, world: int) -> tuple[int, int]:
     if count >= world:
         return rows(count, rank, world)
     return (0, count) if rank == 0 else (0, 0)
+
+
+def _all_in_order(mine: Any, sizes: Sequence[int], backend: Backend) -> Any:
+    if not of_examples(mine) and any(True for _ in leaves(mine)):
+        return mapped(lambda leaf: _in_order(leaf, sizes, backend), mine)
+    held = backend.collect(moved(mine, torch.device("cpu")))
+    found = []
+    for size in sizes:
+        for rank, each in enumerate(held):
+            begin, end = _share(size, rank, backend.world)
+            found += [each.pop(0) for _ in range(end - begin)]
+    return found
 
 
 def _in_order(mine: Tensor, sizes: Sequence[int], backend: Backend) -> Tensor:

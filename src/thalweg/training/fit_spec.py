@@ -150,7 +150,9 @@ def readied(spec: FitSpec) -> Iterator[ReadyFit]:
     known = {"training": loader.targets(), "validation": scored_targets}
     unseen = loader.targets() is None or validation_loss is not None
     if scored is not None and unseen and scored_targets is None and isinstance(metric, str):
-        known["validation"] = torch.cat([part for _, part in scored()])
+        parts = [part for _, part in scored()]
+        # several targets are refused where they are compared
+        known["validation"] = torch.cat(parts) if isinstance(parts[0], Tensor) else None
     judged_by = loss if validation_loss is None else validation_loss
     if validation_loss is not None and scored is None:
         raise OptionError("validation_loss is of validation data; give these, or leave it out")

@@ -74,6 +74,8 @@ def fit(
             an item or a batch may be one dictionary with the targets in it, under ``labels``, ``label``,
             ``targets``, ``target`` or ``y``. Inputs by name go to the model by name where its ``forward``
             takes these names, and as one dictionary where it doesn't (:mod:`thalweg.layers.interface`).
+            Targets may be several too, or a list with a dictionary for each example; a loss of your own
+            compares them.
         loss: a name, or a function of outputs and targets: the mean over examples, what one of torch's losses
             makes of them (``ignore_index``, ``weight``, ``reduction="sum"`` included), or any other number
             that is computed of a batch at once. Shapes that differ by a last axis of one are brought

@@ -24,14 +24,15 @@ from thalweg.data.examples import (
     ArrayExamples,
     DatasetExamples,
     Examples,
+    NestedExamples,
     TensorExamples,
     moved,
     pair,
 )
 from thalweg.data.finite import as_float32
-from thalweg.data.labelled import as_given, common, is_nest, separated
+from thalweg.data.labelled import TARGETS, as_given, common, is_nest, plain, separated
 from thalweg.errors import DataError, option
-from thalweg.objectives.nests import leaves, mapped
+from thalweg.objectives.nests import count_of, leaves, mapped, of_examples
 from thalweg.randomness import streams
 from thalweg.randomness.generators import apart, own_generators
 from thalweg.randomness.streams import seed32
@@ -287,7 +288,7 @@ class DataLoaderAdapter:
     def _passed(self, targets: Tensor) -> int:
         """Count a batch; return how many examples of the epoch came before it."""
         begin = self._seen
-        self._position, self._seen = self._position + 1, begin + (len(targets) if targets.ndim else 1)
+        self._position, self._seen = self._position + 1, begin + count_of(targets)
         return begin
 
     def _mine(self, inputs: Any, targets: Tensor) -> Batch:
@@ -301,7 +302,7 @@ class DataLoaderAdapter:
             return Batch(inputs, targets, 1.0, Keys(self._epoch, places * world + rank), count * world)
         mine = shared(torch.arange(count), *self._division)
         keys = Keys(self._epoch, places[mine])
-        return Batch(taken(inputs, mine, count), targets[mine.to(targets.device)], 1.0, keys, count)
+        return Batch(taken(inputs, mine, count), taken(targets, mine, count), 1.0, keys, count)
 
     def _next(self) -> Any:
         if self._under_way is not None:
@@ -390,12 +391,14 @@ def examples_of(
     Raises:
         DataError: data that are neither.
     """
-    if isinstance(data, (TensorExamples, ArrayExamples, DatasetExamples)):
+    if isinstance(data, (TensorExamples, NestedExamples, ArrayExamples, DatasetExamples)):
         return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2 and collate is None:
         data = data.tensors
-    if isinstance(data, Mapping) or (
-        isinstance(data, tuple) and len(data) == 2 and is_nest(data[0]) and _is_array(data[1])
+    if (
+        isinstance(data, Mapping)
+        or (isinstance(data, tuple) and len(data) == 2 and is_nest(data[0]) and _is_array(data[1]))
+        or _has_several_targets(data)
     ):
         return _of_nest(*separated(data, target, what=f"the {called}"), device, called)
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_array(part) for part in data):
@@ -423,8 +426,25 @@ def examples_of(
     return None
 
 
-def _of_nest(inputs: Any, targets: Any, device: torch.device, called: str) -> TensorExamples:
-    """Several inputs, by name or in order, each with a row for every target."""
+def _has_several_targets(data: Any) -> bool:
+    """Whether these are inputs with several targets, and not two batches."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not is_nest(data[1]):
+        return False
+    named = isinstance(data[0], Mapping) and not any(name in data[0] for name in TARGETS)
+    return _is_array(data[0]) or (named and isinstance(data[1], Mapping))
+
+
+def _of_nest(inputs: Any, targets: Any, device: torch.device, called: str) -> Examples:
+    """Several inputs or targets, by name or in order, each with a row for every example."""
+    if is_nest(targets):
+        both = mapped(common, plain((inputs, targets), "targets", f"the {called}"))
+        rows = {len(leaf) if leaf.ndim else 0 for leaf in leaves(both)}
+        if len(rows) > 1:
+            raise DataError(
+                f"the parts of the {called} have {' and '.join(map(str, sorted(rows)))} rows; there must be "
+                "one for each example"
+            )
+        return NestedExamples(*moved(both, device))
     targets = targets if isinstance(targets, Tensor) else as_given(np.asarray(targets))
     if not isinstance(inputs, Mapping):
         inputs = type(inputs)(part if isinstance(part, Tensor) else as_given(part) for part in inputs)
@@ -460,6 +480,8 @@ def taken(value: Any, indices: Tensor, count: int | None = None) -> Any:
     """
     if isinstance(value, Tensor):
         return value[indices.to(value.device)]
+    if of_examples(value):
+        return [value[number] for number in indices.tolist()]
     check_rows(value, count, "shared out over processes; give a Dataset, whose items are", DataError)
     return mapped(lambda part: part[indices.to(part.device)] if part.ndim else part, value)
 

@@ -17,9 +17,9 @@ from thalweg.data.examples import moved
 from thalweg.errors import OptionError, UserError
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import as_loss
-from thalweg.objectives.dividing import Divided, Division, joined
+from thalweg.objectives.dividing import Divided, Division
 from thalweg.objectives.losses import no_gradient
-from thalweg.objectives.nests import bottom, leaves, mapped
+from thalweg.objectives.nests import bottom, count_of, joined, leaves, mapped, of_examples
 from thalweg.randomness.keyed import portion
 from thalweg.secondorder.closures import ClosureOptimizer
 from thalweg.secondorder.solution import BACKWARD, CURVED, FORWARD
@@ -140,12 +140,15 @@ def make_step(
                 raise no_gradient(loss.name)
             backend.backward(value)
             return value.detach()
-        count = len(targets) if whole is None else whole
+        count = count_of(targets) if whole is None else whole
         tried = divide.due(count // (parts * world))
         pieces = [(inputs, targets)]
         if parts > 1:
-            pieces = list(zip(split(inputs, parts, count), split(targets, parts), strict=True))
-        total = torch.zeros((), device=targets.device)
+            mine_count = count_of(targets)
+            pieces = list(
+                zip(split(inputs, parts, mine_count), split(targets, parts, mine_count), strict=True)
+            )
+        total = torch.zeros((), device=next(leaves(targets)).device)
         weight, unit, seen = 0.0, None if world == 1 or backend.scales else 1.0, []
         summed = False
         for number, (some_inputs, some_targets) in enumerate(pieces):
@@ -262,10 +265,10 @@ def _detached(value: Any) -> Any:
 
 def _joined(seen: Sequence[tuple[Any, Tensor]], backend: Backend) -> tuple[Any, Tensor]:
     """The parts of a batch as one; of many processes, whose parts have an example each, those of all."""
-    outputs, targets = joined([each for each, _ in seen]), torch.cat([each for _, each in seen])
+    outputs, targets = joined([each for each, _ in seen]), joined([each for _, each in seen])
     if backend.world > 1:
         held = backend.collect(moved((outputs, targets), torch.device("cpu")))
-        return joined([each for each, _ in held]), torch.cat([each for _, each in held])
+        return joined([each for each, _ in held]), joined([each for _, each in held])
     return outputs, targets
 
 
@@ -289,6 +292,8 @@ def split(value: Any, parts: int, count: int | None = None) -> list[Any]:
         # no more parts than examples, however many are asked for
         pieces = value.tensor_split(min(parts, max(len(value), 1)))
         return [piece for piece in pieces if len(piece)]
+    if of_examples(value):
+        return [value[slice(*rows(len(value), n, parts))] for n in range(min(parts, len(value)))]
     check_rows(value, count, "computed in parts; leave accumulation out")
     cut = [split(leaf, parts) for leaf in leaves(value) if leaf.ndim]
     number = len(cut[0]) if cut else 0

@@ -13,7 +13,7 @@ from thalweg.errors import DataError, OptionError, UserError
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.objectives import activations
-from thalweg.objectives.dividing import joined
+from thalweg.objectives.nests import joined
 from thalweg.run.targets import class_numbers
 from thalweg.training.steps import ForwardContext
 

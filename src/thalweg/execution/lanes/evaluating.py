@@ -13,8 +13,7 @@ from thalweg.execution.lanes.device_split import DeviceSplit
 from thalweg.execution.lanes.forward import by_rows
 from thalweg.execution.lanes.step import LaneProgram
 from thalweg.objectives import Metric
-from thalweg.objectives.dividing import joined
-from thalweg.objectives.nests import mapped
+from thalweg.objectives.nests import joined, mapped
 
 __all__ = ["ignores", "score"]
 
