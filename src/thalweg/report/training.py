@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,17 @@ def read(directory: Path) -> TrainingPage:
     source = "" if carried is None else carried.data.spec.rpartition("/")[2]
     title = name if carried is None else f"{carried.model} on {source}"
     last = int(curve[-1]["step"]) if curve else 0
+    end = _end(config, events, last) if results is None else None
     return TrainingPage(
         title=title,
-        lead=_lead(results, last, events),
-        finished=results is not None,
-        failed=results is not None and results.failed,
-        stopped=None if results is None else results.stopped,
+        lead=_lead(results, last, events) if end is None else _end_lead(end, last, config),
+        finished=results is not None or end is not None,
+        failed=bool(end and end.get("failed")) if results is None else results.failed,
+        stopped=(end or {}).get("stopped") if results is None else results.stopped,
         metric="metric" if results is None else metric_label(results.metric),
         curve=curve,
         best=None if results is None or results.best is None else results.best.model_dump(),
-        facts=_facts(results, curve),
+        facts=_facts(results, curve, so_far=end is None),
         scores=_scores(results),
         strategies=[
             (each, ", ".join(f"{k} = {v}" for k, v in values.items())) for each, values in given.items()
@@ -173,6 +174,36 @@ def _plot(
     return plot
 
 
+def _end(config: Mapping[str, Any], events: Sequence[dict[str, Any]], last: int) -> dict[str, Any] | None:
+    """What is known of the end of a training by ``fit``, which has no results; ``None``: there is no end."""
+    if config.get("kind") != "fit":
+        return None
+    if "members" in config:
+        trained = {each["member"]["number"] for each in events if each.get("event") == "member"}
+        return {} if len(trained) >= config["members"] else None
+    if "stages" in config:
+        done = {each["number"] for each in events if each.get("event") == "stage finished"}
+        return {} if len(done) >= len(config["stages"]) else None
+    found = [each for each in events if each.get("event") == "finished"]
+    if found:
+        return found[-1]
+    # versions before wrote no such event: the last evaluation is after the last step
+    evaluated = any(each.get("event") == "evaluation" for each in events)
+    return {} if evaluated and last == config.get("steps") else None
+
+
+def _end_lead(end: Mapping[str, Any], last: int, config: Mapping[str, Any]) -> str:
+    if "members" in config:
+        return f"This ensemble is finished: its {config['members']} members are trained."
+    if "stages" in config:
+        return f"This training is finished: its {len(config['stages'])} stages are done."
+    scores = {"validation": "metric", "validation_loss": "loss"}
+    found = end.get("result") or {}
+    told = [f"{what} {general(found[key], 4)}" for key, what in scores.items() if found.get(key) is not None]
+    result = f" The result has, on validation data, the {' and the '.join(told)}." if told else ""
+    return f"This training is finished; its last evaluation was at step {last:,}.{result}"
+
+
 def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, Any]]) -> str:
     if results is None:
         members = sum(event.get("event") == "member" for event in events)
@@ -193,9 +224,11 @@ def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, An
     return f"The result's {metric_label(results.metric)} on held-out test data is {general(test, 4)}."
 
 
-def _facts(results: TrainResults | None, curve: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _facts(
+    results: TrainResults | None, curve: Sequence[dict[str, Any]], *, so_far: bool
+) -> list[tuple[str, str, str]]:
     if results is None:
-        return [("evaluations", str(len(curve)), "so far")]
+        return [("evaluations", str(len(curve)), "so far" if so_far else "in all")]
     best = results.best
     together = results.ensemble is not None and results.ensemble.kind == "members"
     facts = [("steps", f"{results.updates:,}", f"taken by the optimizer{'s together' * together}")]

@@ -203,7 +203,9 @@ class TrainingRun(Recorder):
                         self._save()
                 if self._keeper is not None:
                     self._keeper.wait()
-                return self._finish()
+                fitted = self._finish()
+                self._note_end(fitted)
+                return fitted
         finally:
             if self._keeper is not None:
                 self._keeper.close()
@@ -390,6 +392,22 @@ class TrainingRun(Recorder):
                 "threads": torch.get_num_threads(),
             },
         )
+
+    def _note_end(self, fitted: Fitted) -> None:
+        """Write down that a training without results of its own is finished; the report reads it."""
+        directory = self._directory
+        if directory is None or directory.config().get("kind") != "fit":
+            return
+        if not any(event.get("event") == "finished" for event in directory.events()):
+            directory.append(
+                {
+                    "event": "finished",
+                    "result": fitted.final,
+                    "updates": fitted.updates,
+                    "stopped": fitted.stopped,
+                    "failed": fitted.failed,
+                }
+            )
 
     def _finish(self) -> Fitted:
         training = self._training
