@@ -14,7 +14,7 @@ from thalweg.errors import ModelError, OptionError
 from thalweg.layers.modes import evaluating
 from thalweg.stages.taps import Closing
 
-__all__ = ["HeadOf", "MeanOver", "Prefixed", "head_for"]
+__all__ = ["HeadOf", "Headed", "MeanOver", "Prefixed", "head_for"]
 
 HeadOf: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
 """From the shape of one example's features and the number of outputs to a head."""
@@ -59,6 +59,28 @@ class Prefixed(Closing):
         if isinstance(z, Mapping):
             return self.rest(**z)
         return self.rest(*z) if isinstance(z, (tuple, list)) else self.rest(z)
+
+
+class Headed(Closing):
+    """A part of a model with a head on top: ``head(body(x))``.
+
+    Args:
+        body: takes what the model takes.
+        head: of its output.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    @property
+    def called_as(self) -> nn.Module:
+        """The module that inputs are handed on to."""
+        return self.body
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the head gives."""
+        return self.head(self.body(*args, **kwargs))
 
 
 class MeanOver(nn.Module):
