@@ -28,7 +28,7 @@ from thalweg.stages.calls import CallRecord, ModuleCall, first_input, reached_fr
 from thalweg.stages.freezing import plain_name
 from thalweg.stages.taps import inner_module, inner_modules, is_compiled
 
-__all__ = ["Block", "Chain", "Upto", "find_blocks", "part_of_chain"]
+__all__ = ["Block", "Chain", "Upto", "find_blocks", "part_of_chain", "units_of"]
 
 
 # What a chain is ----------------------------------------------------------------------------------------
@@ -178,12 +178,12 @@ def _above(path: str) -> list[str]:
 # Which modules are blocks --------------------------------------------------------------------------------
 
 
-def _units(model: nn.Module) -> Iterator[tuple[str, bool]]:
-    """Names of modules that a block can begin with, and whether each is of several layers.
+def units_of(model: nn.Module, *, norms: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the names of modules that a block can begin with, and whether each is of several layers.
 
     A module of several layers is one where its class is there more than once, or, of a plain
     ``nn.Sequential``, where another has the same layers. Else what counts are layers with parameters, but
-    not normalizations and activations, which go with the layer before them.
+    not normalizations and activations, which go with the layer before them, unless ``norms``.
     """
     kinds = Counter(_kind(module) for module in _bare_modules(model))
 
@@ -191,7 +191,9 @@ def _units(model: nn.Module) -> Iterator[tuple[str, bool]]:
         for own, child in module.named_children():
             path = f"{name}.{own}" if name and own != "_orig_mod" else own if own != "_orig_mod" else name
             inner = getattr(child, "_orig_mod", child)
-            if next(child.parameters(), None) is None or isinstance(inner, NORMS) or activation_name(inner):
+            if next(child.parameters(), None) is None:
+                continue
+            if not norms and (isinstance(inner, NORMS) or activation_name(inner)):
                 continue
             kind = _kind(inner)
             if kind is not None and kinds[kind] > 1:
@@ -301,7 +303,7 @@ def _cuts(
     model: nn.Module, record: CallRecord, blocks: Sequence[str] | None
 ) -> tuple[list[str], list[ModuleCall | None]]:
     """The names of the modules that blocks, and in the end the head, begin with, and their calls."""
-    units = list(_units(model))
+    units = list(units_of(model))
     if blocks is not None:
         return _named_cuts(model, record, list(blocks), [name for name, _ in units])
     for names in (_main(units, record), [name for name, _ in _single(model)]):

@@ -125,8 +125,8 @@ def greedy(
         if len(chain.head.outputs) > 1 and make_head is None:
             raise ModelError(
                 f"the model gives {list(chain.head.outputs)} for an example, for which no temporary head is "
-                "made; give make_head, a function from the shape of the features and the number of outputs to "
-                "a head"
+                "made; give make_head, a function from the shape of the features and the number of outputs "
+                "to a head"
             )
         outputs = (chain.head.outputs or (1,))[0]
     about = {"blocks": [block.name for block in chain.blocks], "head": head, "raw_input": raw_input}

@@ -80,8 +80,8 @@ def join_raw_input(model: nn.Module, example: Tensor, blocks: Sequence[str] | No
 
     The module that such a block begins with is replaced by a :class:`WithRawInput` around it, with a linear
     map P of the raw input, which is drawn from torch's global generator: of rows and tokens a linear layer,
-    of images the mean to the size of the block's input and a 1x1 convolution. Make the optimizer afterwards. To load
-    what was trained so, build the model, call this, and load.
+    of images the mean to the size of the block's input and a 1x1 convolution. Make the optimizer afterwards.
+    To load what was trained so, build the model, call this, and load.
 
     Args:
         model: any with a chain of blocks whose forward takes one tensor.
