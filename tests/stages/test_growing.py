@@ -214,7 +214,7 @@ def test_a_stage_begins_with_it_and_trains_as_by_hand() -> None:
     )  # fmt: skip
     grow(shallow, twin, middle="same function")
     loss = nn.functional.cross_entropy(shallow(X), Y)
-    assert abs((fitted.curve[0].validation_loss or 0.0) - float(loss)) < 1e-12
+    assert abs((fitted.curve[0].validation_loss or 0.0) - float(loss.detach())) < 1e-12
     slopes = torch.autograd.grad(nn.functional.cross_entropy(twin(X), Y), list(twin.parameters()))
     for one, two, slope in zip(deep.parameters(), twin.parameters(), slopes, strict=True):
         torch.testing.assert_close(one, two - 0.1 * slope, rtol=1e-12, atol=1e-13)
