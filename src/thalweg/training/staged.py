@@ -336,9 +336,16 @@ def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
         )
     if stage.epochs is not None or stage.steps is not None:
         found = replace(found, epochs=stage.epochs, steps=stage.steps)
-    if not isinstance(found.strategies, Mapping):
+    if found.validation is None:
+        # what a stage would be judged by on validation data
+        found = replace(
+            found,
+            metric=None if "metric" in own else found.metric,
+            validation_loss=None if "validation_loss" in own else found.validation_loss,
+        )
+    if stage.adds or not isinstance(found.strategies, Mapping):
         # which have a state
-        found = replace(found, strategies=copy.deepcopy(from_tables(found.strategies)))
+        found = replace(found, strategies=copy.deepcopy([*from_tables(found.strategies), *stage.adds]))
     return found
 
 
