@@ -11,7 +11,52 @@ from thalweg.stages.blocks import Block, Chain, Upto, find_blocks
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
 from thalweg.stages.difficulty import difficulty_by, difficulty_of
 from thalweg.stages.freezing import frozen
+from thalweg.stages.greedy import greedy
+from thalweg.stages.growing import Grown, grow
+from thalweg.stages.hints import hint_loss, hints, regressor_for, softened_loss
+from thalweg.stages.orders import ByFrequency, EasiestFirst, Mix, emphasis_on_easy
+from thalweg.stages.prefixed import Prefixed, head_for
+from thalweg.stages.progress import Follower, Ramp
+from thalweg.stages.raw_input import join_raw_input
+from thalweg.stages.stage import GIVEN, Stage
+from thalweg.stages.taps import Tapped, Taps
+from thalweg.stages.unsupervised import Noise, unsupervised
+from thalweg.stages.weighting import WeightedLoss, WeightedTargets
+
+__all__ = [
+    "GIVEN",
+    "Block",
+    "ByFrequency",
+    "Chain",
+    "EasiestFirst",
+    "ExampleWeights",
+    "Follower",
+    "Grown",
+    "Mix",
+    "Noise",
+    "Prefixed",
+    "Ramp",
+    "Stage",
+    "Tapped",
+    "Taps",
+    "Upto",
+    "WeightedLoss",
+    "WeightedTargets",
+    "auxiliary_heads",
+    "curriculum",
+    "curriculum_controls",
+    "difficulty_by",
+    "difficulty_of",
+    "emphasis_on_easy",
+    "find_blocks",
+    "frozen",
+    "greedy",
+    "grow",
+    "head_for",
     "hint_loss",
     "hints",
+    "join_raw_input",
     "regressor_for",
     "softened_loss",
+    "unsupervised",
+]
