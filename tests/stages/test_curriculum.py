@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
-from thalweg.errors import DataError, OptionError
+from stages import test_blurring
+from thalweg.errors import DataError, ModelError, OptionError
 from thalweg.objectives.dividing import Division
 from thalweg.run.sampler import Batches
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
@@ -25,6 +27,7 @@ from thalweg.stages.progress import Ramp
 from thalweg.stages.stage import GIVEN
 from thalweg.stages.weighting import WeightedLoss, WeightedTargets, example_losses
 from thalweg.strategies import Strategy
+from thalweg.training import FullyShardedDataParallel
 from training import pairs
 
 G = torch.Generator().manual_seed(0)
@@ -356,20 +359,50 @@ def test_a_curriculum_that_is_taken_up_again_ends_with_the_same_bits(kind: str, 
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("validation", [{}, {"validation": (X[:9], Y[:9])}])
+def test_fit_carries_out_the_stage_of_a_curriculum(kind: Any, validation: dict[str, Any]) -> None:
+    stages = curriculum(DIFFICULTY, kind, loss="cross-entropy", epochs=3, seed=6, metric="accuracy")
+    model = network()
+    fitted = thalweg.fit(
+        model, (X, Y), "cross-entropy", functools.partial(torch.optim.SGD, lr=0.1), stages=stages,
+        batch_size=8, **validation,
+    )  # fmt: skip
+    assert [stage.name for stage in fitted.stages] == ["curriculum"]
+    alike(by_hand(kind), model)
+
+
 def _in_two(rank: int, folder: Path) -> None:
-    for kind in KINDS:
-        model = trained(kind, backend=pairs.BACKENDS["ddp"](), accumulate=2)
+    made: dict[str, Callable[[], nn.Module]] = {
+        kind: functools.partial(trained, kind, backend=pairs.BACKENDS["ddp"](), accumulate=2)
+        for kind in KINDS
+    }
+    made["blurred"] = lambda: test_blurring.trained(backend=pairs.BACKENDS["ddp"](), accumulate=2)
+    for name, make in made.items():
+        model = make()
         if rank == 0:
-            torch.save(model.state_dict(), folder / f"{kind}.pt")
+            torch.save(model.state_dict(), folder / f"{name}.pt")
+    try:
+        test_blurring.fitted(backend=FullyShardedDataParallel(unit_parameters=1))
+    except ModelError as problem:
+        (folder / f"refused.{rank}").write_text(str(problem))
+    fitted = pairs.outcome(test_blurring.fitted(backend=pairs.BACKENDS["fsdp2"]()))
+    if rank == 0:
+        state = {name.removeprefix("model."): value for name, value in fitted["model"].items()}
+        torch.save(state, folder / "sharded.pt")
 
 
 @pytest.mark.slow
-def test_two_processes_follow_the_curriculum_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_in_any_order_and_blurred(tmp_path: Path) -> None:
     assert pairs.run(_in_two, tmp_path, folder=tmp_path) == [0, 0], pairs.said(tmp_path)
-    for kind in KINDS:
-        expected = by_hand(kind)
-        expected.load_state_dict(torch.load(tmp_path / f"{kind}.pt"))
-        alike(by_hand(kind), expected)
+    expected = {kind: by_hand(kind) for kind in KINDS}
+    expected |= {name: test_blurring.by_hand() for name in ("blurred", "sharded")}
+    for name, model in expected.items():
+        found = network() if name in KINDS else test_blurring.network()
+        found.load_state_dict(torch.load(tmp_path / f"{name}.pt"))
+        alike(model, found)
+    for rank in range(2):
+        assert "are gathered layer by layer" in (tmp_path / f"refused.{rank}").read_text()
 
 
 # Stages -------------------------------------------------------------------------------------------------

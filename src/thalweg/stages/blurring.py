@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
+from thalweg.curvature.vectors import is_sharded
 from thalweg.errors import ModelError, OptionError
 from thalweg.layers.interface import Interface, part_of
 from thalweg.layers.untouched import untouched
@@ -30,7 +30,7 @@ from thalweg.randomness.generators import undisturbed
 from thalweg.randomness.keyed import Keyed, RunDraws, unkeyed
 from thalweg.randomness.streams import seed32
 from thalweg.run.targets import suited_loss
-from thalweg.settings.tables import MOST, one_of, whole_number
+from thalweg.settings.tables import one_of, whole_number
 from thalweg.stages.progress import Changing, by_progress
 
 __all__ = ["Blurred", "BlurredLoss", "Samples", "blur"]
@@ -109,7 +109,8 @@ class Blurred(nn.Module):
     by torch's generator at each forward pass.
 
     Running statistics become the mean of those of the K copies. Dropout drops the same in all of them
-    where they are computed as lanes.
+    where they are computed as lanes, which torch's recurrent layers and functions that look at numbers can't
+    be. FSDP2 is possible where the whole model is gathered at once.
 
     Args:
         model: any module; it keeps its parameters, which are those of this module.
@@ -122,7 +123,7 @@ class Blurred(nn.Module):
 
     Raises:
         OptionError: a value out of range.
-        ModelError: when it is called: no parameter is trained, or they are sharded (FSDP2).
+        ModelError: when it is called: no parameter is trained, or they are gathered layer by layer (FSDP2).
 
     >>> model = nn.Linear(3, 2)
     >>> blurred, loss = Blurred(model, sigma=0.1, samples=4), BlurredLoss("mse")
@@ -176,7 +177,7 @@ class Blurred(nn.Module):
         names, parameters = self._trained()
         noise = self._noise(parameters)
         points = {
-            name: torch.add(parameter, eps, alpha=sigma)
+            name: _around(parameter, eps, sigma)
             for name, parameter, eps in zip(names, parameters, noise, strict=True)
         }
         if self._lanes is None:
@@ -187,10 +188,10 @@ class Blurred(nn.Module):
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         if not trained:
             raise ModelError("the model has no parameter that is trained, so that there is nothing to blur")
-        if any(isinstance(p, DTensor) for _, p in trained):
+        if is_sharded([p for _, p in trained]):
             raise ModelError(
-                "the model's parameters are sharded, of which no process can make copies with noise; train "
-                "by DistributedDataParallel, or in one process"
+                "the model's parameters are gathered layer by layer, so that no process can make copies of "
+                "all with noise; train by DistributedDataParallel, or in one process"
             )
         return [name for name, _ in trained], [p for _, p in trained]
 
@@ -287,8 +288,35 @@ class BlurredLoss:
         return part_of(outputs, None, f"the loss {self._loss.name!r}") if self._named else outputs
 
 
+class _Around(torch.autograd.Function):
+    """``theta + sigma * eps_k``, whose gradient is the sum of those of the copies."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(parameter: Tensor, eps: Tensor, sigma: float) -> Tensor:
+        return torch.add(parameter, eps, alpha=sigma)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = slopes
+        # a linear layer's comes transposed, and is summed sixty times faster as it lies in memory
+        axes = [0, *sorted(range(1, slope.ndim), key=slope.stride, reverse=True)]
+        back = [axes.index(axis) - 1 for axis in range(1, slope.ndim)]
+        return slope.permute(axes).sum(0).permute(back), None, None
+
+
+def _around(parameter: Tensor, eps: Tensor, sigma: float) -> Tensor:
+    made: Tensor = _Around.apply(parameter, eps, sigma)  # type: ignore[no-untyped-call]
+    return made
+
+
 def _count(samples: Any, antithetic: bool) -> int:
-    found = whole_number("samples", samples, most=MOST["samples"])
+    found = whole_number("samples", samples, most=10_000_000)
     if antithetic and found % 2:
         raise OptionError(
             f"samples is {found}, but antithetic draws come in pairs; give an even number, or "

@@ -131,7 +131,12 @@ def difficulty_of(
     - ``"margin"``: how far the score of its class lies below the best other one, ``max_(c != y) z_c - z_y``;
       of a single logit z ``(1 - 2*y) * z``.
 
-    The model evaluates, and is afterwards as it was, as all generators are.
+    The model evaluates, and is afterwards as it was, as all generators are. A first short training of a copy
+    makes one that knows something::
+
+        scored = copy.deepcopy(model)
+        thalweg.fit(scored, data, "cross-entropy", "adam", epochs=1)
+        stages = curriculum(difficulty_of(scored, data), epochs=20)
 
     Args:
         model: any module.
