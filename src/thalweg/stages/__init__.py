@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from thalweg.stages.auxiliary import auxiliary_heads
 from thalweg.stages.blocks import Block, Chain, Upto, find_blocks
+from thalweg.stages.blurring import Blurred, BlurredLoss, blur
+from thalweg.stages.continuation import (
+    compare,
+    continuation,
+    curvature_when_blurred,
+    minimize_by_continuation,
+)
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
 from thalweg.stages.difficulty import difficulty_by, difficulty_of
 from thalweg.stages.freezing import frozen
 from thalweg.stages.greedy import greedy
 from thalweg.stages.growing import Grown, grow
 from thalweg.stages.hints import hint_loss, hints, regressor_for, softened_loss
+from thalweg.stages.homotopy import FromLinear, HomotopyLoss, from_linear, homotopy
 from thalweg.stages.orders import ByFrequency, EasiestFirst, Mix, emphasis_on_easy
 from thalweg.stages.prefixed import Prefixed, head_for
 from thalweg.stages.progress import Follower, Ramp
@@ -26,12 +34,16 @@ from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 __all__ = [
     "GIVEN",
     "Block",
+    "Blurred",
+    "BlurredLoss",
     "ByFrequency",
     "Chain",
     "EasiestFirst",
     "ExampleWeights",
     "Follower",
+    "FromLinear",
     "Grown",
+    "HomotopyLoss",
     "Mix",
     "Noise",
     "Prefixed",
@@ -43,19 +55,26 @@ __all__ = [
     "WeightedLoss",
     "WeightedTargets",
     "auxiliary_heads",
+    "blur",
+    "compare",
+    "continuation",
     "curriculum",
     "curriculum_controls",
+    "curvature_when_blurred",
     "difficulty_by",
     "difficulty_of",
     "emphasis_on_easy",
     "find_blocks",
+    "from_linear",
     "frozen",
     "greedy",
     "grow",
     "head_for",
     "hint_loss",
     "hints",
+    "homotopy",
     "join_raw_input",
+    "minimize_by_continuation",
     "regressor_for",
     "softened_loss",
     "unsupervised",
