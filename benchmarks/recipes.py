@@ -30,6 +30,7 @@ from scipy.stats import t as student
 
 from thalweg import recipe
 from thalweg.recipe.run import run_recipe
+from thalweg.training.options import TrainOptions
 
 ROOT = Path(__file__).parent.parent
 FULL = ROOT / "recipes" / "fashion-mnist.toml"
@@ -81,7 +82,7 @@ def run(row: str, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
     wanted = read(row, seed, changes)
     clock, processor, load = time.perf_counter(), time.process_time(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        results, _ = run_recipe(wanted, out=Path(folder) / "run", checkpoint_seconds=3600)
+        results, _ = run_recipe(TrainOptions(wanted, out=Path(folder) / "run", checkpoint_seconds=3600))
     score = results.result
     return {
         "row": row,

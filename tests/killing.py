@@ -83,10 +83,9 @@ def _race(
 
 
 def _save_all() -> None:
-    from thalweg.execution import executors, loop
+    from thalweg.execution import Execution
 
-    executors.run_lanes = functools.partial(executors.run_lanes, checkpoint_seconds=0.0)  # type: ignore[attr-defined]
-    loop.run = functools.partial(loop.run, checkpoint_seconds=0.0)
+    Execution.__init__ = functools.partialmethod(Execution.__init__, checkpoint_seconds=0.0)  # type: ignore[method-assign,assignment]
 
 
 def _arm(moment: Moment) -> None:

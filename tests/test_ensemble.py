@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def test_a_member_is_what_a_lane_of_its_seed_is_alone(four: Path) -> None:
         [run],
         problem,
         Workload(epochs=4, batch_size=16, evaluations=6),
-        collect=lambda outcome, tensors: found.update({name: t.clone() for name, t in tensors.items()}),
+        keep=lambda outcome, tensors: found.update({name: t.clone() for name, t in tensors.items()}),
     )
     assert same(found, member(four, 2))
 
@@ -492,3 +494,39 @@ def test_an_ensemble_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> No
             net, (x, y), "cross-entropy", "lbfgs", members=2, epochs=1, engine="lanes", out=tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine", ["lanes", "loop"])
+def test_members_that_an_earlier_version_has_trained_stay_and_the_others_follow(
+    engine: str, tmp_path: Path
+) -> None:
+    whole = Path(__file__).parent / "directories" / "ensemble-v1" / "run"
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [event["member"]["number"] for event in events if event["event"] == "member"] == [1, 2]
+    for event in events:
+        if event["event"] == "engine":
+            event["how"]["engine"] = engine
+    left = [event for event in events if event.get("member", {}).get("number") != 2]
+    (out / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in left))
+    (out / "results.json").unlink()
+    (out / "member-2.safetensors").unlink()
+    assert app.run(["report", str(out)]) == 0
+    assert "1 of its members are trained" in (out / "report.html").read_text()
+    before = (out / "member-1.safetensors").read_bytes()
+    found = thalweg.train(None, out=out, resume=True).ensemble
+    expected = TrainResults.read(whole / "results.json").ensemble
+    assert (out / "member-1.safetensors").read_bytes() == before
+    assert found is not None
+    assert expected is not None
+    assert found.engine == engine
+    assert found.members[0] == expected.members[0]
+    curves = [[p.validation_loss for p in each.members[1].curve] for each in (found, expected)]
+    np.testing.assert_allclose(*curves, rtol=1e-4)
+
+
+def test_the_report_of_an_unfinished_ensemble_counts_members(four: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(four, tmp_path / "run"))
+    (out / "results.json").unlink()
+    assert app.run(["report", str(out)]) == 0
+    assert "4 of its members are trained" in (out / "report.html").read_text()

@@ -74,7 +74,7 @@ def test_a_worker_imports_what_lanes_need_alone() -> None:
     )  # fmt: skip
     with ProcessPool(2) as workers:
         workers.carry_out(
-            asked,
+            [asked],
             ended=lambda number, outcomes: ended.append(number),
             advanced=lambda steps: None,
             stop=lambda: False,

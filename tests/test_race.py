@@ -105,7 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("race")
     (folder / "own.py").write_text(OWN)
     runs: dict[str, Run] = {}
-    original = Execution.run_together
+    original = Execution.run
 
     def spy(self: Execution, requests: Sequence[Request]) -> Any:
         runs.update({run.identity: run for asked in requests for run in asked.runs})
@@ -114,7 +114,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     witness, climb = Witness(), f"{folder / 'own.py'}:climb"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THALWEG_STATE_DIR", str(folder / "state"))
-        patch.setattr(Execution, "run_together", spy)
+        patch.setattr(Execution, "run", spy)
         results = verbs.race(
             "linear", "wine", optimizers=["momentum", "adam", f"{folder / 'own.py'}:mine", climb],
             trials=4, splits=2, epochs=2, batch_size=16, out=folder / "out", watcher=witness,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from small import count_threads, prepared, problem, runs, workload
+from thalweg import catalogue
+from thalweg.data.examples import TensorExamples
 from thalweg.errors import DataError, Interrupted
 from thalweg.execution import (
     Executor,
@@ -63,7 +66,7 @@ def carry_out(
         assert number not in found, "a group ended twice"
         found[number] = outcomes
 
-    executor.carry_out(asked, ended=ended, advanced=steps.append, stop=stop)
+    executor.carry_out([asked], ended=ended, advanced=steps.append, stop=stop)
     assert sorted(found) == list(range(len(asked.groups)))
     return [found[number] for number in range(len(asked.groups))], sum(steps)
 
@@ -170,3 +173,87 @@ def test_what_is_wrong_with_a_run_is_said_and_the_next_task_is_carried_out(execu
     with pytest.raises(DataError, match="fewer than one batch of 151"):
         carry_out(executor, listed([CHOSEN[:1]], workload=workload(batch_size=151)))
     assert len(carry_out(executor, listed([CHOSEN[:1]]))[0][0]) == 1
+
+
+class Saved:
+    """Keeps what runs end with, from any process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, outcome: Outcome, state: Mapping[str, torch.Tensor]) -> None:
+        name = outcome.identity.replace("/", "-")
+        assert not (self.folder / name).exists(), "kept twice"
+        torch.save({name: value.clone() for name, value in state.items()}, self.folder / name)
+
+    def of(self, run: Run) -> dict[str, torch.Tensor]:
+        return dict(torch.load(self.folder / run.identity.replace("/", "-")))
+
+
+@TRAIN
+def test_runs_have_examples_of_their_own_and_what_they_end_with_is_kept(
+    executor: Executor, train: Any, tmp_path: Path
+) -> None:
+    for name in ("kept", "states", "twin"):
+        (tmp_path / name).mkdir()
+    # another rate for each, one of which is too high
+    some = [replace(run, setting=replace(run.setting, schedule="constant")) for run in runs(2, names=["sgd"])]
+    high = replace(some[0].setting, hyperparameters={"lr": 1e30})
+    some.append(Run(identity="high", setting=high, seed=1))
+    places = {run.identity: torch.arange(40) * 2 + n for n, run in enumerate(some)}
+    kept, twins = Saved(tmp_path / "kept"), Saved(tmp_path / "twin")
+    given = listed([some], train=train, examples=places, keep=kept, states=States(tmp_path / "states"))
+    found, _ = carry_out(executor, given)
+    for run, outcome in zip(some, found[0], strict=True):
+        data = given.problem.data
+        assert isinstance(data.train, TensorExamples)
+        at = TensorExamples(data.train.inputs[places[run.identity]], data.train.targets[places[run.identity]])
+        own = replace(given.problem, data=replace(data, train=at))
+        expected = loop.run(run, own, given.workload, keep=twins)
+        assert outcome.steps == expected.steps == [0, 2, 4, 5, 7, 9]
+        assert outcome.diverged_at == expected.diverged_at
+        if run.identity == "high":
+            continue
+        assert outcome.validation_loss == pytest.approx(expected.validation_loss, rel=1e-4)
+        for name, value in twins.of(run).items():
+            torch.testing.assert_close(kept.of(run)[name], value, rtol=1e-4, atol=1e-6)
+    # not what has diverged, and not once more where the end is known
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"sgd-0", "sgd-1"}
+    assert carry_out(executor, given)[0] == found
+
+
+@TRAIN
+def test_what_is_kept_is_what_was_evaluated(train: Any, tmp_path: Path) -> None:
+    """An optimizer that trains another point than it means leaves the one that it means."""
+    names = {"schedule-free": catalogue.get("schedule-free")}
+    asked = problem(models.factory("mlp:3"), prepared(), optimizers=names)
+    (run,) = runs(1, names=[*names], rates=[0.3])
+    kept = Saved(tmp_path)
+    given = listed([[run]], train=train, problem=asked, keep=kept)
+    (outcome,) = carry_out(SequentialExecutor(), given)[0][0]
+    model = asked.model(run)
+    model.load_state_dict(kept.of(run))
+    with torch.no_grad():
+        loss = asked.functions.judged(
+            model.eval()(asked.data.validation.inputs), asked.data.validation.targets
+        )
+    assert float(loss) == pytest.approx(outcome.validation_loss[-1], rel=1e-5)
+
+
+def test_evaluations_are_told_in_this_process_and_a_copy_is_without() -> None:
+    told: list[int] = []
+    given = listed([CHOSEN], train=as_lanes, evaluated=lambda step, validation: told.append(step))
+    copy = pickle.loads(pickle.dumps(given))
+    assert copy.evaluated is None
+    carry_out(SequentialExecutor(), copy)
+    assert told == []
+    carry_out(SequentialExecutor(), given)
+    assert told == [0, 7, 14, 22, 29, 36]
+
+
+def test_lists_are_carried_out_one_after_another_and_counted_through(executor: Executor) -> None:
+    lists = [listed([CHOSEN[:1], CHOSEN[1:2]], workload=workload(epochs=1)), listed([CHOSEN[2:3]])]
+    found: dict[int, list[Outcome]] = {}
+    executor.carry_out(lists, ended=found.__setitem__, advanced=lambda steps: None, stop=lambda: False)
+    assert [found[number][0].identity for number in range(3)] == [run.identity for run in CHOSEN[:3]]
+    assert [found[number][0].steps[-1] for number in range(3)] == [12, 12, 36]

@@ -66,24 +66,27 @@ class Memory:
         raise AssertionError(chunk)
 
 
-@pytest.mark.parametrize("what", ["factory", "states"])
+@pytest.mark.parametrize("what", ["factory", "states", "keep", "elimination", "way to train"])
 def test_workers_refuse_what_cannot_be_sent_before_they_start(what: str) -> None:
     fine = problem(models.factory("mlp:8"), prepared())
     local = replace(fine, factory=lambda shape, outputs: here(shape, outputs))
-    task = RunList(
-        train=one_by_one, groups=[runs(1)], problem=local if what == "factory" else fine,
-        workload=workload(), states=Memory() if what == "states" else None,
-    )  # fmt: skip
 
-    def never(*given: Any) -> bool:
+    def never(*given: Any, **more: Any) -> Any:
         raise AssertionError("nothing is trained")
+
+    task = RunList(
+        train=never if what == "way to train" else one_by_one, groups=[runs(1)],
+        problem=local if what == "factory" else fine, workload=workload(),
+        states=Memory() if what == "states" else None, keep=never if what == "keep" else None,
+        eliminate=never if what == "elimination" else None,
+    )  # fmt: skip
 
     with ProcessPool(2) as workers:
         with pytest.raises(
             OptionError,
             match=f"the {what.replace('optimizers', 'optimizer own')} can't be sent .*; use one process",
         ):
-            workers.carry_out(task, ended=never, advanced=never, stop=never)
+            workers.carry_out([task], ended=never, advanced=never, stop=never)
         assert workers._pool is None
 
 
@@ -100,10 +103,10 @@ def mask(answer):
 if __name__ == "__main__":
     with ProcessPool(2) as workers:
         workers.carry_out(
-            RunList(
+            [RunList(
                 train=one_by_one, groups=[[run] for run in runs(2, names=["sgd"])],
                 problem=problem(models.factory("mlp:2"), prepared()), workload=workload(epochs=1),
-            ),
+            )],
             ended=lambda number, outcomes: None, advanced=lambda steps: None, stop=lambda: False,
         )
     context = multiprocessing.get_context("forkserver")

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from small import prepared, problem, runs, workload
-from thalweg.execution import Choice, Execution, Journal
-from thalweg.execution.execution import Request
+from thalweg.execution import Choice, Execution, Journal, Request
 from thalweg.layers import models
 from thalweg.run.directory import RunDirectory
 from thalweg.run.spec import Outcome
@@ -42,25 +41,25 @@ def test_requests_together_give_what_each_gives_alone(tmp_path: Path, kind: str)
     # the same first run in all, which ends differently on each one's data
     assert len({str(each.problem.data.train) for each in asked}) == 3
     with Execution(choice(1, kind), Journal(), stop=lambda: False) as here:
-        alone = [here.run_together([each])[0] for each in asked]
+        alone = [here.run([each])[0] for each in asked]
     steps: list[float] = []
     directory = RunDirectory.create(tmp_path / "run", {})
     with Execution(
         choice(2, kind), Journal(directory), stop=lambda: False,
         advanced=lambda stage, what, done: steps.append(done),
     ) as beside:  # fmt: skip
-        together = beside.run_together(asked)
+        together = beside.run(asked)
         first, second, _ = scores(together)
         assert first != second
         assert scores(together) == scores(alone)
         assert sum(steps) == sum(len(each.runs) * each.problem.steps(each.workload) for each in asked)
         # what is written down isn't trained again
         known = len([*directory.events()])
-        assert beside.run_together(asked) == together
+        assert beside.run(asked) == together
         assert len([*directory.events()]) == known
         # in other company the last one is divided otherwise, which changes nothing for anybody
-        assert scores(beside.run_together(asked[1:])) == scores(together[1:])
-        assert beside.run_together([]) == []
+        assert scores(beside.run(asked[1:])) == scores(together[1:])
+        assert beside.run([]) == []
     directory.close()
 
 

@@ -173,7 +173,7 @@ def test_a_run_of_a_race_is_the_same_in_a_lane_and_alone(frozen: str) -> None:
     runs = [Run(identity="one", setting=Setting(optimizer="sgd", hyperparameters={"lr": 0.1}), seed=3)]
     kept: dict[str, Any] = {}
     alone = loop.run(runs[0], **work)
-    lane = lanes.run(runs, **work, collect=lambda outcome, tensors: kept.update(tensors))[0]
+    lane = lanes.run(runs, **work, keep=lambda outcome, tensors: kept.update(tensors))[0]
     assert alone.validation_loss == pytest.approx(lane.validation_loss, rel=1e-4)
     still = torch.equal(kept["1.running_mean"], torch.zeros(6))
     assert still is (frozen != "")

@@ -44,7 +44,7 @@ def plan() -> PlanInfo:
 
 def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], float]) -> None:
     """Let each call of the engine take its estimate times the pace of its stage."""
-    run = Execution.run_together
+    run = Execution.run
     plans: list[PlanInfo] = []
 
     class Noted(Budget):
@@ -62,7 +62,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, clock: Clock, pace: Callable[[str], fl
         clock.now += pace(asked.key) * counted * len(asked.runs)
         return found
 
-    monkeypatch.setattr(Execution, "run_together", timed)
+    monkeypatch.setattr(Execution, "run", timed)
     monkeypatch.setattr("thalweg.racing.race.Budget", Noted)
 
 
@@ -202,7 +202,7 @@ def test_a_resumed_race_decides_the_same(
     slow(monkeypatch, clock, lambda key: 4.0)
     whole, _ = race(tmp_path / "whole", minutes)
     clock.now = 0.0
-    run = Execution.run_together
+    run = Execution.run
 
     def interrupted(self: Execution, requests: Sequence[Request]) -> Any:
         if requests[0].key == "r1/confirm":
@@ -210,7 +210,7 @@ def test_a_resumed_race_decides_the_same(
         return run(self, requests)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "run_together", interrupted)
+        patch.setattr(Execution, "run", interrupted)
         with pytest.raises(Interrupted):
             race(tmp_path / "parts", minutes)
     clock.now = 0.01

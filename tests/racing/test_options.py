@@ -48,7 +48,7 @@ def test_the_command_has_every_option_that_can_be_typed() -> None:
     for name, one in typed.items():
         assert (one.opts, one.help) == ([in_command(name)], told[name].said)
         assert one.default == getattr(Options, name)
-    assert {"collate", "watcher", "command"} == set(DECLARED) - set(told)
+    assert {"collate", "watcher", "executor", "command"} == set(DECLARED) - set(told)
 
 
 def test_the_readme_has_them_too() -> None:
@@ -97,7 +97,7 @@ def test_the_plan_takes_by_name_what_was_asked_for() -> None:
 
 def test_a_directory_keeps_all_but_what_is_of_one_call() -> None:
     left = {name for name, (_, one) in DECLARED.items() if not one.stored}
-    assert left == {"out", "resume", "trust_code", "watcher", "command"}
+    assert left == {"out", "resume", "trust_code", "watcher", "executor", "command"}
     everything = Options("linear", "iris", target="a", out="here", resume=True, trust_code=True)
     assert written(everything) == {
         "kind": "race", "model": "linear", "data": "iris", "target": "a",

@@ -5,25 +5,26 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from thalweg.commands import options
 from thalweg.commands.repeatable import repeatable_products
+from thalweg.settings.declared import declared
+from thalweg.training.options import TrainOptions
 
 __all__ = ["train"]
 
+_RECIPE = declared(TrainOptions)["recipe"][1]
 
+
+@options.takes(TrainOptions)
 def train(
     context: typer.Context,
+    *,
     recipe: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A TOML file, such as the winner.toml of a race; not needed with --resume.",
-            show_default=False,
-        ),
+        Path | None, typer.Argument(metavar="RECIPE", help=_RECIPE.said, show_default=False)
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -31,18 +32,9 @@ def train(
             "--set", metavar="KEY=VALUE", help="Change the recipe, as optimizer.lr=0.01; may be repeated."
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The run directory.", show_default="runs/train-DATA-TIME"),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the training in --out.")] = False,
-    trust_code: Annotated[bool, options.trust_code()] = False,
-    device: Annotated[str, options.device()] = "cpu",
-    checkpoint_seconds: Annotated[
-        float, typer.Option(help="Seconds between checkpoints, written while training goes on.", min=0)
-    ] = 60.0,
     json: Annotated[bool, options.json()] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result and errors.")] = False,
+    **given: Any,
 ) -> None:
     """Train what a recipe says, exactly, and go on after any interruption."""
     # as for races, so that a recipe of theirs trains to the same bits
@@ -59,13 +51,9 @@ def train(
         results = verbs.train(
             recipe,
             changes=set_ or (),
-            out=out,
-            resume=resume,
-            device=device,
-            checkpoint_seconds=checkpoint_seconds,
             watcher=terminal,
             command=shlex.join(["thalweg", *context.obj]),
-            trust_code=trust_code,
+            **options.read(TrainOptions, given),
         )
     if json:
         give(results.model_dump_json(indent=2), "results.json in the run directory holds the same")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,11 @@ from thalweg.racing.options import Options
 from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.settings.declared import has_signature_of
+from thalweg.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from thalweg.recipe import Recipe
     from thalweg.training.predicting import predict as predict
     from thalweg.training.results import TrainResults
-    from thalweg.training.watch import TrainingWatcher
 
 __all__ = ["predict", "race", "train"]
 
@@ -53,31 +51,11 @@ def race(*places: Any, **given: Any) -> Results:
     return results.lies_in(directory)
 
 
-def train(
-    recipe: str | Path | Recipe | None,
-    *,
-    changes: Sequence[str] = (),
-    out: str | Path | None = None,
-    resume: bool = False,
-    device: str = "cpu",
-    checkpoint_seconds: float = 60.0,
-    watcher: TrainingWatcher | None = None,
-    command: str | None = None,
-    trust_code: bool = False,
-) -> TrainResults:
+@has_signature_of(TrainOptions)
+def train(*places: Any, **given: Any) -> TrainResults:
     """Train what a recipe says, whatever happens; weights, model card, results and report lie in ``out``.
 
     Args:
-        recipe: the path of a TOML file, such as a race's ``winner.toml``, or a recipe; with ``resume`` it may
-            be left out.
-        changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
-        out: the run directory; by default ``runs/train-<data>-<time>``.
-        resume: resume the training in ``out``, from its last checkpoint.
-        device: ``"cpu"``, ``"cuda"``, ...
-        checkpoint_seconds: between two checkpoints, which are written beside training.
-        watcher: told what happens.
-        command: how to make this training again, for the report.
-        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
 
     Returns:
         What stands in ``results.json``.
@@ -104,30 +82,21 @@ def train(
     from thalweg.recipe.run import run_recipe
     from thalweg.training.parallel import is_first
 
+    options = TrainOptions(*places, **given)
     try:
-        results, directory = run_recipe(
-            recipe,
-            changes=changes,
-            out=out,
-            resume=resume,
-            device=device,
-            checkpoint_seconds=checkpoint_seconds,
-            watcher=watcher,
-            command=command,
-            trust_code=trust_code,
-        )
+        results, directory = run_recipe(options)
     except ThalwegError as error:
         # a training that failed has left its curves behind
         failed = not isinstance(error, (UserError, Interrupted, SaidElsewhere))
-        if out is not None and failed and is_first():
-            report.write(Path(out))
+        if options.out is not None and failed and is_first():
+            report.write(Path(options.out))
         raise
     results.lies_in(directory)
     if not is_first():
         return results
     page = report.write(directory)
-    if watcher is not None:
-        watcher.finished(results, page)
+    if options.watcher is not None:
+        options.watcher.finished(results, page)
     return results
 
 

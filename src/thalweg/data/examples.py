@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from thalweg.data.held import Held, blocks
 from thalweg.data.labelled import common, plain, separated
-from thalweg.errors import DataError
+from thalweg.errors import DataError, OptionError
 from thalweg.objectives.nests import count_of, leaves, mapped
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Items",
     "NestedExamples",
     "TensorExamples",
+    "at_places",
     "collated",
     "in_tensors",
     "moved",
@@ -159,11 +160,34 @@ class ArrayExamples:
         part = self.held.array[self.rows[indices.cpu().numpy()]]
         return self.prepare(part).to(self.device), self.targets[indices.to(self.targets.device)]
 
-    def at(self, places: Tensor) -> ArrayExamples:
-        """Return the examples at some places, which may repeat."""
-        return replace(
-            self, rows=self.rows[places.cpu().numpy()], targets=self.targets[places.to(self.targets.device)]
-        )
+
+def at_places(examples: Examples, places: Tensor) -> Examples:
+    """Return the examples at some places, which may repeat, as in a resample.
+
+    Args:
+        examples: of a kind that is defined here.
+        places: int64 ``[n]``.
+
+    Raises:
+        OptionError: examples of a kind of their own.
+
+    >>> at_places(TensorExamples(torch.zeros(3, 1), torch.arange(3)), torch.tensor([2, 2])).targets
+    tensor([2, 2])
+    """
+    if isinstance(examples, TensorExamples):
+        return TensorExamples(*examples.batch(places))
+    if isinstance(examples, ArrayExamples):
+        targets = examples.targets[places.to(examples.targets.device)]
+        return replace(examples, rows=examples.rows[places.cpu().numpy()], targets=targets)
+    if isinstance(examples, DatasetExamples):
+        known = examples.targets
+        targets_there = None if known is None else known[places.to(known.device)]
+        positions = examples.positions[places.cpu().numpy()]
+        return replace(examples, positions=positions, targets=targets_there)
+    raise OptionError(
+        f"examples of type {type(examples).__name__} can't be resampled or chosen from; give all of them as "
+        "they are"
+    )
 
 
 def in_tensors(examples: Examples) -> bool:

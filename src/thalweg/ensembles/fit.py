@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.source import Prepared
 from thalweg.ensembles.evaluate import EnsembleEvaluation, evaluate_models
 from thalweg.ensembles.store import Member, MemberStore
-from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
-from thalweg.errors import DataError, OptionError, ThalwegError, UserError
+from thalweg.ensembles.train import resampled, runs_of, train
+from thalweg.errors import DataError, OptionError
+from thalweg.execution.executors import Executor
 from thalweg.layers import models
 from thalweg.layers.interface import Interface, Output
 from thalweg.layers.modes import set_evaluation
@@ -48,8 +50,7 @@ from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
 from thalweg.training.fit_spec import fingerprint
 from thalweg.training.fitting import fit
-from thalweg.training.loader import examples_of, in_blocks
-from thalweg.training.reasons import refuse_what_is_not_finite
+from thalweg.training.loader import examples_of
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
@@ -134,6 +135,7 @@ def fit_ensemble(
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
     watcher: TrainingWatcher | None = None,
+    executor: Executor | None = None,
     trust_code: bool = False,
 ) -> Ensemble:
     """Train independent models that differ in initial weights, order of examples and every random draw.
@@ -159,6 +161,7 @@ def fit_ensemble(
         device: where to train.
         out, resume, checkpoint_seconds: as for :func:`thalweg.fit`.
         watcher: told what happens.
+        executor: trains lanes elsewhere; by default they are in this process. Other members always are.
         trust_code: as for :func:`thalweg.fit`.
 
     Raises:
@@ -244,34 +247,24 @@ def fit_ensemble(
             checkpoint_seconds=checkpoint_seconds, watcher=told, output=output,
         )  # fmt: skip
 
-    with nullcontext() if directory is None else directory:
-        store = MemberStore(directory)
-        context = None
-        if why_not is None:
-            assert entry is not None
-            assert found_metric is not None
-            problem = Problem(
-                factory=factory, data=prepared, objective=objective, optimizers={entry.name: entry},
-                device=device,
-            )  # fmt: skip
-            workload = Workload(
-                epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=float("inf")
-            )
-            context = MemberContext(problem=problem, workload=workload, scored=scored is not None)
-        try:
-            plan = train(
-                runs, store, watcher, alone, context,
-                engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds,
-            )  # fmt: skip
-        except UserError:
-            raise
-        except ThalwegError:
-            if any(member.failed for member in store.members.values()):
-                refuse_what_is_not_finite(
-                    lambda: in_blocks(examples, _STANDS_IN),
-                    None if scored is None else lambda: in_blocks(scored, _STANDS_IN),
-                )
-            raise
+    problem = Problem(
+        factory=factory, data=prepared, objective=objective,
+        optimizers={} if entry is None else {entry.name: entry}, device=device,
+    )  # fmt: skip
+    workload = Workload(epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=math.inf)
+    with ExitStack() as stack:
+        folder = None
+        if directory is not None:
+            stack.enter_context(directory)
+        elif executor is not None:
+            # what is trained elsewhere comes back in files
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="thalweg-")))
+        store = MemberStore(directory, folder)
+        choice = train(
+            runs, store, watcher, alone, problem, workload,
+            engine=engine, why_not=why_not, resample=resample, seconds=checkpoint_seconds,
+            scored=scored is not None, executor=executor,
+        )  # fmt: skip
         good = [number for number, member in sorted(store.members.items()) if not member.failed]
         made = []
         for number in good:
@@ -286,8 +279,8 @@ def fit_ensemble(
                 splits=("validation",), whole=objective.interface.gives_whole,
             )  # fmt: skip
     return Ensemble(
-        models=made, trained=[store.members[n] for n in sorted(store.members)], engine=plan.engine,
-        reason=plan.reason, activation=activation, evaluation=evaluation, output=output,
+        models=made, trained=[store.members[n] for n in sorted(store.members)], engine=choice.kind,
+        reason=choice.reason, activation=activation, evaluation=evaluation, output=output,
     )  # fmt: skip
 
 

@@ -6,42 +6,32 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from thalweg.data.examples import ArrayExamples, DatasetExamples, Examples, TensorExamples
-from thalweg.ensembles.store import Member, MemberPlan, MemberStore
+from thalweg.data.examples import Examples, at_places
+from thalweg.ensembles.store import Member, MemberStore
 from thalweg.errors import Interrupted, OptionError, ThalwegError, option
-from thalweg.execution import lanes
-from thalweg.execution.choose import choose
-from thalweg.layers.modes import set_evaluation
+from thalweg.execution.choose import Choice, choose_once
+from thalweg.execution.execution import Execution, Request
+from thalweg.execution.executors import Executor, RunList
 from thalweg.randomness import streams
 from thalweg.randomness.streams import seed32
 from thalweg.run.directory.interrupt import Interruption
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
-from thalweg.run.threads import with_threads
 from thalweg.settings.choices import EngineChoice
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation, Pace, TrainingProgress, TrainingWatcher
 
-__all__ = [
-    "MemberContext",
-    "MemberWatcher",
-    "bootstrap",
-    "in_lanes",
-    "member_seed",
-    "one_by_one",
-    "plan_members",
-    "resampled",
-    "runs_of",
-    "train",
-    "with_tensors",
-]
+__all__ = ["bootstrap", "member_seed", "resampled", "runs_of", "train"]
+
+TrainAlone = Callable[[Run, Path | None, TrainingWatcher], Fitted]
+"""Trains a member, or goes on with it, in a run directory of its own."""
 
 _CHUNK = 64
 
@@ -81,133 +71,7 @@ def resampled(examples: Examples, *, seed: int) -> Examples:
     Raises:
         OptionError: examples of a kind of its own.
     """
-    places = bootstrap(len(examples), seed=seed)
-    if isinstance(examples, ArrayExamples):
-        return examples.at(places)
-    if isinstance(examples, TensorExamples):
-        return TensorExamples(*examples.batch(places))
-    if isinstance(examples, DatasetExamples):
-        targets = None if examples.targets is None else examples.targets[places.to(examples.targets.device)]
-        return replace(examples, positions=examples.positions[places.numpy()], targets=targets)
-    raise OptionError(f"examples of type {type(examples).__name__} can't be resampled; leave resample out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberContext:
-    """What members have in common that are trained as lanes.
-
-    Attributes:
-        problem, workload: as for :func:`thalweg.execution.lanes.run`.
-        scored: whether the data's validation part is one, or only stands in for what isn't there.
-    """
-
-    problem: Problem
-    workload: Workload
-    scored: bool = True
-
-
-def train(
-    runs: Sequence[Run],
-    store: MemberStore,
-    watcher: TrainingWatcher,
-    alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
-    context: MemberContext | None,
-    *,
-    engine: EngineChoice,
-    why_not: str | None,
-    resample: bool,
-    seconds: float,
-) -> MemberPlan:
-    """Train members to their end, or resume: choose how, train, and drop what only a resume needs.
-
-    Args:
-        runs: of :func:`runs_of`.
-        store: where they go.
-        watcher: told what happens.
-        alone: trains one, as for :func:`one_by_one`.
-        context: as for :func:`in_lanes`; may be ``None`` where lanes can't be.
-        engine, why_not: as for :func:`plan_members`.
-        resample: as for :func:`in_lanes`.
-        seconds: between two checkpoints.
-
-    Returns:
-        The choice.
-
-    Raises:
-        UserError: the members can't be trained so.
-        Interrupted: Ctrl-C or SIGTERM, after everything was saved.
-        ThalwegError: every member failed.
-    """
-    if store.plan is None:
-        directory = store.directory
-        with nullcontext() if directory is None else directory.withdrawn_unless(lambda: False):
-            store.save_plan(plan_members(engine, why_not, runs, context))
-    assert store.plan is not None
-    means = "side by side, as lanes" if store.plan.engine == "lanes" else "one after another"
-    watcher.note(f"{len(runs)} members {means}: {store.plan.reason}")
-    if len(store.members) < len(runs):
-        try:
-            if store.plan.engine == "loop":
-                one_by_one(runs, store, watcher, alone)
-            elif context is not None:
-                in_lanes(
-                    runs,
-                    store,
-                    watcher,
-                    context,
-                    plan=store.plan,
-                    resample=resample,
-                    seconds=seconds,
-                )
-            else:
-                raise OptionError(
-                    f"the members were begun as lanes, which is impossible now: {why_not}; give the same "
-                    "arguments as before, or start again with another out"
-                )
-        except KeyboardInterrupt as problem:
-            if store.directory is None:
-                raise
-            # between two members, where nothing is under way
-            raise _interrupted() from problem
-    store.tidy()
-    if all(member.failed for member in store.members.values()):
-        raise ThalwegError(
-            f"every member failed (member 1: {store.members[1].stopped}); lower the learning rate, clip "
-            "gradients, or add a guard"
-        )
-    return store.plan
-
-
-def plan_members(
-    engine: EngineChoice,
-    why_not: str | None,
-    runs: Sequence[Run],
-    context: MemberContext | None,
-) -> MemberPlan:
-    """Choose how to train members: as lanes where that can be and pays, by a short measurement.
-
-    Args:
-        engine: what was asked for.
-        why_not: why lanes can't be, as far as is known beforehand.
-        runs: the members.
-        context: as for :func:`in_lanes`; of no use where lanes can't be.
-
-    Raises:
-        ModelError: lanes were asked for and the model can't be one.
-        OptionError: lanes were asked for, and the optimizer or the data can't be.
-    """
-    if why_not is not None or engine == "loop":
-        reason = "the loop was asked for" if why_not is None else why_not
-        return MemberPlan(engine="loop", reason=reason, threads=torch.get_num_threads())
-    assert context is not None
-    most = min(len(runs), _CHUNK)
-    # a race has thousands of runs to win the measurement back, an ensemble a few; and where lanes were asked
-    # for, only their number and threads are open
-    seconds = 0.03 if engine == "auto" else 0.0
-    choice = choose(
-        runs, context.problem, context.workload, engine=engine, processes=1, most=most, seconds=seconds
-    )  # fmt: skip
-    return MemberPlan(engine=choice.kind, reason=choice.reason, threads=choice.threads, chunk=choice.chunk)
+    return at_places(examples, bootstrap(len(examples), seed=seed))
 
 
 def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
@@ -218,170 +82,240 @@ def runs_of(seed: int, members: int, setting: Setting) -> list[Run]:
     ]
 
 
-def in_lanes(
+def train(
     runs: Sequence[Run],
     store: MemberStore,
     watcher: TrainingWatcher,
-    context: MemberContext,
+    alone: TrainAlone,
+    problem: Problem,
+    workload: Workload,
     *,
-    plan: MemberPlan,
+    engine: EngineChoice,
+    why_not: str | None,
     resample: bool,
     seconds: float,
-) -> None:
-    """Train members as lanes, or resume.
-
-    Args:
-        runs: of :func:`runs_of`.
-        store: where they go, and what keeps lanes under way.
-        watcher: told the mean over members.
-        context: to all.
-        plan: threads of torch, and the most lanes of a program.
-        resample: each member on a :func:`bootstrap` of its own.
-        seconds: between two checkpoints.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM, after everything was saved.
-    """
-    began = time.monotonic()
-    seeds = {run.identity: run.seed for run in runs}
-    pace = Pace(watcher)
-    problem, scored = context.problem, context.scored
-    sizes = [len(chunk) for chunk in lanes.plan(runs, problem.optimizers, plan.chunk)]
-    of_member = {int(run.identity): run for run in runs}
-
-    def collect(outcome: Outcome, tensors: Mapping[str, Tensor]) -> None:
-        member = _member(outcome, seeds, scored)
-        module = problem.model(of_member[member.number])
-        store.put(member, with_tensors(module, tensors).state_dict())
-
-    def watch(progress: lanes.LaneProgress) -> None:
-        before = sum(sizes[: progress.chunk]) * progress.steps
-        pace.tell(before + sizes[progress.chunk] * progress.step, progress.steps * len(runs))
-        scores = [value for value in progress.validation.values() if value is not None]
-        if scored and progress.validation:
-            mean = math.fsum(scores) / len(scores) if scores else None
-            evaluation = Evaluation(
-                step=progress.step, train_loss=None, validation_loss=None, validation=mean
-            )
-            if store.directory is not None:
-                store.directory.append({"event": "evaluation", **asdict(evaluation)})
-            watcher.evaluated(evaluation, None)
-
-    examples = None
-    if resample:
-        examples = {run.identity: bootstrap(len(problem.data.train), seed=run.seed) for run in runs}
-    try:
-        with Interruption() as interruption, with_threads(plan.threads):
-            outcomes = lanes.run(
-                runs,
-                problem,
-                context.workload,
-                chunk=plan.chunk,
-                watch=watch,
-                checkpoint=store.under_way,
-                checkpoint_seconds=seconds,
-                stop=None if store.directory is None else store.directory.watched(interruption.asked),
-                examples=examples,
-                collect=collect,
-            )
-    except Interrupted as problem:
-        raise _interrupted() from problem
-    finally:
-        store.spent(time.monotonic() - began)
-    for outcome in outcomes:
-        if int(outcome.identity) not in store.members:
-            store.put(_member(outcome, seeds, scored), None)
-
-
-def one_by_one(
-    runs: Sequence[Run],
-    store: MemberStore,
-    watcher: TrainingWatcher,
-    alone: Callable[[Run, Path | None, TrainingWatcher], Fitted],
-) -> None:
-    """Train members one after another, each in a run directory of its own while it is under way.
+    scored: bool = True,
+    executor: Executor | None = None,
+) -> Choice:
+    """Train members to their end, or resume: choose how, hand them to an execution, and tidy up.
 
     Args:
         runs: of :func:`runs_of`.
         store: where they go.
-        watcher: told of all members together.
+        watcher: told what happens.
         alone: trains one, or goes on with it, in this run directory, which is gone afterwards.
+        problem, workload: of all of them, as lanes.
+        engine: what was asked for.
+        why_not: why lanes can't be, as far as is known beforehand.
+        resample: each member on a :func:`bootstrap` of its own.
+        seconds: between two checkpoints.
+        scored: whether the data's validation part is one, or only stands in for what isn't there.
+        executor: carries lanes out elsewhere.
+
+    Returns:
+        The choice.
 
     Raises:
+        UserError: the members can't be trained so.
         Interrupted: Ctrl-C or SIGTERM, after everything was saved.
+        ThalwegError: every member failed.
     """
-    pace = Pace(watcher)
-    for position, run in enumerate(runs):
-        number = int(run.identity)
-        if number in store.members:
-            continue
-        path = None
+    choice = store.plan
+    if choice is None:
+        # a race has thousands of runs to win the measurement back, an ensemble a few; and where lanes were
+        # asked for, only their number and threads are open
+        choice = store.plan = choose_once(
+            store.journal, runs, problem, workload, engine=engine, why_not=why_not, processes=1,
+            most=min(len(runs), _CHUNK), seconds=0.03 if engine == "auto" else 0.0,
+        )  # fmt: skip
+    lanes = choice.kind == "lanes"
+    watcher.note(
+        f"{len(runs)} members {'side by side, as lanes' if lanes else 'one after another'}: {choice.reason}"
+    )
+    # of those that an earlier version has trained there is nothing in the journal
+    missing = [run for run in runs if int(run.identity) not in store.members]
+    if lanes and missing and why_not is not None:
+        raise OptionError(
+            f"the members were begun as lanes, which is impossible now: {why_not}; give the same "
+            "arguments as before, or start again with another out"
+        )
+    try:
+        outcomes = _carried_out(
+            missing, len(runs), store, watcher, alone, problem, workload, choice,
+            resample=resample, seconds=seconds, scored=scored, executor=executor,
+        )  # fmt: skip
+    except KeyboardInterrupt as interrupted:
+        if store.directory is None:
+            raise
+        # between two members, where nothing is under way
+        raise _interrupted() from interrupted
+    for run in missing:
+        store.members[int(run.identity)] = Member.of(run, outcomes[run.identity], scored=scored)
+    store.tidy()
+    if all(member.failed for member in store.members.values()):
+        raise ThalwegError(
+            f"every member failed (member 1: {store.members[1].stopped}); lower the learning rate, clip "
+            "gradients, or add a guard"
+        )
+    return choice
+
+
+def _carried_out(
+    runs: Sequence[Run],
+    members: int,
+    store: MemberStore,
+    watcher: TrainingWatcher,
+    alone: TrainAlone,
+    problem: Problem,
+    workload: Workload,
+    choice: Choice,
+    *,
+    resample: bool,
+    seconds: float,
+    scored: bool,
+    executor: Executor | None,
+) -> dict[str, Outcome]:
+    directory = store.directory
+    meter = _Meter(watcher, members, members - len(runs))
+
+    def evaluated(step: int, validation: Mapping[str, float | None]) -> None:
+        if not scored:
+            return
+        scores = [value for value in validation.values() if value is not None]
+        mean = math.fsum(scores) / len(scores) if scores else None
+        evaluation = Evaluation(step=step, train_loss=None, validation_loss=None, validation=mean)
+        if directory is not None:
+            directory.append({"event": "evaluation", **asdict(evaluation)})
+        watcher.evaluated(evaluation, None)
+
+    examples = None
+    if resample and choice.kind == "lanes":
+        examples = {run.identity: bootstrap(len(problem.data.train), seed=run.seed) for run in runs}
+    request = Request(
+        key="members", runs=runs, problem=problem, workload=workload, stage="members", examples=examples,
+        keep=store.weights, evaluated=evaluated, alone=_MemberTraining(store, watcher, alone, meter),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        stop = _never
+        if choice.kind == "lanes":
+            meter.steps, began = problem.steps(workload), time.monotonic()
+            stack.callback(lambda: store.spent(time.monotonic() - began))
+            # a training of its own listens for itself
+            if directory is not None:
+                stop = stack.enter_context(Interruption()).asked
+        execution = stack.enter_context(
+            Execution(
+                choice,
+                store.journal,
+                stop=stop if directory is None else directory.watched(stop),
+                advanced=meter.advanced,
+                checkpoint_seconds=seconds,
+                elsewhere=executor,
+            )
+        )
+        try:
+            (found,) = execution.run([request])
+        except Interrupted as interrupted:
+            if choice.kind == "lanes":
+                raise _interrupted() from interrupted
+            raise
+    return found
+
+
+class _MemberTraining:
+    """Trains members that aren't lanes, each in a run directory of its own while it is under way."""
+
+    def __init__(
+        self, store: MemberStore, watcher: TrainingWatcher, alone: TrainAlone, meter: _Meter
+    ) -> None:
+        self._store, self._watcher, self._alone, self._meter = store, watcher, alone, meter
+
+    def __call__(
+        self,
+        runs: Sequence[Run],
+        asked: RunList,
+        *,
+        stop: Callable[[], bool],
+        advanced: Callable[[float], None],
+    ) -> list[Outcome]:
+        return [self._train(run, advanced) for run in runs]
+
+    def _train(self, run: Run, advanced: Callable[[float], None]) -> Outcome:
+        store, path = self._store, None
         if store.directory is not None:
             # so that no member makes it anew
             store.directory.check(at_once=True)
             path = store.directory.folder("members") / run.identity
-        fitted = alone(run, path, MemberWatcher(watcher, pace, position, len(runs)))
-        store.put(
-            Member(
-                number=number, seed=run.seed, curve=fitted.curve, updates=fitted.updates,
-                stopped=fitted.stopped, failed=fitted.failed, notes=fitted.notes,
-            ),
-            None if fitted.failed else fitted.model.state_dict(),
-        )  # fmt: skip
+            for other in path.parent.iterdir():
+                # of a member whose outcome is written down by now
+                if other.name.isdigit() and other != path:
+                    shutil.rmtree(other, ignore_errors=True)
+        told = _MemberWatcher(self._watcher, run, self._meter, advanced)
+        fitted = self._alone(run, path, told)
+        told.ended()
+        curve = fitted.curve
+        outcome = Outcome(
+            identity=run.identity,
+            steps=[each.step for each in curve],
+            train_loss=[each.train_loss for each in curve],
+            validation_loss=[each.validation_loss for each in curve],
+            validation=[each.validation for each in curve],
+            diverged_at=fitted.updates if fitted.failed else None,
+            updates=fitted.updates,
+            stopped=fitted.stopped,
+            notes=fitted.notes,
+        )
+        if not fitted.failed:
+            store.weights(outcome, fitted.model.state_dict())
         store.spent(fitted.seconds)
-        if path is not None:
-            shutil.rmtree(path, ignore_errors=True)
+        return outcome
 
 
-def _member(outcome: Outcome, seeds: Mapping[str, int], scored: bool) -> Member:
-    unknown = [None] * len(outcome.steps)
-    scores = (outcome.validation_loss, outcome.validation) if scored else (unknown, unknown)
-    lists = outcome.steps, outcome.train_loss, *scores
-    diverged = outcome.diverged_at
-    return Member(
-        number=int(outcome.identity),
-        seed=seeds[outcome.identity],
-        curve=[
-            Evaluation(step=step, train_loss=train, validation_loss=loss, validation=score)
-            for step, train, loss, score in zip(*lists, strict=True)
-        ],
-        updates=outcome.steps[-1] if diverged is None else diverged,
-        stopped=None if diverged is None else _diverged(diverged),
-        failed=diverged is not None,
-    )
+def _never() -> bool:
+    return False
 
 
 def _interrupted() -> Interrupted:
     return Interrupted(f"interrupted; everything is saved, and {option('resume', True)} goes on")
 
 
-def _diverged(step: int) -> str:
-    if step == 0:
-        return "the loss isn't finite before the first step"
-    return f"the loss was no longer finite at step {step}"
+class _Meter:
+    """Counts the steps of all members."""
+
+    def __init__(self, watcher: TrainingWatcher, members: int, trained: int) -> None:
+        self.members, self._pace = members, Pace(watcher)
+        # of a member; 0 until that is known
+        self.steps = 0
+        self._trained, self._done = trained, 0.0
+
+    def advanced(self, stage: str, what: str, steps: float) -> None:
+        self._done += steps
+        if self.steps:
+            self._pace.tell(self._trained * self.steps + self._done, self.steps * self.members)
 
 
-@torch.no_grad()
-def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Put values into parameters and buffers by name."""
-    for name, own in [*module.named_parameters(), *module.named_buffers()]:
-        own.copy_(tensors[name])
-    return set_evaluation(module)
-
-
-class MemberWatcher(TrainingWatcher):
+class _MemberWatcher(TrainingWatcher):
     """Tells of one member as one of all."""
 
-    def __init__(self, watcher: TrainingWatcher, pace: Pace, position: int, members: int) -> None:
-        self._watcher, self._pace, self._position, self._members = watcher, pace, position, members
+    def __init__(
+        self, watcher: TrainingWatcher, run: Run, meter: _Meter, advanced: Callable[[float], None]
+    ) -> None:
+        self._watcher, self._run, self._meter, self._advanced = watcher, run, meter, advanced
+        self._done = 0.0
 
     def note(self, text: str) -> None:
         """Say whose note it is."""
-        self._watcher.note(f"member {self._position + 1} of {self._members}: {text}")
+        self._watcher.note(f"member {self._run.identity} of {self._meter.members}: {text}")
 
     def progress(self, progress: TrainingProgress) -> None:
-        """Count all members' steps."""
-        self._pace.tell(self._position * progress.steps + progress.step, self._members * progress.steps)
+        """Count its steps among those of all members."""
+        self._meter.steps = progress.steps
+        self._advanced(progress.step - self._done)
+        self._done = progress.step
+
+    def ended(self) -> None:
+        """Count the steps that it doesn't take any more, or didn't tell."""
+        self._advanced(max(0.0, self._meter.steps - self._done))
 
     def evaluated(self, evaluation: Evaluation, best: Evaluation | None) -> None:
         """Hand a member's evaluation on."""

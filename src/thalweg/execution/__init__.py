@@ -9,9 +9,17 @@ out of ``--optimizers all`` and named.
 from __future__ import annotations
 
 from thalweg.execution import loop
-from thalweg.execution.choose import Choice, choose
-from thalweg.execution.execution import Elimination, Execution
-from thalweg.execution.executors import Executor, RunList, SequentialExecutor, as_lanes, one_by_one
+from thalweg.execution.choose import Choice, choose, choose_once
+from thalweg.execution.execution import Elimination, Execution, Request
+from thalweg.execution.executors import (
+    Executor,
+    RunList,
+    SequentialExecutor,
+    Train,
+    as_lanes,
+    groups_of,
+    one_by_one,
+)
 from thalweg.execution.journal import Journal
 from thalweg.execution.pool import ProcessPool, not_portable, portable
 from thalweg.execution.states import States
@@ -24,11 +32,15 @@ __all__ = [
     "Executor",
     "Journal",
     "ProcessPool",
+    "Request",
     "RunList",
     "SequentialExecutor",
     "States",
+    "Train",
     "as_lanes",
     "choose",
+    "choose_once",
+    "groups_of",
     "loop",
     "measured_passes",
     "not_portable",

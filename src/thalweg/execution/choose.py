@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from thalweg.data.examples import in_tensors
 from thalweg.errors import ModelError, OptionError
+from thalweg.execution.journal import Journal
 from thalweg.execution.lanes.forward import forward_of
 from thalweg.execution.lanes.memory_estimate import available_bytes, lane_bytes, lanes_that_fit
 from thalweg.execution.lanes.stack import Stack, refusal
@@ -30,7 +32,7 @@ from thalweg.run.threads import with_threads
 from thalweg.run.workers import cores
 from thalweg.settings.choices import EngineKind
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "choose_once"]
 
 # seconds that several processes cost: to start, to read their data, and to wait for the last at each end
 _STARTING = 1.5
@@ -85,6 +87,7 @@ def choose(
     seconds: float = 0.1,
     lane_steps: float = math.inf,
     loop_steps: float = math.inf,
+    why_not: str | None = None,
 ) -> Choice:
     """Choose how to compute runs; the choice depends on the clock, so write it down and replay it.
 
@@ -98,6 +101,7 @@ def choose(
             medians count.
         lane_steps, loop_steps: how many steps of runs there are to do: of those that can be lanes, and of
             the others. Several processes are chosen where they save more than they cost to start.
+        why_not: why lanes can't be, where that is known beforehand.
 
     Returns:
         The choice.
@@ -107,10 +111,10 @@ def choose(
         OptionError: lanes were asked for and no optimizer has a rule, or the batches aren't tensors.
     """
     several = processes or (cores() if problem.device == "cpu" else 1)
-    if not_portable(problem) is not None:
+    if several > 1 and not_portable(problem) is not None:
         several = 1
     threads = torch.get_num_threads()
-    suited = [run for run in runs if problem.entry(run).rule is not None]
+    suited = [] if why_not else [run for run in runs if problem.entry(run).rule is not None]
 
     times: dict[int, float] = {}
     lanes_measured = False
@@ -143,8 +147,10 @@ def choose(
         )
 
     if engine == "loop":
-        return loop("the loop was asked for")
-    why_not, error = _unfit(suited, problem)
+        return loop(why_not or "the loop was asked for")
+    error: type[ModelError] | type[OptionError] = OptionError
+    if why_not is None:
+        why_not, error = _unfit(suited, problem)
     if why_not is None:
         try:
             trial = _Trial(suited, problem, workload)
@@ -185,6 +191,20 @@ def choose(
         lane_seconds=lane,
         loop_seconds=others.seconds,
     )
+
+
+def choose_once(
+    journal: Journal, runs: Sequence[Run], problem: Problem, workload: Workload, **how: Any
+) -> Choice:
+    """Return the choice that the journal holds; else make one, as :func:`choose` does, and write it down.
+
+    Raises:
+        UserError: as :func:`choose` does; a run directory that was made for this is gone then.
+    """
+    directory = journal.directory
+    with nullcontext() if directory is None else directory.withdrawn_unless(lambda: False):
+        chosen = journal.once("choice", "choice", lambda: asdict(choose(runs, problem, workload, **how)))
+    return Choice.of(chosen)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A list of runs on a problem, carried out as was once chosen; each outcome is written down once.
 
-Whoever wants runs done (a race, a sweep) hands them to an :class:`Execution`, and knows nothing of how: as
-lanes or one by one, here or in other processes, with how many threads. What the journal holds isn't computed
-again, and states of runs under way are kept beside it, so that an interrupted list goes on where it was.
+Whoever wants runs done (a race, a sweep, an ensemble) hands requests to an :class:`Execution`, and knows
+nothing of how: as lanes or one by one, here or in other processes, with how many threads. What the journal
+holds isn't computed again, and states of runs under way are kept beside it, so that an interrupted list goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -12,12 +13,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from thalweg.errors import Interrupted
 from thalweg.execution.choose import Choice
-from thalweg.execution.executors import Executor, RunList, SequentialExecutor, as_lanes, one_by_one
+from thalweg.execution.executors import (
+    Evaluated,
+    Executor,
+    RunList,
+    SequentialExecutor,
+    Train,
+    as_lanes,
+    one_by_one,
+)
 from thalweg.execution.journal import Journal
+from thalweg.execution.lanes import Keep
 from thalweg.execution.lanes import plan as plan_chunks
-from thalweg.execution.pool import ProcessPool, carry_out_all
+from thalweg.execution.pool import ProcessPool
 from thalweg.execution.states import States
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
@@ -43,7 +55,24 @@ class Elimination(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Runs that somebody wants carried out: the arguments of :meth:`Execution.run`."""
+    """Runs that somebody wants carried out.
+
+    Attributes:
+        key: unique within the journal.
+        runs: with distinct identities.
+        problem: what they are trained on.
+        workload: how long.
+        stage: what they are for.
+        eliminate: stops runs early.
+        over: asked often by runs that aren't lanes; once it says so, and each optimizer has had a run, those
+            not yet at their end are left out, as many of each optimizer.
+        examples: identity to int64 ``[n]``, for all runs or none: which training examples stand in the places
+            of the split. All have the same n.
+        keep: given each run that came to its end, and its model's state, where it was trained and before its
+            outcome is written down. A run may be given twice, alike, where it was interrupted in between.
+        evaluated: told of evaluations of lanes, where they are trained in this process.
+        alone: trains a run that isn't a lane, in this process; ``None``: the loop does, wherever that is.
+    """
 
     key: str
     runs: Sequence[Run]
@@ -52,6 +81,10 @@ class Request:
     stage: str
     eliminate: Elimination | None = None
     over: Callable[[], bool] | None = None
+    examples: Mapping[str, Tensor] | None = None
+    keep: Keep | None = None
+    evaluated: Evaluated | None = None
+    alone: Train | None = None
 
 
 class Execution:
@@ -64,7 +97,9 @@ class Execution:
         stop: asked often; ``True`` saves and raises :class:`~thalweg.errors.Interrupted`.
         advanced: told (stage, what, steps of runs done since it was told last).
         predictions: whether outcomes keep what their runs predicted for each test example.
-        elsewhere: carries out everything; default: this process, or as many of this machine as were chosen.
+        checkpoint_seconds: at least this long between two states of a run or chunk under way.
+        elsewhere: carries out what needn't be in this process; default: this one, or as many of this machine
+            as were chosen.
     """
 
     def __init__(
@@ -75,13 +110,14 @@ class Execution:
         stop: Callable[[], bool],
         advanced: Callable[[str, str, float], None] = lambda stage, what, steps: None,
         predictions: bool = True,
+        checkpoint_seconds: float = 30.0,
         elsewhere: Executor | None = None,
     ) -> None:
         self.choice, self.journal, self.stop = choice, journal, stop
         self.seconds: dict[str, float] = {}
         folder = None if journal.directory is None else journal.directory.path / "checkpoints"
         self._states = None if folder is None else States(folder)
-        self._advanced, self._predictions = advanced, predictions
+        self._advanced, self._predictions, self._seconds = advanced, predictions, checkpoint_seconds
         threads = choice.threads if choice.lane_processes > 1 else choice.loop_threads
         self._workers = ProcessPool(max(choice.processes, choice.lane_processes), threads)
         self._elsewhere = elsewhere
@@ -89,61 +125,26 @@ class Execution:
     def __enter__(self) -> Execution:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._workers.close()
+        if kind is None:
+            # a kill just before it was to be done may have left some
+            self._clear()
 
-    def run(
-        self,
-        key: str,
-        runs: Sequence[Run],
-        problem: Problem,
-        workload: Workload,
-        *,
-        stage: str,
-        eliminate: Elimination | None = None,
-        over: Callable[[], bool] | None = None,
-    ) -> dict[str, Outcome]:
-        """Train runs, or read their outcomes from the journal.
+    def run(self, requests: Sequence[Request]) -> list[dict[str, Outcome]]:
+        """Train the runs of requests, or read their outcomes from the journal.
 
-        Args:
-            key: of this call, unique within the journal.
-            runs: with distinct identities.
-            problem: what they are trained on.
-            workload: how long.
-            stage: what they are for.
-            eliminate: stops runs early.
-            over: asked often by runs that aren't lanes; once it says so, and each optimizer has had a run,
-                those not yet at their end are left out, as many of each optimizer.
-
-        Returns:
-            Outcome by identity.
-
-        Raises:
-            DataError: every run diverged, and a value in the data isn't finite.
-            Interrupted: on ``stop``, after everything was saved.
-        """
-        asked = Request(
-            key=key,
-            runs=runs,
-            problem=problem,
-            workload=workload,
-            stage=stage,
-            eliminate=eliminate,
-            over=over,
-        )
-        return self.run_together([asked])[0]
-
-    def run_together(self, requests: Sequence[Request]) -> list[dict[str, Outcome]]:
-        """Train runs for several requests at once, so that no process waits for another between them.
+        No process waits for another between two requests.
 
         Args:
             requests: with distinct keys, on any problems.
 
         Returns:
-            What :meth:`run` returns, for each.
+            Outcome by identity, for each.
 
         Raises:
-            DataError, Interrupted: as :meth:`run` does.
+            DataError: every run of a request diverged, and a value in the data isn't finite.
+            Interrupted: on ``stop``, after everything was saved.
         """
         programs = [[run for run in each.runs if self._in_lanes(run, each)] for each in requests]
         found = self._lanes(requests, programs)
@@ -161,11 +162,19 @@ class Execution:
     def _in_lanes(self, run: Run, asked: Request) -> bool:
         return self.choice.kind == "lanes" and asked.problem.entry(run).rule is not None
 
-    def _executor(self, groups: int, processes: int, threads: int) -> Executor:
-        """Who carries so many groups out, where so many processes were chosen."""
+    def _executor(self, groups: int, processes: int, threads: int, *, here: bool) -> Executor:
+        """Who carries so many groups out where so many processes were chosen; ``here``: this process."""
+        if here:
+            return SequentialExecutor(threads)
         if self._elsewhere is not None:
             return self._elsewhere
         return self._workers if min(groups, processes) > 1 else SequentialExecutor(threads)
+
+    def _list(self, asked: Request, train: Train, groups: Sequence[Sequence[Run]]) -> RunList:
+        return RunList(
+            train=train, groups=groups, problem=asked.problem, workload=asked.workload,
+            examples=asked.examples, keep=asked.keep, states=self._states, checkpoint_seconds=self._seconds,
+        )  # fmt: skip
 
     # Lanes ------------------------------------------------------------------------------------------
 
@@ -199,22 +208,19 @@ class Execution:
 
         # who is eliminated is written into the journal, which only this process may do
         here = any(requests[owner].eliminate is not None for owner, _, _ in waiting)
-        executor = self._executor(
-            len(waiting), 1 if here else self.choice.lane_processes, self.choice.threads
-        )
+        executor = self._executor(len(waiting), self.choice.lane_processes, self.choice.threads, here=here)
         # owners follow each other in `waiting`, so that groups have the same numbers in all lists together
         owners = list(dict.fromkeys(owner for owner, _, _ in waiting))
         lists = [
-            RunList(
-                train=as_lanes, groups=[chunk for mine, _, chunk in waiting if mine == owner],
-                problem=requests[owner].problem, workload=requests[owner].workload, states=self._states,
+            replace(
+                self._list(requests[owner], as_lanes, [chunk for mine, _, chunk in waiting if mine == owner]),
                 eliminate=requests[owner].eliminate,
+                evaluated=requests[owner].evaluated,
             )
             for owner in owners
-        ]  # fmt: skip
+        ]
         first = waiting[0]
-        carry_out_all(
-            executor,
+        executor.carry_out(
             lists,
             ended=ended,
             advanced=lambda steps: self._advanced(requests[first[0]].stage, first[1], steps),
@@ -296,11 +302,21 @@ class Execution:
                 pending.append(run)
         began, states = time.monotonic(), self._states
         told = dict.fromkeys((run.identity for run in pending), 0)
+        # of runs under way, which their ends needn't tell again
+        ahead, last = 0.0, pending[0].identity if pending else ""
+
+        def advanced(steps: float) -> None:
+            nonlocal ahead
+            ahead += steps
+            self._advanced(stage, last, steps)
 
         def reached(outcome: Outcome) -> None:
-            step = outcome.steps[-1]
-            self._advanced(stage, outcome.identity, float(step - told[outcome.identity]))
-            told[outcome.identity] = step
+            nonlocal ahead, last
+            last, step = outcome.identity, outcome.steps[-1]
+            steps = float(step - told[last])
+            known = min(ahead, steps)
+            ahead, told[last] = ahead - known, step
+            self._advanced(stage, last, steps - known)
 
         def finished(outcome: Outcome) -> None:
             nonlocal began
@@ -317,17 +333,17 @@ class Execution:
             return over is not None and over(found.keys())
 
         def train(some: Sequence[Run], ended: Callable[[Outcome], None], until: int | None = None) -> None:
-            groups = [[run] for run in some]
-            executor = self._executor(len(groups), self.choice.processes, self.choice.loop_threads)
+            executor = self._executor(
+                len(some), self.choice.processes, self.choice.loop_threads, here=asked.alone is not None
+            )
+            listed = self._list(asked, asked.alone or one_by_one, [[run] for run in some])
             executor.carry_out(
-                RunList(
-                    train=one_by_one, groups=groups, problem=problem, workload=workload,
-                    states=states, until=until,
-                ),
+                [replace(listed, until=until)],
                 ended=lambda _, outcomes: ended(outcomes[0]),
-                advanced=lambda steps: None,
+                # from a rung on, a run would tell its first steps once more
+                advanced=advanced if eliminate is None else lambda steps: None,
                 stop=lambda: self.stop() or time_is_over(),
-            )  # fmt: skip
+            )
 
         going = pending
         if eliminate is not None:

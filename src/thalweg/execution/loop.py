@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.data.examples import Examples
+from thalweg.data.examples import Examples, at_places
 from thalweg.errors import Interrupted
-from thalweg.execution.lanes.chunks import LaneKeeper, LaneProgress
+from thalweg.execution.lanes.chunks import Keep, LaneKeeper, LaneProgress
 from thalweg.randomness.generators import own_generators
 from thalweg.run.factors import Factors
 from thalweg.run.history import History
 from thalweg.run.problem import Problem
-from thalweg.run.sampler import Batches, evaluation_points
+from thalweg.run.sampler import Batches, evaluation_points, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.training.backend import OneProcess
 from thalweg.training.evaluate import score
@@ -39,6 +39,8 @@ def run(
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] | None = None,
     until: int | None = None,
+    examples: Tensor | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train one run.
 
@@ -55,6 +57,9 @@ def run(
         checkpoint_seconds: at least this long between two states, which are kept at evaluations.
         stop: asked before every step; ``True`` saves and raises.
         until: pause once this step has been evaluated, for which ``checkpoint`` keeps the state.
+        examples: int64 ``[n]``: which training examples stand in the places of the split, as in a resample.
+        keep: given a run that came to its end, before its last state is saved; a run that such a state has
+            isn't given again. Tensors are only valid during the call.
 
     Returns:
         The outcome: that of the same run in a lane, within rounding; of a run that pauses, as far as it is.
@@ -64,8 +69,10 @@ def run(
         DataError: the training split has fewer examples than a batch.
         Interrupted: ``stop`` returned ``True``.
     """
-    size, total = workload.batch_size, problem.steps(workload)
-    model, entry, train = problem.model(run), problem.entry(run), problem.data.train
+    size, train = workload.batch_size, problem.data.train
+    train = train if examples is None else at_places(train, examples)
+    total = steps_an_epoch(len(train), size) * workload.epochs
+    model, entry = problem.model(run), problem.entry(run)
     optimizer = entry.make([p for p in model.parameters() if p.requires_grad], **run.setting.hyperparameters)
     beginning = checksums(optimizer)
     of_run = entry.of_run(run.setting.hyperparameters)
@@ -108,6 +115,9 @@ def run(
         # a resumed run has been built with the same weights
         recorder.history.unmoved = recorder.history.active and checksums(optimizer) == beginning
         recorder.history.updates = None if entry.step_kind == "gradient" else training.updates
+        if keep is not None and recorder.history.active:
+            with training.evaluation():
+                keep(recorder.outcome(), model.state_dict())
         recorder.save(finished=True)
     return recorder.outcome()
 

@@ -23,14 +23,14 @@ import torch
 from thalweg import catalogue
 from thalweg.data.source import Prepared
 from thalweg.errors import Interrupted, OptionError, ThalwegError
-from thalweg.execution.executors import Executor, RunList
+from thalweg.execution.executors import RunList, groups_of
 from thalweg.run.directory.output import Losable
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
 from thalweg.run.workers import BLOCKED, context_of_workers, signals_blocked, without_main
 from thalweg.settings import trust
 
-__all__ = ["ProcessPool", "carry_out_all", "not_portable", "portable"]
+__all__ = ["ProcessPool", "not_portable", "portable"]
 
 
 def portable(**things: Any) -> str | None:
@@ -111,26 +111,17 @@ class ProcessPool:
 
     def carry_out(
         self,
-        asked: RunList,
-        *,
-        ended: Callable[[int, list[Outcome]], None],
-        advanced: Callable[[float], None],
-        stop: Callable[[], bool],
-    ) -> None:
-        """Carry runs out, as :class:`~thalweg.execution.executors.Executor` says; states go as copies."""
-        self.carry_out_all([asked], ended=ended, advanced=advanced, stop=stop)
-
-    def carry_out_all(
-        self,
         lists: Sequence[RunList],
         *,
         ended: Callable[[int, list[Outcome]], None],
         advanced: Callable[[float], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Carry several lists out side by side; groups are numbered through all of them."""
+        """Carry lists out side by side, as :class:`~thalweg.execution.executors.Executor` says."""
         for asked in lists:
-            reason = not_portable(asked.problem) or portable(states=asked.states)
+            reason = not_portable(asked.problem) or portable(
+                way_to_train=asked.train, states=asked.states, keep=asked.keep, elimination=asked.eliminate
+            )
             if reason is not None:
                 raise OptionError(f"{reason}; use one process")
         if self._pool is None:
@@ -141,17 +132,17 @@ class ProcessPool:
         # By file, since tensors sent directly would need as much shared memory, which containers lack; and
         # the data apart, since several tasks have the same.
         self._forget({id(asked.problem.data) for asked in lists})
-        files = [self._files_of(folder, asked) for asked in lists]
+        files = {id(asked): self._files_of(folder, asked) for asked in lists}
         try:
             # code that changes while a race goes on would make its later runs others than its first ones
             code = trust.current().written()
-            jobs = [(*files[number], runs, code) for number, each in enumerate(lists) for runs in each.groups]
+            jobs = [(*files[id(each)], runs, code) for each, runs in groups_of(lists)]
             stopped = _collect(self._pool, jobs, self._halt, ended, stop, self._told(advanced))
         # closing waits for the workers, so that none still writes when the error is told
         except BaseException:
             self.close()
             raise
-        for _, bare in files:
+        for _, bare in files.values():
             bare.unlink()
         if stopped:
             self.close()
@@ -202,29 +193,6 @@ class ProcessPool:
         with file.open("wb") as out:
             pickle.dump(thing, out)
         return file
-
-
-def carry_out_all(
-    executor: Executor,
-    lists: Sequence[RunList],
-    *,
-    ended: Callable[[int, list[Outcome]], None],
-    advanced: Callable[[float], None],
-    stop: Callable[[], bool],
-) -> None:
-    """Carry several lists out by any executor: side by side where it can, else one after the other."""
-    if isinstance(executor, ProcessPool):
-        executor.carry_out_all(lists, ended=ended, advanced=advanced, stop=stop)
-        return
-    before = 0
-    for asked in lists:
-        executor.carry_out(
-            asked,
-            ended=lambda number, outcomes, before=before: ended(before + number, outcomes),  # type: ignore[misc]
-            advanced=advanced,
-            stop=stop,
-        )
-        before += len(asked.groups)
 
 
 def _collect(

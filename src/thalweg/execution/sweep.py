@@ -16,8 +16,8 @@ from torch import nn
 from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, option
-from thalweg.execution.choose import Choice, choose
-from thalweg.execution.execution import Execution
+from thalweg.execution.choose import Choice, choose_once
+from thalweg.execution.execution import Execution, Request
 from thalweg.execution.executors import Executor
 from thalweg.execution.journal import Journal
 from thalweg.initial import initialize
@@ -220,21 +220,16 @@ def _carried_out(
     steps = problem.steps(workload)
     pace, done = Pace(watcher), 0.0
 
-    def measured() -> dict[str, Any]:
-        suited = sum(problem.entry(run).rule is not None for run in runs)
-        choice = choose(
-            runs, problem, workload, engine=engine, seconds=0.03,
-            lane_steps=suited * steps, loop_steps=(len(runs) - suited) * steps,
-        )  # fmt: skip
-        return asdict(choice)
-
     def advanced(stage: str, what: str, more: float) -> None:
         nonlocal done
         done += more
         pace.tell(done, steps * len(runs))
 
-    with nullcontext() if directory is None else directory.withdrawn_unless(lambda: False):
-        choice = Choice.of(journal.once("choice", "choice", measured))
+    suited = sum(problem.entry(run).rule is not None for run in runs)
+    choice = choose_once(
+        journal, runs, problem, workload, engine=engine, seconds=0.03,
+        lane_steps=suited * steps, loop_steps=(len(runs) - suited) * steps,
+    )  # fmt: skip
     watcher.note(f"{len(runs)} runs of {steps} steps: {choice.reason}")
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)
@@ -242,7 +237,9 @@ def _carried_out(
             with Execution(
                 choice, journal, stop=stop, advanced=advanced, predictions=False, elsewhere=executor
             ) as execution:
-                return execution.run("sweep", runs, problem, workload, stage="sweep"), choice
+                asked = Request(key="sweep", runs=runs, problem=problem, workload=workload, stage="sweep")
+                (found,) = execution.run([asked])
+                return found, choice
         except Interrupted as problem_:
             if directory is None:
                 raise Interrupted("interrupted; give out to be able to resume later") from problem_

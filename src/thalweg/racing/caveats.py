@@ -80,7 +80,7 @@ def warnings(
         *_too_few(evidence, verdict, metric, margin),
         *_winner_mean(evidence, verdict, winner_mean, metric),
         *_rare_failures(evidence, verdict),
-        *_test_usage(test_looks),
+        *_looks(test_looks),
         Warning_(
             code="scope",
             text=f"a winner at this size and budget need not be one at another: each optimizer had {trials} "
@@ -327,7 +327,7 @@ def _round_up(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _test_usage(times: int) -> list[Warning_]:
+def _looks(times: int) -> list[Warning_]:
     if times < 2:
         return []
     return [

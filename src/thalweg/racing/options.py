@@ -27,7 +27,9 @@ _EFFORT = "How much compute"
 _VERDICT = "The verdict"
 _RUNNING = "How it runs"
 
-_OBJECTS = ("model", "data", "loss", "metric", "validation_loss", "output", "collate", "watcher")
+_OBJECTS = (
+    "model", "data", "loss", "metric", "validation_loss", "output", "collate", "watcher", "executor",
+)  # fmt: skip
 _NAMES = ("optimizers", "schedules", "initializations")
 
 
@@ -138,6 +140,10 @@ class Options:
     )] = False
     trust_code: Annotated[bool, TRUST_CODE.within(_RUNNING)] = False
     watcher: Annotated[RaceWatcher | None, Declared("Told what happens.", stored=False)] = None
+    executor: Annotated[Any, Declared(
+        "Carries the runs out elsewhere; by default they are, here or in processes of this machine.",
+        stored=False,
+    )] = None
     command: Annotated[str | None, Declared(
         "How to make this race again, for the report.", stored=False,
     )] = None

@@ -6,6 +6,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from thalweg.errors import DataError, Interrupted, option
 from thalweg.execution.choose import Choice
 from thalweg.execution.execution import Execution
 from thalweg.execution.journal import Journal
-from thalweg.racing import assemble, build_results, configuration, leaderboard, stages, test_usage
+from thalweg.racing import assemble, build_results, configuration, leaderboard, looks, stages
 from thalweg.racing import plan as planning
 from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.measure import choose_engine, forward_backward, step_seconds
@@ -58,7 +59,7 @@ def run_race(options: Options) -> tuple[Results, Path]:
 def _go_on(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
     with RunDirectory.resume(options.out, "race", stated=configuration.names(options)) as directory:
         merged = configuration.merged(directory.config(), options, directory.path)
-        setup = _understood(merged, watcher)
+        setup = _understood(replace(merged, executor=options.executor), watcher)
         directory.note_code()
         return _race(setup, directory, watcher), directory.path
 
@@ -119,9 +120,7 @@ def _run(
     interruption: Interruption,
 ) -> Results:
     info, choice, cost = choose_engine(setup, journal)
-    looked = journal.once(
-        "looked", "looks", lambda: test_usage.count_and_add(begun["fingerprint"], begun["race"])
-    )
+    looked = journal.once("looked", "looks", lambda: looks.count_and_add(begun["fingerprint"], begun["race"]))
     plan, notes = planning.fit_minutes(setup.plan, cost)
     watcher.understood(setup.data_info, setup.model_info, plan)
     watcher.engine(info)
@@ -146,7 +145,10 @@ def _run(
     interrupted = directory.watched(interruption.asked)
     # predictions of thousands of examples are needed only where the test set is the same each time
     fixed = setup.source.fixed_test
-    with Execution(choice, journal, stop=interrupted, advanced=meter.advanced, predictions=fixed) as engine:
+    with Execution(
+        choice, journal, stop=interrupted, advanced=meter.advanced, predictions=fixed,
+        elsewhere=setup.options.executor,
+    ) as engine:  # fmt: skip
         if _side_by_side(setup, plan, choice):
             meter.side_by_side = True
             records = _replicates(range(plan.splits), setup, budget, engine, told)
@@ -189,7 +191,9 @@ def _side_by_side(setup: Setup, plan: PlanInfo, choice: Choice) -> bool:
     A budget of time cuts plans by what the first splits took, and elimination holds pools against each
     other: both go one split after another. So do large data, of which each split has a copy of its own.
     """
-    if plan.minutes is not None or plan.eliminate or choice.kind != "lanes" or choice.lane_processes < 2:
+    if plan.minutes is not None or plan.eliminate or choice.kind != "lanes":
+        return False
+    if choice.lane_processes < 2 and setup.options.executor is None:
         return False
     parts = (setup.first.train, setup.first.validation, setup.first.test)
     if not all(isinstance(part, TensorExamples) for part in parts):
@@ -210,7 +214,7 @@ def _replicates(
     records: dict[int, ReplicateRecord] = {}
     requests = {number: next(replicate) for number, replicate in going.items()}
     while requests:
-        found = dict(zip(requests, engine.run_together([*requests.values()]), strict=True))
+        found = dict(zip(requests, engine.run([*requests.values()]), strict=True))
         requests = {}
         for number, outcomes in found.items():
             try:

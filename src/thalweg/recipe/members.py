@@ -10,7 +10,7 @@ from pathlib import Path
 from thalweg.data.source import Prepared
 from thalweg.ensembles.evaluate import EnsembleEvaluation
 from thalweg.ensembles.store import Member, MemberStore
-from thalweg.ensembles.train import MemberContext, resampled, runs_of, train
+from thalweg.ensembles.train import resampled, runs_of, train
 from thalweg.recipe.schema import Recipe, why_not_lanes
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.problem import Problem
@@ -82,8 +82,7 @@ def train_members(
             return alone(one, own_data, folder, told)
 
     train(
-        runs, store, watcher, one_member,
-        MemberContext(problem=problem, workload=workload),
+        runs, store, watcher, one_member, problem, workload,
         engine=asked.engine, why_not=why_not_lanes(recipe), resample=asked.resample, seconds=seconds,
     )  # fmt: skip
     return store
@@ -145,7 +144,7 @@ def recorded(
             )  # fmt: skip
     return EnsembleRecord(
         kind="snapshots" if store is None else "members",
-        engine=None if store is None or store.plan is None else store.plan.engine,
+        engine=None if store is None or store.plan is None else store.plan.kind,
         resample=resample,
         members=members,
         result=evaluation.result,

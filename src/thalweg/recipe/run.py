@@ -34,9 +34,11 @@ from thalweg.run.directory.kinds import default_place, refuse_existing
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.threads import with_threads
 from thalweg.settings import trust
+from thalweg.settings.declared import checked
 from thalweg.strategies.own import load_own
 from thalweg.training.backend import on_rank_0
 from thalweg.training.loader import in_blocks
+from thalweg.training.options import TrainOptions
 from thalweg.training.parallel import together
 from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
@@ -51,30 +53,11 @@ _EVALUATED = 256
 _MOST_THREADS = 4096
 
 
-def run_recipe(
-    given: str | Path | Recipe | None,
-    *,
-    changes: Sequence[str] = (),
-    out: str | Path | None = None,
-    resume: bool = False,
-    device: str = "cpu",
-    checkpoint_seconds: float = 60.0,
-    watcher: TrainingWatcher | None = None,
-    command: str | None = None,
-    trust_code: bool = False,
-) -> tuple[TrainResults, Path]:
+def run_recipe(options: TrainOptions) -> tuple[TrainResults, Path]:
     """Train what a recipe says, or resume it, and write everything but the report.
 
     Args:
-        given: a recipe, or the path of one; may be left out with ``resume``.
-        changes: keys to set over what the file says, such as ``"optimizer.lr=0.01"``.
-        out: the run directory; ``None`` for ``runs/train-<data>-<time>``.
-        resume: resume the training in ``out``.
-        device: where to train.
-        checkpoint_seconds: between two checkpoints.
-        watcher: told what happens.
-        command: how to make this training again.
-        trust_code: with ``resume``, run code that ``out`` names though it isn't known here, or has changed.
+        options: what was asked for.
 
     Returns:
         The results, and the run directory.
@@ -84,13 +67,16 @@ def run_recipe(
         Interrupted: on Ctrl-C or SIGTERM, after everything was saved.
         ThalwegError: training failed; the directory holds the last good weights.
     """
+    options = checked(options)
+    out, device = options.out, options.device
     with (
         spelled_as_recipe(),
         together(device) as processes,
         ExitStack() as stack,
-        trust.own_code(accepted=trust_code) as gate,
+        trust.own_code(accepted=options.trust_code) as gate,
     ):
-        told = SilentTrainingWatcher() if watcher is None or processes.rank else watcher
+        watcher = SilentTrainingWatcher() if options.watcher is None else options.watcher
+        told = SilentTrainingWatcher() if processes.rank else watcher
         held: list[RunDirectory] = []
 
         def hold(directory: RunDirectory) -> tuple[Path, dict[str, Any]]:
@@ -104,8 +90,8 @@ def run_recipe(
             if (text := data.announcement(wanted.data.spec)) is not None:
                 told.note(text)
 
-        wanted = _recipe(given, changes)
-        if resume:
+        wanted = _recipe(options.recipe, options.changes)
+        if options.resume:
             stated = wanted is not None
             path, config = on_rank_0(
                 processes, lambda: hold(RunDirectory.resume(out, "train", stated=stated))
@@ -130,7 +116,7 @@ def run_recipe(
             made = build(wanted, device, processes.world)
             begun: dict[str, Any] = {
                 "kind": "train",
-                "command": command,
+                "command": options.command,
                 "device": device,
                 "fingerprint": made.source.fingerprint,
                 "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -149,7 +135,7 @@ def run_recipe(
         if held:
             held[0].note_code()
         run = _Run(directory=held[0] if held else None, path=path, config=config)
-        return _train(made, run, checkpoint_seconds, told), path
+        return _train(made, run, options.checkpoint_seconds, told), path
 
 
 @dataclass(frozen=True, kw_only=True)

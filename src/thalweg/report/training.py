@@ -206,7 +206,9 @@ def _end_lead(end: Mapping[str, Any], last: int, config: Mapping[str, Any]) -> s
 
 def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, Any]]) -> str:
     if results is None:
-        members = sum(event.get("event") == "member" for event in events)
+        # one by one in earlier versions, as outcomes of runs in this one
+        ended = [len(event["value"]["outcomes"]) for event in events if event.get("event") == "runs"]
+        members = sum(ended) + sum(event.get("event") == "member" for event in events)
         if members:
             return (
                 f"This ensemble isn't finished: {members} of its members are trained. The same command with "

@@ -91,6 +91,8 @@ class Outcome:
             (``Metric.reduce``) after the last step; empty unless asked for.
         updates: how many steps the optimizer took, where these aren't the steps counted above.
         unmoved: whether the run came to its end and no step had moved any weight.
+        stopped: why it ended before its time, where that is known in words.
+        notes: what was said while it was trained, for the person.
     """
 
     identity: str
@@ -103,6 +105,8 @@ class Outcome:
     test_predictions: list[float] = field(default_factory=list)
     updates: int | None = None
     unmoved: bool = False
+    stopped: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""

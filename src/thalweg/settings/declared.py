@@ -36,7 +36,7 @@ class Declared:
         python: what Python takes, where that is more or otherwise, for the docstring.
         shown: the default in words, where the value doesn't tell.
         metavar: what the command's help writes in place of a value.
-        least: a whole number's least value; its most is that of ``settings.tables.MOST``.
+        least: a number's least value; a whole number's most is that of ``settings.tables.MOST``.
         above: what a number must lie above.
         stored: whether a run's directory keeps it, and a resume must agree with it.
     """
@@ -89,7 +89,12 @@ def checked(given: _D) -> _D:
         value = getattr(given, name)
         if value is None:
             continue
-        if told.least is not None:
+        if told.least is not None and kind is float:
+            if not (is_number(value) and value >= told.least):
+                raise OptionError(
+                    f"{option(name)} is {value!r}, but must be a number of at least {told.least}"
+                )
+        elif told.least is not None:
             whole[name] = whole_number(name, value, least=told.least, most=MOST.get(name))
         elif words := words_of(kind):
             one_of(name, value, words)
@@ -119,7 +124,11 @@ def has_signature_of(kind: Callable[_P, Any]) -> Callable[[Callable[..., _R]], C
         arguments = [
             one.replace(annotation=hints[name][0]) for name, one in inspect.signature(kind).parameters.items()
         ]
-        returned = get_type_hints(function)["return"]
+        try:
+            returned = get_type_hints(function)["return"]
+        except NameError:
+            # of a room that is imported when the verb is called
+            returned = function.__annotations__["return"]
         function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             arguments, return_annotation=returned
         )

@@ -9,6 +9,6 @@ draw from torch's, NumPy's or Python's generators are refused: all lanes would g
 
 from __future__ import annotations
 
-from thalweg.execution.lanes.chunks import Eliminate, LaneKeeper, LaneProgress, plan, promise, run
+from thalweg.execution.lanes.chunks import Eliminate, Keep, LaneKeeper, LaneProgress, plan, promise, run
 
-__all__ = ["Eliminate", "LaneKeeper", "LaneProgress", "plan", "promise", "run"]
+__all__ = ["Eliminate", "Keep", "LaneKeeper", "LaneProgress", "plan", "promise", "run"]

@@ -28,13 +28,13 @@ from thalweg.run.problem import Problem
 from thalweg.run.sampler import evaluation_points, orders, steps_an_epoch
 from thalweg.run.spec import Outcome, Run, Workload
 
-__all__ = ["LaneKeeper", "LaneProgress", "plan", "promise", "run"]
+__all__ = ["Eliminate", "Keep", "LaneKeeper", "LaneProgress", "plan", "promise", "run"]
 
 Eliminate = Callable[[int, Mapping[str, float | None]], set[str]]
 """Steps done and validation metric by identity (``None``: diverged), to the identities to stop."""
 
-Collect = Callable[[Outcome, Mapping[str, Tensor]], None]
-"""Outcome of a run that came to its end, and its parameters and buffers by name."""
+Keep = Callable[[Outcome, Mapping[str, Tensor]], None]
+"""Outcome of a run that came to its end, and its model's state, as it is to be evaluated."""
 
 
 class LaneKeeper(Protocol):
@@ -136,7 +136,7 @@ def run(
     stop: Callable[[], bool] | None = None,
     eliminate: Eliminate | None = None,
     examples: Mapping[str, Tensor] | None = None,
-    collect: Collect | None = None,
+    keep: Keep | None = None,
 ) -> list[Outcome]:
     """Train runs as lanes.
 
@@ -153,8 +153,8 @@ def run(
             ``None`` from the next evaluation on.
         examples: identity to int64 ``[n]``, for all runs or none: which training examples stand in the
             places of the split, as in a resample. All have the same n.
-        collect: given every run that came to its end, before its chunk's last state is kept; what was kept
-            in such a state isn't given again. Tensors are only valid during the call.
+        keep: given every run that came to its end, before its chunk's last state is saved; a run that such a
+            state has isn't given again. Tensors are only valid during the call.
 
     Returns:
         Outcomes in the order of ``runs``.
@@ -179,7 +179,7 @@ def run(
             every=checkpoint_seconds,
             stop=stop,
             eliminate=eliminate,
-            collect=collect,
+            keep=keep,
         )
         outcomes = lanes.outcomes()
         if watch is not None:
@@ -275,7 +275,7 @@ class _Chunk:
         every: float,
         stop: Callable[[], bool] | None,
         eliminate: Eliminate | None,
-        collect: Collect | None = None,
+        keep: Keep | None = None,
     ) -> None:
         """Go on to the end."""
         if self._finished():
@@ -299,8 +299,8 @@ class _Chunk:
             if watch is not None:
                 watch(self.step, self._going, None)
         # before the last state, which has no tensors: a kill in between hands the runs on once more
-        if collect is not None:
-            self._hand_on(collect)
+        if keep is not None:
+            self._hand_on(keep)
         self.program = None
         if keeper is not None:
             keeper.save(self.name, self.state())
@@ -309,14 +309,16 @@ class _Chunk:
         """Return what each run has left behind."""
         return [history.outcome(run.identity) for run, history in zip(self.runs, self.histories, strict=True)]
 
-    def _hand_on(self, collect: Collect) -> None:
+    @torch.no_grad()
+    def _hand_on(self, keep: Keep) -> None:
         assert self.program is not None
         tensors = self.program.shown()
-        for number, history in enumerate(self.histories):
+        for number, (run, history) in enumerate(zip(self.runs, self.histories, strict=True)):
             if history.active:
-                row = self.rows.index(number)
-                ended = history.outcome(self.runs[number].identity)
-                collect(ended, {name: tensor[row].detach() for name, tensor in tensors.items()})
+                row, model = self.rows.index(number), self.problem.model(run)
+                for name, own in [*model.named_parameters(), *model.named_buffers()]:
+                    own.copy_(tensors[name][row])
+                keep(history.outcome(run.identity), model.state_dict())
 
     def _finished(self) -> bool:
         return self._since == self.total
