@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from thalweg import objectives
 from thalweg.errors import OptionError
 from thalweg.objectives import Task
+from thalweg.run.targets import suited_metric
 
 TWO = Task(kind="classification", classes=("no", "yes"))
 FOUR = Task(kind="classification", classes=("a", "b", "c", "d"))
@@ -321,3 +323,14 @@ def test_functions_given_in_python_are_found_again_by_name() -> None:
     assert objectives.loss(first.name, NUMBER).function is mine
     assert objectives.loss(torch.nn.MSELoss, CUSTOM)(torch.ones(2), torch.zeros(2)) == 1
     assert objectives.loss(first, NUMBER) is first
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced-accuracy", "log-loss", "auc"])
+def test_a_metric_by_name_goes_to_another_process(name: str) -> None:
+    task = Task(kind="classification", classes=("a", "b"))
+    whole = suited_metric(objectives.metric(name, task), task, ignored=7)
+    copy = pickle.loads(pickle.dumps(whole))
+    outputs = torch.tensor([[0.3], [-2.0], [0.1], [4.0]], dtype=torch.float64)
+    targets = torch.tensor([1, 0, 0, 7])
+    scores = [float(each.score(each.reduce(outputs, targets), targets)) for each in (whole, copy)]
+    assert scores[0] == scores[1]

@@ -7,9 +7,10 @@ numbers into the metric, in float64 and in the target's own units, with a weight
 
 from __future__ import annotations
 
+import copyreg
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,16 @@ class Metric:
     function: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
     _reduce: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     _score: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor] = field(repr=False)
+    # a function and its arguments, which make this metric anew
+    _made: tuple[Callable[..., Metric], tuple[Any, ...]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as what makes it anew: the halves of a metric by name are no functions by name."""
+        if self._made is not None:
+            return self._made
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     def reduce(self, outputs: Any, targets: Any) -> Any:
         """Return the number an example needs.
@@ -323,7 +334,7 @@ def metric(spec: str | Callable[[Tensor, Tensor], Any] | Metric | None, task: Ta
         raise OptionError(f"the metric {spec!r} is for {kind}, not for a {task.kind} task; {choose}")
     if spec == "auc" and len(task.classes) != 2:
         raise OptionError(f"the metric 'auc' is for two classes, not {len(task.classes)}; use 'log-loss'")
-    return _make(spec, task)
+    return replace(_make(spec, task), _made=(metric, (spec, task)))
 
 
 def kind_of(name: object) -> Kind | None:

@@ -369,7 +369,8 @@ def suited_metric(metric: Metric, task: Task, *, ignored: int = _IGNORED) -> Met
             return score(found, numbers, weights, lanes)
         return score(found[..., counts], numbers[counts], weights[..., counts], lanes)
 
-    return replace(metric, _reduce=reduced, _score=scored)
+    made = functools.partial(suited_metric, ignored=ignored), (metric, task)
+    return replace(metric, _reduce=reduced, _score=scored, _made=made)
 
 
 def _scores_of_positions(outputs: Tensor, numbers: Tensor, name: str) -> Tensor:
