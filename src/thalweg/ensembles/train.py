@@ -176,7 +176,7 @@ def _carried_out(
     executor: Executor | None,
 ) -> dict[str, Outcome]:
     directory = store.directory
-    meter = _Meter(watcher, members, members - len(runs))
+    meter = _MembersSteps(watcher, members, members - len(runs))
 
     def evaluated(step: int, validation: Mapping[str, float | None]) -> None:
         if not scored:
@@ -226,7 +226,7 @@ class _MemberTraining:
     """Trains members that aren't lanes, each in a run directory of its own while it is under way."""
 
     def __init__(
-        self, store: MemberStore, watcher: TrainingWatcher, alone: TrainAlone, meter: _Meter
+        self, store: MemberStore, watcher: TrainingWatcher, alone: TrainAlone, meter: _MembersSteps
     ) -> None:
         self._store, self._watcher, self._alone, self._meter = store, watcher, alone, meter
 
@@ -279,7 +279,7 @@ def _interrupted() -> Interrupted:
     return Interrupted(f"interrupted; everything is saved, and {option('resume', True)} goes on")
 
 
-class _Meter:
+class _MembersSteps:
     """Counts the steps of all members."""
 
     def __init__(self, watcher: TrainingWatcher, members: int, trained: int) -> None:
@@ -298,7 +298,7 @@ class _MemberWatcher(TrainingWatcher):
     """Tells of one member as one of all."""
 
     def __init__(
-        self, watcher: TrainingWatcher, run: Run, meter: _Meter, advanced: Callable[[float], None]
+        self, watcher: TrainingWatcher, run: Run, meter: _MembersSteps, advanced: Callable[[float], None]
     ) -> None:
         self._watcher, self._run, self._meter, self._advanced = watcher, run, meter, advanced
         self._done = 0.0
