@@ -176,6 +176,8 @@ def at_places(examples: Examples, places: Tensor) -> Examples:
     """
     if isinstance(examples, TensorExamples):
         return TensorExamples(*examples.batch(places))
+    if isinstance(examples, NestedExamples):
+        return NestedExamples(*examples.batch(places))
     if isinstance(examples, ArrayExamples):
         targets = examples.targets[places.to(examples.targets.device)]
         return replace(examples, rows=examples.rows[places.cpu().numpy()], targets=targets)
