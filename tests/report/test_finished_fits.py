@@ -83,8 +83,9 @@ def test_one_that_was_written_before_is_finished_after_its_last_step(tmp_path: P
     assert "This training isn&#39;t finished" in told(tmp_path / "run")
 
 
-def test_so_are_an_ensembles_members(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["loop", "lanes"])
+def test_so_are_an_ensembles_members(engine: Any, tmp_path: Path) -> None:
     thalweg.fit_ensemble(
-        "linear", (X, Y), "cross-entropy", "sgd", members=2, epochs=1, engine="loop", out=tmp_path / "run"
+        "linear", (X, Y), "cross-entropy", "sgd", members=2, epochs=1, engine=engine, out=tmp_path / "run"
     )
     assert "This ensemble is finished: its 2 members are trained." in told(tmp_path / "run")

@@ -179,8 +179,7 @@ def _end(config: Mapping[str, Any], events: Sequence[dict[str, Any]], last: int)
     if config.get("kind") != "fit":
         return None
     if "members" in config:
-        trained = {each["member"]["number"] for each in events if each.get("event") == "member"}
-        return {} if len(trained) >= config["members"] else None
+        return {} if _members_trained(events) >= config["members"] else None
     if "stages" in config:
         done = {each["number"] for each in events if each.get("event") == "stage finished"}
         return {} if len(done) >= len(config["stages"]) else None
@@ -190,6 +189,15 @@ def _end(config: Mapping[str, Any], events: Sequence[dict[str, Any]], last: int)
     # versions before wrote no such event: the last evaluation is after the last step
     evaluated = any(each.get("event") == "evaluation" for each in events)
     return {} if evaluated and last == config.get("steps") else None
+
+
+def _members_trained(events: Sequence[dict[str, Any]]) -> int:
+    # members of their own in earlier versions, outcomes of runs in this one
+    trained = {str(each["member"]["number"]) for each in events if each.get("event") == "member"}
+    for each in events:
+        if each.get("event") == "runs":
+            trained |= {one["identity"] for one in each["value"]["outcomes"]}
+    return len(trained)
 
 
 def _end_lead(end: Mapping[str, Any], last: int, config: Mapping[str, Any]) -> str:
@@ -206,9 +214,7 @@ def _end_lead(end: Mapping[str, Any], last: int, config: Mapping[str, Any]) -> s
 
 def _lead(results: TrainResults | None, last: int, events: Sequence[dict[str, Any]]) -> str:
     if results is None:
-        # one by one in earlier versions, as outcomes of runs in this one
-        ended = [len(event["value"]["outcomes"]) for event in events if event.get("event") == "runs"]
-        members = sum(ended) + sum(event.get("event") == "member" for event in events)
+        members = _members_trained(events)
         if members:
             return (
                 f"This ensemble isn't finished: {members} of its members are trained. The same command with "
