@@ -22,7 +22,7 @@ from thalweg.run.sampler import Batches
 from thalweg.stages.blurring import Blurred
 from thalweg.stages.continuation import (
     Curvature,
-    Outcome,
+    FoundMinimum,
     compare,
     continuation,
     curvature_when_blurred,
@@ -137,22 +137,22 @@ def test_the_curvature_of_a_model_is_that_of_its_hessian(sigma: float) -> None:
 
 def test_outcomes_are_compared_in_pairs() -> None:
     # a difference that is the same in all pairs is seen beneath a spread between pairs
-    direct = [Outcome(value, 10) for value in (1.0, 2.0, 3.0, 4.0)]
-    worse = [Outcome(each.value + 0.1 + 0.001 * n, 40) for n, each in enumerate(direct)]
+    direct = [FoundMinimum(value, 10) for value in (1.0, 2.0, 3.0, 4.0)]
+    worse = [FoundMinimum(each.value + 0.1 + 0.001 * n, 40) for n, each in enumerate(direct)]
     kinds = [each.failure for each in compare(worse, direct)]
     assert kinds == ["worse minimum", "too many steps"]
-    same = [Outcome(each.value + d, 40) for each, d in zip(direct, (0.1, -0.1, 0.12, -0.1), strict=True)]
+    same = [FoundMinimum(each.value + d, 40) for each, d in zip(direct, (0.1, -0.1, 0.12, -0.1), strict=True)]
     assert "worse minimum" not in [each.failure for each in compare(same, direct)]
-    better = [Outcome(each.value - 0.5, 40) for each in direct]
+    better = [FoundMinimum(each.value - 0.5, 40) for each in direct]
     assert compare(better, direct) == []
     # what the direct one reached on its way counts too
     curve = [(1.0, 9.0), (5.0, 0.4), (10.0, 0.6)]
-    [slow] = compare([Outcome(0.5, 40)], [Outcome(0.6, 10, curve)])
+    [slow] = compare([FoundMinimum(0.5, 40)], [FoundMinimum(0.6, 10, curve)])
     assert slow.failure == "too many steps"
     assert "at 5 against 40 for 0.5" in slow.sentence
-    [alone] = compare([Outcome(0.7, 5)], [Outcome(0.6, 10)])
+    [alone] = compare([FoundMinimum(0.7, 5)], [FoundMinimum(0.6, 10)])
     assert "in a single pair, which may be chance" in alone.sentence
-    for bad in (([], []), ([Outcome(1, 1)], []), ([Outcome(math.nan, 1)], [Outcome(1, 1)])):
+    for bad in (([], []), ([FoundMinimum(1, 1)], []), ([FoundMinimum(math.nan, 1)], [FoundMinimum(1, 1)])):
         with pytest.raises(OptionError, match=r"pairs|no value"):
             compare(*bad)
     assert never_convex([]) is None

@@ -32,7 +32,7 @@ __all__ = [
     "ContinuationFailure",
     "Continued",
     "Curvature",
-    "Outcome",
+    "FoundMinimum",
     "compare",
     "continuation",
     "curvature_when_blurred",
@@ -279,7 +279,7 @@ some direction (at 1 by -1.5, standard error 0.1)
 # Whether it was worth it --------------------------------------------------------------------------------
 
 
-class Outcome(NamedTuple):
+class FoundMinimum(NamedTuple):
     """What came of a training.
 
     Attributes:
@@ -294,10 +294,10 @@ class Outcome(NamedTuple):
     curve: Sequence[tuple[float, float]] = ()
 
 
-def compare(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[ContinuationFailure]:
+def compare(continued: Sequence[FoundMinimum], direct: Sequence[FoundMinimum]) -> list[ContinuationFailure]:
     """Say what speaks against a continuation: a worse minimum than without it, or too many steps.
 
-    Outcomes in the same place are a pair, such as of the same seed. It led to a worse minimum where the mean
+    Those in the same place are a pair, such as of the same seed. It led to a worse minimum where the mean
     difference of pairs is above 0 by more than chance: its interval of 95 % by Student's t, of at least two
     pairs, lies above 0. It took too many steps where in most pairs the direct training was at least as low at
     less work.
@@ -312,10 +312,10 @@ def compare(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[Con
     Raises:
         OptionError: not as many of one as of the other, none, or values that aren't numbers.
 
-    >>> slow, quick = Outcome(0.5, 900.0), Outcome(0.5, 100.0)
+    >>> slow, quick = FoundMinimum(0.5, 900.0), FoundMinimum(0.5, 100.0)
     >>> [found.failure for found in compare([slow, slow], [quick, quick])]
     ['too many steps']
-    >>> [found.failure for found in compare([Outcome(2.0, 9), Outcome(2.1, 9)], [Outcome(1.0, 9)] * 2)]
+    >>> [found.failure for found in compare([FoundMinimum(2.0, 9), FoundMinimum(2.1, 9)], [FoundMinimum(1.0, 9)] * 2)]
     ['worse minimum']
 
     Source: P7 (N): "the minimum of this blurred function may track to a local rather than a global minimum";
@@ -331,7 +331,7 @@ def compare(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[Con
     return [*_worse(continued, direct), *_too_long(continued, direct)]
 
 
-def _worse(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[ContinuationFailure]:
+def _worse(continued: Sequence[FoundMinimum], direct: Sequence[FoundMinimum]) -> list[ContinuationFailure]:
     # which takes long to import, and every training imports this room
     from scipy import stats
 
@@ -354,7 +354,7 @@ def _worse(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[Cont
     return [ContinuationFailure(failure="worse minimum", sentence=said)]
 
 
-def _too_long(continued: Sequence[Outcome], direct: Sequence[Outcome]) -> list[ContinuationFailure]:
+def _too_long(continued: Sequence[FoundMinimum], direct: Sequence[FoundMinimum]) -> list[ContinuationFailure]:
     pairs = []
     for mine, other in zip(continued, direct, strict=True):
         reached = [work for work, value in [*other.curve, (other.work, other.value)] if value <= mine.value]
@@ -443,8 +443,8 @@ def minimize_by_continuation(
         function, start, sigmas=given, samples=samples, antithetic=antithetic, seed=seed
     )
     outcomes = [
-        Outcome(float(last.value), work + last.counts.evaluations),
-        Outcome(float(direct.value), direct.counts.evaluations),
+        FoundMinimum(float(last.value), work + last.counts.evaluations),
+        FoundMinimum(float(direct.value), direct.counts.evaluations),
     ]
     failures = [] if (never := never_convex(curvatures)) is None else [never]
     return Continued(
