@@ -315,7 +315,8 @@ def compare(continued: Sequence[FoundMinimum], direct: Sequence[FoundMinimum]) -
     >>> slow, quick = FoundMinimum(0.5, 900.0), FoundMinimum(0.5, 100.0)
     >>> [found.failure for found in compare([slow, slow], [quick, quick])]
     ['too many steps']
-    >>> [found.failure for found in compare([FoundMinimum(2.0, 9), FoundMinimum(2.1, 9)], [FoundMinimum(1.0, 9)] * 2)]
+    >>> worse = [FoundMinimum(2.0, 9), FoundMinimum(2.1, 9)]
+    >>> [found.failure for found in compare(worse, [FoundMinimum(1.0, 9)] * 2)]
     ['worse minimum']
 
     Source: P7 (N): "the minimum of this blurred function may track to a local rather than a global minimum";
