@@ -13,7 +13,9 @@ from torch import Tensor, nn
 import thalweg
 from thalweg.errors import Interrupted
 from thalweg.report import write
+from thalweg.report.stages import read_stages
 from thalweg.run.directory.directory import RunDirectory
+from thalweg.stages import Stage
 from thalweg.strategies import EarlyStopping, Strategy
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -89,3 +91,21 @@ def test_so_are_an_ensembles_members(engine: Any, tmp_path: Path) -> None:
         "linear", (X, Y), "cross-entropy", "sgd", members=2, epochs=1, engine=engine, out=tmp_path / "run"
     )
     assert "This ensemble is finished: its 2 members are trained." in told(tmp_path / "run")
+
+
+def test_stages_stand_on_one_time_axis(tmp_path: Path) -> None:
+    stages = [Stage(name="first", epochs=1), Stage(name="second", epochs=2)]
+    fit(tmp_path / "run", stages=stages)
+    events = RunDirectory.read(tmp_path / "run").events()
+    found = read_stages(tmp_path / "run", events)
+    assert [(each.name, each.finished) for each in found] == [("first", True), ("second", True)]
+    assert found[0].began == 0
+    assert found[1].began == found[0].curve[-1]["step"] == found[1].curve[0]["step"]
+    assert found[1].curve[-1]["step"] == 3 * found[1].began
+    text = told(tmp_path / "run")
+    assert "first" in text
+    assert "second" in text
+    # one that is under way
+    begun = [event for event in events if event.get("number") != 2 or event["event"] == "stage"]
+    assert [each.finished for each in read_stages(tmp_path / "run", begun)] == [True, False]
+    assert read_stages(tmp_path / "run" / "stages" / "1-first", []) == []

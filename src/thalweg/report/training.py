@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bokeh.models import ColumnDataSource, Span
+from bokeh.models import ColumnDataSource, Label, Span
 from bokeh.plotting import figure
 
 from thalweg import recipe
@@ -17,6 +17,7 @@ from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general
+from thalweg.report.stages import StageCurve, read_stages
 from thalweg.run.directory import RunDirectory
 from thalweg.run.summaries import metric_label
 from thalweg.training.results import CalibrationRecord, EnsembleRecord, TrainResults
@@ -51,6 +52,8 @@ class TrainingPage:
     member_rows: Sequence[tuple[str, ...]] = ()
     squared: tuple[str, str, str, str] | None = None
     calibrations: Sequence[tuple[str, CalibrationRecord]] = ()
+    stages: Sequence[StageCurve] = ()
+    stage_rows: Sequence[tuple[str, ...]] = ()
 
 
 def is_training(directory: Path) -> bool:
@@ -70,6 +73,9 @@ def read(directory: Path) -> TrainingPage:
     config, events = run.config(), run.events()
     by_step = {event["step"]: event for event in events if event.get("event") == "evaluation"}
     curve = [by_step[step] for step in sorted(by_step)]
+    stages = read_stages(directory, events)
+    if stages:
+        curve = [point for stage in stages for point in stage.curve]
     results = None
     if (directory / "results.json").exists():
         results = TrainResults.read(directory / "results.json")
@@ -110,7 +116,19 @@ def read(directory: Path) -> TrainingPage:
         member_rows=[] if many is None else ensemble.member_rows(many),
         squared=None if many is None else ensemble.squared_words(many),
         calibrations=_calibrations(results),
+        stages=stages,
+        stage_rows=[_stage_row(stage) for stage in stages],
     )
+
+
+def _stage_row(stage: StageCurve) -> tuple[str, ...]:
+    last = stage.curve[-1] if stage.curve else {}
+    words = [
+        "" if last.get(key) is None else general(last[key], 4)
+        for key in ("train_loss", "validation_loss", "validation")
+    ]
+    steps = f"{last['step'] - stage.began:,}" if last else "0"
+    return stage.name, f"{stage.began:,}", steps, *words, "yes" if stage.finished else "no"
 
 
 def pictures(page: TrainingPage) -> dict[str, figure]:
@@ -153,16 +171,30 @@ def _plot(
                 [x for x, _ in known], [y for _, y in known], line_color=colour, line_alpha=0.22, line_width=1
             )
     renderers = []
+    # the loss of one stage isn't that of the next: no line leads over
+    parts: list[Sequence[dict[str, Any]]] = [stage.curve for stage in page.stages if stage.curve]
+    parts = parts or [page.curve]
     for name, key, colour in lines:
-        source = ColumnDataSource(
-            {
-                "x": [s for s, point in zip(steps, page.curve, strict=True) if point[key] is not None],
-                "y": [point[key] for point in page.curve if point[key] is not None],
-            }
-        )
         style = {"line_color": colour, "line_width": 2.2, "legend_label": plain(name)}
-        renderers.append(plot.line("x", "y", source=source, **style))
-        plot.scatter("x", "y", source=source, size=5, fill_color=colour, line_color=None)
+        for part in parts:
+            known = [point for point in part if point[key] is not None]
+            source = ColumnDataSource(
+                {"x": [point["step"] for point in known], "y": [point[key] for point in known]}
+            )
+            renderers.append(plot.line("x", "y", source=source, **style))
+            plot.scatter("x", "y", source=source, size=5, fill_color=colour, line_color=None)
+    for stage in page.stages:
+        plot.add_layout(Span(location=stage.began, dimension="height", line_color=GRID, line_width=1.5))
+        plot.add_layout(
+            Label(
+                x=stage.began,
+                y=4,
+                y_units="screen",
+                text=f" {plain(stage.name)}",
+                text_font_size="11px",
+                text_color="#767c83",
+            )
+        )
     if page.best is not None:
         plot.add_layout(
             Span(location=page.best["step"], dimension="height", line_color=GRID, line_dash="dashed")
