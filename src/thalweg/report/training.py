@@ -177,9 +177,9 @@ def _plot(
     for name, key, colour in lines:
         style = {"line_color": colour, "line_width": 2.2, "legend_label": plain(name)}
         for part in parts:
-            known = [point for point in part if point[key] is not None]
+            shown = [point for point in part if point[key] is not None]
             source = ColumnDataSource(
-                {"x": [point["step"] for point in known], "y": [point[key] for point in known]}
+                {"x": [point["step"] for point in shown], "y": [point[key] for point in shown]}
             )
             renderers.append(plot.line("x", "y", source=source, **style))
             plot.scatter("x", "y", source=source, size=5, fill_color=colour, line_color=None)
