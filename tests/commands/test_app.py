@@ -181,7 +181,7 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
     arguments = [
         *("race", "--data", "my houses.csv", "--target", "price", "--task", "regression"),
         *("--model", "mlp:8", "--loss", "huber", "--metric", "r2", "--missing", "median"),
-        *("--output", "decoder.logits"),
+        *("--output", "decoder.logits", "--validation-loss", "mae"),
         *("--type", "zip=category", "--type", "a=b=number"),
         *("--optimizers", "sgd, adam,mine.py:rule", "--schedules", "constant,cosine"),
         *("--space", "adam.lr=1e-4:1e-1", "--space", "mine.py:rule.lr=0.5:2"),
@@ -204,6 +204,7 @@ def test_race_hands_every_option_on(fake_race: Any, capsys: pytest.CaptureFixtur
         "loss": "huber",
         "metric": "r2",
         "output": "decoder.logits",
+        "validation_loss": "mae",
         "optimizers": ["sgd", "adam", "mine.py:rule"],
         "spaces": {"adam.lr": (1e-4, 1e-1), "mine.py:rule.lr": (0.5, 2.0)},
         "schedules": ["constant", "cosine"],

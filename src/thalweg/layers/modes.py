@@ -31,6 +31,7 @@ __all__ = [
     "set_evaluation",
     "set_mode",
     "set_modes",
+    "set_own_mode",
 ]
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -69,6 +70,11 @@ def astray(modes: Modes) -> bool:
 def set_mode(part: nn.Module, training: bool) -> None:
     """Put a part, with all that it holds, into a mode; whoever does takes it back afterwards."""
     part.train(training)
+
+
+def set_own_mode(part: nn.Module, training: bool) -> None:
+    """Put a part into a mode, and leave what it holds in the modes that these are in."""
+    part.training = training
 
 
 def in_mode_of(made: _M, part: nn.Module) -> _M:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from thalweg.curvature import Hessian, lanczos
 from thalweg.errors import OptionError
+from thalweg.layers.modes import set_own_mode
 from thalweg.secondorder.minimizing import minimize
 from thalweg.settings.tables import is_number, whole_number
 from thalweg.stages.blurring import Blurred, BlurredLoss, blur
@@ -232,8 +233,7 @@ def curvature_when_blurred(
     found = []
     for sigma in _sigmas(sigmas):
         blurred = Blurred(model, sigma, samples, antithetic=antithetic)
-        # in it alone: parts of the model stay in the mode that they are in
-        blurred.training = True
+        set_own_mode(blurred, True)
         hessian = Hessian(blurred, BlurredLoss(own), batches)
         blurred.follow(progress=0.0, step=0, seed=seed)
         v = lanczos(hessian, ends="smallest", most_products=most_products, seed=seed).smallest.vector

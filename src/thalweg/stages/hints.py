@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import DataError, ModelError, OptionError, option
 from thalweg.layers.interface import Interface, part_of
-from thalweg.layers.modes import evaluating
+from thalweg.layers.modes import evaluating, set_evaluation
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.run.targets import suited_loss
@@ -101,7 +101,7 @@ class _Teacher(Closing):
 
     def __init__(self, teacher: nn.Module, hint: str | None, *, outputs: bool) -> None:
         super().__init__()
-        held = copy.deepcopy(teacher).requires_grad_(False).eval()
+        held = set_evaluation(copy.deepcopy(teacher).requires_grad_(False))
         self.teacher = held if hint is None else Tapped(held, {"hint": hint})
         self.hint, self.outputs = hint, outputs
 

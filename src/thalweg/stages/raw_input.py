@@ -94,6 +94,7 @@ def join_raw_input(model: nn.Module, example: Tensor, blocks: Sequence[str] | No
     Raises:
         ModelError: there is no chain of blocks, or one of a shape that nothing is made for.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> join_raw_input(net, torch.ones(2, 4))
     ('0', '2')

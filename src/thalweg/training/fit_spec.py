@@ -89,12 +89,12 @@ class ReadyFit:
 
     Attributes:
         training: at its beginning.
-        config: what it is, for the run directory: a resume with another is refused.
+        config: gives what it is, for the run directory: a resume with another is refused.
         run_of: from the directory, the seconds between checkpoints and a watcher to the run.
     """
 
     training: Training
-    config: dict[str, Any]
+    config: Callable[[], dict[str, Any]]
     run_of: Callable[[RunDirectory | None, float, TrainingWatcher | None], TrainingRun]
 
 
@@ -201,21 +201,23 @@ def readied(spec: FitSpec) -> Iterator[ReadyFit]:
             say=lambda text: said[0](text),
             interface=objective.interface,
         )
-        config = {
-            "kind": "fit",
-            "loss": called(loss),
-            "optimizer": type(made).__name__,
-            "steps": total,
-            "batch_size": batch_size,
-            "seed": seed,
-            "evaluations": evaluations,
-            "accumulate": accumulate,
-            "precision": precision,
-            "strategies": as_tables(training.strategies),
-            "fingerprint": fingerprint(data),
-            "output": spec.output if isinstance(spec.output, (str, int)) else None,
-            "validation_loss": None if validation_loss is None else called(validation_loss),
-        }
+
+        def config() -> dict[str, Any]:
+            return {
+                "kind": "fit",
+                "loss": called(loss),
+                "optimizer": type(made).__name__,
+                "steps": total,
+                "batch_size": batch_size,
+                "seed": seed,
+                "evaluations": evaluations,
+                "accumulate": accumulate,
+                "precision": precision,
+                "strategies": as_tables(training.strategies),
+                "fingerprint": fingerprint(data),
+                "output": spec.output if isinstance(spec.output, (str, int)) else None,
+                "validation_loss": None if validation_loss is None else called(validation_loss),
+            }
 
         def run_of(
             directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher | None
@@ -378,7 +380,11 @@ def fingerprint(data: Any) -> str | None:
         if parts and all(isinstance(part, (Tensor, np.ndarray)) for part in parts):
             names = [str(name) for name in data] if isinstance(data, dict) else []
             return fingerprint_of([*parts, *names])
-    return f"{len(data)} items" if hasattr(data, "__len__") else None
+    try:
+        return f"{len(data)} items"
+    except TypeError:
+        # a DataLoader has a length that raises where its Dataset has none
+        return None
 
 
 def carried_out(
@@ -400,7 +406,7 @@ def carried_out(
 
         def take_up() -> None:
             nonlocal directory
-            directory = RunDirectory.begin(out, ready.config, resume=resume)
+            directory = RunDirectory.begin(out, ready.config(), resume=resume)
 
         if out is not None or resume:
             on_rank_0(ready.training.backend, take_up)

@@ -156,7 +156,7 @@ class Training:
         self.clock, self.updates = 0.0, 0
         self.loss: Tensor | None = None
         self._own, self._foreign, self._loss = own, list(foreign), as_loss(loss)
-        self.strategies = in_order([*strategies, *following(model, self._loss.function)])
+        self.strategies = in_order([*in_order(strategies), *following(model, self._loss.function)])
         self.stopped: str | None = None
         self.failed = self.skipped = False
         self.counts_work = by_work and step_kind != "gradient"
