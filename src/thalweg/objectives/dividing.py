@@ -37,7 +37,7 @@ from thalweg.objectives.comparing import CLASSES, NUMBERS
 from thalweg.objectives.nests import count_of, cut, joined, mapped
 from thalweg.randomness.generators import undisturbed
 
-__all__ = ["Divided", "Divisible", "Division", "divided", "signature_of", "watched"]
+__all__ = ["Divided", "Divisible", "Division", "divided", "reducing"]
 
 _AGAIN = 64
 """Parts between two comparisons of a whole with its parts, once powers of two are further apart; of parts of
@@ -106,16 +106,11 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if not watched(func):
+        found = reducing(func, args, named)
+        if found is None:
             return func(*args, **named)
-        bound = signature_of(func).bind(*args, **named)
-        bound.apply_defaults()
+        bound, reduction = found
         given = bound.arguments
-        reduction = given["reduction"]
-        if given.get("size_average") is not None or given.get("reduce") is not None:
-            reduction = _reduction.legacy_get_string(given.get("size_average"), given.get("reduce"), False)
-        if reduction == "none":
-            return func(*args, **named)
         if reduction == "sum":
             value = func(*args, **named)
             self.calls.append(Divided(value, None, "sum"))
@@ -131,14 +126,26 @@ class _Watch(TorchFunctionMode):
         return value
 
 
-def watched(function: Callable[..., Any]) -> bool:
-    """Say whether a function is one of torch's losses, which say what they divide by."""
-    return function in CLASSES or function in NUMBERS or function in _PER_EXAMPLE
+def reducing(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[inspect.BoundArguments, str] | None:
+    """Return the arguments of a call of one of torch's losses, and whether it takes a sum or a mean.
+
+    ``None``: it is a call of another function, or has ``reduction="none"``.
+    """
+    if not (function in CLASSES or function in NUMBERS or function in _PER_EXAMPLE):
+        return None
+    bound = _signature_of(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    reduction = given["reduction"]
+    if given.get("size_average") is not None or given.get("reduce") is not None:
+        reduction = _reduction.legacy_get_string(given.get("size_average"), given.get("reduce"), False)
+    return None if reduction == "none" else (bound, reduction)
 
 
 @functools.cache
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the arguments of one of torch's losses."""
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
 

@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction
 from torch.overrides import TorchFunctionMode
 
 from thalweg.errors import OptionError
 from thalweg.layers.interface import part_of
 from thalweg.objectives import Loss, activations
-from thalweg.objectives.dividing import divided, signature_of, watched
+from thalweg.objectives.dividing import divided, reducing
 from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import undisturbed
 from thalweg.run.targets import suited_loss
@@ -136,16 +135,11 @@ class _Weighing(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if not watched(func):
+        found = reducing(func, args, named)
+        if found is None:
             return func(*args, **named)
-        bound = signature_of(func).bind(*args, **named)
-        bound.apply_defaults()
+        bound, _ = found
         given = bound.arguments
-        reduction = given["reduction"]
-        if given.get("size_average") is not None or given.get("reduce") is not None:
-            reduction = _reduction.legacy_get_string(given.get("size_average"), given.get("reduce"), False)
-        if reduction == "none":
-            return func(*args, **named)
         with torch.no_grad():
             # also seen by whoever puts losses of parts together
             plain = divided(lambda outputs, targets: func(*args, **named), None, None)

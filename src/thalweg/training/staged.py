@@ -181,7 +181,7 @@ def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carr
         try:
             fitted, trained, state = _one(number, began, stage, spec, carried, here, stages)
         except KeyboardInterrupt as problem:
-            if isinstance(problem, UserError) or here.folder is None:
+            if here.folder is None:
                 raise
             raise Interrupted(
                 f"interrupted in the stage {stage.name!r}; everything before it is saved, and "
