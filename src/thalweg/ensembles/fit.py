@@ -48,8 +48,7 @@ from thalweg.settings.choices import EngineChoice, EngineKind, words_of
 from thalweg.settings.tables import MOST, one_of, whole_number
 from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
-from thalweg.training.fit_spec import fingerprint
-from thalweg.training.fitting import fit
+from thalweg.training.fit_spec import FitSpec, carried_out, fingerprint
 from thalweg.training.loader import examples_of
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
@@ -239,12 +238,16 @@ def fit_ensemble(
     def alone(run: Run, path: Path | None, told: TrainingWatcher) -> Fitted:
         module = initial_module(factory, prepared.input_shape, outputs, run.seed)
         given = resampled(examples, seed=run.seed) if resample else examples
-        return fit(
-            module, given, loss, chosen, schedule, [copy.deepcopy(each) for each in strategies],
-            validation=scored, metric=None if scored is None else found_metric, epochs=epochs,
-            batch_size=batch_size, hyperparameters=hyperparameters, seed=run.seed, evaluations=evaluations,
-            device=place, out=path, resume=path is not None and path.exists(),
-            checkpoint_seconds=checkpoint_seconds, watcher=told, output=output,
+        spec = FitSpec(
+            model=module, data=given, loss=loss, optimizer=chosen, schedule=schedule,
+            strategies=[copy.deepcopy(each) for each in strategies], validation=scored,
+            metric=None if scored is None else found_metric, epochs=epochs, batch_size=batch_size,
+            hyperparameters=hyperparameters, seed=run.seed, evaluations=evaluations, device=place,
+            output=output,
+        )  # fmt: skip
+        return carried_out(
+            spec, out=path, resume=path is not None and path.exists(), seconds=checkpoint_seconds,
+            watcher=told, within=directory,
         )  # fmt: skip
 
     problem = Problem(

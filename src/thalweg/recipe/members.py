@@ -78,7 +78,7 @@ def train_members(
             own_data = replace(own_data, train=resampled(own_data.train, seed=run.seed))
         assert path is not None
         begun = {"kind": "fit", "seed": run.seed}
-        with RunDirectory.begin(path, begun, resume=path.exists(), stated=None) as folder:
+        with RunDirectory.begin(path, begun, resume=path.exists(), stated=None, within=directory) as folder:
             return alone(one, own_data, folder, told)
 
     train(

@@ -394,8 +394,11 @@ def carried_out(
     resume: bool,
     seconds: float,
     watcher: TrainingWatcher | None,
+    within: RunDirectory | None = None,
 ) -> Fitted:
     """Train, in a run directory where one is given; its arguments are those of :func:`thalweg.fit`.
+
+    ``within`` is the directory of the run that this training is a part of.
 
     Raises:
         UserError: something given can't be used, in one sentence.
@@ -406,7 +409,7 @@ def carried_out(
 
         def take_up() -> None:
             nonlocal directory
-            directory = RunDirectory.begin(out, ready.config(), resume=resume)
+            directory = RunDirectory.begin(out, ready.config(), resume=resume, within=within)
 
         if out is not None or resume:
             on_rank_0(ready.training.backend, take_up)

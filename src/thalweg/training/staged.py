@@ -252,7 +252,7 @@ def _one(
         resume = path is not None and on_rank_0(here.backend, path.exists)
         fitted = carried_out(
             replace(spec, model=trained, strategies=strategies),
-            out=path, resume=resume, seconds=here.seconds, watcher=here.watcher,
+            out=path, resume=resume, seconds=here.seconds, watcher=here.watcher, within=here.directory,
         )  # fmt: skip
         best = fitted.best_state
         if stage.result == "best" and best is not None:

@@ -390,3 +390,15 @@ def test_work_stops_at_once_when_its_directory_is_gone(
     assert said.count("\n") == 1
     assert "is gone" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_within_another_doesnt_make_it_again(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "out", {"seed": 0}) as outer:
+        inner = outer.folder("stages") / "1-a"
+        (tmp_path / "out").rename(tmp_path / "removed")
+        with pytest.raises(RunDirectoryError, match=r"out is gone: it was removed"):
+            RunDirectory.create(inner, {"seed": 1}, within=outer)
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "removed").rename(tmp_path / "out")
+        with RunDirectory.create(inner, {"seed": 1}, within=outer) as found:
+            assert found.config() == {"seed": 1}

@@ -74,7 +74,9 @@ class RunDirectory:
         self._looked = time.monotonic()
 
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, Any]) -> RunDirectory:
+    def create(
+        cls, path: str | Path, config: Mapping[str, Any], *, within: RunDirectory | None = None
+    ) -> RunDirectory:
         """Make a new run directory, in one rename, with ``config.toml`` and ``environment.json``.
 
         The configuration gets the version of the format, and the fingerprints of a person's own code that is
@@ -84,9 +86,11 @@ class RunDirectory:
             path: must not exist, or be an empty directory, which stays the same one (it may be a link, or
                 where a disk is mounted); folders above it are made.
             config: plain values, to be written as TOML; ``None`` is left out.
+            within: the run that this one is a part of. Folders above are its own, and aren't made here: it
+                may have been removed meanwhile, and stays so.
 
         Raises:
-            RunDirectoryError: the directory exists, or can't be made.
+            RunDirectoryError: the directory exists, or can't be made, or that of ``within`` is gone.
         """
         path, gate = Path(path), trust.current()
         refuse_existing(path)
@@ -100,7 +104,7 @@ class RunDirectory:
                 fill(path, config)
             else:
                 # one by one, since mkdir(parents=True) calls itself for each
-                for folder in reversed([path.parent, *path.parent.parents]):
+                for folder in reversed([path.parent, *path.parent.parents]) if within is None else ():
                     folder.mkdir(exist_ok=True)
                 draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
                 draft.chmod(0o777 & ~umask())
@@ -116,6 +120,8 @@ class RunDirectory:
             elif stands:
                 unfill(path)
             remove_empty(made)
+            if within is not None:
+                within.check(at_once=True)
             refuse_existing(path)
             raise RunDirectoryError(
                 f"the run directory {path} can't be made ({reason(problem)}); give another {option('out')}"
@@ -208,11 +214,12 @@ class RunDirectory:
         *,
         resume: bool,
         stated: bool | None = True,
+        within: RunDirectory | None = None,
     ) -> RunDirectory:
         """Make a run directory, or resume the one that was begun with the same configuration.
 
         Args:
-            path: as for :meth:`create` and :meth:`resume`; so is ``stated``.
+            path: as for :meth:`create` and :meth:`resume`; so are ``stated`` and ``within``.
             config: with its ``kind``; what is ``None`` is left out.
             resume: the one that is there.
 
@@ -221,7 +228,7 @@ class RunDirectory:
         """
         if not resume:
             assert path is not None
-            return cls.create(path, config)
+            return cls.create(path, config, within=within)
         run = cls.resume(path, config["kind"], stated=stated)
         try:
             before = {name: value for name, value in run.config().items() if name != "code"}
