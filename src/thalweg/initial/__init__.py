@@ -17,7 +17,7 @@ from thalweg.initial.biases import (
     set_output_bias,
 )
 from thalweg.initial.modules import Initialized, initialize
-from thalweg.initial.saved import Taken, from_saved, read_tensors
+from thalweg.initial.saved import Taken, from_saved, read_tensors, tensors_of
 from thalweg.initial.schemes import SCHEMES, draw
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "read_tensors",
     "set_constants",
     "set_output_bias",
+    "tensors_of",
 ]

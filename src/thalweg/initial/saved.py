@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeAlias
 
 import safetensors
 import safetensors.torch
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 from thalweg.errors import ModelError, OptionError
 from thalweg.initial.weights import write
 
-__all__ = ["Taken", "from_saved", "read_tensors"]
+__all__ = ["Source", "Taken", "from_saved", "read_tensors", "tensors_of"]
+
+Source: TypeAlias = str | Path | Mapping[str, Tensor] | nn.Module
+"""Saved weights: a run directory, a file, tensors by name, or a module that has them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ _PLACES = ("state_dict", "model_state_dict", "model", "weights", "params")
 
 def from_saved(
     module: nn.Module,
-    source: str | Path | Mapping[str, Tensor],
+    source: Source,
     *,
     only: str = "*",
     rename: Mapping[str, str] | None = None,
@@ -55,8 +59,7 @@ def from_saved(
 
     Args:
         module: any; its dtype and device stay.
-        source: a ``.safetensors`` file, a file of ``torch.save`` (read as tensors only, so that nothing in it
-            can run), or the tensors by name.
+        source: as for :func:`tensors_of`.
         only: which parameters and buffers of the module, by a pattern of their names, such as ``"body.*"``.
         rename: beginning of names in the file to what they begin with in the module. The longest counts.
 
@@ -75,15 +78,15 @@ def from_saved(
 
     Source: I8 (K).
     """
-    given = read_tensors(source) if isinstance(source, (str, Path)) else source
-    saved = {_renamed(name, rename or {}): tensor for name, tensor in given.items()}
+    saved = tensors_of(source, rename)
     own = {name: tensor for name, tensor in _tensors(module).items() if fnmatchcase(name, only)}
     taken: list[str] = []
     misfits: dict[str, str] = {}
+    known = {name: name if name in saved else _unwrapped(name) for name in own}
     for name, target in own.items():
-        if name not in saved:
+        if known[name] not in saved:
             continue
-        value = saved[name]
+        value = saved[known[name]]
         if value.shape != target.shape:
             misfits[name] = f"it is {list(value.shape)} in the file and {list(target.shape)} here"
         elif value.is_floating_point() != target.is_floating_point():
@@ -93,13 +96,45 @@ def from_saved(
         else:
             write(target, value.to(target.device))
             taken.append(name)
-    unused = tuple(name for name in saved if name not in own)
+    unused = tuple(name for name in saved if name not in set(known.values()))
     if not taken:
         raise ModelError(
             f"nothing of the saved model fits: it has {_some(saved)}, the module has {_some(own)}; say by "
             "rename which names belong together"
         )
-    return Taken(tuple(taken), tuple(name for name in own if name not in saved), misfits, unused)
+    return Taken(tuple(taken), tuple(name for name in own if known[name] not in saved), misfits, unused)
+
+
+def tensors_of(source: Source, rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a saved model by plain name: without what DDP or ``torch.compile`` put before it.
+
+    Args:
+        source: the directory of a finished training; a ``.safetensors`` file, or a file of ``torch.save``
+            (read as tensors only, so that nothing in it can run); tensors by name; or a module.
+        rename: as for :func:`from_saved`.
+
+    Raises:
+        OptionError: there is no such file or directory, or the source is something else.
+        ModelError: what is there is damaged, or holds more than tensors.
+
+    >>> list(tensors_of(nn.Linear(2, 1), {"": "head."}))
+    ['head.weight', 'head.bias']
+    """
+    if isinstance(source, (str, Path)):
+        given = read_tensors(source)
+    else:
+        state = source.state_dict() if isinstance(source, nn.Module) else source
+        if not _all_tensors(state):
+            raise OptionError(
+                f"the source of saved weights is {type(source).__name__}; give the directory of a finished "
+                "training, a file, tensors by name as of state_dict(), or a module"
+            )
+        starts = tuple(start for start in rename or () if start)
+        given = {
+            name if starts and name.startswith(starts) else _unwrapped(name): tensor
+            for name, tensor in state.items()
+        }
+    return {_renamed(name, rename or {}): tensor for name, tensor in given.items()}
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -107,13 +142,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: a ``.safetensors`` file, or one of ``torch.save`` with tensors by name, at its top or under one
-            of the usual names (``state_dict``, ``model``).
+            of the usual names (``state_dict``, ``model``); or the directory of a finished training, for its
+            ``weights.safetensors``.
 
     Raises:
         OptionError: there is no such file.
         ModelError: the file is damaged or holds something else.
     """
     path = Path(path)
+    if path.is_dir():
+        folder, path = path, path / "weights.safetensors"
+        if not path.is_file():
+            member = folder / "member-1.safetensors"
+            raise OptionError(
+                f"{str(folder)!r} holds an ensemble; give the weights of one of its members, {str(member)!r}"
+                if member.is_file()
+                else f"there is no weights.safetensors in {str(folder)!r}; give the directory of a finished "
+                "training, or a file with saved weights"
+            )
     if not path.is_file():
         raise OptionError(f"there is no file {str(path)!r} with saved weights")
     try:
@@ -157,7 +203,8 @@ def _all_tensors(content: object) -> bool:
 def _unwrapped(name: str) -> str:
     while name.startswith(_WRAPPINGS):
         name = name.partition(".")[2]
-    return name
+    # of a part that was compiled
+    return name.replace("._orig_mod.", ".")
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from thalweg.data.examples import DatasetExamples, Examples, TensorExamples, moved
-from thalweg.data.labelled import as_given, common, separated
-from thalweg.errors import DataError, OptionError, option
+from thalweg.errors import DataError
 from thalweg.layers.interface import Interface, Output
 from thalweg.layers.modes import evaluating
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
-from thalweg.objectives.nests import leaves
 from thalweg.randomness import streams
 from thalweg.run.targets import class_numbers, suited_loss
-from thalweg.settings.tables import one_of, whole_number
+from thalweg.settings.tables import one_of
+from thalweg.stages.examples import example_blocks, given_examples
 from thalweg.stages.weighting import example_losses
 
 __all__ = ["as_difficulty", "difficulty_by", "difficulty_of", "fingerprint", "positions", "relative_ranks"]
@@ -100,9 +97,9 @@ def difficulty_by(function: Callable[[Any, Tensor], Any], data: Any, *, batch_si
 
     Source: P8 (N): examples with longer-term dependencies are the more difficult.
     """
-    examples = _examples(data)
+    examples = given_examples(data, "difficulties")
     found: list[Tensor] = []
-    for inputs, targets in _blocks(examples, batch_size):
+    for inputs, targets in example_blocks(examples, batch_size):
         values = torch.as_tensor(np.asarray(part) if not isinstance(part := function(inputs, targets), Tensor)
                                  else part)  # fmt: skip
         if values.ndim == 0 or values.numel() != len(targets):
@@ -168,11 +165,11 @@ def difficulty_of(
     one_of("by", by, ("loss", "margin"))
     first = next(iter(model.parameters()), None)
     device = torch.device("cpu") if first is None else first.device
-    examples = _examples(data, device)
+    examples = given_examples(data, "difficulties", device)
     suited = suited_loss(loss, {}) if by == "loss" else None
     interface, found = Interface(output), list[Tensor]()
     with untouched(model, parameters=False), interface.attached(model), evaluating(model):
-        for inputs, targets in _blocks(examples, batch_size):
+        for inputs, targets in example_blocks(examples, batch_size):
             outputs = outputs_of(model, inputs)
             if suited is not None:
                 found.append(example_losses(suited, outputs, targets).to("cpu", torch.float64))
@@ -236,48 +233,3 @@ def relative_ranks(difficulty: Tensor) -> Tensor:
 def fingerprint(difficulty: Tensor) -> str:
     """Return a few letters by which a difficulty is told apart from another."""
     return hashlib.blake2b(difficulty.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
-
-
-def _examples(data: Any, device: torch.device | None = None) -> Examples:
-    device = torch.device("cpu") if device is None else device
-    if isinstance(data, DataLoader | IterableDataset):
-        raise DataError(
-            f"a {type(data).__name__} gives batches, but difficulties are of examples that can be had one by "
-            "one; give the Dataset itself"
-        )
-    if isinstance(data, (tuple, list, dict)):
-        inputs, targets = separated(data)
-        inputs, targets = (_tensors(part) for part in (inputs, targets))
-        if not isinstance(targets, Tensor) or any(
-            not leaf.ndim or len(leaf) != len(targets) for leaf in leaves(inputs)
-        ):
-            raise DataError(f"{option('data')} need an input and a target for each example")
-        return TensorExamples(moved(inputs, device), common(targets).to(device))
-    if all(hasattr(data, name) for name in ("batch", "targets", "__len__")):
-        return cast(Examples, data)
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        count = np.arange(len(data))
-        return DatasetExamples(data, count, default_collate, None, device)
-    raise DataError(
-        f"difficulties can't be had of data of type {type(data).__name__}; give (inputs, targets) or a "
-        "Dataset"
-    )
-
-
-def _tensors(part: Any) -> Any:
-    if isinstance(part, Tensor):
-        return part
-    if isinstance(part, dict):
-        return {name: _tensors(each) for name, each in part.items()}
-    nested = isinstance(part, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in part)
-    if nested:
-        return type(part)(_tensors(each) for each in part)
-    return as_given(np.asarray(part))
-
-
-def _blocks(examples: Examples, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
-    size = whole_number("batch_size", batch_size)
-    if not len(examples):
-        raise OptionError("the data hold no examples, of which none could be difficult; give at least two")
-    for some in torch.split(torch.arange(len(examples)), size):
-        yield examples.batch(some)

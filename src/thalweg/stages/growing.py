@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +24,7 @@ from thalweg.stages.decoders import KEEPS_SIGNS
 from thalweg.stages.freezing import plain_name
 from thalweg.stages.taps import inner_module
 
-__all__ = ["Grown", "NamesOf", "grow"]
+__all__ = ["Grown", "NamesOf", "grow", "shortest_names", "state_of"]
 
 NamesOf: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
 """From names in the deeper net to names in the shallower one."""
@@ -111,7 +111,7 @@ def grow(
     Source: P2 (N: Simonyan and Zisserman 2015); Chen et al. 2016 (Net2Net: deeper).
     """
     one_of("middle", middle, ("as drawn", "same function"))
-    theirs, mine = _tensors(shallow), _tensors(deep)
+    theirs, mine = state_of(shallow), state_of(deep)
     pairs = _by_layers(shallow, deep) if mapping is None else _given(mapping, theirs, mine)
     for name, source in pairs.items():
         if mine[name].shape != theirs[source].shape:
@@ -144,8 +144,8 @@ def grow(
         raise
     return Grown(
         _shortest_pairs(deep, pairs),
-        tuple(_shortest(deep, new)),
-        tuple(_shortest(shallow, left)),
+        tuple(shortest_names(deep, new)),
+        tuple(shortest_names(shallow, left)),
         middle == "same function",
     )
 
@@ -153,8 +153,8 @@ def grow(
 # What is taken -------------------------------------------------------------------------------------------
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by plain name."""
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and saved buffers by plain name; the very same objects."""
     state = model.state_dict(keep_vars=True)
     return {plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
@@ -184,7 +184,7 @@ def _by_layers(shallow: nn.Module, deep: nn.Module) -> dict[str, str]:
     for (name, form), (source, _) in both:
         pairs |= {f"{name}.{own}": f"{source}.{own}" for own, _ in form[1]}
     # what no layer holds, such as embeddings of positions, has its name alone
-    state, others = _tensors(deep), _tensors(shallow)
+    state, others = state_of(deep), state_of(shallow)
     held, theirs_held = (tuple(f"{name}." for name, _ in each) for each in (mine, theirs))
     for name, value in state.items():
         alike = name in others and others[name].shape == value.shape
@@ -195,7 +195,7 @@ def _by_layers(shallow: nn.Module, deep: nn.Module) -> dict[str, str]:
 
 def _layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Blocks and single layers in order: name, and class with the names and shapes of what they hold."""
-    found, state = [], _tensors(model)
+    found, state = [], state_of(model)
     for name in [name for name, _ in units_of(model, norms=True)]:
         module = inner_module(model, name, "a net")
         inner = getattr(module, "_orig_mod", module)
@@ -241,9 +241,9 @@ def _check_known(name: Any, known: Mapping[str, Tensor], which: str, others: Map
     )
 
 
-def _shortest(model: nn.Module, names: list[str]) -> list[str]:
-    """Tensors by the names of the parts that hold them all."""
-    everyone, left, found = list(_tensors(model)), list(names), []
+def shortest_names(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return names of parameters and buffers, those of a part that has no others by the part's name."""
+    everyone, left, found = list(state_of(model)), list(names), []
     for name, _ in model.named_modules():
         plain = plain_name(name)
         inside = [key for key in everyone if key.startswith(f"{plain}.")]
@@ -255,7 +255,7 @@ def _shortest(model: nn.Module, names: list[str]) -> list[str]:
 
 def _shortest_pairs(deep: nn.Module, pairs: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in _shortest(deep, list(pairs)):
+    for name in shortest_names(deep, list(pairs)):
         inside = [key for key in pairs if key == name or key.startswith(f"{name}.")]
         sources = {pairs[key].removesuffix(key[len(name) :]) for key in inside}
         if len(sources) == 1:
