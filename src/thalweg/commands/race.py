@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from thalweg.commands import options
 from thalweg.commands.repeatable import repeatable_products
+from thalweg.errors import UserError
+from thalweg.racing.configuration import refuse_early, wants_workers
 from thalweg.racing.options import Options
 from thalweg.run.workers import prepare_workers
 
@@ -33,9 +36,13 @@ def race(
     # without it a lane's bits depend on who runs beside it
     repeatable_products()
     asked = options.read(Options, given)
-    if asked.get("device", "cpu") == "cpu" and asked.get("engine") != "loop":
-        # its imports take as long as ours, which come next
-        prepare_workers()
+    told = Options(**asked)
+    # what is refused is told where the race begins
+    with suppress(UserError):
+        refuse_early(told)
+        if wants_workers(told) and told.engine != "loop":
+            # its imports take as long as ours, which come next
+            prepare_workers()
 
     from thalweg.commands import verbs
     from thalweg.commands.terminal import Terminal

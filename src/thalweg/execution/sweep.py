@@ -26,6 +26,7 @@ from thalweg.layers.interface import Output
 from thalweg.objectives import Metric
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
+from thalweg.run.directory.kinds import refuse_existing
 from thalweg.run.problem import Problem, initial_module
 from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import default_batch_size, steps_an_epoch
@@ -168,6 +169,8 @@ def sweep(
     seed = whole_number("seed", seed, least=0, most=MOST["seed"])
     size = None if batch_size is None else whole_number("batch_size", batch_size)
     optimizers = _optimizers([entry for _, entry in asked])
+    if out is not None and not resume:
+        refuse_existing(Path(out))
     read = ProblemData.read(
         data, loss=loss, metric=metric, validation_loss=validation_loss, output=output, target=target,
         task=task, missing=missing, types=types, collate=collate, seed=seed, device=device,

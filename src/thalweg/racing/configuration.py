@@ -1,20 +1,60 @@
-"""``config.toml``: what a race was asked for, and what a resume may be asked for."""
+"""``config.toml``: what a race was asked for, and what a resume may be asked for.
+
+Nothing heavy is imported, so that the command refuses what it can before it starts other processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thalweg.errors import OptionError, option
 from thalweg.racing.options import Options
-from thalweg.settings.declared import declared
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.kinds import refuse_existing
+from thalweg.settings import trust
+from thalweg.settings.declared import checked, declared
 
-__all__ = ["merged", "names", "written"]
+__all__ = ["merged", "names", "refuse_early", "resumed", "wants_workers", "written"]
 
 _OBJECTS = "objects"
 _STORED = [name for name, (_, told) in declared(Options).items() if told.stored]
+
+
+def refuse_early(options: Options) -> None:
+    """Refuse what shows before anything is imported, read or started.
+
+    Raises:
+        UserError: a number or word can't be, there are no data, or no race can begin or go on in ``out``.
+    """
+    if options.resume:
+        with trust.own_code(accepted=options.trust_code, what="race"), resumed(options) as (_, merged_):
+            checked(merged_)
+        return
+    checked(options)
+    if options.data is None:
+        raise OptionError(f"{option('data')} is missing; name a table, a folder or a built-in such as digits")
+    if options.out is not None:
+        refuse_existing(Path(options.out))
+
+
+def wants_workers(options: Options) -> bool:
+    """Say whether runs of a race may be carried out in other processes of this machine."""
+    return options.device == "cpu" and options.executor is None
+
+
+@contextmanager
+def resumed(options: Options) -> Iterator[tuple[RunDirectory, Options]]:
+    """Hold the directory of a race that is resumed; with it come the options that the race was begun with.
+
+    Raises:
+        UserError: it can't be resumed, or was begun with other options.
+    """
+    with RunDirectory.resume(options.out, "race", stated=names(options)) as directory:
+        yield directory, merged(directory.config(), options, directory.path)
 
 
 def written(options: Options) -> dict[str, Any]:

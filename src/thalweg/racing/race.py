@@ -29,7 +29,8 @@ from thalweg.racing.setup import Setup, understand
 from thalweg.racing.watch import RaceProgress, RaceWatcher, SilentRaceWatcher
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
-from thalweg.run.directory.kinds import default_place, refuse_existing
+from thalweg.run.directory.kinds import default_place
+from thalweg.run.workers import prepare_workers
 from thalweg.settings import trust
 
 __all__ = ["run_race"]
@@ -57,8 +58,7 @@ def run_race(options: Options) -> tuple[Results, Path]:
 
 
 def _go_on(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
-    with RunDirectory.resume(options.out, "race", stated=configuration.names(options)) as directory:
-        merged = configuration.merged(directory.config(), options, directory.path)
+    with configuration.resumed(options) as (directory, merged):
         setup = _understood(replace(merged, executor=options.executor), watcher)
         directory.note_code()
         return _race(setup, directory, watcher), directory.path
@@ -71,8 +71,7 @@ def _understood(options: Options, watcher: RaceWatcher) -> Setup:
 
 
 def _begin_anew(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
-    if options.out is not None:
-        refuse_existing(Path(options.out))
+    configuration.refuse_early(options)
     setup = _understood(options, watcher)
     path = default_place("race", setup.source.name) if options.out is None else options.out
     with (
@@ -91,6 +90,9 @@ def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Result
             f"{setup.source.spec} has changed since the race in {directory.path} began; "
             f"restore the data, or begin another race with another {option('out')}"
         )
+    if configuration.wants_workers(setup.options):
+        # nothing is refused any more but lanes of a model that can't be one; steps are measured meanwhile
+        prepare_workers()
     with Interruption() as interruption:
         try:
             return _run(setup, directory, journal, begun, watcher, interruption)

@@ -23,7 +23,6 @@ from thalweg.run.problem import Problem
 from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import default_batch_size
 from thalweg.run.spec import Workload
-from thalweg.run.workers import prepare_workers
 from thalweg.settings.declared import checked
 from thalweg.settings.tables import check_length
 from thalweg.training.steps import too_much_work
@@ -84,7 +83,7 @@ class Setup:
 
     def problem(self, replicate: int = 0) -> Problem:
         """Return what the runs of one replicate are trained on."""
-        return self.read.problem(self.factory, self.entries, replicate=replicate)
+        return self.read.problem(self.factory, self.entries, self.read.split(replicate))
 
 
 def understand(options: Options) -> Setup:
@@ -102,20 +101,11 @@ def understand(options: Options) -> Setup:
     begins = pools.initialization_spaces(
         initializations.chosen(options.initializations), asked, options.spaces or {}
     )
-    if options.data is None:
-        raise OptionError(f"{option('data')} is missing; name a table, a folder or a built-in such as digits")
-
-    def accept(source: Source) -> None:
-        _refuse_extreme(source)
-        if options.device == "cpu":
-            # they take seconds to import what they need, while data are prepared and steps measured
-            prepare_workers()
-
     read = ProblemData.read(
         options.data, loss=options.loss, metric=options.metric, validation_loss=options.validation_loss,
         output=options.output, target=options.target, task=options.task, missing=options.missing,
         types=options.types, collate=options.collate, seed=options.seed, device=options.device,
-        accept=accept,
+        accept=_refuse_extreme,
     )  # fmt: skip
     first, (loss, judged, metric) = read.prepared, read.functions
     if options.goal is not None:
