@@ -19,8 +19,8 @@ def predict(
     data: Annotated[
         Path,
         typer.Option(
-            help="A table with the columns that training used; for arrays a table of numbers, or NPZ; for "
-            "images a folder of them.",
+            help="A table with the columns that training used; for arrays a table of numbers, or NPZ, which "
+            "for several inputs has an array for each; for images a folder of them.",
             show_default=False,
         ),
     ],

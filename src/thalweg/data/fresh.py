@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from torch import Tensor
 
 from thalweg.data.files import read_whole
 from thalweg.data.images import is_images, read_new_images
 from thalweg.data.npz import Archive
 from thalweg.data.stored import ArrayPreparation, Preparation, TablePreparation
+from thalweg.data.stored_nested import NestedPreparation
 from thalweg.data.tabular import parse_table
 from thalweg.errors import DataError
 
@@ -27,12 +27,12 @@ class New:
     """New data as inputs.
 
     Attributes:
-        inputs: ``[N, *shape]``.
+        inputs: ``[N, *shape]``, or several such, nested as in training.
         notes: what is worth saying.
         files: of images, the name of each.
     """
 
-    inputs: Tensor
+    inputs: Any
     notes: list[str]
     files: list[str] | None = None
 
@@ -64,6 +64,8 @@ def new_inputs(data: Any, preparation: Preparation) -> New:
 
 
 def _fitting(preparation: Preparation) -> str:
+    if isinstance(preparation, NestedPreparation):
+        return preparation.fitting
     fitting = "a table (CSV, TSV, Parquet or JSON lines)"
     if isinstance(preparation, ArrayPreparation):
         fitting += f", {int(np.prod(preparation.shape))} numbers a row, or an NPZ archive "
@@ -80,8 +82,11 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str, list[str]]
         DataError: it can't be read, or isn't of a kind that fits.
     """
     called, lower = path.name, path.name.lower()
-    if lower.endswith(".npz") and isinstance(preparation, ArrayPreparation):
+    if lower.endswith(".npz") and not isinstance(preparation, TablePreparation):
         archive = Archive(path)
+        if isinstance(preparation, NestedPreparation):
+            arrays, notes = preparation.arranged(archive.names, archive.read, called)
+            return arrays, called, notes
         if not archive.names:
             raise DataError(f"{path} holds no arrays; save the inputs with np.savez, as x")
         name = next((name for name in archive.names if name.lower() == "x"), archive.names[0])
@@ -110,6 +115,8 @@ def read_new(path: Path, preparation: Preparation) -> tuple[Any, str, list[str]]
                     f"the column {name!r} of {path} doesn't tell days from months, and training had dates in "
                     f"another form; write them as 2020-01-31"
                 )
+        return frame, called, list(table.notes)
+    if isinstance(preparation, NestedPreparation):
         return frame, called, list(table.notes)
     try:
         return frame.cast(pl.Float64).to_numpy(), called, list(table.notes)

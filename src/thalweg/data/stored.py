@@ -19,8 +19,10 @@ from thalweg.data.arrays import ArraySource
 from thalweg.data.dates import PATTERN
 from thalweg.data.examples import whole
 from thalweg.data.frames import frame_of
+from thalweg.data.nested import NestedSource
 from thalweg.data.scaling import AsGiven, ColumnScaling
 from thalweg.data.source import Indices, Source
+from thalweg.data.stored_nested import NestedPreparation
 from thalweg.data.tabular import FILLED, TableSource
 from thalweg.data.target import FARTHEST
 from thalweg.errors import DataError, shortened
@@ -335,7 +337,7 @@ class ArrayPreparation(_Stored):
         return tuple(self.shape)
 
 
-Preparation = TablePreparation | ArrayPreparation
+Preparation = TablePreparation | ArrayPreparation | NestedPreparation
 
 
 def store(source: Source, indices: Mapping[str, Indices], missing: str | None) -> Preparation | None:
@@ -347,7 +349,7 @@ def store(source: Source, indices: Mapping[str, Indices], missing: str | None) -
         missing: what the user asked for.
 
     Returns:
-        ``None`` where a person's own code makes the batches.
+        ``None`` where a person's own code makes the batches, or inputs of a class of their own.
 
     >>> from thalweg import data
     >>> iris = data.load("iris")
@@ -359,6 +361,8 @@ def store(source: Source, indices: Mapping[str, Indices], missing: str | None) -
     rows = indices["train"]
     if isinstance(source, TableSource):
         return _of_table(source, rows, missing)
+    if isinstance(source, NestedSource):
+        return NestedPreparation.of(source.inputs_of[0])
     return _of_array(source, rows) if isinstance(source, ArraySource) else None
 
 

@@ -22,6 +22,7 @@ from thalweg.layers import models
 from thalweg.layers.interface import Interface
 from thalweg.layers.modes import set_evaluation
 from thalweg.layers.surgery import ModelParts, with_parts
+from thalweg.objectives.nests import leaves, mapped
 from thalweg.run import summaries
 from thalweg.run.directory.output import Unread
 from thalweg.run.directory.writing import reason, writable, write_whole
@@ -107,8 +108,9 @@ def predict(
     Args:
         directory: of a finished training.
         data: a file: a table with the columns that training used, in any order, or for arrays a table of
-            numbers or an NPZ archive with an array ``x``; for a model of images an image, or a folder with
-            images in it or in folders below it; or a data frame, array or tensor.
+            numbers or an NPZ archive with an array ``x``, for several inputs one with an array for each; for
+            a model of images an image, or a folder with images in it or in folders below it; or a data
+            frame, array or tensor, for several inputs a mapping or tuple of them as in training.
         out: a CSV file to write, whole or not at all; a link is followed. What is no file isn't replaced: a
             FIFO that somebody reads, or ``/dev/stdout``, is written to; a folder, socket or disk is refused.
         weights: ``"result"``; ``"best"``: those with the best validation score; ``"snapshots"``: the mean of
@@ -158,11 +160,14 @@ def predict(
             for name in _files(folder, stored, weights)
         ]
     means, spreads, drawn, still = [], [], 1, True
-    for part in torch.split(inputs, _BLOCK):
-        each = torch.stack([draw.cpu() for member in members for draw in member.draws(part.to(device))])
+    count = len(next(leaves(inputs)))
+    for begin in range(0, count, _BLOCK):
+        part = mapped(lambda leaf, at=begin: leaf[at : at + _BLOCK].to(device), inputs)
+        # as one argument, whatever it is: the model's interface says how it goes in
+        each = torch.stack([draw.cpu() for member in members for draw in member.draws((part,))])
         if each.ndim < 3 and stored.task["kind"] != "custom":
             # a model may give one number an example without an axis of its own
-            each = each.reshape(len(each), len(part), -1)
+            each = each.reshape(len(each), min(_BLOCK, count - begin), -1)
         drawn, still = len(each), still and bool((each[: stored.prediction.samples] == each[0]).all())
         means.append(each.double().mean(0))
         spreads.append(_spread(each.double(), means[-1], stored))

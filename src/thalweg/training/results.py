@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 
 from thalweg.averaging.predictions import PredictionSettings
 from thalweg.data.files import kind_of
-from thalweg.data.stored import ArrayPreparation, TablePreparation
+from thalweg.data.stored import Preparation
 from thalweg.errors import RunDirectoryError, call
 from thalweg.layers.surgery import ModelParts
 from thalweg.objectives import Task
@@ -265,7 +265,7 @@ class Stored(_TrainingRecord):
     output: str | None = None
     task: dict[str, Any]
     activation: Activation
-    inputs: Annotated[TablePreparation | ArrayPreparation, Field(discriminator="kind")] | None
+    inputs: Annotated[Preparation, Field(discriminator="kind")] | None
     snapshots: int
     members: list[int] = []
     prediction: PredictionSettings = PredictionSettings()

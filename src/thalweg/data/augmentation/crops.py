@@ -49,10 +49,13 @@ def crops(images: Tensor, count: Crops = 5, *, window: float = 0.875) -> Tensor:
             f"window = {window} isn't allowed: a crop is smaller than its image, by a share of the sides in "
             "(0, 1)"
         )
-    if images.ndim != 4 or not images.is_floating_point():
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        here = (
+            f"{images.dtype} of shape {list(images.shape[1:])}" if isinstance(images, Tensor) else "several"
+        )
         raise DataError(
             "crops are of images, [channels, height, width] for each example and of a floating type; the "
-            f"inputs here are {images.dtype} of shape {list(images.shape[1:])}: predict without crops"
+            f"inputs here are {here}: predict without crops"
         )
     if count == 1:
         return images[None]
