@@ -164,6 +164,65 @@ def test_one_s_own_models_as_lanes_and_by_fit(resample: bool) -> None:
         assert torch.equal(value, both[1].models[1].state_dict()[name])
 
 
+def distilled() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, classes, and a teacher's logits of them, which training targets are."""
+    x, y = points()
+    teacher = torch.nn.Linear(6, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for part in teacher.parameters():
+            part.copy_(torch.linspace(-1, 1, part.numel(), dtype=torch.float64).reshape(part.shape))
+        return x, y, teacher(x)
+
+
+def softened(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(outputs, targets.softmax(-1))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", None])
+def test_members_are_judged_by_another_loss_than_they_are_trained_on(metric: str | None) -> None:
+    x, y, logits = distilled()
+    asked: dict[str, Any] = {
+        "members": 2, "epochs": 3, "batch_size": 16, "seed": 5, "hyperparameters": {"lr": 0.05},
+        "validation": (x, y), "metric": metric, "validation_loss": "cross-entropy",
+    }  # fmt: skip
+    both = [
+        thalweg.fit_ensemble(net, (x, logits), softened, "momentum", "cosine", engine=engine, **asked)
+        for engine in ("lanes", "loop")
+    ]
+    with torch.random.fork_rng():
+        torch.manual_seed(thalweg.randomness.streams.seed32(member_seed(5, 2), "initial"))
+        model = net((6,), 2)
+    alone = thalweg.fit(
+        model, (x, logits), softened, "momentum", "cosine", epochs=3, batch_size=16,
+        hyperparameters={"lr": 0.05}, seed=member_seed(5, 2), validation=(x, y),
+        metric="accuracy", validation_loss="cross-entropy",
+    )  # fmt: skip
+    for found in both:
+        last = found.trained[1].curve[-1]
+        assert last.validation_loss == pytest.approx(alone.final["validation_loss"], rel=1e-6)
+        assert last.train_loss == pytest.approx(alone.curve[-1].train_loss, rel=1e-6)
+        assert found.evaluation is not None
+        p = torch.stack([each(x).detach().softmax(-1) for each in found.models])
+        together = found.evaluation.result
+        assert together["validation_loss"] == pytest.approx(log_loss(y, p.mean(0)), rel=1e-5)
+        assert together["validation"] == accuracy_score(y, p.mean(0).argmax(1))
+        assert found.activation == "softmax"
+    # one after another to the bit
+    assert both[1].trained[1].curve == alone.curve
+
+
+def test_targets_may_mean_one_thing_in_training_and_another_in_validation() -> None:
+    """Several yes or no in training, which class numbers wouldn't be, and class numbers in validation."""
+    x, y, logits = distilled()
+    several = (torch.cat([logits, logits[:, :1]], 1) > 0).double()
+    found = thalweg.fit_ensemble(
+        net, (x, several), torch.nn.BCEWithLogitsLoss(), "adam", members=2, epochs=1,
+        validation=(x, y + 1), validation_loss=torch.nn.CrossEntropyLoss(ignore_index=2), metric="accuracy",
+        engine="loop",
+    )  # fmt: skip
+    assert found.evaluation is not None
+
+
 # Together ------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +457,12 @@ def test_another_ensemble_is_refused_when_taken_up(four: Path, tmp_path: Path) -
     for changes, key in (([], "ensemble.members"), (["ensemble.members=5", FOUR[1]], "ensemble.members")):
         with pytest.raises(OptionError, match=f"was begun with another {key}"):
             thalweg.train(path, changes=changes, out=four, resume=True)
+
+
+def test_a_validation_loss_is_of_validation_data() -> None:
+    x, y = points()
+    with pytest.raises(OptionError, match="validation_loss is of validation data; give these, or leave it"):
+        thalweg.fit_ensemble(net, (x, y), "cross-entropy", epochs=1, validation_loss="cross-entropy")
 
 
 def test_what_fit_ensemble_refuses(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import catalogue, objectives
+from thalweg import catalogue
 from thalweg.averaging import averaged_probabilities
 from thalweg.averaging.predictions import Activation
 from thalweg.catalogue import Entry
-from thalweg.data.examples import Examples, TensorExamples
-from thalweg.data.source import Prepared
+from thalweg.data.examples import Examples
 from thalweg.ensembles.evaluate import EnsembleEvaluation, evaluate_models
 from thalweg.ensembles.store import Member, MemberStore
 from thalweg.ensembles.train import resampled, runs_of, train
@@ -28,34 +27,24 @@ from thalweg.execution.executors import Executor
 from thalweg.layers import models
 from thalweg.layers.interface import Interface, Output
 from thalweg.layers.modes import set_evaluation
-from thalweg.objectives import Metric, Task, activations
-from thalweg.objectives.nests import leaves
+from thalweg.objectives import Metric, activations
 from thalweg.run import summaries
 from thalweg.run.directory.directory import RunDirectory
-from thalweg.run.objective import Objective
-from thalweg.run.problem import Problem, initial_module
+from thalweg.run.directory.environment import usable_device
+from thalweg.run.problem import initial_module
+from thalweg.run.problem_data import GivenData
 from thalweg.run.spec import Run, Setting, Workload
-from thalweg.run.targets import (
-    check_pairing,
-    check_targets,
-    class_numbers,
-    ignored_by,
-    suited_metric,
-    tasks_of,
-)
 from thalweg.settings import trust
 from thalweg.settings.choices import EngineChoice, EngineKind, words_of
 from thalweg.settings.tables import MOST, one_of, whole_number
 from thalweg.strategies.base import Strategy, in_order
 from thalweg.strategies.table import from_tables
-from thalweg.training.fit_spec import FitSpec, carried_out, fingerprint
+from thalweg.training.fit_spec import FitSpec, called, carried_out, fingerprint
 from thalweg.training.loader import examples_of
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["Ensemble", "fit_ensemble"]
-
-_STANDS_IN = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +111,7 @@ def fit_ensemble(
     engine: EngineChoice = "auto",
     validation: Any = None,
     metric: str | Callable[[Tensor, Tensor], Any] | Metric | None = None,
+    validation_loss: str | Callable[[Any, Tensor], Tensor] | None = None,
     output: Output = None,
     target: str | None = None,
     epochs: int,
@@ -153,7 +143,8 @@ def fit_ensemble(
         members: at least 2.
         resample: each member on as many examples drawn with replacement (bagging).
         engine: ``"lanes"``, ``"loop"``, or ``"auto"``: whichever can and is faster.
-        validation, metric: as for :func:`thalweg.fit`; they evaluate the members alone and together.
+        validation, metric, validation_loss: as for :func:`thalweg.fit`; they evaluate the members alone and
+            together.
         output, target: as for :func:`thalweg.fit`.
         epochs, batch_size, hyperparameters, evaluations: as for :func:`thalweg.fit`.
         seed: the members' seeds are made from it.
@@ -186,35 +177,22 @@ def fit_ensemble(
     strategies = in_order(from_tables(strategies))
     one_of("engine", engine, words_of(EngineChoice))
     watcher = SilentTrainingWatcher() if watcher is None else watcher
-    place = torch.device(device)
+    place = usable_device(device)
     examples, scored = _examples(data, place, "training data", target), None
     if validation is not None:
         scored = _examples(validation, place, "validation data", target)
-    check_pairing(loss, metric)
-    known = [examples.targets, None if scored is None else scored.targets]
-    task, outputs = _task(loss, metric, known)
-    check_targets(loss, dict(zip(("training", "validation"), known, strict=True)))
-    examples = _suited(examples, loss, task)
-    scored = None if scored is None else _suited(scored, loss, task)
-    stand_in = scored if scored is not None else _first(examples)
-    prepared = Prepared(
-        train=examples, validation=stand_in, test=stand_in, outputs=outputs, task=task, indices={},
-        input_shape=_shape(examples.inputs),
+    read = GivenData.of(
+        examples, scored, loss=loss, metric=metric, validation_loss=validation_loss, output=output,
+        device=device,
     )  # fmt: skip
-    factory = models.factory(model)
-    found_metric = None
-    if metric is not None or task.kind != "custom":
-        found_metric = suited_metric(objectives.metric(metric, task), task, ignored=ignored_by(loss))
-    module = initial_module(factory, prepared.input_shape, outputs, seed)
-    objective = Objective(loss=loss, metric=found_metric, output=output)
-    read = objective.reading(objectives.loss(loss, task), found_metric)
-    width = models.check(
-        objective.interface.attach(module.to(place)), prepared, read.trained,
-        None if scored is None else read.metric, read=objective.interface.part,
-    )  # fmt: skip
-    activation = activations.activation(loss, width) or activations.activation_of_task(task, width)
+    prepared, objective, factory = read.prepared, read.objective, models.factory(model)
+    # what stands in where neither the loss nor a metric says what is predicted is none to be told of
+    found_metric = None if metric is None and prepared.task.kind == "custom" else objective.metric
+    _, width = read.check(factory, seed=seed, examples=len(prepared.train))
+    activation = activations.activation(objective.judging, width)
+    activation = activation or activations.activation_of_task(prepared.task, width)
     entry = catalogue.resolve(optimizer) if isinstance(optimizer, (str, Entry)) else None
-    why_not = _why_not(strategies, entry, schedule, examples, found_metric)
+    why_not = _why_not(strategies, entry, schedule, prepared.train, found_metric)
     if engine == "lanes" and why_not is not None:
         raise OptionError(f"the members can't be lanes: {why_not}; use engine='loop'")
     setting = Setting(
@@ -230,30 +208,32 @@ def fit_ensemble(
             "batch_size": batch_size, "evaluations": evaluations, "fingerprint": fingerprint(data),
             "optimizer": setting.optimizer or getattr(optimizer, "__name__", "own"),
             "hyperparameters": dict(hyperparameters or {}), "schedule": setting.schedule,
+            "validation_loss": None if objective.judged is None else called(objective.judged),
         }  # fmt: skip
         directory = RunDirectory.begin(out, config, resume=resume)
 
     chosen: Any = optimizer if entry is None else entry
 
+    def initial(seed: int) -> nn.Module:
+        return initial_module(factory, prepared.input_shape, prepared.outputs, seed)
+
     def alone(run: Run, path: Path | None, told: TrainingWatcher) -> Fitted:
-        module = initial_module(factory, prepared.input_shape, outputs, run.seed)
-        given = resampled(examples, seed=run.seed) if resample else examples
         spec = FitSpec(
-            model=module, data=given, loss=loss, optimizer=chosen, schedule=schedule,
-            strategies=[copy.deepcopy(each) for each in strategies], validation=scored,
-            metric=None if scored is None else found_metric, epochs=epochs, batch_size=batch_size,
-            hyperparameters=hyperparameters, seed=run.seed, evaluations=evaluations, device=place,
-            output=output,
+            model=initial(run.seed),
+            data=resampled(prepared.train, seed=run.seed) if resample else prepared.train,
+            loss=objective.loss, optimizer=chosen, schedule=schedule,
+            strategies=[copy.deepcopy(each) for each in strategies],
+            validation=None if scored is None else prepared.validation,
+            metric=None if scored is None else found_metric, validation_loss=objective.judged,
+            epochs=epochs, batch_size=batch_size, hyperparameters=hyperparameters, seed=run.seed,
+            evaluations=evaluations, device=place, output=output,
         )  # fmt: skip
         return carried_out(
             spec, out=path, resume=path is not None and path.exists(), seconds=checkpoint_seconds,
             watcher=told, within=directory,
         )  # fmt: skip
 
-    problem = Problem(
-        factory=factory, data=prepared, objective=objective,
-        optimizers={} if entry is None else {entry.name: entry}, device=device,
-    )  # fmt: skip
+    problem = read.problem(factory, {} if entry is None else {entry.name: entry})
     workload = Workload(epochs=epochs, batch_size=batch_size, evaluations=evaluations, loss_bound=math.inf)
     with ExitStack() as stack:
         folder = None
@@ -271,14 +251,14 @@ def fit_ensemble(
         good = [number for number, member in sorted(store.members.items()) if not member.failed]
         made = []
         for number in good:
-            module = initial_module(factory, prepared.input_shape, outputs, store.members[number].seed)
+            module = initial(store.members[number].seed)
             module.load_state_dict(store.state(number))
             made.append(set_evaluation(module.to(place)))
     evaluation = None
     if scored is not None and found_metric is not None:
         with Interface(output).attached(*made):
             evaluation = evaluate_models(
-                made, prepared, loss=objectives.loss(loss, task), metric=found_metric, activation=activation,
+                made, prepared, loss=read.functions.judged, metric=found_metric, activation=activation,
                 splits=("validation",), whole=objective.interface.gives_whole,
             )  # fmt: skip
     return Ensemble(
@@ -297,48 +277,6 @@ def _examples(data: Any, device: torch.device, called: str, target: str | None) 
     if not len(examples):
         raise DataError(f"the {called} hold no examples; give at least one")
     return examples
-
-
-def _shape(inputs: Any) -> tuple[int, ...]:
-    each = list(leaves(inputs))
-    return tuple(each[0].shape[1:]) if len(each) == 1 else ()
-
-
-def _first(examples: Examples) -> Examples:
-    """A few examples that stand in where there are no validation data: lanes evaluate something."""
-    if examples.inputs is None or examples.targets is None:
-        return examples
-    return TensorExamples(*examples.batch(torch.arange(min(len(examples), _STANDS_IN))))
-
-
-def _task(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task, int]:
-    """What is predicted, and how many outputs that takes."""
-    mine, evaluation = tasks_of(loss, metric, known)
-    task = evaluation if mine.kind == "custom" else mine
-    if evaluation.by_position:
-        raise OptionError(
-            f"the metric {metric!r} of an ensemble is of one class for each example, not of classes at "
-            "several positions; give a function of outputs and targets as the metric"
-        )
-    if activations.family(loss) == "two classes" and task.kind == "classification":
-        return task, 1
-    if task.kind == "custom":
-        targets = known[0]
-        return task, 0 if targets is None or not len(targets) else targets[0].numel()
-    return task, len(task.classes) if task.kind == "classification" else 1
-
-
-def _suited(examples: Examples, loss: Any, task: Task) -> Examples:
-    """Class numbers in the type that the loss takes, where targets are known."""
-    targets = examples.targets
-    if examples.inputs is None or targets is None or task.kind != "classification":
-        return examples
-    numbers = class_numbers(targets)
-    if numbers is None:
-        return examples
-    if activations.family(loss) == "two classes" and loss != "bce":
-        return TensorExamples(examples.inputs, numbers.to(torch.get_default_dtype()))
-    return TensorExamples(examples.inputs, numbers)
 
 
 def _why_not(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch.utils import _pytree as trees
 
 from thalweg.errors import ModelError, OptionError, nearest
 from thalweg.layers.interface import part_of
-from thalweg.layers.modes import begin_training
+from thalweg.layers.modes import begin_training, evaluating
 from thalweg.layers.passing import misfit, no_fault_of_the_model, said_of
 from thalweg.objectives import Loss, Metric, activations
 from thalweg.objectives.nests import leaves
@@ -258,8 +258,13 @@ def check(
             # a mistake in code that a recipe or a command names: nobody waits for its exception
             shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
             raise ModelError(f"the model raises on a batch{shape}: {said_of(problem)}") from problem
-        shown = _check_outputs(outputs, count, prepared, loss, metric, read)
+        shown = _check_outputs(outputs, count, prepared, [loss, judged or loss], metric, read)
         _check_loss(outputs, targets, loss)
+        if judged is not None and judged is not loss:
+            # whose targets may mean something else
+            inputs, targets = prepared.validation.batch(torch.arange(min(count, len(prepared.validation))))
+            with evaluating(trial):
+                outputs = trial(inputs)
         given = trees.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
         if judged is not None and judged is not loss:
             _value_of(given, targets, judged)
@@ -303,13 +308,13 @@ def _check_outputs(
     outputs: Any,
     count: int,
     prepared: Prepared,
-    loss: Loss,
+    losses: Sequence[Loss],
     metric: Metric | None,
     read: Callable[[Any], Tensor],
 ) -> Tensor | None:
-    family = activations.family(loss)
+    families = [activations.family(loss) for loss in losses]
     if not isinstance(outputs, Tensor):
-        if family is None and (metric is None or not metric.per_example):
+        if families[0] is None and (metric is None or not metric.per_example):
             # a person's own loss and metric take what their own model gives
             return None
         outputs = read(outputs)
@@ -317,11 +322,11 @@ def _check_outputs(
     task = prepared.task
     if task.kind == "custom":
         return found
-    widths = {prepared.outputs}
-    if loss.name == "bce":
-        widths |= {1, 2}
-    elif family == "two classes":
-        widths = {1}
+    widths = set[int]()
+    for loss, family in zip(losses, families, strict=True):
+        by_name = loss.name == "bce"
+        widths |= {1} if family == "two classes" and not by_name else {prepared.outputs}
+        widths |= {1, 2} if by_name else set()
     shape = tuple(outputs.shape) if outputs.ndim != 1 else (*outputs.shape, 1)
     if len(shape) != 2 or shape[0] != count or shape[1] not in widths:
         need = " or ".join(f"({count}, {width})" for width in sorted(widths))

@@ -29,7 +29,8 @@ from thalweg.racing.tuning import best_of_k, medoid
 from thalweg.racing.verdict import Evidence
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.environment import environment
-from thalweg.run.targets import class_numbers, leaves_out
+from thalweg.run.objective import leaves_out
+from thalweg.run.targets import class_numbers
 
 __all__ = ["build_results", "winning_pool", "write_winner"]
 

@@ -23,9 +23,9 @@ from thalweg.racing.part_reading import PartReading, reading_of
 from thalweg.randomness.generators import seeds
 from thalweg.randomness.streams import seed32
 from thalweg.recipe import Recipe
+from thalweg.run.objective import leaves_out
 from thalweg.run.problem import initial_module
 from thalweg.run.sampler import steps_an_epoch
-from thalweg.run.targets import leaves_out
 from thalweg.settings.plugins import is_file_spec, load_object
 from thalweg.strategies.initialization import InitializationSettings
 

@@ -15,11 +15,12 @@ from thalweg.errors import ThalwegError
 from thalweg.layers.interface import Interface, Output
 from thalweg.layers.passing import no_fault_of_the_model
 from thalweg.layers.untouched import untouched
-from thalweg.objectives import Loss, Metric, activations
+from thalweg.objectives import Loss, Metric, Task, activations
+from thalweg.objectives import loss as loss_named
 from thalweg.randomness.generators import undisturbed
-from thalweg.run.targets import loss_of, objective_of
+from thalweg.run.targets import ignored_by, loss_of, objective_of
 
-__all__ = ["Functions", "Objective"]
+__all__ = ["Functions", "Objective", "leaves_out"]
 
 
 class Functions(NamedTuple):
@@ -75,9 +76,9 @@ class Objective:
         """
         if self.judged is None:
             return self.reading(*objective_of(self.loss, self.metric, prepared))
-        # what is trained needn't read outputs as the metric does
-        judged, metric = objective_of(self.judged, self.metric, prepared)
-        return self.reading(loss_of(self.loss, prepared), metric, judged)
+        # what is trained needn't read outputs as the metric does, nor mean the same by targets
+        judged, metric = objective_of(self.judged, self.metric, prepared, ("validation", "test"))
+        return self.reading(loss_of(self.loss, prepared, ("training",)), metric, judged)
 
     def reading(self, trained: Loss, metric: Metric | None, judged: Loss | None = None) -> Functions:
         """Return functions that read what the model returns.
@@ -115,6 +116,17 @@ class Objective:
             return reduce(outputs if isinstance(outputs, Tensor) else reader(outputs, targets), targets)
 
         return replace(made, _reduce=reduced)
+
+
+def leaves_out(loss: Any) -> int:
+    """Return the class number that a loss leaves out, given as a name, ``file.py:function`` or a function.
+
+    >>> leaves_out(nn.CrossEntropyLoss(ignore_index=3)), leaves_out("cross-entropy"), leaves_out(None)
+    (3, -100, -100)
+    """
+    if isinstance(loss, str) and ":" in loss:
+        loss = loss_named(loss, Task(kind="custom"))
+    return ignored_by(loss)
 
 
 class _OwnFunction:

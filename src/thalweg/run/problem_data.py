@@ -13,41 +13,162 @@ from torch import Tensor, nn
 
 from thalweg import data
 from thalweg.catalogue import Entry
+from thalweg.data.examples import Examples, TensorExamples
 from thalweg.data.labelled import several_targets
 from thalweg.data.source import Prepared, Source
-from thalweg.errors import DataError
+from thalweg.errors import DataError, OptionError
 from thalweg.layers import models
 from thalweg.layers.interface import Output
 from thalweg.layers.models import Factory
+from thalweg.objectives import Task, activations
+from thalweg.objectives import metric as metric_named
 from thalweg.objectives.given import usable
+from thalweg.objectives.nests import leaves
 from thalweg.randomness.generators import own_generators, undisturbed
 from thalweg.run.directory.environment import usable_device
-from thalweg.run.objective import Functions, Objective
+from thalweg.run.objective import Functions, Objective, leaves_out
 from thalweg.run.problem import Problem, initial_module
-from thalweg.run.targets import leaves_out, suited_loss
+from thalweg.run.targets import (
+    check_pairing,
+    check_targets,
+    class_numbers,
+    ignored_by,
+    suited_loss,
+    suited_metric,
+    tasks_of,
+)
 
-__all__ = ["ProblemData"]
+__all__ = ["GivenData", "ProblemData"]
+
+_STANDS_IN = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProblemData:
-    """The data of a problem and what is asked of them; a model and optimizers make it one.
+class GivenData:
+    """Prepared data of a problem and what is asked of them; a model and optimizers make it one.
 
     Attributes:
-        source: the data.
-        prepared: a split of them, on the device.
+        prepared: the data, on the device.
         objective: what is trained, apart from what is judged.
-        task: what the data were read for, where that isn't what they themselves say.
-        seed: of the splits.
         device: where data and models lie.
     """
 
-    source: Source
     prepared: Prepared
     objective: Objective
+    device: str
+
+    @classmethod
+    def of(
+        cls,
+        training: Examples,
+        validation: Examples | None,
+        *,
+        loss: Any,
+        metric: Any = None,
+        validation_loss: Any = None,
+        output: Output = None,
+        device: str = "cpu",
+    ) -> GivenData:
+        """Take examples as they are, and find out what is predicted.
+
+        Args:
+            training: at least one.
+            validation: likewise; without, a few of training's stand in, since lanes evaluate something.
+            loss, metric, validation_loss, output: as for :func:`thalweg.fit`.
+            device: where data and models lie.
+
+        Raises:
+            UserError: something given can't be used, in one sentence.
+        """
+        loss, metric, validation_loss = _instances(loss, metric, validation_loss)
+        if validation_loss is not None and validation is None:
+            raise OptionError("validation_loss is of validation data; give these, or leave it out")
+        judged = loss if validation_loss is None else validation_loss
+        check_pairing(judged, metric)
+        known = {
+            "training": training.targets,
+            "validation": None if validation is None else validation.targets,
+        }
+        of_loss = known if validation_loss is None else {"training": known["training"]}
+        seen = known if validation_loss is None else {"validation": known["validation"]}
+        task, outputs = _task(judged, metric, list(seen.values()))
+        check_targets(loss, of_loss)
+        check_targets(judged, seen)
+        if validation_loss is None or activations.family(loss) is not None:
+            # else what they mean is the loss's own affair
+            training = _suited(training, loss, task)
+        validation = None if validation is None else _suited(validation, judged, task)
+        scored = _first(training) if validation is None else validation
+        shapes = [tuple(leaf.shape[1:]) for leaf in leaves(training.inputs)]
+        prepared = Prepared(
+            train=training, validation=scored, test=scored, outputs=outputs, task=task, indices={},
+            input_shape=shapes[0] if len(shapes) == 1 else (),
+        )  # fmt: skip
+        if metric is None and task.kind == "custom":
+            metric = _LossAsMetric(judged)
+        else:
+            metric = suited_metric(metric_named(metric, task), task, ignored=ignored_by(judged))
+        objective = Objective(loss=loss, metric=metric, judged=validation_loss, output=output)
+        return cls(prepared=prepared, objective=objective, device=device)
+
+    @functools.cached_property
+    def functions(self) -> Functions:
+        """Losses and metric of the data.
+
+        Raises:
+            UserError: they don't fit the data.
+        """
+        return self.objective.on(self.prepared)
+
+    def problem(
+        self, factory: Factory, optimizers: Mapping[str, Entry], prepared: Prepared | None = None
+    ) -> Problem:
+        """Return the problem of a model's factory on these data, or on others that were prepared likewise."""
+        return Problem(
+            factory=factory,
+            data=self.prepared if prepared is None else prepared,
+            objective=self.objective,
+            optimizers=optimizers,
+            device=self.device,
+        )
+
+    def check(self, factory: Factory, *, seed: int, examples: int) -> tuple[nn.Module, int | None]:
+        """Build a model once, and try it on a few examples.
+
+        Args:
+            factory: of the model.
+            seed: of its initial weights.
+            examples: in a batch; at most 8 are tried.
+
+        Returns:
+            The model, in which the interface is, and how many outputs it has for an example.
+
+        Raises:
+            UserError: the model fits neither data nor losses.
+        """
+        shape, outputs = self.prepared.input_shape, self.prepared.outputs
+        module = self.objective.interface.attach(initial_module(factory, shape, outputs, seed))
+        trained, judged, metric = self.functions
+        width = models.check(
+            module, self.prepared, trained, metric, judged=judged, examples=min(8, examples),
+            read=self.objective.interface.part,
+        )  # fmt: skip
+        return module, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemData(GivenData):
+    """Data that were read and split, and what is asked of them.
+
+    Attributes:
+        source: the data.
+        task: what the data were read for, where that isn't what they themselves say.
+        seed: of the splits.
+    """
+
+    source: Source
     task: str | None
     seed: int
-    device: str
 
     @classmethod
     def read(
@@ -84,10 +205,7 @@ class ProblemData:
             UserError: something given can't be used, in one sentence.
         """
         usable_device(device)
-        loss, metric, validation_loss = (
-            usable(value, what) if isinstance(value, type) else value
-            for value, what in ((loss, "loss"), (metric, "metric"), (validation_loss, "loss"))
-        )
+        loss, metric, validation_loss = _instances(loss, metric, validation_loss)
 
         def load(kind: str | None) -> Source:
             return data.load(
@@ -121,54 +239,12 @@ class ProblemData:
         _ = read.functions
         return read
 
-    @functools.cached_property
-    def functions(self) -> Functions:
-        """Losses and metric of the split.
-
-        Raises:
-            UserError: they don't fit the data.
-        """
-        return self.objective.on(self.prepared)
-
     def split(self, replicate: int) -> Prepared:
         """Return another split of the data."""
         if replicate == 0:
             return self.prepared
         with own_generators(self.seed, "data", replicate):
             return _split(self.source, self.seed, replicate, self.device)
-
-    def problem(self, factory: Factory, optimizers: Mapping[str, Entry], *, replicate: int = 0) -> Problem:
-        """Return the problem of a model's factory on a split."""
-        return Problem(
-            factory=factory,
-            data=self.split(replicate),
-            objective=self.objective,
-            optimizers=optimizers,
-            device=self.device,
-        )
-
-    def check(self, factory: Factory, *, seed: int, examples: int) -> tuple[nn.Module, int | None]:
-        """Build a model once, and try it on a few examples.
-
-        Args:
-            factory: of the model.
-            seed: of its initial weights.
-            examples: in a batch; at most 8 are tried.
-
-        Returns:
-            The model, in which the interface is, and how many outputs it has for an example.
-
-        Raises:
-            UserError: the model fits neither data nor losses.
-        """
-        shape, outputs = self.prepared.input_shape, self.prepared.outputs
-        module = self.objective.interface.attach(initial_module(factory, shape, outputs, seed))
-        trained, judged, metric = self.functions
-        width = models.check(
-            module, self.prepared, trained, metric, judged=judged, examples=min(8, examples),
-            read=self.objective.interface.part,
-        )  # fmt: skip
-        return module, width
 
 
 @dataclass(frozen=True)
@@ -188,6 +264,13 @@ class _LossAsMetric:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"loss": self.loss, "higher_is_better": self.higher_is_better}
+
+
+def _instances(loss: Any, metric: Any, validation_loss: Any) -> tuple[Any, Any, Any]:
+    """Make an object of a class that was given in place of a function."""
+    asked = ((loss, "loss"), (metric, "metric"), (validation_loss, "loss"))
+    made = [usable(value, what) if isinstance(value, type) else value for value, what in asked]
+    return made[0], made[1], made[2]
 
 
 def _split(source: Source, seed: int, replicate: int, device: str) -> Prepared:
@@ -235,3 +318,39 @@ def _numbered(load: Callable[[str | None], Source], left_out: int) -> Source | N
         "they are no class, and count in no metric by name"
     )
     return source
+
+
+def _task(loss: Any, metric: Any, known: Sequence[Tensor | None]) -> tuple[Task, int]:
+    """What is predicted, and how many outputs that takes."""
+    mine, evaluation = tasks_of(loss, metric, known)
+    task = evaluation if mine.kind == "custom" else mine
+    if evaluation.by_position:
+        raise OptionError(
+            f"the metric {metric!r} of an ensemble is of one class for each example, not of classes at "
+            "several positions; give a function of outputs and targets as the metric"
+        )
+    if activations.family(loss) == "two classes" and task.kind == "classification":
+        return task, 1
+    if task.kind == "custom":
+        targets = known[0]
+        return task, 0 if targets is None or not len(targets) else targets[0].numel()
+    return task, len(task.classes) if task.kind == "classification" else 1
+
+
+def _suited(examples: Examples, loss: Any, task: Task) -> Examples:
+    """Class numbers in the type that the loss takes, where targets are known."""
+    targets = examples.targets
+    if examples.inputs is None or targets is None or task.kind != "classification":
+        return examples
+    numbers = class_numbers(targets)
+    if numbers is None:
+        return examples
+    if activations.family(loss) == "two classes" and loss != "bce":
+        return TensorExamples(examples.inputs, numbers.to(torch.get_default_dtype()))
+    return TensorExamples(examples.inputs, numbers)
+
+
+def _first(examples: Examples) -> Examples:
+    if examples.inputs is None or examples.targets is None:
+        return examples
+    return TensorExamples(*examples.batch(torch.arange(min(len(examples), _STANDS_IN))))

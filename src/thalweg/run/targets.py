@@ -31,7 +31,6 @@ __all__ = [
     "check_targets",
     "class_numbers",
     "ignored_by",
-    "leaves_out",
     "loss_of",
     "objective_of",
     "suited_loss",
@@ -40,6 +39,7 @@ __all__ = [
 ]
 
 _IGNORED = -100
+_SPLITS = ("training", "validation", "test")
 # of the losses that compare scores with classes those that take no probabilities
 _CLASSES_ALONE = ("nll_loss", "NLLLoss")
 
@@ -421,7 +421,9 @@ def check_pairing(loss: Any, metric: Any) -> None:
         )
 
 
-def objective_of(loss: Any, metric: Any, prepared: Prepared) -> tuple[Loss, Metric]:
+def objective_of(
+    loss: Any, metric: Any, prepared: Prepared, splits: Sequence[str] = _SPLITS
+) -> tuple[Loss, Metric]:
     """Return the loss and the metric of prepared data.
 
     Of targets in a form of their own (several columns, a class at each position, classes of which some don't
@@ -430,6 +432,7 @@ def objective_of(loss: Any, metric: Any, prepared: Prepared) -> tuple[Loss, Metr
     Args:
         loss, metric: names, functions, or what this has returned; ``None`` for the task's own.
         prepared: the data.
+        splits: whose targets the loss is of.
 
     Raises:
         UserError: they don't fit the data, in one sentence.
@@ -448,26 +451,26 @@ def objective_of(loss: Any, metric: Any, prepared: Prepared) -> tuple[Loss, Metr
     loss = default("loss", task) if loss is None else loss
     check_pairing(loss, metric)
     if task.kind != "custom" and not task.by_position:
-        return loss_of(loss, prepared), metric_named(metric, task)
+        return loss_of(loss, prepared, splits), metric_named(metric, task)
     known = _known(prepared, metric)
-    made = _custom(loss, prepared, known)
+    made = _custom(loss, prepared, {name: known[name] for name in splits if name in known})
     if isinstance(metric, Metric):
         return made, metric
     _, judged = tasks_of(made, metric, list(known.values()))
     return made, suited_metric(metric_named(metric, judged), judged, ignored=ignored_by(made))
 
 
-def loss_of(loss: Any, prepared: Prepared) -> Loss:
+def loss_of(loss: Any, prepared: Prepared, splits: Sequence[str] = _SPLITS) -> Loss:
     """Return the loss of prepared data alone, as :func:`objective_of` does; it raises the same."""
-    task = prepared.task
+    task, known = prepared.task, _known(prepared, None, splits)
     loss = default("loss", task) if loss is None else loss
-    if task.kind != "custom" and not task.by_position:
-        made = loss_named(loss, task)
-        if activations.torchs_name(made) not in (None, made.name):
-            # a function of torch's has types of its own that targets have to have
-            made = Suited(made, made, _known(prepared, None)).loss
+    if task.kind == "custom" or task.by_position:
+        return _custom(loss, prepared, known)
+    made = loss_named(loss, task)
+    if activations.torchs_name(made) in (None, made.name):
         return made
-    return _custom(loss, prepared, _known(prepared, None))
+    # a function of torch's has types of its own that targets have to have
+    return Suited(made, made, known).loss
 
 
 def _custom(loss: Any, prepared: Prepared, known: dict[str, Tensor]) -> Loss:
@@ -479,22 +482,11 @@ def _custom(loss: Any, prepared: Prepared, known: dict[str, Tensor]) -> Loss:
     return replace(Suited(made, made, known).loss, per_example=None)
 
 
-def _known(prepared: Prepared, metric: Any) -> dict[str, Tensor]:
+def _known(prepared: Prepared, metric: Any, wanted: Sequence[str] = _SPLITS) -> dict[str, Tensor]:
     """The targets of each split that are known all at once; for a metric by name those of validation are."""
-    splits = {"training": prepared.train, "validation": prepared.validation, "test": prepared.test}
-    known = {name: examples.targets for name, examples in splits.items() if examples.targets is not None}
+    parts = dict(zip(_SPLITS, (prepared.train, prepared.validation, prepared.test), strict=True))
+    known = {name: targets for name in wanted if (targets := parts[name].targets) is not None}
     if not known and activations.kind_of_metric(metric) is not None:
         every = torch.split(torch.arange(len(prepared.validation)), 256)
         known["validation"] = torch.cat([prepared.validation.batch(some)[1] for some in every])
     return known
-
-
-def leaves_out(loss: Any) -> int:
-    """Return the class number that a loss leaves out, given as a name, ``file.py:function`` or a function.
-
-    >>> leaves_out(torch.nn.CrossEntropyLoss(ignore_index=3)), leaves_out("cross-entropy"), leaves_out(None)
-    (3, -100, -100)
-    """
-    if isinstance(loss, str) and ":" in loss:
-        loss = loss_named(loss, Task(kind="custom"))
-    return ignored_by(loss)
