@@ -54,6 +54,23 @@ def others(entry: Entry, hyper: Hyperparameter, value: float) -> dict[str, float
     return given
 
 
+# where a row takes fewer values than its class, which is as wide as torch's
+NARROWER = {
+    *((name, "momentum") for name in ("sgd", "momentum", "nesterov", "rmsprop")),
+    *((name, "dampening") for name in ("sgd", "momentum")),
+    *(("schedule-free", name) for name in ("r", "weight_lr_power")),
+}
+
+
+def arguments(entry: Entry, hyper: Hyperparameter, value: float) -> dict[str, Any]:
+    """How the class itself is given a hyperparameter."""
+    defaults = {each.name: each.default for each in entry.hyperparameters} | {hyper.name: value}
+    for pair, names in entry.call.pairs.items():
+        if hyper.name in names:
+            return {**entry.call.fixed, pair: tuple(defaults[name] for name in names)}
+    return {**entry.call.fixed, hyper.name: value}
+
+
 def text(entry: Entry, values: dict[str, Any]) -> str:
     (key, value), *rest = values.items()
     lines = "".join(f"{name} = {number!r}\n" for name, number in rest)
@@ -106,6 +123,23 @@ def test_up_to_each_end_values_are_taken_and_a_step_can_be_made(subject: Subject
             assert recipe.loads(text(entry, given)).optimizer.hyperparameters == given
             problem = Problem()
             train(subject, entry.make(problem.params, **given), problem, range(2))
+
+
+@every_row
+def test_a_class_refuses_what_its_row_refuses(subject: Subject) -> None:
+    entry = subject.entry
+    for hyper in entry.hyperparameters:
+        if hyper.of_run:
+            continue
+        taken = []
+        for value in beyond(hyper):
+            try:
+                entry.call.target(Problem().params, **arguments(entry, hyper, value))
+            except OptionError:
+                continue
+            taken.append(value)
+        narrower = (entry.name, hyper.name) in NARROWER or hyper.name == "max_iter"
+        assert bool(taken) == narrower, (hyper.name, taken)
 
 
 def test_one_that_cannot_be_less_than_another() -> None:

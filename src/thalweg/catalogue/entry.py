@@ -1,26 +1,28 @@
 """What a row of the catalogue is: its numbers, its rule, and how the optimizer is built.
 
-What is legal is data of the row, and one sentence: ``Entry.refusal`` is asked by ``Entry.make``, by recipes
-as they are read, and by races for the ends of a search space. The classes check for themselves too, as wide
-as torch does. With ``scale="complement"`` 1 - x is searched on a log scale, and ``low`` and ``high`` are
-values of x. A default of 0 outside its range means that the thing is off. Names are flat (``beta1``);
-``Entry.make`` turns them into the class's arguments. An entry is pickled as its name. An optimizer with
-``eval()`` and ``train()`` is told before and after each evaluation.
+What is legal is declared once, in the class that a row stands for (``bounds``). A row says it only where it
+is narrower, since the classes are as wide as torch's. ``Entry.refusal`` is one sentence, asked by
+``Entry.make``, by recipes as they are read, and by races for the ends of a search space. With
+``scale="complement"`` 1 - x is searched on a log scale, and ``low`` and ``high`` are values of x. A default
+of 0 outside its range means that the thing is off. Names are flat (``beta1``); ``Entry.make`` turns them into
+the class's arguments. An entry is pickled as its name. An optimizer with ``eval()`` and ``train()`` is told
+before and after each evaluation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from torch.optim import Optimizer
 
 from thalweg.errors import OptionError, nearest
 from thalweg.rules import Rule
+from thalweg.settings.bounds import Bounds, OptionBounds, PairBounds
 
-__all__ = ["Call", "Entry", "Hyperparameter", "Script", "StepKind"]
+__all__ = ["Call", "Entry", "Hyperparameter", "Script", "StepKind", "bounded"]
 
 StepKind: TypeAlias = Literal["gradient", "closure", "graph", "outputs"]
 """What a step has to be given.
@@ -33,8 +35,8 @@ StepKind: TypeAlias = Literal["gradient", "closure", "graph", "outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hyperparameter:
-    """A number of an optimizer, and where it is searched.
+class Hyperparameter(Bounds):
+    """A number of an optimizer, what is legal of it, and where it is searched.
 
     Attributes:
         name: flat, as recipes and the race spell it (``beta1``, not ``betas[0]``).
@@ -42,9 +44,6 @@ class Hyperparameter:
         low, high: the ends of the search range, as values.
         scale: ``"log"``; ``"linear"``; or ``"complement"``: 1 - x on a log scale.
         searched: whether a race searches it unless told otherwise.
-        whole: whether only whole numbers make sense.
-        least, most: the smallest and the largest legal value, where there are such.
-        above, below: what every legal value lies above and below, where it can't be reached itself.
         not_under: the hyperparameter than which it can't be less.
         of_run: whether it belongs to the run rather than to the optimizer: ``batch_factor``, how many of
             the race's batches are one batch of this run, and ``batch_growth``, by how much that has grown
@@ -63,20 +62,17 @@ class Hyperparameter:
     high: float
     scale: Literal["log", "linear", "complement"] = "log"
     searched: bool = False
-    whole: bool = False
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
     not_under: str | None = None
     of_run: bool = False
 
-    @property
-    def rule(self) -> str:
-        """What is legal, in words; empty where nothing is known."""
-        words = ("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below)
-        ends = " and ".join(f"{word} {end:g}" for word, end in words if end is not None)
-        return ", ".join(filter(None, ["a whole number" if self.whole else "", ends]))
+    def bounded(self, bounds: Bounds) -> Hyperparameter:
+        """Return the same with an optimizer's bounds, at the ends where it has none of its own."""
+        ends: dict[str, Any] = {"whole": self.whole or bounds.whole}
+        if self.least is self.above is None:
+            ends |= {"least": bounds.least, "above": bounds.above}
+        if self.most is self.below is None:
+            ends |= {"most": bounds.most, "below": bounds.below}
+        return replace(self, **ends)
 
     def refusal(self, value: Any) -> str | None:
         """Say why a value can't be: itself, the rule and the remedy; ``None`` where it can.
@@ -91,15 +87,38 @@ class Hyperparameter:
             number = math.nan
         if (not math.isfinite(number) and math.isfinite(self.default)) or isinstance(value, (str, bytes)):
             return f"is {value!r}, but must be a finite number; {remedy}"
-        low = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
-        high = (self.most is None or number <= self.most) and (self.below is None or number < self.below)
-        if not low or not high:
-            forgets = not high and self.scale == "complement" and self.below == 1
+        if not self.hold(number):
+            forgets = number >= 1 and self.scale == "complement" and self.below == 1
             why = " (from 1 on nothing is ever forgotten, and steps grow without end)" if forgets else ""
             return f"is {value!r}, but must be {self.rule}{why}; {remedy}"
         if self.whole and number != round(number):
             return f"is {value!r}, but must be {self.rule}; give {round(number)}"
         return None
+
+
+def bounded(
+    hyperparameters: Iterable[Hyperparameter],
+    bounds: OptionBounds,
+    pairs: Mapping[str, tuple[str, str]],
+) -> tuple[Hyperparameter, ...]:
+    """Return hyperparameters with the bounds that an optimizer declares of its arguments.
+
+    Args:
+        hyperparameters: of a row, by flat name.
+        bounds: of the optimizer's arguments.
+        pairs: as in :class:`Call`.
+    """
+    ends: dict[str, Bounds] = {name: each for name, each in bounds.items() if isinstance(each, Bounds)}
+    under: dict[str, str] = {}
+    for name, (first, second) in pairs.items():
+        pair = bounds[name]
+        assert isinstance(pair, PairBounds)
+        ends |= {first: pair.first, second: pair.second}
+        under |= {second: first} if pair.rising else {}
+    return tuple(
+        replace(hyper.bounded(ends.get(hyper.name, Bounds())), not_under=under.get(hyper.name))
+        for hyper in hyperparameters
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

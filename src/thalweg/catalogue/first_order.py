@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch.optim import Optimizer
 
 from thalweg import optim, rules
-from thalweg.catalogue.entry import Call, Entry, Hyperparameter
+from thalweg.catalogue.entry import Call, Entry, Hyperparameter, bounded
+from thalweg.optim.base import RuleOptimizer
 from thalweg.rules import Rule
 
 __all__ = ["FIRST_ORDER"]
@@ -33,7 +32,7 @@ def _entry(
     formula: str,
     source: str,
     rule: Rule,
-    target: type[Optimizer],
+    target: type[RuleOptimizer],
     hyperparameters: Iterable[Hyperparameter],
     options: Mapping[str, bool | str] = MappingProxyType({}),
     pairs: Mapping[str, tuple[str, str]] = MappingProxyType({}),
@@ -42,7 +41,7 @@ def _entry(
     scheduled: bool = True,
     fixed: Mapping[str, Any] | None = None,
 ) -> Entry:
-    listed = tuple(hyperparameters)
+    listed = bounded(hyperparameters, target.bounds, pairs)
     # A script needs thalweg only where torch lacks the class.
     home = "torch" if fixed is None and hasattr(torch.optim, target.__name__) else "thalweg"
     return Entry(
@@ -73,12 +72,12 @@ def _listed(
     default: float,
     low: float,
     high: float,
-    scale: Literal["log", "complement"] = "log",
+    scale: Literal["log", "linear", "complement"] = "log",
     *,
     searched: bool = False,
-    above: float | None = None,
+    **narrower: float,
 ) -> Hyperparameter:
-    """Rates, decays and eps are legal from 0 on, what remembers from 0 to below 1; above: 0 isn't."""
+    """What is legal is what the class declares, but for ends that are narrower here."""
     return Hyperparameter(
         name=name,
         default=default,
@@ -86,9 +85,7 @@ def _listed(
         high=high,
         scale=scale,
         searched=searched,
-        least=0.0 if above is None else None,
-        above=above,
-        below=1.0 if scale == "complement" else None,
+        **narrower,  # type: ignore[arg-type]
     )
 
 
@@ -96,11 +93,10 @@ _searched = functools.partial(_listed, searched=True)
 
 # Listed so that anybody can set them or give them a range; 0 switches them off.
 _DECAY = _listed("weight_decay", 0.0, 1e-6, 1e-1)
-_DAMPENING = Hyperparameter(
-    name="dampening", default=0.0, low=0.0, high=1.0, scale="linear", least=0.0, most=1.0
-)
-_NO_MOMENTUM = _listed("momentum", 0.0, 0.0, 0.999, "complement")
-_MOMENTUM = _searched("momentum", 0.9, 0.0, 0.999, "complement")
+# narrower than torch's classes, which take any: nothing outside of these is a method that somebody means
+_DAMPENING = _listed("dampening", 0.0, 0.0, 1.0, "linear", least=0.0, most=1.0)
+_NO_MOMENTUM = _listed("momentum", 0.0, 0.0, 0.999, "complement", below=1.0)
+_MOMENTUM = _searched("momentum", 0.9, 0.0, 0.999, "complement", below=1.0)
 _ADAM = (
     _searched("lr", 1e-3, 1e-5, 1e-1),
     _searched("beta1", 0.9, 0.5, 0.99, "complement"),
@@ -135,7 +131,8 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.sgd, optim.SGD,
         (
             _searched("lr", 1e-3, 1e-4, 1e0),
-            _searched("momentum", 0.9, 0.0, 0.999, "complement", above=0.0),
+            # without any there is nothing to look ahead by
+            _searched("momentum", 0.9, 0.0, 0.999, "complement", above=0.0, below=1.0),
             _DECAY,
         ),
         {"nesterov": True},
@@ -230,12 +227,10 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.rprop, optim.Rprop,
         (
             _searched("lr", 1e-2, 1e-6, 1e0),
-            replace(_searched("step_size_max", 50.0, 1e-4, 1e2), not_under="step_size_min"),
+            _searched("step_size_max", 50.0, 1e-4, 1e2),
             _listed("step_size_min", 1e-6, 1e-10, 1e-2),
-            Hyperparameter(
-                name="etaminus", default=0.5, low=0.1, high=0.9, scale="linear", above=0.0, below=1.0
-            ),
-            Hyperparameter(name="etaplus", default=1.2, low=1.01, high=2.0, scale="linear", above=1.0),
+            _listed("etaminus", 0.5, 0.1, 0.9, "linear"),
+            _listed("etaplus", 1.2, 1.01, 2.0, "linear"),
         ),
         pairs={"etas": ("etaminus", "etaplus"), "step_sizes": ("step_size_min", "step_size_max")},
         scheduled=False,
@@ -251,7 +246,7 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.quickprop, optim.Quickprop,
         (
             _searched("lr", 1e-2, 1e-5, 1e1),
-            Hyperparameter(name="growth", default=1.75, low=1.05, high=3.0, scale="linear", least=1.0),
+            _listed("growth", 1.75, 1.05, 3.0, "linear"),
             _DECAY,
         ),
     ),
@@ -266,13 +261,14 @@ FIRST_ORDER: tuple[Entry, ...] = (
         rules.schedule_free_adamw, optim.ScheduleFreeAdamW,
         (
             _searched("lr", 2.5e-3, 1e-5, 1e-1),
-            _searched("beta1", 0.9, 0.5, 0.99, "complement", above=0.0),
+            _searched("beta1", 0.9, 0.5, 0.99, "complement"),
             _searched("beta2", 0.999, 0.9, 0.9999, "complement"),
             _listed("eps", 1e-8, 1e-10, 1e-2),
             _DECAY,
-            Hyperparameter(name="warmup_steps", default=0.0, low=0.0, high=1e3, scale="linear", least=0.0),
-            Hyperparameter(name="r", default=0.0, low=0.0, high=2.0, scale="linear", least=0.0),
-            Hyperparameter(name="weight_lr_power", default=2.0, low=0.0, high=4.0, scale="linear", least=0.0),
+            _listed("warmup_steps", 0.0, 0.0, 1e3, "linear"),
+            # negative powers would weigh early iterates most
+            _listed("r", 0.0, 0.0, 2.0, "linear", least=0.0),
+            _listed("weight_lr_power", 2.0, 0.0, 4.0, "linear", least=0.0),
         ),
         pairs=_BETAS,
         scheduled=False,

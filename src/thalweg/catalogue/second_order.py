@@ -11,14 +11,12 @@ own; iterations on a batch after Le et al., On optimization methods for deep lea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from torch.optim import Optimizer
-
 from thalweg import optim
-from thalweg.catalogue.entry import Call, Entry, Hyperparameter, StepKind
+from thalweg.catalogue.entry import Call, Entry, Hyperparameter, StepKind, bounded
+from thalweg.secondorder.closures import ClosureOptimizer
 
 __all__ = ["OF_RUN", "SECOND_ORDER"]
 
@@ -35,13 +33,12 @@ _GROWTH = Hyperparameter(
 OF_RUN = (_factor(16.0), _GROWTH)
 """What the runs of an optimizer that evaluates as often as it likes have of their own: their batches."""
 
-_RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1, above=0.0)
+_RATE = Hyperparameter(name="lr", default=1.0, low=1e-3, high=1e1)
 
 
-def _whole(name: str, default: float, low: float, high: float, *, searched: bool = False) -> Hyperparameter:
-    return Hyperparameter(
-        name=name, default=default, low=low, high=high, searched=searched, whole=True, least=low
-    )
+def _iterations(default: float, high: float) -> Hyperparameter:
+    """The classes take 0 too, as torch's does, with which a step does nothing."""
+    return Hyperparameter(name="max_iter", default=default, low=1, high=high, searched=True, least=1)
 
 
 def _entry(
@@ -51,13 +48,14 @@ def _entry(
     summary: str,
     formula: str,
     source: str,
-    target: type[Optimizer],
+    target: type[ClosureOptimizer],
     step_kind: StepKind,
     hyperparameters: tuple[Hyperparameter, ...],
     fixed: Mapping[str, Any] = MappingProxyType({}),
     *,
     dense: bool = False,
 ) -> Entry:
+    hyperparameters = bounded(hyperparameters, target.bounds, {})
     return Entry(
         name=name,
         title=title,
@@ -81,8 +79,8 @@ def _entry(
     )
 
 
-_ITERATIONS = _whole("max_iter", 20, 1, 32, searched=True)
-_OF_A_BATCH = (_ITERATIONS, *OF_RUN, _RATE)
+_OF_A_BATCH = (_iterations(20, 32), *OF_RUN, _RATE)
+_PRODUCTS = Hyperparameter(name="max_products", default=10, low=1, high=50, searched=True)
 
 
 def _conjugate(name: str, title: str, formula: str, spelled: str, source: str) -> Entry:
@@ -95,8 +93,8 @@ def _conjugate(name: str, title: str, formula: str, spelled: str, source: str) -
         optim.NonlinearCG, "closure",
         (
             *_OF_A_BATCH,
-            replace(_whole("sgd_steps", 0, 1, 100), least=0.0),
-            Hyperparameter(name="sgd_lr", default=0.01, low=1e-4, high=1e0, above=0.0),
+            Hyperparameter(name="sgd_steps", default=0, low=1, high=100),
+            Hyperparameter(name="sgd_lr", default=0.01, low=1e-4, high=1e0),
         ),
         {"formula": formula},
     )  # fmt: skip
@@ -109,7 +107,7 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "p = p - a * M g, M from the last history_size pairs (s, y) by two loops, a by a line search",
         "O12; Nocedal 1980, Liu and Nocedal 1989",
         optim.LBFGS, "closure",
-        (*_OF_A_BATCH, _whole("history_size", 100, 1, 100)),
+        (*_OF_A_BATCH, Hyperparameter(name="history_size", default=100, low=1, high=100)),
         {"line_search_fn": "strong_wolfe"},
     ),
     _entry(
@@ -154,8 +152,8 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O9; N algorithm 8.8 and (8.28)",
         optim.Newton, "graph",
         (
-            Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True, least=0.0),
-            _whole("max_iter", 1, 1, 8, searched=True),
+            Hyperparameter(name="damping", default=0.0, low=1e-6, high=1e1, searched=True),
+            _iterations(1, 8),
             *OF_RUN, _RATE,
         ),
         {"modified": True, "line_search_fn": "strong_wolfe"},
@@ -168,8 +166,8 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O9, O13; Dembo and Steihaug 1983",
         optim.NewtonCG, "graph",
         (
-            _whole("max_products", 10, 1, 50, searched=True),
-            _whole("max_iter", 1, 1, 8, searched=True),
+            _PRODUCTS,
+            _iterations(1, 8),
             *OF_RUN, _RATE,
         ),
     ),
@@ -180,8 +178,8 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O10; Gauss 1809, Schraudolph 2002, Martens 2010",
         optim.GaussNewton, "outputs",
         (
-            _whole("max_products", 10, 1, 50, searched=True),
-            _whole("max_iter", 1, 1, 8, searched=True),
+            _PRODUCTS,
+            _iterations(1, 8),
             *OF_RUN, _RATE,
         ),
         {"solver": "cg"},
@@ -194,9 +192,9 @@ SECOND_ORDER: tuple[Entry, ...] = (
         "O10; Levenberg 1944, Marquardt 1963, Martens 2010",
         optim.LevenbergMarquardt, "outputs",
         (
-            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True, above=0.0),
-            _whole("max_products", 10, 1, 50, searched=True),
-            _whole("max_iter", 1, 1, 8, searched=True),
+            Hyperparameter(name="damping", default=1e-3, low=1e-5, high=1e2, searched=True),
+            _PRODUCTS,
+            _iterations(1, 8),
             *OF_RUN,
         ),
         {"solver": "cg"},

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from thalweg import rules
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_betas,
-    check_fraction,
-    check_not_negative,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings
+from thalweg.settings.bounds import BETAS, FRACTION, FROM_ZERO, Bounds, OptionBounds, PairBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["Adagrad", "Adam", "AdamW", "NAdam", "RMSprop"]
+
+_ADAM: dict[str, Bounds | PairBounds] = {
+    "lr": FROM_ZERO, "betas": BETAS, "eps": FROM_ZERO, "weight_decay": FROM_ZERO,
+}  # fmt: skip
 
 
 class Adagrad(RuleOptimizer):
@@ -54,6 +52,10 @@ class Adagrad(RuleOptimizer):
     0.5
     """
 
+    bounds: ClassVar[OptionBounds] = dict.fromkeys(
+        ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), FROM_ZERO
+    )
+
     def __init__(
         self,
         params: Params,
@@ -76,10 +78,6 @@ class Adagrad(RuleOptimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["sum"].share_memory_()
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        for name in ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"):
-            check_not_negative("Adagrad", name, group[name])
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
@@ -125,6 +123,10 @@ class RMSprop(RuleOptimizer):
     0.5
     """
 
+    bounds: ClassVar[OptionBounds] = dict.fromkeys(("lr", "eps", "weight_decay", "momentum"), FROM_ZERO) | {
+        "alpha": FRACTION
+    }
+
     def __init__(
         self,
         params: Params,
@@ -142,11 +144,6 @@ class RMSprop(RuleOptimizer):
         eps_inside: bool = False,
     ) -> None:
         super().__init__(params, arguments_of(locals()))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        for name in ("lr", "eps", "weight_decay", "momentum"):
-            check_not_negative("RMSprop", name, group[name])
-        check_fraction("RMSprop", "alpha", group["alpha"])
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "alpha", "eps", "weight_decay", "momentum")
@@ -191,6 +188,8 @@ class Adam(RuleOptimizer):
     0.5
     """
 
+    bounds: ClassVar[OptionBounds] = _ADAM
+
     def __init__(
         self,
         params: Params,
@@ -209,9 +208,6 @@ class Adam(RuleOptimizer):
         bias_correction: bool = True,
     ) -> None:
         super().__init__(params, arguments_of(locals()))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        _check_adam("Adam", group)
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         rule = rules.adamw if group["decoupled_weight_decay"] else rules.adam
@@ -253,6 +249,8 @@ class AdamW(RuleOptimizer):
     0.25
     """
 
+    bounds: ClassVar[OptionBounds] = _ADAM
+
     def __init__(
         self,
         params: Params,
@@ -270,9 +268,6 @@ class AdamW(RuleOptimizer):
         bias_correction: bool = True,
     ) -> None:
         super().__init__(params, arguments_of(locals()) | {"decoupled_weight_decay": True})
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        _check_adam("AdamW", group)
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         return rules.adamw, *_adam_settings(group)
@@ -315,6 +310,8 @@ class NAdam(RuleOptimizer):
     0.472
     """
 
+    bounds: ClassVar[OptionBounds] = _ADAM | {"momentum_decay": FROM_ZERO}
+
     def __init__(
         self,
         params: Params,
@@ -332,21 +329,11 @@ class NAdam(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments_of(locals()))
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        _check_adam("NAdam", group)
-        check_not_negative("NAdam", "momentum_decay", group["momentum_decay"])
-
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         beta1, beta2 = group["betas"]
         hyper = {"beta1": beta1, "beta2": beta2}
         hyper |= {name: group[name] for name in ("lr", "eps", "weight_decay", "momentum_decay")}
         return rules.nadam, hyper, {"decoupled": bool(group["decoupled_weight_decay"])}
-
-
-def _check_adam(owner: str, group: Mapping[str, Any]) -> None:
-    for name in ("lr", "eps", "weight_decay"):
-        check_not_negative(owner, name, group[name])
-    check_betas(owner, group["betas"])
 
 
 def _adam_settings(group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool | str]]:

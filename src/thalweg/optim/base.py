@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -20,17 +19,14 @@ from thalweg.optim.views import is_sharded, own, placed, real
 from thalweg.rules import MatrixRule, Rule
 from thalweg.runtimes.optimizer_state import Optimizer, copied, load_between, uncompiled
 from thalweg.runtimes.plans import PLAIN
+from thalweg.settings.bounds import Bounds, OptionBounds, PairBounds
 
 __all__ = [
     "Params",
     "RuleOptimizer",
     "Settings",
-    "check_betas",
-    "check_fraction",
-    "check_not_negative",
+    "check_bounds",
     "check_number",
-    "check_pair",
-    "check_whole",
 ]
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -40,28 +36,6 @@ _T = TypeVar("_T")
 
 _layout = operator.attrgetter("layout")
 _PAIRS = {"betas": (0.9, 0.999), "adamw_betas": (0.9, 0.999), "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}
-
-
-def check_not_negative(owner: str, name: str, value: object) -> None:
-    """Refuse what isn't a finite number (or a tensor with one element) of at least 0.
-
-    >>> check_not_negative("SGD", "lr", -1.0)
-    Traceback (most recent call last):
-    thalweg.errors.OptionError: SGD: lr is -1.0; give a finite number of at least 0
-    """
-    if not 0 <= check_number(owner, name, value) < math.inf:
-        raise OptionError(f"{owner}: {name} is {value}; give a finite number of at least 0")
-
-
-def check_fraction(owner: str, name: str, value: object) -> None:
-    """Refuse what isn't a number in [0, 1).
-
-    >>> check_fraction("Adam", "betas[0]", 1.0)
-    Traceback (most recent call last):
-    thalweg.errors.OptionError: Adam: betas[0] is 1.0; give a number of at least 0 and below 1
-    """
-    if not 0 <= check_number(owner, name, value) < 1:
-        raise OptionError(f"{owner}: {name} is {value}; give a number of at least 0 and below 1")
 
 
 def check_number(owner: str, name: str, value: object) -> float:
@@ -82,40 +56,44 @@ def check_number(owner: str, name: str, value: object) -> float:
         raise OptionError(f"{owner}: {name} is {value!r}; give a number") from None
 
 
-def check_pair(owner: str, name: str, value: object) -> tuple[Any, Any]:
-    """Return a pair as a tuple; refuse what isn't one.
-
-    >>> check_pair("Adam", "betas", 0.9)
-    Traceback (most recent call last):
-    thalweg.errors.OptionError: Adam: betas is 0.9; give two numbers such as (0.9, 0.999)
-    """
+def _pair(owner: str, name: str, value: object) -> tuple[Any, Any]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise OptionError(f"{owner}: {name} is {value!r}; give two numbers such as {_PAIRS[name]}")
+        raise OptionError(
+            f"{owner}: {name} is {value!r}; give two numbers such as {_PAIRS.get(name, (0.5, 1))}"
+        )
     return value[0], value[1]
 
 
-def check_betas(owner: str, value: object, name: str = "betas") -> None:
-    """Refuse what isn't a pair of numbers in [0, 1).
+def check_bounds(owner: str, name: str, value: object, bounds: Bounds | PairBounds) -> None:
+    """Refuse a number, or a pair of numbers, out of its bounds; numbers may be tensors with one element.
 
-    >>> check_betas("Adam", (0.9, 1.5))
+    >>> from thalweg.settings.bounds import BETAS, FROM_ZERO
+    >>> check_bounds("SGD", "lr", -1.0, FROM_ZERO)
+    Traceback (most recent call last):
+    thalweg.errors.OptionError: SGD: lr is -1.0; give a finite number of at least 0
+    >>> check_bounds("Adam", "betas", (0.9, 1.5), BETAS)
     Traceback (most recent call last):
     thalweg.errors.OptionError: Adam: betas[1] is 1.5; give a number of at least 0 and below 1
-    """
-    for i, beta in enumerate(check_pair(owner, name, value)):
-        check_fraction(owner, f"{name}[{i}]", beta)
-
-
-def check_whole(owner: str, name: str, value: object, *, most: float = math.inf) -> None:
-    """Refuse what isn't a whole number of at least 1, and at most ``most``.
-
-    >>> check_whole("Muon", "ns_steps", 0, most=99)
+    >>> check_bounds("Muon", "ns_steps", 0, Bounds(least=1, most=99, whole=True))
     Traceback (most recent call last):
     thalweg.errors.OptionError: Muon: ns_steps is 0; give a whole number from 1 to 99
     """
-    number = check_number(owner, name, value)
-    if not 1 <= number <= most or number != round(number):
-        reach = "of at least 1" if most == math.inf else f"from 1 to {most:g}"
-        raise OptionError(f"{owner}: {name} is {value}; give a whole number {reach}")
+    if value is None and bounds.optional:
+        return
+    if isinstance(bounds, Bounds):
+        number = check_number(owner, name, value)
+        if not bounds.hold(number) or (bounds.whole and number != round(number)):
+            raise OptionError(f"{owner}: {name} is {value}; give {bounds.asked(number)}")
+        return
+    pair = _pair(owner, name, value)
+    if not bounds.asked:
+        for i, (one, ends) in enumerate(zip(pair, (bounds.first, bounds.second), strict=True)):
+            check_bounds(owner, f"{name}[{i}]", one, ends)
+        return
+    first, second = (check_number(owner, name, one) for one in pair)
+    held = bounds.first.hold(first) and bounds.second.hold(second)
+    if not held or (bounds.rising and not first <= second):
+        raise OptionError(f"{owner}: {name} is {value}; give {bounds.asked}")
 
 
 class RuleOptimizer(Optimizer):
@@ -151,6 +129,8 @@ class RuleOptimizer(Optimizer):
         - Loading a state copies it; torch's classes go on sharing tensors with what was loaded.
     """
 
+    # what is legal of each option that is a number, or a pair of them; the catalogue has it from here
+    bounds: ClassVar[OptionBounds] = {}
     # torch.optim.SGD keeps no count; all its rule asks of t is whether a velocity begins.
     counts_steps = True
 
@@ -164,13 +144,18 @@ class RuleOptimizer(Optimizer):
         self._ledgers: dict[int, Ledger] = {}
         self._noted: tuple[list[Tensor], list[dict[str, Any]]] = [], []
 
-    @abstractmethod
     def _check(self, group: Mapping[str, Any]) -> None:
         """Raise OptionError for an option out of range."""
+        for name, bounds in self.bounds.items():
+            check_bounds(type(self).__name__, name, group[name], bounds)
+        self._check_more(group)
 
     @abstractmethod
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         """Return the rule of a group, its hyperparameters and its options."""
+
+    def _check_more(self, group: Mapping[str, Any]) -> None:
+        """Raise OptionError for what bounds can't say of an option; a hook."""
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """Return what a closure is called within; a hook for optimizers that evaluate elsewhere."""

@@ -51,7 +51,7 @@ class CustomOptimizer(RuleOptimizer):
         defaults = {**rule.hyperparameters, **rule.options, **settings}
         super().__init__(params, {**defaults, "maximize": maximize, "differentiable": differentiable})
 
-    def _check(self, group: Mapping[str, Any]) -> None:
+    def _check_more(self, group: Mapping[str, Any]) -> None:
         for name in self.rule.hyperparameters:
             check_number(self.rule.name, name, group[name])
         self.rule.settle({}, {name: group[name] for name in self.rule.options})

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError, nearest
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_fraction,
-    check_not_negative,
-    check_number,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings, check_number
 from thalweg.rules import Rule
+from thalweg.settings.bounds import ANY, FRACTION, FROM_ZERO, OptionBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["SGD", "Momentum", "Nesterov"]
@@ -66,6 +60,10 @@ class SGD(RuleOptimizer):
 
     counts_steps = False
 
+    bounds: ClassVar[OptionBounds] = dict.fromkeys(("lr", "momentum", "weight_decay"), FROM_ZERO) | {
+        "dampening": ANY
+    }
+
     # Whether the gradients are those of the look-ahead point; and whether the parameters are there now.
     _looked = False
     _ahead = False
@@ -86,10 +84,7 @@ class SGD(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments_of(locals()))
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        for name in ("lr", "momentum", "weight_decay"):
-            check_not_negative("SGD", name, group[name])
-        check_number("SGD", "dampening", group["dampening"])
+    def _check_more(self, group: Mapping[str, Any]) -> None:
         if group["nesterov"] not in (True, False, "lookahead"):
             raise OptionError(f"SGD: nesterov is {group['nesterov']!r}; give True, False or 'lookahead'")
         if group["nesterov"] == "lookahead" and group.get("differentiable"):
@@ -164,6 +159,7 @@ class SGD(RuleOptimizer):
         self._looked = False
 
 
+_MOMENTUM = {"lr": FROM_ZERO, "momentum": FRACTION, "weight_decay": FROM_ZERO}
 _SPELLINGS: dict[str, Rule] = {
     "inside": rules.momentum,
     "outside": rules.sgd,
@@ -208,6 +204,8 @@ class Momentum(RuleOptimizer):
     0.0
     """
 
+    bounds: ClassVar[OptionBounds] = _MOMENTUM
+
     def __init__(
         self,
         params: Params,
@@ -221,8 +219,7 @@ class Momentum(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments_of(locals()))
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        _check_momentum("Momentum", group)
+    def _check_more(self, group: Mapping[str, Any]) -> None:
         if group["spelling"] not in _SPELLINGS:
             raise OptionError(
                 f"Momentum: spelling is {group['spelling']!r}; {nearest(str(group['spelling']), _SPELLINGS)}"
@@ -262,6 +259,8 @@ class Nesterov(RuleOptimizer):
     0.25
     """
 
+    bounds: ClassVar[OptionBounds] = _MOMENTUM
+
     def __init__(
         self,
         params: Params,
@@ -274,17 +273,8 @@ class Nesterov(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments_of(locals()))
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        _check_momentum("Nesterov", group)
-
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         return rules.nesterov, _momentum_hyperparameters(group), {}
-
-
-def _check_momentum(owner: str, group: Mapping[str, Any]) -> None:
-    check_not_negative(owner, "lr", group["lr"])
-    check_fraction(owner, "momentum", group["momentum"])
-    check_not_negative(owner, "weight_decay", group["weight_decay"])
 
 
 def _momentum_hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError, nearest
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_betas,
-    check_fraction,
-    check_not_negative,
-    check_number,
-    check_whole,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings, check_number
 from thalweg.rules.muon import ADJUSTMENTS, PRECISIONS
+from thalweg.settings.bounds import BETAS, FRACTION, FROM_ZERO, Bounds, OptionBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["Muon"]
@@ -70,6 +62,13 @@ class Muon(RuleOptimizer):
     (True, 0.0)
     """
 
+    bounds: ClassVar[OptionBounds] = {
+        **dict.fromkeys(("lr", "weight_decay", "eps", "adamw_eps", "adamw_ratio"), FROM_ZERO),
+        "momentum": FRACTION,
+        "adamw_betas": BETAS,
+        "ns_steps": Bounds(least=1, most=99, whole=True),
+    }
+
     def __init__(
         self,
         params: Params,
@@ -93,12 +92,7 @@ class Muon(RuleOptimizer):
         for group in self.param_groups:
             self._admit(group)
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        for name in ("lr", "weight_decay", "eps", "adamw_eps", "adamw_ratio"):
-            check_not_negative("Muon", name, group[name])
-        check_fraction("Muon", "momentum", group["momentum"])
-        check_betas("Muon", group["adamw_betas"], "adamw_betas")
-        check_whole("Muon", "ns_steps", group["ns_steps"], most=99)
+    def _check_more(self, group: Mapping[str, Any]) -> None:
         coefficients = group["ns_coefficients"]
         if not isinstance(coefficients, tuple | list) or len(coefficients) != 3:
             raise OptionError(f"Muon: ns_coefficients is {coefficients!r}; give three numbers")

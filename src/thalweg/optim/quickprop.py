@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from thalweg import rules
-from thalweg.errors import OptionError
-from thalweg.optim.base import Params, RuleOptimizer, Settings, check_not_negative, check_number
+from thalweg.optim.base import Params, RuleOptimizer, Settings
+from thalweg.settings.bounds import FROM_ZERO, Bounds, OptionBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["Quickprop"]
@@ -51,6 +51,8 @@ class Quickprop(RuleOptimizer):
     0.0
     """
 
+    bounds: ClassVar[OptionBounds] = {"lr": FROM_ZERO, "growth": Bounds(least=1), "weight_decay": FROM_ZERO}
+
     def __init__(
         self,
         params: Params,
@@ -63,12 +65,6 @@ class Quickprop(RuleOptimizer):
         differentiable: bool = False,
     ) -> None:
         super().__init__(params, arguments_of(locals()))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        check_not_negative("Quickprop", "lr", group["lr"])
-        check_not_negative("Quickprop", "weight_decay", group["weight_decay"])
-        if not check_number("Quickprop", "growth", group["growth"]) >= 1:
-            raise OptionError(f"Quickprop: growth is {group['growth']}; give a number of at least 1")
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "growth", "weight_decay")

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from thalweg import rules, runtimes
 from thalweg.errors import OptionError
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_betas,
-    check_not_negative,
-    check_number,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings
+from thalweg.settings.bounds import ANY, FRACTION, FROM_ZERO, Bounds, OptionBounds, PairBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["ScheduleFreeAdamW"]
@@ -65,6 +59,19 @@ class ScheduleFreeAdamW(RuleOptimizer):
     >>> optimizer.train()
     """
 
+    bounds: ClassVar[OptionBounds] = {
+        **dict.fromkeys(("lr", "eps", "weight_decay", "warmup_steps"), FROM_ZERO),
+        "r": ANY,
+        "weight_lr_power": ANY,
+        "betas": PairBounds(
+            first=Bounds(
+                above=0, below=1,
+                why="since the mean can't be told from a training point that holds nothing of it",
+            ),
+            second=FRACTION,
+        ),
+    }  # fmt: skip
+
     def __init__(
         self,
         params: Params,
@@ -107,19 +114,6 @@ class ScheduleFreeAdamW(RuleOptimizer):
             for p in group["params"]:
                 if "y" in self.state.get(p, {}):
                     p.copy_(self.state[p].pop("y"))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        owner = "ScheduleFreeAdamW"
-        for name in ("lr", "eps", "weight_decay", "warmup_steps"):
-            check_not_negative(owner, name, group[name])
-        for name in ("r", "weight_lr_power"):
-            check_number(owner, name, group[name])
-        check_betas(owner, group["betas"])
-        if not group["betas"][0] > 0:
-            raise OptionError(
-                f"{owner}: betas[0] is {group['betas'][0]}; give a number over 0, since the mean can't be "
-                f"told from a training point that holds nothing of it"
-            )
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         names = ("lr", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power")

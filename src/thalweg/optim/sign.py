@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError, nearest
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_betas,
-    check_not_negative,
-    check_number,
-    check_pair,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings
 from thalweg.rules.sign import OVERSHOOTS
+from thalweg.settings.bounds import BETAS, FROM_ZERO, Bounds, OptionBounds, PairBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["Lion", "Rprop"]
@@ -64,6 +57,18 @@ class Rprop(RuleOptimizer):
     0.5
     """
 
+    bounds: ClassVar[OptionBounds] = {
+        "lr": FROM_ZERO,
+        "etas": PairBounds(
+            first=Bounds(above=0, below=1), second=Bounds(above=1),
+            asked="a factor between 0 and 1, then one over 1",
+        ),
+        "step_sizes": PairBounds(
+            first=Bounds(least=0), second=Bounds(least=0), rising=True, optional=True,
+            asked="a floor of at least 0 and a ceiling above it, or None for neither",
+        ),
+    }  # fmt: skip
+
     def __init__(
         self,
         params: Params,
@@ -79,23 +84,7 @@ class Rprop(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments_of(locals()))
 
-    def _check(self, group: Mapping[str, Any]) -> None:
-        check_not_negative("Rprop", "lr", group["lr"])
-        shrink, grow = (
-            check_number("Rprop", "etas", eta) for eta in check_pair("Rprop", "etas", group["etas"])
-        )
-        if not 0 < shrink < 1 < grow:
-            raise OptionError(
-                f"Rprop: etas is {group['etas']}; give a factor between 0 and 1, then one over 1"
-            )
-        if group["step_sizes"] is not None:
-            sizes = check_pair("Rprop", "step_sizes", group["step_sizes"])
-            floor, ceiling = (check_number("Rprop", "step_sizes", size) for size in sizes)
-            if not 0 <= floor <= ceiling:
-                raise OptionError(
-                    f"Rprop: step_sizes is {group['step_sizes']}; give a floor of at least 0 and a ceiling "
-                    f"above it, or None for neither"
-                )
+    def _check_more(self, group: Mapping[str, Any]) -> None:
         if group["overshoot"] not in OVERSHOOTS:
             raise OptionError(
                 f"Rprop: overshoot is {group['overshoot']!r}; {nearest(str(group['overshoot']), OVERSHOOTS)}"
@@ -147,6 +136,8 @@ class Lion(RuleOptimizer):
     0.75
     """
 
+    bounds: ClassVar[OptionBounds] = {"lr": FROM_ZERO, "betas": BETAS, "weight_decay": FROM_ZERO}
+
     def __init__(
         self,
         params: Params,
@@ -159,11 +150,6 @@ class Lion(RuleOptimizer):
         differentiable: bool = False,
     ) -> None:
         super().__init__(params, arguments_of(locals()))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        check_not_negative("Lion", "lr", group["lr"])
-        check_not_negative("Lion", "weight_decay", group["weight_decay"])
-        check_betas("Lion", group["betas"])
 
     def _settings(self, group: Mapping[str, Any]) -> Settings:
         beta1, beta2 = group["betas"]

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import OptionError
-from thalweg.optim.base import (
-    Params,
-    RuleOptimizer,
-    Settings,
-    check_betas,
-    check_fraction,
-    check_not_negative,
-    check_whole,
-)
+from thalweg.optim.base import Params, RuleOptimizer, Settings
+from thalweg.settings.bounds import BETAS, FRACTION, FROM_ZERO, Bounds, OptionBounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = ["SOAP"]
@@ -66,6 +60,13 @@ class SOAP(RuleOptimizer):
     0.75
     """
 
+    bounds: ClassVar[OptionBounds] = {
+        **dict.fromkeys(("lr", "eps", "weight_decay"), FROM_ZERO),
+        **dict.fromkeys(("precondition_frequency", "max_precondition_dim"), Bounds(least=1, whole=True)),
+        "betas": BETAS,
+        "shampoo_beta": replace(FRACTION, optional=True),
+    }
+
     def __init__(
         self,
         params: Params,
@@ -83,15 +84,6 @@ class SOAP(RuleOptimizer):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, arguments_of(locals()))
-
-    def _check(self, group: Mapping[str, Any]) -> None:
-        for name in ("lr", "eps", "weight_decay"):
-            check_not_negative("SOAP", name, group[name])
-        check_betas("SOAP", group["betas"])
-        if group["shampoo_beta"] is not None:
-            check_fraction("SOAP", "shampoo_beta", group["shampoo_beta"])
-        for name in ("precondition_frequency", "max_precondition_dim"):
-            check_whole("SOAP", name, group[name])
 
     def _before_loading(self, given: Mapping[str, Any]) -> None:
         if any(isinstance(entry, dict) and "left_basis" in entry for entry in given["state"].values()):

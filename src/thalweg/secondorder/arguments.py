@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, overload
 
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from thalweg.errors import OptionError, nearest
 from thalweg.secondorder.searches import Backtracking, Fixed, Search
 from thalweg.secondorder.wolfe import HagerZhang, StrongWolfe
+from thalweg.settings.bounds import ABOVE_ZERO, FROM_ZERO, Bounds
 
 __all__ = [
+    "BOUNDS",
     "LineSearch",
     "check_option",
     "checked_rate",
@@ -39,46 +42,49 @@ def line_search(owner: str, name: str | None, lr: float, *, c2: float = 0.9) -> 
 
 def checked_rate(owner: str, lr: Any) -> float:
     """Return a learning rate, or a tensor of one element, as a float above 0."""
-    return _number(owner, "lr", lr, "a finite number above 0", lambda value: value > 0)
+    return _number(owner, "lr", lr, BOUNDS["lr"])
 
 
-# Directions and limits check too, but by other names.
-_OPTIONS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "lr": ("a finite number above 0", lambda value: value > 0),
-    "sgd_lr": ("a finite number above 0", lambda value: value > 0),
-    "sgd_steps": ("a whole number of at least 0", lambda value: value >= 0),
-    "max_iter": ("a whole number of at least 0", lambda value: value >= 0),
-    "max_eval": ("a whole number of at least 1, or None", lambda value: value >= 1),
-    "tolerance_grad": ("a finite number of at least 0", lambda value: value >= 0),
-    "tolerance_change": ("a finite number of at least 0", lambda value: value >= 0),
-    "history_size": ("a whole number of at least 1", lambda value: value >= 1),
-    "reset": ("a whole number of at least 1, or None", lambda value: value >= 1),
-    "max_products": ("a whole number of at least 1, or None", lambda value: value >= 1),
-    "damping": ("a finite number of at least 0", lambda value: value >= 0),
-    "accuracy": ("a number above 0 and below 1", lambda value: 0 < value < 1),
+_WHOLE = Bounds(least=1, whole=True)
+_MAYBE = replace(_WHOLE, optional=True)
+BOUNDS: Mapping[str, Bounds] = {
+    "lr": ABOVE_ZERO,
+    "sgd_lr": ABOVE_ZERO,
+    "sgd_steps": replace(_WHOLE, least=0),
+    "max_iter": replace(_WHOLE, least=0),
+    "max_eval": _MAYBE,
+    "tolerance_grad": FROM_ZERO,
+    "tolerance_change": FROM_ZERO,
+    "history_size": _WHOLE,
+    "reset": _MAYBE,
+    "max_products": _MAYBE,
+    "damping": FROM_ZERO,
+    "accuracy": Bounds(above=0, below=1),
 }
+"""What is legal of each option that is a number. Directions and limits check too, but by other names."""
 
 
-def check_option(owner: str, name: str, value: Any) -> None:
+def check_option(owner: str, name: str, value: Any, known: Mapping[str, Bounds] = BOUNDS) -> None:
     """Refuse a number out of its range; other options are checked by what uses them.
 
     >>> check_option("LBFGS", "max_iter", -1)
     Traceback (most recent call last):
     thalweg.errors.OptionError: LBFGS: max_iter is -1; give a whole number of at least 0
     """
-    rule, holds = _OPTIONS.get(name, ("", None))
-    if holds is not None and not (value is None and rule.endswith("or None")):
-        _number(owner, name, value, rule, holds)
+    bounds = known.get(name)
+    if bounds is not None and not (value is None and bounds.optional):
+        _number(owner, name, value, bounds)
 
 
-def _number(owner: str, name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> float:
+def _number(owner: str, name: str, value: Any, bounds: Bounds) -> float:
     try:
         plain = float(value)
     except (TypeError, ValueError, RuntimeError):
         plain = math.nan
-    if isinstance(value, str) or not (math.isfinite(plain) and holds(plain)):
+    # a schedule makes any number of one that was whole
+    if isinstance(value, str) or not (math.isfinite(plain) and bounds.hold(plain)):
         shown = plain if isinstance(value, Tensor) and value.numel() == 1 else repr(value)
-        raise OptionError(f"{owner}: {name} is {shown}; give {rule}")
+        raise OptionError(f"{owner}: {name} is {shown}; give {bounds.asked()}")
     return plain
 
 

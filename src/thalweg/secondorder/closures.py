@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.runtimes.optimizer_state import Optimizer, copied, load_between
-from thalweg.secondorder.arguments import check_option
+from thalweg.secondorder.arguments import BOUNDS, check_option
 from thalweg.secondorder.closure_objective import Closure, dense, write
 from thalweg.secondorder.descent_loop import DescentMemory, DescentResult
 from thalweg.secondorder.directions import Direction
@@ -25,6 +25,7 @@ from thalweg.secondorder.solution import Status, Tally
 from thalweg.secondorder.solver import descend
 from thalweg.secondorder.termination import DescentLimits
 from thalweg.secondorder.torch_state import as_torchs, from_torchs
+from thalweg.settings.bounds import Bounds
 
 __all__ = [
     "ClosureOptimizer",
@@ -92,6 +93,8 @@ class ClosureOptimizer(Optimizer):
             a closure that returns something else than its class asks for.
     """
 
+    # what is legal of each option that is a number; the catalogue has it from here
+    bounds: ClassVar[Mapping[str, Bounds]] = BOUNDS
     # Whether the closure calls backward and returns the loss; otherwise step returns the loss, as a number.
     calls_backward: ClassVar[bool] = True
     # Whether torch has a class of this name, whose states go both ways.
@@ -123,7 +126,7 @@ class ClosureOptimizer(Optimizer):
                         f"optimizer each"
                     )
         for name, value in first.items():
-            check_option(self._name, name, value)
+            check_option(self._name, name, value, self.bounds)
         return first
 
     def track(self, module: torch.nn.Module | None) -> None:

@@ -12,7 +12,7 @@ from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 from thalweg.secondorder import damping as damping_of
 from thalweg.secondorder import newton
-from thalweg.secondorder.arguments import LineSearch, checked_rate, line_search, whole
+from thalweg.secondorder.arguments import BOUNDS, LineSearch, checked_rate, line_search, whole
 from thalweg.secondorder.closure_objective import ClosureObjective, GraphForward, explaining, scalar
 from thalweg.secondorder.closures import ClosureOptimizer, ClosureStep, Params, limits_of
 from thalweg.secondorder.composite import CompositeObjective, Loss
@@ -23,6 +23,7 @@ from thalweg.secondorder.objective_function import AutogradObjective, HessianKin
 from thalweg.secondorder.quadratic_models import SolverName
 from thalweg.secondorder.searches import Fixed, Search
 from thalweg.secondorder.termination import DescentLimits
+from thalweg.settings.bounds import ABOVE_ZERO, Bounds
 from thalweg.settings.declared import arguments_of
 
 __all__ = [
@@ -329,6 +330,8 @@ class LevenbergMarquardt(_CompositeOptimizer):
     far models of this function are to be trusted, whatever the batch; and with ``"cg"`` the last direction,
     where the next solution begins. Where a step finds nothing, the damping is as before it.
     """
+
+    bounds: ClassVar[Mapping[str, Bounds]] = {**BOUNDS, "damping": ABOVE_ZERO}
 
     def __init__(
         self,
