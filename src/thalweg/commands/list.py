@@ -12,14 +12,14 @@ import typer
 
 __all__ = ["list_"]
 
-_Kind = Literal["optimizers", "schedules", "initializations", "data", "models"]
+_Kind = Literal["optimizers", "schedules", "initializations", "data", "models", "stages"]
 
 
 def list_(
     kind: Annotated[_Kind, typer.Argument(help="What to list.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print everything known, as JSON.")] = False,
 ) -> None:
-    """List the optimizers, schedules, initializations, data or models that go by a name."""
+    """List the optimizers, schedules, initializations, data, models or kinds of stages that go by a name."""
     rows = [_plain(entry) for entry in _entries(kind)]
     if json:
         typer.echo(json_module.dumps(rows, indent=2, ensure_ascii=False))
@@ -47,6 +47,10 @@ def _entries(kind: _Kind) -> list[Any]:
         from thalweg import data
 
         described = data.describe()
+    elif kind == "stages":
+        from thalweg.stages import methods
+
+        described = methods.describe()
     else:
         from thalweg.layers import models
 

@@ -7,7 +7,7 @@ where it is only evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
 from weakref import WeakSet
@@ -26,6 +26,7 @@ __all__ = [
     "in_mode_of",
     "kept_held",
     "kept_modes",
+    "known_held",
     "modes_of",
     "said_held",
     "set_evaluation",
@@ -41,6 +42,8 @@ Modes: TypeAlias = list[tuple[nn.Module, bool]]
 
 # Parts that stayed in evaluation while their model was trained, and then was put into evaluation as a whole.
 _STAYED: WeakSet[nn.Module] = WeakSet()
+# Parts of which it is known already that they evaluate.
+_KNOWN: WeakSet[nn.Module] = WeakSet()
 
 
 def modes_of(model: nn.Module) -> Modes:
@@ -109,7 +112,7 @@ def said_held(model: nn.Module) -> str | None:
     staying, names = held(model), list[str]()
     for name, part in model.named_modules():
         within = any(name.startswith(f"{outer.partition(' ')[0]}.") for outer in names)
-        if part in staying and not within:
+        if part in staying and part not in _KNOWN and not within:
             names.append(f"{name} ({type(part).__name__})".lstrip())
     if not names:
         return None
@@ -169,6 +172,19 @@ def kept_held(model: nn.Module) -> Iterator[None]:
         finally:
             for part in model.modules():
                 (_STAYED.add if part in stayed else _STAYED.discard)(part)
+
+
+@contextmanager
+def known_held(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Within, :func:`said_held` doesn't name these parts, nor what they hold: somebody has just chosen so."""
+    added = {part for outer in parts for part in outer.modules() if part not in _KNOWN}
+    for part in added:
+        _KNOWN.add(part)
+    try:
+        yield
+    finally:
+        for part in added:
+            _KNOWN.discard(part)
 
 
 @contextmanager

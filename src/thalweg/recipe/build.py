@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import catalogue, recipe, schedules, strategies
+from thalweg import catalogue, objectives, recipe
 from thalweg.catalogue import Entry
 from thalweg.data.source import Prepared, Source
 from thalweg.errors import OptionError
@@ -17,17 +17,21 @@ from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
 from thalweg.objectives import activations
 from thalweg.recipe.schema import Recipe
+from thalweg.recipe.stages import StageContext, example_of, group_settings, schedule_and_strategies, stages_of
 from thalweg.run.directory.environment import usable_device
 from thalweg.run.problem import Problem
 from thalweg.run.problem_data import ProblemData
 from thalweg.run.sampler import Batches, steps_an_epoch
 from thalweg.settings.tables import check_length
-from thalweg.strategies import ReduceOnPlateau, Strategy
+from thalweg.stages.raw_input import with_raw_input
+from thalweg.strategies import Strategy
 from thalweg.training.backend import Backend, OneProcess
+from thalweg.training.fit_spec import FitSpec
 from thalweg.training.loader import ExampleLoader
 from thalweg.training.parallel import DistributedDataParallel, FullyShardedDataParallel, local_device
-from thalweg.training.param_groups import Pattern, groups_for
-from thalweg.training.rates import Rates, tabulated
+from thalweg.training.param_groups import groups_for
+from thalweg.training.rates import ScheduleOf, rates_of
+from thalweg.training.staged import StagedTraining
 from thalweg.training.trainer import Training
 
 __all__ = ["BuiltRun", "build", "lines"]
@@ -35,14 +39,33 @@ __all__ = ["BuiltRun", "build", "lines"]
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltRun:
-    """Everything a training needs, understood and checked."""
+    """Everything a training needs, understood and checked.
+
+    Attributes:
+        recipe: that it is of.
+        read, problem: the data, and what is asked of them.
+        entry: the optimizer.
+        strategies: of a training without stages.
+        model: set up on the backend, where there are no stages.
+        backend: what lies beneath.
+        training: at its beginning; ``None`` where it has stages.
+        staged: the stages, where there are any.
+        total: steps of a training without stages.
+        say: filled with what is told what strategies have to say.
+        text: the model as it prints.
+        activation: from outputs to probabilities.
+    """
 
     recipe: Recipe
     read: ProblemData
     problem: Problem
     entry: Entry
     strategies: list[Strategy]
-    training: Training
+    model: nn.Module
+    backend: Backend
+    training: Training | None
+    staged: StagedTraining | None
+    total: int
     say: list[Callable[[str], None]]
     text: str
     activation: activations.Activation
@@ -60,10 +83,7 @@ class BuiltRun:
 
 def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = None) -> BuiltRun:
     """Make everything; the data may be known already."""
-    made = [strategies.build(name, settings) for name, settings in wanted.strategies.given().items()]
     entry = catalogue.resolve(wanted.optimizer.name)
-    hyperparameters = wanted.optimizer.hyperparameters
-    of_run = entry.of_run(hyperparameters)
     settings = wanted.training
     if world > 1:
         _check_shares(wanted, entry, world)
@@ -73,7 +93,7 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
         validation_loss=wanted.objective.validation_loss, output=wanted.model.output,
         target=wanted.data.target, task=wanted.data.task, missing=wanted.data.missing,
         types=wanted.data.types or None, seed=wanted.data.seed, replicate=wanted.data.replicate,
-        device=str(place),
+        device=str(place), examples=wanted.data.examples,
     )  # fmt: skip
     prepared = read.prepared
     if wanted.prediction.crops > 1 and len(prepared.input_shape) != 3:
@@ -89,9 +109,10 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
     examples = len(prepared.train)
     steps = steps_an_epoch(examples, settings.batch_size)
     check_length(settings.epochs, steps)
-    total = settings.epochs * steps
 
-    factory = with_parts(models.factory(wanted.model.spec), wanted.model.parts)
+    factory = with_raw_input(
+        with_parts(models.factory(wanted.model.spec), wanted.model.parts), wanted.model.raw_input
+    )
     model, width = read.check(factory, seed=settings.seed, examples=settings.batch_size)
     loss = read.functions.trained
     activation = activations.activation_of_task(prepared.task, width)
@@ -101,16 +122,38 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
     if settings.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     backend = _backend(settings, place, world)
-    model = backend.set_up(model)
-    optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
-    if wanted.schedule.name == "plateau":
-        made.append(ReduceOnPlateau(patience=2))
-        factor: Callable[[int], float] = lambda step: 1.0  # noqa: E731
-    else:
-        factor = tabulated(
-            schedules.build(wanted.schedule.name, total=total, **wanted.schedule.options), total
-        )
     say: list[Callable[[str], None]] = []
+    schedule, made = schedule_and_strategies(wanted.schedule, wanted.strategies)
+    training, staged = None, None
+    if wanted.stage:
+        staged = _staged(wanted, read, model, backend, schedule, made)
+    else:
+        model = backend.set_up(model)
+        training = _training(wanted, read, model, backend, entry, schedule, made, width, say)
+    return BuiltRun(
+        recipe=wanted, read=read, problem=read.problem(factory, {entry.name: entry}), entry=entry,
+        strategies=made, model=model, backend=backend, training=training, staged=staged,
+        total=settings.epochs * steps, say=say, text=text, activation=activation,
+    )  # fmt: skip
+
+
+def _training(
+    wanted: Recipe,
+    read: ProblemData,
+    model: nn.Module,
+    backend: Backend,
+    entry: Entry,
+    schedule: ScheduleOf | str,
+    made: list[Strategy],
+    width: int | None,
+    say: list[Callable[[str], None]],
+) -> Training:
+    settings, examples = wanted.training, len(read.prepared.train)
+    hyperparameters = wanted.optimizer.hyperparameters
+    of_run = entry.of_run(hyperparameters)
+    total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
+    optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
+    loss = read.functions.trained
     batches = Batches(
         examples,
         seed=settings.seed,
@@ -118,13 +161,13 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
         factor=of_run.get("batch_factor", 1.0),
         growth=of_run.get("batch_growth", 1.0),
     )
-    training = Training(
+    return Training(
         model=model,
         optimizer=optimizer,
         step_kind=entry.step_kind,
         loss=loss,
-        loader=ExampleLoader(prepared.train, batches, settings.batch_size),
-        rates=Rates(optimizer, factor),
+        loader=ExampleLoader(read.prepared.train, batches, settings.batch_size),
+        rates=rates_of(optimizer, schedule, total),
         total=total,
         seed=settings.seed,
         backend=backend,
@@ -135,10 +178,40 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
         say=lambda text: say[0](text),
         interface=read.objective.interface,
     )
-    return BuiltRun(
-        recipe=wanted, read=read, problem=read.problem(factory, {entry.name: entry}), entry=entry,
-        strategies=made, training=training, say=say, text=text, activation=activation,
+
+
+def _staged(
+    wanted: Recipe,
+    read: ProblemData,
+    model: nn.Module,
+    backend: Backend,
+    schedule: ScheduleOf | str,
+    made: list[Strategy],
+) -> StagedTraining:
+    settings, prepared, objective = wanted.training, read.prepared, read.objective
+    loss = objective.loss
+    if loss is None:
+        name = read.functions.trained.name
+        loss = name if name in objectives.names("loss") else read.functions.trained
+    metric = objective.metric
+    if metric is None:
+        name = read.functions.metric.name
+        metric = name if name in objectives.names("metric") else read.functions.metric
+    context = StageContext(
+        model=model, example=example_of(prepared.train, max(2, min(8, settings.batch_size))), loss=loss,
+        data=prepared.train, validation=prepared.validation, seed=wanted.data.seed,
+        device=str(backend.device),
     )  # fmt: skip
+    stages = stages_of(wanted.stage, context)
+    spec = FitSpec(
+        model=model, data=prepared.train, loss=loss, optimizer=wanted.optimizer.name, schedule=schedule,
+        strategies=made, validation=prepared.validation, metric=metric, validation_loss=objective.judged,
+        output=wanted.model.output, epochs=settings.epochs, batch_size=settings.batch_size,
+        hyperparameters=wanted.optimizer.hyperparameters, seed=settings.seed,
+        evaluations=settings.evaluations, accumulate=settings.accumulate, precision=settings.precision,
+        groups=group_settings(wanted.groups), backend=backend,
+    )  # fmt: skip
+    return StagedTraining.of(spec, stages)
 
 
 def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:
@@ -169,17 +242,10 @@ def _backend(settings: recipe.TrainingTable, place: torch.device, world: int) ->
 
 
 def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
-    groups = wanted.groups
-    if groups == recipe.GroupsTable():
+    groups = group_settings(wanted.groups)
+    if not groups:
         return [p for p in model.parameters() if p.requires_grad]
-    return groups_for(
-        entry,
-        model,
-        wanted.optimizer.hyperparameters,
-        decay_all=groups.decay == "all",
-        depth_factor=groups.depth_factor,
-        patterns=[Pattern(match=p.match, rate=p.rate, decay=p.decay) for p in groups.patterns],
-    )
+    return groups_for(entry, model, wanted.optimizer.hyperparameters, **groups)
 
 
 def lines(made: BuiltRun) -> dict[str, list[str]]:
@@ -187,16 +253,13 @@ def lines(made: BuiltRun) -> dict[str, list[str]]:
     wanted, prepared, functions = made.recipe, made.prepared, made.problem.functions
     sizes = ", ".join(f"{len(getattr(prepared, part)):,} {part}" for part in ("train", "validation", "test"))
     hyper = ", ".join(f"{name} {value:.4g}" for name, value in wanted.optimizer.hyperparameters.items())
-    parameters = sum(p.numel() for p in made.training.model.parameters())
-    training = wanted.training
+    parameters = sum(p.numel() for p in made.model.parameters())
     lines = {
         "data": [made.source.summary(), sizes, *made.source.notes],
         "model": [f"{wanted.model}, {parameters:,} parameters"],
         "recipe": [
             f"{wanted.optimizer.name}{f' ({hyper})' if hyper else ''}, schedule {wanted.schedule.name}",
-            f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'} of batches of "
-            f"{training.batch_size}: {made.training.total:,} steps; "
-            f"trained on {functions.trained.name}, evaluated by {functions.metric.name}",
+            f"{_length(made)}; trained on {functions.trained.name}, evaluated by {functions.metric.name}",
         ],
     }
     if made.source.warnings:
@@ -204,10 +267,22 @@ def lines(made: BuiltRun) -> dict[str, list[str]]:
     if wanted.ensemble is not None:
         kind = ", each on a resample of its own" if wanted.ensemble.resample else ""
         lines["recipe"].append(f"an ensemble of {wanted.ensemble.members} independent models{kind}")
-    backend = made.training.backend
+    backend = made.backend
     if backend.world > 1:
         how = "FSDP2" if backend.sharded else "DDP"
         lines["recipe"].append(f"on {backend.world} processes by {how}, each with its share of every batch")
-    if made.strategies:
+    if made.training is not None and made.strategies:
         lines["recipe"].append(f"with {', '.join(s.name for s in made.training.strategies)}")
+    elif made.strategies:
+        lines["recipe"].append(f"with {', '.join(s.name for s in made.strategies)}")
     return lines
+
+
+def _length(made: BuiltRun) -> str:
+    if made.staged is not None:
+        names = [stage.name for stage in made.staged.stages]
+        stages = "one stage" if len(names) == 1 else f"{len(names)} stages"
+        return f"{stages}: {', '.join(names)}"
+    training = made.recipe.training
+    epochs = f"{training.epochs:,} epoch{'' if training.epochs == 1 else 's'}"
+    return f"{epochs} of batches of {training.batch_size}: {made.total:,} steps"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import safetensors.torch
@@ -26,6 +26,7 @@ from thalweg.training.results import (
     CalibrationRecord,
     CurvePoint,
     EnsembleRecord,
+    StageResult,
     Stored,
     TemperatureRecord,
     TrainResults,
@@ -40,7 +41,7 @@ def _evaluate(
     made: BuiltRun, stored: Stored, names: list[str], directory: RunDirectory
 ) -> EnsembleEvaluation:
     """Evaluate the weights in files, which are what predictions will be made with."""
-    device = str(made.training.backend.device)
+    device = str(made.backend.device)
     _, judged, metric = made.problem.functions
     return evaluate_models(
         (
@@ -61,7 +62,7 @@ def export_run(
     made: BuiltRun, fitted: Fitted, directory: RunDirectory | None, config: dict[str, Any]
 ) -> TrainResults:
     """Write what came out of a training; of many processes all call it, and 0 alone has the directory."""
-    backend = made.training.backend
+    backend = made.backend
     snapshots = next((s for s in made.strategies if isinstance(s, Snapshots)), None)
     taken = snapshots.states() if snapshots is not None else []
     states = {"weights": fitted.model.state_dict()}
@@ -87,15 +88,32 @@ def export_run(
         ensemble = recorded(evaluation["snapshots"], None) if len(taken) > 1 else None
     found, temperature, notes = _calibrated(made, evaluation)
     stored = stored.model_copy(update={"temperatures": found})
+    curve, best = _on_one_axis(fitted)
     results = _results(
         made, config,
-        curve=fitted.curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
-        seconds=fitted.seconds, best=fitted.best, stopped=fitted.stopped, failed=fitted.failed,
+        curve=curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
+        seconds=fitted.seconds, best=best, stopped=fitted.stopped, failed=fitted.failed,
+        stages=[
+            StageResult(
+                name=each.name, began=each.began, updates=each.updates, trained=each.trained,
+                result=each.final, stopped=each.stopped,
+            )
+            for each in fitted.stages
+        ],
         calibration=calibration, ensemble=ensemble, temperature=temperature,
     )  # fmt: skip
     if directory is not None:
         _conclude(results, stored, directory)
     return results
+
+
+def _on_one_axis(fitted: Fitted) -> tuple[list[Evaluation], Evaluation | None]:
+    """The evaluations of all stages and the best of the last one, with steps counted from the beginning."""
+    if not fitted.stages:
+        return fitted.curve, fitted.best
+    curve = [replace(each, step=each.step + stage.began) for stage in fitted.stages for each in stage.curve]
+    last = fitted.stages[-1].began
+    return curve, None if fitted.best is None else replace(fitted.best, step=fitted.best.step + last)
 
 
 def export_members(
@@ -157,6 +175,7 @@ def _stored(made: BuiltRun, *, snapshots: int = 0, members: Sequence[int] = ()) 
         input_shape=list(prepared.input_shape),
         outputs=prepared.outputs,
         parts=wanted.model.parts.given(),
+        raw_input=wanted.model.raw_input,
         output=wanted.model.output,
         task=asdict(prepared.task),
         activation=made.activation,
@@ -185,6 +204,7 @@ def _results(
     temperature: TemperatureRecord | None = None,
     ensemble: EnsembleRecord | None = None,
     engine: str | None = None,
+    stages: Sequence[StageResult] = (),
 ) -> TrainResults:
     prepared, wanted, source = made.prepared, made.recipe, made.source
     timing: dict[str, Any] = {"started": config.get("started"), "seconds": seconds}
@@ -205,7 +225,7 @@ def _results(
         model={
             "spec": wanted.model.spec,
             "parts": wanted.model.parts.given(),
-            "parameters": sum(p.numel() for p in made.training.model.parameters()),
+            "parameters": sum(p.numel() for p in made.model.parameters()),
             "text": made.text,
         },
         metric=made.problem.functions.metric.name,
@@ -217,11 +237,12 @@ def _results(
         stopped=stopped,
         failed=failed,
         notes=notes,
-        machine=environment(str(made.training.backend.device)),
+        machine=environment(str(made.backend.device)),
         timing=timing,
         calibration=calibration,
         temperature=temperature,
         ensemble=ensemble,
+        stages=list(stages),
     )
 
 

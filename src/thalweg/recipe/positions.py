@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["Path", "Position", "positions"]
+__all__ = ["Path", "Position", "dotted", "positions"]
 
 Path = tuple[str | int, ...]
 Position = tuple[int, int]
@@ -33,6 +34,17 @@ def positions(text: str) -> dict[Path, Position]:
     ((1, 2), (3, 1), (3, 10))
     """
     return _Scanner(text).scan()
+
+
+def dotted(loc: Sequence[str | int]) -> str:
+    """Return a key as TOML spells it.
+
+    >>> dotted(("stage", 0, "mine.py:f"))
+    'stage.0."mine.py:f"'
+    """
+    return ".".join(
+        str(part) if isinstance(part, int) or re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in loc
+    )
 
 
 class _Scanner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from thalweg import data, recipe
 from thalweg.data.source import Prepared
@@ -37,13 +38,16 @@ from thalweg.settings import trust
 from thalweg.settings.declared import checked
 from thalweg.strategies.own import load_own
 from thalweg.training.backend import on_rank_0
+from thalweg.training.evaluate import score
 from thalweg.training.loader import in_blocks
 from thalweg.training.options import TrainOptions
 from thalweg.training.parallel import together
 from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
+from thalweg.training.staged import has_begun
 from thalweg.training.thread_count import threads_for
-from thalweg.training.training_run import Fitted, TrainingRun
+from thalweg.training.trainer import Training
+from thalweg.training.training_run import Fitted, TrainingRun, finite
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["run_recipe"]
@@ -172,15 +176,29 @@ def _same(path: Path, config: dict[str, Any], wanted: Recipe | None) -> Recipe:
         if now == before:
             return wanted
         table = next(name for name in now if now[name] != before[name])
-        # a table that is optional may be missing on either side
-        here, there = now[table] or {}, before[table] or {}
-        differing = [key for key in here | there if here.get(key) != there.get(key)]
-        key = f'"{differing[0]}"' if ":" in differing[0] else differing[0]
         raise OptionError(
-            f"the training in {path} was begun with another {table}.{key}; leave the recipe out to "
+            f"the training in {path} was begun with another {_differing(table, now, before)}; leave the "
+            "recipe out to "
             f"resume with its own, or start again with another {option('out')}"
         )
     return begun
+
+
+def _differing(table: str, now: dict[str, Any], before: dict[str, Any]) -> str:
+    """The first key in which two recipes differ, as TOML spells it."""
+    # a table that is optional may be missing on either side
+    here, there = now[table] or {}, before[table] or {}
+    if isinstance(here, list) or isinstance(there, list):
+        one, other = list(here), list(there)
+        if len(one) != len(other):
+            return f"number of [[{table}]] tables"
+        number = next(n for n in range(len(one)) if one[n] != other[n])
+        return _differing(
+            f"{table}.{number}", {f"{table}.{number}": one[number]}, {f"{table}.{number}": other[number]}
+        )
+    differing = [key for key in here | there if here.get(key) != there.get(key)]
+    key = f'"{differing[0]}"' if ":" in differing[0] else differing[0]
+    return f"{table}.{key}"
 
 
 def _observing(config: dict[str, Any], begun: Recipe, wanted: Recipe) -> set[str]:
@@ -204,13 +222,13 @@ def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) 
     watcher.begun(lines(made))
     if made.recipe.ensemble is not None:
         return _train_members(made, run, seconds, watcher)
-    training_run = _training_run(made, run.directory, seconds, watcher)
+    carried = _Carrying(made, run.directory, run.path, seconds, watcher)
     refused: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if run.directory is not None:
-        refused = run.directory.withdrawn_unless(lambda: training_run.begun)
+        refused = run.directory.withdrawn_unless(lambda: carried.begun)
     try:
         with refused, _as_many_threads(run, watcher):
-            fitted = training_run.run()
+            fitted = carried.run()
     except KeyboardInterrupt as problem:
         raise Interrupted(
             f"interrupted before the step under way was done; {option('resume', True)} resumes from the last "
@@ -233,7 +251,7 @@ def _threads(made: BuiltRun, device: str, world: int) -> int | None:
     size = min(made.recipe.training.batch_size, len(made.prepared.train))
     with undisturbed():
         inputs, _ = made.prepared.train.batch(torch.arange(size))
-        return threads_for(made.training.model, inputs, torch.get_num_threads())
+        return threads_for(made.model, inputs, torch.get_num_threads())
 
 
 @contextlib.contextmanager
@@ -250,26 +268,65 @@ def _as_many_threads(run: _Run, watcher: TrainingWatcher) -> Iterator[None]:
         yield
 
 
-def _training_run(
-    made: BuiltRun, directory: RunDirectory | None, seconds: float, watcher: TrainingWatcher
-) -> TrainingRun:
-    wanted, prepared, training = made.recipe, made.prepared, made.training
-    _, judged, metric = made.problem.functions
-    size = max(wanted.training.batch_size, _EVALUATED)
-    training_run = TrainingRun(
-        training,
-        evaluation_points(training.total, wanted.training.evaluations),
-        loss=judged,
-        metric=metric,
-        validation=lambda: in_blocks(prepared.validation, size),
-        tests={"test": lambda: in_blocks(prepared.test, size)},
-        directory=directory,
-        seconds=seconds,
-        watcher=watcher,
-        predictor=lambda model: predicting_model(model, wanted.prediction, made.activation),
-    )
-    made.say.append(training_run.say)
-    return training_run
+class _Carrying:
+    """A training without stages or in stages, carried out in a directory."""
+
+    def __init__(
+        self,
+        made: BuiltRun,
+        directory: RunDirectory | None,
+        place: Path,
+        seconds: float,
+        watcher: TrainingWatcher,
+    ) -> None:
+        self._made, self._directory, self._place = made, directory, place
+        self._seconds, self._watcher = seconds, watcher
+        self._training_run = None if made.training is None else self._of(made.training)
+
+    def _of(self, training: Training) -> TrainingRun:
+        made, wanted = self._made, self._made.recipe
+        _, judged, metric = made.problem.functions
+        training_run = TrainingRun(
+            training,
+            evaluation_points(training.total, wanted.training.evaluations),
+            loss=judged,
+            metric=metric,
+            validation=self._batches("validation"),
+            tests={"test": self._batches("test")},
+            directory=self._directory,
+            seconds=self._seconds,
+            watcher=self._watcher,
+            predictor=lambda model: predicting_model(model, wanted.prediction, made.activation),
+        )
+        made.say.append(training_run.say)
+        return training_run
+
+    def _batches(self, split: str) -> Callable[[], Iterable[tuple[Any, Tensor]]]:
+        size = max(self._made.recipe.training.batch_size, _EVALUATED)
+        return lambda: in_blocks(getattr(self._made.prepared, split), size)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to go on from."""
+        return has_begun(self._place) if self._training_run is None else self._training_run.begun
+
+    def run(self) -> Fitted:
+        """Train to the end."""
+        if self._training_run is not None:
+            return self._training_run.run()
+        made, wanted = self._made, self._made.recipe
+        assert made.staged is not None
+        fitted = made.staged.run(self._directory, self._place, seconds=self._seconds, watcher=self._watcher)
+        # whatever the last stage has trained, the result is the model
+        judged = predicting_model(fitted.model, wanted.prediction, made.activation)
+        _, loss, metric = made.problem.functions
+        final: dict[str, float | None] = {}
+        for split in ("validation", "test"):
+            found = score(
+                judged, self._batches(split)(), loss, metric, made.backend.forward_context, made.backend
+            )
+            final[f"{split}_loss"], final[split] = finite(found[0]), finite(found[1])
+        return replace(fitted, final=final)
 
 
 def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) -> TrainResults:
@@ -279,7 +336,8 @@ def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingW
     def alone(one: Recipe, prepared: Prepared, folder: RunDirectory, told: TrainingWatcher) -> Fitted:
         with _as_many_threads(run, told):
             known = replace(made.read, prepared=prepared)
-            return _training_run(build(one, made.problem.device, 1, known), folder, seconds, told).run()
+            built = build(one, made.problem.device, 1, known)
+            return _Carrying(built, folder, folder.path, seconds, told).run()
 
     kept = train_members(
         made.recipe, made.problem, directory=directory, seconds=seconds, watcher=watcher, alone=alone,

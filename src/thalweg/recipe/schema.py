@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,7 +25,7 @@ from thalweg.settings.choices import ColumnType, EngineChoice, Missing, Precisio
 from thalweg.settings.tables import MOST, plain_numbers
 from thalweg.strategies.base import Settings
 from thalweg.strategies.initialization import InitializationSettings
-from thalweg.strategies.own import OwnSettings
+from thalweg.strategies.own import OwnSettings, plain_value
 from thalweg.strategies.table import STRATEGIES
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "OptimizerTable",
     "Recipe",
     "ScheduleTable",
+    "StageTable",
     "StrategiesTable",
     "TrainingTable",
     "mirrors",
@@ -47,6 +49,7 @@ __all__ = [
 VERSION: Literal[1] = 1
 
 Number: TypeAlias = StrictBool | StrictInt | StrictFloat
+Length: TypeAlias = Annotated[StrictInt, Field(ge=1, le=MOST["steps"])]
 _S = TypeVar("_S", bound=Settings)
 
 
@@ -66,6 +69,7 @@ class DataTable(_Table):
         spec: as for ``--data``.
         target, task, missing, types: as for the options of these names; absent where they weren't given.
         seed, replicate: of the split.
+        examples: so many of the training split are learnt from, classes in their shares; absent: all.
     """
 
     spec: str
@@ -75,6 +79,7 @@ class DataTable(_Table):
     types: dict[str, ColumnType] = Field(default_factory=dict)
     seed: StrictInt = Field(default=0, ge=0, le=MOST["seed"])
     replicate: StrictInt = Field(default=0, ge=0, le=MOST["splits"])
+    examples: StrictInt | None = Field(default=None, ge=1)
 
 
 class ModelTable(_Table):
@@ -90,6 +95,8 @@ class ModelTable(_Table):
         skip: connections around blocks of layer and activation that give as much as they take.
         stochastic_depth: chance that a training step leaves out the last residual block, falling linearly
             towards the first.
+        raw_input: each block after the first is given the raw input too, as
+            :func:`thalweg.stages.join_raw_input` has it.
     """
 
     spec: str
@@ -99,14 +106,16 @@ class ModelTable(_Table):
     maxout: Pieces = 1
     skip: StrictBool = False
     stochastic_depth: Rate = 0.0
+    raw_input: StrictBool = False
 
     @property
     def parts(self) -> ModelParts:
         """What is put into the model that the spec names."""
-        return ModelParts(**self.model_dump(exclude={"spec", "output"}))
+        return ModelParts(**self.model_dump(exclude={"spec", "output", "raw_input"}))
 
     def __str__(self) -> str:
-        return f"{self.spec} with {self.parts}" if self.parts else self.spec
+        parts = [str(self.parts)] * bool(self.parts) + ["raw input"] * self.raw_input
+        return f"{self.spec} with {', '.join(parts)}" if parts else self.spec
 
 
 class ObjectiveTable(_Table):
@@ -278,6 +287,56 @@ else:
     )
 
 
+class StageTable(_Table):
+    """``[[stage]]``: one stage, or a way of learning that writes several.
+
+    Without a method it is one stage. With a method its other keys are the arguments of that function, and
+    what follows here is what each of its stages has where it says nothing itself.
+
+    Attributes:
+        method: a name of ``thalweg list stages``, or ``file.py:function`` that returns stages.
+        name: of the stage, in messages, in the report and as the name of a folder; each has another.
+        epochs, steps: how long, one of both; absent: ``training.epochs``. Some methods take a list.
+        trains: patterns over names of the model's parameters and parts; what matches none is frozen.
+        carries: the optimizer begins with the state that the one of the stage before had.
+        result: what the stage leaves in the model: its ``"last"`` weights, or the ``"best"`` on validation.
+        seed: of the stage; absent: made of ``training.seed`` and the name.
+        examples: so many of the training split, as in ``[data]``.
+        batch_size, accumulate, evaluations: as in ``[training]``.
+        objective, optimizer, schedule, strategies, groups: as the tables of these names.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(plain_value)]] = Field(init=False)
+
+    method: str | None = None
+    name: str | None = None
+    epochs: Length | list[Length] | None = None
+    steps: Length | list[Length] | None = None
+    trains: list[str] | None = None
+    carries: StrictBool | None = None
+    result: Literal["last", "best"] | None = None
+    seed: StrictInt | None = Field(default=None, ge=0, le=MOST["seed"])
+    examples: StrictInt | None = Field(default=None, ge=1)
+    batch_size: StrictInt | None = Field(default=None, ge=1, le=MOST["batch_size"])
+    accumulate: StrictInt | None = Field(default=None, ge=1)
+    evaluations: StrictInt | None = Field(default=None, ge=1, le=MOST["evaluations"])
+    objective: ObjectiveTable | None = None
+    optimizer: OptimizerTable | None = None
+    schedule: ScheduleTable | None = None
+    strategies: StrategiesTable | None = None
+    groups: GroupsTable | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What stands beside these keys: arguments of the method."""
+        return dict(self.__pydantic_extra__)
+
+    def written(self) -> dict[str, Any]:
+        """Return the table as TOML has it, without what is absent."""
+        return self.model_dump(exclude_none=True, exclude_unset=True, by_alias=True)
+
+
 class Recipe(_Table):
     """One training run, as ``winner.toml`` holds it.
 
@@ -302,6 +361,7 @@ class Recipe(_Table):
     strategies: StrategiesTable = Field(default_factory=StrategiesTable)
     ensemble: EnsembleTable | None = None
     prediction: PredictionSettings = Field(default_factory=PredictionSettings)
+    stage: list[StageTable] = Field(default_factory=list)
 
 
 def mirrors(recipe: Recipe) -> bool:
@@ -312,6 +372,8 @@ def mirrors(recipe: Recipe) -> bool:
 
 def why_not_lanes(recipe: Recipe) -> str | None:
     """Say why an ensemble's members can't be lanes, as far as a recipe tells; ``None`` where they can."""
+    if recipe.stage:
+        return "a training in stages is for the loop"
     strategies = list(recipe.strategies.given())
     begins = recipe.strategies.of(InitializationSettings)
     if begins is not None and begins.by_scheme_alone() is not None:

@@ -164,11 +164,13 @@ class ProblemData(GivenData):
         source: the data.
         task: what the data were read for, where that isn't what they themselves say.
         seed: of the splits.
+        examples: so many of the training part are learnt from; ``None``: all.
     """
 
     source: Source
     task: str | None
     seed: int
+    examples: int | None = None
 
     @classmethod
     def read(
@@ -187,6 +189,7 @@ class ProblemData(GivenData):
         seed: int,
         replicate: int = 0,
         device: str = "cpu",
+        examples: int | None = None,
         accept: Callable[[Source], None] = lambda source: None,
     ) -> ProblemData:
         """Read data and split them; find losses and metric for them.
@@ -199,6 +202,7 @@ class ProblemData(GivenData):
             loss, metric, validation_loss, output: as for :func:`thalweg.race`.
             seed, replicate: of the split.
             device: where data and models lie.
+            examples: so many of the training part are learnt from; ``None``: all.
             accept: called with the data before they are split; may refuse them.
 
         Raises:
@@ -222,14 +226,17 @@ class ProblemData(GivenData):
                 task = "custom"
                 loss = "cross-entropy" if loss is None else loss
                 metric = "accuracy" if metric is None else metric
-            prepared = _split(source, seed, replicate, device) if replicate == 0 else None
+            prepared = _split(source, seed, replicate, device, examples) if replicate == 0 else None
         if prepared is None:
             with own_generators(seed, "data", replicate):
-                prepared = _split(source, seed, replicate, device)
+                prepared = _split(source, seed, replicate, device, examples)
         if metric is None and validation_loss is not None and prepared.task.kind == "custom":
             metric = _LossAsMetric(validation_loss)
         objective = Objective(loss=loss, metric=metric, judged=validation_loss, output=output)
-        read = cls(source=source, prepared=prepared, objective=objective, task=task, seed=seed, device=device)
+        read = cls(
+            source=source, prepared=prepared, objective=objective, task=task, seed=seed, device=device,
+            examples=examples,
+        )  # fmt: skip
         if prepared.train.targets is None:
             with undisturbed():
                 _, some = prepared.train.batch(torch.arange(1))
@@ -244,7 +251,7 @@ class ProblemData(GivenData):
         if replicate == 0:
             return self.prepared
         with own_generators(self.seed, "data", replicate):
-            return _split(self.source, self.seed, replicate, self.device)
+            return _split(self.source, self.seed, replicate, self.device, self.examples)
 
 
 @dataclass(frozen=True)
@@ -273,8 +280,8 @@ def _instances(loss: Any, metric: Any, validation_loss: Any) -> tuple[Any, Any, 
     return made[0], made[1], made[2]
 
 
-def _split(source: Source, seed: int, replicate: int, device: str) -> Prepared:
-    return data.prepare(source, seed=seed, replicate=replicate, device=device)
+def _split(source: Source, seed: int, replicate: int, device: str, examples: int | None) -> Prepared:
+    return data.prepare(source, seed=seed, replicate=replicate, device=device, examples=examples)
 
 
 def _source(

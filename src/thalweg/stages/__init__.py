@@ -20,7 +20,7 @@ from thalweg.stages.difficulty import difficulty_by, difficulty_of
 from thalweg.stages.first_blocks import FirstBlocks, first_blocks
 from thalweg.stages.freezing import frozen
 from thalweg.stages.greedy import greedy
-from thalweg.stages.growing import Grown, grow
+from thalweg.stages.growing import Grown, grow, growing
 from thalweg.stages.hints import hint_loss, hints, regressor_for, softened_loss
 from thalweg.stages.homotopy import FromLinear, HomotopyLoss, from_linear, homotopy
 from thalweg.stages.linear_probes import Estimate, FeatureProbe, LinearProbe, fit_linear, probe_features
@@ -98,6 +98,7 @@ __all__ = [
     "frozen",
     "greedy",
     "grow",
+    "growing",
     "head_for",
     "hint_loss",
     "hints",

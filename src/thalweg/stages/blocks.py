@@ -252,6 +252,10 @@ def find_blocks(model: nn.Module, example: Any, blocks: Sequence[str] | None = N
 
     Source: P1 (N, U).
     """
+    if blocks is None:
+        # a part that joins blocks, so that they look like others, knows them
+        known = (getattr(part, "chain_blocks", None) for part in model.modules())
+        blocks = next((names for names in known if isinstance(names, tuple)), None)
     wanted = {name for name, p in model.named_parameters() if p.requires_grad}
     with ExitStack() as stack:
         stack.enter_context(untouched(model, parameters=False))

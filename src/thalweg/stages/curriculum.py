@@ -37,7 +37,7 @@ __all__ = [
 CurriculumKind: TypeAlias = Literal["stochastic", "deterministic", "frequency", "weight"]
 
 _KINDS = ("stochastic", "deterministic", "frequency", "weight")
-_CONTROLS = ("reverse", "random", "plain")
+_CONTROLS: tuple[Literal["reverse", "random", "plain"], ...] = ("reverse", "random", "plain")
 
 
 class ExampleWeightsSettings(Settings):
@@ -116,6 +116,8 @@ def curriculum(
     sharpness: float = 5.0,
     emphasis: Emphasis | None = None,
     loss: Any = GIVEN,
+    control: Literal["reverse", "random", "plain"] | None = None,
+    control_seed: int = 0,
     epochs: int | None = None,
     steps: int | None = None,
     name: str = "curriculum",
@@ -148,6 +150,8 @@ def curriculum(
         sharpness, emphasis: for ``"frequency"`` and ``"weight"``: see above, or another emphasis in its
             place, a function of ranks and progress.
         loss: for ``"weight"``: the loss, a name or a function that is a mean or a sum over examples.
+        control: what it is to be compared with in its place, as of :func:`curriculum_controls`.
+        control_seed: of the random order.
         epochs, steps: how long.
         name: of the stage.
         settings: other settings of a :class:`thalweg.stages.Stage`.
@@ -167,6 +171,22 @@ def curriculum(
     """
     one_of("kind", kind, _KINDS)
     found = as_difficulty(difficulty)
+    about: dict[str, Any]
+    if control is not None:
+        one_of("control", control, _CONTROLS)
+    if control == "reverse":
+        found = -found
+    elif control == "random":
+        drawn = streams.order(len(found), seed=whole_number("control_seed", control_seed, least=0), epoch=0)
+        found = found[torch.from_numpy(drawn)]
+    elif control == "plain":
+        about = {"curriculum": "plain", **settings.pop("about", {})}
+        return [
+            Stage(
+                name=name, epochs=epochs, steps=steps, loss=loss, order=Ordinary(found), about=about,
+                **settings,
+            )
+        ]  # fmt: skip
     if emphasis is not None and kind not in ("frequency", "weight"):
         raise OptionError(
             f"an emphasis is given, but a {kind} curriculum goes by its pace; take kind='frequency' or "
@@ -179,7 +199,7 @@ def curriculum(
             "a curriculum by weight needs to know the loss, in which examples count differently; give it "
             "here too, as loss='cross-entropy'"
         )
-    about: dict[str, Any] = {"curriculum": kind, "difficulty": fingerprint(found)}
+    about = {"curriculum": kind, "difficulty": fingerprint(found)}
     if pace is None:
         starts = {"stochastic": (hard / 10, hard), "deterministic": (0.2, 1.0)}
         start, end = starts.get(kind, (0.0, 1.0))
@@ -231,18 +251,11 @@ def curriculum_controls(
     Source: P8; Wu, Dyer and Neyshabur, When do curricula work?, 2021, compare with the random and the reverse
     order.
     """
-    found = as_difficulty(difficulty)
-    drawn = streams.order(len(found), seed=whole_number("seed", seed, least=0), epoch=0)
-    difficulties = {"reverse": -found, "random": found[torch.from_numpy(drawn)]}
-    made = {
-        control: curriculum(values, kind, name=f"{name} {control}", **settings)
-        for control, values in difficulties.items()
+    found, own = as_difficulty(difficulty), {**settings, "control_seed": seed}
+    return {
+        control: curriculum(found, kind, control=control, name=f"{name} {control}", **own)
+        for control in _CONTROLS
     }
-    own = ("pace", "hard", "sharpness", "emphasis")
-    rest = {key: value for key, value in settings.items() if key not in own}
-    about = {"curriculum": "plain", **rest.pop("about", {})}
-    made["plain"] = [Stage(name=f"{name} plain", order=Ordinary(found), about=about, **rest)]
-    return made
 
 
 def _seen(emphasis: Emphasis) -> list[float]:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from thalweg.errors import OptionError, nearest, shortened
-from thalweg.layers.modes import held, kept_held, set_mode
+from thalweg.layers.modes import held, kept_held, known_held, set_mode
 
 __all__ = ["check_patterns", "frozen", "plain_name", "trained_names"]
 
@@ -128,9 +128,11 @@ def frozen(
         with kept_held(module):
             # said part by part, also of a model that is in evaluation mode as a whole
             set_mode(module, True)
-            for part in [*staying, *_frozen_parts(module)]:
+            chosen = _frozen_parts(module)
+            for part in [*staying, *chosen]:
                 set_mode(part, False)
-            yield names
+            with known_held(chosen):
+                yield names
     finally:
         for p, needed in before:
             p.requires_grad_(needed)

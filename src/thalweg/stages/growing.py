@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -22,9 +23,10 @@ from thalweg.settings.tables import one_of
 from thalweg.stages.blocks import units_of
 from thalweg.stages.decoders import KEEPS_SIGNS
 from thalweg.stages.freezing import plain_name
+from thalweg.stages.stage import Stage
 from thalweg.stages.taps import inner_module
 
-__all__ = ["Grown", "NamesOf", "grow", "shortest_names", "state_of"]
+__all__ = ["Grown", "NamesOf", "grow", "growing", "shortest_names", "state_of"]
 
 NamesOf: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
 """From names in the deeper net to names in the shallower one."""
@@ -151,6 +153,51 @@ def grow(
 
 
 # What is taken -------------------------------------------------------------------------------------------
+
+
+def growing(
+    shallow: nn.Module,
+    deep: nn.Module,
+    mapping: NamesOf | None = None,
+    *,
+    middle: Literal["as drawn", "same function"] = "as drawn",
+    example: Any = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    name: str = "grown",
+    **settings: Any,
+) -> list[Stage]:
+    """Return a stage that begins by growing a deeper net from a trained one (:func:`grow`).
+
+    Args:
+        shallow, deep, mapping, middle, example: as for :func:`grow`, which is tried on a copy at once.
+        epochs, steps: how long.
+        name: of the stage.
+        settings: other settings of the :class:`thalweg.stages.Stage`.
+
+    Raises:
+        OptionError, ModelError: as of :func:`grow`.
+
+    >>> shallow = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> deep = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> growing(shallow, deep, epochs=2)[0].about["taken"]
+    {'0': '0', '4': '2'}
+
+    Source: P2 (N); Chen et al. 2016.
+    """
+    found = grow(shallow, copy.deepcopy(deep), mapping, middle=middle, example=example)
+    kept = copy.deepcopy(shallow)
+
+    def begin(model: nn.Module) -> None:
+        grow(kept, model, mapping, middle=middle, example=example)
+
+    about = {
+        "taken": dict(found.taken),
+        "new": list(found.new),
+        "middle": middle,
+        **settings.pop("about", {}),
+    }
+    return [Stage(name=name, epochs=epochs, steps=steps, begin=begin, about=about, **settings)]
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

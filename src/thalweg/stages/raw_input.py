@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from thalweg.errors import ModelError
+from thalweg.layers.models import Factory
 from thalweg.layers.modes import in_mode_of
 from thalweg.layers.norm import replace
 from thalweg.stages.blocks import find_blocks
 from thalweg.stages.taps import inner_module
 
-__all__ = ["WithRawInput", "join_raw_input", "joined_blocks"]
+__all__ = ["WithRawInput", "join_raw_input", "joined_blocks", "with_raw_input"]
 
 
 class _Raw:
@@ -60,6 +63,11 @@ class WithRawInput(nn.Module):
     def __init__(self, layer: nn.Module, extra: nn.Module, raw: _Raw) -> None:
         super().__init__()
         self.layer, self.extra, self.raw = layer, extra, raw
+
+    @property
+    def chain_blocks(self) -> tuple[str, ...]:
+        """Names of all blocks of the model that this is a part of."""
+        return self.raw.blocks
 
     def forward(self, h: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return what the module gives for both."""
@@ -128,6 +136,32 @@ def join_raw_input(model: nn.Module, example: Tensor, blocks: Sequence[str] | No
         model.register_forward_pre_hook(_Keep(raw))
         model.register_forward_hook(_Forget(raw), always_call=True)
     return names
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A factory that can be sent to another process where the one within can."""
+
+    factory: Factory
+
+    def __call__(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        model = self.factory(input_shape, outputs)
+        try:
+            join_raw_input(model, torch.zeros(2, *input_shape))
+        except ModelError as problem:
+            raise ModelError(f"model.raw_input can't be had: {problem}") from problem
+        return model
+
+
+def with_raw_input(factory: Factory, wanted: bool = True) -> Factory:
+    """Return a factory whose models have the raw input joined (:func:`join_raw_input`), if that is wanted.
+
+    >>> from thalweg.layers import models
+    >>> model = with_raw_input(models.factory("mlp:8,8"))((4,), 2)
+    >>> sum(isinstance(part, WithRawInput) for part in model.modules())
+    1
+    """
+    return _Joined(factory) if wanted else factory
 
 
 def joined_blocks(model: nn.Module) -> tuple[str, ...] | None:

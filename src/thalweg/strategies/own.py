@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from thalweg.errors import OptionError, UserError
+from thalweg.settings.arguments import settings_model, validated
 from thalweg.settings.plugins import load_object
-from thalweg.settings.tables import Settings, refusal, settle
+from thalweg.settings.tables import Settings, settle
 from thalweg.strategies.base import Strategy, settings_of
 
-__all__ = ["OwnSettings", "build_own", "load_own"]
+__all__ = ["OwnSettings", "build_own", "load_own", "plain_value"]
 
 
-def _plain(value: Any) -> Any:
-    """Let through what a recipe, a run directory and a report can hold."""
+def plain_value(value: Any) -> Any:
+    """Let through what a recipe, a run directory and a report can hold, and refuse anything else."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for each in inside:
-        _plain(each)
+        plain_value(each)
     if isinstance(value, (str, int, list, dict)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise PydanticCustomError("plain", "text, a finite number, true or false, or a list or table of these")
@@ -32,7 +32,7 @@ class OwnSettings(Settings):
     """The table of a strategy of one's own in a recipe; its code, which isn't run to read it, says more."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]] = Field(init=False)
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(plain_value)]] = Field(init=False)
 
 
 def load_own(spec: str) -> type[Strategy]:
@@ -72,7 +72,7 @@ mean 'norm'?
     """
     kind, owner = load_own(spec), f"the strategy {spec!r}"
     model = _model(kind)
-    held = _validated(model, dict(settings), owner)
+    held = validated(model, dict(settings), owner)
     values = {name: getattr(held, name) for name in settings}
     try:
         made = kind(**values)
@@ -89,43 +89,9 @@ mean 'norm'?
     return made
 
 
-def _validated(model: type[Settings], values: dict[str, Any], owner: str) -> Settings:
-    """Settings of a model, whose tuples, sets and paths TOML has as lists and text."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as problem:
-        first = problem
-    if all(error["type"] in _SPELLED_OTHERWISE for error in first.errors()):
-        try:
-            return model.model_validate(values, strict=False)
-        except ValidationError as problem:
-            first = problem
-    raise refusal(first, owner, model)
-
-
-_SPELLED_OTHERWISE = ("tuple_type", "set_type", "frozen_set_type", "is_instance_of", "date_type", "time_type")
-
-
 def _model(kind: type[Strategy]) -> type[Settings]:
     """The model of its settings: its own, or one made of the arguments that it takes."""
     own = settings_of(kind)
     if own is not Settings or kind.__init__ is Strategy.__init__:
         return own
-    try:
-        hints = get_type_hints(kind.__init__)
-    except Exception:
-        # names that are there for type checkers alone
-        hints = {}
-    fields: dict[str, Any] = {}
-    config = ConfigDict(arbitrary_types_allowed=True)
-    for name, one in [*inspect.signature(kind.__init__).parameters.items()][1:]:
-        if one.kind is one.VAR_KEYWORD:
-            config["extra"] = "allow"
-        elif one.kind is not one.VAR_POSITIONAL:
-            fields[name] = (hints.get(name, Any), ... if one.default is one.empty else one.default)
-    try:
-        base = type("Arguments", (Settings,), {"model_config": config, "__module__": __name__})
-        return create_model(kind.__name__, __base__=base, **fields)
-    except (PydanticUserError, NameError, TypeError):
-        # such as a name that pydantic keeps for itself: the class judges its values by itself
-        return OwnSettings
+    return settings_model(kind.__init__, kind.__name__, skip=1) or OwnSettings

@@ -34,7 +34,7 @@ from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
 from thalweg.training.loader import DataLoaderAdapter, examples_of, in_blocks, loader_of
 from thalweg.training.param_groups import groups_for, parameter_groups
-from thalweg.training.rates import rates_of
+from thalweg.training.rates import ScheduleOf, rates_of
 from thalweg.training.tempering import activation_of, check_calibration
 from thalweg.training.trainer import Training
 from thalweg.training.training_run import Data, Fitted, TrainingRun
@@ -60,7 +60,7 @@ class FitSpec:
     data: Any
     loss: str | Callable[[Any, Tensor], Tensor]
     optimizer: torch.optim.Optimizer | str | Callable[..., torch.optim.Optimizer]
-    schedule: str | Factor | Mapping[str, Factor] = "constant"
+    schedule: str | ScheduleOf | Factor | Mapping[str, Factor] = "constant"
     strategies: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool] = ()
     validation: Any = None
     metric: str | Callable[[Any, Tensor], Any] | Metric | None = None

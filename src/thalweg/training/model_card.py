@@ -23,7 +23,6 @@ def card(results: TrainResults, stored: Stored) -> str:
         f"| {split} | {_number(results.result.get(split))} | {_number(results.result.get(f'{split}_loss'))} |"
         for split in ("validation", "test")
     )
-    epochs = recipe["training"]["epochs"]
     given = ", ".join(recipe.get("strategies", {})) or "none"
     hyper = ", ".join(f"{k} = {v}" for k, v in recipe["optimizer"].items() if k != "name")
     ended = f"\nTraining ended early: {results.stopped}.\n" if results.stopped else ""
@@ -65,7 +64,7 @@ The test split ({data["splits"]["test"]:,} examples) was scored once, after trai
 ## Training
 
 `{recipe["optimizer"]["name"]}`{f" ({hyper})" if hyper else ""}, schedule `{recipe["schedule"]["name"]}`,
-{epochs} epoch{"" if epochs == 1 else "s"} of batches of {recipe["training"]["batch_size"]},
+{_length(results)} of batches of {recipe["training"]["batch_size"]},
 {steps}. Strategies: {given}. The whole recipe is `recipe.toml`.
 
 ## Files
@@ -84,6 +83,13 @@ $ thalweg predict DIR --data new.csv --out predictions.csv
 
 Weights are safetensors: reading them runs no code.
 """
+
+
+def _length(results: TrainResults) -> str:
+    if results.stages:
+        return f"in stages ({', '.join(_line(each.name) for each in results.stages)})"
+    epochs = results.recipe["training"]["epochs"]
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def _together(results: TrainResults) -> str:

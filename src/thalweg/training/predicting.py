@@ -29,6 +29,7 @@ from thalweg.run.directory.writing import reason, writable, write_whole
 from thalweg.run.problem import initial_module
 from thalweg.settings import trust
 from thalweg.settings.tables import settle
+from thalweg.stages.raw_input import with_raw_input
 from thalweg.training.results import Stored
 
 __all__ = ["Predictions", "Weights", "load_model", "predict", "predicting_model"]
@@ -282,7 +283,8 @@ def load_model(folder: Path, stored: Stored, name: str, device: str) -> nn.Modul
         raise RunDirectoryError(
             f"{folder / name} isn't there; use {option('weights', 'result')}, or train again"
         )
-    factory = with_parts(models.factory(stored.spec), ModelParts(**stored.parts))  # type: ignore[arg-type]
+    parts = ModelParts(**stored.parts)  # type: ignore[arg-type]
+    factory = with_raw_input(with_parts(models.factory(stored.spec), parts), stored.raw_input)
     model: nn.Module = initial_module(factory, tuple(stored.input_shape), stored.outputs, 0)
     taken = from_saved(model, folder / name)
     if taken.missing or taken.misfits or taken.unused:

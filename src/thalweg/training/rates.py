@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from thalweg.schedules import Driver
 from thalweg.schedules.base import Schedule
 from thalweg.schedules.driver import Factor, as_factor
 
-__all__ = ["Rates", "rates_of", "tabulated"]
+__all__ = ["Rates", "ScheduleOf", "rates_of", "tabulated"]
 
 
 class Rates:
@@ -57,6 +58,19 @@ def tabulated(schedule: Schedule, total: int) -> Callable[[int], float]:
 _LONGEST_TABLE = 10_000_000
 
 
+@dataclass(frozen=True)
+class ScheduleOf:
+    """A schedule by name and options, of which the training says how long it is.
+
+    Attributes:
+        name: of a schedule.
+        options: all but ``total``.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def rates_of(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rates:
     """Return what sets an optimizer's hyperparameters, from a schedule as ``fit`` is given it.
 
@@ -70,7 +84,9 @@ def rates_of(optimizer: torch.optim.Optimizer, schedule: Any, total: int) -> Rat
                 raise OptionError(
                     "a plateau looks at validation and is a strategy here; give strategies=[Plateau()]"
                 )
-            one = schedules.build(one, total=total)
+            one = ScheduleOf(one)
+        if isinstance(one, ScheduleOf):
+            one = schedules.build(one.name, total=total, **one.options)
         if isinstance(one, Schedule):
             return tabulated(one, total)
         if not callable(one):

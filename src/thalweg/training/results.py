@@ -27,6 +27,7 @@ __all__ = [
     "EnsembleRecord",
     "MemberRecord",
     "SquaredRecord",
+    "StageResult",
     "Stored",
     "TemperatureRecord",
     "TrainResults",
@@ -151,6 +152,26 @@ class EnsembleRecord(_TrainingRecord):
     pooled: CalibrationRecord | None = None
 
 
+class StageResult(_TrainingRecord):
+    """What came out of one stage.
+
+    Attributes:
+        name: of the stage.
+        began: steps that the optimizers of the stages before took.
+        updates: steps that its own took.
+        trained: how many numbers it trained, parts of its own included.
+        result: scores of what it trained, by its own objective.
+        stopped: why it ended before its time.
+    """
+
+    name: str
+    began: int
+    updates: int
+    trained: int
+    result: dict[str, float | None]
+    stopped: str | None
+
+
 class TrainResults(_TrainingRecord):
     """What a training came to. All but ``timing`` is the same however often it was interrupted.
 
@@ -173,6 +194,8 @@ class TrainResults(_TrainingRecord):
             for, or none is best. ``result`` and ``calibration`` are without it.
         ensemble: of several models; ``result`` is then theirs together, ``curve`` the mean over them and
             ``updates`` the sum.
+        stages: of a training in stages; ``curve`` is then that of all, one after another, and ``best`` of the
+            last one.
     """
 
     version: Literal[1] = 1
@@ -194,6 +217,7 @@ class TrainResults(_TrainingRecord):
     calibration: CalibrationRecord | None = None
     temperature: TemperatureRecord | None = None
     ensemble: EnsembleRecord | None = None
+    stages: list[StageResult] = []
     _directory: Path | None = PrivateAttr(None)
 
     @classmethod
@@ -223,6 +247,7 @@ class TrainResults(_TrainingRecord):
             f"Training of {of}{self.model.get('spec')} on {self.data.get('name')}{failed}",
             [
                 (summaries.metric_label(self.metric), summaries.scores(self.result)),
+                ("stages", ", ".join(f"{each.name} ({each.updates:,} steps)" for each in self.stages)),
                 ("best", f"{best} at step {self.best.step:,}" if self.best is not None else ""),
                 ("ended", self.stopped or f"after {self.updates:,} steps"),
                 ("notes", summaries.notes([*self.data.get("warnings", ()), *self.notes], ".notes")),
@@ -245,6 +270,7 @@ class Stored(_TrainingRecord):
     Attributes:
         spec, input_shape, outputs: what the model is made from.
         parts: the parts that are put into it then, as in a recipe's ``[model]``.
+        raw_input: whether each block after the first is given the raw input too, likewise.
         output: the part of what it returns that predicts, likewise; ``None``: what is clear by itself.
         task: what it predicts, ``center`` and ``scale`` included.
         activation: from outputs to probabilities or numbers.
@@ -262,6 +288,7 @@ class Stored(_TrainingRecord):
     input_shape: list[int]
     outputs: int
     parts: dict[str, bool | int | float] = Field(default_factory=dict)
+    raw_input: bool = False
     output: str | None = None
     task: dict[str, Any]
     activation: Activation

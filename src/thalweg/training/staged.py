@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from thalweg.errors import Interrupted, OptionError, UserError, option
 from thalweg.layers.modes import set_evaluation
@@ -23,16 +22,18 @@ from thalweg.run.threads import with_threads
 from thalweg.stages.freezing import check_patterns, frozen
 from thalweg.stages.prefixed import Prefixed
 from thalweg.stages.stage import GIVEN, Stage, check_stages
-from thalweg.strategies.base import Strategy, Trainer
+from thalweg.strategies.base import Strategy
+from thalweg.strategies.initialization import Initialization
 from thalweg.strategies.table import as_tables, from_tables
-from thalweg.training.backend import Backend, OneProcess, copied, on_rank_0
+from thalweg.training.backend import Backend, OneProcess, on_rank_0
+from thalweg.training.carrying import CarriesState, put_state, state_of_model
 from thalweg.training.computed import can_be_computed, with_prefix_computed
 from thalweg.training.fit_spec import FitSpec, called, carried_out, fingerprint, place_of, readied
 from thalweg.training.loader import DataLoaderAdapter
 from thalweg.training.training_run import Fitted, StageRecord
 from thalweg.training.watch import Evaluation, SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["fit_in_stages"]
+__all__ = ["StagedTraining", "fit_in_stages", "has_begun"]
 
 # what a stage may leave to the training
 _SETTINGS = (
@@ -53,69 +54,151 @@ def fit_in_stages(
 ) -> Fitted:
     """Carry out stages, or resume them; the arguments are those of :func:`thalweg.fit`.
 
-    All stages are tried on a few examples first, and everything is taken back, so that what is wrong in the
-    last one is said before the first begins. Between stages the whole model is saved.
-
     Raises:
         UserError: something given can't be used, in one sentence; nothing was trained then.
         Interrupted: Ctrl-C or SIGTERM with ``out``, after everything was saved.
     """
-    listed = check_stages(stages)
-    model, told = spec.model, SilentTrainingWatcher() if watcher is None else watcher
-    if not isinstance(model, nn.Module):
-        raise OptionError(
-            f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
-        )
-    specs = [_spec_of(stage, spec, last=stage is listed[-1]) for stage in listed]
-    for stage in listed:
-        check_patterns(model, stage.trains or (), f"trains of the stage {stage.name!r}")
-    _rehearse(model, listed, specs)
-    backend: Backend = OneProcess(spec.device or place_of(model)) if spec.backend is None else spec.backend
-    model.to(backend.device)
+    staged = StagedTraining.of(spec, stages)
+    if out is None and not resume:
+        return staged.run(None, None, seconds=seconds, watcher=watcher)
     directory: RunDirectory | None = None
-    saved: dict[str, Any] | None = None
 
-    def take_up() -> bool:
-        nonlocal directory, saved
-        if out is None and not resume:
-            return False
-        config = {
-            "kind": "fit",
-            "seed": spec.seed,
-            "precision": spec.precision,
-            "stages": [_described(stage, one) for stage, one in zip(listed, specs, strict=True)],
-            "fingerprint": fingerprint(spec.data),
-        }
-        directory = RunDirectory.begin(out, config, resume=resume)
-        saved = directory.load_checkpoint(_STATE, told.note) if resume else None
-        return True
+    def take_up() -> None:
+        nonlocal directory
+        directory = RunDirectory.begin(out, staged.config(), resume=resume)
 
-    kept = on_rank_0(backend, take_up)
-    folder = Path(out) / "stages" if kept and out is not None else None
+    on_rank_0(staged.backend, take_up)
+    place = Path(str(out))
     with ExitStack() as stack:
         if directory is not None:
             stack.enter_context(directory)
             # a stage that is refused before it has begun takes its own back
-            stack.enter_context(
-                directory.withdrawn_unless(lambda: folder is not None and _holds_runs(folder))
+            stack.enter_context(directory.withdrawn_unless(lambda: has_begun(place)))
+        return staged.run(directory, place, seconds=seconds, watcher=watcher)
+
+
+def has_begun(place: Path) -> bool:
+    """Say whether a stage has begun in the run directory at ``place``."""
+    folder = place / "stages"
+    return folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedTraining:
+    """A training in stages that can begin.
+
+    Attributes:
+        spec: what the stages leave to the training.
+        stages: in order.
+        specs: what each is.
+        backend: of all.
+    """
+
+    spec: FitSpec
+    stages: Sequence[Stage]
+    specs: Sequence[FitSpec]
+    backend: Backend
+
+    @classmethod
+    def of(cls, spec: FitSpec, stages: Sequence[Stage]) -> StagedTraining:
+        """Check stages, and try each on a few examples.
+
+        Everything is taken back, so that what is wrong in the last one is said before the first begins.
+
+        Raises:
+            UserError: something given can't be used, in one sentence.
+        """
+        listed, model = check_stages(stages), spec.model
+        if not isinstance(model, nn.Module):
+            raise OptionError(
+                f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
             )
+        beginning, spec = _beginning(spec)
+        specs = [_spec_of(stage, spec, last=stage is listed[-1]) for stage in listed]
+        for stage in listed:
+            check_patterns(model, stage.trains or (), f"trains of the stage {stage.name!r}")
+        _rehearse(model, listed, specs)
+        backend: Backend = (
+            OneProcess(spec.device or place_of(model)) if spec.backend is None else spec.backend
+        )
+        return cls(spec=replace(spec, strategies=beginning), stages=listed, specs=specs, backend=backend)
+
+    def config(self) -> dict[str, Any]:
+        """Return what it is, for the run directory: a resume with another is refused."""
+        return {
+            "kind": "fit",
+            "seed": self.spec.seed,
+            "precision": self.spec.precision,
+            "beginning": as_tables(from_tables(self.spec.strategies)),
+            "stages": [_described(stage, one) for stage, one in zip(self.stages, self.specs, strict=True)],
+            "fingerprint": fingerprint(self.spec.data),
+        }
+
+    def run(
+        self,
+        directory: RunDirectory | None,
+        place: Path | None,
+        *,
+        seconds: float,
+        watcher: TrainingWatcher | None,
+    ) -> Fitted:
+        """Carry the stages out, or go on where the directory was left; between them the model is saved.
+
+        Args:
+            directory: where states are kept; of many processes 0 alone has it.
+            place: where it lies, in all processes; ``None``: nothing is kept.
+            seconds: between two checkpoints.
+            watcher: told what happens.
+        """
+        model, backend = self.spec.model, self.backend
+        told = SilentTrainingWatcher() if watcher is None else watcher
+        model.to(backend.device)
         carried = _Carried(model=model, records=[], optimizer=None, threads=torch.get_num_threads())
-        if kept and resume:
-            carried.load(backend.broadcast(saved))
         here = _Place(
             backend=backend,
             directory=directory,
-            folder=folder,
+            folder=None if place is None else place / "stages",
             seconds=seconds,
             watcher=told,
         )
-        fitted = _carry_out(listed, specs, carried, here)
-    set_evaluation(model)
-    return fitted
+        saved = None
+        if place is not None:
+            saved = on_rank_0(
+                backend,
+                lambda: None if directory is None else directory.load_checkpoint(_STATE, told.note),
+            )
+        if saved is None:
+            _begin(self.spec, here)
+        else:
+            carried.load(saved)
+        fitted = _carry_out(self.stages, self.specs, carried, here)
+        set_evaluation(model)
+        return fitted
 
 
-def _holds_runs(folder: Path) -> bool:
-    return folder.is_dir() and any(each.is_dir() for each in folder.iterdir())
+def _beginning(spec: FitSpec) -> tuple[list[Strategy], FitSpec]:
+    """What chooses the weights that the training begins with, and the training without it.
+
+    Of every stage it would undo what the ones before have learnt.
+    """
+    strategies = from_tables(spec.strategies)
+    beginning: list[Strategy] = [each for each in strategies if isinstance(each, Initialization)]
+    if not beginning:
+        return [], spec
+    return beginning, replace(spec, strategies=[each for each in strategies if each not in beginning])
+
+
+def _begin(spec: FitSpec, here: _Place) -> None:
+    """Choose the weights that the training begins with, of the whole model."""
+    if not spec.strategies:
+        return
+    # by what it is judged by in the end: a stage may have another loss
+    alone = replace(spec, backend=None, device=here.backend.device, groups=None, calibrate=None)
+    with readied(alone) as ready:
+        ready.run_of(None, here.seconds, here.watcher)
+        for strategy in ready.training.strategies:
+            if isinstance(strategy, Initialization):
+                strategy.before_training(ready.training)
 
 
 @dataclass
@@ -171,11 +254,13 @@ class _Place:
 def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carried, here: _Place) -> Fitted:
     model, done = carried.model, len(carried.records)
     fitted: Fitted | None = None
+    if here.folder is not None and not done:
+        here.save(carried)
     for number, (stage, spec) in enumerate(zip(stages, specs, strict=True), 1):
         if number <= done:
             continue
         last = number == len(stages)
-        if here.folder is not None and (number > done + 1 or number == 1):
+        if here.folder is not None and number > done + 1:
             here.save(carried)
         began = sum(record.updates for record in carried.records)
         try:
@@ -245,7 +330,7 @@ def _one(
         strategies = from_tables(spec.strategies)
         carrier = None
         if stage.carries or (following is not None and following.carries):
-            carrier = _CarriesState(known, carried.optimizer if stage.carries else None, here.backend)
+            carrier = CarriesState(known, carried.optimizer if stage.carries else None, here.backend)
             strategies = [*strategies, carrier]
         if here.directory is not None:
             here.directory.folder("stages")
@@ -258,9 +343,12 @@ def _one(
         if stage.result == "best" and best is not None:
             trained.load_state_dict(best)
         if apart:
-            _put(trained.state_dict(), module)
-        if last and best is not None and module is not model:
-            best = _of_model(best, trained, module, model)
+            put_state(trained.state_dict(), module)
+        if not last:
+            # of this stage alone, which judges by what it learns
+            best = None
+        elif best is not None and module is not model:
+            best = state_of_model(best, trained, module, model)
     return replace(fitted, best_state=best), count, None if carrier is None else carrier.after
 
 
@@ -372,87 +460,6 @@ def _described(stage: Stage, spec: FitSpec) -> dict[str, Any]:
         "about": dict(stage.about),
     }
     return {name: value for name, value in values.items() if value not in (None, {})}
-
-
-class _CarriesState(Strategy):
-    """Gives an optimizer the state that another had, and takes its own at the end, by names of the model."""
-
-    name: ClassVar[str] = "carried-state"
-    priority: ClassVar[int] = 0
-
-    def __init__(
-        self, names: Mapping[str, str], before: dict[str, dict[str, Any]] | None, backend: Backend
-    ) -> None:
-        super().__init__()
-        self._names, self._before, self._backend = names, before, backend
-        self.after: dict[str, dict[str, Any]] | None = None
-
-    def before_training(self, trainer: Trainer) -> None:
-        """Begin with the state of before."""
-        if self._before is None:
-            return
-        optimizer, backend = trainer.optimizer, self._backend
-        state = optimizer.state_dict()
-        places = self._places(trainer)
-        found = {place: self._before[name] for place, name in places.items() if name in self._before}
-        if trainer.step_kind != "gradient" and len(found) < len(places):
-            trainer.note(
-                "the optimizer begins anew: its state is of all parameters together, and others are trained "
-                "now"
-            )
-            return
-        kept = backend.save(trainer.model, optimizer)
-        state["state"] = {**state["state"], **found}
-        backend.load(trainer.model, optimizer, copied({**kept, "optimizer": state}))
-
-    def finished(self, trainer: Trainer) -> None:
-        """Take the state."""
-        state = trainer.optimizer.state_dict()["state"]
-        places = self._places(trainer)
-        self.after = {places[place]: _whole(each) for place, each in state.items() if place in places}
-
-    def _places(self, trainer: Trainer) -> dict[int, str]:
-        """Of each parameter that is the model's, its number in the optimizer."""
-        held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
-        number = {id(p): place for place, p in enumerate(held)}
-        return {
-            number[id(p)]: self._names[name]
-            for name, p in trainer.model.named_parameters()
-            if name in self._names and id(p) in number
-        }
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {name: _whole(each) for name, each in value.items()}
-    return copied(value)
-
-
-def _put(state: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Give a module the values that a sharded copy of it has; all processes come to the same."""
-    with torch.no_grad():
-        for name, tensor in module.state_dict().items():
-            tensor.copy_(_whole(state[name]))
-
-
-def _of_model(
-    best: Mapping[str, Any], trained: nn.Module, module: nn.Module, model: nn.Module
-) -> dict[str, Any]:
-    """The state of the model within a state of the module that a stage has trained."""
-    now = copied({name: _whole(value) for name, value in module.state_dict().items()})
-    try:
-        if trained is module:
-            module.load_state_dict(best)
-        else:
-            _put(best, module)
-        found: dict[str, Any] = copied(model.state_dict())
-        return found
-    finally:
-        module.load_state_dict(now)
 
 
 def _record(values: Mapping[str, Any]) -> StageRecord:

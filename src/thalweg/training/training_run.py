@@ -34,7 +34,7 @@ from thalweg.training.tempering import of_batches
 from thalweg.training.trainer import Training, train_loop
 from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["Fitted", "StageRecord", "TrainingRun"]
+__all__ = ["Fitted", "StageRecord", "TrainingRun", "finite"]
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
 
@@ -420,7 +420,7 @@ class TrainingRun(Recorder):
         for name, batches in splits.items():
             if batches is not None:
                 found = self._score(batches, judged)
-                final[f"{name}_loss"], final[name] = _finite(found[0]), _finite(found[1])
+                final[f"{name}_loss"], final[name] = finite(found[0]), finite(found[1])
                 if not (math.isfinite(found[0]) or training.failed):
                     bad = not_finite(batches(), name)
                     self.say(f"the {name} loss isn't finite{f': {bad}' if bad else ''}")
@@ -475,5 +475,6 @@ class TrainingRun(Recorder):
         self._watcher.evaluated(evaluation, self._best)
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Return a number, or ``None`` where there is none that is finite."""
     return value if value is not None and math.isfinite(value) else None

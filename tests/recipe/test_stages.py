@@ -1,0 +1,424 @@
+"""``[[stage]]`` in recipes: what a table says is what ``fit(stages=...)`` carries out, killed or not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import thalweg
+import trainings
+from thalweg import data, recipe
+from thalweg.data.prepare import some_of
+from thalweg.errors import OptionError, RecipeError, UserError
+from thalweg.layers import models
+from thalweg.recipe.stages import fewer
+from thalweg.report.training import read as read_page
+from thalweg.run.problem import initial_module
+from thalweg.stages import Ramp, Stage, curriculum, difficulty_of, greedy, hints, methods
+from thalweg.strategies import Clipping, Initialization
+from thalweg.training.rates import ScheduleOf
+from thalweg.training.results import TrainResults
+
+MAIN = """version = 1
+data = {spec = "iris"}
+model = {spec = "mlp:8,8"}
+optimizer = {name = "adam", lr = 0.02}
+schedule = {name = "cosine", warmup = 0.2}
+training = {batch_size = 16, epochs = 2, evaluations = 3, seed = 3}
+strategies = {clipping = {norm = 1.0}}
+"""
+
+
+def written(folder: Path, stages: str, main: str = MAIN, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.write_text(main + stages, encoding="utf-8")
+    return path
+
+
+def weights(out: Path, name: str = "weights") -> dict[str, torch.Tensor]:
+    return load_file(out / f"{name}.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def by_hand(stages: Any, **more: Any) -> torch.nn.Module:
+    """The same training from Python, with the stages that a function of model and examples returns."""
+    prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
+    model = initial_module(models.factory("mlp:8,8"), prepared.input_shape, prepared.outputs, 3)
+    given = {
+        "hyperparameters": {"lr": 0.02}, "epochs": 2, "batch_size": 16, "evaluations": 3, "seed": 3,
+        "validation": prepared.validation, "metric": "accuracy",
+        "strategies": [Clipping(norm=1.0)], "schedule": ScheduleOf("cosine", {"warmup": 0.2}), **more,
+    }  # fmt: skip
+    fitted = thalweg.fit(
+        model, prepared.train, "cross-entropy", "adam", stages=stages(model, prepared.train), **given
+    )
+    return fitted.model
+
+
+PLAIN = """
+[[stage]]
+name = "head"
+trains = ["4"]
+epochs = 1
+optimizer = {name = "sgd", lr = 0.1}
+schedule = {name = "constant"}
+strategies = {}
+
+[[stage]]
+name = "all"
+examples = 60
+steps = 7
+batch_size = 20
+carries = true
+result = "best"
+groups = {depth_factor = 0.5}
+objective = {loss = "torch.nn.functional:multi_margin_loss", validation_loss = "cross-entropy"}
+"""
+
+
+def _plain(model: Any, train: Any) -> list[Stage]:
+    return [
+        Stage(
+            name="head", trains=["4"], epochs=1, optimizer="sgd", hyperparameters={"lr": 0.1},
+            schedule="constant", strategies=[],
+        ),
+        Stage(
+            name="all", data=fewer(train, 60, 0), steps=7, batch_size=20, carries=True, result="best",
+            groups={"depth_factor": 0.5}, loss=torch.nn.functional.multi_margin_loss,
+            validation_loss="cross-entropy",
+        ),
+    ]  # fmt: skip
+
+
+def _greedy(model: Any, train: Any) -> list[Stage]:
+    made = greedy(model, train.batch(torch.arange(8))[0], epochs=1, joint=2)
+    return [Stage(name="first", epochs=1), *made]
+
+
+def _curriculum(model: Any, train: Any) -> list[Stage]:
+    hard = torch.arange(float(len(train)))
+    pace = Ramp(start=0.3, end=1.0, until=0.5)
+    return [
+        *curriculum(hard, "deterministic", pace=pace, name="easy"),
+        *curriculum(hard, "frequency", control="reverse", name="hard"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "stages"),
+    [
+        (PLAIN, _plain),
+        (
+            '[[stage]]\nname = "first"\nepochs = 1\n[[stage]]\nmethod = "greedy"\nepochs = 1\njoint = 2\n',
+            _greedy,
+        ),
+        (
+            '[[stage]]\nmethod = "curriculum"\nname = "easy"\nkind = "deterministic"\n'
+            'difficulty = "hard.npy"\n'
+            "pace = {start = 0.3, end = 1.0, until = 0.5}\n"
+            '[[stage]]\nmethod = "curriculum"\nname = "hard"\nkind = "frequency"\ncontrol = "reverse"\n'
+            'difficulty = "hard.npy"\n',
+            _curriculum,
+        ),
+    ],
+    ids=["plain", "greedy", "curriculum"],
+)  # fmt: skip
+def test_a_recipe_trains_what_fit_trains(
+    tables: str, stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("hard.npy", np.arange(90.0))
+    results = thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    model = by_hand(stages)
+    assert same(weights(tmp_path / "run"), model.state_dict())
+    # the result is judged on the model itself, by the recipe's own objective
+    prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
+    inputs, targets = prepared.test.batch(torch.arange(len(prepared.test)))
+    with torch.no_grad():
+        outputs = model(inputs)
+    assert results.result["test"] == pytest.approx(float((outputs.argmax(1) == targets).double().mean()))
+    found = results.result["test_loss"]
+    assert found == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5)
+
+
+def test_weights_are_begun_once_before_the_first_stage(tmp_path: Path) -> None:
+    """A start that each stage makes anew would throw away what the one before has learnt."""
+    begin = '[strategies.initialization]\nscheme = "he"\n'
+    stages = '[[stage]]\nname = "a"\ntrains = ["0"]\nepochs = 1\n[[stage]]\nname = "b"\ntrains = ["4"]\n'
+    main = MAIN.replace("strategies = {clipping = {norm = 1.0}}\n", "")
+    thalweg.train(written(tmp_path, begin + stages, main), out=tmp_path / "run")
+
+    def of(model: torch.nn.Module, train: Any) -> list[Stage]:
+        Initialization(scheme="he").apply(model, seed=3)
+        return [Stage(name="a", trains=["0"], epochs=1), Stage(name="b", trains=["4"])]
+
+    assert same(weights(tmp_path / "run"), by_hand(of, strategies=[]).state_dict())
+    # and so it is in fit
+    model = by_hand(lambda model, train: of(model, train)[:], strategies=[Initialization(scheme="he")])
+    assert same(weights(tmp_path / "run"), model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    thalweg.train(written(folder, "", MAIN.replace("mlp:8,8", "mlp:16")), out=folder / "teacher")
+    return folder / "teacher"
+
+
+OWN = """
+from thalweg.stages import Stage
+
+def thawing(parts: list[str], epochs: int, model=None):
+    assert model is not None
+    return [Stage(name=f"thaw {n}", trains=parts[-n:], epochs=epochs) for n in range(1, len(parts) + 1)]
+
+def longest(inputs, targets):
+    return inputs.square().sum(-1)
+"""
+
+ALL = {
+    "greedy": "epochs = 1",
+    "unsupervised": 'noise = 0.1\nepochs = 1\n[[stage]]\nname = "labels"',
+    "grow": 'shallow = "{teacher}"\nmapping = {{"0" = "0"}}',
+    "hints": 'teacher = "{teacher}"\nhint = "1"\nguided = "3"\nhint_epochs = 1\n'
+    "softened = {{start = 2, end = 1}}",
+    "auxiliary-heads": 'layers = {{"2" = {{start = 0.3, end = 0.0}}}}',
+    "curriculum": 'kind = "weight"\ndifficulty = {{by = "margin", model = "{teacher}"}}',
+    "continuation": "sigmas = [{{start = 0.1, end = 0.05}}, 0]\nepochs = [1, 2]\nsamples = 2",
+    "homotopy": 'first = "mae"\nsecond = "mse"',
+    "from-linear": "epochs = 2",
+    "{own}:thawing": 'parts = ["2", "4"]\nepochs = 1',
+}  # fmt: skip
+
+
+def test_every_method_has_a_trial() -> None:
+    assert set(methods.names()) <= set(ALL) | {"transfer"}
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_methods(method: str, teacher: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine.py"
+    own.write_text(OWN)
+    main = MAIN.replace("mlp:8,8", "mlp:16,16") if method == "grow" else MAIN
+    if method == "homotopy":
+        main = main.replace('"iris"', '"diabetes"')
+    arguments = ALL[method].format(teacher=teacher)
+    tables = f'[[stage]]\nmethod = "{method.format(own=own)}"\n{arguments}\n'
+    results = thalweg.train(written(tmp_path, tables, main), out=tmp_path / "run")
+    assert results.stages
+    assert sum(each.updates for each in results.stages) == results.updates
+    assert not results.failed
+    # the saved model is the plain one, and predicts
+    state = weights(tmp_path / "run")
+    shape, outputs = ((10,), 1) if method == "homotopy" else ((4,), 3)
+    model = models.factory("mlp:16,16" if method == "grow" else "mlp:8,8")(shape, outputs)
+    model.load_state_dict(state)
+    assert recipe.loads(recipe.dumps(recipe.read(tmp_path / "recipe.toml"))) == recipe.read(
+        tmp_path / "run" / "recipe.toml"
+    )
+
+
+def test_a_teacher_and_a_difficulty_are_those_of_the_directory(teacher: Path, tmp_path: Path) -> None:
+    tables = (
+        f'[[stage]]\nmethod = "hints"\nteacher = "{teacher}"\nsoftened = 1.0\n'
+        f'[[stage]]\nmethod = "curriculum"\ndifficulty = {{by = "loss", model = "{teacher}"}}\n'
+    )
+    thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    net = models.factory("mlp:16")((4,), 3)
+    net.load_state_dict(weights(teacher))
+    net.eval()
+
+    def of(model: Any, train: Any) -> list[Stage]:
+        example = train.batch(torch.arange(8))[0]
+        return [
+            *hints(model, net, example, loss="cross-entropy", softened=1.0),
+            *curriculum(difficulty_of(net, train)),
+        ]
+
+    assert same(weights(tmp_path / "run"), by_hand(of).state_dict())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [("event", 1), ("event", 5), ("state", 2), ("state", 4), ("term", 9), ("results.json", 1)],
+)  # fmt: skip
+def test_killed_in_any_stage_it_ends_as_if_left_alone(place: str, count: int, tmp_path: Path) -> None:
+    tables = '[[stage]]\nmethod = "greedy"\nepochs = 1\n[[stage]]\nname = "end"\ncarries = true\n'
+    path = written(tmp_path, tables)
+    out = tmp_path / "run"
+    code = trainings.run(out, path, [], place=place, count=count)
+    assert code not in (0, 2), "nothing was killed"
+    assert trainings.run(out, path, [], resume=out.exists()) == 0
+    assert trainings.run(tmp_path / "alone", path, []) == 0
+    assert trainings.comparable(out) == trainings.comparable(tmp_path / "alone")
+    for name in ("weights", "best"):
+        assert same(weights(out, name), weights(tmp_path / "alone", name))
+
+
+def test_an_ensemble_whose_members_are_trained_in_stages(tmp_path: Path) -> None:
+    tables = 'ensemble = {members = 2}\n[[stage]]\nmethod = "greedy"\nepochs = 1\n'
+    results = thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    assert results.ensemble is not None
+    assert len(results.ensemble.members) == 2
+    alone = MAIN.replace("seed = 3", f"seed = {results.ensemble.members[1].seed}")
+    thalweg.train(written(tmp_path, tables.split("\n", 1)[1], alone, "one.toml"), out=tmp_path / "one")
+    assert same(weights(tmp_path / "run", "member-2"), weights(tmp_path / "one"))
+
+
+def test_raw_input_is_a_part_of_the_model(tmp_path: Path) -> None:
+    main = MAIN.replace('"mlp:8,8"', '"mlp:8,8", raw_input = true')
+    results = thalweg.train(written(tmp_path, '[[stage]]\nmethod = "greedy"\n', main), out=tmp_path / "run")
+    assert [each.name for each in results.stages] == ["greedy 1", "greedy 2", "greedy joint"]
+    assert "2.extra.1.weight" in weights(tmp_path / "run")
+    new = np.array([[5.1, 3.5, 1.4, 0.2]] * 2, dtype=np.float32)
+    predictions = thalweg.predict(tmp_path / "run", new)
+    assert len(predictions.values) == 2
+
+
+def test_the_report_shows_all_stages_on_one_axis(tmp_path: Path) -> None:
+    thalweg.train(written(tmp_path, PLAIN), out=tmp_path / "run")
+    page = read_page(tmp_path / "run")
+    assert [(stage.name, stage.began, stage.finished) for stage in page.stages] == [
+        ("head", 0, True),
+        ("all", 5, True),
+    ]
+    steps = [point["step"] for point in page.curve]
+    assert steps == sorted(steps)
+    assert steps[-1] == 12
+    results = TrainResults.read(tmp_path / "run" / "results.json")
+    assert [point.step for point in results.curve] == steps
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "in stages (head, all) of batches of 16" in card
+
+
+# What is said of tables that can't be carried out --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (
+            '[[stage]]\nepochs = 1\n',
+            "line 8, column 3: stage.0.name is missing; a stage without a method needs one",
+        ),
+        (
+            '[[stage]]\nname = "a"\nepoch = 1\n',
+            "line 10, column 1: stage.0 has no 'epoch'; did you mean 'epochs'?",
+        ),
+        (
+            '[[stage]]\nmethod = "gredy"\n',
+            "line 9, column 1: there is no method 'gredy'; did you mean 'greedy'?",
+        ),
+        (
+            '[[stage]]\nname = "a"\nepochs = 1\nsteps = 1\n',
+            "line 11, column 1: stage.0.epochs and stage.0.steps",
+        ),
+        (
+            '[[stage]]\nname = "a"\noptimizer = {name = "adagard"}\n',
+            "there is no optimizer 'adagard'; did you mean 'adagrad'",
+        ),
+        ('[[stage]]\nname = "a"\noptimizer = {name = "adam", lr = -1}\n', "stage.0.optimizer.lr"),
+        ('[[stage]]\nname = "a"\nschedule = {name = "cosin"}\n', "there is no schedule 'cosin'"),
+        ('[[stage]]\nname = "a"\nobjective = {loss = "mes"}\n', "there is no loss 'mes'"),
+        ('[[stage]]\nname = "a"\nstrategies = {averagin = {}}\n', "averagin"),
+        ('[[stage]]\nname = "a"\n[[stage]]\nname = "a"\n', "line 11, column 1: two stages are called 'a'"),
+        ('[[stage]]\nname = "a"\nepochs = [1, 2]\n', "stage.0.epochs is a list, which methods take"),
+        ('[[stage]]\nname = "a"\nexamples = 0\n', "stage.0.examples is 0"),
+        ("[stage]\nname = 1\n", "stage"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_wrong_is_said_with_its_place(tables: str, said: str) -> None:
+    with pytest.raises(RecipeError) as found:
+        recipe.loads(MAIN + tables)
+    assert said in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (
+            '[[stage]]\nmethod = "greedy"\nraw_inptu = true\n',
+            "the method 'greedy' has no 'raw_inptu'; did you mean 'raw_input'?",
+        ),
+        ('[[stage]]\nmethod = "greedy"\nraw_input = "yes"\n', "raw_input is 'yes'"),
+        ('[[stage]]\nmethod = "hints"\nsoftened = 1.0\n', "the method 'hints' needs 'teacher'"),
+        ('[[stage]]\nmethod = "hints"\nteacher = "nowhere"\n', "there is no run directory nowhere"),
+        (
+            '[[stage]]\nmethod = "curriculum"\ndifficulty = "no.npy"\n',
+            "difficulty is 'no.npy', which can't be read",
+        ),
+        ('[[stage]]\nmethod = "curriculum"\ndifficulty = {by = "loss"}\n', "difficulty is {'by': 'loss'}"),
+        ('[[stage]]\nmethod = "mine.py:f"\n', "there is no file 'mine.py'"),
+        ('[[stage]]\nmethod = "math:sqrt"\n', "sqrt"),
+        ('[[stage]]\nname = "a"\nexamples = 1000\n', "1,000 training examples are wanted, but there are 90"),
+        ('[[stage]]\nname = "a"\nexamples = 2\n', "there are 3 classes"),
+        ('[[stage]]\nname = "a"\ntrains = ["bodi.*"]\n', "trains of the stage 'a'"),
+        ('[[stage]]\nname = "b"\n[[stage]]\nmethod = "greedy"\nblocks = ["9"]\n', "in stage.1: "),
+    ],
+)  # fmt: skip
+def test_what_only_data_and_model_show_is_said_before_anything_is_written(
+    tables: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as found:
+        thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    assert said in str(found.value)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_of_a_stage_is_changed_by_name_or_by_number() -> None:
+    for key in ("head", "0"):
+        read = recipe.loads(MAIN + PLAIN, changes=[f"stage.{key}.epochs=5", "stage.all.optimizer.name=sgd"])
+        assert read.stage[0].epochs == 5
+        assert read.stage[1].optimizer is not None
+    with pytest.raises(RecipeError, match="stage has 2 tables, of which none is '2'"):
+        recipe.loads(MAIN + PLAIN, changes=["stage.2.epochs=5"])
+    with pytest.raises(RecipeError, match=r"--set|changes"):
+        recipe.loads(MAIN + PLAIN, changes=["stage.head.epochs=0"])
+
+
+def test_a_resume_with_other_stages_is_refused(tmp_path: Path) -> None:
+    thalweg.train(written(tmp_path, PLAIN), out=tmp_path / "run")
+    for change, said in (
+        (PLAIN.replace("steps = 7", "steps = 8"), "another stage.1.steps"),
+        (PLAIN + '[[stage]]\nname = "c"\n', "another number of [[stage]] tables"),
+        (PLAIN.replace("lr = 0.1", "lr = 0.2"), "another stage.0.optimizer"),
+    ):
+        with pytest.raises(OptionError) as found:
+            thalweg.train(written(tmp_path, change), out=tmp_path / "run", resume=True)
+        assert said in str(found.value)
+
+
+@pytest.mark.parametrize("count", [3, 10, 47, 90])
+def test_fewer_examples_have_the_classes_in_their_shares_and_are_nested(count: int) -> None:
+    labels = torch.tensor([0] * 60 + [1] * 27 + [2] * 3).numpy()
+    places = some_of(90, count, labels, seed=5)
+    assert len(set(places.tolist())) == count
+    for number, whole in enumerate((60, 27, 3)):
+        taken = int((labels[places] == number).sum())
+        assert taken >= 1
+        assert abs(taken - count * whole / 90) <= 1.5
+    assert set(places.tolist()) <= set(some_of(90, min(90, count + 5), labels, seed=5).tolist())
+    assert set(some_of(90, 20, labels, seed=5).tolist()) != set(some_of(90, 20, labels, seed=6).tolist())
+
+
+def test_statistics_come_from_the_examples_that_are_learnt_from() -> None:
+    source = data.load("diabetes")
+    prepared = data.prepare(source, seed=0, replicate=0, examples=20)
+    assert len(prepared.train) == 20
+    inputs, targets = prepared.train.batch(torch.arange(20))
+    assert inputs.mean(0).abs().max() < 1e-5
+    assert abs(float(targets.mean())) < 1e-5
+    whole = data.prepare(source, seed=0, replicate=0)
+    assert list(prepared.indices["validation"]) == list(whole.indices["validation"])
