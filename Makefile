@@ -5,12 +5,13 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 JOBS ?= 2
 RACE ?= --data digits
+RUN ?= all
 TESTS ?=
 MUTANTS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
-SOURCES := $(wildcard src tests benchmarks faults mutants examples docs *.md)
+SOURCES := $(wildcard src tests benchmarks experiments faults mutants recipes examples docs *.md)
 # what is called with --json FILE measures speed on this machine
 BENCHMARKS = $(notdir $(basename $(shell grep -l -e '^    python -m benchmarks\..* --json' benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
@@ -18,10 +19,10 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help race test check format bench faults mutants docs clean
+.PHONY: help race test check format bench faults mutants experiments experiments-run docs clean
 
 help: ## Say what can be made.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 race: $(VENV)/.run ## Race the optimizers on handwritten digits; other data: make race RACE="--data mine.csv ..."
 	$(BIN)/thalweg race $(RACE)
@@ -50,6 +51,12 @@ faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to do
 
 mutants: $(VENV)/.dev ## Change each formula a little and see that a test fails; some: make mutants MUTANTS="rules Adam"
 	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m mutants --jobs $(JOBS) $(if $(MUTANTS),--only $(MUTANTS))
+
+experiments: $(VENV)/.dev ## Write the pages of docs/experiments from the results in experiments/results.
+	$(BIN)/python -m experiments --write
+
+experiments-run: $(VENV)/.dev ## Train what isn't there yet, in an hour of one core, and write the pages; some: make experiments-run RUN="greedy --seeds 20"
+	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m experiments $(RUN) --write
 
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
