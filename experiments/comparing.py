@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from experiments.experiment import Experiment
 
-__all__ = ["Difference", "Interval", "differences", "interval", "scores"]
+__all__ = ["Difference", "Interval", "differences", "interval", "points", "scores"]
 
 Verdict = Literal["gains", "loses", "the same", "not known"]
 
@@ -86,11 +86,19 @@ class Difference:
         elif self.verdict == "loses":
             said = f"loses {mean:.1f} points against {self.that}"
         elif self.verdict == "the same":
-            said = f"is within {self.matters:g} points of {self.that}"
+            said = f"is within {points(self.matters)} of {self.that}"
         else:
-            said = f"against {self.that}: {n} can't tell which is better, or whether they are alike"
+            said = (
+                f"against {self.that}: {n} can't tell which is better, or whether they are within "
+                f"{points(self.matters)}"
+            )
             return f"{where}**{self.this}** {said} ({self.bounds})."
         return f"{where}**{self.this}** {said} ({self.bounds}; {n})."
+
+
+def points(number: float) -> str:
+    """Return so many points in words."""
+    return f"{number:g} point{'' if number == 1 else 's'}"
 
 
 def scores(experiment: Experiment, runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[int, float]]:

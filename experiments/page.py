@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.carrying_out import RESULTS, kept
-from experiments.comparing import Difference, Interval, differences, interval, scores
+from experiments.comparing import Difference, Interval, differences, interval, points, scores
 from experiments.experiment import ROOT, Experiment, load, names
 from experiments.figure import alternative, picture
 
@@ -121,7 +121,7 @@ def _chance(experiment: Experiment, compared: Sequence[Difference]) -> str:
         + (f"about {by_chance:.0f} is to be expected that doesn't" if by_chance >= 1 else "one that doesn't "
            f"is to be expected in {1 / by_chance:.0f} such pages")
     )  # fmt: skip
-    return f"{said}. Differences of less than {experiment.matters:g} points weren't looked for."
+    return f"{said}. Differences of less than {points(experiment.matters)} weren't looked for."
 
 
 def _made(experiment: Experiment, runs: Sequence[Run]) -> str:
@@ -162,24 +162,24 @@ def summary(experiment: Experiment, runs: Sequence[Run]) -> str:
         mine = [d for d in compared if d.panel == panel.name and d.that == reference and d.found.n > 1]
         if mine:
             name = f"{panel.name[:1].upper()}{panel.name[1:]}"
-            said.append(f"{name}, against {reference}: {_grouped(mine, experiment.matters)}.")
+            said.append(f"{name}, against {reference}, {_grouped(mine, experiment.matters)}.")
     return " ".join(said) or "Not enough runs yet to say anything."
 
 
 def _grouped(compared: Sequence[Difference], matters: float) -> str:
     words = {
-        "gains": "better by",
-        "loses": "worse by",
-        "the same": f"within {matters:g} points",
+        "gains": "better",
+        "loses": "worse",
+        "the same": f"within {points(matters)}",
         "not known": "can't be told",
     }
     parts = []
     for verdict, said in words.items():
         mine = [each for each in compared if each.verdict == verdict]
         if verdict in ("gains", "loses"):
-            listed = [f"{abs(each.found.mean):.1f} {each.this}" for each in mine]
+            listed = [f"{each.this} by {abs(each.found.mean):.1f}" for each in mine]
         else:
             listed = [f"{each.this} ({each.bounds})" for each in mine]
         if mine:
-            parts.append(f"{said} {', '.join(listed)}")
+            parts.append(f"{said}: {', '.join(listed)}")
     return "; ".join(parts)

@@ -150,7 +150,7 @@ def test_differences_are_paired_and_their_intervals_are_students() -> None:
     [
         (3.0, 1.0, "gains", "gains 3.0 points over that (+2.0 to +4.0; n = 5)"),
         (-3.0, 1.0, "loses", "loses 3.0 points against that (-4.0 to -2.0; n = 5)"),
-        (0.3, 0.4, "the same", "is within 1 points of that (-0.1 to +0.7; n = 5)"),
+        (0.3, 0.4, "the same", "is within 1 point of that (-0.1 to +0.7; n = 5)"),
         (0.3, 0.8, "not known", "n = 5 can't tell"),
         (-0.3, 0.8, "not known", "n = 5 can't tell"),
     ],
@@ -177,7 +177,7 @@ def test_a_page_has_every_number_and_the_picture_every_run() -> None:
     assert "| plain | 51.0 ± 12.7 |  | 2, 1 failed | 30 | 2.0 |" in text
     assert "| other | 71.0 ± 12.7 | +20.0 (+20.0 to +20.0) | 2 | 30 | 2.0 |" in text
     assert "few: **other** gains 20.0 points over plain (+20.0 to +20.0; n = 2)." in text
-    assert page.summary(one, there) == "Few, against plain: better by 20.0 other."
+    assert page.summary(one, there) == "Few, against plain, better: other by 20.0."
     scores = comparing.scores(one, there)
     drawn = ElementTree.fromstring(figure.picture(one, scores))
     marks = [each for each in drawn.iter() if each.tag.endswith("circle")]
