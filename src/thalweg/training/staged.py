@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, UserError, option
 from thalweg.layers.modes import set_evaluation
 from thalweg.layers.untouched import untouched
@@ -439,7 +440,7 @@ def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
 
 def _described(stage: Stage, spec: FitSpec) -> dict[str, Any]:
     """What a stage is, as plain values."""
-    optimizer = spec.optimizer if isinstance(spec.optimizer, str) else called(spec.optimizer)
+    optimizer = spec.optimizer.name if isinstance(spec.optimizer, Entry) else called(spec.optimizer)
     values = {
         "name": stage.name,
         "epochs": spec.epochs,
