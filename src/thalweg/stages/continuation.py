@@ -61,7 +61,7 @@ def continuation(
 
     Stage i lowers ``J_i(theta) = E J(theta + sigma_i * eps)``, over ``samples`` draws
     (:class:`thalweg.stages.blurring.Blurred`), beginning where the one before has ended. Where sigma is 0 the
-    stage is a plain one; give 0 as the last. What is judged on validation data is the model without noise.
+    stage is a plain one; give 0 as the last. What is evaluated on validation data is the model without noise.
 
     Args:
         model: that is to be trained.

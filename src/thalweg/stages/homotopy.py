@@ -87,7 +87,7 @@ def homotopy(
     name: str = "homotopy",
     **settings: Any,
 ) -> list[Stage]:
-    """Return a stage whose loss turns from one into another; validation data are judged by the second.
+    """Return a stage whose loss turns from one into another; validation is evaluated by the second.
 
     Args:
         first, second, t: as for :class:`HomotopyLoss`.

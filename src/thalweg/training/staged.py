@@ -426,7 +426,7 @@ def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
     if stage.epochs is not None or stage.steps is not None:
         found = replace(found, epochs=stage.epochs, steps=stage.steps)
     if found.validation is None:
-        # what a stage would be judged by on validation data
+        # what a stage would be evaluated by on validation data
         found = replace(
             found,
             metric=None if "metric" in own else found.metric,
