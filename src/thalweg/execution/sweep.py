@@ -227,7 +227,9 @@ def sweep(
             directory.write_text("table.csv", table.write_csv())
     judged = problem.functions.metric
     return Sweep(
-        table=table, metric=_column(judged), higher_is_better=judged.higher_is_better,
+        table=table,
+        metric=_column(judged),
+        higher_is_better=judged.higher_is_better,
         how="in stages, one run after another" if by_name else choice.reason,
     )
 

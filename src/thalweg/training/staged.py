@@ -280,7 +280,8 @@ def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carr
         )  # fmt: skip
         carried.records.append(record)
         carried.optimizer = state
-        here.append({"event": "stage finished", "number": number, "updates": fitted.updates})
+        ended = {"failed": True, "stopped": fitted.stopped} if fitted.failed else {}
+        here.append({"event": "stage finished", "number": number, "updates": fitted.updates, **ended})
         if fitted.failed and not last:
             here.watcher.note(f"the stage {stage.name!r} failed, so that no other follows")
             break
