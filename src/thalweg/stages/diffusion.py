@@ -23,7 +23,7 @@ __all__ = ["Diffused", "diffusion", "smoothed_relu", "smoothed_tanh"]
 
 
 def smoothed_relu(mean: Tensor, variance: Tensor) -> Tensor:
-    """Return ``E relu(z)`` of a normal z: ``m * Phi(m / s) + s * phi(m / s)``, with s the root of the variance.
+    """Return the mean of relu(z) of a normal z: ``m * Phi(m / s) + s * phi(m / s)``.
 
     Args:
         mean: m, of any shape.
