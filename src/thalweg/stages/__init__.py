@@ -17,8 +17,8 @@ from thalweg.stages.continuation import (
 )
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
 from thalweg.stages.difficulty import difficulty_by, difficulty_of
-from thalweg.stages.first_blocks import FirstBlocks, first_blocks
 from thalweg.stages.diffusion import Diffused, diffusion
+from thalweg.stages.first_blocks import FirstBlocks, first_blocks
 from thalweg.stages.freezing import frozen
 from thalweg.stages.greedy import greedy
 from thalweg.stages.growing import Grown, grow, growing
