@@ -194,6 +194,7 @@ ALL = {
     "auxiliary-heads": 'layers = {{"2" = {{start = 0.3, end = 0.0}}}}',
     "curriculum": 'kind = "weight"\ndifficulty = {{by = "margin", model = "{teacher}"}}',
     "continuation": "sigmas = [{{start = 0.1, end = 0.05}}, 0]\nepochs = [1, 2]\nsamples = 2",
+    "diffusion": "sigmas = [{{start = 1.0, end = 0.2}}, 0]",
     "homotopy": 'first = "mae"\nsecond = "mse"',
     "from-linear": "epochs = 2",
     "{own}:thawing": 'parts = ["2", "4"]\nepochs = 1',
@@ -206,6 +207,9 @@ def test_every_method_has_a_trial() -> None:
 
 @pytest.mark.parametrize("method", ALL)
 def test_methods(method: str, teacher: Path, tmp_path: Path) -> None:
+    if method == "diffusion":
+        _recurrent(teacher, tmp_path)
+        return
     own = tmp_path / "mine.py"
     own.write_text(OWN)
     main = MAIN.replace("mlp:8,8", "mlp:16,16") if method == "grow" else MAIN
@@ -225,6 +229,27 @@ def test_methods(method: str, teacher: Path, tmp_path: Path) -> None:
     assert recipe.loads(recipe.dumps(recipe.read(tmp_path / "recipe.toml"))) == recipe.read(
         tmp_path / "run" / "recipe.toml"
     )
+
+
+def _recurrent(teacher: Path, folder: Path) -> None:
+    """A method for recurrent nets, which have no name."""
+    (folder / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, input_shape, outputs):\n"
+        "        super().__init__()\n"
+        "        self.rnn, self.head = nn.RNN(1, 6, batch_first=True), nn.Linear(6, outputs)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.rnn(x.unsqueeze(-1))[0][:, -1])\n"
+    )
+    main = MAIN.replace("mlp:8,8", f"{folder / 'net.py'}:Net")
+    tables = f'[[stage]]\nmethod = "diffusion"\n{ALL["diffusion"].format(teacher=teacher)}\n'
+    results = thalweg.train(written(folder, tables, main), out=folder / "run")
+    assert [each.name for each in results.stages] == ["diffusion 1", "diffusion 2"]
+    assert set(weights(folder / "run")) == {
+        "rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0", "rnn.bias_hh_l0",
+        "head.weight", "head.bias",
+    }  # fmt: skip
 
 
 def test_a_teacher_and_a_difficulty_are_those_of_the_directory(teacher: Path, tmp_path: Path) -> None:

@@ -150,8 +150,20 @@ def test_what_all_refuse_is_said_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_torchrun_carries_a_recipe_out(tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(RECIPE + 'parallel = "fsdp2"\n')
+STAGES = """
+[[stage]]
+method = "greedy"
+epochs = 1
+[[stage]]
+name = "end"
+carries = true
+"""
+
+
+@pytest.mark.parametrize(("kind", "stages"), [("FSDP2", ""), ("DDP", STAGES)], ids=["FSDP2", "DDP in stages"])
+def test_torchrun_carries_a_recipe_out(kind: str, stages: str, tmp_path: Path) -> None:
+    text = RECIPE + f'parallel = "{kind.lower()}"\n' + stages
+    (tmp_path / "r.toml").write_text(text.replace("mlp:8", "mlp:8,8") if stages else text)
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
@@ -160,7 +172,7 @@ def test_torchrun_carries_a_recipe_out(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "on 2 processes by FSDP2" in done.stdout
+    assert f"on 2 processes by {kind}" in done.stdout
     assert done.stdout.count("test: accuracy") == 1
     thalweg.train(tmp_path / "r.toml", out=tmp_path / "one")
     found, expected = (

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import thalweg
 from thalweg.errors import Interrupted, OptionError, UserError
 from thalweg.randomness.streams import seed32
+from thalweg.report.training import read as read_page
 from thalweg.run.directory import RunDirectory
 from thalweg.run.sampler import orders
 from thalweg.stages import Prefixed, Stage
@@ -258,16 +259,22 @@ def test_begin_and_build_draw_by_the_seed_of_the_stage_alone() -> None:
     assert not torch.equal(drawn([], 8), alone)
 
 
-def test_a_stage_that_fails_ends_the_list() -> None:
+def test_a_stage_that_fails_ends_the_list(tmp_path: Path) -> None:
     bad = Stage(
         name="bad", optimizer="sgd", hyperparameters={"lr": 1e6},
         loss=lambda outputs, targets: outputs.pow(4).mean(),
     )  # fmt: skip
-    fitted = fit(network(), [bad, Stage(name="never")])
+    fitted = fit(network(), [bad, Stage(name="never")], out=tmp_path / "run")
     assert fitted.failed
     assert [each.name for each in fitted.stages] == ["bad"]
     assert fitted.stopped is not None
     assert "no longer finite" in fitted.stopped
+    # what the stage was judged by isn't what the model would be
+    assert fitted.best_state is None
+    page = read_page(tmp_path / "run")
+    assert (page.finished, page.failed) == (True, True)
+    assert "has failed in the stage 'bad'" in page.lead
+    assert "no longer finite" in page.lead
 
 
 # A frozen prefix ----------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ __all__ = ["Elimination", "Execution", "Request"]
 
 
 class Elimination(Protocol):
-    """Stops runs early, each pool of runs judged as a whole.
+    """Stops runs early, each pool of runs compared as a whole.
 
     Called with the number of steps done and the validation metric by identity (``None``: diverged), at every
     evaluation of lanes, and at the ``rungs`` of other runs; returns the identities to stop.

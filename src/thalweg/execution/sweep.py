@@ -19,6 +19,7 @@ from thalweg.errors import Interrupted, OptionError, option
 from thalweg.execution.choose import Choice, choose_once
 from thalweg.execution.execution import Execution, Request
 from thalweg.execution.executors import Executor
+from thalweg.execution.in_stages import StagesOf, TrainsInStages, listed_stages
 from thalweg.execution.journal import Journal
 from thalweg.initial import initialize
 from thalweg.layers import models
@@ -112,6 +113,7 @@ def sweep(
     seed: int = 0,
     device: str = "cpu",
     engine: str = "auto",
+    stages: StagesOf | Mapping[str, StagesOf | None] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     watcher: TrainingWatcher | None = None,
@@ -138,6 +140,10 @@ def sweep(
         seed: of the split.
         device: ``"cpu"``, ``"cuda"``, ...
         engine: ``"lanes"``, ``"loop"``, or ``"auto"``: a short measurement decides.
+        stages: train each run in stages: a function of the model and a batch of inputs that returns them, or
+            such functions by name, each taken with each setting; ``None`` among them is a training without.
+            ``epochs`` is how long a stage is that doesn't say so itself. The last evaluation of a run is of
+            the model itself; those before it are the stages' own.
         out: a run directory, in which ``table.csv`` is left; with it an interrupted sweep can be resumed.
         resume: resume the sweep in ``out``.
         watcher: told how far it is.
@@ -157,7 +163,8 @@ def sweep(
     >>> found.summary()["lr"][0]
     0.1
     """
-    asked = _settings(settings)
+    by_name = listed_stages(stages)
+    asked = [each for each in _settings(settings) for _ in by_name or [None]]
     numbers = _seeds(seeds)
     if len(asked) * len(numbers) > _MOST_RUNS:
         raise OptionError(
@@ -165,6 +172,8 @@ def sweep(
             "give fewer"
         )
     one_of("engine", engine, words_of(EngineChoice))
+    if by_name and engine == "lanes":
+        raise OptionError("engine is 'lanes', but a training in stages is for the loop; leave engine out")
     epochs, evaluations = whole_number("epochs", epochs), whole_number("evaluations", evaluations)
     seed = whole_number("seed", seed, least=0, most=MOST["seed"])
     size = None if batch_size is None else whole_number("batch_size", batch_size)
@@ -190,23 +199,38 @@ def sweep(
         for number, (setting, _) in enumerate(asked)
         for each in numbers
     ]
+    names = [list(by_name)[number % len(by_name)] if by_name else None for number in range(len(asked))]
+    alone = None
+    if by_name:
+        functions = {run.identity: by_name[names[_number(run)]] for run in runs}  # type: ignore[index]
+        alone = TrainsInStages(functions)
     config = {
         "kind": "sweep", "settings": json.dumps([asdict(setting) for setting, _ in asked], default=dict),
         "seeds": numbers, "fingerprint": read.source.fingerprint, "loss": problem.functions.trained.name,
         "validation_loss": None if validation_loss is None else problem.functions.judged.name,
         "metric": problem.functions.metric.name, "seed": seed, "device": device, **asdict(workload),
     }  # fmt: skip
+    if alone is not None:
+        # of each setting once: what is wrong is said before anything is written
+        firsts = [run for run in runs if run.seed == numbers[0]]
+        made = [alone.made(run, problem, workload).config()["stages"] for run in firsts]
+        config["stages"] = json.dumps(
+            [[names[_number(run)], each] for run, each in zip(firsts, made, strict=True)]
+        )
     directory = None if out is None and not resume else RunDirectory.begin(out, config, resume=resume)
     with nullcontext() if directory is None else directory:
         outcomes, choice = _carried_out(
-            runs, problem, workload, engine, directory, watcher or SilentTrainingWatcher(), executor
+            runs, problem, workload, engine, directory, watcher or SilentTrainingWatcher(), executor, alone
         )
-        table = _table(runs, outcomes, problem, workload)
+        table = _table(runs, outcomes, problem, workload, names if by_name else None)
         if directory is not None:
             directory.write_text("table.csv", table.write_csv())
     judged = problem.functions.metric
     return Sweep(
-        table=table, metric=_column(judged), higher_is_better=judged.higher_is_better, how=choice.reason
+        table=table,
+        metric=_column(judged),
+        higher_is_better=judged.higher_is_better,
+        how="in stages, one run after another" if by_name else choice.reason,
     )
 
 
@@ -218,6 +242,7 @@ def _carried_out(
     directory: RunDirectory | None,
     watcher: TrainingWatcher,
     executor: Executor | None,
+    alone: TrainsInStages | None,
 ) -> tuple[dict[str, Outcome], Choice]:
     journal = Journal(directory)
     steps = problem.steps(workload)
@@ -228,9 +253,9 @@ def _carried_out(
         done += more
         pace.tell(done, steps * len(runs))
 
-    suited = sum(problem.entry(run).rule is not None for run in runs)
+    suited = 0 if alone is not None else sum(problem.entry(run).rule is not None for run in runs)
     choice = choose_once(
-        journal, runs, problem, workload, engine=engine, seconds=0.03,
+        journal, runs, problem, workload, engine="loop" if alone is not None else engine, seconds=0.03,
         lane_steps=suited * steps, loop_steps=(len(runs) - suited) * steps,
     )  # fmt: skip
     watcher.note(f"{len(runs)} runs of {steps} steps: {choice.reason}")
@@ -240,7 +265,9 @@ def _carried_out(
             with Execution(
                 choice, journal, stop=stop, advanced=advanced, predictions=False, elsewhere=executor
             ) as execution:
-                asked = Request(key="sweep", runs=runs, problem=problem, workload=workload, stage="sweep")
+                asked = Request(
+                    key="sweep", runs=runs, problem=problem, workload=workload, stage="sweep", alone=alone
+                )
                 (found,) = execution.run([asked])
                 return found, choice
         except Interrupted as problem_:
@@ -337,13 +364,22 @@ def _check(
             raise OptionError(f"{entry.name}: {reason}; take a smaller model, or more epochs")
 
 
+def _number(run: Run) -> int:
+    """The number of a run's setting."""
+    return int(run.identity.partition("/")[0])
+
+
 def _column(metric: Metric) -> str:
     """A metric's name, without the file or module that a person's own one comes from."""
     return metric.name.rpartition(":")[2]
 
 
 def _table(
-    runs: Sequence[Run], outcomes: Mapping[str, Outcome], problem: Problem, workload: Workload
+    runs: Sequence[Run],
+    outcomes: Mapping[str, Outcome],
+    problem: Problem,
+    workload: Workload,
+    stages: Sequence[str | None] | None,
 ) -> polars.DataFrame:
     settings = [run.setting for run in runs]
     hypers = dict.fromkeys(name for setting in settings for name in setting.hyperparameters)
@@ -354,7 +390,8 @@ def _table(
     for run in runs:
         setting, outcome = run.setting, outcomes[run.identity]
         what: dict[str, Any] = {
-            "setting": int(run.identity.partition("/")[0]),
+            "setting": _number(run),
+            **({} if stages is None else {"stages": stages[_number(run)]}),
             "optimizer": setting.optimizer,
             **{name: setting.hyperparameters.get(name) for name in hypers},
             **({"schedule": setting.schedule} if scheduled else {}),

@@ -1,4 +1,4 @@
-"""The torch.optim face of a rule: groups, state, checkpoints; the arithmetic is the rule's alone."""
+"""A rule as a torch optimizer: groups, state, checkpoints; the arithmetic is the rule's alone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["leaderboard"]
 
 
 def leaderboard(records: Sequence[ReplicateRecord], plan: PlanInfo) -> list[LeaderboardRow]:
-    """Return the standing after what has been run so far, best first.
+    """Return the leaderboard after what has been run so far, best first.
 
     Args:
         records: of the replicates, the last of them perhaps unfinished.

@@ -1,4 +1,4 @@
-"""The protocol of one replicate: screen, rerun, confirm.
+"""The protocol of one replicate: tune (``screen``), re-test (``rerun``), confirm.
 
 What is repeated, replicate after replicate, is the whole procedure, tuning included: each replicate
 has its own split of the data, its own draw of every pool and its own seeds, shared by all optimizers.

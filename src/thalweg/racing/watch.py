@@ -27,7 +27,7 @@ class RaceProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardRow:
-    """One optimizer's standing so far: median over replicates of its best validation score."""
+    """One optimizer so far: median over replicates of its best validation score."""
 
     optimizer: str
     best_validation: float | None
@@ -53,7 +53,7 @@ class RaceWatcher:
         """Called often; must return at once."""
 
     def leaderboard(self, rows: Sequence[LeaderboardRow]) -> None:
-        """The standing, best first; called after each chunk of runs."""
+        """The leaderboard, best first; called after each chunk of runs."""
 
     def finished(self, results: Results, report: Path) -> None:
         """The verdict is known and the report written."""

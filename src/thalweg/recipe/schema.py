@@ -123,8 +123,8 @@ class ObjectiveTable(_Table):
 
     Attributes:
         loss: what training lowers; absent: the task's own.
-        metric: what validation is judged by, likewise.
-        validation_loss: the loss that validation and test are scored by; absent: the one that is trained.
+        metric: what validation is evaluated by, likewise.
+        validation_loss: the loss that validation and test are evaluated by; absent: the one that is trained.
     """
 
     loss: str | None = None

@@ -213,8 +213,11 @@ def _end(config: Mapping[str, Any], events: Sequence[dict[str, Any]], last: int)
     if "members" in config:
         return {} if _members_trained(events) >= config["members"] else None
     if "stages" in config:
-        done = {each["number"] for each in events if each.get("event") == "stage finished"}
-        return {} if len(done) >= len(config["stages"]) else None
+        ends = [each for each in events if each.get("event") == "stage finished"]
+        if failed := [each for each in ends if each.get("failed")]:
+            # no other follows
+            return failed[-1]
+        return {} if len({each["number"] for each in ends}) >= len(config["stages"]) else None
     found = [each for each in events if each.get("event") == "finished"]
     if found:
         return found[-1]
@@ -235,6 +238,9 @@ def _members_trained(events: Sequence[dict[str, Any]]) -> int:
 def _end_lead(end: Mapping[str, Any], last: int, config: Mapping[str, Any]) -> str:
     if "members" in config:
         return f"This ensemble is finished: its {config['members']} members are trained."
+    if "stages" in config and end.get("failed"):
+        name = config["stages"][end["number"] - 1].get("name")
+        return f"This training has failed in the stage {name!r}, so that none follows it: {end['stopped']}."
     if "stages" in config:
         return f"This training is finished: its {len(config['stages'])} stages are done."
     scores = {"validation": "metric", "validation_loss": "loss"}

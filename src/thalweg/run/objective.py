@@ -1,4 +1,4 @@
-"""What a training lowers, apart from what it is judged by, and how both read what the model returns."""
+"""What a training lowers, apart from what it is evaluated by, and how both read what the model returns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Functions(NamedTuple):
 
     Attributes:
         trained: the loss that training lowers.
-        judged: the loss that validation and test are scored by.
+        judged: the loss that validation and test are evaluated by.
         metric: what chooses, likewise.
     """
 
@@ -43,8 +43,8 @@ class Objective:
 
     Attributes:
         loss: what training lowers: a name, ``file.py:function``, or a function of outputs and targets.
-        metric: what validation is judged by, likewise.
-        judged: the loss that validation and test are scored by; ``None``: the one that is trained.
+        metric: what validation is evaluated by, likewise.
+        judged: the loss that validation and test are evaluated by; ``None``: the one that is trained.
         output: the part of the model's outputs that losses and metrics compare, where that isn't clear by
             itself (:mod:`thalweg.layers.interface`).
         interface: how the model is called and read; one for all its replicas.
@@ -65,7 +65,7 @@ class Objective:
 
     @property
     def judging(self) -> Any:
-        """The loss that validation and test are scored by, as it was asked for."""
+        """The loss that validation and test are evaluated by, as it was asked for."""
         return self.loss if self.judged is None else self.judged
 
     def on(self, prepared: Prepared) -> Functions:

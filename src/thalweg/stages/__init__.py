@@ -17,6 +17,7 @@ from thalweg.stages.continuation import (
 )
 from thalweg.stages.curriculum import ExampleWeights, curriculum, curriculum_controls
 from thalweg.stages.difficulty import difficulty_by, difficulty_of
+from thalweg.stages.diffusion import Diffused, diffusion
 from thalweg.stages.first_blocks import FirstBlocks, first_blocks
 from thalweg.stages.freezing import frozen
 from thalweg.stages.greedy import greedy
@@ -53,6 +54,7 @@ __all__ = [
     "BlurredLoss",
     "ByFrequency",
     "Chain",
+    "Diffused",
     "DomainError",
     "EasiestFirst",
     "Estimate",
@@ -88,6 +90,7 @@ __all__ = [
     "curvature_when_blurred",
     "difficulty_by",
     "difficulty_of",
+    "diffusion",
     "domain_errors",
     "emphasis_on_easy",
     "features_of_blocks",

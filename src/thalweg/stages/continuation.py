@@ -37,8 +37,10 @@ __all__ = [
     "compare",
     "continuation",
     "curvature_when_blurred",
+    "lengths_of",
     "minimize_by_continuation",
     "never_convex",
+    "sigmas_of",
 ]
 
 Failure = Literal["too many steps", "not convex", "worse minimum"]
@@ -61,7 +63,7 @@ def continuation(
 
     Stage i lowers ``J_i(theta) = E J(theta + sigma_i * eps)``, over ``samples`` draws
     (:class:`thalweg.stages.blurring.Blurred`), beginning where the one before has ended. Where sigma is 0 the
-    stage is a plain one; give 0 as the last. What is judged on validation data is the model without noise.
+    stage is a plain one; give 0 as the last. What is evaluated on validation data is the model without noise.
 
     Args:
         model: that is to be trained.
@@ -85,8 +87,10 @@ def continuation(
         raise OptionError(
             f"the model is of type {type(model).__name__}, not a torch.nn.Module; give a module"
         )
-    given = _sigmas(sigmas)
-    lengths = zip(_each("epochs", epochs, len(given)), _each("steps", steps, len(given)), strict=True)
+    given = sigmas_of(sigmas)
+    lengths = zip(
+        lengths_of("epochs", epochs, len(given)), lengths_of("steps", steps, len(given)), strict=True
+    )
     # said now and not when the stage begins
     blurs = {"samples": samples, "antithetic": antithetic, "draws": draws}
     Blurred(nn.Identity(), 0.0, **blurs)  # type: ignore[arg-type]
@@ -104,7 +108,12 @@ def continuation(
     return stages
 
 
-def _sigmas(sigmas: Any) -> list[Changing]:
+def sigmas_of(sigmas: Any) -> list[Changing]:
+    """Return the noise of each stage, checked.
+
+    Raises:
+        OptionError: none at all, or one out of range.
+    """
     if is_number(sigmas) or callable(sigmas):
         sigmas = [sigmas]
     found = list(sigmas)
@@ -115,7 +124,12 @@ def _sigmas(sigmas: Any) -> list[Changing]:
     return found
 
 
-def _each(name: str, value: Any, count: int) -> list[int | None]:
+def lengths_of(name: str, value: Any, count: int) -> list[int | None]:
+    """Return one length for each of so many stages, from one number or as many.
+
+    Raises:
+        OptionError: neither one nor as many.
+    """
     if value is None or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
@@ -231,7 +245,7 @@ def curvature_when_blurred(
         ones = torch.zeros(1, dtype=data.dtype, device=data.device)
         batches, own = (ones, ones), _value
     found = []
-    for sigma in _sigmas(sigmas):
+    for sigma in sigmas_of(sigmas):
         blurred = Blurred(model, sigma, samples, antithetic=antithetic)
         set_own_mode(blurred, True)
         hessian = Hessian(blurred, BlurredLoss(own), batches)
@@ -431,7 +445,7 @@ def minimize_by_continuation(
 
     Source: P7 (N 8.40).
     """
-    given = [float(sigma(0.0) if callable(sigma) else sigma) for sigma in _sigmas(sigmas)]
+    given = [float(sigma(0.0) if callable(sigma) else sigma) for sigma in sigmas_of(sigmas)]
     path, work, point = list[Tensor](), 0.0, start.detach().clone()
     for sigma in given:
         blurred = blur(function, sigma, samples=samples, antithetic=antithetic, seed=seed)

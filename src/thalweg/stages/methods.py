@@ -9,6 +9,7 @@ from thalweg.errors import OptionError, nearest
 from thalweg.stages.auxiliary import auxiliary_heads
 from thalweg.stages.continuation import continuation
 from thalweg.stages.curriculum import curriculum
+from thalweg.stages.diffusion import diffusion
 from thalweg.stages.greedy import greedy
 from thalweg.stages.growing import growing
 from thalweg.stages.hints import hints
@@ -28,6 +29,7 @@ METHODS: Mapping[str, tuple[Callable[..., list[Stage]], str]] = {
     "auxiliary-heads": (auxiliary_heads, "heads for the same task on inner layers, dropped at the end"),
     "curriculum": (curriculum, "easy examples first"),
     "continuation": (continuation, "from a loss blurred by noise on the parameters to the loss itself"),
+    "diffusion": (diffusion, "a recurrent net under noise on its weights, in closed form, less and less"),
     "homotopy": (homotopy, "from one loss to another"),
     "from-linear": (from_linear, "a net that begins linear"),
 }

@@ -1,7 +1,7 @@
 """Orders of examples that a curriculum gives: which examples each step takes, the easier ones first.
 
 Each is a function of the seed and of two numbers that say where it is, so that every process of a training
-draws the same batch, and a training that is taken up again goes on as if nothing had been.
+draws the same batch, and a training that is resumed goes on as if nothing had been.
 
 Source: P8 (N).
 """

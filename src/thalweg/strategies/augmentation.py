@@ -23,7 +23,7 @@ class Augmentation(Strategy):
     """Change the images of every step at random; evaluations see them as they are.
 
     What happens to an example depends on the seed of the run, the epoch and the example, so that a training
-    that is taken up again, or split over processes, sees the same images. Black and white, which brightness,
+    that is resumed, or split over processes, sees the same images. Black and white, which brightness,
     contrast and the filling of edges are measured by, are what the training inputs reach, channel by channel
     (of the first 200 batches), unless they are given.
 

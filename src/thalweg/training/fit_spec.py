@@ -59,7 +59,7 @@ class FitSpec:
     model: nn.Module
     data: Any
     loss: str | Callable[[Any, Tensor], Tensor]
-    optimizer: torch.optim.Optimizer | str | Callable[..., torch.optim.Optimizer]
+    optimizer: torch.optim.Optimizer | str | catalogue.Entry | Callable[..., torch.optim.Optimizer]
     schedule: str | ScheduleOf | Factor | Mapping[str, Factor] = "constant"
     strategies: Sequence[Strategy] | Mapping[str, Mapping[str, Any] | bool] = ()
     validation: Any = None

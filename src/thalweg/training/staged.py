@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from thalweg.catalogue import Entry
 from thalweg.errors import Interrupted, OptionError, UserError, option
 from thalweg.layers.modes import set_evaluation
 from thalweg.layers.untouched import untouched
@@ -279,7 +280,8 @@ def _carry_out(stages: Sequence[Stage], specs: Sequence[FitSpec], carried: _Carr
         )  # fmt: skip
         carried.records.append(record)
         carried.optimizer = state
-        here.append({"event": "stage finished", "number": number, "updates": fitted.updates})
+        ended = {"failed": True, "stopped": fitted.stopped} if fitted.failed else {}
+        here.append({"event": "stage finished", "number": number, "updates": fitted.updates, **ended})
         if fitted.failed and not last:
             here.watcher.note(f"the stage {stage.name!r} failed, so that no other follows")
             break
@@ -425,7 +427,7 @@ def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
     if stage.epochs is not None or stage.steps is not None:
         found = replace(found, epochs=stage.epochs, steps=stage.steps)
     if found.validation is None:
-        # what a stage would be judged by on validation data
+        # what a stage would be evaluated by on validation data
         found = replace(
             found,
             metric=None if "metric" in own else found.metric,
@@ -439,7 +441,7 @@ def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
 
 def _described(stage: Stage, spec: FitSpec) -> dict[str, Any]:
     """What a stage is, as plain values."""
-    optimizer = spec.optimizer if isinstance(spec.optimizer, str) else called(spec.optimizer)
+    optimizer = spec.optimizer.name if isinstance(spec.optimizer, Entry) else called(spec.optimizer)
     values = {
         "name": stage.name,
         "epochs": spec.epochs,

@@ -1,4 +1,4 @@
-"""Runs as lanes: chunks of them go through the course together, and each leaves its outcome."""
+"""Runs as lanes: chunks of them are trained together, and each leaves its outcome."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class _ProgressTeller:
 
 
 class _Chunk:
-    """Runs that go through the course together, as rows of one program.
+    """Runs that are trained together, as rows of one program.
 
     ``rows[i]`` is the number of the run in row i. A lone run has two rows, since a matrix product over one
     lane takes another path than over many.
@@ -265,7 +265,7 @@ class _Chunk:
         self._epoch = -1
         self._beginning: dict[int, Tensor] = {}
 
-    # The course -------------------------------------------------------------------------------------
+    # Training ---------------------------------------------------------------------------------------
 
     def train(
         self,
