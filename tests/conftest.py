@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+
+import forking
+
+forkserver.set_forkserver_preload = forking.everything
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forking
 import races
 from thalweg.errors import Interrupted
 
@@ -45,10 +45,8 @@ def race(
     **options: Any,
 ) -> int:
     """Run a tiny race in a process of its own; return its exit code (-9: killed, 130: interrupted)."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.racing.race", "torch._dynamo"])
     arguments = (out, moment, resume, engine or {}, every_state, options)
-    process = context.Process(target=_race, args=arguments)
+    process = forking.context().Process(target=_race, args=arguments)
     process.start()
     process.join(120)
     assert process.exitcode is not None, "it hangs"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+import forking
 from small import prepared, problem, runs, workload
 from thalweg.execution import ProcessPool, RunList, as_lanes
 from thalweg.layers import models
@@ -72,7 +73,7 @@ def test_a_worker_imports_what_lanes_need_alone() -> None:
         train=lanes_without_what_is_heavy, groups=[runs(2, names=["sgd"]), runs(2, names=["adam"])],
         problem=problem(models.factory("mlp:2"), prepared()), workload=workload(epochs=1),
     )  # fmt: skip
-    with ProcessPool(2) as workers:
+    with forking.imported_as_outside(), ProcessPool(2) as workers:
         workers.carry_out(
             [asked],
             ended=lambda number, outcomes: ended.append(number),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+import forking
 from thalweg.commands import app
 from thalweg.execution import states
 from thalweg.run.directory import RunDirectory
@@ -55,9 +55,7 @@ def run(
     Places are ``"event"``, after an event is written; ``"term"``, asked to end there; ``"state"``, after
     a checkpoint was saved; and the name of a file, before it is renamed to its place.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.commands.verbs", "thalweg.commands.app", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, path, list(changes), resume, place, count))
+    process = forking.context().Process(target=_child, args=(out, path, list(changes), resume, place, count))
     process.start()
     process.join(240)
     assert process.exitcode is not None, "it hangs"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import thalweg
 from thalweg.errors import ModelError, OptionError
-from thalweg.randomness.streams import seed32
+from thalweg.randomness.noise import noise
 from thalweg.stages.blurring import Blurred, BlurredLoss, Samples, blur
 from thalweg.stages.progress import Ramp
 from thalweg.strategies import Strategy
@@ -136,10 +136,8 @@ def drawn(
 ) -> list[list[Tensor]]:
     """The noise of each copy, written down anew."""
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(seed32(seed, "blur", step))
-    half = torch.empty(samples // 2 if antithetic else samples, sum(sizes), dtype=F64).normal_(
-        generator=generator
-    )
+    rows = samples // 2 if antithetic else samples
+    half = noise(rows, sum(sizes), seed=seed, stream="blur", step=step).double()
     rows = torch.cat([half, -half]) if antithetic else half
     shapes = [p.shape for p in model.parameters() if p.requires_grad]
     return [
@@ -147,18 +145,18 @@ def drawn(
     ]
 
 
-def copies_loss(model: nn.Module, x: Tensor, y: Tensor, sigma: float, noise: list[list[Tensor]]) -> Tensor:
+def copies_loss(model: nn.Module, x: Tensor, y: Tensor, sigma: float, draws: list[list[Tensor]]) -> Tensor:
     """The mean loss over copies, each a model of its own, gradients laid down in the model."""
     trained = [p for p in model.parameters() if p.requires_grad]
     total = torch.zeros((), dtype=F64)
     with torch.no_grad():
         for p in trained:
             p.grad = torch.zeros_like(p)
-    for each in noise:
+    for each in draws:
         with torch.no_grad():
             for p, eps in zip(trained, each, strict=True):
                 p.add_(sigma * eps)
-        loss = F.cross_entropy(model(x), y) / len(noise)
+        loss = F.cross_entropy(model(x), y) / len(draws)
         slopes = torch.autograd.grad(loss, trained)
         total += loss.detach()
         with torch.no_grad():
@@ -168,25 +166,110 @@ def copies_loss(model: nn.Module, x: Tensor, y: Tensor, sigma: float, noise: lis
     return total
 
 
-@pytest.mark.parametrize("lanes", [True, False])
-def test_a_blurred_step_is_the_mean_over_copies(lanes: bool) -> None:
-    model, twin = network(), network()
-    model[0].bias.requires_grad_(False)
-    twin[0].bias.requires_grad_(False)
-    blurred, loss = Blurred(model, 0.3, 6, lanes=lanes), BlurredLoss("cross-entropy")
-    blurred.follow(progress=0.0, step=4, seed=9)
-    outputs = blurred(X)
-    assert isinstance(outputs, Samples)
-    assert outputs.values.shape == (40, 6, 3)
-    value = loss(outputs, Y)
-    value.backward()
-    expected = copies_loss(twin, X, Y, 0.3, drawn(twin, 6, 9, 4))
-    torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=0)
-    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-        if other.requires_grad:
-            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
-        else:
-            assert mine.grad is None
+class Odd(nn.Module):
+    """What parameters are used for beside layers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm = nn.Conv1d(1, 2, 2), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.first, self.tied, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3, False)
+        self.tied.weight = self.first.weight
+        self.scale = nn.Parameter(torch.ones(3))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.conv(x[:, None]).flatten(1))
+        h = h + self.attention(h[:, None], h[:, None], h[:, None])[0][:, 0]
+        h = self.tied(torch.tanh(self.first(h)))
+        # by name, without a bias, with a shift of its own, and a weight as numbers among others
+        h = F.linear(input=h, weight=self.first.weight) + self.first.weight.square().mean()
+        h = F.linear(h, self.first.weight, torch.stack([self.first.bias, self.tied.bias]).sum(0))
+        found: Tensor = F.linear(h, self.last.weight) * self.scale
+        return found
+
+
+def flat() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(), nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU()), nn.Linear(4, 4), nn.Linear(4, 3)
+    ).double()
+
+
+class Within(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(x)
+        return found
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+@pytest.mark.parametrize(
+    ("make", "frozen"),
+    [
+        (network, ["0.bias"]),
+        (network, ["0.weight", "0.bias"]),
+        (lambda: Within(network()), ["net.0.bias"]),
+        (lambda: Within(network()), ["net.2.weight"]),
+        (flat, ["1.0.weight"]),
+        (Odd, []),
+        (Odd, ["first.weight", "tied.bias", "attention.in_proj_weight"]),
+    ],
+)
+def test_a_blurred_step_is_the_mean_over_copies(
+    make: Callable[[], nn.Module], frozen: list[str], antithetic: bool
+) -> None:
+    for lanes in (True, False):
+        model, twin = make(), make()
+        for each in (model, twin):
+            for name, p in each.named_parameters():
+                p.requires_grad_(name not in frozen)
+        blurred = Blurred(model, 0.3, 6, lanes=lanes, antithetic=antithetic)
+        blurred.follow(progress=0.0, step=4, seed=9)
+        outputs = blurred(X)
+        assert isinstance(outputs, Samples)
+        assert outputs.values.shape == (40, 6, 3)
+        value = BlurredLoss("cross-entropy")(outputs, Y)
+        value.backward()
+        expected = copies_loss(twin, X, Y, 0.3, drawn(twin, 6, 9, 4, antithetic))
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=0)
+        for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+            if mine.requires_grad and other.grad is not None:
+                torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
+            else:
+                assert mine.grad is None
+
+
+@pytest.mark.parametrize("make", [network, lambda: Within(network()), Odd])
+def test_inputs_and_gradients_have_gradients(make: Callable[[], nn.Module]) -> None:
+    """Of what is computed before a blurred model, and through gradients, as curvature is."""
+    found = []
+    for lanes in (True, False):
+        model, x = make(), X.clone().requires_grad_()
+        blurred = Blurred(model, 0.3, 4, lanes=lanes)
+        blurred.follow(progress=0.0, step=4, seed=9)
+        value = BlurredLoss("cross-entropy")(blurred(x), Y)
+        used = list(model.parameters())
+        slopes = torch.autograd.grad(value, [x, *used], create_graph=True)
+        bends = torch.autograd.grad(sum(s.square().sum() for s in slopes), [x, *used])
+        found.append([*slopes, *bends])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_hooks_of_the_author_are_called_in_lanes_too() -> None:
+    model = network()
+    model[0].register_forward_hook(lambda module, given, output: 2 * output)
+    values = []
+    for lanes in (True, False):
+        blurred = Blurred(model, 0.3, 4, lanes=lanes)
+        blurred.follow(progress=0.0, step=4, seed=9)
+        values.append(blurred(X).values)
+    torch.testing.assert_close(*values)
 
 
 def test_running_statistics_become_the_mean_of_those_of_the_copies() -> None:
@@ -198,10 +281,10 @@ def test_running_statistics_become_the_mean_of_those_of_the_copies() -> None:
         blurred(X)
         found.append({name: value.clone() for name, value in model.named_buffers()})
     copies = []
-    for noise in drawn(network(norm=True), 4, 1, 0):
+    for draws in drawn(network(norm=True), 4, 1, 0):
         model = network(norm=True)
         with torch.no_grad():
-            for p, eps in zip(model.parameters(), noise, strict=True):
+            for p, eps in zip(model.parameters(), draws, strict=True):
                 p.add_(0.2 * eps)
         model(X)
         copies.append(dict(model.named_buffers()))

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg.errors import UserError
+from thalweg.layers.modes import begin_training
 from thalweg.randomness.streams import seed32
 from thalweg.run.sampler import orders
 from thalweg.stages import Ramp, Stage, auxiliary_heads, hints, regressor_for
+from thalweg.stages.taps import Tapped
+from thalweg.strategies import Strategy
 from thalweg.training import Fitted
 
 X = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -99,6 +102,80 @@ def test_a_hint_first_then_labels_and_softened_outputs_as_by_hand() -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert all(p.requires_grad for p in teacher.parameters())
     assert all(part.training for part in teacher.modules())
+
+
+@pytest.mark.parametrize("how", ["first", "together"])
+def test_layers_that_nobody_asks_for_are_not_run_and_it_changes_no_bit(
+    how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for stops in (True, False):
+        if not stops:
+            monkeypatch.setattr(Tapped, "_may_stop", lambda tapped: False)
+        teacher, student = networks()
+        stages = hints(
+            student, teacher, X[:2], hint="2", guided="3", loss="cross-entropy", how=how, regressor=linear,
+            epochs=1, hint_epochs=2, adds=[Perturbed()],
+        )  # fmt: skip
+        # a copy of the teacher has its hook too
+        asked, mine = calls_of(teacher[4]), calls_of(student[4])
+        fit(student, stages[:1])
+        assert bool(asked) != stops
+        assert bool(mine) != (stops and how == "first")
+        found.append(student.state_dict())
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+
+
+def calls_of(layer: nn.Module) -> list[int]:
+    """Grows by one with each call."""
+    calls: list[int] = []
+    layer.register_forward_hook(lambda *given: calls.append(1))
+    return calls
+
+
+class Perturbed(Strategy):
+    """Changes batches, so that the teacher is asked anew in each step."""
+
+    def batch(self, trainer: Any, inputs: Any, targets: Tensor, keys: Any) -> tuple[Any, Tensor]:
+        return {**inputs, "inputs": 0.9 * inputs["inputs"]} if isinstance(
+            inputs, dict
+        ) else 0.9 * inputs, targets
+
+
+def test_of_a_layer_that_is_called_twice_the_last_output_is_regressed() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.first, self.inner, self.last = (
+                nn.Linear(a, b).double() for a, b in ((5, 4), (4, 4), (4, 3))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.last(self.inner(torch.tanh(self.inner(self.first(x)))))
+            return found
+
+    class InTraining(Twice):
+        """Which shows only in training."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            found: Tensor = self.last(self.inner(torch.tanh(self.inner(x)) if self.training else x))
+            return found
+
+    for kind in (Twice, InTraining):
+        teacher, student = kind(), kind()
+        [stage, _] = hints(student, teacher, X[:2], hint="inner", guided="inner", loss="cross-entropy")
+        assert stage.build is not None
+        module: Any = stage.build(student)
+        begin_training(module)
+        hint = teacher.eval()(X), teacher.inner(torch.tanh(teacher.inner(teacher.first(X))))
+        mine = student.inner(torch.tanh(student.inner(student.first(X))))
+        found = module(X)
+        torch.testing.assert_close(found["regressed"], module.rest.taught.regressor(mine))
+        if kind is Twice:
+            torch.testing.assert_close(found["hint"], hint[1])
+        module.close()
 
 
 def test_both_at_once_as_by_hand() -> None:

@@ -245,6 +245,60 @@ def test_inputs_go_in_as_the_model_takes_them() -> None:
             assert torch.equal(tapped(inputs)["hint"], model.layer(X * 2))
 
 
+# Ended early --------------------------------------------------------------------------------------------
+
+
+def noted_calls(module: nn.Module) -> list[int]:
+    """Grows by one with each call."""
+    calls: list[int] = []
+    module.register_forward_hook(lambda *given: calls.append(1))
+    return calls
+
+
+def test_a_pass_that_stops_computes_nothing_after_the_last_tap_and_changes_no_bit() -> None:
+    net, whole = network(inplace=True), network(inplace=True)
+    after = noted_calls(net[2][1]), noted_calls(net[3])
+    found = Tapped(net, {"hint": "2.0", "first": "0"}, stops=True)(X)
+    expected = Tapped(whole, {"hint": "2.0", "first": "0"})(X)
+    assert list(found) == ["hint", "first"]
+    assert after == ([], [])
+    for each in (found, expected):
+        (each["hint"].square().sum() + each["first"].sum()).backward()
+    for name in found:
+        assert torch.equal(found[name], expected[name])
+    for one, other in zip(net.parameters(), whole.parameters(), strict=True):
+        assert one.grad is other.grad or torch.equal(one.grad, other.grad)
+    # a next pass begins anew
+    net[3](Tapped(net, {"hint": "2.0"}, stops=True)(X)["hint"])
+    assert net(X).shape == (6, 2)
+
+
+def test_stopping_ends_ones_own_pass_alone() -> None:
+    net = network()
+    inner = nn.Sequential(Tapped(net, {"hint": "2.0"}, stops=True))
+    after = noted_calls(net[3])
+    # an outer one that is through first, and one that sees the inner one's end
+    assert torch.equal(Tapped(inner, {"early": "0.model.0"}, stops=True)(X)["early"], net[0](X))
+    assert torch.equal(Tapped(inner, {"late": "0"}, stops=True)(X)["late"]["hint"], middle(net, X))
+    assert not after
+
+
+def test_whether_modules_are_called_once_is_known() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layer(self.layer(x)))
+
+    for names, once in ({"a": "last"}, True), ({"a": "layer"}, False), ({"a": "last", "b": "layer"}, False):
+        tapped = Tapped(Twice(), names)
+        for _ in range(2):
+            tapped(torch.ones(1, 2))
+            assert tapped.called_once == once
+
+
 # Whatever runs the model --------------------------------------------------------------------------------
 
 
@@ -312,9 +366,10 @@ def test_a_compiled_model_that_was_called_before_its_taps_is_told_of() -> None:
 
 def test_tapped_can_be_compiled_as_a_whole() -> None:
     torch.compiler.reset()
-    tapped = torch.compile(Tapped(network(), {"hint": "2.0"}), backend="eager")
-    for _ in range(2):
-        assert torch.equal(tapped(X)["hint"], middle(network(), X))
+    for stops in (False, True):
+        tapped = torch.compile(Tapped(network(), {"hint": "2.0"}, stops=stops), backend="eager")
+        for _ in range(2):
+            assert torch.equal(tapped(X)["hint"], middle(network(), X))
     torch.compiler.reset()
 
 
@@ -328,17 +383,20 @@ class Checkpointed(nn.Module):
         return self.net[3](checkpoint(self.net[2], hidden, use_reentrant=self.reentrant))
 
 
-def test_within_a_checkpoint() -> None:
+@pytest.mark.parametrize("stops", [False, True])
+def test_within_a_checkpoint(stops: bool) -> None:
     model = Checkpointed(False)
-    tapped = Tapped(model, {"hint": "net.2.0"})
+    tapped = Tapped(model, {"hint": "net.2.0"}, stops=stops)
     found = tapped(X)
-    (found["hint"].square().sum() + found["logits"].sum()).backward()
+    (found["hint"].square().sum() + (0.0 if stops else found["logits"].sum())).backward()
     assert not tapped._seen.values
     net = network()
     hint = F.linear(F.linear(X, net[0].weight, net[0].bias), net[2][0].weight, net[2][0].bias)
-    (hint.square().sum() + net[3](hint.relu()).sum()).backward()
+    (hint.square().sum() + (0.0 if stops else net[3](hint.relu()).sum())).backward()
     for one, other in zip(model.parameters(), net.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-13, atol=1e-13)
+        assert (one.grad is None) == (other.grad is None)
+        if other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
@@ -363,16 +421,30 @@ def test_data_parallel(one_process: None) -> None:
     with Taps(around, ["2.0"]) as taps:
         around(X)
         assert torch.equal(taps["2.0"], middle(network(), X))
+    # which waits for the end of a pass
+    other = network()
+    other[3].requires_grad_(False)
+    last = Tapped(nn.parallel.DistributedDataParallel(other), {"hint": "2.0"}, stops=True)
+    for _ in range(2):
+        last(X)["hint"].sum().backward()
+    assert other[0].weight.grad is not None
 
 
-def test_fully_sharded(one_process: None) -> None:
+@pytest.mark.parametrize("parts", [["2.0"], ["3"], []])
+def test_fully_sharded(one_process: None, parts: list[str]) -> None:
     mesh = init_device_mesh("cpu", (1,))
-    sharded = copy.deepcopy(Tapped(network(), {"hint": "2.0"}))
-    fully_shard(sharded.model[2], mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    twin = Tapped(network(), {"hint": "2.0"})
-    for model in (sharded, twin):
-        found = model(X)
-        (found["hint"].square().sum() + found["logits"].sum()).backward()
-    for one, other in zip(sharded.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one.grad.full_tensor(), other.grad, rtol=1e-13, atol=1e-13)  # type: ignore[union-attr]
+    for stops in (False, True):
+        sharded = copy.deepcopy(Tapped(network(), {"hint": "2.0"}, stops=stops))
+        after = noted_calls(sharded.model[3])
+        for part in parts:
+            fully_shard(sharded.model.get_submodule(part), mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        twin = Tapped(network(), {"hint": "2.0"}, stops=stops)
+        for model in (sharded, twin, sharded, twin):
+            found = model(X)
+            (found["hint"].square().sum() + (0.0 if stops else found["logits"].sum())).backward()
+        for one, other in zip(sharded.parameters(), twin.parameters(), strict=True):
+            if other.grad is not None:
+                torch.testing.assert_close(one.grad.full_tensor(), other.grad, rtol=1e-13, atol=1e-13)  # type: ignore[union-attr]
+        # what is no unit, nor within one, may be ended
+        assert bool(after) == (not stops or parts == ["2.0"])

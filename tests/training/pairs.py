@@ -9,7 +9,6 @@ import contextlib
 import errno
 import functools
 import io
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
+import forking
 import thalweg
 from thalweg import strategies as st
 from thalweg.errors import DataError, ThalwegError
@@ -316,11 +316,7 @@ def free_port() -> int:
 
 def run(work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 150) -> list[int | None]:
     """Run ``work(rank, ...)`` in two processes; return their exit codes, ``None`` for one that hangs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["thalweg.training.fitting", "thalweg.commands.app", "thalweg.commands.verbs", "torch._dynamo"]
-    )
-    port = free_port()
+    context, port = forking.context(), free_port()
     folder.mkdir(exist_ok=True)
     pair = [context.Process(target=_begin, args=(work, rank, port, folder, arguments)) for rank in range(2)]
     for process in pair:

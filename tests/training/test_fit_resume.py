@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import forking
 import thalweg
 from thalweg.errors import Interrupted, RunDirectoryError
 from thalweg.run.directory import RunDirectory, save_state
@@ -171,9 +171,9 @@ def run(
     place: str = "step",
     optimizer: str | None = None,
 ) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.training.fitting", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, strategies, data, resume, dies_at, place, optimizer))
+    process = forking.context().Process(
+        target=_child, args=(out, strategies, data, resume, dies_at, place, optimizer)
+    )
     process.start()
     process.join(120)
     assert process.exitcode is not None, "it hangs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import forking
 import thalweg
 from thalweg.errors import Interrupted, OptionError, UserError
 from thalweg.randomness.streams import seed32
@@ -436,11 +436,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_finished_run_gives_its_result_again(finished: Path) -> None:
-    expected, found = (
-        fit(network(drop=0.3), three()),
-        fit(network(drop=0.3), three(), out=finished, resume=True),
-    )
+def test_a_finished_run_gives_its_result_again(finished: Path, undisturbed: Fitted) -> None:
+    expected, found = undisturbed, fit(network(drop=0.3), three(), out=finished, resume=True)
     assert same(found.model.state_dict(), expected.model.state_dict())
     assert found.best_state is not None
     assert expected.best_state is not None
@@ -478,18 +475,21 @@ def _child(out: Path, moment: int, resume: bool) -> None:
 
 
 def _run(out: Path, moment: int, *, resume: bool) -> int | None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["thalweg.training.fitting", "torch._dynamo"])
-    process = context.Process(target=_child, args=(out, moment, resume))
+    process = forking.context().Process(target=_child, args=(out, moment, resume))
     process.start()
     process.join(120)
     return process.exitcode
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> Fitted:
+    return fit(network(drop=0.3), three())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 @pytest.mark.parametrize("moment", [2, 4, -4, 17, -25, 35, -37, 45])
 def test_killed_at_any_moment_stages_end_with_the_bits_of_an_undisturbed_training(
-    moment: int, tmp_path: Path
+    moment: int, tmp_path: Path, undisturbed: Fitted
 ) -> None:
     out = tmp_path / "run"
     codes = [_run(out, moment, resume=False)]
@@ -498,10 +498,9 @@ def test_killed_at_any_moment_stages_end_with_the_bits_of_an_undisturbed_trainin
         codes.append(_run(out, 0, resume=out.exists()))
     assert codes[-1] == 0, codes
     assert 9 in codes, "nothing was killed"
-    expected = fit(network(drop=0.3), three())
     found = torch.load(out / "came", weights_only=False)
-    assert same(found["model"], expected.model.state_dict())
-    assert found["curves"] == [each.curve for each in expected.stages]
+    assert same(found["model"], undisturbed.model.state_dict())
+    assert found["curves"] == [each.curve for each in undisturbed.stages]
 
 
 def test_interrupted_while_a_stage_is_prepared_it_goes_on(tmp_path: Path) -> None:

@@ -29,11 +29,26 @@ from torch import Tensor
 
 from thalweg.errors import OptionError
 
-__all__ = ["bits", "normal", "order", "philox4x32", "seed32", "uniform"]
+__all__ = [
+    "MULTIPLIERS",
+    "WEYL",
+    "bits",
+    "compile_words",
+    "normal",
+    "order",
+    "philox4x32",
+    "seed32",
+    "stream_key",
+    "uniform",
+]
 
 _MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+"""Of Philox-4x32, for the first and the third word of a counter."""
+
+WEYL = (0x9E3779B9, 0xBB67AE85)
+"""What the two words of its key grow by each round."""
+
 _ROUNDS = 10
 
 
@@ -62,14 +77,14 @@ def philox4x32(
     c0, c1, c2, c3, k0, k1 = words
     for _ in range(_ROUNDS):
         # The product may exceed 63 bits: int64 wraps around, and the mask after the shift drops the sign.
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((product1 >> 32) & _MASK) ^ c1 ^ k0,
             product1 & _MASK,
             ((product0 >> 32) & _MASK) ^ c3 ^ k1,
             product0 & _MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
     return c0, c1, c2, c3
 
 
@@ -194,6 +209,23 @@ def normal(
     return both[..., :count].to(dtype).reshape(_full_shape(shape, lane))
 
 
+def compile_words() -> None:
+    """Compile what computes words on a CPU, where Numba is there, which the first draw would do.
+
+    For whoever forks processes: each has it then.
+    """
+    _kernel()
+
+
+def stream_key(seed: int, stream: str) -> int:
+    """Return the key of a stream under Philox: 64 bits of BLAKE2 over the seed and the name.
+
+    >>> 0 <= stream_key(0, "dropout") < 2**64, stream_key(0, "dropout") == stream_key(1, "dropout")
+    (True, False)
+    """
+    return int.from_bytes(_digest("stream", seed, stream), "little")
+
+
 def seed32(seed: int, *names: int | str) -> int:
     """Derive a seed for a library that takes one: 31 bits of BLAKE2 over the seed and the names.
 
@@ -267,7 +299,7 @@ def _words(
     blocks = -(-count // 4)
     assert 0 <= step <= _MASK, "step over 32 bits"
     assert blocks <= _MASK + 1, "size of a draw over 32 bits"
-    key = int.from_bytes(_digest("stream", seed, stream), "little")
+    key = stream_key(seed, stream)
     fill = _kernel() if device.type == "cpu" and not (isinstance(lane, Tensor) and lane.ndim == 0) else None
     if fill is not None:
         lanes = lane.cpu() if isinstance(lane, Tensor) else torch.tensor([lane])
@@ -292,8 +324,8 @@ def _kernel() -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.uint64], int, i
         return None
     u64 = np.uint64
     mask, half = u64(_MASK), u64(32)
-    m0, m1 = u64(_MULTIPLIERS[0]), u64(_MULTIPLIERS[1])
-    w0, w1 = u64(_WEYL[0]), u64(_WEYL[1])
+    m0, m1 = u64(MULTIPLIERS[0]), u64(MULTIPLIERS[1])
+    w0, w1 = u64(WEYL[0]), u64(WEYL[1])
 
     def fill(out: Any, lanes: Any, step: Any, key: Any) -> None:
         for k in range(out.shape[0]):

@@ -26,7 +26,7 @@ from thalweg.layers.untouched import untouched
 from thalweg.objectives.nests import leaves
 from thalweg.stages.calls import CallRecord, ModuleCall, first_input, reached_from
 from thalweg.stages.freezing import plain_name
-from thalweg.stages.taps import inner_module, inner_modules, is_compiled
+from thalweg.stages.taps import Stopped, inner_module, inner_modules, is_compiled, runs_to_its_end
 
 __all__ = ["Block", "Chain", "Upto", "find_blocks", "part_of_chain", "units_of"]
 
@@ -93,10 +93,6 @@ def part_of_chain(model: nn.Module, names: Sequence[str]) -> nn.Sequential:
 # Up to an input ------------------------------------------------------------------------------------------
 
 
-class _Stopped(Exception):
-    """Ends a forward pass at the input of a module."""
-
-
 class _Stop:
     """A hook before a module that keeps its first input, and ends the forward pass there."""
 
@@ -111,7 +107,7 @@ class _Stop:
             self.value = value.clone() if isinstance(value, Tensor) else value
             return
         self.value = value
-        raise _Stopped
+        raise Stopped(self)
 
 
 class Upto(nn.Module):
@@ -148,15 +144,14 @@ class Upto(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the module would be given."""
-        around = [self.model.get_submodule(path) for path in _above(self._path)]
-        stop = _Stop(goes_on=any(hasattr(each, "set_requires_gradient_sync") for each in around))
+        stop = _Stop(goes_on=runs_to_its_end(self.model, [self._path]))
         handle = self.model.get_submodule(self._path).register_forward_pre_hook(stop, with_kwargs=True)
         try:
             with torch.compiler.set_stance("force_eager") if self._eager else nullcontext():
                 self.model(*args, **kwargs)
-        except _Stopped:
+        except Stopped as stopped:
             # of another one around this one
-            if stop.value is None:
+            if stopped.by is not stop:
                 raise
         finally:
             handle.remove()
@@ -167,12 +162,6 @@ class Upto(nn.Module):
     def extra_repr(self) -> str:
         """Say where it ends."""
         return f"up to the input of {self.name}"
-
-
-def _above(path: str) -> list[str]:
-    """The paths of a module's holders, the whole model first."""
-    names = path.split(".")
-    return [".".join(names[:end]) for end in range(len(names))]
 
 
 # Which modules are blocks --------------------------------------------------------------------------------

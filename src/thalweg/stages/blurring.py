@@ -27,10 +27,10 @@ from thalweg.objectives import activations
 from thalweg.objectives.dividing import divided
 from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import undisturbed
-from thalweg.randomness.keyed import Keyed, RunDraws, unkeyed
-from thalweg.randomness.streams import seed32
+from thalweg.randomness.keyed import Keyed, RunDraws
 from thalweg.run.targets import suited_loss
 from thalweg.settings.tables import one_of, whole_number
+from thalweg.stages.noisy import Noisy, computed_as_lanes, draw
 from thalweg.stages.progress import Changing, by_progress
 
 __all__ = ["Blurred", "BlurredLoss", "Samples", "blur"]
@@ -87,8 +87,8 @@ def blur(
     def blurred(*point: Tensor) -> Tensor:
         if not point or sigma == 0:
             return function(*point)
-        noise = _noise(point, samples, antithetic, seed32(seed, "blur", step))
-        lanes = [at + sigma * eps for at, eps in zip(point, noise, strict=True)]
+        drawn = draw(sum(at.numel() for at in point), samples, antithetic, (seed, step), point[0].device)
+        lanes = [each.points() for each in Noisy.of(point, drawn, sigma, antithetic=antithetic)]
         found: Tensor = torch.vmap(function, randomness="same")(*lanes)
         return found.mean(0)
 
@@ -152,8 +152,8 @@ class Blurred(nn.Module):
         self.model = model
         self.samples, self.antithetic, self.draws = _count(samples, antithetic), antithetic, draws
         self._sigma, self._lanes = by_progress("sigma", sigma, least=0), lanes
-        self._progress, self._at = 0.0, None  # type: tuple[float, int | None]
-        self._drawn: tuple[Any, list[Tensor]] | None = None
+        self._progress, self._at = 0.0, None  # type: tuple[float, tuple[int, int] | None]
+        self._drawn: tuple[Any, Tensor] | None = None
         self._interface = Interface()
         self.training = model.training
 
@@ -165,7 +165,7 @@ class Blurred(nn.Module):
     def follow(self, *, progress: float, step: int, seed: int) -> None:
         """Go with a training: sigma is that of the progress, the noise that of the step."""
         self._progress = progress
-        self._at = seed32(seed, "blur", 0 if self.draws == "fixed" else step)
+        self._at = seed, 0 if self.draws == "fixed" else step
 
     def forward(self, inputs: Any, /) -> Any:
         """Return the outputs of the plain model, or :class:`Samples`."""
@@ -175,14 +175,11 @@ class Blurred(nn.Module):
         if not self.training or sigma == 0:
             return self.model(*args, **kwargs)
         names, parameters = self._trained()
-        noise = self._noise(parameters)
-        points = {
-            name: _around(parameter, eps, sigma)
-            for name, parameter, eps in zip(names, parameters, noise, strict=True)
-        }
+        each = Noisy.of(parameters, self._noise(parameters), sigma, antithetic=self.antithetic)
+        noisy = {name.removeprefix("_orig_mod."): one for name, one in zip(names, each, strict=True)}
         if self._lanes is None:
-            self._lanes = self._as_lanes(points, args, kwargs)
-        return self._taken(points, args, kwargs, lanes=self._lanes)
+            self._lanes = self._as_lanes(noisy, args, kwargs)
+        return self._taken(noisy, args, kwargs, lanes=self._lanes)
 
     def _trained(self) -> tuple[list[str], list[Tensor]]:
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -195,32 +192,28 @@ class Blurred(nn.Module):
             )
         return [name for name, _ in trained], [p for _, p in trained]
 
-    def _noise(self, parameters: list[Tensor]) -> list[Tensor]:
+    def _noise(self, parameters: list[Tensor]) -> Tensor:
         # parts of a batch, and closures, ask several times in a step
-        key = self._at, [(p.shape, p.dtype, p.device) for p in parameters]
+        key = self._at, sum(p.numel() for p in parameters), parameters[0].device
         if self._at is None or self._drawn is None or self._drawn[0] != key:
-            self._drawn = key, _noise(parameters, self.samples, self.antithetic, self._at)
+            self._drawn = key, draw(key[1], self.samples, self.antithetic, self._at, key[2])
         return self._drawn[1]
 
-    def _taken(self, points: dict[str, Tensor], args: Any, kwargs: Any, *, lanes: bool) -> Samples:
+    def _taken(self, noisy: dict[str, Noisy], args: Any, kwargs: Any, *, lanes: bool) -> Samples:
         """The outputs at all points; running statistics become the mean of theirs."""
         inner = getattr(self.model, "_orig_mod", self.model)  # of torch.compile
-        points = {name.removeprefix("_orig_mod."): values for name, values in points.items()}
         held = {
             name: buffer.unsqueeze(0).expand(self.samples, *buffer.shape).clone()
             for name, buffer in inner.named_buffers()
         }
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Any:
-            return functional_call(inner, {**parameters, **buffers}, args, kwargs)
-
         if lanes:
-            found = torch.vmap(one, randomness="same")(points, held)
+            found = computed_as_lanes(inner, noisy, held, args, kwargs)
         else:
-            each = [
-                one({name: p[k] for name, p in points.items()}, {name: b[k] for name, b in held.items()})
-                for k in range(self.samples)
-            ]
+            each = []
+            for k in range(self.samples):
+                points = {name: one.at(k) for name, one in noisy.items()}
+                points |= {name: buffer[k] for name, buffer in held.items()}
+                each.append(functional_call(inner, points, args, kwargs))
             found = mapped(lambda *parts: torch.stack(parts), *each)
         with torch.no_grad():
             for name, buffer in inner.named_buffers():
@@ -231,15 +224,15 @@ class Blurred(nn.Module):
             mapped(lambda leaf: leaf.transpose(0, 1) if leaf.ndim > 1 else leaf, found), self.samples
         )
 
-    def _as_lanes(self, points: dict[str, Tensor], args: Any, kwargs: Any) -> bool:
+    def _as_lanes(self, noisy: dict[str, Noisy], args: Any, kwargs: Any) -> bool:
         """Try, without a trace, whether the copies can be computed at once."""
-        device = next(iter(points.values())).device
+        device = next(iter(noisy.values())).parameter.device
         trial = untouched(self.model, parameters=False), undisturbed(), warnings.catch_warnings()
         with trial[0], trial[1], trial[2], torch.no_grad(), Keyed(RunDraws(0, device)):
             # some operations are computed one after another, which is said by a warning
             warnings.simplefilter("error")
             try:
-                self._taken(points, args, kwargs, lanes=True)
+                self._taken(noisy, args, kwargs, lanes=True)
             except Exception:
                 return False
         return True
@@ -288,33 +281,6 @@ class BlurredLoss:
         return part_of(outputs, None, f"the loss {self._loss.name!r}") if self._named else outputs
 
 
-class _Around(torch.autograd.Function):
-    """``theta + sigma * eps_k``, whose gradient is the sum of those of the copies."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(parameter: Tensor, eps: Tensor, sigma: float) -> Tensor:
-        return torch.add(parameter, eps, alpha=sigma)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is kept."""
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = slopes
-        # a linear layer's comes transposed, and is summed sixty times faster as it lies in memory
-        axes = [0, *sorted(range(1, slope.ndim), key=slope.stride, reverse=True)]
-        back = [axes.index(axis) - 1 for axis in range(1, slope.ndim)]
-        return slope.permute(axes).sum(0).permute(back), None, None
-
-
-def _around(parameter: Tensor, eps: Tensor, sigma: float) -> Tensor:
-    made: Tensor = _Around.apply(parameter, eps, sigma)  # type: ignore[no-untyped-call]
-    return made
-
-
 def _count(samples: Any, antithetic: bool) -> int:
     found = whole_number("samples", samples, most=10_000_000)
     if antithetic and found % 2:
@@ -323,21 +289,3 @@ def _count(samples: Any, antithetic: bool) -> int:
             "antithetic=False"
         )
     return found
-
-
-def _noise(like: Any, samples: int, antithetic: bool, seed: int | None) -> list[Tensor]:
-    """Standard normal draws ``[K, *shape]`` for each tensor, of a seed, or by torch's generator."""
-    first = like[0]
-    sizes = [at.numel() for at in like]
-    drawn_as = first.dtype if first.dtype == torch.float64 else torch.float32
-    drawn = torch.empty(samples, sum(sizes), dtype=drawn_as, device=first.device)
-    half = drawn[: samples // 2] if antithetic else drawn
-    if seed is None:
-        half.normal_()
-    else:
-        with unkeyed():
-            half.normal_(generator=torch.Generator(first.device).manual_seed(seed))
-    if antithetic:
-        torch.neg(half, out=drawn[samples // 2 :])
-    parts = torch.split(drawn, sizes, 1)
-    return [part.reshape(samples, *at.shape).to(at.dtype) for part, at in zip(parts, like, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import DataError, ModelError, OptionError, option
 from thalweg.layers.interface import Interface, part_of
-from thalweg.layers.modes import evaluating, set_evaluation
+from thalweg.layers.modes import begin_training, evaluating, set_evaluation
 from thalweg.layers.passing import outputs_of
 from thalweg.layers.untouched import untouched
 from thalweg.run.targets import suited_loss
@@ -71,11 +71,14 @@ class Taught(Closing):
         student: is trained.
         guided: the name of its module that regresses the hint; ``None``: no hint.
         regressor: from the guided features to those of the hint.
+        stops: run the student up to the guided layer alone, so that there are no ``"logits"``.
     """
 
-    def __init__(self, student: nn.Module, guided: str | None, regressor: nn.Module | None) -> None:
+    def __init__(
+        self, student: nn.Module, guided: str | None, regressor: nn.Module | None, *, stops: bool = False
+    ) -> None:
         super().__init__()
-        self.student = student if guided is None else Tapped(student, {"guided": guided})
+        self.student = student if guided is None else Tapped(student, {"guided": guided}, stops=stops)
         self.regressor, self.guided = regressor, guided
         # the student is called as it would be alone
         self._interface = Interface(None, ("student",))
@@ -97,12 +100,12 @@ class Taught(Closing):
 
 
 class _Teacher(Closing):
-    """A frozen copy of the teacher, and what it says of a batch."""
+    """A frozen copy of the teacher, and what it says of a batch; its layers after the hint where it must."""
 
-    def __init__(self, teacher: nn.Module, hint: str | None, *, outputs: bool) -> None:
+    def __init__(self, teacher: nn.Module, hint: str | None, *, outputs: bool, stops: bool = False) -> None:
         super().__init__()
         held = set_evaluation(copy.deepcopy(teacher).requires_grad_(False))
-        self.teacher = held if hint is None else Tapped(held, {"hint": hint})
+        self.teacher = held if hint is None else Tapped(held, {"hint": hint}, stops=stops and not outputs)
         self.hint, self.outputs = hint, outputs
 
     @property
@@ -264,7 +267,7 @@ def hints(
         raise OptionError("how is 'together', but there is no hint; name hint and guided, or leave it out")
     for one in (softened, hint_weight):
         by_progress("softened" if one is softened else "hint_weight", 0.0 if one is None else one, least=0)
-    shapes, below = _looked_at(student, teacher, example, hint, guided, outputs=softened is not None)
+    shapes, below, once = _looked_at(student, teacher, example, hint, guided, outputs=softened is not None)
     if hint is not None and regressor is None:
         regressor_for(*shapes)
 
@@ -285,8 +288,8 @@ def hints(
     if how == "first" and hint is not None:
 
         def first(model: nn.Module) -> nn.Module:
-            taught = Taught(model, guided, regressor_of(model))
-            return Prefixed(_Teacher(teacher, hint, outputs=False), _Regressing(taught))
+            taught = Taught(model, guided, regressor_of(model), stops=once[1])
+            return Prefixed(_Teacher(teacher, hint, outputs=False, stops=once[0]), _Regressing(taught))
 
         unjudged: dict[str, Any] = {"metric": None, "validation_loss": None, **settings}
         made.append(
@@ -302,7 +305,7 @@ def hints(
     whole_loss = TaughtLoss(loss, 0.0 if softened is None else softened, temperature, hint_weight)
 
     def second(model: nn.Module) -> nn.Module:
-        asked = _Teacher(teacher, hint if taps else None, outputs=softened is not None)
+        asked = _Teacher(teacher, hint if taps else None, outputs=softened is not None, stops=once[0])
         if taps:
             return Prefixed(asked, Taught(model, guided, regressor_of(model)))
         return Prefixed(asked, Taught(model, None, None))
@@ -332,8 +335,12 @@ def _looked_at(
     guided: str | None,
     *,
     outputs: bool,
-) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], list[str] | None]:
-    """Shapes of the guided and the hint features, and what of the student lies below the guided ones."""
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], list[str] | None, tuple[bool, bool]]:
+    """What there is to know of the hint and the guided layer.
+
+    Shapes of the guided and the hint features; what of the student lies below the guided ones; and whether
+    the teacher calls the hint once, and the student the guided layer, so that a pass may end there.
+    """
     for model, layer, what in ((teacher, hint, "hint"), (student, guided, "guided")):
         if layer is not None:
             inner_module(model, layer, what)
@@ -341,6 +348,7 @@ def _looked_at(
         asked = _Teacher(teacher, hint, outputs=True)
         args, kwargs = Interface().arguments(teacher, example)
         said = asked(**kwargs) if kwargs else outputs_of(asked, *args)
+        once = [isinstance(asked.teacher, Tapped) and asked.teacher.called_once]
     with untouched(student, parameters=False), evaluating(student):
         student.zero_grad(set_to_none=True)
         taught = Taught(student, guided, None if guided is None else nn.Identity())
@@ -352,6 +360,7 @@ def _looked_at(
                 _floating(said["hint"], "hint", str(hint))
                 found["regressed"].sum().backward()
                 below = [name for name, p in student.named_parameters() if p.grad is not None]
+                once.append(_is_called_once(student, taught, example))
         finally:
             taught.close()
     mine, theirs = list(found["logits"].shape[1:]), list(said["teacher"].shape[1:])
@@ -361,13 +370,29 @@ def _looked_at(
             "task; leave softened out, or give a teacher of this one"
         )
     if guided is None:
-        return ((), ()), None
+        return ((), ()), None, (False, False)
     if not below:
         raise OptionError(
             f"the guided layer {guided!r} has no parameter before it that could learn the hint; name a later "
             "one"
         )
-    return (tuple(found["regressed"].shape[1:]), tuple(said["hint"].shape[1:])), below
+    shapes = tuple(found["regressed"].shape[1:]), tuple(said["hint"].shape[1:])
+    return shapes, below, (once[0], once[1])
+
+
+def _is_called_once(student: nn.Module, taught: Taught, example: Any) -> bool:
+    """Whether the guided layer is called once, in the pass in evaluation before this and in training too."""
+    assert isinstance(taught.student, Tapped)
+    if not taught.student.called_once:
+        return False
+    begin_training(student)
+    try:
+        with torch.no_grad():
+            outputs_of(taught, example)
+    except Exception:
+        # such as a batch norm that was given one example alone
+        return False
+    return taught.student.called_once
 
 
 def _floating(value: Any, what: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,7 +16,17 @@ from thalweg.layers.interface import Output, part_of
 from thalweg.objectives.nests import entries_of
 from thalweg.stages.freezing import plain_name
 
-__all__ = ["Closing", "Tapped", "Taps", "inner_module", "inner_modules", "is_compiled", "put_off"]
+__all__ = [
+    "Closing",
+    "Stopped",
+    "Tapped",
+    "Taps",
+    "inner_module",
+    "inner_modules",
+    "is_compiled",
+    "put_off",
+    "runs_to_its_end",
+]
 
 
 def inner_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -55,11 +65,47 @@ def inner_module(model: nn.Module, name: str, what: str) -> nn.Module:
     return known[plain_name(name)]
 
 
+class Stopped(Exception):
+    """Ends a forward pass where all that is asked for is there.
+
+    Attributes:
+        by: what asked; another around it lets this pass.
+    """
+
+    def __init__(self, by: object) -> None:
+        super().__init__()
+        self.by = by
+
+
+def runs_to_its_end(model: nn.Module, paths: Iterable[str]) -> bool:
+    """Say whether a forward pass of a model may not be ended within modules.
+
+    DDP, and FSDP2 of a model that is sharded part by part, wait for the end of what they wrap.
+
+    Args:
+        model: any.
+        paths: of the modules, as ``model.named_modules()`` has them.
+    """
+    for path in paths:
+        # what holds the module, the whole model first, and the module itself
+        names = path.split(".")
+        for end in range(len(names) + 1):
+            part = model.get_submodule(".".join(names[:end]))
+            if hasattr(part, "set_requires_gradient_sync") or isinstance(
+                part, nn.parallel.DistributedDataParallel
+            ):
+                return True
+    return False
+
+
 class _Seen:
     """What hooks have noted: plain, so that a copy of the module that has the hooks has a copy of this."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self.calls: dict[str, int] = {}
+        # of which names an output ends the pass once all have one; ``None``: it goes on to its end
+        self.left: set[str] | None = None
         # whether what surrounds the model has gradients; ``None`` where nobody knows
         self.needed: bool | None = None
 
@@ -82,6 +128,13 @@ class _Note:
                 )
         # a copy, since what comes after may overwrite it in place, as ReLU(inplace=True) does
         self.seen.values[self.name] = trees.tree_map_only(Tensor, Tensor.clone, output)
+        if torch.compiler.is_compiling():
+            return
+        self.seen.calls[self.name] = self.seen.calls.get(self.name, 0) + 1
+        if self.seen.left is not None:
+            self.seen.left.discard(self.name)
+            if not self.seen.left:
+                raise Stopped(self.seen)
 
 
 class _Begin:
@@ -256,6 +309,10 @@ class Tapped(Closing):
         model: any.
         names: as of :class:`Taps`.
         output: which part of what the model returns is ``"logits"``, where that isn't clear, as for ``fit``.
+        stops: end the forward pass once each of the modules has been called, so that nothing that comes
+            after them is computed; what the model returns isn't there then. For modules that are called once
+            in a pass. A compiled model, and one that FSDP2 shards part by part, is run to its end all
+            the same.
 
     Raises:
         OptionError: a name that matches nothing, with the nearest, or that is taken.
@@ -276,9 +333,10 @@ class Tapped(Closing):
         names: Mapping[str, str] | Sequence[str] | str,
         *,
         output: Output = None,
+        stops: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.output = model, output
+        self.model, self.output, self.stops = model, output, stops
         self.names, self._seen = _names(names), _Seen()
         if "logits" in self.names:
             raise OptionError(
@@ -288,6 +346,15 @@ class Tapped(Closing):
         if is_compiled(model):
             # what was compiled without the hooks would go on without them
             torch.compiler.reset()
+            self._paths: list[str] | None = None
+        else:
+            asked = {id(inner_module(model, each, "a tap")) for each in self.names.values()}
+            self._paths = [path for path, module in model.named_modules() if id(module) in asked]
+
+    @property
+    def called_once(self) -> bool:
+        """Whether the last forward pass called each of the modules once."""
+        return all(self._seen.calls.get(name) == 1 for name in self.names)
 
     @property
     def called_as(self) -> nn.Module:
@@ -297,15 +364,21 @@ class Tapped(Closing):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the model's outputs and those of the named modules."""
         seen = self._seen
-        seen.values = {}
+        seen.values, seen.calls = {}, {}
         seen.needed = torch.is_grad_enabled()
-        outputs = self.model(*args, **kwargs)
-        # nothing of a batch is held on to
-        values, seen.values, seen.needed = seen.values, {}, None
-        entries = {} if isinstance(outputs, (Tensor, tuple, list)) else entries_of(outputs) or {}
-        found = {name: value for name, value in entries.items() if isinstance(name, str)}
-        if "logits" not in found:
-            found["logits"] = part_of(outputs, self.output)
+        seen.left = set(self.names) if self.stops and self._may_stop() else None
+        found: dict[str, Any] = {}
+        try:
+            outputs = self.model(*args, **kwargs)
+        except Stopped as stopped:
+            # of another one around this one
+            if stopped.by is not seen:
+                raise
+        else:
+            found = {} if self.stops else self._parts(outputs)
+        finally:
+            # nothing of a batch is held on to
+            values, seen.values, seen.needed, seen.left = seen.values, {}, None, None
         for name, module in self.names.items():
             if name not in values:
                 raise _uncalled(name, module, self.model)
@@ -314,6 +387,19 @@ class Tapped(Closing):
                     f"a tap is called {name!r}, as a part of what the model returns is; call it otherwise"
                 )
             found[name] = values[name]
+        return found
+
+    def _may_stop(self) -> bool:
+        if self._paths is None or torch.compiler.is_compiling():
+            return False
+        return not runs_to_its_end(self.model, self._paths)
+
+    def _parts(self, outputs: Any) -> dict[str, Any]:
+        """What the model returns, by name."""
+        entries = {} if isinstance(outputs, (Tensor, tuple, list)) else entries_of(outputs) or {}
+        found = {name: value for name, value in entries.items() if isinstance(name, str)}
+        if "logits" not in found:
+            found["logits"] = part_of(outputs, self.output)
         return found
 
     def _take_out(self) -> None:
