@@ -122,6 +122,20 @@ def test_a_table_has_a_column_for_each(folder: Path, made: Callable[[Any], Any])
     assert found.notes == []
 
 
+@pytest.mark.parametrize("kind", ["parquet", "ndjson"])
+def test_a_table_may_hold_lists(folder: Path, kind: str) -> None:
+    frame = pl.DataFrame({name: part.tolist() for name, part in NAMED.items()})
+    getattr(frame, f"write_{kind}")(f"new.{kind}")
+    found = new_inputs(f"new.{kind}", kept(NAMED))
+    assert _alike(found.inputs, kept(NAMED).apply(NAMED)[0])
+    assert _alike(kept(NAMED).apply(frame)[0], found.inputs)
+    short = frame.with_columns(ids=pl.when(pl.int_range(pl.len()) == 3).then([1]).otherwise(pl.col("ids")))
+    with pytest.raises(
+        DataError, match=r"'ids' of the data can't be made an array .*; give rows of one length"
+    ):
+        kept(NAMED).apply(short)
+
+
 def test_one_input_needs_no_name(folder: Path) -> None:
     trained = kept({"x": IDS})
     wanted, _ = trained.apply({"x": IDS})

@@ -553,10 +553,20 @@ class Dying(Strategy):
             os._exit(9)
 
 
+def four() -> list[Stage]:
+    """Those, and one on a frozen prefix."""
+
+    def build(net: nn.Module) -> nn.Module:
+        assert isinstance(net, Net)
+        return Prefixed(net.body, nn.Sequential(net.middle, net.head))
+
+    return [*three(), Stage(name="on a prefix", epochs=1, trains=["middle", "head"], build=build)]
+
+
 def _pair(rank: int, folder: Path, name: str, dies_after: int, out: Path | None, resume: bool) -> None:
     backend = pairs.BACKENDS[name]("cpu", sync_batch_norm=True)
     Dying.left[0] = dies_after
-    stages = three()
+    stages = four()
     if dies_after:
         stages = [replace(stage, strategies=[*_given(stage), Dying()]) for stage in stages]
     fitted = fit(network(drop=0.2), stages, backend=backend, out=out, resume=resume)
@@ -584,7 +594,7 @@ def test_two_processes_carry_out_stages_as_one_and_end_alike_after_kills(name: s
     assert go(0, None, False) == [0, 0], pairs.said(tmp_path / "said")
     found = torch.load(tmp_path / f"{name}.pt", weights_only=False)
     assert found["alike"][0] == found["alike"][1]
-    one = fit(network(drop=0.2), three())
+    one = fit(network(drop=0.2), four())
     pairs.come_to_the_same(found, pairs.outcome(one), rtol=1e-9, atol=1e-10)
     curves = [[[e.step, e.train_loss or 0.0, e.validation_loss or 0.0] for e in s.curve] for s in one.stages]
     for mine, theirs in zip(found["stages"], curves, strict=True):
@@ -599,3 +609,6 @@ def test_two_processes_carry_out_stages_as_one_and_end_alike_after_kills(name: s
     assert same(resumed["model"], found["model"])
     assert same(resumed["best"], found["best"])
     assert resumed["stages"] == found["stages"]
+    begun = {each["number"]: each for each in RunDirectory.read(out).events() if each["event"] == "stage"}
+    # of shards no process has all that the prefix needs
+    assert [begun[number]["once"] for number in range(1, 5)] == [False] * 3 + [name == "ddp"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -126,8 +127,9 @@ class NestedPreparation(BaseModel):
         arrays = f"an array for each input, {_listed(paths)}" if self.form == "dict" else (
             f"{len(paths)} arrays, the inputs in order"
         )  # fmt: skip
-        table = self.form == "dict" and all(math.prod(one.shape) == 1 for _, one in self._each())
-        return f"an NPZ archive with {arrays}" + (", or a table with such columns" if table else "")
+        numbers = all(math.prod(one.shape) == 1 for _, one in self._each())
+        table = ", or a table with such columns" + ("" if numbers else ", of lists (Parquet or JSON lines)")
+        return f"an NPZ archive with {arrays}" + (table if self.form == "dict" else "")
 
     def apply(self, given: Any, called: str = "the data", said: Sequence[str] = ()) -> tuple[Any, list[str]]:
         """Make inputs of arrays that are nested as training's were; a data frame is its columns by name.
@@ -249,7 +251,10 @@ def _tensor(given: Any, called: str) -> Tensor:
     if isinstance(given, Tensor):
         return common(given.detach().cpu())
     try:
-        array = np.asarray(given)
+        # lists in a column of a frame would be objects
+        array = np.asarray(
+            given.to_list() if isinstance(given, pl.Series) and given.dtype.is_nested() else given
+        )
     except (ValueError, TypeError) as problem:
         raise DataError(
             f"{called} can't be made an array ({' '.join(str(problem).split())}); give rows of one length"

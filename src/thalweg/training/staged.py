@@ -356,13 +356,18 @@ def _one(
 
 def _computes_once(number: int, module: nn.Module, spec: FitSpec, here: _Place) -> bool:
     """Whether a frozen prefix is computed once; a stage that is resumed goes on as it began."""
-    if here.backend.world > 1:
+    if here.backend.sharded:
         return False
-    if here.directory is not None:
-        for event in reversed(here.directory.events()):
-            if event.get("event") == "stage" and event.get("number") == number:
-                return bool(event.get("once")) and isinstance(module, Prefixed)
-    return can_be_computed(module, spec)
+
+    def decided() -> bool:
+        if here.directory is not None:
+            for event in reversed(here.directory.events()):
+                if event.get("event") == "stage" and event.get("number") == number:
+                    return bool(event.get("once")) and isinstance(module, Prefixed)
+        return can_be_computed(module, spec)
+
+    # each process then computes all: batches are shared out anew in each epoch
+    return on_rank_0(here.backend, decided)
 
 
 @contextmanager
