@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from thalweg.commands.verbs import predict as predict
     from thalweg.commands.verbs import race as race
     from thalweg.commands.verbs import train as train
+    from thalweg.commands.verbs import transfer as transfer
     from thalweg.ensembles.fit import fit_ensemble as fit_ensemble
     from thalweg.execution.sweep import sweep as sweep
     from thalweg.secondorder import least_squares as least_squares
@@ -85,6 +86,7 @@ __all__ = [
     "test_problems",
     "train",
     "training",
+    "transfer",
 ]
 
 __version__ = "0.1.0"
@@ -92,7 +94,7 @@ __version__ = "0.1.0"
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name in ("race", "train", "predict"):
+        if name in ("race", "train", "transfer", "predict"):
             return getattr(importlib.import_module("thalweg.commands.verbs"), name)
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit

@@ -22,6 +22,7 @@ from thalweg.commands.predict import predict
 from thalweg.commands.race import race
 from thalweg.commands.report import report
 from thalweg.commands.train import train
+from thalweg.commands.transfer import transfer
 from thalweg.errors import Interrupted, OptionError, SaidElsewhere, ThalwegError, spelled_as_command
 from thalweg.run.directory.interrupt import ending_signals
 from thalweg.run.directory.output import (
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("race")(race)
 app.command("train")(train)
+app.command("transfer")(transfer)
 app.command("predict")(predict)
 app.command("list")(list_)
 app.command("report")(report)
@@ -90,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 def _leaves_files(arguments: Sequence[str]) -> bool:
     """Whether what is shown is beside the work, rather than all of it."""
     helps = any(word in ("-h", "--help", "--version") for word in arguments)
-    return arguments[0] in ("race", "train", "predict", "report") and not helps
+    return arguments[0] in ("race", "train", "transfer", "predict", "report") and not helps
 
 
 def _carried_out(arguments: Sequence[str]) -> int:

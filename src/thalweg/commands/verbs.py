@@ -11,12 +11,14 @@ from thalweg.racing.race import run_race
 from thalweg.racing.results import Results
 from thalweg.settings.declared import has_signature_of
 from thalweg.training.options import TrainOptions
+from thalweg.training.transfer_options import TransferOptions
 
 if TYPE_CHECKING:
     from thalweg.training.predicting import predict as predict
     from thalweg.training.results import TrainResults
+    from thalweg.training.transfer_results import TransferResults
 
-__all__ = ["predict", "race", "train"]
+__all__ = ["predict", "race", "train", "transfer"]
 
 
 @has_signature_of(Options)
@@ -94,6 +96,50 @@ def train(*places: Any, **given: Any) -> TrainResults:
     results.lies_in(directory)
     if not is_first():
         return results
+    page = report.write(directory)
+    if options.watcher is not None:
+        options.watcher.finished(results, page)
+    return results
+
+
+@has_signature_of(TransferOptions)
+def transfer(*places: Any, **given: Any) -> TransferResults:
+    """Measure how much data there is and how similar it is to a trained net's, and write the recipe for that.
+
+    Probes at every depth of the net, against nets with random weights, say how similar the data are, and a
+    learning curve of the best probe whether there is enough of them. The recipe is ``transfer.toml`` in
+    ``out``, for ``thalweg.train``; results and report lie beside it.
+
+    Args:
+
+    Returns:
+        What stands in ``results.json``.
+
+    Raises:
+        UserError: something given can't be used; nothing has been written then.
+
+    >>> import tempfile
+    >>> from thalweg import recipe
+    >>> folder = tempfile.mkdtemp()
+    >>> small = recipe.loads('''
+    ... data.spec = "iris"
+    ... model.spec = "mlp:16,8"
+    ... optimizer = {name = "adam", lr = 0.01}
+    ... training = {batch_size = 16, epochs = 5}
+    ... ''')
+    >>> _ = train(small, out=f"{folder}/source")
+    >>> results = transfer(f"{folder}/source", data="iris", out=f"{folder}/transfer")
+    >>> [block.name for block in results.blocks]
+    ['0', '2']
+
+    Source: P4 (S).
+    """
+    # as with race, nothing that other verbs don't need
+    from thalweg import report
+    from thalweg.recipe.transferring import measure_transfer
+
+    options = TransferOptions(*places, **given)
+    results, directory = measure_transfer(options)
     page = report.write(directory)
     if options.watcher is not None:
         options.watcher.finished(results, page)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from thalweg.errors import RunDirectoryError, UserError, option
 from thalweg.racing.results import Results
-from thalweg.report import curves, dots, tables, training
+from thalweg.report import curves, dots, tables, training, transfer
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
 from thalweg.report.palette import looks, swatch
 from thalweg.report.sensitivity import RATE, sensitivity, starting_point_rows, starting_points
@@ -27,7 +27,7 @@ from thalweg.run.directory.kinds import held, kind_at
 from thalweg.run.directory.writing import reason
 from thalweg.run.summaries import metric_label, repeated
 
-__all__ = ["render", "render_training", "render_unfinished", "write"]
+__all__ = ["render", "render_training", "render_transfer", "render_unfinished", "write"]
 
 _WIDE = 10
 
@@ -38,10 +38,10 @@ def write(directory: Path) -> Path:
     Of a training it reads ``config.toml``, ``events.jsonl`` and, once it is finished, ``results.json``. Of a
     race it reads ``results.json``, and ``winner.toml`` and ``winner.py`` if they are there; never the model's
     code. Of a race that isn't finished it reads ``config.toml`` and ``events.jsonl`` and says how far
-    it is. The file is replaced whole or not at all.
+    it is. Of a transfer it reads ``results.json``. The file is replaced whole or not at all.
 
     Args:
-        directory: of a race or a training, finished or not.
+        directory: of a race, a training, finished or not, or a transfer.
 
     Raises:
         RunDirectoryError: there is no run in ``directory``, its results or events are damaged, or the
@@ -52,7 +52,9 @@ def write(directory: Path) -> Path:
         raise RunDirectoryError(
             f"{directory} holds {held(config)}, of which there is no report; its table.csv is all it found"
         )
-    if training.is_training(directory):
+    if config.get("kind") == "transfer":
+        html = render_transfer(directory)
+    elif training.is_training(directory):
         html = _from_events(render_training, directory)
     elif os.path.exists(directory / "results.json"):
         results = Results.read(directory / "results.json")
@@ -195,6 +197,13 @@ def render_training(directory: Path) -> str:
     found = training.read(directory)
     bokeh_script, drawn = _embed(drawings) if (drawings := training.pictures(found)) else (Markup(""), {})
     return _page("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
+
+
+def render_transfer(directory: Path) -> str:
+    """Return a page about what was measured for a transfer."""
+    found = transfer.read(directory)
+    bokeh_script, drawn = _embed(transfer.pictures(found))
+    return _page("transfer.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
 def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:

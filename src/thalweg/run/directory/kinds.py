@@ -43,7 +43,8 @@ def held(config: Mapping[str, Any]) -> str | None:
     if kind == "fit":
         function = "fit" if members is None else "fit_ensemble"
         return f"a training begun by thalweg.{function} in Python"
-    return {"race": "a race", "sweep": "a sweep begun by thalweg.sweep in Python"}.get(str(kind))
+    named = {"race": "a race", "sweep": "a sweep begun by thalweg.sweep in Python"}
+    return {**named, "transfer": "what was measured for a transfer"}.get(str(kind))
 
 
 def how_to_go_on(path: Path, config: Mapping[str, Any]) -> str | None:
@@ -97,7 +98,8 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
         raise RunDirectoryError(
             f"{path} holds no {kinds[wanted]}, nor another run of this thalweg; give the directory of one"
         )
-    raise RunDirectoryError(f"{path} holds {what}, no {kinds[wanted]}; resume it by: {how}")
+    rest = f"resume it by: {how}" if how else "give the directory of one"
+    raise RunDirectoryError(f"{path} holds {what}, no {kinds[wanted]}; {rest}")
 
 
 def refuse_other_version(path: Path, config: Mapping[str, Any], version: Any) -> None:
@@ -191,7 +193,7 @@ def refuse_existing(path: Path) -> None:
             if what is not None:
                 raise RunDirectoryError(
                     f"the run directory {path} exists already and holds {what}; give another "
-                    f"{option('out')}, or resume it by: {how}"
+                    f"{option('out')}" + (f", or resume it by: {how}" if how else "")
                 )
             raise RunDirectoryError(
                 f"the directory {path} exists already and holds other things than a run; give another "

@@ -1,0 +1,462 @@
+"""From a trained net and new data to a recipe: how much data there is, how similar, and what to train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from torch import nn
+
+from thalweg import data as loading
+from thalweg import recipe
+from thalweg.data.examples import Examples, at_places
+from thalweg.data.source import Prepared
+from thalweg.errors import DataError, ModelError, OptionError, UserError, option
+from thalweg.initial.saved import tensors_of
+from thalweg.layers import models
+from thalweg.layers.models import Factory
+from thalweg.layers.surgery import ModelParts, with_parts
+from thalweg.randomness import streams
+from thalweg.randomness.generators import undisturbed
+from thalweg.run.directory.directory import RunDirectory
+from thalweg.run.directory.environment import environment
+from thalweg.run.directory.kinds import default_place, refuse_existing
+from thalweg.run.problem import initial_module
+from thalweg.run.problem_data import ProblemData
+from thalweg.settings import trust
+from thalweg.settings.declared import checked
+from thalweg.stages import (
+    BlockFeatures,
+    Probes,
+    TransferAdvice,
+    choose_row,
+    domain_errors,
+    features_of_blocks,
+    first_blocks,
+    probe_blocks,
+    probe_parts,
+    take_blocks,
+)
+from thalweg.stages.raw_input import with_raw_input
+from thalweg.training.results import Stored
+from thalweg.training.transfer_options import TransferOptions, TransferWatcher
+from thalweg.training.transfer_results import BlockRecord, PartRecord, TransferResults
+
+__all__ = ["measure_transfer"]
+
+_RANDOM_NETS = 3
+_EPOCHS, _BATCH = 20, 64
+_OPTIMIZER: dict[str, Any] = {"name": "adam", "lr": 0.001}
+_FACTOR = 0.7
+
+# The source ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SourceNet:
+    """What is known of the net that is transferred."""
+
+    path: Path
+    spec: str
+    parts: ModelParts
+    raw_input: bool
+    output: str | None
+    recipe: Mapping[str, Any]
+    folder: Path | None
+    code: Mapping[str, Mapping[str, str]]
+    accepted: bool
+
+    @contextmanager
+    def gate(self) -> Iterator[None]:
+        """Within, code is what the source's directory names."""
+        if self.folder is None:
+            yield
+            return
+        with trust.Gate(directory=self.folder, recorded=self.code, accepted=self.accepted):
+            yield
+
+    def factory(self) -> Factory:
+        with self.gate():
+            return with_raw_input(with_parts(models.factory(self.spec), self.parts), self.raw_input)
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The model as a recipe has it."""
+        raw = {"raw_input": True} if self.raw_input else {}
+        return {"spec": self.spec, **self.parts.given(), **raw}
+
+
+def _source(options: TransferOptions) -> _SourceNet:
+    if not isinstance(options.source, str | Path):
+        raise OptionError(
+            f"there is no source to transfer from: {options.source!r}; give the directory of a finished "
+            "training, or a .safetensors file"
+            if options.source is None
+            else f"the source is of type {type(options.source).__name__}; give the directory of a finished "
+            "training, or a file with its weights, since the recipe names it"
+        )
+    path = Path(options.source)
+    if not path.is_dir():
+        tensors_of(path)
+        if options.model is None:
+            raise OptionError(
+                f"{path} holds weights, but doesn't say of what model; give "
+                f"{option('model', 'mlp:128,64')}, or {option('model', 'file.py:factory')}"
+            )
+        return _SourceNet(
+            path=path, spec=options.model, parts=ModelParts(), raw_input=False, output=None, recipe={},
+            folder=None, code={}, accepted=options.trust_code,
+        )  # fmt: skip
+    if options.model is not None:
+        raise OptionError(
+            f"{path} says itself what model it holds; leave {option('model', options.model)} out"
+        )
+    stored = Stored.read(path / "model.json")
+    tensors_of(path)
+    run = RunDirectory.read(path)
+    told = run.config().get("recipe")
+    return _SourceNet(
+        path=path, spec=stored.spec, parts=ModelParts(**stored.parts),  # type: ignore[arg-type]
+        raw_input=stored.raw_input, output=stored.output,
+        recipe=told if isinstance(told, Mapping) else {}, folder=path,
+        code={**run.code(), **({stored.spec: stored.code} if stored.code else {})},
+        accepted=options.trust_code,
+    )  # fmt: skip
+
+
+# The measurements ----------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """Counts what is done."""
+
+    def __init__(self, watcher: TransferWatcher, total: int) -> None:
+        self._watcher, self._total, self._done = watcher, total, 0
+
+    def next(self, what: str) -> None:
+        self._watcher.progress(self._done, self._total, what)
+        self._done += 1
+
+
+def measure_transfer(options: TransferOptions) -> tuple[TransferResults, Path]:
+    """Measure how much data there is and how similar it is, and write the recipe that the table asks for.
+
+    Args:
+        options: what was asked for.
+
+    Returns:
+        What was measured, and the directory with ``results.json`` and ``transfer.toml``.
+
+    Raises:
+        UserError: something given can't be used, in one sentence; nothing has been written then.
+    """
+    options = checked(options)
+    began = time.monotonic()
+    watcher = TransferWatcher() if options.watcher is None else options.watcher
+    with trust.own_code(accepted=options.trust_code):
+        if options.out is not None:
+            refuse_existing(Path(options.out))
+        net = _source(options)
+        if options.data is None:
+            raise OptionError(f"there are no data to learn; give {option('data', 'DATA')}")
+        if not isinstance(options.data, str | Path):
+            raise OptionError(
+                f"the data are of type {type(options.data).__name__}, which a recipe can't name; give a "
+                "file, or a function of yours as file.py:function"
+            )
+        if (text := loading.announcement(options.data)) is not None:
+            watcher.note(text)
+        read = _read(str(options.data), options, net.output)
+        task = read.prepared.task
+        if task.kind == "custom" or task.columns > 1:
+            raise DataError(
+                f"the task of {options.data} is custom, but probes are of one class or one number for each "
+                "example; train with thalweg.stages.transfer itself"
+            )
+        factory = net.factory()
+        # random weights first, which tells what doesn't fit
+        with net.gate():
+            model, _ = read.check(factory, seed=options.seed, examples=8)
+            model = model.to(read.device)
+            nets = [_random_net(read, factory, number) for number in range(1, _RANDOM_NETS + 1)]
+        train, validation = _some(read.prepared, options)
+        example, _ = train.batch(torch.arange(2))
+        said = take_blocks(model, net.path, example)
+        watcher.begun(_lines(net, read, train, validation, said.blocks))
+        measured = _measure(net, model, nets, train, validation, read, options, watcher)
+        place = default_place("transfer", read.source.name) if options.out is None else Path(options.out)
+        text, files = _recipe(net, factory, measured.advice, read, example, options, place, measured.notes)
+        results = _results(net, read, measured, text, options, time.monotonic() - began)
+        config = {
+            "kind": "transfer", "command": options.command, "source": str(net.path),
+            "data": str(options.data), "seed": options.seed,
+        }  # fmt: skip
+        recipe.loads(text)
+        with RunDirectory.create(place, config) as directory:
+            for name, content in files.items():
+                directory.write_text(name, content)
+            directory.write_text("transfer.toml", text)
+            directory.write_text("results.json", results.model_dump_json(indent=2) + "\n")
+    return results.lies_in(place), place
+
+
+def _read(spec: str, options: TransferOptions, output: str | None) -> ProblemData:
+    return ProblemData.read(
+        spec, output=output, target=options.target, task=options.task, missing=options.missing,
+        types=options.types, seed=options.seed, examples=options.examples, device=options.device,
+    )  # fmt: skip
+
+
+def _random_net(read: ProblemData, factory: Factory, seed: int) -> nn.Module:
+    prepared = read.prepared
+    module = initial_module(factory, prepared.input_shape, prepared.outputs, seed)
+    return read.objective.interface.attach(module.to(read.device))
+
+
+def _some(prepared: Prepared, options: TransferOptions) -> tuple[Examples, Examples]:
+    """No more examples of each split than are to be measured on, drawn by the seed."""
+    found = []
+    for number, (examples, most) in enumerate(
+        ((prepared.train, options.most), (prepared.validation, max(options.most // 3, 1)))
+    ):
+        if len(examples) > most:
+            order = streams.order(len(examples), seed=options.seed, epoch=number)[:most]
+            examples = at_places(examples, torch.from_numpy(order).sort().values)
+        found.append(examples)
+    return found[0], found[1]
+
+
+def _lines(
+    net: _SourceNet, read: ProblemData, train: Examples, validation: Examples, blocks: int
+) -> dict[str, list[str]]:
+    model = f"{net.spec} with {net.parts}" if net.parts else net.spec
+    return {
+        "source": [f"{net.path}: {model}, {blocks} block{'' if blocks == 1 else 's'} before its head"],
+        "data": [
+            read.source.summary(),
+            f"measured on {len(train):,} training and {len(validation):,} validation examples",
+            *read.source.notes,
+        ],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    probes: Probes
+    random: list[Probes]
+    parts: list[Any]
+    errors: list[Any] | None
+    advice: TransferAdvice
+    notes: list[str]
+
+
+def _measure(
+    net: _SourceNet, model: nn.Module, nets: list[nn.Module], train: Examples, validation: Examples,
+    read: ProblemData, options: TransferOptions, watcher: TransferWatcher,
+) -> _Measured:  # fmt: skip
+    steps = _Steps(watcher, len(nets) + 4)
+    outputs = len(read.prepared.task.classes) or None
+    steps.next("features of the source")
+    here = features_of_blocks(model, train)
+    there = features_of_blocks(model, validation)
+    steps.next("probes of the source's features")
+    probes = probe_blocks(here, here, there, outputs=outputs)
+    random = []
+    for number, each in enumerate(nets, 1):
+        steps.next(f"probes of random net {number} of {len(nets)}")
+        both = (features_of_blocks(each, examples) for examples in (train, validation))
+        random.append(probe_blocks(each, *both, outputs=outputs))
+    steps.next("the learning curve")
+    best = probes.best - 1
+    parts = probe_parts(
+        here.values[best], here.targets, (there.values[best], there.targets), outputs=outputs,
+        seed=options.seed,
+    )  # fmt: skip
+    steps.next("the distance of the data")
+    notes: list[str] = []
+    errors = None
+    try:
+        errors = domain_errors(_features_of_source(net, model, read, options), here, seed=options.seed)
+    except UserError as problem:
+        notes.append(f"the distance of the data isn't measured: {problem}")
+    advice = choose_row(probes, random, parts)
+    return _Measured(probes=probes, random=random, parts=parts, errors=errors, advice=advice, notes=notes)
+
+
+def _features_of_source(
+    net: _SourceNet, model: nn.Module, read: ProblemData, options: TransferOptions
+) -> BlockFeatures:
+    """The source's features of examples that it was trained on."""
+    table: dict[str, Any] = dict(net.recipe.get("data", {}))
+    if options.source_data is not None:
+        table = {"spec": str(options.source_data)}
+    if not table:
+        raise OptionError(
+            f"{net.path} doesn't say what it was trained on; give {option('source_data', 'DATA')}"
+        )
+    with net.gate() if options.source_data is None else nullcontext():
+        other = ProblemData.read(
+            str(table["spec"]), target=table.get("target"), task=table.get("task"),
+            missing=table.get("missing"), types=table.get("types") or None,
+            loss=net.recipe.get("objective", {}).get("loss"),
+            metric=net.recipe.get("objective", {}).get("metric"),
+            seed=table.get("seed", 0), replicate=table.get("replicate", 0),
+            examples=table.get("examples"), device=options.device,
+        )  # fmt: skip
+    if other.prepared.input_shape != read.prepared.input_shape:
+        raise DataError(
+            f"an example of {table['spec']} has shape {list(other.prepared.input_shape)}, one of these data "
+            f"{list(read.prepared.input_shape)}"
+        )
+    train, _ = _some(other.prepared, options)
+    return features_of_blocks(model, train)
+
+
+def _results(
+    net: _SourceNet, read: ProblemData, measured: _Measured, text: str, options: TransferOptions,
+    seconds: float,
+) -> TransferResults:  # fmt: skip
+    prepared, probes, advice = read.prepared, measured.probes, measured.advice
+    classes: dict[str, int] = {}
+    if prepared.task.classes and prepared.train.targets is not None:
+        counts = torch.bincount(prepared.train.targets.cpu(), minlength=len(prepared.task.classes))
+        classes = dict(zip(prepared.task.classes, counts.tolist(), strict=False))
+    blocks = [
+        BlockRecord(
+            name=name,
+            features=probes.features[place],
+            penalty=probe.penalty,
+            score=probe.score,
+            train=probe.train,
+            random=[each.probes[place].score for each in measured.random],
+            error=None if measured.errors is None else measured.errors[place].error,
+        )
+        for place, (name, probe) in enumerate(zip(probes.names, probes.probes, strict=True))
+    ]
+    return TransferResults(
+        source=str(net.path),
+        data={
+            "name": read.source.name, "spec": read.source.spec, "train": len(prepared.train),
+            "validation": len(prepared.validation), "classes": classes,
+        },
+        model={"spec": net.spec, "parts": net.parts.given()},
+        metric="accuracy" if prepared.task.kind == "classification" else "R²",
+        blocks=blocks,
+        best=probes.best,
+        tied=list(probes.tied),
+        parts=[
+            PartRecord(examples=each.examples, draws=each.draws, score=each.score)
+            for each in measured.parts
+        ],
+        row=advice.row,
+        little=advice.data == "little",
+        similar=advice.similar,
+        sure=(advice.sure_of_data, advice.sure_of_similarity),
+        saved=advice.saved,
+        gain=advice.gain,
+        lost_at_top=advice.lost_at_top,
+        evidence=list(advice.evidence),
+        notes=measured.notes,
+        recipe=text,
+        command=options.command,
+        machine=environment(options.device),
+        seconds=seconds,
+    )  # fmt: skip
+
+
+# The recipe ----------------------------------------------------------------------------------------------
+
+_FILE = "transfer_net.py"
+
+
+def _recipe(
+    net: _SourceNet, factory: Factory, advice: TransferAdvice, read: ProblemData, example: Any,
+    options: TransferOptions, place: Path, notes: list[str],
+) -> tuple[str, dict[str, str]]:  # fmt: skip
+    """The recipe's text, and files that it needs beside it."""
+    training = dict(net.recipe.get("training", {}))
+    epochs = int(training.get("epochs", _EPOCHS))
+    values: dict[str, Any] = {"version": recipe.VERSION}
+    given = {
+        "spec": str(options.data), "target": options.target, "task": options.task,
+        "missing": options.missing, "types": dict(options.types or {}), "seed": options.seed,
+        "examples": options.examples,
+    }  # fmt: skip
+    values["data"] = {name: value for name, value in given.items() if value}
+    files: dict[str, str] = {}
+    values["model"] = net.table
+    if advice.take < advice.blocks:
+        try:
+            spec, files = _shorter(net, factory, advice.take, read, example, place)
+            values["model"] = {"spec": spec} if files else {**net.table, "spec": spec}
+        except ModelError as problem:
+            notes.append(f"the recipe takes all blocks: {problem}")
+    if net.output is not None:
+        values["model"]["output"] = net.output
+    values["optimizer"] = dict(net.recipe.get("optimizer", _OPTIMIZER))
+    if net.recipe.get("schedule", {}).get("name", "constant") != "constant":
+        values["schedule"] = dict(net.recipe["schedule"])
+    values["training"] = {
+        "batch_size": min(int(training.get("batch_size", _BATCH)), len(read.prepared.train)),
+        "epochs": epochs,
+        "seed": options.seed,
+        "evaluations": min(epochs, 20),
+    }
+    stage: dict[str, Any] = {"method": "transfer", "source": str(net.path), "epochs": epochs}
+    if advice.tune is not None:
+        stage["tune"] = advice.tune
+    if advice.tune != 0:
+        stage["head_epochs"] = max(1, round(epochs / 4))
+    if advice.tune is None:
+        stage["depth_factor"] = _FACTOR
+    first = f"From {net.path} to {read.source.name}, by the table of transfer: {advice.row}."
+    # a name may hold anything
+    lines = [f"# {' '.join(line.split())}" for line in (first, *(f"- {each}" for each in advice.evidence))]
+    return "\n".join([*lines, "", tomli_w.dumps(values), "[[stage]]", tomli_w.dumps(stage)]), files
+
+
+def _shorter(
+    net: _SourceNet, factory: Factory, blocks: int, read: ProblemData, example: Any, place: Path
+) -> tuple[str, dict[str, str]]:
+    """The model that ends behind some blocks: by its name, or in a file of its own."""
+    prepared = read.prepared
+    whole = factory(prepared.input_shape, prepared.outputs)
+    cut = first_blocks(whole, example, blocks, prepared.outputs)
+    family, _, widths = net.spec.partition(":")
+    if family in ("mlp", "cnn") and not net.raw_input:
+        spec = f"{family}:{','.join(widths.split(',')[:blocks])}"
+        made = with_parts(models.factory(spec), net.parts)(prepared.input_shape, prepared.outputs)
+        if _alike(made, cut, net, example):
+            return spec, {}
+    parts = ", ".join(f"{name}={value!r}" for name, value in net.parts.given().items())
+    text = (
+        f'"""The first {blocks} blocks of the net that was transferred from, with a linear head."""\n\n'
+        "import torch\n\n"
+        "from thalweg.layers import models\n"
+        "from thalweg.layers.surgery import ModelParts, with_parts\n"
+        "from thalweg.stages import first_blocks\n"
+        "from thalweg.stages.raw_input import with_raw_input\n\n\n"
+        "def net(input_shape, outputs):\n"
+        f"    equipped = with_parts(models.factory({net.spec!r}), ModelParts({parts}))\n"
+        f"    whole = with_raw_input(equipped, {net.raw_input})(input_shape, outputs)\n"
+        f"    return first_blocks(whole, torch.zeros(2, *input_shape), {blocks}, outputs)\n"
+    )
+    return f"{place / _FILE}:net", {_FILE: text}
+
+
+def _alike(made: nn.Module, cut: nn.Module, net: _SourceNet, example: Any) -> bool:
+    """Whether two nets have the same features once they are filled from the source."""
+    try:
+        with undisturbed():
+            for each in (made, cut):
+                take_blocks(each, net.path, example)
+            one, other = (features_of_blocks(each, (example, torch.zeros(2))) for each in (made, cut))
+    except ModelError:
+        return False
+    return len(one.values) == len(other.values) and torch.allclose(one.values[-1], other.values[-1])
