@@ -152,13 +152,12 @@ def test_batch_norms_do_nearly_nothing_in_training_too_where_they_have_seen_data
         ),
         (
             mlp(4, 6, 2, activation=nn.LeakyReLU), mlp(4, 6, 6, 2, activation=nn.LeakyReLU),
-            X, "only ReLU and the like",
+            X.float(), "only ReLU and the like",
         ),
         (mlp(6, 2), mlp(6, 6, 2), None, "is given what comes from no activation and is followed by ReLU"),
         (mlp(4, 6, 2), mlp(4, 6, 7, 6, 2), None, r"'2' \(Linear\) gives 7 numbers for 6"),
         (mlp(4, 6, 5, 2), mlp(4, 6, 6, 2), None, r"2.weight, 2.bias, .* of the shallower net isn't taken"),
         (ResNet((1, 1)), ResNet((1, 2)), None, "give example"),
-        (ResNet((1, 1)), ResNet((1, 2)), IMAGES, "doesn't compute the same"),
         (Functional((4, 6, 2)), Functional((4, 6, 6, 2)), X.float(), "doesn't compute the same"),
         (
             nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)),
@@ -179,6 +178,77 @@ def test_where_it_cant_be_the_same_it_is_said_and_nothing_is_changed(
 ) -> None:
     before = state(deep)
     with pytest.raises(ModelError, match=said):
+        grow(shallow, deep, middle="same function", example=example)
+    assert all(torch.equal(value, before[name]) for name, value in deep.state_dict().items())
+
+
+def _drawn_norms(net: nn.Module) -> None:
+    torch.manual_seed(3)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+            assert part.running_mean is not None
+            part.running_mean.normal_()
+
+
+class Transformer(nn.Module):
+    def __init__(self, depth: int, norm_first: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        found: Tensor = self.head(x.mean(1))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep", "example"),
+    [
+        (ResNet((1, 1)), ResNet((1, 2)), IMAGES),
+        (ResNet((1, 1)), ResNet((1, 4)), IMAGES),
+        (Transformer(2), Transformer(4), torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))),
+    ],
+    ids=["a block", "blocks", "a transformer"],
+)
+def test_new_residual_blocks_hand_on_what_they_are_given(
+    shallow: nn.Module, deep: nn.Module, example: Tensor
+) -> None:
+    _drawn_norms(shallow)
+    _drawn_norms(deep)
+    before = state(deep)
+    found = grow(shallow, deep, middle="same function", example=example)
+    shallow.eval()
+    deep.eval()
+    other = example.flip(0) + 0.3
+    torch.testing.assert_close(deep(other), shallow(other), rtol=1e-5, atol=1e-5)
+    # only the last layers of branches are zero, so that the block can learn
+    new = [
+        name for name, _ in deep.named_parameters() if any(name.startswith(f"{part}.") for part in found.new)
+    ]
+    changed = [name for name in new if not torch.equal(deep.get_parameter(name), before[name])]
+    assert changed
+    assert not any(bool(deep.get_parameter(name).any()) for name in changed)
+    assert len(changed) < len(new) / 2
+    deep(example).square().sum().backward()
+    for name in changed:
+        gradient = deep.get_parameter(name).grad
+        assert gradient is not None
+        assert bool(gradient.any())
+
+
+def test_a_block_without_a_skip_is_said_to_have_no_way() -> None:
+    """Of a transformer that normalizes after its sums nothing hands on what it is given."""
+    shallow, deep = Transformer(2, norm_first=False), Transformer(3, norm_first=False)
+    before = state(deep)
+    example = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ModelError):
         grow(shallow, deep, middle="same function", example=example)
     assert all(torch.equal(value, before[name]) for name, value in deep.state_dict().items())
 

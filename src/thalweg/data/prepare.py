@@ -60,7 +60,7 @@ def some_of(count: int, examples: int, labels: Any, *, seed: int) -> Indices:
         DataError: more are wanted than there are, or fewer than there are classes.
 
     >>> places = some_of(8, 4, np.array([0, 0, 0, 0, 0, 0, 1, 1]), seed=0)
-    >>> sum(places >= 6)
+    >>> int((places >= 6).sum())
     1
     """
     if not 1 <= examples <= count:

@@ -17,7 +17,7 @@ from thalweg.initial.saved import Source, tensors_of
 from thalweg.initial.weights import whole, write
 from thalweg.settings.tables import MOST, is_number, whole_number
 from thalweg.stages.blocks import Block, Chain, find_blocks, part_of_chain
-from thalweg.stages.growing import shortest_names, state_of
+from thalweg.stages.names import shortest_names, state_of
 from thalweg.stages.prefixed import Prefixed
 from thalweg.stages.stage import GIVEN, Stage
 from thalweg.stages.taps import inner_module
