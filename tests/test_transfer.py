@@ -54,6 +54,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def short(results: TransferResults) -> list[str]:
+    """What makes the training of a recipe short."""
+    stage = tomllib.loads(results.recipe)["stage"][0]
+    return ["training.epochs=1", *["stage.0.head_epochs=1"] * ("head_epochs" in stage)]
+
+
 class Watcher(TransferWatcher):
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -92,7 +98,7 @@ def test_the_recipe_trains(measured: tuple[TransferResults, Path, Watcher], tmp_
     assert all(f"# - {line}" in text for line in results.evidence)
     stage = tomllib.loads(text)["stage"][0]
     assert stage["method"] == "transfer"
-    trained = thalweg.train(out / "transfer.toml", changes=["training.epochs=1"], out=tmp_path / "trained")
+    trained = thalweg.train(out / "transfer.toml", changes=short(results), out=tmp_path / "trained")
     assert trained.result["test"] is not None
 
 
@@ -102,8 +108,8 @@ def test_the_recipe_trains(measured: tuple[TransferResults, Path, Watcher], tmp_
         ({"data": "little", "similar": True}, WHOLE, {"tune": 0}),
         ({"data": "little", "similar": False, "best": 1}, {"spec": "cnn:8", "batch_norm": True}, {"tune": 0}),
         ({"data": "little", "similar": False, "best": 2}, WHOLE, {"tune": 0}),
-        ({"data": "much", "similar": True}, WHOLE, {"tune": 1, "head_epochs": 1}),
-        ({"data": "much", "similar": False}, WHOLE, {"head_epochs": 1, "depth_factor": 0.7}),
+        ({"data": "much", "similar": True}, WHOLE, {"tune": 1, "head_epochs": 11}),
+        ({"data": "much", "similar": False}, WHOLE, {"head_epochs": 11, "depth_factor": 0.7}),
     ],
 )  # fmt: skip
 def test_each_row_is_a_recipe(
@@ -118,9 +124,12 @@ def test_each_row_is_a_recipe(
     read = tomllib.loads(results.recipe)
     assert read["model"] == model
     assert read["optimizer"] == {"name": "adam", "lr": 0.01}
-    assert read["stage"] == [{"method": "transfer", "source": str(world / "source"), "epochs": 4, **stage}]
-    changes = ["training.epochs=1"]
-    trained = thalweg.train(tmp_path / "out" / "transfer.toml", changes=changes, out=tmp_path / "trained")
+    assert read["stage"] == [{"method": "transfer", "source": str(world / "source"), **stage}]
+    # batches of 32, for about 700 steps
+    assert read["training"] == {"batch_size": 32, "epochs": 44, "seed": 0, "evaluations": 20}
+    trained = thalweg.train(
+        tmp_path / "out" / "transfer.toml", changes=short(results), out=tmp_path / "trained"
+    )
     assert trained.result["test"] is not None
     # what is frozen is the source's, to the bit
     if stage.get("tune") == 0:
@@ -154,7 +163,7 @@ def test_a_net_of_ones_own_is_cut_in_a_file(
     assert read["model"] == {"spec": "out/transfer_net.py:net"}
     cut = models.build("out/transfer_net.py:net", (1, 8, 8), 5)
     assert list(cut.state_dict()) == ["1.weight", "1.bias", "head.0.weight", "head.0.bias"]
-    trained = thalweg.train("out/transfer.toml", changes=["training.epochs=1"], out="trained")
+    trained = thalweg.train("out/transfer.toml", changes=short(results), out="trained")
     assert trained.result["test"] is not None
     mine = safetensors.torch.load_file("trained/weights.safetensors")
     assert torch.equal(mine["1.weight"], model.state_dict()["1.weight"])
@@ -281,6 +290,7 @@ def test_numbers_have_rows_too_and_a_net_its_raw_input(tmp_path: Path) -> None:
     assert read["data"] == {"spec": str(other), "examples": 150}
     cut = {"spec": f"{tmp_path / 'out' / 'transfer_net.py'}:net"}
     assert read["model"] in (cut, {"spec": "mlp:32,16", "raw_input": True})
-    changes = ["training.epochs=1"]
-    trained = thalweg.train(tmp_path / "out" / "transfer.toml", changes=changes, out=tmp_path / "trained")
+    trained = thalweg.train(
+        tmp_path / "out" / "transfer.toml", changes=short(results), out=tmp_path / "trained"
+    )
     assert trained.result["test"] is not None

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import thalweg
 import trainings
 from thalweg import data, recipe
 from thalweg.data.prepare import some_of
-from thalweg.errors import OptionError, RecipeError, UserError
+from thalweg.errors import OptionError, RecipeError, ThalwegError, UserError
 from thalweg.layers import models
+from thalweg.recipe.build import build
 from thalweg.recipe.stages import fewer
 from thalweg.report.training import read as read_page
 from thalweg.run.problem import initial_module
 from thalweg.stages import Ramp, Stage, curriculum, difficulty_of, greedy, hints, methods
+from thalweg.stages.stage import GIVEN
 from thalweg.strategies import Clipping, Initialization
 from thalweg.training.rates import ScheduleOf
 from thalweg.training.results import TrainResults
@@ -447,3 +450,223 @@ def test_statistics_come_from_the_examples_that_are_learnt_from() -> None:
     assert abs(float(targets.mean())) < 1e-5
     whole = data.prepare(source, seed=0, replicate=0)
     assert list(prepared.indices["validation"]) == list(whole.indices["validation"])
+
+
+# What a person's own function does, and what is read from disk ------------------------------------------
+
+ODD = """
+import random
+
+import torch
+from thalweg.stages import Stage
+
+def nothing(): return None
+def five(): return 5
+def none_at_all(): return []
+def breaks():
+    yield Stage(name="a")
+    raise RuntimeError("boom")
+def leaves(): raise SystemExit(3)
+class Odd: pass
+def changes(model):
+    model.add_module("more", torch.nn.Linear(3, 3))
+    return [Stage(name="a")]
+def wants(optimizer): return [Stage(name="a")]
+def alone(): return Stage(name="a")
+def later(): return [Stage(name="a"), Stage(name="b", build=lambda model: 1 / 0)]
+def number(): return [Stage(name="a", trains=[3])]
+def says(): return [Stage(name="a", optimizer="sgd", metric=None, strategies=())]
+def takes(seed, batch_size): return [Stage(name=f"a{seed}+{batch_size}", epochs=1)]
+def draws(): return [Stage(name="a", hyperparameters={"lr": 0.01 * random.random() + float(torch.rand(1))})]
+def raises(inputs, targets): raise ValueError("no")
+def none(inputs, targets): return None
+def size(inputs, targets): return inputs.square().sum(-1)
+def drawn(inputs, targets): return torch.rand(len(targets))
+"""
+
+
+def built(tables: str, folder: Path, main: str = MAIN) -> list[Stage]:
+    """The stages of a recipe, as they would be trained."""
+    (folder / "odd.py").write_text(ODD)
+    made = build(recipe.loads(main + tables), "cpu", 1)
+    assert made.staged is not None
+    return list(made.staged.stages)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('method = "odd.py:nothing"', "odd.py:nothing gives nothing; let it return"),
+        ('method = "odd.py:five"', "odd.py:five gives int; let it return"),
+        ('method = "odd.py:Odd"', "odd.py:Odd gives Odd; let it return"),
+        ('method = "odd.py:none_at_all"', "odd.py:none_at_all gives no stage at all"),
+        ('method = "odd.py:breaks"', r"odd.py:breaks\(\) raises RuntimeError: boom"),
+        ('method = "odd.py:leaves"', r"odd.py:leaves\(\) raises SystemExit: 3"),
+        ('method = "builtins:dict"', "builtins:dict doesn't say which arguments it has"),
+        ('method = "odd.py:changes"', "changes what the model consists of"),
+        ('method = "greedy"\nraw_input = true', "set model.raw_input = true instead"),
+        ('method = "odd.py:wants"\noptimizer = {name = "sgd"}', "needs 'optimizer'; .* call the argument"),
+        ('method = "odd.py:alone"\nname = "mine"', "has no 'name': it names its stages itself"),
+        ('method = "odd.py:later"', "in the stage 'b': its code raises ZeroDivisionError"),
+        ('method = "odd.py:number"', "trains of the stage 'a' has 3"),
+        ('name = "a"\nobjective = {loss = "odd.py:five"}', "in the stage 'a': its code raises TypeError"),
+        ('method = "curriculum"\ndifficulty = "odd.py:raises"', "'odd.py:raises' raises ValueError: no"),
+        ('method = "curriculum"\ndifficulty = "odd.py:none"', "'odd.py:none' raises TypeError"),
+        ('method = "curriculum"\ndifficulty = "zip.npy"', "'zip.npy', which can't be read as an array"),
+        ('method = "curriculum"\ndifficulty = "complex.npy"', "holds complex128"),
+        ('method = "curriculum"\ndifficulty = "one.npy"', r"holds float64 of shape \[\]"),
+        ('method = "auxiliary-heads"\nlayers = 3', "layers is 3, but must be a list"),
+        ('method = "continuation"\nsigmas = "x"', "sigmas is 'x', but must be a list"),
+    ],
+)  # fmt: skip
+def test_whatever_a_table_leads_to_is_said_in_a_sentence(
+    table: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("zip.npy").write_bytes(b"PK\x03\x04")
+    np.save("complex.npy", np.arange(90) + 1j)
+    np.save("one.npy", np.array(1.0))
+    with pytest.raises(UserError, match=said):
+        built(f"[[stage]]\n{table}\n", tmp_path)
+
+
+def test_what_a_function_says_of_its_stages_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [stage] = built(
+        '[[stage]]\nmethod = "odd.py:says"\noptimizer = {name = "adam", beta1 = 0.5}\n'
+        'objective = {metric = "accuracy"}\nstrategies = {clipping = {norm = 1}}\n',
+        tmp_path,
+    )
+    assert (stage.optimizer, stage.metric, stage.strategies) == ("sgd", None, ())
+    assert stage.hyperparameters is GIVEN
+    # keys of a table that a function has arguments for are given to it
+    [stage] = built('[[stage]]\nmethod = "odd.py:takes"\nseed = 7\nbatch_size = 8\n', tmp_path)
+    assert (stage.name, stage.seed, stage.batch_size) == ("a7+8", 7, 8)
+
+
+def test_what_functions_draw_is_the_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables = '[[stage]]\nmethod = "odd.py:draws"\n'
+
+    def drawn(main: str = MAIN, tables: str = tables) -> Any:
+        torch.rand(1)
+        return built(tables, tmp_path, main)[0]
+
+    assert drawn().hyperparameters == drawn().hyperparameters
+    assert drawn().hyperparameters != drawn(MAIN.replace("seed = 3", "seed = 4")).hyperparameters
+    random = '[[stage]]\nmethod = "curriculum"\ndifficulty = "odd.py:drawn"\n'
+    assert drawn(tables=random).about == drawn(tables=random).about
+
+
+def test_a_difficulty_goes_with_fewer_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = data.prepare(data.load("iris"), seed=0, replicate=0).train
+    sizes = train.batch(torch.arange(90))[0].square().sum(-1).double()
+    np.save("sizes.npy", sizes.numpy())
+    few = fewer(train, 60, 0).batch(torch.arange(60))[0].square().sum(-1).double()
+    [expected] = curriculum(few)
+    for given in ("odd.py:size", "sizes.npy"):
+        table = f'[[stage]]\nmethod = "curriculum"\nexamples = 60\ndifficulty = "{given}"\n'
+        [stage] = built(table, tmp_path)
+        assert stage.about["difficulty"] == expected.about["difficulty"]
+    # of resamples the places are others, so that numbers by place would be of other examples
+    main = MAIN + "ensemble = {members = 2, resample = true}\n"
+    with pytest.raises(OptionError, match=r"ensemble.resample gives each member examples of its own"):
+        built('[[stage]]\nmethod = "curriculum"\ndifficulty = "sizes.npy"\n', tmp_path, main)
+
+
+@pytest.mark.parametrize(
+    ("main", "stage", "expected"),
+    [
+        ("plateau", "", ["plateau"]),
+        ("plateau", 'schedule = {name = "cosine"}', []),
+        ("plateau", 'schedule = {name = "plateau"}', ["plateau"]),
+        ("plateau", "strategies = {}", ["plateau"]),
+        ("cosine", 'schedule = {name = "plateau"}', ["plateau"]),
+        ("cosine", "", []),
+    ],
+)
+def test_a_plateau_goes_where_its_schedule_goes(
+    main: str, stage: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("hard.npy", np.arange(90.0))
+    text = MAIN.replace('{name = "cosine", warmup = 0.2}', f'{{name = "{main}"}}')
+    for table in ('name = "a"', 'method = "curriculum"\nkind = "weight"\ndifficulty = "hard.npy"'):
+        made = build(recipe.loads(f"{text}[[stage]]\n{table}\n{stage}\n"), "cpu", 1).staged
+        assert made is not None
+        found = [each.name for each in made.specs[0].strategies]
+        assert [name for name in found if name == "plateau"] == expected
+
+
+def test_snapshots_of_stages_are_refused() -> None:
+    for tables in (
+        "[strategies.snapshots]\ncycles = 2\n[[stage]]\nname = 'a'\n",
+        "[[stage]]\nname = 'a'\nstrategies = {snapshots = {cycles = 2}}\n",
+    ):
+        main = MAIN.replace("strategies = {clipping = {norm = 1.0}}\n", "")
+        with pytest.raises(RecipeError, match="a training in stages leaves one model"):
+            recipe.loads(main + tables)
+
+
+def test_a_stage_that_diverges_is_the_last_and_everything_is_written(tmp_path: Path) -> None:
+    tables = (
+        '[[stage]]\nname = "wild"\nsteps = 9\nstrategies = {}\noptimizer = {name = "sgd", lr = 1e30}\n'
+        '[[stage]]\nname = "after"\n'
+    )
+    with pytest.raises(ThalwegError, match="in the stage 'wild': the loss was no longer finite") as found:
+        thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    # of a stage in the middle there is no best model
+    assert "best.safetensors" not in str(found.value)
+    results = TrainResults.read(tmp_path / "run" / "results.json")
+    assert results.failed
+    assert [each.name for each in results.stages] == ["wild"]
+    made = thalweg.predict(tmp_path / "run", np.zeros((2, 4), np.float32))
+    assert any("diverged" in note for note in made.notes)
+
+
+def test_the_curves_of_members_have_all_stages(tmp_path: Path) -> None:
+    tables = 'ensemble = {members = 2}\n[[stage]]\nname = "a"\nsteps = 3\n[[stage]]\nname = "b"\nsteps = 4\n'
+    results = thalweg.train(written(tmp_path, tables), out=tmp_path / "run")
+    assert results.ensemble is not None
+    for member in results.ensemble.members:
+        steps = [point.step for point in member.curve]
+        assert (steps[0], steps[-1]) == (0, 7)
+        assert 3 in steps
+
+
+def test_a_resume_with_another_teacher_or_difficulty_is_refused(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(teacher, tmp_path / "teacher")
+    np.save("hard.npy", np.arange(90.0))
+    tables = (
+        '[[stage]]\nmethod = "hints"\nteacher = "teacher"\nsoftened = 1.0\n'
+        '[[stage]]\nmethod = "curriculum"\ndifficulty = "hard.npy"\n'
+    )
+    path = written(tmp_path, tables)
+    thalweg.train(path, out="run")
+    thalweg.train(path, out="run", resume=True)
+    np.save("hard.npy", np.arange(90.0)[::-1])
+    with pytest.raises(OptionError, match="a teacher, a difficulty or a function"):
+        thalweg.train(path, out="run", resume=True)
+    np.save("hard.npy", np.arange(90.0))
+    state = load_file(tmp_path / "teacher" / "weights.safetensors")
+    save_file({name: value + 1 for name, value in state.items()}, "teacher/weights.safetensors")
+    with pytest.raises(OptionError, match="a teacher, a difficulty or a function"):
+        thalweg.train(path, out="run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("tables", "change", "said"),
+    [
+        ('[[stage]]\nname = "a"\ntrains = ["4"]\n', "stage.0.trains.0.x=3", "is '4', which has no keys such"),
+        ("", "stage.0.epochs=3", r"must be an array of tables, \[\[stage\]\]"),
+        ('[[stage]]\nname = "a"\n', 'stage.0.trains="4"', "is '4' but must be a list of text"),
+        ('[[stage]]\nname = "a"\n', 'stage.0.epochs="4"', "stage.0.epochs is '4' but must be a whole number"),
+    ],
+)  # fmt: skip
+def test_changes_that_fit_nowhere(tables: str, change: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        recipe.loads(MAIN + tables, changes=[change])

@@ -54,6 +54,7 @@ def from_saved(
     *,
     only: str = "*",
     rename: Mapping[str, str] | None = None,
+    finite: bool = True,
 ) -> Taken:
     """Fill a module from a saved one, by name and shape, in place.
 
@@ -62,6 +63,7 @@ def from_saved(
         source: as for :func:`tensors_of`.
         only: which parameters and buffers of the module, by a pattern of their names, such as ``"body.*"``.
         rename: beginning of names in the file to what they begin with in the module. The longest counts.
+        finite: leave out what holds numbers that aren't finite; else it is taken as it is.
 
     Returns:
         What was taken, and what was left on both sides.
@@ -91,7 +93,7 @@ def from_saved(
             misfits[name] = f"it is {list(value.shape)} in the file and {list(target.shape)} here"
         elif value.is_floating_point() != target.is_floating_point():
             misfits[name] = f"it is {value.dtype} in the file and {target.dtype} here"
-        elif value.is_floating_point() and not torch.isfinite(value).all():
+        elif finite and value.is_floating_point() and not torch.isfinite(value).all():
             misfits[name] = "it holds numbers that aren't finite"
         else:
             write(target, value.to(target.device))

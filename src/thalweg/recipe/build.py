@@ -16,8 +16,15 @@ from thalweg.errors import OptionError
 from thalweg.layers import models
 from thalweg.layers.surgery import with_parts
 from thalweg.objectives import activations
-from thalweg.recipe.schema import Recipe
-from thalweg.recipe.stages import StageContext, example_of, group_settings, schedule_and_strategies, stages_of
+from thalweg.recipe.schema import Recipe, ScheduleTable, StrategiesTable
+from thalweg.recipe.stages import (
+    StageContext,
+    example_of,
+    group_settings,
+    persons_code,
+    schedule_and_strategies,
+    stages_of,
+)
 from thalweg.run.directory.environment import usable_device
 from thalweg.run.problem import Problem
 from thalweg.run.problem_data import ProblemData
@@ -126,7 +133,7 @@ def build(wanted: Recipe, device: str, world: int, known: ProblemData | None = N
     schedule, made = schedule_and_strategies(wanted.schedule, wanted.strategies)
     training, staged = None, None
     if wanted.stage:
-        staged = _staged(wanted, read, model, backend, schedule, made)
+        staged = _staged(wanted, read, model, backend, schedule)
     else:
         model = backend.set_up(model)
         training = _training(wanted, read, model, backend, entry, schedule, made, width, say)
@@ -186,7 +193,6 @@ def _staged(
     model: nn.Module,
     backend: Backend,
     schedule: ScheduleOf | str,
-    made: list[Strategy],
 ) -> StagedTraining:
     settings, prepared, objective = wanted.training, read.prepared, read.objective
     loss = objective.loss
@@ -198,11 +204,15 @@ def _staged(
         name = read.functions.metric.name
         metric = name if name in objectives.names("metric") else read.functions.metric
     context = StageContext(
-        model=model, example=example_of(prepared.train, max(2, min(8, settings.batch_size))), loss=loss,
-        data=prepared.train, validation=prepared.validation, seed=wanted.data.seed,
+        model=model, spec=wanted.model.spec,
+        example=example_of(prepared.train, max(2, min(8, settings.batch_size))), loss=loss,
+        data=prepared.train, validation=prepared.validation, seed=wanted.data.seed, draws=settings.seed,
         device=str(backend.device),
+        plateau=schedule_and_strategies(wanted.schedule, StrategiesTable())[1],
+        resampled=wanted.ensemble is not None and wanted.ensemble.resample,
     )  # fmt: skip
     stages = stages_of(wanted.stage, context)
+    _, made = schedule_and_strategies(ScheduleTable(), wanted.strategies)
     spec = FitSpec(
         model=model, data=prepared.train, loss=loss, optimizer=wanted.optimizer.name, schedule=schedule,
         strategies=made, validation=prepared.validation, metric=metric, validation_loss=objective.judged,
@@ -211,7 +221,8 @@ def _staged(
         evaluations=settings.evaluations, accumulate=settings.accumulate, precision=settings.precision,
         groups=group_settings(wanted.groups), backend=backend,
     )  # fmt: skip
-    return StagedTraining.of(spec, stages)
+    with persons_code("its code", "correct it"):
+        return StagedTraining.of(spec, stages)
 
 
 def _check_shares(wanted: Recipe, entry: Entry, world: int) -> None:

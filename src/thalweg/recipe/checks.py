@@ -167,6 +167,7 @@ def _check_stage(stage: StageTable, at: Path, wrong: Wrong) -> None:
         _check_objective(stage.objective, (*at, "objective"), wrong)
     if stage.strategies is not None:
         _check_given(stage.strategies, (*at, "strategies"), wrong)
+        _check_no_snapshots(stage.strategies, (*at, "strategies"), wrong)
 
 
 def _check_parts(recipe: Recipe, wrong: Wrong) -> None:
@@ -227,6 +228,8 @@ def _check_strategies(recipe: Recipe, wrong: Wrong) -> None:
             )
     if "averaging" in given and entry is not None and hasattr(entry.call.target, "eval"):
         raise wrong(("strategies", "averaging"), f"{name!r} averages its points already; leave averaging out")
+    if recipe.stage:
+        _check_no_snapshots(recipe.strategies, ("strategies",), wrong)
     if recipe.ensemble is not None:
         _check_ensemble(recipe, wrong)
     if recipe.prediction.crops == 10 and not mirrors(recipe):
@@ -266,6 +269,15 @@ def _check_given(table: StrategiesTable, at: Path, wrong: Wrong) -> None:
             strategies.build(strategy, settings)
         except OptionError as problem:
             raise wrong((*at, strategy), str(problem)) from problem
+
+
+def _check_no_snapshots(table: StrategiesTable, at: Path, wrong: Wrong) -> None:
+    if table.of(SnapshotsSettings) is not None:
+        raise wrong(
+            (*at, "snapshots"),
+            "snapshots make an ensemble of one training, but a training in stages leaves one model; leave "
+            "snapshots out, or set ensemble.members",
+        )
 
 
 def _check_ensemble(recipe: Recipe, wrong: Wrong) -> None:

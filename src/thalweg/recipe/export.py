@@ -34,7 +34,7 @@ from thalweg.training.results import (
 from thalweg.training.training_run import Fitted
 from thalweg.training.watch import Evaluation
 
-__all__ = ["export_members", "export_run"]
+__all__ = ["export_members", "export_run", "on_one_axis"]
 
 
 def _evaluate(
@@ -88,11 +88,11 @@ def export_run(
         ensemble = recorded(evaluation["snapshots"], None) if len(taken) > 1 else None
     found, temperature, notes = _calibrated(made, evaluation)
     stored = stored.model_copy(update={"temperatures": found})
-    curve, best = _on_one_axis(fitted)
+    axis = on_one_axis(fitted)
     results = _results(
         made, config,
-        curve=curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
-        seconds=fitted.seconds, best=best, stopped=fitted.stopped, failed=fitted.failed,
+        curve=axis.curve, result=fitted.final, updates=fitted.updates, notes=[*fitted.notes, *notes],
+        seconds=fitted.seconds, best=axis.best, stopped=fitted.stopped, failed=fitted.failed,
         stages=[
             StageResult(
                 name=each.name, began=each.began, updates=each.updates, trained=each.trained,
@@ -107,13 +107,14 @@ def export_run(
     return results
 
 
-def _on_one_axis(fitted: Fitted) -> tuple[list[Evaluation], Evaluation | None]:
-    """The evaluations of all stages and the best of the last one, with steps counted from the beginning."""
+def on_one_axis(fitted: Fitted) -> Fitted:
+    """Count the steps of all stages' evaluations, and of the best of the last one, from the beginning."""
     if not fitted.stages:
-        return fitted.curve, fitted.best
+        return fitted
     curve = [replace(each, step=each.step + stage.began) for stage in fitted.stages for each in stage.curve]
     last = fitted.stages[-1].began
-    return curve, None if fitted.best is None else replace(fitted.best, step=fitted.best.step + last)
+    best = None if fitted.best is None else replace(fitted.best, step=fitted.best.step + last)
+    return replace(fitted, curve=curve, best=best)
 
 
 def export_members(

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import Any, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -204,6 +204,11 @@ def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[Path, str]:
                         f"{option('changes', [change])}: {dotted(path)} has {len(target)} tables, of which "
                         f"none is {part!r}; give a name, or a number from 0 to {len(target) - 1}"
                     )
+            elif not isinstance(target, dict):
+                raise RecipeError(
+                    f"{option('changes', [change])}: {dotted(path)} is {_shown(target)}, which has no keys "
+                    f"such as {part!r}; set {dotted(path)} itself"
+                )
             path = (*path, place)
             if not isinstance(here, dict) or len(here) != 1:
                 target[place] = here
@@ -257,6 +262,10 @@ def _sentence(details: ErrorDetails) -> str:
         return f"{key} is {_shown(value)}; {nearest(str(value), known)}"
     if kind == "bool_type" and "bool" not in details["loc"]:
         return f"{key} is {_shown(value)} but must be true or false"
+    if kind == "list_type" and (of := _listed(loc)) is not None:
+        tables = isinstance(of, type) and issubclass(of, BaseModel)
+        rule = f"an array of tables, [[{key}]]" if tables else "a list of text in quotes"
+        return f"{key} is {_shown(value)} but must be {rule}"
     rule = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{key} is {_shown(value)} but must be a table, [{key}]"
@@ -271,7 +280,9 @@ def _shown(value: object) -> str:
 
 _LONGEST = 10_000_000
 _TOLD = ("batch_size", "epochs", "seed", "evaluations")
-_UNION_BRANCHES = frozenset({"bool", "int", "float", "list[union[int,float]]"})
+_UNION_BRANCHES = frozenset(
+    {"bool", "int", "float", "list[union[int,float]]", "constrained-int", "list[constrained-int]"}
+)
 _RULES = {
     "bool_type": "a number or true or false",
     "finite_number": "a finite number",
@@ -286,6 +297,10 @@ _RULES = {
 
 def _fields(loc: Sequence[str | int]) -> list[str]:
     """The keys that the table at ``loc`` may have."""
+    return list(_named(_table_at(loc)))
+
+
+def _table_at(loc: Sequence[str | int]) -> type[BaseModel]:
     model: Any = Recipe
     for part in loc:
         if isinstance(part, int):
@@ -293,7 +308,19 @@ def _fields(loc: Sequence[str | int]) -> list[str]:
         annotation = next(info.annotation for key, info in _named(model).items() if key == part)
         choices = get_args(annotation) or (annotation,)
         model = next(each for each in choices if isinstance(each, type) and issubclass(each, BaseModel))
-    return list(_named(model))
+    return cast("type[BaseModel]", model)
+
+
+def _listed(loc: Sequence[str | int]) -> Any:
+    """What a key has a list of, tables or text; ``None`` where it is something else."""
+    try:
+        annotation = _named(_table_at(loc[:-1]))[str(loc[-1])].annotation
+    except (KeyError, StopIteration):
+        return None
+    for each in (annotation, *get_args(annotation)):
+        if get_origin(each) is list and isinstance(of := get_args(each)[0], type):
+            return of if issubclass(of, (str, BaseModel)) else None
+    return None
 
 
 def _named(model: type[BaseModel]) -> dict[str, Any]:

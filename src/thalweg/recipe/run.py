@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from thalweg.errors import (
 )
 from thalweg.randomness.generators import undisturbed
 from thalweg.recipe.build import BuiltRun, build, lines
-from thalweg.recipe.export import export_members, export_run
+from thalweg.recipe.export import export_members, export_run, on_one_axis
 from thalweg.recipe.members import train_members
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.directory import RunDirectory
@@ -39,12 +40,13 @@ from thalweg.settings.declared import checked
 from thalweg.strategies.own import load_own
 from thalweg.training.backend import on_rank_0
 from thalweg.training.evaluate import score
+from thalweg.training.fit_spec import called
 from thalweg.training.loader import in_blocks
 from thalweg.training.options import TrainOptions
 from thalweg.training.parallel import together
 from thalweg.training.predicting import predicting_model
 from thalweg.training.results import TrainResults
-from thalweg.training.staged import has_begun
+from thalweg.training.staged import StagedTraining, has_begun
 from thalweg.training.thread_count import threads_for
 from thalweg.training.trainer import Training
 from thalweg.training.training_run import Fitted, TrainingRun, finite
@@ -111,6 +113,12 @@ def run_recipe(options: TrainOptions) -> tuple[TrainResults, Path]:
                     f"{wanted.data.spec} has changed since the training in {out} began; restore it, "
                     f"or start again with another {option('out')}"
                 )
+            if made.staged is not None and config.get("stages", now := _stages(made.staged)) != now:
+                raise OptionError(
+                    f"the training in {out} was begun with other stages: a teacher, a difficulty or a "
+                    "function that its recipe names gives something else now; restore it, or start again "
+                    f"with another {option('out')}"
+                )
         else:
             if wanted is None:
                 raise OptionError("there is no recipe to run; give the path of one, such as winner.toml")
@@ -127,6 +135,8 @@ def run_recipe(options: TrainOptions) -> tuple[TrainResults, Path]:
                 "threads": _threads(made, device, processes.world),
                 "recipe": wanted.model_dump(exclude_none=True, by_alias=True),
             }
+            if made.staged is not None:
+                begun["stages"] = _stages(made.staged)
             observing = [name for name in wanted.strategies.own() if load_own(name).observes]
             if observing:
                 begun["observing"] = observing
@@ -149,6 +159,11 @@ class _Run:
     directory: RunDirectory | None
     path: Path
     config: dict[str, Any]
+
+
+def _stages(staged: StagedTraining) -> str:
+    """What stages are, so that others are told apart."""
+    return json.dumps(staged.config()["stages"], sort_keys=True, default=called)
 
 
 def _recipe(given: str | Path | Recipe | None, changes: Sequence[str]) -> Recipe | None:
@@ -236,9 +251,13 @@ def _train(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingWatcher) 
         ) from problem
     results = export_run(made, fitted, run.directory, run.config)
     if fitted.failed:
+        best = "" if fitted.best_state is None else (
+            f", {run.path / 'best.safetensors'} those with the best validation score"
+        )  # fmt: skip
+        where = f"in the stage {fitted.stages[-1].name!r}: " if fitted.stages else ""
         raise ThalwegError(
-            f"{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights at that point, "
-            f"{run.path / 'best.safetensors'} those with the best validation score"
+            f"{where}{fitted.stopped}; {run.path / 'weights.safetensors'} holds the weights at that point"
+            f"{best}"
         )
     return results
 
@@ -337,7 +356,7 @@ def _train_members(made: BuiltRun, run: _Run, seconds: float, watcher: TrainingW
         with _as_many_threads(run, told):
             known = replace(made.read, prepared=prepared)
             built = build(one, made.problem.device, 1, known)
-            return _Carrying(built, folder, folder.path, seconds, told).run()
+            return on_one_axis(_Carrying(built, folder, folder.path, seconds, told).run())
 
     kept = train_members(
         made.recipe, made.problem, directory=directory, seconds=seconds, watcher=watcher, alone=alone,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ from torch import nn
 from thalweg import strategies
 from thalweg.data.examples import Examples, at_places
 from thalweg.data.prepare import some_of
-from thalweg.errors import DataError, OptionError, UserError, nearest
+from thalweg.errors import DataError, ModelError, OptionError, ThalwegError, UserError, nearest
 from thalweg.objectives.nests import mapped
+from thalweg.randomness.generators import own_generators
 from thalweg.recipe.schema import GroupsTable, ScheduleTable, StageTable, StrategiesTable
 from thalweg.settings import trust
 from thalweg.settings.arguments import checked_arguments
 from thalweg.settings.plugins import load_object
+from thalweg.settings.tables import whole_number
 from thalweg.stages import Ramp, Stage, difficulty_by, difficulty_of, methods
-from thalweg.stages.stage import GIVEN
 from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.param_groups import Pattern
 from thalweg.training.predicting import load_model
@@ -34,6 +37,7 @@ __all__ = [
     "example_of",
     "fewer",
     "group_settings",
+    "persons_code",
     "schedule_and_strategies",
     "stages_of",
     "trained_model",
@@ -41,6 +45,11 @@ __all__ = [
 
 _MODEL = ("model", "student", "deep")
 _TRAINED = ("teacher", "shallow")
+# the same by themselves as for a stage, so that a function may have arguments of these names
+_PLAIN = (
+    "name", "epochs", "steps", "seed", "examples", "batch_size", "accumulate", "evaluations", "trains",
+    "carries", "result",
+)  # fmt: skip
 _FUNCTIONS = ("make_head", "regressor", "decoder", "emphasis")
 _RAMP = {field.name for field in fields(Ramp)}
 
@@ -51,20 +60,33 @@ class StageContext:
 
     Attributes:
         model: that is trained.
+        spec: that names it.
         example: a batch of inputs.
         loss: what the recipe trains on: a name, or a function.
         data, validation: the examples.
         seed: of the split, which also chooses fewer examples.
+        draws: the seed of whatever the functions draw.
         device: where the model lies.
+        plateau: the strategy that carries out the recipe's schedule, where that is a plateau.
+        resampled: whether each of several models is trained on a resample of its own.
+        places, whole: of ``data`` in the training split, and its size, where a table wants fewer examples.
+        read: filled with fingerprints of what lies on disk.
     """
 
     model: nn.Module
+    spec: str
     example: Any
     loss: Any
     data: Examples
     validation: Examples
     seed: int
+    draws: int
     device: str
+    plateau: Sequence[Strategy] = ()
+    resampled: bool = False
+    places: torch.Tensor | None = None
+    whole: int = 0
+    read: dict[str, str] = field(default_factory=dict)
 
 
 def stages_of(tables: Sequence[StageTable], context: StageContext) -> list[Stage]:
@@ -76,12 +98,18 @@ def stages_of(tables: Sequence[StageTable], context: StageContext) -> list[Stage
     found: list[Stage] = []
     for number, table in enumerate(tables):
         where = f"stage.{number}" if table.name is None else f"the stage {table.name!r}"
+        own = replace(context, read={})
         try:
-            made = [_plain(table)] if table.method is None else _by_method(table, table.method, context)
-            common = _common(table, context)
+            if table.examples is not None:
+                own = _of_fewer(own, table.examples)
+            with own_generators(context.draws, "stages", number):
+                made = [_plain(table)] if table.method is None else _by_method(table, table.method, own)
+            if own.read:
+                made = [replace(stage, about={**stage.about, "read": own.read}) for stage in made]
+            common = _common(table, own)
         except UserError as problem:
             raise type(problem)(f"in {where}: {problem}") from problem
-        found += [_completed(stage, common) for stage in made]
+        found += [_completed(stage, common, context.plateau) for stage in made]
     return found
 
 
@@ -108,11 +136,18 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
             )
     else:
         function = methods.get(method)
-    taken = inspect.signature(function).parameters
+    try:
+        taken = inspect.signature(function).parameters
+    except (TypeError, ValueError) as problem:
+        raise OptionError(
+            f"{method} doesn't say which arguments it has; give a function that is written in Python"
+        ) from problem
     own = table.arguments
-    for key in ("name", "epochs", "steps"):
+    for key in _PLAIN:
         if getattr(table, key) is not None and key in taken:
             own[key] = getattr(table, key)
+    if table.name is not None and "name" not in taken and not _takes_any(taken):
+        raise OptionError(f"the method {method!r} has no 'name': it names its stages itself; leave it out")
     loss = None if table.objective is None else table.objective.loss
     given = {
         **dict.fromkeys(_MODEL, context.model),
@@ -142,22 +177,32 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
         if taken[name].default is inspect.Parameter.empty and name not in own and name not in arguments
     ]
     if missing:
-        raise OptionError(f"the method {method!r} needs {missing[0]!r}; give it in its table")
-    try:
+        said = "give it in its table"
+        if missing[0] in StageTable.model_fields:
+            # what a table of that name says is of the stages, not of the function
+            said = "[[stage]] has a key of that name for its stages; call the argument otherwise"
+        raise OptionError(f"the method {method!r} needs {missing[0]!r}; {said}")
+    before = _shapes(context.model)
+    called = ", ".join(f"{name}={value!r}" for name, value in own.items())
+    with persons_code(f"{method}({called})", "correct its arguments or its code"):
         made = function(**{**arguments, **own})
-    except UserError:
-        raise
-    except Exception as problem:
-        said = ", ".join(f"{name}={value!r}" for name, value in own.items())
-        raise OptionError(
-            f"{method}({said}) raises {type(problem).__name__}: {problem}; correct its arguments or its code"
-        ) from problem
-    found = [made] if isinstance(made, Stage) else list(made)
+        # which may be a generator
+        found = [made] if isinstance(made, Stage) or not hasattr(made, "__iter__") else list(made)
     for stage in found:
         if not isinstance(stage, Stage):
-            raise OptionError(
-                f"{method} gives {type(stage).__name__}; let it return thalweg.stages.Stage objects"
-            )
+            what = "nothing" if stage is None else type(stage).__name__
+            raise OptionError(f"{method} gives {what}; let it return thalweg.stages.Stage objects")
+    if not found:
+        raise OptionError(f"{method} gives no stage at all; let it return one at least")
+    if (after := _shapes(context.model)) != before:
+        odd = next(name for name in [*after, *before] if after.get(name) != before.get(name))
+        instead = (
+            "set model.raw_input = true instead" if own.get("raw_input") else "let model.spec make it so"
+        )
+        raise ModelError(
+            f"the method {method!r} changes what the model consists of ({odd!r}), so that its weights "
+            f"wouldn't fit the model {context.spec!r} when it predicts; {instead}"
+        )
     lengths = {key: getattr(table, key) for key in ("epochs", "steps")}
     for key, value in lengths.items():
         if value is not None and key not in taken:
@@ -170,6 +215,22 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
     return found
 
 
+def _shapes(model: nn.Module) -> dict[str, list[int]]:
+    return {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()}
+
+
+@contextmanager
+def persons_code(what: str, remedy: str) -> Iterator[None]:
+    """Say in a sentence what a person's own code raises."""
+    try:
+        yield
+    except ThalwegError:
+        raise
+    except (Exception, SystemExit) as problem:
+        where = "".join(f"{note}: " for note in getattr(problem, "__notes__", ()))
+        raise OptionError(f"{where}{what} raises {type(problem).__name__}: {problem}; {remedy}") from problem
+
+
 def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:
     return any(one.kind is one.VAR_KEYWORD for one in taken.values())
 
@@ -180,7 +241,7 @@ def _takes_any(taken: Mapping[str, inspect.Parameter]) -> bool:
 def _understood(key: str, value: Any, context: StageContext) -> Any:
     """An argument as the function takes it: a model from its directory, a ramp, a difficulty."""
     if key in _TRAINED:
-        return trained_model(key, value, context.device)
+        return _read_model(key, value, context)
     if key == "difficulty":
         return _difficulty(value, context)
     if key in _FUNCTIONS and isinstance(value, str):
@@ -217,6 +278,13 @@ def trained_model(key: str, directory: Any, device: str) -> nn.Module:
         return load_model(folder, stored, "weights.safetensors", device)
 
 
+def _read_model(key: str, directory: Any, context: StageContext) -> nn.Module:
+    model = trained_model(key, directory, context.device)
+    content = (Path(directory) / "weights.safetensors").read_bytes()
+    context.read[key] = hashlib.sha256(content).hexdigest()[:16]
+    return model
+
+
 def _difficulty(value: Any, context: StageContext) -> Any:
     if isinstance(value, dict):
         if set(value) - {"by", "model", "batch_size"} or "model" not in value:
@@ -224,20 +292,39 @@ def _difficulty(value: Any, context: StageContext) -> Any:
                 f"difficulty is {value!r}; give {{by = 'loss', model = 'RUN'}} with the run directory of a "
                 "finished training, by = 'margin' likewise, a file of numbers, or 'file.py:function'"
             )
-        model = trained_model("difficulty.model", value["model"], context.device)
+        model = _read_model("difficulty.model", value["model"], context)
         rest = {name: each for name, each in value.items() if name != "model"}
+        if "batch_size" in rest:
+            rest["batch_size"] = whole_number("difficulty.batch_size", rest["batch_size"])
         return difficulty_of(model, context.data, loss=context.loss, **rest)
     if isinstance(value, str) and ":" in value and not Path(value).is_file():
-        return difficulty_by(load_object(value, "difficulty", OptionError), context.data)  # type: ignore[arg-type]
+        function: Any = load_object(value, "difficulty", OptionError)
+        with persons_code(f"the difficulty {value!r}", "let it give a number for each example"):
+            return difficulty_by(function, context.data)
+    if context.resampled:
+        raise OptionError(
+            f"difficulty is {value!r}, numbers by the place of an example, but ensemble.resample gives each "
+            "member examples of its own; give a function, 'file.py:function', or {by = 'loss', model = 'RUN'}"
+        )
+    found = value
     if isinstance(value, str):
         try:
-            return np.load(value, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
+            with open(value, "rb") as file:
+                found = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as problem:
             raise DataError(
                 f"difficulty is {value!r}, which can't be read as an array ({problem}); give an .npy file "
                 "with a number for each training example"
             ) from problem
-    return value
+    if isinstance(found, np.ndarray) and (found.dtype.kind not in "biuf" or not found.ndim):
+        raise DataError(
+            f"difficulty is {value!r}, which holds {found.dtype} of shape {list(found.shape)}; give real "
+            "numbers, one for each training example"
+        )
+    if context.places is None or not isinstance(found, (list, np.ndarray)) or len(found) != context.whole:
+        return found
+    # of the whole split: those that are learnt from have theirs in it
+    return np.asarray(found)[context.places.numpy()]
 
 
 # What every stage may have --------------------------------------------------------------------------------
@@ -255,15 +342,20 @@ def group_settings(groups: GroupsTable) -> dict[str, Any]:
 
 
 def schedule_and_strategies(
-    schedule: ScheduleTable | None, given: StrategiesTable | None
+    schedule: ScheduleTable, given: StrategiesTable
 ) -> tuple[ScheduleOf | str, list[Strategy]]:
     """Return a schedule as ``fit`` takes it, and the strategies, one for a plateau included."""
-    made = [] if given is None else [strategies.build(name, each) for name, each in given.given().items()]
-    if schedule is None:
-        return "constant", made
-    if schedule.name == "plateau":
-        return "constant", [*made, ReduceOnPlateau(patience=2)]
-    return ScheduleOf(schedule.name, schedule.options), made
+    made = [strategies.build(name, each) for name, each in given.given().items()]
+    return _schedule(schedule), [*made, *_of_plateau(schedule)]
+
+
+def _schedule(table: ScheduleTable) -> ScheduleOf | str:
+    return "constant" if table.name == "plateau" else ScheduleOf(table.name, table.options)
+
+
+def _of_plateau(table: ScheduleTable) -> list[Strategy]:
+    """A plateau is a schedule in recipes, but carried out by a strategy."""
+    return [ReduceOnPlateau(patience=2)] if table.name == "plateau" else []
 
 
 def _common(table: StageTable, context: StageContext) -> dict[str, Any]:
@@ -281,35 +373,48 @@ def _common(table: StageTable, context: StageContext) -> dict[str, Any]:
         }
     if table.optimizer is not None:
         found |= {"optimizer": table.optimizer.name, "hyperparameters": table.optimizer.hyperparameters}
-    schedule, made = schedule_and_strategies(table.schedule, table.strategies)
     if table.schedule is not None:
-        found["schedule"] = schedule
+        found["schedule"] = _schedule(table.schedule)
+        found["adds"] = _of_plateau(table.schedule)
     if table.strategies is not None:
-        found["strategies"] = made
-    elif made:
-        found["adds"] = made
+        found["strategies"] = [
+            strategies.build(name, each) for name, each in table.strategies.given().items()
+        ]
     if table.groups is not None:
         found["groups"] = group_settings(table.groups)
     if table.examples is not None:
-        found["data"] = fewer(context.data, table.examples, context.seed)
+        found["data"] = context.data
     return found
 
 
-def _completed(stage: Stage, common: dict[str, Any]) -> Stage:
-    untold = (GIVEN, None, False, "last", ())
-    left = {
-        name: value for name, value in common.items() if any(getattr(stage, name) is each for each in untold)
-    }
-    return replace(stage, **left)
+def _completed(stage: Stage, common: dict[str, Any], plateau: Sequence[Strategy]) -> Stage:
+    """A stage with what its table says, where it says nothing itself."""
+    untold = {each.name for each in fields(Stage) if getattr(stage, each.name) is each.default}
+    if "optimizer" not in untold:
+        # they are another optimizer's
+        untold.discard("hyperparameters")
+    left = {name: value for name, value in common.items() if name in untold}
+    # what comes with the schedule, of the table or of the recipe, goes where it goes
+    adds = common.get("adds", plateau) if "schedule" in untold else ()
+    return replace(stage, **{**left, "adds": [*stage.adds, *adds]})
 
 
 def fewer(data: Examples, count: int, seed: int) -> Examples:
     """Return so many of the training examples, classes in their shares."""
+    return at_places(data, _places_of_fewer(data, count, seed))
+
+
+def _places_of_fewer(data: Examples, count: int, seed: int) -> torch.Tensor:
     labels = data.targets
     if labels is not None and (labels.is_floating_point() or labels.ndim > 1):
         labels = None
     places = some_of(len(data), count, None if labels is None else labels.cpu().numpy(), seed=seed)
-    return at_places(data, torch.from_numpy(places))
+    return torch.from_numpy(places)
+
+
+def _of_fewer(context: StageContext, count: int) -> StageContext:
+    places = _places_of_fewer(context.data, count, context.seed)
+    return replace(context, data=at_places(context.data, places), places=places, whole=len(context.data))
 
 
 def example_of(data: Examples, size: int) -> Any:

@@ -29,6 +29,7 @@ from thalweg.run.directory.environment import environment
 from thalweg.run.directory.kinds import default_place, refuse_existing
 from thalweg.run.problem import initial_module
 from thalweg.run.problem_data import ProblemData
+from thalweg.run.sampler import default_batch_size, steps_an_epoch
 from thalweg.settings import trust
 from thalweg.settings.declared import checked
 from thalweg.stages import (
@@ -51,7 +52,7 @@ from thalweg.training.transfer_results import BlockRecord, PartRecord, TransferR
 __all__ = ["measure_transfer"]
 
 _RANDOM_NETS = 3
-_EPOCHS, _BATCH = 20, 64
+_BATCH, _STEPS, _MOST_EPOCHS = 64, 700, 200
 _OPTIMIZER: dict[str, Any] = {"name": "adam", "lr": 0.001}
 _FACTOR = 0.7
 
@@ -381,7 +382,11 @@ def _recipe(
 ) -> tuple[str, dict[str, str]]:  # fmt: skip
     """The recipe's text, and files that it needs beside it."""
     training = dict(net.recipe.get("training", {}))
-    epochs = int(training.get("epochs", _EPOCHS))
+    examples = len(read.prepared.train)
+    batch = min(int(training.get("batch_size", _BATCH)), default_batch_size(examples), examples)
+    # few examples need more passes than the source's many
+    enough = min(round(_STEPS / steps_an_epoch(examples, batch)), _MOST_EPOCHS)
+    epochs = max(int(training.get("epochs", 1)), enough, 1)
     values: dict[str, Any] = {"version": recipe.VERSION}
     given = {
         "spec": str(options.data), "target": options.target, "task": options.task,
@@ -403,12 +408,12 @@ def _recipe(
     if net.recipe.get("schedule", {}).get("name", "constant") != "constant":
         values["schedule"] = dict(net.recipe["schedule"])
     values["training"] = {
-        "batch_size": min(int(training.get("batch_size", _BATCH)), len(read.prepared.train)),
+        "batch_size": batch,
         "epochs": epochs,
         "seed": options.seed,
         "evaluations": min(epochs, 20),
     }
-    stage: dict[str, Any] = {"method": "transfer", "source": str(net.path), "epochs": epochs}
+    stage: dict[str, Any] = {"method": "transfer", "source": str(net.path)}
     if advice.tune is not None:
         stage["tune"] = advice.tune
     if advice.tune != 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
@@ -183,10 +184,16 @@ def takes(kind: Callable[_P, Any]) -> Callable[[Callable[..., None]], Callable[C
     return given
 
 
+# what pydantic calls the kinds of value among which it looks for one that fits
+_BRANCH = re.compile(
+    r"int|float|bool|str|none|callable|.*\[.*|(constrained|function|lax|json|is|tagged|definition)-.*"
+)
+
+
 def refusal(problem: ValidationError, owner: str, kind: type[BaseModel]) -> OptionError:
     """Return a sentence about settings that aren't allowed, naming the owner, the setting and its value."""
     details = problem.errors()[0]
-    name = ".".join(str(part) for part in details["loc"] if isinstance(part, (int, str)))
+    name = ".".join(str(part) for part in details["loc"] if not _BRANCH.fullmatch(str(part)))
     if details["type"] == "extra_forbidden":
         fields = kind.model_fields
         return OptionError(
@@ -196,6 +203,8 @@ def refusal(problem: ValidationError, owner: str, kind: type[BaseModel]) -> Opti
         return OptionError(f"{owner} needs the setting {name!r}; give it")
     message = details["msg"]
     rule = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    if details["type"] == "sequence_str" or rule == "an instance of Sequence":
+        rule = "a list"
     if details["type"] == "value_error":
         return OptionError(f"{owner}: {name or 'its settings'}: {rule}")
     return OptionError(f"{owner}: {name} is {details['input']!r}, but must be {rule}")

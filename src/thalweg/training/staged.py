@@ -117,6 +117,11 @@ class StagedTraining:
         beginning, spec = _beginning(spec)
         specs = [_spec_of(stage, spec, last=stage is listed[-1]) for stage in listed]
         for stage in listed:
+            if odd := [each for each in stage.trains or () if not isinstance(each, str)]:
+                raise OptionError(
+                    f"trains of the stage {stage.name!r} has {odd[0]!r}; give names of parts, or patterns of "
+                    "them, as text"
+                )
             check_patterns(model, stage.trains or (), f"trains of the stage {stage.name!r}")
         _rehearse(model, listed, specs)
         backend: Backend = (
@@ -409,6 +414,10 @@ def _rehearse(model: nn.Module, stages: Sequence[Stage], specs: Sequence[FitSpec
                                 loss(inputs, targets)
             except UserError as problem:
                 raise type(problem)(f"in the stage {stage.name!r}: {problem}") from problem
+            except Exception as problem:
+                # which a person's own function raises
+                problem.add_note(f"in the stage {stage.name!r}")
+                raise
 
 
 def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:
