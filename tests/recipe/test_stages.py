@@ -558,6 +558,17 @@ def test_what_functions_draw_is_the_seeds(tmp_path: Path, monkeypatch: pytest.Mo
     assert drawn(tables=random).about == drawn(tables=random).about
 
 
+def test_what_functions_of_a_sweep_draw_is_the_runs() -> None:
+    def drawing(model: torch.nn.Module, example: Any) -> list[Stage]:
+        return [Stage(name="a", hyperparameters={"lr": 0.1 * float(torch.rand(()))})]
+
+    def swept(seeds: list[int]) -> list[float]:
+        found = thalweg.sweep("linear", "iris", "sgd", seeds=seeds, epochs=1, evaluations=1, stages=drawing)
+        return found.table.filter(found.table["seed"] == 1)["validation_loss"].to_list()
+
+    assert swept([0, 1]) == swept([1])
+
+
 def test_a_difficulty_goes_with_fewer_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train = data.prepare(data.load("iris"), seed=0, replicate=0).train

@@ -14,6 +14,7 @@ from torch import nn
 from thalweg.errors import Interrupted, OptionError
 from thalweg.execution.executors import RunList
 from thalweg.objectives.nests import mapped
+from thalweg.randomness.generators import own_generators
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Workload
 from thalweg.stages.stage import Stage
@@ -109,7 +110,10 @@ class TrainsInStages:
         if function is None:
             return StagedTraining.of(spec, [Stage(name="training")])
         inputs, _ = data.train.batch(torch.arange(min(max(2, workload.batch_size), len(data.train))))
-        return StagedTraining.of(spec, function(model, mapped(lambda leaf: leaf.detach(), inputs)))
+        # what a function draws is the run's own, whatever was drawn before it
+        with own_generators(run.seed, "stages"):
+            stages = function(model, mapped(lambda leaf: leaf.detach(), inputs))
+        return StagedTraining.of(spec, stages)
 
 
 def _named(given: Any, found: Any) -> Any:
