@@ -145,7 +145,18 @@ def _made(experiment: Experiment, runs: Sequence[Run]) -> str:
         f"Each of the others trains one row, from seed 0; the number of the seed is set as {varied}, so that "
         f"compared runs begin alike and have the same split.\n\n```console\n{block}\n```\n\n"
         f"{len(runs)} runs on {'; '.join(machines)}; commit{'s' if len(commits) > 1 else ''} "
-        f"{', '.join(commits)}."
+        f"{', '.join(commits)}.{_repeated(runs)}"
+    )
+
+
+def _repeated(runs: Sequence[Run]) -> str:
+    """Say which runs were trained before the commit that they name was made."""
+    early = sum("ran_at" in each for each in runs)
+    if not early:
+        return ""
+    return (
+        f" {early} of them were trained from an earlier state of the same recipes, which isn't in the "
+        "history; seed 0 of each such row was trained again at the commit named, and gave the same bits."
     )
 
 

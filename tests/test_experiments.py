@@ -178,6 +178,9 @@ def test_a_page_has_every_number_and_the_picture_every_run() -> None:
     assert "| other | 71.0 ± 12.7 | +20.0 (+20.0 to +20.0) | 2 | 30 | 2.0 |" in text
     assert "few: **other** gains 20.0 points over plain (+20.0 to +20.0; n = 2)." in text
     assert page.summary(one, there) == "Few, against plain, better: other by 20.0."
+    assert "an earlier state" not in text
+    there[0]["ran_at"] = "abd"
+    assert " 1 of them were trained from an earlier state" in page.page(one, there)
     scores = comparing.scores(one, there)
     drawn = ElementTree.fromstring(figure.picture(one, scores))
     marks = [each for each in drawn.iter() if each.tag.endswith("circle")]
