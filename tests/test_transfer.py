@@ -193,7 +193,7 @@ def test_code_of_strangers_isnt_run(world: Path, tmp_path: Path, monkeypatch: py
         (["SOURCE", "--data", "HIGH", "--model", "mlp:8"], "says itself what model it holds; leave"),
         (["WEIGHTS", "--data", "HIGH"], "doesn't say of what model; give --model mlp:128,64"),
         (["WEIGHTS", "--data", "HIGH", "--model", "mlp:8"], "of the first block isn't in the source"),
-        (["SOURCE", "--data", "iris"], "error: "),
+        (["SOURCE", "--data", "iris"], "the source takes inputs of shape"),
         (["SOURCE", "--data", "HIGH", "--most", "3"], "--most is 3, but must be a whole"),
         (["SOURCE", "--data", "nowhere.npz"], "there is no file 'nowhere.npz'"),
         (["EMPTY", "--data", "HIGH"], "isn't there; give the directory of a finished training"),
