@@ -164,8 +164,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             )
     if not path.is_file():
         raise OptionError(
-            f"there is no file {str(path)!r} with saved weights; give the directory of a finished training, or "
-            "a file of weights"
+            f"there is no file {str(path)!r} with saved weights; give the directory of a finished training, "
+            "or a file of weights"
         )
     try:
         if path.suffix == ".safetensors":
