@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 import thalweg
 from thalweg import recipe
 from thalweg.commands import app
-from thalweg.errors import OptionError, RunDirectoryError, TrustError, UserError
+from thalweg.errors import DataError, OptionError, RunDirectoryError, TrustError, UserError
 from thalweg.layers import models
 from thalweg.recipe import transferring
 from thalweg.run.directory import RunDirectory
