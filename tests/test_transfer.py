@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 import thalweg
 from thalweg import recipe
 from thalweg.commands import app
-from thalweg.errors import OptionError, RunDirectoryError, TrustError, UserError
+from thalweg.errors import DataError, OptionError, RunDirectoryError, TrustError, UserError
 from thalweg.layers import models
 from thalweg.recipe import transferring
 from thalweg.run.directory import RunDirectory
@@ -193,7 +193,7 @@ def test_code_of_strangers_isnt_run(world: Path, tmp_path: Path, monkeypatch: py
         (["SOURCE", "--data", "HIGH", "--model", "mlp:8"], "says itself what model it holds; leave"),
         (["WEIGHTS", "--data", "HIGH"], "doesn't say of what model; give --model mlp:128,64"),
         (["WEIGHTS", "--data", "HIGH", "--model", "mlp:8"], "of the first block isn't in the source"),
-        (["SOURCE", "--data", "iris"], "error: "),
+        (["SOURCE", "--data", "iris"], "the model 'cnn:8,8' needs images"),
         (["SOURCE", "--data", "HIGH", "--most", "3"], "--most is 3, but must be a whole"),
         (["SOURCE", "--data", "nowhere.npz"], "there is no file 'nowhere.npz'"),
         (["EMPTY", "--data", "HIGH"], "isn't there; give the directory of a finished training"),
@@ -294,3 +294,15 @@ def test_numbers_have_rows_too_and_a_net_its_raw_input(tmp_path: Path) -> None:
         tmp_path / "out" / "transfer.toml", changes=short(results), out=tmp_path / "trained"
     )
     assert trained.result["test"] is not None
+
+
+def test_a_source_of_other_inputs_is_said_as_such(tmp_path: Path) -> None:
+    """A table's net has no place for images of digits."""
+    text = 'version = 1\ndata.spec = "iris"\nmodel.spec = "mlp:8,8"\noptimizer.name = "adam"\n'
+    (tmp_path / "r.toml").write_text(text + "training = {batch_size = 16, epochs = 1}\n", encoding="utf-8")
+    thalweg.train(tmp_path / "r.toml", out=tmp_path / "source")
+    with pytest.raises(
+        DataError, match=r"takes inputs of shape \[4\], but an example of digits has shape \[1, 8, 8\]"
+    ):
+        thalweg.transfer(tmp_path / "source", data="digits", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

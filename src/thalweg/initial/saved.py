@@ -163,7 +163,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
                 "training, or a file with saved weights"
             )
     if not path.is_file():
-        raise OptionError(f"there is no file {str(path)!r} with saved weights")
+        raise OptionError(
+            f"there is no file {str(path)!r} with saved weights; give the directory of a finished training, "
+            "or a file of weights"
+        )
     try:
         if path.suffix == ".safetensors":
             content: object = safetensors.torch.load_file(path)

@@ -72,6 +72,7 @@ class _SourceNet:
     folder: Path | None
     code: Mapping[str, Mapping[str, str]]
     accepted: bool
+    input_shape: list[int] | None
 
     @contextmanager
     def gate(self) -> Iterator[None]:
@@ -112,7 +113,7 @@ def _source(options: TransferOptions) -> _SourceNet:
             )
         return _SourceNet(
             path=path, spec=options.model, parts=ModelParts(), raw_input=False, output=None, recipe={},
-            folder=None, code={}, accepted=options.trust_code,
+            folder=None, code={}, accepted=options.trust_code, input_shape=None,
         )  # fmt: skip
     if options.model is not None:
         raise OptionError(
@@ -127,7 +128,7 @@ def _source(options: TransferOptions) -> _SourceNet:
         raw_input=stored.raw_input, output=stored.output,
         recipe=told if isinstance(told, Mapping) else {}, folder=path,
         code={**run.code(), **({stored.spec: stored.code} if stored.code else {})},
-        accepted=options.trust_code,
+        accepted=options.trust_code, input_shape=list(stored.input_shape),
     )  # fmt: skip
 
 
@@ -188,7 +189,16 @@ def measure_transfer(options: TransferOptions) -> tuple[TransferResults, Path]:
             nets = [_random_net(read, factory, number) for number in range(1, _RANDOM_NETS + 1)]
         train, validation = _some(read.prepared, options)
         example, _ = train.batch(torch.arange(2))
-        said = take_blocks(model, net.path, example)
+        try:
+            said = take_blocks(model, net.path, example)
+        except UserError as problem:
+            shapes = net.input_shape, list(read.prepared.input_shape)
+            if shapes[0] in (None, shapes[1]):
+                raise
+            raise DataError(
+                f"the source takes inputs of shape {shapes[0]}, but an example of {options.data} has shape "
+                f"{shapes[1]}, and its first layers don't fit; give data of the source's shape"
+            ) from problem
         watcher.begun(_lines(net, read, train, validation, said.blocks))
         measured = _measure(net, model, nets, train, validation, read, options, watcher)
         place = default_place("transfer", read.source.name) if options.out is None else Path(options.out)

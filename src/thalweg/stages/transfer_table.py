@@ -79,7 +79,7 @@ class TransferAdvice:
         much = "at most" if self.data == "much" else "more than"
         helps = self.gain.value > SHARE
         lines = [
-            f"twice the examples save {_percent(self.saved)} of the errors of a linear classifier: "
+            f"twice the examples save {_percent(self.saved)} of the errors of a linear probe: "
             + f"{much} {SHARE:.0%}, so that "
             + ("more data would help little" if self.data == "much" else "data are scarce")
             + _unsure(self.sure_of_data),
