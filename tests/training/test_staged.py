@@ -612,3 +612,24 @@ def test_two_processes_carry_out_stages_as_one_and_end_alike_after_kills(name: s
     begun = {each["number"]: each for each in RunDirectory.read(out).events() if each["event"] == "stage"}
     # of shards no process has all that the prefix needs
     assert [begun[number]["once"] for number in range(1, 5)] == [False] * 3 + [name == "ddp"]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "bfgs", "cg-pr"])
+def test_the_state_of_all_parameters_together_is_carried_too(optimizer: str) -> None:
+    def trained(stages: list[Stage]) -> tuple[Tensor, list[str]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+        fitted = thalweg.fit(
+            model, (X, Y), "cross-entropy", optimizer, batch_size=50, steps=4,
+            hyperparameters={"max_iter": 1}, stages=stages,
+        )  # fmt: skip
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), fitted.notes
+
+    whole, _ = trained([Stage(name="all")])
+    carried, notes = trained([Stage(name="a", steps=2), Stage(name="b", steps=2, carries=True)])
+    anew, _ = trained([Stage(name="a", steps=2), Stage(name="b", steps=2)])
+    assert not notes
+    torch.testing.assert_close(carried, whole, rtol=1e-8, atol=1e-10)
+    assert (anew - whole).abs().max() > 1e-6
+    _, notes = trained([Stage(name="a", steps=2, trains=["2"]), Stage(name="b", steps=2, carries=True)])
+    assert "others are trained now" in notes[0]

@@ -15,6 +15,10 @@ from thalweg.training.backend import Backend, copied
 __all__ = ["CarriesState", "put_state", "state_of_model"]
 
 
+# no parameter has an empty name
+_TOGETHER = ""
+
+
 class CarriesState(Strategy):
     """Gives an optimizer the state that another had, and takes its own at the end, by names of the model."""
 
@@ -35,8 +39,14 @@ class CarriesState(Strategy):
         optimizer, backend = trainer.optimizer, self._backend
         state = optimizer.state_dict()
         places = self._places(trainer)
-        found = {place: self._before[name] for place, name in places.items() if name in self._before}
-        if trainer.step_kind != "gradient" and len(found) < len(places):
+        found: dict[int, Any] = {
+            place: self._before[name] for place, name in places.items() if name in self._before
+        }
+        if trainer.step_kind != "gradient":
+            # of all parameters together, wherever the optimizer keeps it
+            whole = self._before.get(_TOGETHER, {})
+            found = dict(whole["state"]) if whole.get("names") == list(places.values()) else {}
+        if trainer.step_kind != "gradient" and not found:
             trainer.note(
                 "the optimizer begins anew: its state is of all parameters together, and others are trained "
                 "now"
@@ -50,6 +60,9 @@ class CarriesState(Strategy):
         """Take the state."""
         state = trainer.optimizer.state_dict()["state"]
         places = self._places(trainer)
+        if trainer.step_kind != "gradient":
+            self.after = {_TOGETHER: {"names": list(places.values()), "state": _whole(state)}}
+            return
         self.after = {places[place]: _whole(each) for place, each in state.items() if place in places}
 
     def _places(self, trainer: Trainer) -> dict[int, str]:
