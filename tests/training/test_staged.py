@@ -633,3 +633,8 @@ def test_the_state_of_all_parameters_together_is_carried_too(optimizer: str) -> 
     assert (anew - whole).abs().max() > 1e-6
     _, notes = trained([Stage(name="a", steps=2, trains=["2"]), Stage(name="b", steps=2, carries=True)])
     assert "others are trained now" in notes[0]
+    # another optimizer keeps another state, whichever it is
+    for other, numbers in (("newton-cg", {"max_iter": 1}), ("adam", {"lr": 0.01})):
+        before = Stage(name="a", steps=2, optimizer=other, hyperparameters=numbers)
+        _, notes = trained([before, Stage(name="b", steps=2, carries=True)])
+        assert "the stage before had another optimizer" in notes[0]

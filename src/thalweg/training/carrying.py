@@ -43,15 +43,17 @@ class CarriesState(Strategy):
             place: self._before[name] for place, name in places.items() if name in self._before
         }
         if trainer.step_kind != "gradient":
-            # of all parameters together, wherever the optimizer keeps it
-            whole = self._before.get(_TOGETHER, {})
-            found = dict(whole["state"]) if whole.get("names") == list(places.values()) else {}
-        if trainer.step_kind != "gradient" and not found:
-            trainer.note(
-                "the optimizer begins anew: its state is of all parameters together, and others are trained "
-                "now"
-            )
-            return
+            # of all parameters together, wherever the optimizer keeps it, and in a form of its own
+            whole: dict[str, Any] = self._before.get(_TOGETHER, {})
+            why = None
+            if whole.get("optimizer") != type(optimizer).__name__:
+                why = "the stage before had another optimizer"
+            elif whole["names"] != list(places.values()):
+                why = "others are trained now"
+            if why is not None:
+                trainer.note(f"the optimizer begins anew: its state is of all parameters together, and {why}")
+                return
+            found = dict(whole["state"])
         kept = backend.save(trainer.model, optimizer)
         state["state"] = {**state["state"], **found}
         backend.load(trainer.model, optimizer, copied({**kept, "optimizer": state}))
@@ -61,7 +63,13 @@ class CarriesState(Strategy):
         state = trainer.optimizer.state_dict()["state"]
         places = self._places(trainer)
         if trainer.step_kind != "gradient":
-            self.after = {_TOGETHER: {"names": list(places.values()), "state": _whole(state)}}
+            self.after = {
+                _TOGETHER: {
+                    "optimizer": type(trainer.optimizer).__name__,
+                    "names": list(places.values()),
+                    "state": _whole(state),
+                }
+            }
             return
         self.after = {places[place]: _whole(each) for place, each in state.items() if place in places}
 
