@@ -23,7 +23,7 @@ from thalweg.training.fit_spec import FitSpec
 from thalweg.training.loader import in_blocks
 from thalweg.training.rates import ScheduleOf
 from thalweg.training.staged import StagedTraining
-from thalweg.training.training_run import Fitted, finite
+from thalweg.training.training_run import Fitted, finite, on_one_axis
 from thalweg.training.watch import Evaluation, SilentTrainingWatcher
 
 __all__ = ["StagesOf", "TrainsInStages", "listed_stages"]
@@ -134,9 +134,8 @@ class _Stopping(SilentTrainingWatcher):
 
 def _outcome(run: Run, fitted: Fitted, problem: Problem, workload: Workload) -> Outcome:
     """The evaluations of all stages on one axis; the last one is of the model itself."""
-    points = [replace(each, step=each.step + stage.began) for stage in fitted.stages for each in stage.curve]
     # where one stage ends and the next begins there is one evaluation
-    curve = list({each.step: each for each in points}.values())
+    curve = list({each.step: each for each in on_one_axis(fitted).curve}.values())
     _, judged, metric = problem.functions
     final: dict[str, tuple[float | None, float | None]] = {}
     for split in ("validation", "test") if workload.score_test else ("validation",):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
@@ -31,10 +31,10 @@ from thalweg.training.results import (
     TemperatureRecord,
     TrainResults,
 )
-from thalweg.training.training_run import Fitted
+from thalweg.training.training_run import Fitted, on_one_axis
 from thalweg.training.watch import Evaluation
 
-__all__ = ["export_members", "export_run", "on_one_axis"]
+__all__ = ["export_members", "export_run"]
 
 
 def _evaluate(
@@ -105,16 +105,6 @@ def export_run(
     if directory is not None:
         _conclude(results, stored, directory)
     return results
-
-
-def on_one_axis(fitted: Fitted) -> Fitted:
-    """Count the steps of all stages' evaluations, and of the best of the last one, from the beginning."""
-    if not fitted.stages:
-        return fitted
-    curve = [replace(each, step=each.step + stage.began) for stage in fitted.stages for each in stage.curve]
-    last = fitted.stages[-1].began
-    best = None if fitted.best is None else replace(fitted.best, step=fitted.best.step + last)
-    return replace(fitted, curve=curve, best=best)
 
 
 def export_members(

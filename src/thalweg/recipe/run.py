@@ -28,7 +28,7 @@ from thalweg.errors import (
 )
 from thalweg.randomness.generators import undisturbed
 from thalweg.recipe.build import BuiltRun, build, lines
-from thalweg.recipe.export import export_members, export_run, on_one_axis
+from thalweg.recipe.export import export_members, export_run
 from thalweg.recipe.members import train_members
 from thalweg.recipe.schema import Recipe
 from thalweg.run.directory.directory import RunDirectory
@@ -49,7 +49,7 @@ from thalweg.training.results import TrainResults
 from thalweg.training.staged import StagedTraining, has_begun
 from thalweg.training.thread_count import threads_for
 from thalweg.training.trainer import Training
-from thalweg.training.training_run import Fitted, TrainingRun, finite
+from thalweg.training.training_run import Fitted, TrainingRun, finite, on_one_axis
 from thalweg.training.watch import SilentTrainingWatcher, TrainingWatcher
 
 __all__ = ["run_recipe"]

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from thalweg.training.tempering import of_batches
 from thalweg.training.trainer import Training, train_loop
 from thalweg.training.watch import Evaluation, Pace, SilentTrainingWatcher, TrainingWatcher
 
-__all__ = ["Fitted", "StageRecord", "TrainingRun", "finite"]
+__all__ = ["Fitted", "StageRecord", "TrainingRun", "finite", "on_one_axis"]
 
 Data = Callable[[], Iterable[tuple[Any, Tensor]]]
 
@@ -117,6 +117,16 @@ class Fitted:
                 ("curve", f".curve, {evaluations}"),
             ],
         )
+
+
+def on_one_axis(fitted: Fitted) -> Fitted:
+    """Count the steps of all stages' evaluations, and of the best of the last one, from the beginning."""
+    if not fitted.stages:
+        return fitted
+    curve = [replace(each, step=each.step + stage.began) for stage in fitted.stages for each in stage.curve]
+    last = fitted.stages[-1].began
+    best = None if fitted.best is None else replace(fitted.best, step=fitted.best.step + last)
+    return replace(fitted, curve=curve, best=best)
 
 
 class TrainingRun(Recorder):
