@@ -8,10 +8,11 @@ RACE ?= --data digits
 RUN ?= all
 TESTS ?=
 MUTANTS ?=
+HOSPITAL ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
-SOURCES := $(wildcard src tests benchmarks experiments faults mutants recipes examples docs *.md)
+SOURCES := $(wildcard src tests benchmarks experiments faults hospital mutants recipes examples docs *.md)
 # what is called with --json FILE measures speed on this machine
 BENCHMARKS = $(notdir $(basename $(shell grep -l -e '^    python -m benchmarks\..* --json' benchmarks/*.py)))
 # two processes of tests share the cores, so each computes with one thread; bits as the command promises them
@@ -19,7 +20,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help race test check format bench faults mutants experiments experiments-run docs clean
+.PHONY: help race test check format bench faults hospital mutants experiments experiments-run docs clean
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +49,9 @@ bench: $(VENV)/.bench ## Run every benchmark; the results go to benchmarks/resul
 
 faults: $(VENV)/.dev ## Kill, damage and fill up trainings; the table goes to docs/faults.md. Takes half an hour; one scenario: python -m faults --only NAME .
 	$(BIN)/python -m faults --json faults/results.json --write docs/faults.md
+
+hospital: $(VENV)/.dev ## Diagnose trainings whose causes are known, and try the remedies; the table goes to docs/hospital.md. Takes hours; what is there isn't run again; some: make hospital HOSPITAL="--only softmax".
+	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m hospital --jobs $(JOBS) $(HOSPITAL) --write docs/hospital.md
 
 mutants: $(VENV)/.dev ## Change each formula a little and see that a test fails; some: make mutants MUTANTS="rules Adam"
 	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m mutants --jobs $(JOBS) $(if $(MUTANTS),--only $(MUTANTS))
