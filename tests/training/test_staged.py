@@ -365,6 +365,15 @@ def _narrow(net: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 3, dtype=torch.float64), net.head)
 
 
+def _add_a_part(net: nn.Module) -> None:
+    net.new = nn.Linear(3, 3, dtype=torch.float64)
+
+
+def _rebuilt(net: nn.Module) -> nn.Module:
+    net.body = nn.Sequential(nn.Flatten(), net.body)
+    return net
+
+
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
@@ -381,6 +390,13 @@ def _narrow(net: nn.Module) -> nn.Module:
         ),
         (Stage(name="b", validation=None, strategies=[EarlyStopping()]), "in the stage 'b': "),
         (Stage(name="b", batch_size=51), "in the stage 'b': "),
+        (
+            Stage(name="b", begin=_add_a_part),
+            "in the stage 'b': begin changes what the model consists of ('n",
+        ),
+        (Stage(name="b", begin=lambda net: setattr(net, "head", nn.Linear(8, 4))), "in the stage 'b': begin"),
+        (Stage(name="b", begin=lambda net: net.head.half()), "in the stage 'b': begin"),  # type: ignore[func-returns-value]
+        (Stage(name="b", build=_rebuilt), "in the stage 'b': build changes what the model consists of ('b"),
     ],
 )
 def test_what_is_wrong_in_the_last_stage_is_said_before_the_first_begins(
@@ -396,6 +412,62 @@ def test_what_is_wrong_in_the_last_stage_is_said_before_the_first_begins(
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not (tmp_path / "run").exists()
+
+
+class _Refused(Exception):
+    pass
+
+
+@pytest.mark.parametrize("which", ["metric", "validation_loss", "loss", "in a loader"])
+def test_what_scores_a_stage_is_tried_before_the_first_begins(which: str, tmp_path: Path) -> None:
+    def raises(outputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return F.cross_entropy(outputs, targets)
+        raise _Refused("not of these data")
+
+    key = "metric" if which == "in a loader" else which
+    stage = Stage(name="b", **{key: raises})
+    if which == "in a loader":
+        stage = replace(stage, validation=DataLoader(TensorDataset(X, Y), batch_size=10))
+    began: list[str] = []
+    first = Stage(name="a", adds=[Told(began)])
+    with pytest.raises(_Refused) as found:
+        fit(network(), [first, stage], out=tmp_path / "run")
+    assert found.value.__notes__ == ["in the stage 'b'"]
+    assert not began
+    assert not (tmp_path / "run").exists()
+
+
+class Told(Strategy):
+    """Tells that a training has begun."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def __deepcopy__(self, memo: Any) -> Told:
+        return Told(self.told)
+
+    def before_training(self, trainer: Any) -> None:
+        self.told.append("begun")
+
+
+def test_a_metric_that_needs_more_than_a_batch_isnt_refused() -> None:
+    sizes: list[int] = []
+
+    def of_many(outputs: Tensor, targets: Tensor) -> float:
+        sizes.append(len(targets))
+        if len(targets) < 500:
+            raise _Refused("too few")
+        return float((outputs.argmax(1) == targets).float().mean())
+
+    inputs, targets = X.repeat(12, 1), Y.repeat(12)
+    stages = [Stage(name="a", steps=2, metric="accuracy"), Stage(name="b", steps=2)]
+    fitted = thalweg.fit(
+        network(), (X, Y), "cross-entropy", adam, stages=stages, validation=(inputs, targets), metric=of_many,
+    )  # fmt: skip
+    assert not fitted.failed
+    assert sizes[:2] == [256, 600]
 
 
 def test_data_that_arent_finite_leave_no_directory(tmp_path: Path) -> None:
@@ -638,3 +710,53 @@ def test_the_state_of_all_parameters_together_is_carried_too(optimizer: str) -> 
         before = Stage(name="a", steps=2, optimizer=other, hyperparameters=numbers)
         _, notes = trained([before, Stage(name="b", steps=2, carries=True)])
         assert "the stage before had another optimizer" in notes[0]
+
+
+_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": ("adam", {"lr": 0.01}),
+    "adamw": ("adamw", {"lr": 0.01}),
+    "momentum": ("momentum", {"lr": 0.01}),
+    "muon": ("muon", {"lr": 0.01}),
+    "lbfgs": ("lbfgs", {"max_iter": 1}),
+    "torch's SGD": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
+    "torch's Adam": (torch.optim.Adam, {"lr": 0.01}),
+    "torch's amsgrad": (torch.optim.Adam, {"lr": 0.01, "amsgrad": True}),
+    "torch's Rprop": (torch.optim.Rprop, {"lr": 0.01}),
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("adam", "adamw", None),
+        ("adam", "torch's Adam", None),
+        ("torch's SGD", "momentum", None),
+        ("torch's amsgrad", "torch's Adam", None),
+        ("adam", "momentum", "the state that Adam of the stage before kept isn't what SGD keeps"),
+        ("momentum", "torch's Adam", "the state that SGD of"),
+        ("torch's Adam", "torch's amsgrad", "the state that Adam of the stage before kept isn't what Adam"),
+        ("adam", "torch's Rprop", "isn't what Rprop keeps"),
+        ("lbfgs", "adam", "the state that LBFGS of"),
+        ("muon", "adam", "isn't what Adam keeps"),
+    ],
+)
+def test_a_state_of_another_kind_isnt_carried_and_that_is_said(
+    one: str, other: str, said: str | None
+) -> None:
+    def trained(carries: bool) -> tuple[Tensor, list[str]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+        (first, its), (second, others) = _KINDS[one], _KINDS[other]
+        stages = [
+            Stage(name="a", steps=2, optimizer=first, hyperparameters=its),
+            Stage(name="b", steps=2, optimizer=second, hyperparameters=others, carries=carries),
+        ]
+        fitted = thalweg.fit(model, (X, Y), "cross-entropy", "sgd", batch_size=50, steps=2, stages=stages)
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), fitted.notes
+
+    (carried, notes), (anew, none) = trained(True), trained(False)
+    assert not none
+    assert len(notes) == (said is not None)
+    if said is not None:
+        assert said in notes[0]
+    assert torch.equal(carried, anew) == (said is not None)

@@ -26,6 +26,7 @@ from thalweg.settings.arguments import checked_arguments
 from thalweg.settings.plugins import load_object
 from thalweg.settings.tables import whole_number
 from thalweg.stages import Ramp, Stage, difficulty_by, difficulty_of, methods
+from thalweg.stages.names import differing_name, shapes_of
 from thalweg.strategies import ReduceOnPlateau, Strategy
 from thalweg.training.param_groups import Pattern
 from thalweg.training.predicting import load_model
@@ -182,7 +183,7 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
             # what a table of that name says is of the stages, not of the function
             said = "[[stage]] has a key of that name for its stages; call the argument otherwise"
         raise OptionError(f"the method {method!r} needs {missing[0]!r}; {said}")
-    before = _shapes(context.model)
+    before = shapes_of(context.model)
     called = ", ".join(f"{name}={value!r}" for name, value in own.items())
     with persons_code(f"{method}({called})", "correct its arguments or its code"):
         made = function(**{**arguments, **own})
@@ -194,8 +195,7 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
             raise OptionError(f"{method} gives {what}; let it return thalweg.stages.Stage objects")
     if not found:
         raise OptionError(f"{method} gives no stage at all; let it return one at least")
-    if (after := _shapes(context.model)) != before:
-        odd = next(name for name in [*after, *before] if after.get(name) != before.get(name))
+    if odd := differing_name(before, shapes_of(context.model)):
         instead = (
             "set model.raw_input = true instead" if own.get("raw_input") else "let model.spec make it so"
         )
@@ -213,10 +213,6 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
                 for stage in found
             ]
     return found
-
-
-def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    return {name: list(getattr(value, "shape", ())) for name, value in model.state_dict().items()}
 
 
 @contextmanager

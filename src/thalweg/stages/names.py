@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from thalweg.stages.freezing import plain_name
 
-__all__ = ["parameters_of", "shortest_names", "state_of"]
+__all__ = ["differing_name", "parameters_of", "shapes_of", "shortest_names", "state_of"]
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -32,3 +34,25 @@ def shortest_names(model: nn.Module, names: Iterable[str]) -> list[str]:
             found.append(plain)
             left = [key for key in left if key not in inside]
     return [*found, *left]
+
+
+def shapes_of(model: nn.Module) -> dict[str, Any]:
+    """Return shape and type of parameters and saved buffers by plain name; ``None`` of what is lazy."""
+    return {
+        name: None if is_lazy(value) else (tuple(value.shape), value.dtype)
+        for name, value in state_of(model).items()
+    }
+
+
+def differing_name(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Return the first name in which two of :func:`shapes_of` differ; what was lazy may have any shape.
+
+    >>> differing_name(shapes_of(nn.Linear(2, 2)), shapes_of(nn.Linear(2, 3)))
+    'weight'
+    """
+    for name in [*after, *before]:
+        if name not in before or name not in after:
+            return name
+        if before[name] is not None and before[name] != after[name]:
+            return name
+    return None

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from thalweg.catalogue import Entry
-from thalweg.errors import Interrupted, OptionError, UserError, option
+from thalweg.errors import Interrupted, ModelError, OptionError, UserError, option
 from thalweg.layers.modes import set_evaluation
 from thalweg.layers.untouched import untouched
 from thalweg.randomness.generators import own_generators
@@ -21,6 +21,7 @@ from thalweg.randomness.streams import seed32
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.threads import with_threads
 from thalweg.stages.freezing import check_patterns, frozen
+from thalweg.stages.names import differing_name, shapes_of
 from thalweg.stages.prefixed import Prefixed
 from thalweg.stages.stage import GIVEN, Stage, check_stages
 from thalweg.strategies.base import Strategy
@@ -380,9 +381,14 @@ def _entered(stage: Stage, model: nn.Module, seed: int) -> Iterator[tuple[nn.Mod
     """Begin a stage: the module that is trained, frozen as it is to be, and the names of what is trained."""
     with own_generators(seed, "stage"):
         torch.manual_seed(seed32(seed, "stage"))
+        before = shapes_of(model)
         if stage.begin is not None:
             stage.begin(model)
-        module = model if stage.build is None else stage.build(model)
+            _check_structure(before, model, "begin")
+        module = model
+        if stage.build is not None:
+            module = stage.build(model)
+            _check_structure(before, model, "build")
     if not isinstance(module, nn.Module):
         raise OptionError(f"build gives {type(module).__name__}, not a torch.nn.Module; let it return one")
     try:
@@ -395,6 +401,15 @@ def _entered(stage: Stage, model: nn.Module, seed: int) -> Iterator[tuple[nn.Mod
             close()
 
 
+def _check_structure(before: Mapping[str, Any], model: nn.Module, what: str) -> None:
+    """Refuse what makes another model of the model: what is saved of it fits what ``fit`` was given."""
+    if odd := differing_name(before, shapes_of(model)):
+        raise ModelError(
+            f"{what} changes what the model consists of ({odd!r}), so that weights which were saved before "
+            "wouldn't fit; let it change values alone, and give fit the model as it is to be"
+        )
+
+
 def _rehearse(model: nn.Module, stages: Sequence[Stage], specs: Sequence[FitSpec]) -> None:
     """Try every stage: make what it needs, and compute its loss on a batch. Nothing stays changed."""
     place = place_of(model)
@@ -405,7 +420,7 @@ def _rehearse(model: nn.Module, stages: Sequence[Stage], specs: Sequence[FitSpec
                     strategies = copy.deepcopy(from_tables(spec.strategies))
                     tried = replace(spec, model=module, strategies=strategies, device=place, backend=None)
                     with readied(tried) as ready:
-                        ready.run_of(None, 60.0, None)
+                        ready.run_of(None, 60.0, None).try_scores()
                         training = ready.training
                         if isinstance(training.loader, DataLoaderAdapter):
                             continue
