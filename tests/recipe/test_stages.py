@@ -20,9 +20,20 @@ from thalweg.errors import OptionError, RecipeError, ThalwegError, UserError
 from thalweg.layers import models
 from thalweg.recipe.build import build
 from thalweg.recipe.stages import fewer
+from thalweg.report.page import write as write_page
+from thalweg.report.training import pictures
 from thalweg.report.training import read as read_page
 from thalweg.run.problem import initial_module
-from thalweg.stages import Ramp, Stage, curriculum, difficulty_of, greedy, hints, methods
+from thalweg.stages import (
+    Ramp,
+    Stage,
+    curriculum,
+    curriculum_controls,
+    difficulty_of,
+    greedy,
+    hints,
+    methods,
+)
 from thalweg.stages.stage import GIVEN
 from thalweg.strategies import Clipping, Initialization
 from thalweg.training.rates import ScheduleOf
@@ -681,3 +692,137 @@ def test_a_resume_with_another_teacher_or_difficulty_is_refused(
 def test_changes_that_fit_nowhere(tables: str, change: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         recipe.loads(MAIN + tables, changes=[change])
+
+
+# Controls of a curriculum --------------------------------------------------------------------------------
+
+CURRICULUM = """
+[[stage]]
+name = "first"
+epochs = 1
+
+[[stage]]
+method = "curriculum"
+kind = "deterministic"
+difficulty = "{own}:longest"
+control_seed = 3
+{more}
+"""
+
+
+def _curriculum(folder: Path, more: str, main: str = MAIN) -> Path:
+    (folder / "mine.py").write_text(OWN)
+    return written(folder, CURRICULUM.format(own=folder / "mine.py", more=more), main)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A curriculum with its controls."""
+    folder = tmp_path_factory.mktemp("beside")
+    thalweg.train(_curriculum(folder, "controls = true"), out=folder / "run")
+    return folder
+
+
+def test_controls_are_trained_beside_a_curriculum_as_recipes_of_their_own(beside: Path) -> None:
+    results = TrainResults.read(beside / "run" / "results.json")
+    assert sorted(results.controls) == ["plain", "random", "reverse"]
+    alone = thalweg.train(_curriculum(beside, ""), out=beside / "alone")
+    assert not alone.controls
+    assert same(weights(beside / "run"), weights(beside / "alone"))
+    for name, control in results.controls.items():
+        one = thalweg.train(_curriculum(beside, f'control = "{name}"'), out=beside / name)
+        assert same(weights(beside / name), weights(beside / "run" / "controls" / name))
+        assert one.result == control.result
+        assert not same(weights(beside / name), weights(beside / "run"))
+
+
+def test_the_report_shows_the_controls_beside_the_curriculum(beside: Path) -> None:
+    page = read_page(beside / "run")
+    results = TrainResults.read(beside / "run" / "results.json")
+    assert [row[0] for row in page.control_rows] == ["this training", "reverse", "random", "plain"]
+    for row in page.control_rows[1:]:
+        theirs = results.controls[row[0]].result["test"]
+        assert results.result["test"] is not None
+        assert theirs is not None
+        assert float(row[3]) == pytest.approx(theirs, rel=1e-3)
+        assert float(row[4]) == pytest.approx(results.result["test"] - theirs, abs=1e-3)
+        assert row[5] == "yes"
+    assert not page.lacks_controls
+    drawn = pictures(page)["metric"]
+    assert {item.label["value"] for item in drawn.legend[0].items} >= {"control: reverse", "control: plain"}
+    html = write_page(beside / "run").read_text()
+    assert "The curriculum beside its controls" in html
+    # one of them alone has none, and doesn't ask for any
+    assert not read_page(beside / "run" / "controls" / "random").lacks_controls
+
+
+def test_the_report_of_a_curriculum_without_controls_says_so(tmp_path: Path) -> None:
+    thalweg.train(_curriculum(tmp_path, ""), out=tmp_path / "run")
+    assert read_page(tmp_path / "run").lacks_controls
+    assert "can't say whether the order of examples" in write_page(tmp_path / "run").read_text()
+    thalweg.train(_curriculum(tmp_path, 'control = "reverse"'), out=tmp_path / "reverse")
+    assert not read_page(tmp_path / "reverse").lacks_controls
+    # asked for afterwards, they are trained beside what is finished
+    wanted = _curriculum(tmp_path, 'controls = ["plain"]')
+    results = thalweg.train(wanted, out=tmp_path / "run", resume=True)
+    assert list(results.controls) == ["plain"]
+    assert not read_page(tmp_path / "run").lacks_controls
+
+
+def test_the_report_of_fit_shows_controls_too(tmp_path: Path) -> None:
+    prepared = data.prepare(data.load("iris"), seed=0, replicate=0)
+    hard = list(range(len(prepared.train)))
+
+    def fit(stages: list[Stage], out: Path) -> None:
+        model = initial_module(models.factory("mlp:8"), prepared.input_shape, prepared.outputs, 3)
+        thalweg.fit(
+            model, prepared.train, "cross-entropy", "adam", stages=stages, epochs=1, out=out,
+            validation=prepared.validation, metric="accuracy",
+        )  # fmt: skip
+
+    fit(curriculum(hard, "deterministic"), tmp_path / "run")
+    assert read_page(tmp_path / "run").lacks_controls
+    for name, stages in curriculum_controls(hard, "deterministic").items():
+        fit(stages, tmp_path / "run" / "controls" / name)
+        assert not read_page(tmp_path / "run" / "controls" / name).lacks_controls
+    page = read_page(tmp_path / "run")
+    assert [(row[0], row[-1]) for row in page.control_rows[1:]] == [
+        ("reverse", "yes"), ("random", "yes"), ("plain", "yes"),
+    ]  # fmt: skip
+    assert all(row[2] and row[4] for row in page.control_rows[1:])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes")
+@pytest.mark.parametrize(("place", "count"), [("event", 20), ("results.json", 2)])
+def test_killed_in_a_control_it_ends_as_if_left_alone(
+    place: str, count: int, beside: Path, tmp_path: Path
+) -> None:
+    wanted, out = _curriculum(beside, "controls = true"), tmp_path / "run"
+    code = trainings.run(out, wanted, [], place=place, count=count)
+    assert code not in (0, 2), "nothing was killed"
+    assert (out / "results.json").exists()
+    assert not (out / "controls" / "plain" / "results.json").exists()
+    # with the recipe, or by what the directory says itself
+    assert trainings.run(out, wanted, [], resume=True) == 0
+    for folder in ("", "controls/reverse", "controls/random", "controls/plain"):
+        assert trainings.comparable(out / folder) == trainings.comparable(beside / "run" / folder)
+        assert same(weights(out / folder), weights(beside / "run" / folder))
+    for row in read_page(out).control_rows[1:]:
+        assert row[-1] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('controls = "reverse"', "controls is 'reverse'; give true, or a list of reverse, random, plain"),
+        ("controls = []", "controls is []; give true, or"),
+        ('controls = ["revers"]', "controls has 'revers'; did you mean 'reverse'?"),
+        ('controls = true\ncontrol = "plain"', "control and controls are both given"),
+        ("control_ = true", "the method 'curriculum' has no 'control_'; did you mean 'control"),
+    ],
+)
+def test_controls_that_cant_be_are_refused(more: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as found:
+        thalweg.train(_curriculum(tmp_path, more), out=tmp_path / "run")
+    assert said in str(found.value)
+    assert not (tmp_path / "run").exists()

@@ -55,6 +55,9 @@ class TrainingTerminal(Screen, TrainingWatcher):
         for split in ("validation", "test"):
             score = _number(results.result.get(split))
             self.say(split, f"{metric_label(results.metric)} {score}", always=split == "test")
+        for name, control in results.controls.items():
+            score = _number(control.result.get("test"))
+            self.say("control", f"{name}: test {metric_label(control.metric)} {score}", always=True)
         if results.ensemble is not None and results.ensemble.kind == "members":
             alone = [m.result.get("test") for m in results.ensemble.members if not m.failed]
             known = [score for score in alone if score is not None]

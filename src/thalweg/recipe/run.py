@@ -22,12 +22,15 @@ from thalweg.errors import (
     Interrupted,
     OptionError,
     RunDirectoryError,
+    SaidElsewhere,
     ThalwegError,
+    UserError,
     option,
     spelled_as_recipe,
 )
 from thalweg.randomness.generators import undisturbed
 from thalweg.recipe.build import BuiltRun, build, lines
+from thalweg.recipe.controls import OfControl, controlled, place_of_control, without_controls
 from thalweg.recipe.export import export_members, export_run
 from thalweg.recipe.members import train_members
 from thalweg.recipe.schema import Recipe
@@ -38,7 +41,7 @@ from thalweg.run.threads import with_threads
 from thalweg.settings import trust
 from thalweg.settings.declared import checked
 from thalweg.strategies.own import load_own
-from thalweg.training.backend import on_rank_0
+from thalweg.training.backend import Backend, on_rank_0
 from thalweg.training.evaluate import score
 from thalweg.training.fit_spec import called
 from thalweg.training.loader import in_blocks
@@ -74,13 +77,49 @@ def run_recipe(options: TrainOptions) -> tuple[TrainResults, Path]:
         ThalwegError: training failed; the directory holds the last good weights.
     """
     options = checked(options)
+    with spelled_as_recipe(), together(options.device) as processes:
+        results, path, wanted = _run_one(options, processes)
+        _run_controls(wanted, path, options, processes)
+        return results, path
+
+
+def _run_controls(wanted: Recipe, path: Path, options: TrainOptions, processes: Backend) -> None:
+    """Train the controls that a recipe asks for, or go on with them; each in a directory of its own."""
+    watcher = SilentTrainingWatcher() if options.watcher is None or processes.rank else options.watcher
+    for name, one in controlled(wanted).items():
+        place = place_of_control(path, name)
+
+        def state(place: Path = place) -> tuple[bool, bool]:
+            return (place / "results.json").is_file(), place.exists()
+
+        finished, begun = on_rank_0(processes, state)
+        if finished:
+            continue
+        # code that the directory alone names is asked for again, as for the training
+        given = None if begun and options.recipe is None else one
+        its = replace(
+            options, recipe=given, changes=(), out=place, resume=begun, watcher=OfControl(watcher, name)
+        )
+        try:
+            _run_one(its, processes)
+        except Interrupted as problem:
+            raise Interrupted(
+                f"interrupted in the control {name!r}; the training itself is finished, and "
+                f"{option('resume', True)} with {option('out', path)} goes on"
+            ) from problem
+        except UserError as problem:
+            raise type(problem)(f"in the control {name!r}: {problem}") from problem
+        except SaidElsewhere:
+            raise
+        except ThalwegError as problem:
+            # which is what came of it
+            watcher.note(f"the control {name!r} failed: {problem}")
+
+
+def _run_one(options: TrainOptions, processes: Backend) -> tuple[TrainResults, Path, Recipe]:
+    """Train one recipe, and give it back beside what came of it and where that lies."""
     out, device = options.out, options.device
-    with (
-        spelled_as_recipe(),
-        together(device) as processes,
-        ExitStack() as stack,
-        trust.own_code(accepted=options.trust_code) as gate,
-    ):
+    with ExitStack() as stack, trust.own_code(accepted=options.trust_code) as gate:
         watcher = SilentTrainingWatcher() if options.watcher is None else options.watcher
         told = SilentTrainingWatcher() if processes.rank else watcher
         held: list[RunDirectory] = []
@@ -148,8 +187,10 @@ def run_recipe(options: TrainOptions) -> tuple[TrainResults, Path]:
             )
         if held:
             held[0].note_code()
+            if controlled(wanted):
+                held[0].folder("controls")
         run = _Run(directory=held[0] if held else None, path=path, config=config)
-        return _train(made, run, options.checkpoint_seconds, told), path
+        return _train(made, run, options.checkpoint_seconds, told), path, wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +267,7 @@ def _observing(config: dict[str, Any], begun: Recipe, wanted: Recipe) -> set[str
 
 
 def _without(one: Recipe, names: set[str]) -> dict[str, Any]:
-    values = one.model_dump(by_alias=True)
+    values = without_controls(one.model_dump(by_alias=True))
     values["strategies"] = {name: each for name, each in values["strategies"].items() if name not in names}
     return values
 

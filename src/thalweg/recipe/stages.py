@@ -20,6 +20,7 @@ from thalweg.data.prepare import some_of
 from thalweg.errors import DataError, ModelError, OptionError, ThalwegError, UserError, nearest
 from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import own_generators
+from thalweg.recipe.controls import asked_controls
 from thalweg.recipe.schema import GroupsTable, ScheduleTable, StageTable, StrategiesTable
 from thalweg.settings import trust
 from thalweg.settings.arguments import checked_arguments
@@ -144,6 +145,10 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
             f"{method} doesn't say which arguments it has; give a function that is written in Python"
         ) from problem
     own = table.arguments
+    if method == "curriculum" and "controls" in own:
+        # which are trained beside it
+        asked_controls(table)
+        del own["controls"]
     for key in _PLAIN:
         if getattr(table, key) is not None and key in taken:
             own[key] = getattr(table, key)
@@ -163,7 +168,8 @@ def _by_method(table: StageTable, method: str, context: StageContext) -> list[St
     ]
     for key in own:
         if key not in known and not (":" in method and _takes_any(taken)):
-            raise OptionError(f"the method {method!r} has no {key!r}; {nearest(key, known)}")
+            beside = ["controls"] if method == "curriculum" else []
+            raise OptionError(f"the method {method!r} has no {key!r}; {nearest(key, [*known, *beside])}")
     if ":" not in method:
         own = {key: _understood(key, value, context) for key, value in own.items()}
     own = checked_arguments(function, own, f"the method {method!r}")

@@ -16,6 +16,7 @@ from thalweg.layers.surgery import ModelParts
 from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
+from thalweg.report.controls import ControlCurve, control_rows, lacks_controls, read_controls
 from thalweg.report.numbers import duration, general
 from thalweg.report.stages import StageCurve, read_stages
 from thalweg.run.directory import RunDirectory
@@ -24,7 +25,8 @@ from thalweg.training.results import CalibrationRecord, EnsembleRecord, TrainRes
 
 __all__ = ["TrainingPage", "is_training", "pictures", "read"]
 
-_TRAIN, _VALIDATION = "#0f7fbf", "#d1495b"
+_TRAIN, _VALIDATION, _CONTROL = "#0f7fbf", "#d1495b", "#767c83"
+_DASHES = ("dashed", "dotted", "solid", "dotdash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,9 @@ class TrainingPage:
     calibrations: Sequence[tuple[str, CalibrationRecord]] = ()
     stages: Sequence[StageCurve] = ()
     stage_rows: Sequence[tuple[str, ...]] = ()
+    controls: Sequence[ControlCurve] = ()
+    control_rows: Sequence[tuple[str, ...]] = ()
+    lacks_controls: bool = False
 
 
 def is_training(directory: Path) -> bool:
@@ -92,6 +97,7 @@ def read(directory: Path) -> TrainingPage:
     title = name if carried is None else f"{carried.model} on {source}"
     last = int(curve[-1]["step"]) if curve else 0
     end = _end(config, events, last) if results is None else None
+    controls = read_controls(directory)
     return TrainingPage(
         title=title,
         lead=_lead(results, last, events) if end is None else _end_lead(end, last, config),
@@ -118,6 +124,9 @@ def read(directory: Path) -> TrainingPage:
         calibrations=_calibrations(results),
         stages=stages,
         stage_rows=[_stage_row(stage) for stage in stages],
+        controls=controls,
+        control_rows=control_rows(controls, curve, {} if results is None else results.result),
+        lacks_controls=lacks_controls(directory, config, controls),
     )
 
 
@@ -157,10 +166,16 @@ def _plot(
     for member in () if page.many is None else page.many.members:
         values += [v for _, key, _ in lines for p in member.curve if (v := getattr(p, key)) is not None]
     log = log and bool(values) and min(values) > 0
+    beside = [] if label == "loss" else [
+        (each.name, [(p["step"], p["validation"]) for p in each.curve if p["validation"] is not None])
+        for each in page.controls
+    ]  # fmt: skip
+    values += [value for _, points in beside for _, value in points]
+    longest = max([steps[-1], *(points[-1][0] for _, points in beside if points)])
     ends = window(values, log=log)
     plot = canvas(
         height=340, x="step", y=plain(label), y_axis_type="log" if log else "linear",
-        x_range=(0, max(steps[-1], 1) * 1.01), y_range=ends,
+        x_range=(0, max(longest, 1) * 1.01), y_range=ends,
     )  # fmt: skip
     if log:
         readable_logarithms(plot, ends)
@@ -183,6 +198,15 @@ def _plot(
             )
             renderers.append(plot.line("x", "y", source=source, **style))
             plot.scatter("x", "y", source=source, size=5, fill_color=colour, line_color=None)
+    for number, (name, points) in enumerate(beside):
+        source = ColumnDataSource({"x": [x for x, _ in points], "y": [y for _, y in points]})
+        dash = _DASHES[number % len(_DASHES)]
+        renderers.append(
+            plot.line(
+                "x", "y", source=source, line_color=_CONTROL, line_width=1.6, line_dash=dash,
+                legend_label=plain(f"control: {name}"),
+            )
+        )  # fmt: skip
     for stage in page.stages:
         plot.add_layout(Span(location=stage.began, dimension="height", line_color=GRID, line_width=1.5))
         plot.add_layout(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 from thalweg.strategies.base import Keys, Strategy, Trainer
 
 __all__ = [
+    "CONTROLS",
+    "Control",
     "CurriculumKind",
     "ExampleWeights",
     "ExampleWeightsSettings",
@@ -37,7 +40,14 @@ __all__ = [
 CurriculumKind: TypeAlias = Literal["stochastic", "deterministic", "frequency", "weight"]
 
 _KINDS = ("stochastic", "deterministic", "frequency", "weight")
-_CONTROLS: tuple[Literal["reverse", "random", "plain"], ...] = ("reverse", "random", "plain")
+Control: TypeAlias = Literal["reverse", "random", "plain"]
+
+CONTROLS: Mapping[str, str] = {
+    "reverse": "the hardest examples first",
+    "random": "the same pace over an order that has nothing to do with difficulty",
+    "plain": "all examples from the beginning, shuffled",
+}
+"""What a curriculum is compared with, and the order of examples in each."""
 
 
 class ExampleWeightsSettings(Settings):
@@ -116,7 +126,7 @@ def curriculum(
     sharpness: float = 5.0,
     emphasis: Emphasis | None = None,
     loss: Any = GIVEN,
-    control: Literal["reverse", "random", "plain"] | None = None,
+    control: Control | None = None,
     control_seed: int = 0,
     epochs: int | None = None,
     steps: int | None = None,
@@ -173,7 +183,7 @@ def curriculum(
     found = as_difficulty(difficulty)
     about: dict[str, Any]
     if control is not None:
-        one_of("control", control, _CONTROLS)
+        one_of("control", control, tuple(CONTROLS))
     if control == "reverse":
         found = -found
     elif control == "random":
@@ -254,7 +264,7 @@ def curriculum_controls(
     found, own = as_difficulty(difficulty), {**settings, "control_seed": seed}
     return {
         control: curriculum(found, kind, control=control, name=f"{name} {control}", **own)
-        for control in _CONTROLS
+        for control in get_args(Control)
     }
 
 

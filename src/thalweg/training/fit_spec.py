@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from thalweg.settings.tables import MOST, whole_number
 from thalweg.strategies.base import Strategy
 from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, Precision, on_rank_0
+from thalweg.training.evaluate import score
 from thalweg.training.loader import DataLoaderAdapter, examples_of, in_blocks, loader_of
 from thalweg.training.param_groups import groups_for, parameter_groups
 from thalweg.training.rates import ScheduleOf, rates_of
@@ -91,11 +93,13 @@ class ReadyFit:
         training: at its beginning.
         config: gives what it is, for the run directory: a resume with another is refused.
         run_of: from the directory, the seconds between checkpoints and a watcher to the run.
+        try_scores: scores a batch of validation data, or all of them where one alone can't be scored.
     """
 
     training: Training
     config: Callable[[], dict[str, Any]]
     run_of: Callable[[RunDirectory | None, float, TrainingWatcher | None], TrainingRun]
+    try_scores: Callable[[], None]
 
 
 @contextmanager
@@ -243,7 +247,17 @@ def readied(spec: FitSpec) -> Iterator[ReadyFit]:
                 )
             return training_run
 
-        yield ReadyFit(training=training, config=config, run_of=run_of)
+        def try_scores() -> None:
+            if scored is None:
+                return
+            by = reading.judged, reading.metric, training.forward_context
+            try:
+                score(model, itertools.islice(scored(), 1), *by)
+            except Exception:
+                # a metric may need more than a batch has, such as examples of every class
+                score(model, scored(), *by)
+
+        yield ReadyFit(training=training, config=config, run_of=run_of, try_scores=try_scores)
 
 
 def step_kind_of(optimizer: torch.optim.Optimizer) -> StepKind:

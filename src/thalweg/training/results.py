@@ -234,6 +234,15 @@ class TrainResults(_TrainingRecord):
         self._directory = directory.resolve()
         return self
 
+    @property
+    def controls(self) -> dict[str, TrainResults]:
+        """What the controls of a curriculum came to that were trained beside it, by name."""
+        folder = None if self._directory is None else self._directory / "controls"
+        if folder is None or not folder.is_dir():
+            return {}
+        there = [each for each in sorted(folder.iterdir()) if (each / "results.json").is_file()]
+        return {each.name: TrainResults.read(each / "results.json") for each in there}
+
     def __repr__(self) -> str:
         many = self.ensemble
         of = (
@@ -248,6 +257,12 @@ class TrainResults(_TrainingRecord):
             [
                 (summaries.metric_label(self.metric), summaries.scores(self.result)),
                 ("stages", ", ".join(f"{each.name} ({each.updates:,} steps)" for each in self.stages)),
+                (
+                    "controls",
+                    ", ".join(
+                        f"{name}: {summaries.scores(each.result)}" for name, each in self.controls.items()
+                    ),
+                ),
                 ("best", f"{best} at step {self.best.step:,}" if self.best is not None else ""),
                 ("ended", self.stopped or f"after {self.updates:,} steps"),
                 ("notes", summaries.notes([*self.data.get("warnings", ()), *self.notes], ".notes")),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,12 @@ import torch
 from torch import nn
 
 from thalweg.catalogue import Entry
-from thalweg.errors import Interrupted, ModelError, OptionError, UserError, option
+from thalweg.errors import Interrupted, OptionError, option
 from thalweg.layers.modes import set_evaluation
-from thalweg.layers.untouched import untouched
-from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.threads import with_threads
-from thalweg.stages.freezing import check_patterns, frozen
-from thalweg.stages.names import differing_name, shapes_of
+from thalweg.stages.freezing import check_patterns
 from thalweg.stages.prefixed import Prefixed
 from thalweg.stages.stage import GIVEN, Stage, check_stages
 from thalweg.strategies.base import Strategy
@@ -30,8 +27,8 @@ from thalweg.strategies.table import as_tables, from_tables
 from thalweg.training.backend import Backend, OneProcess, on_rank_0
 from thalweg.training.carrying import CarriesState, put_state, state_of_model
 from thalweg.training.computed import can_be_computed, with_prefix_computed
+from thalweg.training.entering import entered, rehearse
 from thalweg.training.fit_spec import FitSpec, called, carried_out, fingerprint, place_of, readied
-from thalweg.training.loader import DataLoaderAdapter
 from thalweg.training.training_run import Fitted, StageRecord
 from thalweg.training.watch import Evaluation, SilentTrainingWatcher, TrainingWatcher
 
@@ -124,7 +121,7 @@ class StagedTraining:
                     "them, as text"
                 )
             check_patterns(model, stage.trains or (), f"trains of the stage {stage.name!r}")
-        _rehearse(model, listed, specs)
+        rehearse(model, listed, specs)
         backend: Backend = (
             OneProcess(spec.device or place_of(model)) if spec.backend is None else spec.backend
         )
@@ -315,7 +312,7 @@ def _one(
     """Carry out one stage; return what came of it, how much it trained, and its optimizer's state by name."""
     model, last = carried.model, number == len(stages)
     following = None if last else stages[number]
-    with _entered(stage, model, spec.seed) as (module, names):
+    with entered(stage, model, spec.seed) as (module, names):
         parameters = dict(module.named_parameters())
         count = sum(parameters[name].numel() for name in names)
         of_model = {id(p): name for name, p in model.named_parameters()}
@@ -374,65 +371,6 @@ def _computes_once(number: int, module: nn.Module, spec: FitSpec, here: _Place) 
 
     # each process then computes all: batches are shared out anew in each epoch
     return on_rank_0(here.backend, decided)
-
-
-@contextmanager
-def _entered(stage: Stage, model: nn.Module, seed: int) -> Iterator[tuple[nn.Module, list[str]]]:
-    """Begin a stage: the module that is trained, frozen as it is to be, and the names of what is trained."""
-    with own_generators(seed, "stage"):
-        torch.manual_seed(seed32(seed, "stage"))
-        before = shapes_of(model)
-        if stage.begin is not None:
-            stage.begin(model)
-            _check_structure(before, model, "begin")
-        module = model
-        if stage.build is not None:
-            module = stage.build(model)
-            _check_structure(before, model, "build")
-    if not isinstance(module, nn.Module):
-        raise OptionError(f"build gives {type(module).__name__}, not a torch.nn.Module; let it return one")
-    try:
-        module.to(place_of(model))
-        with frozen(module, trains=stage.trains, of=model) as names:
-            yield module, names
-    finally:
-        close = getattr(module, "close", None)
-        if module is not model and callable(close):
-            close()
-
-
-def _check_structure(before: Mapping[str, Any], model: nn.Module, what: str) -> None:
-    """Refuse what makes another model of the model: what is saved of it fits what ``fit`` was given."""
-    if odd := differing_name(before, shapes_of(model)):
-        raise ModelError(
-            f"{what} changes what the model consists of ({odd!r}), so that weights which were saved before "
-            "wouldn't fit; let it change values alone, and give fit the model as it is to be"
-        )
-
-
-def _rehearse(model: nn.Module, stages: Sequence[Stage], specs: Sequence[FitSpec]) -> None:
-    """Try every stage: make what it needs, and compute its loss on a batch. Nothing stays changed."""
-    place = place_of(model)
-    with untouched(model):
-        for stage, spec in zip(stages, specs, strict=True):
-            try:
-                with _entered(stage, model, spec.seed) as (module, _):
-                    strategies = copy.deepcopy(from_tables(spec.strategies))
-                    tried = replace(spec, model=module, strategies=strategies, device=place, backend=None)
-                    with readied(tried) as ready:
-                        ready.run_of(None, 60.0, None).try_scores()
-                        training = ready.training
-                        if isinstance(training.loader, DataLoaderAdapter):
-                            continue
-                        with training.aside(training=True) as loss, torch.no_grad():
-                            for inputs, targets in training.batches(1):
-                                loss(inputs, targets)
-            except UserError as problem:
-                raise type(problem)(f"in the stage {stage.name!r}: {problem}") from problem
-            except Exception as problem:
-                # which a person's own function raises
-                problem.add_note(f"in the stage {stage.name!r}")
-                raise
 
 
 def _spec_of(stage: Stage, spec: FitSpec, *, last: bool) -> FitSpec:

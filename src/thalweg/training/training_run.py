@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -225,16 +224,6 @@ class TrainingRun(Recorder):
         """Write down and tell what a strategy has to say."""
         self.notes.append(text)
         self._watcher.note(text)
-
-    def try_scores(self) -> None:
-        """Score a batch of validation data, or all of them where one alone can't be scored; keep nothing."""
-        if (batches := self._validation) is None:
-            return
-        try:
-            self._score(lambda: itertools.islice(batches(), 1))
-        except Exception:
-            # a metric may need more than a batch has, such as examples of every class
-            self._score(batches)
 
     # What the loop asks -----------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ __all__ = ["FOLDERS", "RUN_ID", "note_owner", "refuse_links"]
 RUN_ID = "run_id"
 """The file in each folder of a run that says whose it is; the same stands in ``config.toml``."""
 
-FOLDERS = ("checkpoints", "members", "stages")
+FOLDERS = ("checkpoints", "controls", "members", "stages")
 """Folders of a run directory in which a run writes."""
 
 _FILES = re.compile(
