@@ -68,7 +68,7 @@ class Given:
         epochs: passes over the data.
         read: from outputs to predictions in the units of the targets, as the person does.
         test: clean inputs and targets; for a case whose validation data are spoiled, these.
-        scored: ``"accuracy"``, ``"balanced"``, ``"labels"`` or ``"r2"``; more is better.
+        scored: ``"accuracy"``, ``"balanced"``, ``"labels"``, ``"r2"`` or ``"pooled"``; more is better.
         validation: inputs and targets, or none.
         form: ``"tensors"``, ``"dataset"`` or ``"loader"``.
         shuffle: whether the examples are drawn in another order each epoch.
@@ -290,12 +290,17 @@ class read:
 
 
 def score(kind: str, predictions: Tensor, targets: Tensor) -> float:
-    """Return how good predictions are, more is better: a share from 0 to 1, or R2, at least -1."""
+    """Return how good predictions are, more is better: a share from 0 to 1, or R2, at least -1.
+
+    ``"r2"`` is the mean over outputs, ``"pooled"`` that of all outputs together.
+    """
     predictions, targets = predictions.detach().double(), targets.double()
-    if kind == "r2":
+    if kind in ("r2", "pooled"):
         if predictions.numel() != targets.numel():
             predictions = predictions.reshape(len(targets), -1).expand(len(targets), targets[0].numel())
         predictions, targets = predictions.reshape(len(targets), -1), targets.reshape(len(targets), -1)
+        if kind == "pooled":
+            return float(1 - ((predictions - targets) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum())
         left = ((predictions - targets) ** 2).mean(0) / ((targets - targets.mean(0)) ** 2).mean(0)
         return float((1 - left).nan_to_num(-1, -1, -1).clamp(-1, 1).mean())
     if kind == "labels":
@@ -317,4 +322,4 @@ def _numbers(values: Tensor) -> Tensor:
 
 def worst(kind: str) -> float:
     """Return the score of a training that came to nothing."""
-    return -1.0 if kind == "r2" else 0.0
+    return -1.0 if kind in ("r2", "pooled") else 0.0

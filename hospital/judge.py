@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from thalweg.diagnosis import Setup
+from thalweg.diagnosis import Setup, diagnose
 from torch import Tensor
 
-import thalweg
 from hospital.case import Case, Given, score, worst
 from hospital.training import spent, train, trained
 from thalweg.errors import UserError
@@ -45,7 +44,7 @@ def examined(case: Case, seed: int, *, gain: bool = True, seeds: Sequence[int] =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            diagnosis = thalweg.diagnose(**given.keywords(seed), seed=seed)
+            diagnosis = diagnose(**given.keywords(seed), seed=seed)
         except Exception as problem:
             kind = "refused" if isinstance(problem, UserError) else "crashed"
             return found | {

@@ -119,12 +119,12 @@ def _autoencoder(seed: int) -> Given:
     made = replace(found, y=parts[0], validation=parts[1], test=parts[2])
     return given(
         made,
-        lambda: mlp(64, 48, 16, 48, 64, last=[nn.Sigmoid()]),
+        lambda: mlp(64, 64, 24, 64, 64, act=nn.GELU, last=[nn.Sigmoid()]),
         nn.MSELoss(),
         adam(5e-3),
-        epochs=40,
+        epochs=60,
         read=read.number,
-        scored="r2",
+        scored="pooled",
     )
 
 
@@ -194,9 +194,9 @@ CASES = [
         opt=sgd(1.0),
     ),
     odd(
-        "batch norm at a rate of 0.3 with momentum, CNN",
+        "batch norm at a rate of 0.5, CNN",
         bases.digit_images_norm,
-        opt=sgd(0.2, 0.9),
+        opt=sgd(0.5),
         epochs=12,
     ),
     odd(
@@ -289,6 +289,8 @@ CASES = [
         "pixels from 0 to 255, CNN with batch norm",
         bases.digit_images_norm,
         lambda found: reinputted(found, lambda x: 255 * x),
+        opt=adam(3e-3),
+        epochs=15,
     ),
     odd(
         "raw columns that do no harm", bases.iris, opt=adam(5e-3), epochs=80, model=lambda: mlp(4, 32, 16, 3)
@@ -301,7 +303,7 @@ CASES = [
         read=lambda outputs: 100 * outputs + 300,
     ),
     odd("batches of two", bases.blobs, batch_size=2, opt=sgd(0.02), epochs=8),
-    odd("batches of one at a low rate", bases.digits, batch_size=1, opt=sgd(0.01), epochs=5),
+    odd("batches of one at a low rate", bases.digits, batch_size=1, opt=sgd(0.02), epochs=6),
     odd("all examples a batch, many epochs", bases.wine, batch_size=200, opt=adam(1e-2), epochs=150),
     odd(
         "all examples a batch, momentum at a large rate",
@@ -385,7 +387,7 @@ CASES = [
     odd("logistic regression", bases.cancer_logit, model=lambda: mlp(30, 1)),
     odd("softmax regression on digits", bases.digits, model=lambda: mlp(64, 10), opt=adam(1e-2)),
     odd("four hidden units", bases.wine, model=lambda: mlp(13, 4, 3), opt=adam(2e-2)),
-    odd("a bottleneck that suffices", bases.digits_adam, model=lambda: mlp(64, 64, 8, 32, 10), epochs=25),
+    odd("a bottleneck that suffices", bases.digits_adam, model=lambda: mlp(64, 64, 12, 32, 10), epochs=25),
     odd(
         "sixteen layers with shortcuts",
         bases.digits_adam,
@@ -436,7 +438,7 @@ CASES = [
     odd(
         "a tanh at the end, targets within it",
         _autoencoder,
-        model=lambda: mlp(64, 48, 16, 48, 64, last=[nn.Tanh()]),
+        model=lambda: mlp(64, 64, 24, 64, 64, act=nn.Tanh, last=[nn.Tanh()]),
     ),
     odd(
         "ReLU at the end, targets never negative",

@@ -268,7 +268,7 @@ CASES = [
     ),
     sick(
         "weights with a deviation of two, digits",
-        "initialization",
+        "initialization learning-rate-low epochs-few",
         bases.digits,
         model=lambda: initialized(mlp(64, 64, 32, 10), _normal(2.0)),
         opt=sgd(0.01),
@@ -398,8 +398,8 @@ CASES = [
         "frozen from the start, CNN",
         "frozen",
         bases.shapes,
-        model=lambda: _frozen(ConvNet(12, 4, width=2, hidden=8), 6),
-        cured=lambda seed: changed(bases.shapes(seed), model=lambda: ConvNet(12, 4, width=2, hidden=8)),
+        model=lambda: _frozen(ConvNet(12, 4, width=4, hidden=16), 6),
+        cured=lambda seed: changed(bases.shapes(seed), model=lambda: ConvNet(12, 4, width=4, hidden=16)),
         also=_WEAK,
     ),
     sick(

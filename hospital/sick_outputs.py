@@ -151,12 +151,6 @@ CASES = [
         epochs=10,
     ),
     sick(
-        "log-softmax over the batch",
-        "output-activation loss-function",
-        _digit_probabilities,
-        model=lambda: mlp(64, 32, 10, last=[nn.LogSoftmax(0)]),
-    ),
-    sick(
         "raw outputs into NLLLoss",
         "output-activation loss-function",
         _digit_probabilities,
@@ -324,12 +318,6 @@ CASES = [
         "output-activation loss-function",
         _tags_softmaxed,
         model=lambda: mlp(20, 64, 5, last=[nn.Softmax(1)]),
-    ),
-    sick(
-        "cross-entropy for labels of which several hold",
-        "loss-function output-activation",
-        bases.tags,
-        loss=nn.CrossEntropyLoss(),
     ),
     sick(
         "targets in the 100,000s, Adam",

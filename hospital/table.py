@@ -91,7 +91,7 @@ def summary(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ),
         (
             "remedy not worse than the generic one",
-            _share(sum(_not_worse(r, "generic") for r in tried), len(tried)),
+            _share(sum(_not_worse(r) for r in tried), len(tried)),
         ),
     ]
     failed = [row for row in rows if "crashed" in row or "refused" in row]
