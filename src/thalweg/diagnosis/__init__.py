@@ -1,0 +1,12 @@
+"""Why training is slow, stuck or blowing up, and what to change.
+
+``trace`` sees what model and loss compute, ``facts`` gathers what is known before a step is taken;
+``endings``, ``data_checks``, ``signals`` and ``pace`` say what may be wrong, and with which ``changes`` it
+would be mended; ``trial`` trains; ``diagnosing`` puts them in order.
+"""
+
+from thalweg.diagnosis.diagnose import Diagnosis, diagnose
+from thalweg.diagnosis.finding import CAUSES, MECHANISMS, Finding, Remedy
+from thalweg.diagnosis.setup import Setup
+
+__all__ = ["CAUSES", "MECHANISMS", "Diagnosis", "Finding", "Remedy", "Setup", "diagnose"]

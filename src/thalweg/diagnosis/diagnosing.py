@@ -1,0 +1,307 @@
+"""The order of a diagnosis: look, mend what is certain, train a short while, try what may be wrong.
+
+1. **Look** at data, model, loss and one gradient (:mod:`~thalweg.diagnosis.facts`). What follows from these
+   alone is certain; it is taken out of the set-up before anything is trained, since its symptoms would be
+   taken for others.
+2. **Train** the set-up as it is. Where it reaches nearly all that can be reached, nothing is wrong.
+3. **Try** each change that may mend it, at equal gradient evaluations. A cause is named by what its change
+   wins of the gap to the best, and by how much the first look speaks for it: nearly everything is cured by
+   Adam, and few trainings are ill for want of it.
+4. **Confirm** with another seed, and put changes together where one alone isn't enough.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from thalweg.diagnosis import changes
+from thalweg.diagnosis.data_checks import advice
+from thalweg.diagnosis.facts import Facts, gather
+from thalweg.diagnosis.finding import Finding, Remedy
+from thalweg.diagnosis.mechanisms import mechanisms
+from thalweg.diagnosis.neighbours import Learnable, learnable
+from thalweg.diagnosis.pace import rate_remedy
+from thalweg.diagnosis.setup import Setup
+from thalweg.diagnosis.signals import signal_of
+from thalweg.diagnosis.trial import Trial
+from thalweg.diagnosis.trying import (
+    FINE,
+    OF_STEPS,
+    SHARE,
+    Patient,
+    Tried,
+    both_of,
+    later,
+    length_of,
+    suspicions_of,
+    together,
+    trials,
+)
+from thalweg.errors import ModelError, UserError
+
+__all__ = ["examine"]
+
+# By at least so much skill more has to be in reach.
+_LEAST_GAP = 0.12
+# A second cause is named where it alone wins this share of what the first one wins.
+_ALSO = 0.75
+_ROUNDS = 2
+
+
+def examine(patient: Patient) -> None:
+    """Carry a diagnosis out; its findings are in the patient afterwards."""
+    facts = patient.facts
+    known = learnable(facts)
+    facts = _certain(patient, facts, known)
+    if facts.traced is None or (facts.problem and not math.isfinite(facts.loss)):
+        if not patient.findings:
+            raise ModelError(
+                f"the model or its loss can't be computed on these data ({facts.problem}); a diagnosis needs "
+                "one batch that goes through"
+            )
+        return
+    for round_ in range(_ROUNDS):
+        found = _round(patient, facts, known, round_)
+        if found is None:
+            break
+        facts = gather(found, seed=patient.seed)
+        if patient.spent > 0.8 * patient.budget:
+            break
+    if patient.base is not None and patient.findings:
+        patient.findings += mechanisms(patient.facts, patient.base, signal_of(patient.facts))
+    patient.findings += advice(patient.facts)
+    order = {"error": 0, "risk": 1, "advice": 2}
+    patient.findings.sort(key=lambda finding: order[finding.severity])
+
+
+# What is certain --------------------------------------------------------------------------------------------
+
+
+def _certain(patient: Patient, facts: Facts, known: Learnable | None) -> Facts:
+    """Name what is certain, and take it out, until nothing certain is left."""
+    named: set[tuple[str, str]] = set()
+    for _ in range(4):
+        sure = [s for s in suspicions_of(facts, known) if s.certain and (s.code, s.title) not in named]
+        if not sure:
+            break
+        mended = False
+        for suspicion in sure:
+            if suspicion.code in {f.code for f in patient.findings}:
+                continue
+            named.add((suspicion.code, suspicion.title))
+            patient.findings.append(suspicion.finding(1.0))
+            remedy = suspicion.remedy
+            if remedy is not None and remedy.change is not None and not mended:
+                try:
+                    facts = gather(remedy.apply(facts.setup), seed=patient.seed)
+                    mended = True
+                    break
+                except (UserError, RuntimeError, ValueError, TypeError) as problem:
+                    patient.notes.append(f"the remedy of {suspicion.code} couldn't be applied: {problem}")
+        if not mended:
+            break
+    return facts
+
+
+# What is tried ----------------------------------------------------------------------------------------------
+
+
+def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int) -> Setup | None:
+    """Train, try, name a cause; return the mended set-up where it may have another, or ``None``."""
+    planned = facts.setup.steps
+    length = max(1, min(planned, int(patient.budget / 24)))
+    whole = length >= planned
+    first = not number and not patient.findings
+    patient.say("training as it is", patient.spent / patient.budget)
+    base = patient.try_(facts.setup, length if whole else min(planned, 3 * length), keep=True)
+    score = patient.value(base)
+    if number == 0:
+        patient.base, patient.score, patient.reached = base, score, score
+    if score >= FINE and base.finite:
+        return None
+    if number == 0 and _only_by_hand(patient, facts, known, score):
+        return None
+    tried = list(trials(patient, facts, known, base, length, whole=whole))
+    held = score if whole else max(score, later(base, planned, patient))
+    tried += together(patient, facts, tried, held, length)
+    if not tried:
+        return None
+    best = max(tried, key=lambda each: each.score)
+    again = patient.try_(best.setup, length_of(best, length), seed=patient.seed + 1)
+    reached = 0.5 * (best.score + patient.value(again))
+    patient.reached = max(patient.reached, reached)
+    if base.finite and not _ill(patient, tried, held, reached, number):
+        if first:
+            _without_remedy(patient, base, known, held, reached)
+        return None
+    if base.finite and held > 0.2 * reached:
+        # a training that went badly by chance isn't ill
+        other = patient.value(patient.try_(facts.setup, base.planned, seed=patient.seed + 1))
+        held = max(held, other)
+        if not _ill(patient, tried, held, reached, number):
+            return None
+    named = _name(patient, tried, held, reached)
+    if not named:
+        return None
+    top = named[0]
+    remedy, mended = _remedy(patient, facts, top, tried, held, length)
+    gap = max(1e-9, reached - held)
+    for place, each in enumerate(named):
+        share = min(1.0, max(0.0, each.score - held) / gap)
+        sure = min(0.95, 0.25 + 0.7 * share * each.suspicion.weight)
+        found = remedy if place == 0 else each.remedy
+        gained = _measured(held, each.score, equal=each.suspicion.cost == 1)
+        said = f"skill is {held:.2f}, and {reached:.2f} can be reached in as many gradient evaluations"
+        patient.findings.append(
+            each.suspicion.finding(
+                sure if place == 0 else 0.8 * sure,
+                remedy=replace(found, measured=found.measured or gained),
+                evidence=(said if base.finite else base.failed,),
+            )
+        )
+    return None if top.suspicion.code in OF_STEPS or len(named) > 1 else mended
+
+
+def _measured(before: float, after: float, *, equal: bool) -> str:
+    how = "measured at equal gradient evaluations" if equal else "measured"
+    return f"{how}: skill {max(before, -1.0):.2f} as it is, {after:.2f} with this change"
+
+
+def _ill(patient: Patient, tried: list[Tried], held: float, reached: float, number: int) -> bool:
+    """Say whether so much more can be reached that something is wrong.
+
+    Where the first look speaks strongly for a cause, less has to be won by its change.
+    """
+    needed = max(_LEAST_GAP if not number else 0.2, 2.5 * patient.error)
+    if reached - max(held, 0.0) >= needed and held <= SHARE * reached:
+        return True
+    strong = [t.score for t in tried if t.suspicion.weight >= 0.9 and t.suspicion.code not in OF_STEPS]
+    return not number and max(strong, default=-1.0) - max(held, 0.0) >= max(0.06, 1.5 * patient.error)
+
+
+def _only_by_hand(patient: Patient, facts: Facts, known: Learnable | None, score: float) -> bool:
+    """Name what much speaks for and no change of ours can mend."""
+    found = [
+        s
+        for s in suspicions_of(facts, known)
+        if not s.certain and (s.remedy is None or s.remedy.change is None) and s.weight >= 0.9
+    ]
+    if not found or score >= 0.75:
+        return False
+    patient.findings += [s.finding(0.75) for s in found[:2]]
+    return True
+
+
+def _without_remedy(
+    patient: Patient, base: Trial, known: Learnable | None, held: float, reached: float
+) -> None:
+    """Say what is known where no change helps."""
+    ceiling = max(0.0, _ceiling(known))
+    most = max(held, reached)
+    if most < 0.3 and ceiling > most + 0.3:
+        patient.findings.append(_too_small(patient, base, ceiling))
+    elif max(most, ceiling) < 0.05:
+        patient.findings.append(_nothing_to_learn(patient, known))
+
+
+def _name(patient: Patient, tried: list[Tried], held: float, best: float) -> list[Tried]:
+    """Choose the causes: by what their change wins, times how much speaks for them."""
+    gap = max(1e-9, best - max(held, 0.0))
+    top: dict[str, tuple[float, Tried]] = {}
+    for each in tried:
+        if each.suspicion.code == "generic":
+            continue
+        won = min(1.0, (each.score - max(held, 0.0)) / gap)
+        if each.score - held < max(0.06, 1.5 * patient.error):
+            continue
+        rank = won * each.suspicion.weight
+        if rank > top.get(each.suspicion.code, (0.0, each))[0]:
+            top[each.suspicion.code] = rank, each
+    ranked = sorted(top.values(), key=lambda pair: -pair[0])
+    if not ranked:
+        return []
+    first, chosen = ranked[0]
+    if chosen.partner is not None:
+        # two changes were needed: both are causes
+        mate = next((t for t in tried if t.suspicion is chosen.partner), None)
+        return [chosen] if mate is None or mate.suspicion.code == "optimizer" else [chosen, mate]
+    return [each for rank, each in ranked[:2] if rank >= _ALSO * first]
+
+
+def _remedy(
+    patient: Patient, facts: Facts, top: Tried, tried: list[Tried], held: float, length: int
+) -> tuple[Remedy, Setup]:
+    """Put the first cause's change together with what else helps, where it alone isn't enough."""
+    remedy = top.remedy
+    best, chosen = top.score, remedy
+    generic = max((each.score for each in tried if each.suspicion.code == "generic"), default=-1.0)
+    goal = max(each.score for each in tried)
+    if best < max(generic, goal - 0.03) and top.suspicion.code != "epochs-few":
+        extras: list[Remedy] = []
+        if top.suspicion.code not in ("optimizer", "learning-rate-low", "learning-rate-high"):
+            extras.append(
+                Remedy(
+                    text="use Adam with a rate of 0.001",
+                    change=changes.adam(),
+                    code="torch.optim.Adam(model.parameters(), lr=0.001)",
+                )
+            )
+        if math.isfinite(facts.rate) and top.suspicion.code != "optimizer":
+            extras += [rate_remedy(facts, factor) for factor in (10.0, 0.1)]
+        others = sorted((t for t in tried if t.suspicion.code != top.suspicion.code), key=lambda t: -t.score)
+        for each in others[:3]:
+            if each.suspicion.remedy is not None and each.suspicion.code != "epochs-few":
+                extras.append(each.suspicion.remedy)
+        for extra in extras:
+            if patient.spent + length > 0.95 * patient.budget:
+                break
+            both = both_of(remedy, extra)
+            try:
+                trial = patient.try_(both.apply(facts.setup), length_of(top, length))
+            except (UserError, RuntimeError, ValueError, TypeError):
+                continue
+            score = patient.value(trial)
+            if score > best + 0.02:
+                best, chosen = score, both
+    measured = _measured(held, best, equal=top.suspicion.cost == 1)
+    return replace(chosen, measured=measured), top.setup
+
+
+# Where no change helps --------------------------------------------------------------------------------------
+
+
+def _ceiling(known: Learnable | None) -> float:
+    if known is None:
+        return 0.0
+    found = known.training if math.isnan(known.across) else known.across
+    return 0.0 if math.isnan(found) else found
+
+
+def _too_small(patient: Patient, base: Trial, ceiling: float) -> Finding:
+    return Finding(
+        code="capacity",
+        severity="risk",
+        title="the model doesn't get as far as its nearest neighbours would",
+        evidence=(
+            f"nearest neighbours reach a skill of {ceiling:.2f}, and this training "
+            f"{max(0.0, patient.value(base)):.2f}; no change of rate, optimizer, scale or first weights "
+            "closed the gap",
+        ),
+        cause="the model is too small, or built in a way that can't express what is to be learnt",
+        remedy=Remedy(text="use a larger model, or one that suits the data"),
+        confidence=0.5,
+    )
+
+
+def _nothing_to_learn(patient: Patient, known: Learnable | None) -> Finding:
+    tried = "neither this training nor any change of it" + (" nor nearest neighbours" if known else "")
+    return Finding(
+        code="labels",
+        severity="error",
+        title="nothing of the targets can be told from the inputs",
+        evidence=(f"{tried} predicts better than a constant",),
+        cause="targets don't go with their inputs, or the inputs hold nothing of them",
+        remedy=Remedy(text="look at a few pairs of inputs and targets by eye, where they are read"),
+        confidence=0.6,
+    )

@@ -1,0 +1,153 @@
+"""How much nearest neighbours tell of the targets: whether there is anything to be learnt, and where."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thalweg.diagnosis.facts import Facts
+from thalweg.diagnosis.skill import Judge
+
+__all__ = ["Learnable", "learnable"]
+
+_MOST = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnable:
+    """How far neighbours tell a target: skill of a nearest-neighbour prediction, the larger of 1 and 5.
+
+    Attributes:
+        training: of each training example from the others.
+        validation: of each validation example from the other validation examples, where these are one's own.
+        across: of validation examples from training examples.
+        recoded: likewise, with the classes of one part named anew as fits best.
+        shifted: the best of training's, where targets are moved by so many places; 0: none is better.
+    """
+
+    training: float
+    validation: float
+    across: float
+    recoded: float
+    shifted: int = 0
+    shifted_skill: float = 0.0
+    error: float = 0.1
+
+
+def learnable(facts: Facts) -> Learnable | None:
+    """Ask neighbours; ``None`` where inputs aren't one tensor, or the task isn't classes or numbers."""
+    setup, judge = facts.setup, facts.judge
+    if not isinstance(setup.inputs, Tensor) or judge.kind not in ("classes", "numbers"):
+        return None
+    if judge.kind == "classes" and len(setup.targets) != len(judge.numbers(setup.targets)):  # type: ignore[arg-type]
+        return None
+    if facts.inputs is None or facts.inputs.finite < 1 or _is_looked_up(facts):
+        return None
+    rows = facts.held.rows[: 4 * _MOST]
+    if len(rows) > _MOST:
+        rows = rows[torch.linspace(0, len(rows) - 1, _MOST).round().long()]
+    x, y = _flat(setup.inputs[rows]), setup.targets[rows]
+    center, scale = x.mean(0), x.std(0).clamp(min=1e-12)
+    x = (x - center) / scale
+    mine = _by_neighbours(x, y, x, y, judge, same=True)
+    others = across = recoded = math.nan
+    if facts.held.validation is not None and len(facts.held.validation[1]) >= 20:
+        raw, vy = facts.held.validation
+        vx = _flat(raw)
+        across = _by_neighbours(x, y, (vx - center) / scale, vy, judge)
+        if facts.held.own:
+            own = (vx - vx.mean(0)) / vx.std(0).clamp(min=1e-12)
+            others = _by_neighbours(own, vy, own, vy, judge, same=True)
+            recoded = _recoded(x, y, (vx - center) / scale, vy, judge)
+    shift, found = 0, mine
+    if mine < 0.15 and len(rows) == len(setup.targets):
+        shift, found = _shifted(x, y, judge, mine)
+    elif mine < 0.15:
+        whole = min(len(setup.targets), 2 * _MOST)
+        wx = (_flat(setup.inputs[:whole]) - center) / scale
+        shift, found = _shifted(wx, setup.targets[:whole], judge, mine)
+    few = max(1.0, len(rows) * (1 - _most_frequent(judge, y)))
+    return Learnable(
+        training=mine,
+        validation=others,
+        across=across,
+        recoded=recoded,
+        shifted=shift,
+        shifted_skill=found,
+        error=1 / math.sqrt(few),
+    )
+
+
+def _most_frequent(judge: Judge, targets: Tensor) -> float:
+    number = judge.numbers(targets)
+    if number is None:
+        return 0.0
+    counts = torch.bincount(number).double()
+    return float(counts.max() / counts.sum())
+
+
+def _is_looked_up(facts: Facts) -> bool:
+    inputs = facts.setup.inputs
+    return not inputs.dtype.is_floating_point and inputs.dtype != torch.uint8
+
+
+def _flat(x: Tensor) -> Tensor:
+    x = x.double()
+    if x.ndim == 4 and x.shape[-1] * x.shape[-2] > 256:
+        # neighbours of pictures are found as well in small ones
+        x = torch.nn.functional.adaptive_avg_pool2d(x, 14)
+    return x.reshape(len(x), -1)
+
+
+def _nearest(x: Tensor, given: Tensor, *, same: bool, count: int) -> Tensor:
+    distances = torch.cdist(given, x)
+    if same:
+        distances.fill_diagonal_(math.inf)
+    return distances.topk(min(count, len(x) - 1), largest=False).indices
+
+
+def _by_neighbours(
+    x: Tensor, y: Tensor, given: Tensor, targets: Tensor, judge: Judge, *, same: bool = False
+) -> float:
+    if len(x) < 8:
+        return math.nan
+    near = _nearest(x, given, same=same, count=5)
+    return max(judge(_voted(y, near[:, :count], judge), targets) for count in (1, 5))
+
+
+def _voted(y: Tensor, near: Tensor, judge: Judge) -> Tensor:
+    number = judge.numbers(y)
+    if number is not None:
+        votes = torch.nn.functional.one_hot(number[near], max(2, judge.classes)).double()
+        # of equal votes the nearest decides
+        first = torch.nn.functional.one_hot(number[near[:, 0]], max(2, judge.classes)).double()
+        return votes.sum(1) + 0.5 * first
+    return y.double()[near].mean(1)
+
+
+def _recoded(x: Tensor, y: Tensor, given: Tensor, targets: Tensor, judge: Judge) -> float:
+    """Skill across parts after naming classes as fits best."""
+    number, there = judge.numbers(y), judge.numbers(targets)
+    if number is None or there is None or judge.classes > 100:
+        return math.nan
+    from scipy.optimize import linear_sum_assignment
+
+    guess = _voted(y, _nearest(x, given, same=False, count=5), judge).argmax(1)
+    table = torch.zeros(judge.classes + 2, judge.classes + 2, dtype=torch.float64)
+    table.index_put_((guess, there), torch.ones(len(there), dtype=torch.float64), accumulate=True)
+    rows, columns = linear_sum_assignment(-table.numpy())
+    right = float(table[torch.as_tensor(rows), torch.as_tensor(columns)].sum()) / len(there)
+    most = float(torch.bincount(there).max()) / len(there)
+    return (right - most) / (1 - most) if most < 1 else math.nan
+
+
+def _shifted(x: Tensor, y: Tensor, judge: Judge, found: float) -> tuple[int, float]:
+    best = 0
+    for places in (-2, -1, 1, 2):
+        skill = _by_neighbours(x, y.roll(places, 0), x, y.roll(places, 0), judge, same=True)
+        if skill > found + 0.25:
+            best, found = places, skill
+    return best, found
