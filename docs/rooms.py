@@ -210,7 +210,7 @@ BATCH = (
 )
 BEFORE = (
     ("Command, Python or recipe", ("commands/race.py", "recipe/file.py"), "options"),
-    ("Settings are checked", ("settings/tables.py", "racing/setup.py"), "problem, budget"),
+    ("Settings are checked", ("settings/tables.py", "racing/race_setup.py"), "problem, budget"),
     ("Race plan and search space", ("racing/plan.py", "racing/pools.py"), "runs: setting and seed"),
     ("Executor: chosen by a measurement", ("execution/choose.py", "execution/execution.py"), ""),
 )

@@ -16,8 +16,8 @@ from thalweg.execution.journal import Journal
 from thalweg.racing import race
 from thalweg.racing.options import Options
 from thalweg.racing.plan import Cost
+from thalweg.racing.race_setup import RaceSetup
 from thalweg.racing.results import EngineInfo, Results
-from thalweg.racing.setup import Setup
 from thalweg.racing.watch import RaceWatcher
 
 TINY: dict[str, Any] = {
@@ -47,13 +47,13 @@ def engine(
         "device": "cpu", "promise": "bits",
     }  # fmt: skip
 
-    def choose(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
+    def choose(setup: RaceSetup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
         cost = {"step_seconds": dict.fromkeys(setup.entries, 1e-4), "evaluation_seconds": 1e-4}
         value = journal.once("engine", "engine", lambda: {"info": info, "cost": cost})
         choice = {name: of for name, of in value["info"].items() if name not in ("device", "promise")}
         return EngineInfo(**value["info"]), Choice(**choice), Cost(**value["cost"])
 
-    def seconds(setup: Setup, plan: Any, records: Any, journal: Journal) -> dict[str, Any]:
+    def seconds(setup: RaceSetup, plan: Any, records: Any, journal: Journal) -> dict[str, Any]:
         return dict.fromkeys(plan.optimizers, (1e-4, 2e-4, 3e-4))
 
     with pytest.MonkeyPatch.context() as patch:

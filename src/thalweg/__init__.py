@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thalweg import catalogue as catalogue
     from thalweg import curvature as curvature
     from thalweg import data as data
+    from thalweg import diagnosis as diagnosis
     from thalweg import ensembles as ensembles
     from thalweg import errors as errors
     from thalweg import execution as execution
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from thalweg.commands.verbs import race as race
     from thalweg.commands.verbs import train as train
     from thalweg.commands.verbs import transfer as transfer
+    from thalweg.diagnosis import diagnose as diagnose
     from thalweg.ensembles.fit import fit_ensemble as fit_ensemble
     from thalweg.execution.sweep import sweep as sweep
     from thalweg.secondorder import least_squares as least_squares
@@ -57,6 +59,8 @@ __all__ = [
     "catalogue",
     "curvature",
     "data",
+    "diagnose",
+    "diagnosis",
     "ensembles",
     "errors",
     "execution",
@@ -96,6 +100,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name in ("race", "train", "transfer", "predict"):
             return getattr(importlib.import_module("thalweg.commands.verbs"), name)
+        if name == "diagnose":
+            return importlib.import_module("thalweg.diagnosis").diagnose
         if name == "fit":
             return importlib.import_module("thalweg.training.fitting").fit
         if name == "sweep":

@@ -15,8 +15,8 @@ from thalweg.execution.execution import Request
 from thalweg.execution.journal import Journal
 from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.plan import Cost, estimate_seconds, fit_minutes, replicate_seconds
+from thalweg.racing.race_setup import understand
 from thalweg.racing.results import PlanInfo, Results
-from thalweg.racing.setup import understand
 from thalweg.racing.watch import RaceProgress, SilentRaceWatcher
 
 COST = Cost(step_seconds={"sgd": 1e-4, "adam": 1e-4}, evaluation_seconds=1e-4)

@@ -10,9 +10,9 @@ import torch
 
 from thalweg import catalogue
 from thalweg.racing import build_results
+from thalweg.racing.race_setup import RaceSetup
 from thalweg.racing.records import PoolRecord, Tried
 from thalweg.racing.results import PlanInfo
-from thalweg.racing.setup import Setup
 from thalweg.run.spec import Outcome, Setting
 
 
@@ -41,7 +41,7 @@ def pool(replicate: int, rerun: float | None, schedule: str = "constant", **numb
 
 
 def typical(pools: list[PoolRecord], plan: PlanInfo) -> int:
-    setup = cast("Setup", SimpleNamespace(entries={"adam": catalogue.get("adam")}))
+    setup = cast("RaceSetup", SimpleNamespace(entries={"adam": catalogue.get("adam")}))
     return build_results._typical(setup, plan, pools)
 
 
@@ -79,4 +79,4 @@ def test_what_one_test_example_is_worth(metric: str, worth: float) -> None:
         first=SimpleNamespace(test=SimpleNamespace(targets=targets)),
         data_info=SimpleNamespace(split_sizes={"test": 20}),
     )
-    assert build_results._one_example(cast("Setup", setup), plan(metric=metric)) == pytest.approx(worth)
+    assert build_results._one_example(cast("RaceSetup", setup), plan(metric=metric)) == pytest.approx(worth)

@@ -23,7 +23,7 @@ from thalweg.errors import OptionError
 from thalweg.execution import lanes, loop
 from thalweg.racing import build_results
 from thalweg.racing.options import Options
-from thalweg.racing.setup import Setup, understand
+from thalweg.racing.race_setup import RaceSetup, understand
 from thalweg.run.problem import initial_module
 from thalweg.run.spec import Outcome, Run, Setting
 from thalweg.run.targets import objective_of
@@ -155,7 +155,7 @@ CASES = {
 
 
 @functools.cache
-def understood(case: Case) -> Setup:
+def understood(case: Case) -> RaceSetup:
     return understand(
         Options(
             model=lambda: case.model(),

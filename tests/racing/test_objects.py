@@ -21,8 +21,8 @@ from thalweg.errors import DataError, ModelError, UserError
 from thalweg.execution import lanes, loop
 from thalweg.execution.choose import choose
 from thalweg.layers.interface import part_of
-from thalweg.racing import setup
-from thalweg.racing.setup import Setup, understand
+from thalweg.racing import race_setup as setup
+from thalweg.racing.race_setup import RaceSetup, understand
 from thalweg.run.spec import Outcome, Run, Setting
 
 ITEMS = Items(named)
@@ -46,13 +46,13 @@ def right_of_all(outputs: Any, targets: Tensor) -> Tensor:
     return right(part_of(outputs), targets)
 
 
-def understood(model: Callable[[], nn.Module], data: Any, **more: Any) -> Setup:
+def understood(model: Callable[[], nn.Module], data: Any, **more: Any) -> RaceSetup:
     return understand(
         setup.Options(model=model, data=data, optimizers=["adam"], splits=2, epochs=2, batch_size=16, **more)
     )
 
 
-def outcomes(made: Setup, kind: str) -> list[Outcome]:
+def outcomes(made: RaceSetup, kind: str) -> list[Outcome]:
     runs = [
         Run(identity=f"{i}", setting=Setting(optimizer="adam", hyperparameters={"lr": lr}), seed=3)
         for i, lr in enumerate((0.01, 0.05))

@@ -19,8 +19,8 @@ from thalweg.commands.app import app
 from thalweg.errors import OptionError, in_command
 from thalweg.racing.configuration import written
 from thalweg.racing.options import Options
+from thalweg.racing.race_setup import understand
 from thalweg.racing.results import PlanInfo
-from thalweg.racing.setup import understand
 from thalweg.settings.declared import declared
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,8 +17,8 @@ from thalweg.objectives import Task
 from thalweg.racing import configuration
 from thalweg.racing import plan as planning
 from thalweg.racing.plan import Cost
+from thalweg.racing.race_setup import understand
 from thalweg.racing.results import PlanInfo
-from thalweg.racing.setup import understand
 from thalweg.run.sampler import default_batch_size
 from thalweg.settings.tables import whole_number
 

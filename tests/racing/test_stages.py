@@ -13,9 +13,9 @@ from thalweg import catalogue
 from thalweg.racing import assemble, build_results, stages
 from thalweg.racing.budget import Budget
 from thalweg.racing.plan import Cost
+from thalweg.racing.race_setup import RaceSetup, understand
 from thalweg.racing.records import ReplicateRecord, final, ranked
 from thalweg.racing.results import EngineInfo, PlanInfo, Results
-from thalweg.racing.setup import Setup, understand
 from thalweg.run.problem import Problem
 from thalweg.run.sampler import evaluation_points
 from thalweg.run.spec import Outcome, Run, Workload
@@ -91,11 +91,11 @@ def near(best: float) -> Score:
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
+def setup() -> RaceSetup:
     return understand(options())
 
 
-def carried_out(engine: Formula, number: int, setup: Setup) -> ReplicateRecord:
+def carried_out(engine: Formula, number: int, setup: RaceSetup) -> ReplicateRecord:
     """Take a replicate from stage to stage."""
     replicate = stages.replicate(
         number, setup, unlimited(engine.plan, engine), engine.journal, told=lambda record: None  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def carried_out(engine: Formula, number: int, setup: Setup) -> ReplicateRecord:
 
 
 def play(
-    setup: Setup, score: Score, *, number: int = 0, **changes: Any
+    setup: RaceSetup, score: Score, *, number: int = 0, **changes: Any
 ) -> tuple[ReplicateRecord, Formula, PlanInfo]:
     plan = planned(setup, **changes)
     engine = Formula(plan, score)
@@ -122,7 +122,7 @@ def play(
     return record, engine, plan
 
 
-def planned(setup: Setup, *, trials: int = 16, **changes: Any) -> PlanInfo:
+def planned(setup: RaceSetup, *, trials: int = 16, **changes: Any) -> PlanInfo:
     return setup.plan.model_copy(update={"trials": trials, "reserve": trials // 4, **changes})
 
 
@@ -131,7 +131,7 @@ def unlimited(plan: PlanInfo, engine: Formula) -> Budget:
     return Budget(plan, Cost(step_seconds={}, evaluation_seconds=0.0), engine.journal, print)  # type: ignore[arg-type]
 
 
-def test_pools_are_equal_and_begin_with_the_library_defaults(setup: Setup) -> None:
+def test_pools_are_equal_and_begin_with_the_library_defaults(setup: RaceSetup) -> None:
     record, _, plan = play(setup, near(0.05))
     for name, pool in record.pools.items():
         assert len(pool.tried) == plan.trials
@@ -144,7 +144,7 @@ def test_pools_are_equal_and_begin_with_the_library_defaults(setup: Setup) -> No
                 assert low <= one.setting.hyperparameters[hyper] <= high
 
 
-def test_optimizers_share_seeds_and_no_stage_shares_them_with_another(setup: Setup) -> None:
+def test_optimizers_share_seeds_and_no_stage_shares_them_with_another(setup: RaceSetup) -> None:
     seen: dict[str, set[int]] = {}
     for number in (0, 1):
         _, engine, plan = play(setup, near(0.05), number=number)
@@ -157,7 +157,7 @@ def test_optimizers_share_seeds_and_no_stage_shares_them_with_another(setup: Set
     assert len(set.union(*seen.values())) == sum(sizes.values()), "a seed was used for two things"
 
 
-def test_replicates_draw_anew(setup: Setup) -> None:
+def test_replicates_draw_anew(setup: RaceSetup) -> None:
     first, _, _ = play(setup, near(0.05), number=0)
     second, _, _ = play(setup, near(0.05), number=1)
     again, _, _ = play(setup, near(0.05), number=1)
@@ -166,7 +166,7 @@ def test_replicates_draw_anew(setup: Setup) -> None:
     assert drawn[1] == drawn[2]
 
 
-def test_the_best_three_are_rerun_and_the_best_mean_wins(setup: Setup) -> None:
+def test_the_best_three_are_rerun_and_the_best_mean_wins(setup: RaceSetup) -> None:
     luck = {"t05": 0.3, "t06": 0.2, "t07": 0.1}
 
     def score(run: Run, step: int) -> float:
@@ -191,7 +191,7 @@ def test_the_best_three_are_rerun_and_the_best_mean_wins(setup: Setup) -> None:
         assert run.setting == winner.setting
 
 
-def test_a_rerun_that_diverges_loses_to_any_that_does_not(setup: Setup) -> None:
+def test_a_rerun_that_diverges_loses_to_any_that_does_not(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float | None:
         trial = run.identity.split("/")[2]
         if "rerun1" in run.identity and trial == "t05":
@@ -206,7 +206,7 @@ def test_a_rerun_that_diverges_loses_to_any_that_does_not(setup: Setup) -> None:
         assert assemble.rerun_mean(pool, lost) is None
 
 
-def test_a_best_setting_at_an_edge_extends_the_space_at_equal_budget(setup: Setup) -> None:
+def test_a_best_setting_at_an_edge_extends_the_space_at_equal_budget(setup: RaceSetup) -> None:
     spaces = {"sgd": {"lr": (0.02, 0.4)}, "adam": dict(setup.plan.spaces["adam"])}
 
     def score(run: Run, step: int) -> float:
@@ -236,7 +236,7 @@ def rate_of(one: Any) -> float:
     return float(one.setting.hyperparameters["lr"])
 
 
-def test_defaults_at_the_top_extend_nothing(setup: Setup) -> None:
+def test_defaults_at_the_top_extend_nothing(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float:
         return 1.0 if run.identity.endswith("t00") else by_rate(run, step)
 
@@ -244,7 +244,7 @@ def test_defaults_at_the_top_extend_nothing(setup: Setup) -> None:
     assert not any(pool.extended for pool in record.pools.values())
 
 
-def test_everything_diverged_is_carried_through(setup: Setup) -> None:
+def test_everything_diverged_is_carried_through(setup: RaceSetup) -> None:
     record, _, plan = play(setup, lambda run, step: None if step > 3 else 0.5)
     for pool in record.pools.values():
         assert not pool.extended
@@ -255,7 +255,7 @@ def test_everything_diverged_is_carried_through(setup: Setup) -> None:
     assert [run.score for run in runs] == [None, None]
 
 
-def test_the_goal_is_the_best_median_of_the_defaults(setup: Setup) -> None:
+def test_the_goal_is_the_best_median_of_the_defaults(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float | None:
         if not run.identity.endswith("t00"):
             return 0.95
@@ -268,7 +268,7 @@ def test_the_goal_is_the_best_median_of_the_defaults(setup: Setup) -> None:
     assert assemble.default_goal(records, setup.plan) == pytest.approx(0.7), "adam's defaults diverged once"
 
 
-def test_steps_passes_and_work_to_the_goal(setup: Setup) -> None:
+def test_steps_passes_and_work_to_the_goal(setup: RaceSetup) -> None:
     plan = setup.plan
     points = evaluation_points(plan.steps, plan.evaluations)
     values: list[float | None] = [step / plan.steps for step in points]
@@ -287,7 +287,7 @@ def test_steps_passes_and_work_to_the_goal(setup: Setup) -> None:
     assert assemble.goal_info(outcome, 0.0, lower).steps == 0
 
 
-def test_compute_counts_every_step(setup: Setup) -> None:
+def test_compute_counts_every_step(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float | None:
         if run.identity.endswith("t03"):
             return None if step >= 4 else 0.1
@@ -325,7 +325,7 @@ def late(run: Run, step: int) -> float:
     return near(0.05)(run, step)  # type: ignore[return-value]
 
 
-def test_halves_stop_inside_their_pool_and_the_defaults_run_to_the_end(setup: Setup) -> None:
+def test_halves_stop_inside_their_pool_and_the_defaults_run_to_the_end(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float:
         """Every setting of adam is better than any of sgd; all defaults are the worst."""
         trial = trial_of(run)
@@ -345,7 +345,7 @@ def test_halves_stop_inside_their_pool_and_the_defaults_run_to_the_end(setup: Se
     assert assemble.default_goal([record], plan) is not None
 
 
-def test_diverged_runs_count_on_neither_side(setup: Setup) -> None:
+def test_diverged_runs_count_on_neither_side(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float | None:
         trial = trial_of(run)
         return None if 1 <= trial <= 7 and step > 1 else 0.1 * trial
@@ -357,7 +357,7 @@ def test_diverged_runs_count_on_neither_side(setup: Setup) -> None:
     assert [i for i, one in enumerate(pool) if one.eliminated_at is not None] == [8, 9]
 
 
-def test_the_audit_finds_the_regret_of_a_late_bloomer(setup: Setup) -> None:
+def test_the_audit_finds_the_regret_of_a_late_bloomer(setup: RaceSetup) -> None:
     record, engine, plan = play(setup, late, eliminate=True)
     for name, pool in record.pools.items():
         assert pool.tried[2].eliminated_at is not None
@@ -382,7 +382,7 @@ def test_the_audit_finds_the_regret_of_a_late_bloomer(setup: Setup) -> None:
     )  # fmt: skip
 
 
-def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
+def results_of(setup: RaceSetup, score: Score, **changes: Any) -> Results:
     plan = planned(setup, **changes)
     records = []
     for number in range(4):
@@ -409,7 +409,7 @@ def results_of(setup: Setup, score: Score, **changes: Any) -> Results:
 
 
 @pytest.mark.parametrize("regret", [0.05, 0.2])
-def test_a_regret_over_half_the_gap_withdraws_the_verdict(setup: Setup, regret: float) -> None:
+def test_a_regret_over_half_the_gap_withdraws_the_verdict(setup: RaceSetup, regret: float) -> None:
     """adam is 0.2 ahead; every setting that was stopped would have gained so much more than the best."""
 
     def score(run: Run, step: int) -> float:
@@ -429,7 +429,7 @@ def test_a_regret_over_half_the_gap_withdraws_the_verdict(setup: Setup, regret: 
     assert (found.verdict.withdrawn_reason is not None) is (regret > 0.1)
 
 
-def test_no_mean_over_a_diverged_run(setup: Setup) -> None:
+def test_no_mean_over_a_diverged_run(setup: RaceSetup) -> None:
     def score(run: Run, step: int) -> float | None:
         lost = run.setting.optimizer == "sgd" and run.identity.endswith("r2/sgd/confirm1") and step > 5
         return None if lost else 0.5 + run.seed % 7 * 1e-3

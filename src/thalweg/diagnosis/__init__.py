@@ -5,7 +5,7 @@
 would be mended; ``trial`` trains; ``diagnosing`` puts them in order.
 """
 
-from thalweg.diagnosis.diagnose import Diagnosis, diagnose
+from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
 from thalweg.diagnosis.finding import CAUSES, MECHANISMS, Finding, Remedy
 from thalweg.diagnosis.setup import Setup
 

@@ -144,7 +144,7 @@ class Standardize(nn.Module):
         return f"features={self.mean.numel()}"
 
 
-def scale_of(values: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and spread of each feature: of columns, of an image's channels, of a step of a sequence."""
     held = values.detach().double()
     if held.ndim >= 4:
@@ -167,7 +167,7 @@ def standardized_inputs(setup: Setup) -> Setup:
     """
     if not isinstance(setup.inputs, Tensor) or not setup.inputs.dtype.is_floating_point:
         raise ModelError("only inputs that are one tensor of fractions can be standardized")
-    mean, spread = scale_of(setup.inputs)
+    mean, spread = _scale_of(setup.inputs)
     kind = setup.inputs.dtype
 
     def front(model: nn.Module) -> nn.Module:
@@ -203,7 +203,7 @@ def gaps_filled(gap: float) -> Change:
         inputs = setup.inputs
         there = [column[column != gap] for column in inputs.unbind(1)]
         front = Filled(gap, torch.stack([c.median() if len(c) else c.new_zeros(()) for c in there]))
-        mean, spread = scale_of(front(inputs))
+        mean, spread = _scale_of(front(inputs))
         scaled = Standardize(mean.to(inputs.dtype), spread.to(inputs.dtype))
         return setup.with_model(lambda model: nn.Sequential(front, scaled, model))
 
@@ -214,7 +214,7 @@ def standardized_targets(setup: Setup) -> Setup:
     """Let the loss compare with standardized targets; predictions are brought back by ``decode``."""
     if not isinstance(setup.targets, Tensor) or not setup.targets.dtype.is_floating_point:
         raise ModelError("only targets that are one tensor of fractions can be standardized")
-    mean, spread = scale_of(setup.targets)
+    mean, spread = _scale_of(setup.targets)
     mean, spread = (each.to(setup.targets.dtype) for each in (mean, spread))
     if setup.targets.ndim == 1:
         mean, spread = mean.reshape(()), spread.reshape(())

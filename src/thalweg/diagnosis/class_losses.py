@@ -39,6 +39,7 @@ def _classes_there(facts: Facts) -> tuple[int, int] | None:
 
 
 def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
+    """Say what is wrong with outputs and targets of cross-entropy."""
     outputs, targets = facts.outputs, facts.batch_targets
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return
@@ -153,6 +154,7 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
 
 
 def divergence(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
+    """Say what is wrong with outputs of the Kullback-Leibler divergence."""
     if fed is None or fed.kind == "log-softmax" or fed.name in ("log", "logsigmoid"):
         return
     also = [left_out(fed)] if fed.name in RANGES else []
@@ -177,6 +179,7 @@ def _floor(facts: Facts, width: int) -> tuple[str, ...]:
 
 
 def negative_likelihood(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
+    """Say what is wrong with outputs of ``nll_loss``."""
     if fed is None or fed.kind == "log-softmax" or fed.name in ("log", "logsigmoid"):
         return
     also = [left_out(fed)] if fed.kind == "softmax" or fed.name in RANGES else []
@@ -200,6 +203,7 @@ def negative_likelihood(facts: Facts, fed: Operation | None) -> Iterator[Suspici
 
 
 def binary_cross_entropy(facts: Facts, fed: Operation | None, *, logits: bool) -> Iterator[Suspicion]:
+    """Say what is wrong with outputs and targets of binary cross-entropy, of logits or of probabilities."""
     targets = facts.targets
     if targets is not None and (targets.low < 0 or targets.high > 1):
         several = facts.judge.kind == "classes" and facts.judge.classes > 2

@@ -24,13 +24,13 @@ from thalweg.diagnosis.neighbours import Learnable, learnable
 from thalweg.diagnosis.pace import rate_remedy
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.signals import signal_of
-from thalweg.diagnosis.trial import Trial
+from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import (
     FINE,
     OF_STEPS,
     SHARE,
     Patient,
-    Tried,
+    TriedChange,
     both_of,
     later,
     length_of,
@@ -168,7 +168,7 @@ def _measured(before: float, after: float, *, equal: bool) -> str:
     return f"{how}: skill {max(before, -1.0):.2f} as it is, {after:.2f} with this change"
 
 
-def _ill(patient: Patient, tried: list[Tried], held: float, reached: float, number: int) -> bool:
+def _ill(patient: Patient, tried: list[TriedChange], held: float, reached: float, number: int) -> bool:
     """Say whether so much more can be reached that something is wrong.
 
     Where the first look speaks strongly for a cause, less has to be won by its change.
@@ -194,7 +194,7 @@ def _only_by_hand(patient: Patient, facts: Facts, known: Learnable | None, score
 
 
 def _without_remedy(
-    patient: Patient, base: Trial, known: Learnable | None, held: float, reached: float
+    patient: Patient, base: TrialRun, known: Learnable | None, held: float, reached: float
 ) -> None:
     """Say what is known where no change helps."""
     ceiling = max(0.0, _ceiling(known))
@@ -205,10 +205,10 @@ def _without_remedy(
         patient.findings.append(_nothing_to_learn(patient, known))
 
 
-def _name(patient: Patient, tried: list[Tried], held: float, best: float) -> list[Tried]:
+def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) -> list[TriedChange]:
     """Choose the causes: by what their change wins, times how much speaks for them."""
     gap = max(1e-9, best - max(held, 0.0))
-    top: dict[str, tuple[float, Tried]] = {}
+    top: dict[str, tuple[float, TriedChange]] = {}
     for each in tried:
         if each.suspicion.code == "generic":
             continue
@@ -230,7 +230,7 @@ def _name(patient: Patient, tried: list[Tried], held: float, best: float) -> lis
 
 
 def _remedy(
-    patient: Patient, facts: Facts, top: Tried, tried: list[Tried], held: float, length: int
+    patient: Patient, facts: Facts, top: TriedChange, tried: list[TriedChange], held: float, length: int
 ) -> tuple[Remedy, Setup]:
     """Put the first cause's change together with what else helps, where it alone isn't enough."""
     remedy = top.remedy
@@ -278,7 +278,7 @@ def _ceiling(known: Learnable | None) -> float:
     return 0.0 if math.isnan(found) else found
 
 
-def _too_small(patient: Patient, base: Trial, ceiling: float) -> Finding:
+def _too_small(patient: Patient, base: TrialRun, ceiling: float) -> Finding:
     return Finding(
         code="capacity",
         severity="risk",

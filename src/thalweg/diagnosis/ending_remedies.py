@@ -47,10 +47,11 @@ RANGES = {
 
 
 def left_out(fed: Operation) -> Change:
+    """Leave a call out of the model."""
     return changes.rewritten({(fed.name, fed.occurrence): lambda x: x})
 
 
-def where(fed: Operation) -> str:
+def _where(fed: Operation) -> str:
     return f" (in {fed.path})" if fed.path else ""
 
 
@@ -58,17 +59,20 @@ def without(fed: Operation, words: str, also: Change | None = None) -> Remedy:
     """Return the remedy of leaving a function out of the model, or of the loss it is called in."""
     change = left_out(fed)
     return Remedy(
-        text=f"leave out {fed.name} at the end of the model{where(fed)}: {words}",
+        text=f"leave out {fed.name} at the end of the model{_where(fed)}: {words}",
         change=change if also is None else then(change, also),
         code=f"- {fed.name}(...)",
     )
 
 
 def with_loss(function: Callable[[Any, Any], Tensor]) -> Change:
+    """Use another loss."""
     return lambda setup: setup.with_(loss=function, named_loss=None)
 
 
 def with_targets(change: Callable[[Any], Any]) -> Change:
+    """Give the loss other targets."""
+
     def encoded(setup: Setup) -> Setup:
         before = setup.encode
         return setup.with_(encode=lambda targets: change(before(targets)))
@@ -77,6 +81,7 @@ def with_targets(change: Callable[[Any], Any]) -> Change:
 
 
 def of_one_unit(facts: Facts, fed: Operation) -> Remedy:
+    """Return the remedy of a softmax over a single unit."""
     if facts.judge.kind == "classes" and facts.judge.classes > 2:
         return as_classifier(facts, "give the last layer an output for each class", left_out(fed))
     if facts.judge.kind == "classes":
@@ -89,6 +94,7 @@ def of_one_unit(facts: Facts, fed: Operation) -> Remedy:
 
 
 def logits_loss(facts: Facts) -> Callable[[Any, Any], Tensor]:
+    """Return binary cross-entropy of logits, whatever values stand for the two classes."""
     judge = facts.judge
 
     def loss(outputs: Any, targets: Any) -> Tensor:
@@ -101,6 +107,7 @@ def logits_loss(facts: Facts) -> Callable[[Any, Any], Tensor]:
 
 
 def class_loss(facts: Facts) -> Callable[[Any, Any], Tensor]:
+    """Return cross-entropy, whatever values stand for the classes and wherever their axis is."""
     judge = facts.judge
 
     def loss(outputs: Any, targets: Any) -> Tensor:
@@ -130,6 +137,7 @@ def as_classifier(facts: Facts, words: str, also: Change | None = None) -> Remed
 
 
 def interval(name: str) -> str:
+    """Say in words where a function can give values."""
     low, high = RANGES[name]
     if math.isinf(high):
         return f"above {low:g}"

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.skill import Judge, task_of
-from thalweg.diagnosis.trace import Operation, Traced, recording
-from thalweg.diagnosis.trial import Held, held_out
+from thalweg.diagnosis.trace import Operation, TracedBatch, recording
+from thalweg.diagnosis.trial import HeldOut, held_out
 from thalweg.errors import UserError
 from thalweg.layers.interface import Interface
 from thalweg.objectives.nests import leaves
 from thalweg.randomness.generators import own_generators
 
-__all__ = ["Facts", "Numbers", "gather", "numbers_of"]
+__all__ = ["Facts", "InNumbers", "gather", "numbers_of"]
 
 _LOOKED_AT = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
+class InNumbers:
     """Inputs or targets in numbers.
 
     Attributes:
@@ -71,17 +71,17 @@ class Facts:
     """
 
     setup: Setup
-    held: Held
+    held: HeldOut
     judge: Judge
-    traced: Traced | None
+    traced: TracedBatch | None
     problem: str
     loss: float
     norms: dict[str, float]
     sizes: dict[str, float]
     untrained: tuple[str, ...]
     strangers: tuple[tuple[int, ...], ...]
-    inputs: Numbers | None
-    targets: Numbers | None
+    inputs: InNumbers | None
+    targets: InNumbers | None
     outputs: Any = field(repr=False, default=None)
     batch_targets: Any = field(repr=False, default=None)
     group: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     count = min(_LOOKED_AT, max(2, setup.batch_size), len(held.rows))
     order = torch.linspace(0, len(held.rows) - 1, count).round().long()
     rows = held.rows[order.unique()]  # type: ignore[no-untyped-call]
-    seen = _Seen()
+    seen = _Looked()
     with own_generators(seed, "diagnosis", "facts"), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _look(seen, setup, model, rows)
@@ -148,7 +148,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     if seen.traced is not None and seen.traced.compared is not None:
         compared = seen.traced.operations[seen.traced.compared].name
     judge = task_of(
-        targets, compared or setup_name(setup), setup.metric, seen.outputs, direct=_direct(seen.traced)
+        targets, compared or _loss_name(setup), setup.metric, seen.outputs, direct=_direct(seen.traced)
     )
     if judge.kind == "other" and math.isfinite(seen.loss):
         judge = Judge(kind="other", start=seen.loss)
@@ -178,7 +178,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     )
 
 
-def setup_name(setup: Setup) -> str | None:
+def _loss_name(setup: Setup) -> str | None:
     """Return the function of torch's that a loss by name, or a module of torch's, stands for."""
     from thalweg.objectives.activations import torchs_name
 
@@ -186,7 +186,7 @@ def setup_name(setup: Setup) -> str | None:
     return None if name is None else _FUNCTIONS.get(name, name)
 
 
-def _direct(traced: Traced | None) -> bool:
+def _direct(traced: TracedBatch | None) -> bool:
     """Say whether the loss takes the difference of outputs and targets as they are."""
     if traced is None or traced.output is None:
         return False
@@ -217,15 +217,15 @@ _FUNCTIONS = {
 
 
 @dataclass
-class _Seen:
-    traced: Traced | None = None
+class _Looked:
+    traced: TracedBatch | None = None
     problem: str = ""
     loss: float = math.nan
     outputs: Any = None
     targets: Any = None
 
 
-def _look(seen: _Seen, setup: Setup, model: nn.Module, rows: Tensor) -> None:
+def _look(seen: _Looked, setup: Setup, model: nn.Module, rows: Tensor) -> None:
     inputs, targets = setup.batch(rows)
     seen.targets = targets
     interface = Interface()
@@ -239,11 +239,11 @@ def _look(seen: _Seen, setup: Setup, model: nn.Module, rows: Tensor) -> None:
             seen.outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
             # known before the loss, which may raise
-            seen.traced = Traced(tuple(noted.operations), output, begin, shape)
+            seen.traced = TracedBatch(tuple(noted.operations), output, begin, shape)
             try:
                 loss = setup.loss(outputs, targets)
             finally:
-                seen.traced = Traced(tuple(noted.operations), output, begin, shape)
+                seen.traced = TracedBatch(tuple(noted.operations), output, begin, shape)
         if not isinstance(loss, Tensor):
             seen.problem = f"the loss gives a {type(loss).__name__}, not a tensor"
             return
@@ -262,7 +262,7 @@ def _look(seen: _Seen, setup: Setup, model: nn.Module, rows: Tensor) -> None:
         seen.problem = said or type(problem).__name__
 
 
-def numbers_of(value: Any) -> Numbers | None:
+def numbers_of(value: Any) -> InNumbers | None:
     """Return what a tensor, or a nest with one, is in numbers; ``None`` where there are several or none."""
     found = list(leaves(value))
     if len(found) != 1 or found[0].is_complex() or not found[0].numel():
@@ -277,7 +277,7 @@ def numbers_of(value: Any) -> Numbers | None:
     axes = (0, *range(2, values.ndim)) if values.ndim >= 4 else tuple(range(values.ndim - 1)) or (0,)
     whole = bool((good == good.round()).all())
     distinct = len(torch.unique(good[:200_000]))
-    return Numbers(
+    return InNumbers(
         finite=share,
         mean=float(good.mean()),
         spread=float(good.std(correction=0)),

@@ -17,14 +17,14 @@ from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.finding import MECHANISMS, Finding
 from thalweg.diagnosis.signals import Signal
 from thalweg.diagnosis.trace import recording
-from thalweg.diagnosis.trial import Trial
+from thalweg.diagnosis.trial import TrialRun
 from thalweg.layers.interface import Interface
 from thalweg.randomness.generators import own_generators
 
 __all__ = ["mechanisms"]
 
 
-def mechanisms(facts: Facts, base: Trial, signal: Signal | None) -> list[Finding]:
+def mechanisms(facts: Facts, base: TrialRun, signal: Signal | None) -> list[Finding]:
     """Return what was seen, each with its numbers."""
     return [
         Finding(
@@ -39,7 +39,7 @@ def mechanisms(facts: Facts, base: Trial, signal: Signal | None) -> list[Finding
     ]
 
 
-def _seen(facts: Facts, base: Trial, signal: Signal | None) -> Iterator[tuple[str, str]]:
+def _seen(facts: Facts, base: TrialRun, signal: Signal | None) -> Iterator[tuple[str, str]]:
     if base.failed.startswith("the loss became"):
         yield "nonfinite-loss", base.failed
     if signal is not None and signal.vanishing:
@@ -84,7 +84,7 @@ def _seen(facts: Facts, base: Trial, signal: Signal | None) -> Iterator[tuple[st
             yield "slow-convergence", f"skill on the training data grew by {grown:.2f} in the last third"
 
 
-def _at_the_end(facts: Facts, base: Trial) -> Iterator[tuple[str, str]]:
+def _at_the_end(facts: Facts, base: TrialRun) -> Iterator[tuple[str, str]]:
     outputs = base.training_outputs
     if isinstance(outputs, Tensor) and len(outputs) > 1:
         flat = outputs.reshape(len(outputs), -1).double()

@@ -33,6 +33,7 @@ _NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
 def losses_of_numbers(facts: Facts, fed: Operation | None, compared: Operation) -> Iterator[Suspicion]:
+    """Say what is wrong with outputs and targets of a loss of numbers."""
     targets, judge = facts.targets, facts.judge
     if targets is None:
         return

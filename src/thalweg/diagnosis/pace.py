@@ -13,7 +13,7 @@ from thalweg.diagnosis import changes
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.finding import Remedy
 from thalweg.diagnosis.suspicion import Suspicion
-from thalweg.diagnosis.trial import Trial
+from thalweg.diagnosis.trial import TrialRun
 
 __all__ = ["rate_remedy", "suspect_pace"]
 
@@ -32,7 +32,7 @@ def rate_remedy(facts: Facts, factor: float) -> Remedy:
     )
 
 
-def suspect_pace(facts: Facts, base: Trial) -> Iterator[Suspicion]:
+def suspect_pace(facts: Facts, base: TrialRun) -> Iterator[Suspicion]:
     """Go through what may be wrong with the steps.
 
     Args:
@@ -166,7 +166,7 @@ def _batches(facts: Facts) -> Iterator[Suspicion]:
         )
 
 
-def _jumps(base: Trial) -> float:
+def _jumps(base: TrialRun) -> float:
     """Share of steps in the second half whose loss is much larger than the median of that half."""
     half = base.losses[len(base.losses) // 2 :]
     if len(half) < 10:
@@ -176,7 +176,7 @@ def _jumps(base: Trial) -> float:
     return sum(value > middle + 0.5 * first for value in half) / len(half)
 
 
-def _rising(base: Trial) -> bool:
+def _rising(base: TrialRun) -> bool:
     """Whether skill was still growing at the end, by more than a tenth of what was reached."""
     if len(base.points) < 3 or not base.finite:
         return False

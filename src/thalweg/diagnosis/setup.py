@@ -33,7 +33,7 @@ Start: TypeAlias = Callable[[int], tuple[nn.Module, torch.optim.Optimizer]]
 """From a seed to a model at its beginning, and an optimizer over its parameters."""
 
 # Examples that are looked at, of each part of the data: enough for any finding, and a bound on memory.
-MOST_EXAMPLES = 10_000
+_MOST_EXAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Setup:
         shuffled: bool | None = None,
         drop_last: bool | None = None,
     ) -> Setup:
-        """Take what a person has; arguments as for :func:`thalweg.diagnosis.diagnose`.
+        """Take what a person has; arguments as for :func:`thalweg.diagnose`.
 
         Raises:
             UserError: something given can't be used, in one sentence.
@@ -260,7 +260,7 @@ class _Read:
             inputs, targets = pair(made, device)
             found.append((inputs, targets))
             count += count_of(targets)
-            if count >= MOST_EXAMPLES:
+            if count >= _MOST_EXAMPLES:
                 break
         if not found:
             raise DataError(f"the {called} data hold no batches; give at least one")
@@ -286,7 +286,7 @@ def _in_memory(examples: Examples, called: str) -> tuple[Any, Any, int]:
     count = len(examples)
     if not count:
         raise DataError(f"the {called} data hold no example; give at least one")
-    chosen = torch.linspace(0, count - 1, min(count, MOST_EXAMPLES)).round().long().unique()  # type: ignore[no-untyped-call]
+    chosen = torch.linspace(0, count - 1, min(count, _MOST_EXAMPLES)).round().long().unique()  # type: ignore[no-untyped-call]
     if isinstance(examples, DatasetExamples):
         parts = [examples.batch(part) for part in torch.split(chosen, 256)]
         return joined([part[0] for part in parts]), joined([part[1] for part in parts]), count

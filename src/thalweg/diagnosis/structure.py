@@ -167,12 +167,13 @@ def _capacity(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
             evidence=(said,),
             cause="what a narrow layer doesn't let through is lost to all behind it",
             remedy=Remedy(
-                text="make hidden layers wider" if not linear else "add a hidden layer", change=widened(facts)
+                text="make hidden layers wider" if not linear else "add a hidden layer",
+                change=_widened(facts),
             ),
         )
 
 
-def widened(facts: Facts, width: int = 64) -> Change | None:
+def _widened(facts: Facts, width: int = 64) -> Change | None:
     """Return what widens the layers of an ``nn.Sequential``, or gives a single one a hidden layer."""
     model = facts.model
     parts = list(model.children()) if isinstance(model, nn.Sequential) else [model]

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from thalweg.diagnosis.sorts import LOSSES, MEASURED, Kind, kind_of
 from thalweg.objectives.nests import leaves
 
-__all__ = ["Operation", "Recording", "Statistics", "Traced", "plain_name", "recording"]
+__all__ = ["Operation", "Recording", "Statistics", "TracedBatch", "plain_name", "recording"]
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def recording(model: nn.Module, examples: int) -> Iterator[Recording]:
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedBatch:
     """What was computed on one batch.
 
     Attributes:

@@ -26,7 +26,7 @@ from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
 from thalweg.training.fit_spec import step_kind_of
 
-__all__ = ["Held", "Point", "Trial", "held_out", "train"]
+__all__ = ["HeldOut", "TrialPoint", "TrialRun", "held_out", "train"]
 
 # Examples by which a trial is judged, of each part.
 _JUDGED = 1000
@@ -35,7 +35,7 @@ _OF_FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
-class Point:
+class TrialPoint:
     """How far a trial was after so many steps."""
 
     step: int
@@ -44,7 +44,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class HeldOut:
     """Examples that a diagnosis judges by.
 
     Attributes:
@@ -61,7 +61,7 @@ class Held:
 
 
 @dataclass(kw_only=True)
-class Trial:
+class TrialRun:
     """What came of a training.
 
     Attributes:
@@ -79,7 +79,7 @@ class Trial:
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
+    points: list[TrialPoint] = field(default_factory=list)
     steps: int = 0
     planned: int = 0
     failed: str = ""
@@ -112,7 +112,7 @@ class Trial:
         return self.validation if judged else self.training
 
 
-def held_out(setup: Setup, *, seed: int) -> Held:
+def held_out(setup: Setup, *, seed: int) -> HeldOut:
     """Choose the examples that trials learn from, and those that they are judged by."""
     count = count_of(setup.targets)
     order = torch.from_numpy(streams.order(count, seed=seed32(seed, "diagnosis", "held"), epoch=0))
@@ -131,13 +131,13 @@ def held_out(setup: Setup, *, seed: int) -> Held:
         validation = rows_of(setup.inputs, out), rows_of(setup.targets, out)
     some = rows[order[order < len(rows)][:_JUDGED].sort().values]
     training = rows_of(setup.inputs, some), rows_of(setup.targets, some)
-    return Held(rows=rows, training=training, validation=validation, own=own)
+    return HeldOut(rows=rows, training=training, validation=validation, own=own)
 
 
 def train(
     setup: Setup,
     judge: Judge,
-    held: Held,
+    held: HeldOut,
     *,
     steps: int,
     seed: int = 0,
@@ -145,7 +145,7 @@ def train(
     unit: int | None = None,
     watch: Callable[[int, nn.Module, torch.optim.Optimizer, Tensor], None] | None = None,
     keep: bool = False,
-) -> Trial:
+) -> TrialRun:
     """Train a set-up from its start for so many steps, or until its loss isn't finite.
 
     Args:
@@ -159,7 +159,7 @@ def train(
         watch: called after each backward pass, before the step.
         keep: whether the trained model is kept.
     """
-    trial = Trial(planned=steps)
+    trial = TrialRun(planned=steps)
     unit = setup.batch_size if unit is None else unit
     interface = Interface(own=("loss",) if setup.named_loss is None else ())
     with own_generators(seed, "diagnosis", "trial"), warnings.catch_warnings(), torch.enable_grad():
@@ -181,12 +181,12 @@ def train(
 
 
 def _loop(
-    trial: Trial,
+    trial: TrialRun,
     setup: Setup,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     judge: Judge,
-    held: Held,
+    held: HeldOut,
     steps: int,
     seed: int,
     points: int,
@@ -227,7 +227,7 @@ def _step(
     setup: Setup,
     inputs: Any,
     targets: Any,
-    trial: Trial,
+    trial: TrialRun,
     watch: Any,
     number: int,
 ) -> float:
@@ -283,16 +283,16 @@ def _batches(setup: Setup, rows: Tensor, seed: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def _point(
     step: int,
-    trial: Trial,
+    trial: TrialRun,
     setup: Setup,
     model: nn.Module,
     optimizer: Any,
     judge: Judge,
-    held: Held,
+    held: HeldOut,
     unit: int,
     *,
     last: bool = False,
-) -> Point:
+) -> TrialPoint:
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     if hasattr(optimizer, "eval"):
@@ -325,7 +325,7 @@ def _point(
         module.training = training
     if hasattr(optimizer, "train"):
         optimizer.train()
-    return Point(step, scores[0], scores[1])
+    return TrialPoint(step, scores[0], scores[1])
 
 
 def _mean_loss(setup: Setup, pieces: list[Any], targets: Any) -> float:

@@ -20,7 +20,7 @@ from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.signals import signal_of, suspect_signals
 from thalweg.diagnosis.structure import suspect_structure
 from thalweg.diagnosis.suspicion import Suspicion
-from thalweg.diagnosis.trial import Trial, train
+from thalweg.diagnosis.trial import TrialRun, train
 from thalweg.errors import UserError
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "OF_STEPS",
     "SHARE",
     "Patient",
-    "Tried",
+    "TriedChange",
     "both_of",
     "later",
     "length_of",
@@ -48,12 +48,12 @@ OF_STEPS = ("learning-rate-high", "learning-rate-low", "optimizer", "epochs-few"
 
 
 @dataclass
-class Tried:
+class TriedChange:
     """A suspicion, and what its change brought."""
 
     suspicion: Suspicion
     setup: Setup
-    trial: Trial
+    trial: TrialRun
     score: float
     partner: Suspicion | None = None
 
@@ -84,7 +84,7 @@ class Patient:
     unit: int = 32
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    base: Trial | None = None
+    base: TrialRun | None = None
     score: float = math.nan
     reached: float = math.nan
     begun: float = field(default_factory=time.monotonic)
@@ -94,7 +94,7 @@ class Patient:
         """Whether other examples than those learnt from decide."""
         return self.facts.held.validation is not None
 
-    def try_(self, setup: Setup, steps: int, *, seed: int | None = None, keep: bool = False) -> Trial:
+    def try_(self, setup: Setup, steps: int, *, seed: int | None = None, keep: bool = False) -> TrialRun:
         """Train a set-up as long as so many steps of the one under diagnosis."""
         scaled = max(1, round(steps * self.unit / setup.batch_size))
         trial = train(
@@ -109,7 +109,7 @@ class Patient:
         self.spent += trial.gradients
         return trial
 
-    def value(self, trial: Trial) -> float:
+    def value(self, trial: TrialRun) -> float:
         """Return the skill that decides; a failure is -1, and less than nothing counts as nothing."""
         found = trial.score(judged=self.judged)
         return -1.0 if math.isnan(found) else found
@@ -128,18 +128,20 @@ class Patient:
         return 0.4 / math.sqrt(len(number)) / max(0.05, 1 - most)
 
 
-def length_of(tried: Tried, length: int) -> int:
+def length_of(tried: TriedChange, length: int) -> int:
+    """Return how many steps of the set-up a trial takes, in steps of its own batches."""
     return round(length * tried.suspicion.cost)
 
 
 def trials(
-    patient: Patient, facts: Facts, known: Learnable | None, base: Trial, length: int, *, whole: bool
-) -> Iterator[Tried]:
+    patient: Patient, facts: Facts, known: Learnable | None, base: TrialRun, length: int, *, whole: bool
+) -> Iterator[TriedChange]:
+    """Try all that may be wrong, one change at a time, what is likeliest first, within the budget."""
     suspicions = [*suspicions_of(facts, known), *suspect_pace(facts, base), *_generic(facts)]
     suspicions.sort(key=lambda each: -each.weight)
     there = {finding.code for finding in patient.findings}
     allowed = patient.budget * 0.85
-    rates: list[Tried] = []
+    rates: list[TriedChange] = []
     for suspicion in suspicions:
         remedy = suspicion.remedy
         if remedy is None or remedy.change is None or suspicion.code in there:
@@ -154,7 +156,7 @@ def trials(
             trial = patient.try_(setup, round(length * suspicion.cost))
         except (UserError, RuntimeError, ValueError, TypeError):
             continue
-        made = Tried(suspicion, setup, trial, patient.value(trial))
+        made = TriedChange(suspicion, setup, trial, patient.value(trial))
         rates.append(made)
         yield made
     yield from _further(
@@ -162,7 +164,7 @@ def trials(
     )
 
 
-def _further(patient: Patient, facts: Facts, rates: list[Tried], length: int) -> Iterator[Tried]:
+def _further(patient: Patient, facts: Facts, rates: list[TriedChange], length: int) -> Iterator[TriedChange]:
     """Go on to larger rates while the training hardly moves, and to smaller ones while it breaks."""
     for code, factor in (("learning-rate-low", 10.0), ("learning-rate-high", 0.1)):
         way = [each for each in rates if each.suspicion.code == code]
@@ -181,7 +183,7 @@ def _further(patient: Patient, facts: Facts, rates: list[Tried], length: int) ->
             suspicion = replace(last.suspicion, remedy=remedy)
             setup = remedy.apply(facts.setup)
             trial = patient.try_(setup, length)
-            last = Tried(suspicion, setup, trial, patient.value(trial))
+            last = TriedChange(suspicion, setup, trial, patient.value(trial))
             rates.append(last)
             yield last
 
@@ -202,7 +204,7 @@ def _generic(facts: Facts) -> Iterator[Suspicion]:
     )
 
 
-def later(base: Trial, planned: int, patient: Patient) -> float:
+def later(base: TrialRun, planned: int, patient: Patient) -> float:
     """Guess the skill at the end of a training that was cut short: it grows with log steps."""
     if len(base.points) < 3 or not base.finite:
         return -1.0
@@ -215,7 +217,9 @@ def later(base: Trial, planned: int, patient: Patient) -> float:
     return min(1.0, v1 + slope * math.log(planned / s1)) if planned > s1 else v1
 
 
-def together(patient: Patient, facts: Facts, tried: list[Tried], held: float, length: int) -> Iterator[Tried]:
+def together(
+    patient: Patient, facts: Facts, tried: list[TriedChange], held: float, length: int
+) -> Iterator[TriedChange]:
     """Try changes two at a time, where none helps much alone, or where much speaks for one that doesn't.
 
     Of two faults each hides what mending the other would bring.
@@ -228,7 +232,7 @@ def together(patient: Patient, facts: Facts, tried: list[Tried], held: float, le
     steps = sorted(
         (t for t in tried if t.suspicion.code in OF_STEPS and t.suspicion.cost == 1), key=lambda t: -t.score
     )
-    partners: list[Tried] = []
+    partners: list[TriedChange] = []
     codes: set[str] = set()
     for each in steps:
         if each.suspicion.code not in codes:
@@ -250,10 +254,11 @@ def together(patient: Patient, facts: Facts, tried: list[Tried], held: float, le
             score = patient.value(trial)
             if score > max(one.score, other.score) + 0.04:
                 joined = replace(one.suspicion, remedy=remedy)
-                yield Tried(joined, setup, trial, score, partner=other.suspicion)
+                yield TriedChange(joined, setup, trial, score, partner=other.suspicion)
 
 
 def both_of(one: Remedy, other: Remedy) -> Remedy:
+    """Return two remedies as one."""
     return Remedy(
         text=f"{one.text}; and {other.text}",
         change=changes.then(one.apply, other.apply),
@@ -263,6 +268,7 @@ def both_of(one: Remedy, other: Remedy) -> Remedy:
 
 
 def suspicions_of(facts: Facts, known: Learnable | None) -> list[Suspicion]:
+    """Return all that may be wrong by the first look."""
     signal = signal_of(facts)
     return [
         *suspect_endings(facts),

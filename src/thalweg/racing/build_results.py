@@ -12,6 +12,7 @@ import torch
 from thalweg import __version__, recipe
 from thalweg.racing import assemble, caveats, verdict, winner
 from thalweg.racing.initializations import DEFAULT, SEARCHED
+from thalweg.racing.race_setup import RaceSetup
 from thalweg.racing.ranges import ranges
 from thalweg.racing.records import PoolRecord, ReplicateRecord
 from thalweg.racing.results import (
@@ -24,7 +25,6 @@ from thalweg.racing.results import (
     Results,
     Timing,
 )
-from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import best_of_k, medoid
 from thalweg.racing.verdict import Evidence
 from thalweg.run.directory.directory import RunDirectory
@@ -38,7 +38,7 @@ StepSeconds = Mapping[str, tuple[float, float, float]]
 
 
 def build_results(
-    setup: Setup,
+    setup: RaceSetup,
     plan: PlanInfo,
     engine: EngineInfo,
     records: Sequence[ReplicateRecord],
@@ -134,7 +134,7 @@ def build_results(
 
 
 def _weigh(
-    setup: Setup,
+    setup: RaceSetup,
     plan: PlanInfo,
     scores: npt.NDArray[np.float64],
     *,
@@ -155,7 +155,7 @@ def _weigh(
     )
 
 
-def _one_example(setup: Setup, plan: PlanInfo) -> float:
+def _one_example(setup: RaceSetup, plan: PlanInfo) -> float:
     """By how much one test example can change a replicate's score; 0 where scores are continuous.
 
     Of balanced accuracy and of the area under the curve, which average over classes, one of the rarest class.
@@ -177,7 +177,7 @@ def _one_example(setup: Setup, plan: PlanInfo) -> float:
 
 
 def _resample(
-    setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord]
+    setup: RaceSetup, plan: PlanInfo, records: Sequence[ReplicateRecord]
 ) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]] | None:
     """Score all confirmation runs anew on a resample of the one test set; ``None`` where each has its own."""
     targets = setup.first.test.targets
@@ -204,7 +204,7 @@ def _resample(
 
 
 def _at_equal_seconds(
-    setup: Setup,
+    setup: RaceSetup,
     plan: PlanInfo,
     records: Sequence[ReplicateRecord],
     step_seconds: StepSeconds,
@@ -220,7 +220,7 @@ def _at_equal_seconds(
 
 
 def _optimizer(
-    name: str, setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord], evidence: Evidence
+    name: str, setup: RaceSetup, plan: PlanInfo, records: Sequence[ReplicateRecord], evidence: Evidence
 ) -> OptimizerResult:
     pools = assemble.pool_of(records, name)
     trials = assemble.trials(pools)
@@ -251,7 +251,7 @@ def _optimizer(
     )
 
 
-def _within(setup: Setup, end: float | None) -> float | None:
+def _within(setup: RaceSetup, end: float | None) -> float | None:
     """An interval from few splits reaches beyond what the metric can be; its ends don't."""
     bounds = sorted((setup.metric.best, setup.metric.worst))
     return None if end is None else min(max(end, bounds[0]), bounds[1])
@@ -269,7 +269,7 @@ def _machine(device: str) -> MachineInfo:
     )
 
 
-def _typical(setup: Setup, plan: PlanInfo, pools: Sequence[PoolRecord]) -> int:
+def _typical(setup: RaceSetup, plan: PlanInfo, pools: Sequence[PoolRecord]) -> int:
     """Which of one optimizer's pools has the winner that is most like those of the others."""
     entry = setup.entries[pools[0].optimizer]
     searched = ranges(entry.hyperparameters, plan.spaces[entry.name])
@@ -293,7 +293,7 @@ def _typical(setup: Setup, plan: PlanInfo, pools: Sequence[PoolRecord]) -> int:
     return medoid(points, preference)
 
 
-def winning_pool(setup: Setup, results: Results, records: Sequence[ReplicateRecord]) -> PoolRecord:
+def winning_pool(setup: RaceSetup, results: Results, records: Sequence[ReplicateRecord]) -> PoolRecord:
     """Return the pool whose winner becomes the recipe: the leader's, where its typical setting won."""
     name = results.verdict.winner or results.verdict.work.could_be_best[0]
     pools = assemble.pool_of(records, name)
@@ -301,7 +301,7 @@ def winning_pool(setup: Setup, results: Results, records: Sequence[ReplicateReco
 
 
 def write_winner(
-    setup: Setup, results: Results, records: Sequence[ReplicateRecord], directory: RunDirectory
+    setup: RaceSetup, results: Results, records: Sequence[ReplicateRecord], directory: RunDirectory
 ) -> bool:
     """Write ``winner.toml`` and ``winner.py``; return whether the race can be spelled as a recipe at all.
 

@@ -14,9 +14,9 @@ from thalweg.execution.lanes import promise
 from thalweg.racing import assemble, pools
 from thalweg.racing import plan as planning
 from thalweg.racing.plan import Cost
+from thalweg.racing.race_setup import RaceSetup
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import EngineInfo, PlanInfo
-from thalweg.racing.setup import Setup
 from thalweg.run.spec import Run, Setting
 from thalweg.training.steps import FORWARD_BACKWARD
 
@@ -26,7 +26,7 @@ _ROUNDS = 5
 _PROMISE_OF_THE_LOOP = "bits: a run gives the same bits however many run at a time, on this machine"
 
 
-def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
+def choose_engine(setup: RaceSetup, journal: Journal) -> tuple[EngineInfo, Choice, Cost]:
     """Choose lanes or loop, chunk size, processes and threads, and say what a run costs that way.
 
     Args:
@@ -38,7 +38,7 @@ def choose_engine(setup: Setup, journal: Journal) -> tuple[EngineInfo, Choice, C
     return info, Choice.of(value["info"]), Cost(**value["cost"])
 
 
-def _measure(setup: Setup) -> dict[str, Any]:
+def _measure(setup: RaceSetup) -> dict[str, Any]:
     plan = setup.plan
     runs = [
         Run(identity=f"{name}/{i}", setting=setting, seed=plan.seed)
@@ -87,7 +87,7 @@ def _measure(setup: Setup) -> dict[str, Any]:
 
 
 def step_seconds(
-    setup: Setup, plan: PlanInfo, records: Sequence[ReplicateRecord], journal: Journal
+    setup: RaceSetup, plan: PlanInfo, records: Sequence[ReplicateRecord], journal: Journal
 ) -> dict[str, tuple[float, float, float]]:
     """Measure a step of each optimizer's winner run alone, on one thread: lowest, median, highest of five.
 
@@ -107,7 +107,7 @@ def step_seconds(
     return {name: (low, median, high) for name, (low, median, high) in measured.items()}
 
 
-def forward_backward(setup: Setup, journal: Journal) -> float:
+def forward_backward(setup: RaceSetup, journal: Journal) -> float:
     """Measure forward with backward in forward passes, which work counts as 3."""
 
     def measure() -> float:
@@ -117,7 +117,7 @@ def forward_backward(setup: Setup, journal: Journal) -> float:
 
 
 def _alone(
-    setup: Setup, optimizer: str, hyperparameters: Mapping[str, float | bool], threads: int = 1
+    setup: RaceSetup, optimizer: str, hyperparameters: Mapping[str, float | bool], threads: int = 1
 ) -> tuple[float, float, float]:
     setting = Setting(optimizer=optimizer, hyperparameters=hyperparameters)
     return timing.step_seconds(

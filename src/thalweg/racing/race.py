@@ -23,9 +23,9 @@ from thalweg.racing import plan as planning
 from thalweg.racing.budget import Budget, overrun
 from thalweg.racing.measure import choose_engine, forward_backward, step_seconds
 from thalweg.racing.options import Options
+from thalweg.racing.race_setup import RaceSetup, understand
 from thalweg.racing.records import ReplicateRecord
 from thalweg.racing.results import PlanInfo, Results
-from thalweg.racing.setup import Setup, understand
 from thalweg.racing.watch import RaceProgress, RaceWatcher, SilentRaceWatcher
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.interrupt import Interruption
@@ -64,7 +64,7 @@ def _go_on(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
         return _race(setup, directory, watcher), directory.path
 
 
-def _understood(options: Options, watcher: RaceWatcher) -> Setup:
+def _understood(options: Options, watcher: RaceWatcher) -> RaceSetup:
     if (text := data.announcement(options.data)) is not None:
         watcher.note(text)
     return understand(options)
@@ -82,7 +82,7 @@ def _begin_anew(options: Options, watcher: RaceWatcher) -> tuple[Results, Path]:
         return _race(setup, directory, watcher), directory.path
 
 
-def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Results:
+def _race(setup: RaceSetup, directory: RunDirectory, watcher: RaceWatcher) -> Results:
     journal = Journal(directory)
     begun = journal.once("begun", "begun", lambda: _begin(setup, directory))
     if begun["fingerprint"] != setup.source.fingerprint:
@@ -103,7 +103,7 @@ def _race(setup: Setup, directory: RunDirectory, watcher: RaceWatcher) -> Result
             ) from interrupted
 
 
-def _begin(setup: Setup, directory: RunDirectory) -> dict[str, Any]:
+def _begin(setup: RaceSetup, directory: RunDirectory) -> dict[str, Any]:
     return {
         "thalweg": __version__,
         "race": uuid.uuid4().hex,
@@ -114,7 +114,7 @@ def _begin(setup: Setup, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _run(
-    setup: Setup,
+    setup: RaceSetup,
     directory: RunDirectory,
     journal: Journal,
     begun: dict[str, Any],
@@ -187,7 +187,7 @@ def _run(
     return results
 
 
-def _side_by_side(setup: Setup, plan: PlanInfo, choice: Choice) -> bool:
+def _side_by_side(setup: RaceSetup, plan: PlanInfo, choice: Choice) -> bool:
     """Say whether splits go through their stages together: what one leaves of a process, another takes.
 
     A budget of time cuts plans by what the first splits took, and elimination holds pools against each
@@ -206,7 +206,7 @@ def _side_by_side(setup: Setup, plan: PlanInfo, choice: Choice) -> bool:
 
 def _replicates(
     numbers: Sequence[int],
-    setup: Setup,
+    setup: RaceSetup,
     budget: Budget,
     engine: Execution,
     told: Callable[[ReplicateRecord], None],
@@ -228,7 +228,7 @@ def _replicates(
 
 def _replicate(
     number: int,
-    setup: Setup,
+    setup: RaceSetup,
     budget: Budget,
     engine: Execution,
     interrupted: Callable[[], bool],

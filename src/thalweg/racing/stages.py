@@ -15,9 +15,9 @@ from thalweg.execution.journal import Journal
 from thalweg.racing import pools
 from thalweg.racing.budget import Budget
 from thalweg.racing.elimination import Halving
+from thalweg.racing.race_setup import RaceSetup
 from thalweg.racing.records import Audit, PoolRecord, ReplicateRecord, Tried, final, ranked
 from thalweg.racing.results import PlanInfo
-from thalweg.racing.setup import Setup
 from thalweg.racing.tuning import regret
 from thalweg.randomness.streams import seed32
 from thalweg.run.problem import Problem
@@ -37,7 +37,7 @@ _AUDITED_AT_RANDOM = 1
 
 def replicate(
     number: int,
-    setup: Setup,
+    setup: RaceSetup,
     budget: Budget,
     journal: Journal,
     *,
@@ -78,7 +78,7 @@ def replicate(
 
 def _first_wave(
     record: ReplicateRecord,
-    setup: Setup,
+    setup: RaceSetup,
     plan: PlanInfo,
     journal: Journal,
     problem: Problem,
@@ -99,7 +99,7 @@ def _first_wave(
 
 
 def _second_wave(
-    record: ReplicateRecord, setup: Setup, plan: PlanInfo, journal: Journal, problem: Problem
+    record: ReplicateRecord, setup: RaceSetup, plan: PlanInfo, journal: Journal, problem: Problem
 ) -> _Stage:
     """Spend the reserve: beyond the edge where the best setting so far lies at one, inside otherwise."""
     if not plan.reserve:
@@ -130,7 +130,7 @@ def _pool_seed(plan: PlanInfo, record: ReplicateRecord, optimizer: str) -> int:
 
 def _screen(
     record: ReplicateRecord,
-    setup: Setup,
+    setup: RaceSetup,
     plan: PlanInfo,
     journal: Journal,
     problem: Problem,
@@ -182,7 +182,7 @@ def _screen(
             )
 
 
-def _audit(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
+def _audit(record: ReplicateRecord, setup: RaceSetup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run the best of the eliminated settings, and others at random, to the end: was stopping them right?"""
     r = record.replicate
     seed = seed32(plan.seed, "run", r, "screen")
@@ -229,7 +229,7 @@ def _best_when_stopped(stopped: list[Tried], *, higher_is_better: bool) -> Tried
     return min(stopped, key=lambda one: (-(one.eliminated_at or 0), last_seen(one)))
 
 
-def _rerun(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
+def _rerun(record: ReplicateRecord, setup: RaceSetup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run the best three of each pool on fresh seeds; the best mean wins the pool."""
     r = record.replicate
     best: dict[str, list[Tried]] = {
@@ -265,7 +265,7 @@ def _mean_rank(pool: PoolRecord, one: Tried, plan: PlanInfo) -> tuple[int, float
     return (len(values) - len(known), -mean if plan.higher_is_better else mean)
 
 
-def _confirm(record: ReplicateRecord, setup: Setup, plan: PlanInfo, problem: Problem) -> _Stage:
+def _confirm(record: ReplicateRecord, setup: RaceSetup, plan: PlanInfo, problem: Problem) -> _Stage:
     """Run each pool's winner on seeds that nothing was chosen on, and score it on the test split."""
     r = record.replicate
     seeds = [seed32(plan.seed, "run", r, "confirm", j) for j in range(plan.confirm)]

@@ -31,7 +31,7 @@ __all__ = [
     "ALL",
     "RERUNS",
     "RERUN_SEEDS",
-    "Setup",
+    "RaceSetup",
     "understand",
 ]
 
@@ -45,7 +45,7 @@ _DENSE_PAYS, _DENSE_MOST = 2_500, 15_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class RaceSetup:
     """Everything a race needs, understood and checked; ``plan`` may still shrink to fit a budget.
 
     ``loss`` and ``metric`` are those of the first split: every split makes its own of what was asked for,
@@ -86,7 +86,7 @@ class Setup:
         return self.read.problem(self.factory, self.entries, self.read.split(replicate))
 
 
-def understand(options: Options) -> Setup:
+def understand(options: Options) -> RaceSetup:
     """Check every option against every other, load the data and build the model once.
 
     Raises:
@@ -157,7 +157,7 @@ def understand(options: Options) -> Setup:
         goal_source="given" if options.goal is not None else "the best untuned default",
         left_out=left_out,
     )
-    return Setup(
+    return RaceSetup(
         options=options,
         read=read,
         entries=entries,

@@ -7,7 +7,7 @@ import pytest
 from races import options
 from thalweg import catalogue
 from thalweg.errors import OptionError
-from thalweg.racing.setup import understand
+from thalweg.racing.race_setup import understand
 
 
 def test_all_are_all_that_can_take_a_step() -> None:
