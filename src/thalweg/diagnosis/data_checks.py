@@ -48,7 +48,7 @@ def _values(facts: Facts) -> Iterator[Suspicion]:
         bad = ~torch.isfinite(value.reshape(len(value), -1).double()).all(1)
         first = int(torch.nonzero(bad)[0])
         yield Suspicion(
-            code="nonfinite-data",
+            code="input-values",
             weight=1,
             certain=True,
             title=f"{what} aren't all finite numbers",
@@ -91,7 +91,8 @@ def _input_scale(facts: Facts) -> Iterator[Suspicion]:
         return
     spreads = numbers.spreads[moving]
     high, low = float(sizes.max()), float(spreads.min())
-    ratio = float(spreads.max()) / low
+    # a feature that hardly moves is harmless beside many others: pixels at the edge of a picture
+    ratio = float(spreads.max() / (spreads.min() if len(spreads) <= 30 else spreads.median()))
     offset = float((numbers.means[moving].abs() / spreads).median())
     weight = 0.0
     for found, levels in (

@@ -47,6 +47,8 @@ _LEAST_GAP = 0.12
 # A second cause is named where it alone wins this share of what the first one wins.
 _ALSO = 0.75
 _ROUNDS = 2
+# By the first look alone, so much has to speak for a cause that only helps together with other steps.
+_SURE_OF = 0.8
 
 
 def examine(patient: Patient) -> None:
@@ -54,6 +56,9 @@ def examine(patient: Patient) -> None:
     facts = patient.facts
     known = learnable(facts)
     facts = _certain(patient, facts, known)
+    if patient.facts.judge.kind == "other":
+        # shapes that don't go together hide what is predicted
+        patient.facts = replace(patient.facts, judge=facts.judge)
     if facts.traced is None or (facts.problem and not math.isfinite(facts.loss)):
         if not patient.findings:
             raise ModelError(
@@ -223,8 +228,10 @@ def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) 
         return []
     first, chosen = ranked[0]
     if chosen.partner is not None:
-        # two changes were needed: both are causes
+        # two changes were needed: both are causes, if the first look speaks for both
         mate = next((t for t in tried if t.suspicion is chosen.partner), None)
+        if mate is not None and mate.suspicion.code in OF_STEPS and chosen.suspicion.weight < _SURE_OF:
+            return [mate]
         return [chosen] if mate is None or mate.suspicion.code == "optimizer" else [chosen, mate]
     return [each for rank, each in ranked[:2] if rank >= _ALSO * first]
 

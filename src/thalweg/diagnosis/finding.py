@@ -28,7 +28,7 @@ CAUSES: Mapping[Code, str] = {
     "batch-small": "batches are so small that noise hides the gradient",
     "input-scale": "inputs are far from mean 0 and spread 1",
     "target-scale": "targets are far from mean 0 and spread 1",
-    "nonfinite-data": "inputs or targets aren't finite numbers",
+    "input-values": "inputs aren't finite numbers",
     "labels": "targets don't go with their inputs",
     "split-mismatch": "validation data are not like training data",
     "initialization": "the first weights stop the learning signal, or make it explode",

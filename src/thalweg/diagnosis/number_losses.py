@@ -23,6 +23,7 @@ from thalweg.diagnosis.ending_remedies import (
 )
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.finding import Remedy
+from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.skill import Judge
 from thalweg.diagnosis.suspicion import Suspicion
 from thalweg.diagnosis.trace import Operation
@@ -125,34 +126,40 @@ def _class_numbers(facts: Facts, name: str, distinct: int) -> Iterator[Suspicion
     y = targets[:2000].reshape(-1).double()
     values = torch.unique(y)
     if (
-        len(values) < 4
+        len(values) < 3
         or float((values[1:] - values[:-1]).max()) != 1
         or min(int((y == v).sum()) for v in values) < 3
     ):
         return
+    judge = Judge(kind="classes", classes=len(values), values=tuple(map(float, values)))
+    found = as_classifier(replace(facts, judge=judge), "give the last layer an output for each class")
+    if found.change is None:
+        return
+    known = values.to(targets.dtype)
+
+    def numbered(setup: Setup) -> Setup:
+        return setup.with_(decode=lambda outputs: known[outputs.argmax(-1)])
+
+    remedy = replace(found, change=then(found.apply, numbered))
     centers = torch.stack([x[y == v].mean(0) for v in values])
     within = torch.stack([x[y == v].var(0).sum() / (y == v).sum() for v in values]).mean()
-    apart = torch.cdist(centers, centers).square()
     rows, columns = torch.triu_indices(len(values), len(values), 1)
-    far = apart[rows, columns]
-    steps = (columns - rows).double()
-    related = float(
-        torch.corrcoef(torch.stack([far.argsort().argsort().double(), steps.argsort().argsort().double()]))[
-            0, 1
-        ]
-    )
-    if related < 0.3 and float(far.median()) > 8 * float(within):
-        judge = Judge(kind="classes", classes=len(values), values=tuple(map(float, values)))
-        changed = replace(facts, judge=judge)
-        yield Suspicion(
-            code="loss-function",
-            weight=1,
-            certain=True,
-            title=f"class numbers are predicted as numbers, by {name}",
-            evidence=(
-                f"targets are {distinct} whole numbers, and which of them lie near each other in the inputs "
-                f"has nothing to do with the numbers (correlation {related:.2f})",
-            ),
-            cause="class 2 isn't between 1 and 3 in any sense: the order of classes is taken for a distance",
-            remedy=as_classifier(changed, "give the last layer an output for each class"),
+    far = torch.cdist(centers, centers).square()[rows, columns]
+    ranks = torch.stack([each.argsort().argsort().double() for each in (far, columns - rows)])
+    related = float(torch.corrcoef(ranks)[0, 1])
+    sure = len(values) > 3 and related < 0.3 and float(far.median()) > 8 * float(within)
+    said = f"targets are {distinct} whole numbers"
+    if sure:
+        said += (
+            ", and which of them lie near each other in the inputs has nothing to do with the numbers "
+            f"(correlation {related:.2f})"
         )
+    yield Suspicion(
+        code="loss-function",
+        weight=1 if sure else 0.85,
+        certain=sure,
+        title=f"class numbers are predicted as numbers, by {name}",
+        evidence=(said,),
+        cause="class 2 isn't between 1 and 3 in any sense: the order of classes is taken for a distance",
+        remedy=remedy,
+    )

@@ -30,8 +30,6 @@ __all__ = ["HeldOut", "TrialPoint", "TrialRun", "held_out", "train"]
 
 # Examples by which a trial is judged, of each part.
 _JUDGED = 1000
-# A gradient takes three times the work of a forward pass.
-_OF_FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class TrialRun:
         steps: that were taken.
         planned: that were to be taken.
         failed: what ended it, or was not finite: ``""`` where nothing.
-        gradients: what it cost, in gradients of a batch of the set-up that is diagnosed.
+        gradients: what it cost, in gradients of a batch of the set-up that is diagnosed; passes forward, by
+            which it is judged, aren't counted.
         moved: relative change of each parameter from start to end, by name.
         outputs: of the judged validation examples, decoded, at the end.
         training_outputs: likewise of training.
@@ -194,6 +193,8 @@ def _loop(
     watch: Any,
 ) -> None:
     kind = step_kind_of(optimizer)
+    # judging shouldn't take longer than training
+    points = max(2, min(points, 3 * steps * setup.batch_size // count_of(held.training[1])))
     due = {round(steps * (k + 1) / points) for k in range(points - 1)}
     begun = {name: p.detach().clone() for name, p in model.named_parameters()}
     batches = _batches(setup, held.rows, seed)
@@ -210,14 +211,14 @@ def _loop(
             trial.failed = f"the loss became {value:g} at step {step}"
             break
         if step + 1 in due:
-            trial.points.append(_point(step + 1, trial, setup, model, optimizer, judge, held, unit))
+            trial.points.append(_point(step + 1, trial, setup, model, optimizer, judge, held))
     with torch.no_grad():
         for name, p in model.named_parameters():
             size = float(torch.linalg.vector_norm(begun[name].double()))
             far = float(torch.linalg.vector_norm((p.detach() - begun[name]).double()))
             trial.moved[name] = far / size if size > 0 else far
     if trial.finite:
-        trial.points.append(_point(steps, trial, setup, model, optimizer, judge, held, unit, last=True))
+        trial.points.append(_point(steps, trial, setup, model, optimizer, judge, held, last=True))
 
 
 def _step(
@@ -289,7 +290,6 @@ def _point(
     optimizer: Any,
     judge: Judge,
     held: HeldOut,
-    unit: int,
     *,
     last: bool = False,
 ) -> TrialPoint:
@@ -308,7 +308,6 @@ def _point(
             model(rows_of(inputs, torch.arange(begin, min(begin + 256, count))))
             for begin in range(0, count, 256)
         ]
-        trial.gradients += _OF_FORWARD * count / unit
         outputs: Any = None
         if all(isinstance(piece, Tensor) for piece in pieces):
             outputs = setup.decode(torch.cat([p.reshape(1) if p.ndim == 0 else p for p in pieces]))
