@@ -295,7 +295,7 @@ CASES = [
         "loss-function learning-rate-high",
         bases.digits,
         loss=_unguarded,
-        model=lambda: mlp(64, 64, 32, 10, last=[Times(30.0)]),
+        model=lambda: mlp(64, 64, 32, 10, last=[Times(60.0)]),
         also="nonfinite-loss exploding-gradient",
     ),
     sick(

@@ -334,7 +334,7 @@ CASES = [
     ),
     sick(
         "a plain recurrent net that must remember for 40 steps",
-        "vanishing-gradient depth hidden-activation capacity initialization",
+        "vanishing-gradient depth hidden-activation capacity initialization epochs-few batch-large",
         lambda seed: given(
             data.recall(seed, 12),
             lambda: Recurrent(4, 4, hidden=24),
