@@ -63,7 +63,7 @@ def generated(
 
 
 def _scores(made: Callable[[int], Given], good: Callable[[int], Given]) -> list[float]:
-    """Return the score of a sensible training, then those of the drawn one with two seeds, as far as needed."""
+    """Return the score of a sensible training, then those of the drawn one, as far as needed."""
     scores = [round(trained(good(0), 0), 4)]
     for seed in (0, 1):
         if scores[0] > _LEAST and (len(scores) == 1 or _near(scores)):

@@ -10,7 +10,8 @@ import torch
 from hospital.case import CAUSES, Case, score
 from hospital.cases import CASES
 from hospital.generated import drawn
-from hospital.table import rank, wilson
+from hospital.judge import examined
+from hospital.table import named, rank, wilson
 from hospital.training import judged, step_once, trained
 
 
@@ -89,3 +90,42 @@ def test_intervals_and_ranks() -> None:
     }
     assert rank(row) == 2
     assert rank(row | {"causes": ["order"]}) is None
+
+
+SAMPLE = (
+    "softmax over one unit, BCELoss",
+    "softmax, then cross-entropy, wine",
+    "raw outputs into NLLLoss",
+    "no sigmoid before BCELoss",
+    "one output for three targets",
+    "outputs [n, 1] against targets [n]",
+    "loss with a wrong sign",
+    "SGD at 20, wine",
+    "wine as measured, SGD",
+    "two epochs, regression",
+    "only the last bias goes to the optimizer",
+    "holes in the table (NaN)",
+    "sorted by target, not shuffled, regression",
+    "Three irises as measured, Adam",
+    "digits with AdamW",
+    "log-softmax before cross-entropy",
+    "MSE on probabilities",
+    "logistic regression",
+)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_sample_is_diagnosed(name: str) -> None:
+    case = CASES[name]
+    row = examined(case, 0, gain=False)
+    assert "crashed" not in row, row
+    if case.healthy:
+        assert named(row) == []
+    else:
+        assert rank(row) in (1, 2), row["findings"]
+
+
+def test_a_remedy_is_tried_against_none_and_the_generic_one() -> None:
+    gain = examined(CASES["softmax over one unit, BCELoss"], 0, seeds=(0,))["gain"]
+    assert gain["code"] == "output-activation"
+    assert gain["remedied"][0] > max(gain["unchanged"][0], gain["generic"][0]) + 0.2
