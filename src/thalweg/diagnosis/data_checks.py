@@ -260,7 +260,9 @@ def _labels(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
                 text="bring targets back to their rows", code=f"targets.roll({places}, 0)", change=moved
             ),
         )
-    elif known.validation > 0.5 and 0.25 * known.validation <= known.training < 0.6 * known.validation - 0.1:
+    elif known.validation > 0.5 and 0.25 * known.validation <= known.training < known.validation - max(
+        0.12, 3 * known.error
+    ):
         yield Suspicion(
             code="labels",
             weight=0.9,
@@ -295,6 +297,9 @@ def _split(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
     if known is None or math.isnan(known.across):
         return
     within = min(known.training, known.validation)
+    if known.training < known.validation - max(0.12, 3 * known.error):
+        # damaged labels of the training data, which are told as such
+        return
     if within > _DISTANT and known.recoded > known.across + 0.3 and known.recoded > 0.6 * within:
         yield Suspicion(
             code="split-mismatch",

@@ -181,7 +181,7 @@ def _ill(patient: Patient, tried: list[TriedChange], held: float, reached: float
     needed = max(_LEAST_GAP if not number else 0.2, 2.5 * patient.error)
     if reached - max(held, 0.0) >= needed and held <= SHARE * reached:
         return True
-    strong = [t.score for t in tried if t.suspicion.weight >= 0.9 and t.suspicion.code not in OF_STEPS]
+    strong = [t.score for t in tried if t.suspicion.weight >= 0.9]
     return not number and max(strong, default=-1.0) - max(held, 0.0) >= max(0.06, 1.5 * patient.error)
 
 

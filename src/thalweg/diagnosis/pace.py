@@ -18,6 +18,7 @@ from thalweg.diagnosis.trial import TrialRun
 __all__ = ["rate_remedy", "suspect_pace"]
 
 _USUAL_BATCH = 32
+_OF_WHOLE = ("Rprop", "LBFGS", "BFGS", "NonlinearCG", "Newton", "GaussNewton", "LevenbergMarquardt")
 _TOO_SHORT = "too few steps, too large batches and too small a rate are often one thing: the way is too short"
 
 
@@ -71,9 +72,11 @@ def suspect_pace(facts: Facts, base: TrialRun) -> Iterator[Suspicion]:
                     remedy=rate_remedy(facts, factor),
                 )
     if facts.optimizer.lower() not in ("adam", "adamw", "nadam", "radam"):
+        # made for the whole gradient: the noise of a batch is taken for curvature, or turns every sign
+        whole = facts.optimizer in _OF_WHOLE and 2 * setup.batch_size < setup.examples
         yield Suspicion(
             code="optimizer",
-            weight=0.55,
+            weight=0.9 if whole else 0.55,
             severity="risk",
             title="another optimizer gets much further",
             evidence=(f"{facts.optimizer} with a rate of {facts.rate:g}",),
@@ -136,7 +139,7 @@ def _batches(facts: Facts) -> Iterator[Suspicion]:
     if size > 2 * _USUAL_BATCH and (steps_an_epoch <= 8 or size >= 512):
         yield Suspicion(
             code="batch-large",
-            weight=0.9 if steps_an_epoch <= 3 else 0.7,
+            weight=0.88 if steps_an_epoch <= 3 else 0.7,
             title="batches are so large that there are few steps",
             evidence=(
                 f"batches of {size} of {count} examples: {steps_an_epoch} "

@@ -177,9 +177,9 @@ def _cut(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
 
 
 def _anew(signal: Signal) -> Remedy:
-    scheme = "xavier" if signal.squashing else "he"
+    scheme, author = ("normalized", "Glorot") if signal.squashing else ("he", "He")
     return Remedy(
-        text=f"draw the first weights by {scheme.capitalize()}'s scheme",
+        text=f"draw the first weights by {author}'s scheme",
         change=changes.reinitialized(scheme),
         code=f"thalweg.initial.initialize(model, {scheme!r}, seed=0)",
     )

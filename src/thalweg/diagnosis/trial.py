@@ -164,8 +164,9 @@ def train(
     with own_generators(seed, "diagnosis", "trial"), warnings.catch_warnings(), torch.enable_grad():
         # what torch says of broken shapes is said by a finding
         warnings.simplefilter("ignore")
+        # what a change of ours can't do is raised
+        model, optimizer = setup.start(seed)
         try:
-            model, optimizer = setup.start(seed)
             with interface.attached(model):
                 _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit, watch)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as problem:
