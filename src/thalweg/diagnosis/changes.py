@@ -34,6 +34,7 @@ __all__ = [
     "of_batch",
     "reinitialized",
     "rewritten",
+    "rewritten_loss",
     "standardized_inputs",
     "standardized_targets",
     "then",
@@ -118,6 +119,21 @@ def rewritten(
 ) -> Change:
     """Change calls within the model; see :class:`Rewritten`."""
     return lambda setup: setup.with_model(lambda model: Rewritten(model, replaced, followed))
+
+
+def rewritten_loss(replaced: Mapping[Call, Callable[[Tensor], Tensor]]) -> Change:
+    """Change calls within the loss."""
+
+    def changed(setup: Setup) -> Setup:
+        loss = setup.loss
+
+        def other(outputs: Any, targets: Any) -> Any:
+            with _Rewriting(replaced, {}):
+                return loss(outputs, targets)
+
+        return setup.with_(loss=other, named_loss=None)
+
+    return changed
 
 
 class Standardize(nn.Module):

@@ -24,6 +24,7 @@ from thalweg.diagnosis.ending_remedies import (
 )
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.finding import Remedy
+from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.suspicion import Suspicion
 from thalweg.diagnosis.trace import Operation
 
@@ -79,7 +80,7 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
                 remedy=Remedy(
                     text="subtract 1 from the class numbers",
                     code="targets - 1",
-                    change=with_targets(lambda given: given - 1),
+                    change=then(with_targets(lambda given: given - 1), _counted_from_one),
                 ),
             )
         yield Suspicion(
@@ -151,6 +152,11 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
             cause=f"{fed.name} bounds the logits, and with them the probabilities",
             remedy=without(fed, "cross-entropy wants logits"),
         )
+
+
+def _counted_from_one(setup: Setup) -> Setup:
+    """Bring outputs back to the person's own numbers, which begin with 1."""
+    return setup.with_(decode=lambda outputs: F.pad(outputs, (1, 0), value=float(outputs.min()) - 1))
 
 
 def divergence(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:

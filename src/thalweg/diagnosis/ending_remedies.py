@@ -19,6 +19,7 @@ from thalweg.diagnosis.trace import Operation
 __all__ = [
     "RANGES",
     "as_classifier",
+    "changed_call",
     "class_loss",
     "interval",
     "left_out",
@@ -48,7 +49,13 @@ RANGES = {
 
 def left_out(fed: Operation) -> Change:
     """Leave a call out of the model."""
-    return changes.rewritten({(fed.name, fed.occurrence): lambda x: x})
+    return changed_call(fed, lambda x: x)
+
+
+def changed_call(op: Operation, other: Callable[[Tensor], Tensor]) -> Change:
+    """Let another function stand in for a call, of the model or of the loss."""
+    call = {(op.name, op.occurrence): other}
+    return changes.rewritten_loss(call) if op.of_loss else changes.rewritten(call)
 
 
 def _where(fed: Operation) -> str:

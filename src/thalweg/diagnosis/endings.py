@@ -10,6 +10,7 @@ Source: INDEX X1-X8 as mechanisms; E1 for what losses expect.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from thalweg.diagnosis.class_losses import (
 )
 from thalweg.diagnosis.ending_remedies import (
     RANGES,
+    changed_call,
     interval,
     of_one_unit,
     share_outside,
@@ -40,6 +42,10 @@ from thalweg.diagnosis.trace import Operation
 
 __all__ = ["suspect_endings"]
 
+_ELEMENTWISE = (
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+)  # fmt: skip
 _NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
@@ -48,7 +54,10 @@ def suspect_endings(facts: Facts) -> Iterator[Suspicion]:
     if facts.traced is None:
         return
     yield from _cut_off(facts)
-    yield from _broadcast(facts)
+    spread = list(_broadcast(facts))
+    if spread:
+        yield from spread
+        return
     fed = _fed(facts)
     if fed is not None and fed.kind in ("softmax", "log-softmax"):
         yield from _softmax_axis(facts, fed)
@@ -120,7 +129,7 @@ def _broadcast(facts: Facts) -> Iterator[Suspicion]:
     if traced is None or not isinstance(targets, Tensor):
         return
     for op in traced.operations[traced.begin :]:
-        if len(op.shapes) < 2:
+        if len(op.shapes) < 2 or (op.kind == "loss" and op.name not in _ELEMENTWISE):
             continue
         one, other = op.shapes[0], op.shapes[1]
         wide = _spread(one, other)
@@ -210,7 +219,7 @@ def _softmax_axis(facts: Facts, fed: Operation) -> Iterator[Suspicion]:
             remedy=Remedy(
                 text="take the softmax over the last axis",
                 code=f"torch.{fed.name}(x, dim=-1)",
-                change=changes.rewritten({(fed.name, fed.occurrence): lambda x: function(x, -1)}),
+                change=changed_call(fed, lambda x: function(x, -1)),
             ),
         )
 
@@ -268,7 +277,8 @@ def _wrong_way(facts: Facts) -> Iterator[Suspicion]:
             still = share
         else:
             return
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             perfect = [float(facts.setup.loss(form, targets)) for form in forms]
             stills = [float(facts.setup.loss(form, targets)) for form in (still, still.clamp(min=1e-9).log())]
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):

@@ -63,7 +63,8 @@ class Facts:
         sizes: norms of the parameters.
         untrained: names of parameters that the optimizer isn't given, or that are frozen.
         strangers: shapes of weights that were used and aren't the model's.
-        inputs, targets: in numbers; ``None`` where they aren't a tensor.
+        inputs: in numbers; ``None`` where they aren't a tensor.
+        targets: likewise, as the loss is given them.
         outputs: of the first batch.
         batch_targets: of the first batch, as the loss is given them.
         group: options of the optimizer's first group.
@@ -169,7 +170,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
         untrained=untrained,
         strangers=strangers,
         inputs=numbers_of(setup.inputs),
-        targets=numbers_of(targets),
+        targets=numbers_of(setup.encode(targets)),
         outputs=seen.outputs,
         batch_targets=seen.targets,
         group=group,
@@ -235,6 +236,7 @@ def _look(seen: _Looked, setup: Setup, model: nn.Module, rows: Tensor) -> None:
             noted.mark(targets, -2)
             outputs = model(inputs)
             begin = len(noted.operations)
+            noted.begin_loss()
             output = noted.source(outputs) if isinstance(outputs, Tensor) else None
             seen.outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()

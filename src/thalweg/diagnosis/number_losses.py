@@ -127,6 +127,7 @@ def _class_numbers(facts: Facts, name: str, distinct: int) -> Iterator[Suspicion
     values = torch.unique(y)
     if (
         len(values) < 3
+        or float(values[0]) not in (0.0, 1.0)
         or float((values[1:] - values[:-1]).max()) != 1
         or min(int((y == v).sum()) for v in values) < 3
     ):

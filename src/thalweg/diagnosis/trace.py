@@ -49,7 +49,8 @@ class Operation:
 
     Attributes:
         name: of the function, without the underscore of one that works in place.
-        occurrence: how many calls of this name came before.
+        occurrence: how many calls of this name came before, in the model or in the loss.
+        of_loss: whether the loss has called it.
         kind: what sort it is.
         path: of the module in whose ``forward`` it was called.
         sources: numbers of the operations whose outputs it was given, in the order of its arguments; -1 for
@@ -68,6 +69,7 @@ class Operation:
     sources: tuple[int, ...]
     shape: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
+    of_loss: bool = False
     parameters: tuple[Tensor, ...] = field(repr=False, default=())
     options: dict[Any, Any] = field(repr=False, default_factory=dict)
     statistics: Statistics | None = None
@@ -85,11 +87,16 @@ class Recording(TorchFunctionMode):
         # kept, since the number of an object that is gone may be given to another
         self._alive: list[Tensor] = []
         self._counts: dict[str, int] = {}
+        self._of_loss = False
 
     def mark(self, value: Any, number: int) -> None:
         """Say where tensors come from that no operation has made."""
         for leaf in leaves(value):
             self._remember(leaf, number)
+
+    def begin_loss(self) -> None:
+        """Say that what follows is called by the loss."""
+        self._counts, self._of_loss = {}, True
 
     def source(self, tensor: Tensor) -> int | None:
         """Return the operation that has made a tensor."""
@@ -146,6 +153,7 @@ class Recording(TorchFunctionMode):
                 kind=kind,
                 path=self.path[-1] if self.path else "",
                 sources=sources,
+                of_loss=self._of_loss,
                 shape=tuple(made[0].shape) if made else (),
                 shapes=tuple(tuple(leaf.shape) for leaf in given),
                 parameters=learnt,
