@@ -47,7 +47,7 @@ def test_it_is_the_plain_loop(clip: float | None) -> None:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(twin.parameters(), clip)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     exact = clip is None
     assert trial.losses == losses if exact else trial.losses == pytest.approx(losses, rel=1e-4)
     assert trial.model is not None

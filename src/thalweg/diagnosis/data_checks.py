@@ -48,7 +48,7 @@ def _values(facts: Facts) -> Iterator[Suspicion]:
         bad = ~torch.isfinite(value.reshape(len(value), -1).double()).all(1)
         first = int(torch.nonzero(bad)[0])
         yield Suspicion(
-            code="input-values",
+            code="input-values" if what == "inputs" else "labels",
             weight=1,
             certain=True,
             title=f"{what} aren't all finite numbers",

@@ -370,6 +370,8 @@ def _maker(optimizer: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
         )
 
     def made(model: nn.Module) -> torch.optim.Optimizer:
+        if next(model.parameters(), None) is None:
+            raise ModelError("the model has no parameter that could be trained; give one that has")
         found = optimizer(model.parameters())
         if not isinstance(found, torch.optim.Optimizer):
             raise OptionError(
