@@ -104,6 +104,23 @@ def test_a_remedy_is_better_by_an_own_plain_loop() -> None:
     assert accuracy(found.repaired()) > accuracy(found.setup) + 0.2
 
 
+def test_four_examples_are_enough() -> None:
+    """Where none can be held out, what a model learns is judged by what it learns from."""
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid())
+    given = {"batch_size": 4, "epochs": 300}
+    assert named(diagnosed(model, (x, y), nn.BCELoss(), sgd(1e-4), **given))[0] in (
+        "learning-rate-low", "epochs-few",
+    )  # fmt: skip
+    assert named(diagnosed(model, (x, y), nn.BCELoss(), adam(0.05), **given)) == []
+
+
+def test_doubles_are_taken_for_a_model_of_floats() -> None:
+    assert named(diagnosed(net(1), (X.double(), Y.double()), nn.MSELoss(), adam(0.02), epochs=25)) == []
+
+
 FINE: list[tuple[str, Callable[[], tuple[Any, ...]]]] = [
     ("classes", lambda: (net(3), (X, THREE), CE, adam(0.02))),
     ("numbers", lambda: (net(1), (X, Y), nn.MSELoss(), adam(0.02))),

@@ -81,6 +81,10 @@ WRONG: list[tuple[str, Callable[[], nn.Module], Tensor, Any, str]] = [
     ("kl of probabilities", lambda: net(3, nn.Softmax(dim=1)), torch.eye(3)[THREE],
      nn.KLDivLoss(reduction="batchmean"), "loss-function"),
     ("class numbers as fractions", lambda: net(3), THREE.float(), nn.CrossEntropyLoss(), "loss-function"),
+    ("a number an example", lambda: net(1), Y, nn.MSELoss(reduction="none"), "loss-function"),
+    ("class numbers [n, 1]", lambda: net(3), THREE[:, None], nn.CrossEntropyLoss(), "loss-function"),
+    ("whole numbers, bce", lambda: net(1, nn.Sigmoid()), TWO[:, None], nn.BCELoss(), "loss-function"),
+    ("[n, 1] against [n], bce", lambda: net(1), FLOAT[:, 0], nn.BCEWithLogitsLoss(), "loss-function"),
     ("detached", lambda: net(1), Y, lambda o, t: F.mse_loss(o.detach(), t), "frozen"),
 ]  # fmt: skip
 
@@ -137,6 +141,8 @@ RIGHT: list[tuple[str, Callable[[], nn.Module], Tensor, Any]] = [
     ("poisson", lambda: net(1), Y.abs().round(), nn.PoissonNLLLoss()),
     ("tags", lambda: net(3), TAGS, nn.BCEWithLogitsLoss()),
     ("by hand", lambda: net(1), Y, by_hand),
+    ("other units in the loss", lambda: net(1), 1e5 * Y + 5e5, lambda o, t: F.mse_loss(o, (t - 5e5) / 1e5)),
+    ("logarithms in the loss", lambda: net(1), Y.abs() + 1, lambda o, t: F.l1_loss(o, t.log())),
     ("likelihood by hand", lambda: net(3), THREE, lambda o, t: -likelihood(o, t)),
     ("named", lambda: net(1), Y[:, 0], "mse"),
     ("log-probabilities, kl", lambda: net(3, nn.LogSoftmax(dim=1)), torch.eye(3)[THREE],

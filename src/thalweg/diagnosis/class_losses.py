@@ -92,6 +92,20 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
             remedy=as_classifier(facts, "give the last layer an output for each class"),
         )
         return
+    if numbers and facts.problem and targets.ndim == outputs.ndim == 2 and targets.shape[1] == 1:
+        yield Suspicion(
+            code="loss-function",
+            weight=1,
+            certain=True,
+            title=f"class numbers have shape {list(targets.shape)}, and cross-entropy wants [{len(targets)}]",
+            evidence=(facts.problem,),
+            remedy=Remedy(
+                text="leave the last axis of the targets out",
+                code="targets.squeeze(1)",
+                change=with_targets(lambda given: given.squeeze(1)),
+            ),
+        )
+        return
     if not numbers and facts.problem and targets.ndim <= 1:
         yield Suspicion(
             code="loss-function",
@@ -211,6 +225,21 @@ def negative_likelihood(facts: Facts, fed: Operation | None) -> Iterator[Suspici
 def binary_cross_entropy(facts: Facts, fed: Operation | None, *, logits: bool) -> Iterator[Suspicion]:
     """Say what is wrong with outputs and targets of binary cross-entropy, of logits or of probabilities."""
     targets = facts.targets
+    given = facts.batch_targets
+    if isinstance(given, Tensor) and not given.dtype.is_floating_point and facts.problem:
+        yield Suspicion(
+            code="loss-function",
+            weight=1,
+            certain=True,
+            title="binary cross-entropy is given targets of a whole-number type",
+            evidence=(facts.problem,),
+            remedy=Remedy(
+                text="give targets as fractions",
+                code="targets.float()",
+                change=with_targets(lambda given: given.float()),
+            ),
+        )
+        return
     if targets is not None and (targets.low < 0 or targets.high > 1):
         several = facts.judge.kind == "classes" and facts.judge.classes > 2
         minus = targets.low == -1 and targets.high == 1 and targets.distinct == 2

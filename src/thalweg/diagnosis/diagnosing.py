@@ -47,6 +47,8 @@ _LEAST_GAP = 0.12
 # A second cause is named where it alone wins this share of what the first one wins.
 _ALSO = 0.75
 _ROUNDS = 2
+# Of a skill that is known no better than this, the fit to training data counts as well.
+_ROUGH = 0.06
 # By the first look alone, so much has to speak for a cause that only helps together with other steps.
 _SURE_OF = 0.8
 
@@ -168,6 +170,15 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     return None if top.suspicion.code in OF_STEPS or len(named) > 1 else mended
 
 
+def _doesnt_fit(patient: Patient, tried: list[TriedChange]) -> bool:
+    """Say whether a model doesn't fit its training data and could, where others are too few to judge by."""
+    base = patient.base
+    if base is None or not patient.judged or patient.error < _ROUGH or base.training > 0.6:
+        return False
+    better = [t for t in tried if t.suspicion.cost == 1 and t.score >= patient.value(base)]
+    return max((t.trial.training for t in better), default=-1.0) > max(base.training, 0.0) + 0.3
+
+
 def _measured(before: float, after: float, *, equal: bool) -> str:
     how = "measured at equal gradient evaluations" if equal else "measured"
     return f"{how}: skill {max(before, -1.0):.2f} as it is, {after:.2f} with this change"
@@ -180,6 +191,8 @@ def _ill(patient: Patient, tried: list[TriedChange], held: float, reached: float
     """
     needed = max(_LEAST_GAP if not number else 0.2, 2.5 * patient.error)
     if reached - max(held, 0.0) >= needed and held <= SHARE * reached:
+        return True
+    if _doesnt_fit(patient, tried):
         return True
     strong = [t.score for t in tried if t.suspicion.weight >= 0.9]
     return not number and max(strong, default=-1.0) - max(held, 0.0) >= max(0.06, 1.5 * patient.error)

@@ -54,6 +54,7 @@ def suspect_endings(facts: Facts) -> Iterator[Suspicion]:
     if facts.traced is None:
         return
     yield from _cut_off(facts)
+    yield from _not_one_number(facts)
     spread = list(_broadcast(facts))
     if spread:
         yield from spread
@@ -78,7 +79,8 @@ def suspect_endings(facts: Facts) -> Iterator[Suspicion]:
         yield from divergence(facts, fed)
     elif name in _NUMBERS:
         yield from losses_of_numbers(facts, fed, compared)
-        yield from _wrong_way(facts)
+        if facts.direct:
+            yield from _wrong_way(facts)
 
 
 def _fed(facts: Facts) -> Operation | None:
@@ -149,7 +151,10 @@ def _broadcast(facts: Facts) -> Iterator[Suspicion]:
             certain=True,
             title=f"outputs of shape {list(traced.shape)} are compared with targets of shape "
             f"{list(targets.shape)}",
-            evidence=(f"the loss computes {list(wide)} differences: every output against every target",),
+            evidence=(
+                facts.problem
+                or f"the loss computes {list(wide)} differences: every output against every target",
+            ),
             cause="shapes that differ by an axis of one are spread over each other",
             remedy=Remedy(
                 text="bring outputs and targets to one shape",
@@ -180,6 +185,25 @@ def _too_few(facts: Facts, wanted: int) -> Suspicion:
         ),
         remedy=Remedy(
             text=f"give the last layer {wanted} outputs", code=f"nn.Linear(..., {wanted})", change=change
+        ),
+    )
+
+
+def _not_one_number(facts: Facts) -> Iterator[Suspicion]:
+    if "numbers, not one" not in facts.problem:
+        return
+    loss = facts.setup.loss
+    yield Suspicion(
+        code="loss-function",
+        weight=1,
+        certain=True,
+        title="the loss gives a number for each example",
+        evidence=(facts.problem,),
+        cause="reduction='none', or no mean over the batch",
+        remedy=Remedy(
+            text="take the mean over the batch",
+            change=with_loss(lambda outputs, targets: loss(outputs, targets).mean()),
+            code="loss(outputs, targets).mean()",
         ),
     )
 

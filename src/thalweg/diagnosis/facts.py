@@ -191,15 +191,18 @@ def _direct(traced: TracedBatch | None) -> bool:
     """Say whether the loss takes the difference of outputs and targets as they are."""
     if traced is None or traced.output is None:
         return False
+    given = traced.straight(traced.output)
     for op in traced.operations[traced.begin :]:
-        if op.name in _DIFFERENCES and len(op.sources) == 2 and -2 in op.sources:
-            other = next(source for source in op.sources if source != -2) if op.sources != (-2, -2) else -2
-            if other >= 0 and traced.behind(other) == traced.behind(traced.output):
-                return True
+        straight = {traced.straight(source) for source in op.sources}
+        if op.name in _DIFFERENCES and straight == {given, -2}:
+            return True
     return False
 
 
-_DIFFERENCES = ("sub", "__sub__", "__rsub__", "subtract", "rsub", "dist", "pairwise_distance")
+_DIFFERENCES = (
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+    "sub", "__sub__", "__rsub__", "subtract", "rsub", "dist", "pairwise_distance",
+)  # fmt: skip
 _FUNCTIONS = {
     "cross-entropy": "cross_entropy",
     "CrossEntropyLoss": "cross_entropy",

@@ -104,6 +104,8 @@ class Setup:
             device = _device_of(drawn)
             read = _Read.of(data, "training", device, batch_size)
             held = None if validation is None else _Read.of(validation, "validation", device, 1)
+            read = read.in_precision_of(drawn)
+            held = None if held is None else held.in_precision_of(drawn)
         size = whole_number("batch_size", 32 if read.batch_size is None else read.batch_size)
         found = _loss(loss)
         return cls(
@@ -233,6 +235,19 @@ class _Read:
             return cls._of_batches(data, called, device)
         inputs, targets, count = _in_memory(examples, called)
         return cls(inputs=inputs, targets=targets, count=count, batch_size=batch_size)
+
+    def in_precision_of(self, model: nn.Module) -> _Read:
+        """Return fractions in the type of the model's, as a training takes them."""
+        kinds = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+        if len(kinds) != 1:
+            return self
+        (kind,) = kinds
+
+        def fitting(leaf: Tensor) -> Tensor:
+            return leaf.to(kind) if leaf.dtype.is_floating_point else leaf
+
+        inputs, targets = mapped(fitting, self.inputs), mapped(fitting, self.targets)
+        return dataclasses.replace(self, inputs=inputs, targets=targets)
 
     @classmethod
     def _of_loader(cls, loader: DataLoader[Any], called: str, device: torch.device) -> _Read:

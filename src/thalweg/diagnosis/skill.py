@@ -161,7 +161,7 @@ def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, d
         loss_name: the function of torch's that the loss calls, where it does.
         metric: what the person calls good; the name of one of classes settles it.
         outputs: of a few examples.
-        direct: whether outputs and targets are compared as they are, where none of torch's losses is called.
+        direct: whether the loss takes the difference of outputs and targets as they are.
 
     Class numbers are taken for classes where the loss or the metric is one of classes, where they are of a
     whole-number type and few, or where they are 0 and 1 alone. Rows with a single 1 are classes too.
@@ -200,7 +200,7 @@ def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, d
     if outputs.numel() == 0 or outputs.dtype.is_complex:
         return Judge(kind="other")
     same = math.prod(outputs.shape[1:]) == math.prod(targets.shape[1:])
-    numeric = loss_name in _OF_NUMBERS or (loss_name is None and direct and targets.dtype.is_floating_point)
+    numeric = direct and (loss_name in _OF_NUMBERS or (loss_name is None and targets.dtype.is_floating_point))
     return Judge(kind="numbers" if same and numeric else "other")
 
 

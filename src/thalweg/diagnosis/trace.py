@@ -249,6 +249,12 @@ class TracedBatch:
             number = sources[0] if sources else None
         return number if number is not None and number >= 0 else None
 
+    def straight(self, number: int) -> int:
+        """Return what numbers are, behind operations that only pass them on: -1 inputs, -2 targets."""
+        while number >= 0 and self.operations[number].kind == "passing" and self.operations[number].sources:
+            number = self.operations[number].sources[0]
+        return number
+
     def all_behind(self, number: int) -> set[int]:
         """Return all operations that an operation rests on, itself too."""
         found: set[int] = set()

@@ -47,6 +47,10 @@ OF_STEPS = ("learning-rate-high", "learning-rate-low", "optimizer", "epochs-few"
 """After one of these nothing else is looked for: what steps bring depends on all of them together."""
 
 
+# What a skill on the examples that are learnt from differs by from seed to seed.
+_OF_TRAINING = 0.04
+
+
 @dataclass
 class TriedChange:
     """A suspicion, and what its change brought."""
@@ -117,6 +121,9 @@ class Patient:
     @property
     def error(self) -> float:
         """Standard error of a skill, of so many judged examples."""
+        if not self.judged:
+            # how well a model fits what it learns from is no sample of anything
+            return _OF_TRAINING
         part = self.facts.held.validation or self.facts.held.training
         targets = part[1]
         count = len(targets) if isinstance(targets, Tensor) else 1
