@@ -163,6 +163,12 @@ def test_a_validation_part_that_is_prepared_otherwise() -> None:
     assert codes(found(X, THREE, validation=(OTHERS, theirs)), 0.5) == []
 
 
+@pytest.mark.parametrize("factor", [50.0, 0.1])
+def test_another_scale_is_said_as_such(factor: float) -> None:
+    suspicions = found(X, THREE, validation=(factor * OTHERS, three_classes(OTHERS)))
+    assert any("another scale" in s.title for s in suspicions)
+
+
 def test_another_numbering_is_told_apart_from_other_inputs() -> None:
     suspicions = found(X, THREE, validation=(OTHERS, (three_classes(OTHERS) + 1) % 3))
     assert any("numbered otherwise" in s.title for s in suspicions)

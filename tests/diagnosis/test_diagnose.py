@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tests.diagnosis.cases import inputs, net, numbers, three_classes, two_classes
+from tests.diagnosis.cases import facts, inputs, net, numbers, three_classes, two_classes
 from torch import Tensor, nn
 
 import thalweg
 from thalweg.diagnosis import CAUSES, MECHANISMS, Diagnosis
+from thalweg.diagnosis.diagnosing import _ill
+from thalweg.diagnosis.suspicion import Suspicion
+from thalweg.diagnosis.trial import TrialRun
+from thalweg.diagnosis.trying import Patient, TriedChange
 from thalweg.errors import ModelError, OptionError
 
 X = inputs()
@@ -177,6 +181,22 @@ def test_nothing_is_left_changed() -> None:
     assert generators[1] == random.getstate()
     assert generators[2] == legacy()
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("held", "reached", "weight", "ill"),
+    [
+        (0.8, 0.95, 0.5, False), (0.5, 0.95, 0.5, True), (0.1, 0.2, 0.5, False), (-0.1, 0.3, 0.5, True),
+        (0.8, 0.99, 0.95, True), (0.93, 0.95, 0.95, False),
+    ],
+)  # fmt: skip
+def test_how_much_has_to_be_in_reach(held: float, reached: float, weight: float, ill: bool) -> None:
+    """A fifth of what can be reached and more than chance; less where the first look speaks for the cause."""
+    known = facts(net(3), (X, THREE), CE)
+    patient = Patient(facts=known, budget=1.0)
+    suspicion = Suspicion(code="initialization", weight=weight, title="")
+    tried = [TriedChange(suspicion, known.setup, TrialRun(), reached)]
+    assert _ill(patient, tried, held, reached, 0) == ill
 
 
 def test_the_same_seed_gives_the_same_diagnosis() -> None:

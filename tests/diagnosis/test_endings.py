@@ -49,6 +49,9 @@ WRONG: list[tuple[str, Callable[[], nn.Module], Tensor, Any, str]] = [
     ("softmax twice", lambda: net(3, nn.Softmax(dim=1)), THREE, nn.CrossEntropyLoss(), "output-activation"),
     ("softmax in the loss", lambda: net(3), THREE, lambda o, t: F.cross_entropy(o.softmax(1), t),
      "output-activation"),
+    ("softmax in the loss and between layers",
+     lambda: nn.Sequential(nn.Linear(4, 8), nn.Softmax(dim=1), nn.Linear(8, 3)), THREE,
+     lambda o, t: F.cross_entropy(o.softmax(1), t), "output-activation"),
     ("softmax over the batch", lambda: net(3, nn.LogSoftmax(dim=0)), THREE, nn.NLLLoss(),
      "output-activation"),
     ("sigmoid, cross-entropy", lambda: net(3, nn.Sigmoid()), THREE, nn.CrossEntropyLoss(),
@@ -156,6 +159,14 @@ def test_what_is_right_is_left_alone(model: Callable[[], nn.Module], targets: Te
     assert [
         (s.code, s.title) for s in suspect_endings(facts(model(), (X, targets), loss)) if s.weight > 0.75
     ] == []
+
+
+def test_targets_that_are_only_brought_to_another_shape_are_compared_as_they_are() -> None:
+    for loss in ("mse", lambda o, t: F.mse_loss(o.flatten(), t.view(-1))):
+        found = facts(net(1), (X, Y[:, 0]), loss)
+        assert found.direct
+        assert found.judge.kind == "numbers"
+    assert not facts(net(1), (X, Y), lambda o, t: F.mse_loss(o, t / 7)).direct
 
 
 def test_names_and_amounts_are_told_apart_by_their_neighbours() -> None:

@@ -51,7 +51,7 @@ def test_rare_classes_are_judged_by_rank() -> None:
 def test_one_output_is_a_logit_or_a_probability(shift: float) -> None:
     y = labels(200, 2)
     right = y.double() * 2 - 1
-    scores = right if shift == 0 else (right + 1) / 2 * 0.8 + 0.1
+    scores = 0.3 * right if shift == 0 else (right + 1) / 2 * 0.8 + 0.1
     assert judge(2)(scores, y) == 1
     assert judge(2)(scores[:, None], y[:, None].float()) == 1
 
