@@ -187,12 +187,13 @@ def test_nothing_is_left_changed() -> None:
     ("held", "reached", "weight", "ill"),
     [
         (0.8, 0.95, 0.5, False), (0.5, 0.95, 0.5, True), (0.1, 0.2, 0.5, False), (-0.1, 0.3, 0.5, True),
-        (0.8, 0.99, 0.95, True), (0.93, 0.95, 0.95, False),
+        (0.8, 0.95, 0.95, True), (0.93, 0.95, 0.95, False),
     ],
 )  # fmt: skip
 def test_how_much_has_to_be_in_reach(held: float, reached: float, weight: float, ill: bool) -> None:
     """A fifth of what can be reached and more than chance; less where the first look speaks for the cause."""
-    known = facts(net(3), (X, THREE), CE)
+    # so few that all are learnt from, and skill isn't a sample's
+    known = facts(net(3), (X[:30], THREE[:30]), CE)
     patient = Patient(facts=known, budget=1.0)
     suspicion = Suspicion(code="initialization", weight=weight, title="")
     tried = [TriedChange(suspicion, known.setup, TrialRun(), reached)]
