@@ -140,7 +140,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     patient.reached = max(patient.reached, reached)
     if base.finite and not _ill(patient, tried, held, reached, number):
         if first:
-            _without_remedy(patient, base, known, held, reached)
+            _without_remedy(patient, facts, base, known, held, reached)
         return None
     if base.finite and held > 0.2 * reached:
         # a training that went badly by chance isn't ill
@@ -212,13 +212,21 @@ def _only_by_hand(patient: Patient, facts: Facts, known: Learnable | None, score
 
 
 def _without_remedy(
-    patient: Patient, base: TrialRun, known: Learnable | None, held: float, reached: float
+    patient: Patient, facts: Facts, base: TrialRun, known: Learnable | None, held: float, reached: float
 ) -> None:
     """Say what is known where no change helps."""
     ceiling = max(0.0, _ceiling(known))
     most = max(held, reached)
     if most < 0.3 and ceiling > most + 0.3:
-        patient.findings.append(_too_small(patient, base, ceiling))
+        strong = [s for s in suspicions_of(facts, known) if s.weight >= 0.85]
+        if strong:
+            said = f"nearest neighbours reach a skill of {ceiling:.2f}, and this training {most:.2f}"
+            first = max(strong, key=lambda s: s.weight)
+            patient.findings.append(
+                first.finding(0.6, evidence=(said, "no change that was tried was enough"))
+            )
+        else:
+            patient.findings.append(_too_small(patient, base, ceiling))
     elif max(most, ceiling) < 0.05:
         patient.findings.append(_nothing_to_learn(patient, known))
 
@@ -233,7 +241,8 @@ def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) 
         won = min(1.0, (each.score - max(held, 0.0)) / gap)
         if each.score - held < max(0.06, 1.5 * patient.error):
             continue
-        rank = won * each.suspicion.weight
+        # what takes longer too wins more
+        rank = won * each.suspicion.weight * (1.0 if each.suspicion.cost == 1 else 0.8)
         if rank > top.get(each.suspicion.code, (0.0, each))[0]:
             top[each.suspicion.code] = rank, each
     ranked = sorted(top.values(), key=lambda pair: -pair[0])
@@ -258,22 +267,7 @@ def _remedy(
     generic = max((each.score for each in tried if each.suspicion.code == "generic"), default=-1.0)
     goal = max(each.score for each in tried)
     if best < max(generic, goal - 0.03) and top.suspicion.code != "epochs-few":
-        extras: list[Remedy] = []
-        if top.suspicion.code not in ("optimizer", "learning-rate-low", "learning-rate-high"):
-            extras.append(
-                Remedy(
-                    text="use Adam with a rate of 0.001",
-                    change=changes.adam(),
-                    code="torch.optim.Adam(model.parameters(), lr=0.001)",
-                )
-            )
-        if math.isfinite(facts.rate) and top.suspicion.code != "optimizer":
-            extras += [rate_remedy(facts, factor) for factor in (10.0, 0.1)]
-        others = sorted((t for t in tried if t.suspicion.code != top.suspicion.code), key=lambda t: -t.score)
-        for each in others[:3]:
-            if each.suspicion.remedy is not None and each.suspicion.code != "epochs-few":
-                extras.append(each.suspicion.remedy)
-        for extra in extras:
+        for extra in _extras(facts, top, tried):
             if patient.spent + length > 0.95 * patient.budget:
                 break
             both = both_of(remedy, extra)
@@ -284,8 +278,29 @@ def _remedy(
             score = patient.value(trial)
             if score > best + 0.02:
                 best, chosen = score, both
+        if best < generic - 0.02:
+            # what is advised to everybody gets further than the cause's own change
+            best, chosen = generic, next(t for t in tried if t.suspicion.code == "generic").remedy
     measured = _measured(held, best, equal=top.suspicion.cost == 1)
     return replace(chosen, measured=measured), top.setup
+
+
+def _extras(facts: Facts, top: TriedChange, tried: list[TriedChange]) -> list[Remedy]:
+    """Return what may help beside the first cause's change."""
+    steps = top.suspicion.code in OF_STEPS
+    others = sorted((t for t in tried if t.suspicion.code != top.suspicion.code), key=lambda t: -t.score)
+    # two rates, or a rate and another optimizer, say different things of the same
+    others = [t for t in others if not steps or t.suspicion.code not in (*OF_STEPS, "generic")]
+    extras = [t.remedy for t in others[:3] if t.suspicion.code != "epochs-few"]
+    if steps:
+        return extras
+    adam = Remedy(
+        text="use Adam with a rate of 0.001",
+        change=changes.adam(),
+        code="torch.optim.Adam(model.parameters(), lr=0.001)",
+    )
+    rates = [rate_remedy(facts, factor) for factor in (10.0, 0.1)] if math.isfinite(facts.rate) else []
+    return [adam, *rates, *extras]
 
 
 # Where no change helps --------------------------------------------------------------------------------------

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import html
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from thalweg.diagnosis.diagnosing import examine
-from thalweg.diagnosis.facts import gather
+from thalweg.diagnosis.facts import Facts, gather
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.trying import Patient
@@ -25,10 +25,10 @@ from thalweg.settings.tables import MOST, whole_number
 
 __all__ = ["Diagnosis", "diagnose"]
 
-# A whole diagnosis costs about as many operations as a few core minutes have, and no more gradients than
-# any finding needs.
-_OPERATIONS = 1.2e12
-_FEWEST, _MOST = 1200, 16_000
+# A whole diagnosis costs about as many operations as a core minute has, and no more gradients than any
+# finding needs; a call costs as much as so many operations, however small.
+_OPERATIONS, _OF_CALL = 8e11, 1e6
+_FEWEST, _MOST = 600, 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def diagnose(
         epochs: how long the training is meant to be.
         metric: what you call good, such as ``"accuracy"``; it settles whether numbers are classes.
         validation: as ``data``; without, a fifth of the training data is held out.
-        budget: gradient evaluations of one batch that may be computed; by default 1,200 to 16,000, by what
+        budget: gradient evaluations of one batch that may be computed; by default 600 to 16,000, by what
             one costs.
         seed: of everything random.
         progress: called with what is being done, and the share of the budget that is spent.
@@ -165,7 +165,7 @@ def diagnose(
             facts = gather(setup, seed=seed)
             patient = Patient(
                 facts=facts,
-                budget=float(_budget(setup) if budget is None else budget),
+                budget=float(_budget(facts) if budget is None else budget),
                 seed=seed,
                 say=progress or (lambda what, share: None),
                 unit=setup.batch_size,
@@ -182,15 +182,25 @@ def diagnose(
     )
 
 
-def _budget(setup: Setup) -> int:
-    """Return how many gradients a diagnosis may compute, by the operations that one takes."""
-    rows = torch.arange(min(setup.batch_size, 64))
-    model = setup.model()
-    try:
-        inputs, _ = setup.batch(rows)
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
-            model(inputs)
-        one = 3 * counted.get_total_flops() * setup.batch_size / len(rows)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError):
-        one = 0.0
-    return int(min(_MOST, max(_FEWEST, _OPERATIONS / max(one, 1.0))))
+def _budget(facts: Facts) -> int:
+    """Return how many gradients a diagnosis may compute, by the operations that one takes.
+
+    A weight is multiplied and added once at each position of its output, and twice as often on the way back;
+    beside that every call costs time, and in a recurrent layer every step.
+    """
+    traced = facts.traced
+    if traced is None:
+        return _MOST
+    whole = 0.0
+    for op in traced.model:
+        matrices = [p for p in op.parameters if p.ndim > 1]
+        examples = max(1, op.shape[0]) if op.shape else 1
+        if op.kind == "recurrent":
+            steps = op.shape[1] if len(op.shape) > 2 else 1
+            whole += 2 * sum(p.numel() for p in matrices) * examples * steps + _OF_CALL * steps
+        elif matrices and op.kind in ("weights", "attention"):
+            features = matrices[0].shape[0] or 1
+            whole += 2 * sum(p.numel() for p in matrices) * max(1, math.prod(op.shape) // features)
+        whole += _OF_CALL
+    scale = facts.setup.batch_size / max(1, len(facts.outputs) if isinstance(facts.outputs, Tensor) else 1)
+    return int(min(_MOST, max(_FEWEST, _OPERATIONS / max(1.0, 3 * whole * max(1.0, scale)))))

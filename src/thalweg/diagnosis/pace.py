@@ -18,6 +18,9 @@ from thalweg.diagnosis.trial import TrialRun
 __all__ = ["rate_remedy", "suspect_pace"]
 
 _USUAL_BATCH = 32
+# A training that moves its parameters by less than this share of their size hasn't left its start; usual ones
+# move them by about so much in a few dozen steps.
+_STILL, _USUAL_WAY = 2e-3, 0.05
 _OF_WHOLE = ("Rprop", "LBFGS", "BFGS", "NonlinearCG", "Newton", "GaussNewton", "LevenbergMarquardt")
 _TOO_SHORT = "too few steps, too large batches and too small a rate are often one thing: the way is too short"
 
@@ -60,16 +63,25 @@ def suspect_pace(facts: Facts, base: TrialRun) -> Iterator[Suspicion]:
                 ),
                 cause="steps overshoot, along the steepest directions first",
                 remedy=rate_remedy(facts, factor),
+                factor=factor,
             )
         if not broken:
-            for factor in (10.0, 100.0):
+            moved = max(base.moved.values(), default=0.0)
+            still = moved < _STILL
+            # a step is about as long as the rate is large: from there the way to usual steps is known
+            guess = 10.0 ** max(1, round(math.log10(_USUAL_WAY / max(moved, 1e-12)))) if still else 10.0
+            for factor in (guess, 10 * guess):
                 yield Suspicion(
                     code="learning-rate-low",
-                    weight=0.8,
+                    weight=0.92 if still else 0.8,
                     title="the learning rate is too low",
-                    evidence=(f"{facts.optimizer} with a rate of {facts.rate:g}",),
+                    evidence=(
+                        f"{facts.optimizer} with a rate of {facts.rate:g}",
+                        *((f"no parameter moved by more than {moved:.1g} of its size",) if still else ()),
+                    ),
                     cause="steps are so short that the training hardly leaves its start",
                     remedy=rate_remedy(facts, factor),
+                    factor=factor,
                 )
     if facts.optimizer.lower() not in ("adam", "adamw", "nadam", "radam"):
         # made for the whole gradient: the noise of a batch is taken for curvature, or turns every sign

@@ -126,7 +126,7 @@ def _frozen(facts: Facts) -> Iterator[Suspicion]:
     first = ", ".join(facts.untrained[:3]) + (" and others" if len(facts.untrained) > 3 else "")
     yield Suspicion(
         code="frozen",
-        weight=1 if part == whole else (0.9 if still else 0.7),
+        weight=1 if part == whole else (0.97 if still else 0.7),
         certain=part == whole,
         severity="error" if part == whole else "risk",
         title="a part of the model isn't trained",

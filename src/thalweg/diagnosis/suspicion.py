@@ -20,6 +20,7 @@ class Suspicion:
         title, evidence, cause: as of a :class:`~thalweg.diagnosis.finding.Finding`.
         remedy: that is tried.
         severity: of the finding that it becomes.
+        factor: by which its remedy changes the learning rate; 1 where it doesn't.
         cost: how many times as long as the set-up's own the remedy trains.
     """
 
@@ -32,6 +33,7 @@ class Suspicion:
     certain: bool = False
     severity: Severity = "error"
     cost: float = 1.0
+    factor: float = 1.0
 
     def finding(
         self, confidence: float, *, remedy: Remedy | None = None, evidence: tuple[str, ...] = ()

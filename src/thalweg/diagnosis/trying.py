@@ -178,7 +178,7 @@ def _further(patient: Patient, facts: Facts, rates: list[TriedChange], length: i
         if not way:
             continue
         last = way[-1]
-        total = math.prod(factor for _ in way)
+        total = last.suspicion.factor
         for _ in range(4):
             still = max(last.trial.moved.values(), default=0.0) < 0.05 and last.trial.finite
             best = last.score >= max(each.score for each in rates) and last.score < FINE
@@ -187,7 +187,7 @@ def _further(patient: Patient, facts: Facts, rates: list[TriedChange], length: i
                 break
             total *= factor
             remedy = rate_remedy(facts, total)
-            suspicion = replace(last.suspicion, remedy=remedy)
+            suspicion = replace(last.suspicion, remedy=remedy, factor=total)
             setup = remedy.apply(facts.setup)
             trial = patient.try_(setup, length)
             last = TriedChange(suspicion, setup, trial, patient.value(trial))
