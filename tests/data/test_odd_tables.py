@@ -156,6 +156,18 @@ def test_amounts_with_a_unit_are_no_silent_identifiers(folder: Path, form: str) 
     assert any("'c'" in each and "write them as numbers alone" in each for each in warnings)
 
 
+@pytest.mark.parametrize("form", ["{}%", "${}.5", "{} kg"])
+def test_amounts_that_repeat_are_no_silent_categories(folder: Path, form: str) -> None:
+    Path("t.csv").write_text(text("a,c,t", A, [form.format(i // 2) for i in range(ROWS)], T))
+    source = load("t.csv", target="t")
+    assert source.columns["c"] == "category"
+    (said,) = source.warnings
+    assert "'c' has 30 categories, each an input of its own; if these are amounts" in said
+    # a handful may be sizes
+    Path("t.csv").write_text(text("a,c,t", A, [form.format(i % 6) for i in range(ROWS)], T))
+    assert not load("t.csv", target="t").warnings
+
+
 def test_identifiers_are_no_amounts(folder: Path) -> None:
     Path("t.csv").write_text(text("a,c,t", A, [f"AB{i}X7" for i in range(ROWS)], T))
     assert not load("t.csv", target="t").warnings

@@ -256,19 +256,22 @@ def _text(column: pl.Series, there: pl.Series, distinct: int, columns: Columns, 
         why = like
         start += f" is text that looks like dates, such as {like!r}, and"
         amounts = "; to have dates, write all as 2020-01-31 (in a data frame, give dates)"
+    sample = there.cast(pl.String).gather_every(max(1, len(there) // _SAMPLE))
+    # a few values may well be sizes or grades
+    unit = why is None and share is None and distinct >= _SURE and all(AMOUNT.match(text) for text in sample)
+    if unit:
+        amounts = f"; if these are amounts, such as {sample[0]!r}, write them as numbers alone"
     if distinct > 0.9 * len(there) and len(there) >= _SURE:
         as_it_was = "" if share is None else f"; {share}"
-        sample = there.cast(pl.String).gather_every(max(1, len(there) // _SAMPLE))
-        unit = why is None and share is None and all(AMOUNT.match(text) for text in sample)
-        if unit:
-            amounts = f"; if these are amounts, such as {sample[0]!r}, write them as numbers alone"
         seems = f"looks like an identifier ({distinct} different texts in {len(there)} rows{as_it_was})"
         (columns.notes if share is None and not unit else columns.warnings).append(
             f"{start} {seems} and is left out{amounts}"
         )
         return "left out: like an identifier"
-    if distinct > _WIDE:
-        columns.notes.append(f"{start} has {distinct} categories, each an input of its own{amounts}")
+    if distinct > _WIDE or unit:
+        (columns.warnings if unit else columns.notes).append(
+            f"{start} has {distinct} categories, each an input of its own{amounts}"
+        )
     elif why is not None:
         columns.notes.append(f"{start} has {distinct} categories{amounts}")
     return "category"
