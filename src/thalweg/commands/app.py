@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from thalweg import __version__
+from thalweg.commands.diagnose import diagnose
 from thalweg.commands.list import list_
 from thalweg.commands.predict import predict
 from thalweg.commands.race import race
@@ -47,6 +48,7 @@ app.command("race")(race)
 app.command("train")(train)
 app.command("transfer")(transfer)
 app.command("predict")(predict)
+app.command("diagnose")(diagnose)
 app.command("list")(list_)
 app.command("report")(report)
 

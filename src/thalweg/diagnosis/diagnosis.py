@@ -16,6 +16,7 @@ from thalweg.diagnosis.diagnosing import examine
 from thalweg.diagnosis.facts import Facts, gather
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.setup import Setup
+from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import Patient
 from thalweg.errors import OptionError
 from thalweg.layers.untouched import untouched
@@ -23,7 +24,7 @@ from thalweg.randomness.generators import undisturbed
 from thalweg.settings import trust
 from thalweg.settings.tables import MOST, whole_number
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "diagnose_setup"]
 
 # A whole diagnosis costs about as many operations as a core minute has, and no more gradients than any
 # finding needs; a call costs as much as so many operations, however small.
@@ -44,6 +45,7 @@ class Diagnosis:
         gradients: what it cost, in gradients of a batch of the set-up's size.
         seconds: that it took.
         notes: what else the person should know.
+        base: the training as it is, for a short while; ``None`` where it wasn't trained.
     """
 
     findings: list[Finding]
@@ -53,6 +55,7 @@ class Diagnosis:
     gradients: float
     seconds: float
     notes: tuple[str, ...] = ()
+    base: TrialRun | None = field(default=None, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -162,15 +165,33 @@ def diagnose(
         )
         given = [model] if isinstance(model, nn.Module) else []
         with untouched(given[0]) if given else undisturbed():
-            facts = gather(setup, seed=seed)
-            patient = Patient(
-                facts=facts,
-                budget=float(_budget(facts) if budget is None else budget),
-                seed=seed,
-                say=progress or (lambda what, share: None),
-                unit=setup.batch_size,
-            )
-            examine(patient)
+            return diagnose_setup(setup, budget=budget, seed=seed, progress=progress, begun=begun)
+
+
+def diagnose_setup(
+    setup: Setup,
+    *,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+    begun: float | None = None,
+) -> Diagnosis:
+    """Diagnose a set-up; arguments as for :func:`thalweg.diagnose`.
+
+    Args:
+        begun: when this began, by ``time.monotonic``; by default now.
+    """
+    begun = time.monotonic() if begun is None else begun
+    with undisturbed():
+        facts = gather(setup, seed=seed)
+        patient = Patient(
+            facts=facts,
+            budget=float(_budget(facts) if budget is None else budget),
+            seed=seed,
+            say=progress or (lambda what, share: None),
+            unit=setup.batch_size,
+        )
+        examine(patient)
     return Diagnosis(
         findings=patient.findings,
         setup=setup,
@@ -179,6 +200,7 @@ def diagnose(
         gradients=patient.spent,
         seconds=time.monotonic() - begun,
         notes=tuple(patient.notes),
+        base=patient.base,
     )
 
 

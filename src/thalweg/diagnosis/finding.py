@@ -116,7 +116,7 @@ class Finding:
     confidence: float = 1.0
 
     def __str__(self) -> str:
-        lines = [f"{self.severity}: {self.title} [{self.code}], {self._sure()}"]
+        lines = [f"{self.severity}: {self.title} [{self.code}], {self.sure}"]
         lines += [f"    {line}" for line in self.evidence]
         if self.remedy is not None:
             lines.append(f"  remedy: {self.remedy.text}")
@@ -125,6 +125,8 @@ class Finding:
                 lines.append(f"    {self.remedy.measured}")
         return "\n".join(lines)
 
-    def _sure(self) -> str:
+    @property
+    def sure(self) -> str:
+        """The confidence in words."""
         words = ((0.95, "certain"), (0.75, "very likely"), (0.5, "likely"), (0.0, "possible"))
         return next(word for least, word in words if self.confidence >= least)

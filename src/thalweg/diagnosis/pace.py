@@ -27,12 +27,12 @@ _TOO_SHORT = "too few steps, too large batches and too small a rate are often on
 
 def rate_remedy(facts: Facts, factor: float) -> Remedy:
     """Return the remedy of another learning rate."""
-    rate = facts.rate * factor
+    rate = float(f"{facts.rate * factor:.4g}")
     return Remedy(
         text=f"{'raise' if factor > 1 else 'lower'} the learning rate from {facts.rate:g} to {rate:.2g}",
         change=changes.faster(factor),
         code=f"lr={rate:.2g}",
-        settings={"training.hyperparameters.lr": rate},
+        settings={"optimizer.lr": rate},
     )
 
 
@@ -97,7 +97,7 @@ def suspect_pace(facts: Facts, base: TrialRun) -> Iterator[Suspicion]:
                 text="use Adam with a rate of 0.001",
                 change=changes.adam(1e-3),
                 code="torch.optim.Adam(model.parameters(), lr=0.001)",
-                settings={"training.optimizer": "adam", "training.hyperparameters.lr": 1e-3},
+                settings={"optimizer": {"name": "adam", "lr": 1e-3}},
             ),
         )
     yield from _batches(facts)

@@ -182,6 +182,7 @@ def _anew(signal: Signal) -> Remedy:
         text=f"draw the first weights by {author}'s scheme",
         change=changes.reinitialized(scheme),
         code=f"thalweg.initial.initialize(model, {scheme!r}, seed=0)",
+        settings={"strategies.initialization": {"scheme": scheme}},
     )
 
 

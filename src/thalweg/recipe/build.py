@@ -41,7 +41,7 @@ from thalweg.training.rates import ScheduleOf, rates_of
 from thalweg.training.staged import StagedTraining
 from thalweg.training.trainer import Training
 
-__all__ = ["BuiltRun", "build", "lines"]
+__all__ = ["BuiltRun", "build", "lines", "parameters_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def _training(
     hyperparameters = wanted.optimizer.hyperparameters
     of_run = entry.of_run(hyperparameters)
     total = settings.epochs * steps_an_epoch(examples, settings.batch_size)
-    optimizer = entry.make(_parameters(model, wanted, entry), **hyperparameters)
+    optimizer = entry.make(parameters_of(model, wanted, entry), **hyperparameters)
     loss = read.functions.trained
     batches = Batches(
         examples,
@@ -252,7 +252,8 @@ def _backend(settings: recipe.TrainingTable, place: torch.device, world: int) ->
     return kind(place, precision=settings.precision, sync_batch_norm=settings.sync_batch_norm)
 
 
-def _parameters(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
+def parameters_of(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
+    """Return what of a model an optimizer is given: its parameters that are trained, in groups if a recipe says so."""
     groups = group_settings(wanted.groups)
     if not groups:
         return [p for p in model.parameters() if p.requires_grad]
