@@ -33,7 +33,9 @@ def diagnose(
     apply: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write the recipe with the remedies of the worst findings.", show_default=False
+            metavar="FILE",
+            help="Write the recipe with the remedies of the worst findings.",
+            show_default=False,
         ),
     ] = None,
     try_: Annotated[

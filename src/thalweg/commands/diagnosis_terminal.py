@@ -52,7 +52,7 @@ class DiagnosisTerminal(Screen, DiagnosisWatcher):
         if made is not None and made.base is not None and len(made.base.losses) > 1:
             losses = made.base.losses
             ends = f"{losses[0]:.3g} to {losses[-1]:.3g} in {len(losses):,} steps"
-            self.say("loss", f"{small_picture(losses)}  {ends}, as it is")
+            self.say("loss", f"{small_picture(losses)}  {ends}")
         for note in found.said:
             self.say("note", note, always=True)
         if made is not None:
@@ -83,14 +83,15 @@ class DiagnosisTerminal(Screen, DiagnosisWatcher):
             if remedy.code:
                 self.say("write", *remedy.code.splitlines(), always=True)
             if remedy.measured:
-                self.say("measured", remedy.measured, always=True)
+                said = remedy.measured.removeprefix("measured").removeprefix(":").strip()
+                self.say("measured", said, always=True)
 
     def _words(self) -> str:
         return f"{100 * self._share:.0f} % of the budget, {self._what}"
 
 
 def small_picture(values: Sequence[float], width: int = 24) -> str:
-    """Draw numbers as a row of bars, the means of as many parts; what isn't finite is a cross.
+    """Draw numbers as a row of bars, the means of as many parts; what isn't finite is an x.
 
     >>> small_picture([8, 7, 6, 5, 4, 3, 2, 1])
     '█▇▆▅▄▃▂▁'
@@ -100,15 +101,17 @@ def small_picture(values: Sequence[float], width: int = 24) -> str:
     means = [sum(part) / len(part) for part in parts]
     known = [mean for mean in means if math.isfinite(mean)]
     if not known:
-        return "×" * count
+        return "x" * count
     low, high = min(known), max(known)
     way = high - low or 1.0
     return "".join(
-        _BARS[round((mean - low) / way * (len(_BARS) - 1))] if math.isfinite(mean) else "×" for mean in means
+        _BARS[round((mean - low) / way * (len(_BARS) - 1))] if math.isfinite(mean) else "x" for mean in means
     )
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_shown(each)}" for key, each in value.items()) + "}"
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    )

@@ -7,6 +7,7 @@ would be mended; ``trial`` trains; ``diagnosing`` puts them in order.
 
 from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
 from thalweg.diagnosis.finding import CAUSES, MECHANISMS, Finding, Remedy
+from thalweg.diagnosis.monitor import Monitor
 from thalweg.diagnosis.setup import Setup
 
-__all__ = ["CAUSES", "MECHANISMS", "Diagnosis", "Finding", "Remedy", "Setup", "diagnose"]
+__all__ = ["CAUSES", "MECHANISMS", "Diagnosis", "Finding", "Monitor", "Remedy", "Setup", "diagnose"]

@@ -1,7 +1,7 @@
 """Whether a remedy really helps: the set-up as it is and the changed one, trained for a short while, paired.
 
-Of each pair both are trained from one seed, with the same examples held out; what is compared is the mean of
-the differences of skill, with Student's interval over the pairs.
+Of each pair both are trained from one seed, with the same examples held out, others than those of the next
+pair; what is compared is the mean of the differences of skill, with Student's interval over the pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from thalweg.diagnosis.diagnosis import Diagnosis
 from thalweg.diagnosis.facts import gather
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.skill import Judge
-from thalweg.diagnosis.trial import HeldOut, train
+from thalweg.diagnosis.trial import HeldOut, held_out, train
 from thalweg.errors import Interrupted, OptionError
 from thalweg.execution.executors import Executor, RunList, SequentialExecutor
 from thalweg.randomness.generators import undisturbed
@@ -141,7 +141,13 @@ def compare_setups(
     scores: dict[tuple[str, int], float] = {}
     judged = facts.held.validation is not None
     asked = RunList(
-        train=_TrainsSetups(arms, facts.judge, facts.held, steps, before.batch_size),
+        train=_TrainsSetups(
+            arms,
+            facts.judge,
+            [held_out(before, seed=seed) for seed in range(seeds)],
+            steps,
+            before.batch_size,
+        ),
         # a pair after the other, so that an early end leaves whole ones
         groups=[[_run(arm, seed)] for seed in range(seeds) for arm in arms],
         # the set-ups have their own data and lengths
@@ -179,7 +185,7 @@ class _TrainsSetups:
 
     arms: dict[str, Setup]
     judge: Judge
-    held: HeldOut
+    held: Sequence[HeldOut]
     steps: int
     unit: int
 
@@ -199,8 +205,9 @@ class _TrainsSetups:
             setup = self.arms[run.setting.optimizer]
             # as many gradients of examples for both
             steps = max(1, round(self.steps * self.unit / setup.batch_size))
-            trial = train(setup, self.judge, self.held, steps=steps, seed=run.seed, points=1, unit=self.unit)
-            score = trial.score(judged=self.held.validation is not None)
+            held = self.held[run.seed]
+            trial = train(setup, self.judge, held, steps=steps, seed=run.seed, points=1, unit=self.unit)
+            score = trial.score(judged=held.validation is not None)
             found.append(
                 Outcome(
                     identity=run.identity,

@@ -69,7 +69,9 @@ def changed_recipe(findings: Sequence[Finding], wanted: Recipe, *, scale: float 
         try:
             changed = _with(changed, found)
         except RecipeError as problem:
-            by_hand.append(f"{finding.code}: the recipe can't be changed so ({problem}); {finding.remedy.text}")
+            by_hand.append(
+                f"{finding.code}: the recipe can't be changed so ({problem}); {finding.remedy.text}"
+            )
             continue
         settings |= found
         applied.append(finding.code)

@@ -1,4 +1,4 @@
-"""A recipe as a diagnosis sees it: its data as prepared, its model, loss and optimizer as they are trained."""
+"""A recipe as a diagnosis sees it: its data as prepared, its model, loss and optimizer as trained."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from thalweg import catalogue
 from thalweg.data.source import Prepared
 from thalweg.diagnosis.setup import Setup
 from thalweg.errors import DataError
-from thalweg.layers.surgery import with_parts
 from thalweg.layers import models
+from thalweg.layers.surgery import with_parts
 from thalweg.objectives.activations import activation
 from thalweg.randomness.generators import undisturbed
 from thalweg.recipe.build import parameters_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ __all__ = ["RecordedRun", "read_recorded", "recorded_findings"]
 _FEWEST = 4
 # A loss that has settled moves by less than this share of its whole way in the last fifth of the steps.
 _STILL = 0.1
-# An evaluation's loss that jumps by this share of the way, up and down by turns, isn't noise of a batch: it is
-# the mean over all steps since the evaluation before.
+# An evaluation's loss that jumps by this share of the way, up and down by turns, isn't noise of a batch: it
+# is the mean over all steps since the evaluation before.
 _JUMP = 0.2
 # Validation loss this much above its lowest point, while the training loss goes on falling.
 _RISE = 1.15
@@ -72,7 +73,9 @@ def read_recorded(directory: Path) -> RecordedRun:
     )
 
 
-def recorded_findings(run: RecordedRun, *, rate: float | None = None, epochs: int | None = None) -> list[Finding]:
+def recorded_findings(
+    run: RecordedRun, *, rate: float | None = None, epochs: int | None = None
+) -> list[Finding]:
     """Return what a curve shows, worst first.
 
     Args:
@@ -80,7 +83,9 @@ def recorded_findings(run: RecordedRun, *, rate: float | None = None, epochs: in
         rate: the learning rate, where it is known, so that the remedy can name another.
         epochs: likewise how long it was trained.
 
-    >>> falling = RecordedRun(steps=[0, 5, 10, 15, 20], training=[2.0, 1.6, 1.2, 0.8, 0.4], validation=[None] * 5)
+    >>> falling = RecordedRun(
+    ...     steps=[0, 5, 10, 15, 20], training=[2.0, 1.6, 1.2, 0.8, 0.4], validation=[None] * 5
+    ... )
     >>> [finding.code for finding in recorded_findings(falling)]
     ['slow-convergence']
     """
@@ -124,9 +129,10 @@ def _oscillating(run: RecordedRun, rate: float | None) -> Iterator[Finding]:
     if len(losses) < 2 * _FEWEST:
         return
     half = losses[len(losses) // 2 :]
-    way = max(losses[0] - min(losses), 1e-12 * abs(losses[0]), 1e-30)
-    moves = [b - a for a, b in zip(half, half[1:], strict=False)]
-    turns = sum(a * b < 0 for a, b in zip(moves, moves[1:], strict=False))
+    # where hardly anything was learnt, noise is large against the way
+    way = max(losses[0] - min(losses), 0.25 * abs(losses[0]), 1e-30)
+    moves = [b - a for a, b in pairwise(half)]
+    turns = sum(a * b < 0 for a, b in pairwise(moves))
     jump = sorted(map(abs, moves))[len(moves) // 2] / way
     if turns < max(2, len(moves) // 2) or jump < _JUMP:
         return
@@ -135,8 +141,8 @@ def _oscillating(run: RecordedRun, rate: float | None) -> Iterator[Finding]:
         severity="risk",
         title=MECHANISMS["oscillating-loss"],
         evidence=(
-            f"in the second half the training loss turned {turns} times in {len(half)} evaluations, each time "
-            f"by {100 * jump:.0f} % of all that it had fallen (median)",
+            f"in the second half the training loss turned {turns} times in {len(half)} evaluations, each "
+            f"time by {jump * way:.3g} (median); it began at {losses[0]:.3g}",
         ),
         cause="most often the learning rate is too high",
         remedy=_rate_remedy(rate),
@@ -159,12 +165,15 @@ def _slow(run: RecordedRun, epochs: int | None) -> Iterator[Finding]:
         severity="risk",
         title=MECHANISMS["slow-convergence"],
         evidence=(
-            f"{100 * (before - end) / way:.0f} % of what the training loss fell, from {start:.4g} to {end:.4g}, "
-            "it fell in the last fifth of the steps",
+            f"{100 * (before - end) / way:.0f} % of what the training loss fell, from {start:.4g} to "
+            f"{end:.4g}, it fell in the last fifth of the steps",
         ),
-        cause="too few steps, too large batches and too small a rate are often one thing: the way is too short",
+        cause="too few steps, too large batches and too small a rate are often one thing: the way is too "
+        "short",
         remedy=Remedy(
-            text="train longer" + ("" if epochs is None else f", {3 * epochs} epochs") + ", or at a higher rate",
+            text="train longer"
+            + ("" if epochs is None else f", {3 * epochs} epochs")
+            + ", or at a higher rate",
             settings={} if epochs is None else {"training.epochs": 3 * epochs},
         ),
         confidence=0.8,
@@ -188,8 +197,8 @@ def _overfitting(run: RecordedRun) -> Iterator[Finding]:
         severity="advice",
         title=MECHANISMS["overfitting"],
         evidence=(
-            f"the validation loss was lowest at step {step:,}, {lowest:.4g}, and ended at {now:.4g}, while the "
-            f"training loss fell from {training:.4g} to {end:.4g}",
+            f"the validation loss was lowest at step {step:,}, {lowest:.4g}, and ended at {now:.4g}, while "
+            f"the training loss fell from {training:.4g} to {end:.4g}",
         ),
         cause="there are few examples for a model of this size, or it is trained for very long",
         remedy=Remedy(

@@ -255,9 +255,7 @@ def _of_recipe(
     asked: _Asked, wanted: Recipe, *, recorded: Sequence[Finding] = (), notes: Sequence[str] = ()
 ) -> DiagnosedTarget:
     made = setup_of_recipe(wanted, device=asked.device)
-    found = diagnose_setup(
-        made.setup, budget=asked.budget, seed=asked.seed or 0, progress=asked.progress
-    )
+    found = diagnose_setup(made.setup, budget=asked.budget, seed=asked.seed or 0, progress=asked.progress)
     return DiagnosedTarget(
         target=asked.target, recipe=wanted, diagnosis=found, recorded=list(recorded),
         notes=[*notes, *made.notes],
@@ -275,7 +273,9 @@ def _of_run(asked: _Asked, path: Path, gate: trust.Gate) -> DiagnosedTarget:
     if kind in _SHOWN_BY:
         file = path / _SHOWN_BY[kind]
         if not file.is_file():
-            raise RunDirectoryError(f"{path} holds {held(config)} without its {file.name}; let it finish first")
+            raise RunDirectoryError(
+                f"{path} holds {held(config)} without its {file.name}; let it finish first"
+            )
         wanted = recipe.read(file)
         trust.note_specs(path, wanted.model_dump())
         return _of_recipe(asked, wanted, notes=[f"what was diagnosed is {file.name}"])
@@ -287,8 +287,8 @@ def _of_run(asked: _Asked, path: Path, gate: trust.Gate) -> DiagnosedTarget:
     if known is None:
         findings = recorded_findings(recorded)
         note = (
-            "it was begun by thalweg.fit in Python, so that its model isn't known here: this is what its curve "
-            "shows; thalweg.diagnose(model, data, loss, optimizer) tells more"
+            "it was begun by thalweg.fit in Python, so that its model isn't known here: this is what its "
+            "curve shows; thalweg.diagnose(model, data, loss, optimizer) tells more"
         )
         return DiagnosedTarget(target=asked.target, recorded=findings, notes=[note])
     try:
@@ -325,8 +325,8 @@ def _of_function(asked: _Asked) -> DiagnosedTarget:
     function = load_object(asked.target, "set-up", OptionError)
     if not callable(function):
         raise OptionError(
-            f"{asked.target} is of type {type(function).__name__}; name a function that returns the arguments "
-            "of thalweg.diagnose"
+            f"{asked.target} is of type {type(function).__name__}; name a function that returns the "
+            "arguments of thalweg.diagnose"
         )
     try:
         given = function()
@@ -359,7 +359,10 @@ def _arguments(target: str, given: Any) -> dict[str, Any]:
         raise OptionError(f"{target} returns {what}; {_RULE}")
     for name in arguments:
         if name not in (*_ARGUMENTS, *_NAMED):
-            raise OptionError(f"{target} returns {name!r}, which thalweg.diagnose doesn't take; {nearest(name, (*_ARGUMENTS, *_NAMED))}")
+            raise OptionError(
+                f"{target} returns {name!r}, which thalweg.diagnose doesn't take; "
+                f"{nearest(name, (*_ARGUMENTS, *_NAMED))}"
+            )
     missing = [name for name in _ARGUMENTS if name not in arguments]
     if missing:
         raise OptionError(f"{target} returns no {' and no '.join(missing)}; {_RULE}")

@@ -253,7 +253,7 @@ def _backend(settings: recipe.TrainingTable, place: torch.device, world: int) ->
 
 
 def parameters_of(model: nn.Module, wanted: Recipe, entry: Entry) -> list[Any]:
-    """Return what of a model an optimizer is given: its parameters that are trained, in groups if a recipe says so."""
+    """Return the parameters of a model that are trained, in the groups that a recipe asks for."""
     groups = group_settings(wanted.groups)
     if not groups:
         return [p for p in model.parameters() if p.requires_grad]

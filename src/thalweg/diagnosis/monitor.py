@@ -1,0 +1,434 @@
+"""What a training looks like from inside, cheap enough to leave on; findings at its end.
+
+As a strategy, ``thalweg.fit(..., strategies=[Monitor()])``; in a loop of one's own::
+
+    with Monitor(model, optimizer) as watch:
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss = loss_function(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            watch.step(loss)
+    print(watch.report)
+
+It only reads: hooks return nothing, and nothing is drawn, so that training ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from thalweg.diagnosis.finding import MECHANISMS, Finding, Remedy
+from thalweg.errors import OptionError
+from thalweg.strategies.base import Settings, Strategy, Trainer
+
+__all__ = ["Monitor", "MonitorReport", "MonitorSettings"]
+
+_FLAT = (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid)
+_CUT = (nn.ReLU, nn.ReLU6)
+# Where an output is counted as sitting in the flat part of its function: a slope below a fiftieth of the top.
+_NEAR = 0.99
+# A layer is called dead, or saturated, where so much of it is.
+_MOST = 0.5
+_HIGH_RATIO, _LOW_RATIO = 0.1, 1e-6
+_VANISHED = 1e-3
+_EXPLODED = 100.0
+_BROKEN = 1e30
+
+
+class MonitorSettings(Settings):
+    """``[strategies."thalweg.diagnosis.monitor:Monitor"]``."""
+
+    layers_every: int = Field(default=10, ge=1)
+    noise_every: int = Field(default=25, ge=1)
+    share: float = Field(default=0.05, gt=0, le=1)
+
+
+@dataclass(kw_only=True)
+class MonitorReport:
+    """What was seen; lists have one value for each look.
+
+    Attributes:
+        losses: of each step.
+        steps: at which norms were taken.
+        gradients, updates, weights: norms over all parameters there.
+        layers: by name, of each look at activations: their spread, and the share that is dead or saturated.
+        of_layers: by parameter, norms of its gradients.
+        noise: variance of the gradient from step to step over its squared mean, by the last looks at it.
+        share: of the time of a step, that watching took.
+        thinned: how many times rarer than asked for it looks, to keep to its share.
+        findings: what is wrong by what was seen, worst first.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    gradients: list[float] = field(default_factory=list)
+    updates: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    layers: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    of_layers: dict[str, list[float]] = field(default_factory=dict)
+    noise: list[float] = field(default_factory=list)
+    share: float = 0.0
+    thinned: int = 1
+    findings: list[Finding] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [str(finding) for finding in self.findings] or ["Nothing is wrong by what was seen."]
+        rarer = "" if self.thinned == 1 else f"; it looked at every {self.thinned}th step that it was due"
+        return "\n".join([*lines, f"Watching took {100 * self.share:.1f} % of the time{rarer}."])
+
+
+class Monitor(Strategy):
+    """Watch a training: norms, activations, noise; name what went wrong at its end.
+
+    Args:
+        model, optimizer: of a loop of one's own; a strategy is given them by the training.
+        layers_every: looks at activations every so many steps.
+        noise_every: at the noise of the gradient, likewise.
+        share: of the time of training that watching may take; it looks more rarely where it takes more.
+
+    Attributes:
+        report: what was seen.
+
+    Raises:
+        OptionError: a value out of range, or a model without its optimizer.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
+    >>> with Monitor(model, optimizer) as watch:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         loss = model(torch.ones(4, 2)).square().mean()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         watch.step(loss)
+    >>> [finding.code for finding in watch.report.findings]
+    ['learning-rate-high', 'nonfinite-loss']
+
+    Source: INDEX X4, X5, X6, R7.
+    """
+
+    name: ClassVar[str] = "monitor"
+    priority: ClassVar[int] = 90
+    observes: ClassVar[bool] = True
+    settings: MonitorSettings
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        layers_every: int = 10,
+        noise_every: int = 25,
+        share: float = 0.05,
+    ) -> None:
+        super().__init__(layers_every=layers_every, noise_every=noise_every, share=share)
+        if (model is None) != (optimizer is None):
+            raise OptionError("monitor: give model and optimizer, or neither where a training gives them")
+        self.report = MonitorReport()
+        self._model, self._optimizer = model, optimizer
+        self._step, self._due, self._spent, self._begun = 0, 0, 0.0, 0.0
+        self._held: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._mean: list[Tensor] = []
+        self._square, self._looks = 0.0, 0
+        self._hooks: list[Any] = []
+        self._pending: list[Tensor] = []
+
+    # A loop of one's own ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._model is None or self._optimizer is None:
+            raise OptionError("monitor: a loop of one's own has to give it model and optimizer")
+        self._begin()
+        self._hooks.append(self._optimizer.register_step_pre_hook(lambda *_: self._gradients()))
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._unhook()
+        self._conclude()
+
+    def step(self, loss: Any) -> None:
+        """Take note of a step that was taken; ``loss`` is its tensor or number."""
+        self._after(loss)
+
+    # A strategy ------------------------------------------------------------------------------------------
+
+    def attach(self, trainer: Trainer) -> None:
+        """Meet the training."""
+        self._model, self._optimizer = trainer.model, trainer.optimizer
+        self._begin()
+
+    def after_backward(self, trainer: Trainer) -> None:
+        """Look at the gradients."""
+        self._gradients()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Look at what the step did."""
+        self._after(trainer.loss)
+
+    def finished(self, trainer: Trainer) -> None:
+        """Say what was found."""
+        self._unhook()
+        self._conclude()
+        for finding in self.report.findings:
+            trainer.note(f"{finding.title} [{finding.code}]")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far it is; what was seen before an interruption isn't kept."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self._step = int(state["step"])
+        self._due = self._step
+
+    # What is seen ----------------------------------------------------------------------------------------
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _begin(self) -> None:
+        self._unhook()
+        self._begun = time.perf_counter()
+        assert self._model is not None
+        for name, part in self._model.named_modules():
+            if isinstance(part, (*_FLAT, *_CUT)):
+                self._hooks.append(part.register_forward_hook(_Look(self, name)))
+
+    def _activations(self, name: str, part: nn.Module, output: Any) -> None:
+        due = self._looking and self._step % (self.settings.layers_every * self.report.thinned) == 0
+        if not due or not part.training or not isinstance(output, Tensor) or output.numel() < 2:
+            return
+        begun = time.perf_counter()
+        with torch.no_grad():
+            values = output.detach()
+            # units are columns, or channels
+            rows = values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 1 else values[:, None]
+            if isinstance(part, _CUT):
+                share = (rows.amax(0) <= 0).float().mean()
+            elif isinstance(part, nn.Tanh | nn.Hardtanh):
+                share = (rows.abs() > _NEAR).float().mean()
+            else:
+                share = ((rows - 0.5).abs() > 0.5 * _NEAR).float().mean()
+            self.report.layers.setdefault(name, []).append((float(rows.float().std()), float(share)))
+        self._spent += time.perf_counter() - begun
+
+    @property
+    def _looking(self) -> bool:
+        return self._step >= self._due
+
+    def _parameters(self) -> list[Tensor]:
+        assert self._optimizer is not None
+        groups = self._optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.grad is not None]
+
+    @torch.no_grad()
+    def _gradients(self) -> None:
+        if not self._looking:
+            return
+        begun = time.perf_counter()
+        held = self._parameters()
+        if held and not any(p.is_sparse or p.grad is None or p.grad.is_sparse for p in held):
+            gradients = [p.grad for p in held if p.grad is not None]
+            self._pending = [torch.stack(torch._foreach_norm(gradients)).double()]
+            self._pending.append(torch.stack(torch._foreach_norm(held)).double())
+            self._held = held
+            # a copy, since the step changes them in place
+            self._before = [p.detach().clone() for p in held]
+            if self._step % (self.settings.noise_every * self.report.thinned) == 0:
+                self._noise(gradients)
+        self._spent += time.perf_counter() - begun
+
+    def _noise(self, gradients: Sequence[Tensor]) -> None:
+        """Mean and mean square of the gradients that were looked at, by the change of weights in between."""
+        if len(self._mean) != len(gradients):
+            self._mean = [torch.zeros_like(gradient) for gradient in gradients]
+            self._square, self._looks = 0.0, 0
+        self._looks += 1
+        for mean, gradient in zip(self._mean, gradients, strict=True):
+            mean += (gradient - mean) / self._looks
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients)))))
+        self._square += (norm * norm - self._square) / self._looks
+        if self._looks > 2:
+            mean = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._mean))))
+            noise = (self._square - mean * mean) * self._looks / (self._looks - 1)
+            # what is left of the mean's square without its own noise
+            signal = mean * mean - noise / self._looks
+            self.report.noise.append(noise / signal if signal > 0 else math.inf)
+
+    @torch.no_grad()
+    def _after(self, loss: Any) -> None:
+        begun = time.perf_counter()
+        if self._looking:
+            value = math.nan if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
+            self.report.losses.append(value)
+            # whoever has taken the gradients away since has still taken the step
+            held = self._held
+            if self._before:
+                moved = torch._foreach_sub(held, self._before)
+                norms = torch.stack(torch._foreach_norm(moved)).double()
+                each, weights = self._pending
+                three = torch.linalg.vector_norm(torch.stack([each, norms, weights]), dim=1).tolist()
+                self.report.steps.append(self._step)
+                self.report.gradients.append(three[0])
+                self.report.updates.append(three[1])
+                self.report.weights.append(three[2])
+                self._of_layers(held, each)
+            self._before, self._held = [], []
+            self._due = self._step + 1
+        self._spent += time.perf_counter() - begun
+        self._step += 1
+        self._thin()
+
+    def _of_layers(self, held: Sequence[Tensor], norms: Tensor) -> None:
+        if self._step % (self.settings.layers_every * self.report.thinned):
+            return
+        assert self._model is not None
+        names = {id(p): name for name, p in self._model.named_parameters()}
+        for p, norm in zip(held, norms.tolist(), strict=True):
+            if p.ndim > 1:
+                self.report.of_layers.setdefault(names.get(id(p), "?"), []).append(norm)
+
+    def _thin(self) -> None:
+        """Look more rarely where watching takes more than its share, judged anew every 20 steps."""
+        passed = time.perf_counter() - self._begun
+        self.report.share = min(1.0, self._spent / passed) if passed > 0 else 0.0
+        if self._step % 20 == 0 and self.report.share > self.settings.share:
+            self.report.thinned = min(1000, 2 * self.report.thinned)
+        if self.report.thinned > 1:
+            # counted from whole multiples, so that looks at layers and noise fall on steps that are looked at
+            rest = -self._step % self.report.thinned
+            self._due = self._step + rest
+
+    # What it means ---------------------------------------------------------------------------------------
+
+    def _conclude(self) -> None:
+        report = self.report
+        found: list[Finding] = []
+        losses, rates = report.losses, self._rates()
+        broken = next((k for k, v in enumerate(losses) if not math.isfinite(v) or abs(v) > _BROKEN), None)
+        ratios = [u / w for u, w in zip(report.updates, report.weights, strict=True) if w > 0]
+        if broken is not None:
+            said = f"the loss was {losses[broken]:g} at look {broken}, after {losses[0]:.4g} at the first"
+            large = [r for r in ratios if not r <= _HIGH_RATIO]
+            if large:
+                found.append(
+                    Finding(
+                        code="learning-rate-high",
+                        severity="error",
+                        title="the learning rate is too high",
+                        evidence=(
+                            said,
+                            f"{len(large)} of {len(ratios)} steps moved the weights by more than "
+                            f"{100 * _HIGH_RATIO:g} % of their norm",
+                        ),
+                        cause="steps overshoot, along the steepest directions first",
+                        remedy=Remedy(text=f"lower the learning rate{rates} to a tenth"),
+                        confidence=0.8,
+                    )
+                )
+            found.append(_mechanism("nonfinite-loss", said, "error"))
+        elif (middle := _middle(ratios)) is not None and middle < _LOW_RATIO:
+            found.append(
+                Finding(
+                    code="learning-rate-low",
+                    severity="risk",
+                    title="the learning rate is too low",
+                    evidence=(f"a step moves the weights by {middle:.1g} of their norm (median)",),
+                    cause="steps are so short that the training hardly leaves its start",
+                    remedy=Remedy(text=f"raise the learning rate{rates} tenfold, or more"),
+                    confidence=0.6,
+                )
+            )
+        found += self._mechanisms()
+        order = {"error": 0, "risk": 1, "advice": 2}
+        report.findings = sorted(found, key=lambda finding: order[finding.severity])
+
+    def _mechanisms(self) -> list[Finding]:
+        report, found = self.report, []
+        norms = [norm for norm in report.gradients if math.isfinite(norm)]
+        middle = _middle(norms)
+        if middle and max(norms) > _EXPLODED * middle and len(norms) > 10:
+            found.append(
+                _mechanism(
+                    "exploding-gradient",
+                    f"the largest gradient had {max(norms) / middle:.3g} times the median norm, {middle:.3g}",
+                )
+            )
+        layers = [(name, _middle(values)) for name, values in report.of_layers.items()]
+        first, last = (layers[0][1], layers[-1][1]) if len(layers) > 2 else (None, None)
+        if first is not None and last and first < _VANISHED * last:
+            found.append(
+                _mechanism(
+                    "vanishing-gradient",
+                    f"the gradient of {layers[0][0]} had {first / last:.1g} times the norm of that of "
+                    f"{layers[-1][0]} (median)",
+                )
+            )
+        assert self._model is not None
+        parts = dict(self._model.named_modules())
+        for code, kinds in (("dying-relu", _CUT), ("saturation", _FLAT)):
+            ill = [
+                f"{100 * looks[-1][1]:.0f} % of {name or 'the model'}"
+                for name, looks in report.layers.items()
+                if isinstance(parts.get(name), kinds) and looks[-1][1] > _MOST
+            ]
+            if ill:
+                found.append(_mechanism(code, f"at the end: {', '.join(ill)}"))
+        return found
+
+    def _rates(self) -> str:
+        assert self._optimizer is not None
+        rate = self._optimizer.param_groups[0].get("lr")
+        return f" from {float(rate):g}" if isinstance(rate, (int, float)) else ""
+
+
+class _Look:
+    """A hook that looks at what a part gives. It stays out of copies of the model, in files too."""
+
+    def __init__(self, monitor: Monitor, name: str) -> None:
+        self.monitor, self.name = monitor, name
+
+    def __call__(self, part: nn.Module, _: Any, output: Any) -> None:
+        self.monitor._activations(self.name, part, output)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _unwatched, ()
+
+
+def _unwatched() -> Any:
+    return _nothing
+
+
+def _nothing(part: nn.Module, _: Any, output: Any) -> None:
+    """Look at nothing."""
+
+
+def _mechanism(code: str, said: str, severity: Any = "advice") -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        title=MECHANISMS[code],
+        evidence=(said,),
+        cause="thalweg.diagnose says which cause is behind it",
+        confidence=0.8,
+    )
+
+
+def _middle(values: Sequence[float]) -> float | None:
+    known = sorted(value for value in values if math.isfinite(value))
+    return known[len(known) // 2] if known else None
