@@ -204,7 +204,7 @@ class Monitor(Strategy):
         assert self._model is not None
         for name, part in self._model.named_modules():
             if isinstance(part, (*_FLAT, *_CUT)):
-                self._hooks.append(part.register_forward_hook(_Look(self, name)))
+                self._hooks.append(part.register_forward_hook(_LooksAtPart(self, name)))
 
     def _activations(self, name: str, part: nn.Module, output: Any) -> None:
         due = self._looking and self._step % (self.settings.layers_every * self.report.thinned) == 0
@@ -394,7 +394,7 @@ class Monitor(Strategy):
         return f" from {float(rate):g}" if isinstance(rate, (int, float)) else ""
 
 
-class _Look:
+class _LooksAtPart:
     """A hook that looks at what a part gives. It stays out of copies of the model, in files too."""
 
     def __init__(self, monitor: Monitor, name: str) -> None:

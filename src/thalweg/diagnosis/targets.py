@@ -188,7 +188,7 @@ def diagnose_target(
         raise OptionError(f"{apply} exists already; give another file to {option('apply')}, or remove it")
     if apply is not None and not apply.parent.is_dir():
         raise OptionError(f"{apply} can't be written: there is no folder {apply.parent}; make it first")
-    asked = _Asked(str(target), budget, seed, device, watcher.progress)
+    asked = _Wanted(str(target), budget, seed, device, watcher.progress)
     with trust.own_code(accepted=trust_code, what="training") as gate:
         found = _diagnosed(asked, changes, gate)
         watcher.found(found)
@@ -213,7 +213,7 @@ def _applied(found: DiagnosedTarget, place: Path, watcher: DiagnosisWatcher) -> 
     return found
 
 
-def _tried(found: DiagnosedTarget, asked: _Asked, seeds: int, watcher: DiagnosisWatcher) -> DiagnosedTarget:
+def _tried(found: DiagnosedTarget, asked: _Wanted, seeds: int, watcher: DiagnosisWatcher) -> DiagnosedTarget:
     try:
         pairs = found.compare(seeds=seeds, device=asked.device, progress=asked.progress)
     except OptionError as problem:
@@ -224,7 +224,7 @@ def _tried(found: DiagnosedTarget, asked: _Asked, seeds: int, watcher: Diagnosis
     return found
 
 
-def _diagnosed(asked: _Asked, changes: Sequence[str], gate: trust.Gate) -> DiagnosedTarget:
+def _diagnosed(asked: _Wanted, changes: Sequence[str], gate: trust.Gate) -> DiagnosedTarget:
     text, path = asked.target, Path(asked.target)
     other = option("changes", list(changes)) if changes else ""
     if path.is_dir():
@@ -243,7 +243,7 @@ def _diagnosed(asked: _Asked, changes: Sequence[str], gate: trust.Gate) -> Diagn
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Wanted:
     target: str
     budget: int | None
     seed: int | None
@@ -252,7 +252,7 @@ class _Asked:
 
 
 def _of_recipe(
-    asked: _Asked, wanted: Recipe, *, recorded: Sequence[Finding] = (), notes: Sequence[str] = ()
+    asked: _Wanted, wanted: Recipe, *, recorded: Sequence[Finding] = (), notes: Sequence[str] = ()
 ) -> DiagnosedTarget:
     made = setup_of_recipe(wanted, device=asked.device)
     found = diagnose_setup(made.setup, budget=asked.budget, seed=asked.seed or 0, progress=asked.progress)
@@ -265,7 +265,7 @@ def _of_recipe(
 # Runs ----------------------------------------------------------------------------------------------------
 
 
-def _of_run(asked: _Asked, path: Path, gate: trust.Gate) -> DiagnosedTarget:
+def _of_run(asked: _Wanted, path: Path, gate: trust.Gate) -> DiagnosedTarget:
     run = RunDirectory.read(path)
     config = run.config()
     kind = str(config.get("kind"))
@@ -321,7 +321,7 @@ def _default_rate(wanted: Recipe) -> Any:
 # Functions -----------------------------------------------------------------------------------------------
 
 
-def _of_function(asked: _Asked) -> DiagnosedTarget:
+def _of_function(asked: _Wanted) -> DiagnosedTarget:
     function = load_object(asked.target, "set-up", OptionError)
     if not callable(function):
         raise OptionError(
