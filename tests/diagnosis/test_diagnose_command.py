@@ -169,6 +169,8 @@ def test_remedies_become_keys_of_the_recipe() -> None:
     # a whole table, so that no hyperparameter of the old optimizer is left
     other = changed_recipe([finding("optimizer", optimizer={"name": "adam", "lr": 1e-3})], wanted).recipe
     assert other.optimizer.hyperparameters == {"lr": 1e-3}
+    both = finding("optimizer", optimizer={"name": "adam", "lr": 1e-3}, optimizer__lr=5.0)
+    assert settings(both) == {"optimizer": {"name": "adam", "lr": 0.01}}
     # of what was tried the first alone; what is certain all
     first, second = (
         finding("batch-large", training__batch_size=32),

@@ -298,6 +298,7 @@ def _extras(facts: Facts, top: TriedChange, tried: list[TriedChange]) -> list[Re
         text="use Adam with a rate of 0.001",
         change=changes.adam(),
         code="torch.optim.Adam(model.parameters(), lr=0.001)",
+        settings={"optimizer": {"name": "adam", "lr": 1e-3}},
     )
     rates = [rate_remedy(facts, factor) for factor in (10.0, 0.1)] if math.isfinite(facts.rate) else []
     return [adam, *rates, *extras]

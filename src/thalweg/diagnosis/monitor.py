@@ -261,10 +261,10 @@ class Monitor(Strategy):
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients)))))
         self._square += (norm * norm - self._square) / self._looks
         if self._looks > 2:
-            mean = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._mean))))
-            noise = (self._square - mean * mean) * self._looks / (self._looks - 1)
+            size = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._mean))))
+            noise = (self._square - size * size) * self._looks / (self._looks - 1)
             # what is left of the mean's square without its own noise
-            signal = mean * mean - noise / self._looks
+            signal = size * size - noise / self._looks
             self.report.noise.append(noise / signal if signal > 0 else math.inf)
 
     @torch.no_grad()

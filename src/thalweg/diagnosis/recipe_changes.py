@@ -94,7 +94,13 @@ def settings_of_finding(finding: Finding, wanted: Recipe, *, scale: float = 1.0)
     found = dict(finding.remedy.settings)
     rate = found.get("optimizer.lr")
     if isinstance(rate, float):
-        found["optimizer.lr"] = float(f"{rate * scale:.4g}")
+        if "optimizer" in found:
+            # another optimizer, and so many times its rate
+            rate *= found["optimizer"]["lr"] / _rate_of(wanted)
+            found["optimizer"] = {**found["optimizer"], "lr": float(f"{rate * scale:.4g}")}
+            del found["optimizer.lr"]
+        else:
+            found["optimizer.lr"] = float(f"{rate * scale:.4g}")
     own = _OF_CODE.get(finding.code)
     if own is not None and not finding.remedy.settings.keys() & _SAID.get(finding.code, set()):
         mine = own(wanted)
@@ -115,6 +121,12 @@ def _with(wanted: Recipe, settings: Mapping[str, Any]) -> Recipe:
             table = table.setdefault(part, {})
         table[name] = value
     return recipe.loads(tomli_w.dumps(values), name="the changed recipe")
+
+
+def _rate_of(wanted: Recipe) -> float:
+    hyperparameters = catalogue.resolve(wanted.optimizer.name).hyperparameters
+    default = next((each.default for each in hyperparameters if each.name == "lr"), 1.0)
+    return float(wanted.optimizer.hyperparameters.get("lr", default))
 
 
 def _regularization(wanted: Recipe) -> dict[str, Any]:
