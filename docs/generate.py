@@ -16,6 +16,7 @@ from thalweg import catalogue, schedules
 from thalweg.catalogue import Entry
 from thalweg.catalogue.entry import StepKind
 from thalweg.commands.race import race
+from thalweg.diagnosis.finding import CAUSES, MECHANISMS
 from thalweg.errors import in_command
 from thalweg.racing import results
 from thalweg.test_problems import surfaces, tasks
@@ -243,7 +244,27 @@ def _first_sentence(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
     return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", told).replace("``", "`")
 
 
+def findings() -> str:
+    """Return a table of the codes of a diagnosis, causes first."""
+    lines = ["| code | what it means |", "|---|---|"]
+    for name, meaning in {**CAUSES, **MECHANISMS}.items():
+        lines.append(f"| [`{name}`](#{name}) | {_cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+def hospital() -> str:
+    """Return what the hospital measured in all; its own page has the rest."""
+    page = ROOT / "docs" / "hospital.md"
+    if not page.exists():
+        return "It hasn't been run yet.\n"
+    table = re.search(r"^\|.*\n\|[-| ]+\|\n(?:\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert table, "docs/hospital.md has no table"
+    return f"{table[0]}\n[By code and by case](hospital.md).\n"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
+    "findings": findings,
+    "hospital": hospital,
     "options": options,
     "families": families,
     "optimizers": optimizers,

@@ -5,9 +5,21 @@
 would be mended; ``trial`` trains; ``diagnosing`` puts them in order.
 """
 
+from thalweg.diagnosis.comparing import PairedTrials, try_remedies
 from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
 from thalweg.diagnosis.finding import CAUSES, MECHANISMS, Finding, Remedy
 from thalweg.diagnosis.monitor import Monitor
 from thalweg.diagnosis.setup import Setup
 
-__all__ = ["CAUSES", "MECHANISMS", "Diagnosis", "Finding", "Monitor", "Remedy", "Setup", "diagnose"]
+__all__ = [
+    "CAUSES",
+    "MECHANISMS",
+    "Diagnosis",
+    "Finding",
+    "Monitor",
+    "PairedTrials",
+    "Remedy",
+    "Setup",
+    "diagnose",
+    "try_remedies",
+]
