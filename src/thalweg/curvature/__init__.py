@@ -7,17 +7,13 @@ operator keeps no graph from product to product, since nobody tells it when para
 leaves no trace in their versions. Within ``held()`` it keeps that of a single batch.
 """
 
+from thalweg.curvature.eigenvalues import Eigenpair, ExtremeEigenvalues, lanczos, power_iteration
+from thalweg.curvature.noise import NoiseScale, noise_scale, noise_scale_of
 from thalweg.curvature.operators import GaussNewtonMatrix, Hessian, Jacobian
-from thalweg.curvature.spectrum import (
-    DiagonalEstimate,
-    Eigenpair,
-    ExtremeEigenvalues,
-    TraceEstimate,
-    diagonal,
-    lanczos,
-    power_iteration,
-    trace,
-)
+from thalweg.curvature.preconditioned import Preconditioned
+from thalweg.curvature.sampling import Interval, curvature_along, over_batches
+from thalweg.curvature.stability import StabilityBound, seen_by, stability
+from thalweg.curvature.traces import DiagonalEstimate, TraceEstimate, diagonal, trace
 
 __all__ = [
     "DiagonalEstimate",
@@ -25,10 +21,20 @@ __all__ = [
     "ExtremeEigenvalues",
     "GaussNewtonMatrix",
     "Hessian",
+    "Interval",
     "Jacobian",
+    "NoiseScale",
+    "Preconditioned",
+    "StabilityBound",
     "TraceEstimate",
+    "curvature_along",
     "diagonal",
     "lanczos",
+    "noise_scale",
+    "noise_scale_of",
+    "over_batches",
     "power_iteration",
+    "seen_by",
+    "stability",
     "trace",
 ]

@@ -11,29 +11,29 @@ Schraudolph, Fast curvature matrix-vector products for second-order gradient des
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from thalweg.curvature.differentiation import differentiable_twice, outside_inference
+from thalweg.curvature.differentiation import differentiable_twice, gradient_of, outside_inference
 from thalweg.curvature.parameter_vectors import ParameterVectors
 from thalweg.curvature.products import GaussNewtonProducts, HessianProducts, JacobianProducts
+from thalweg.curvature.symmetric import SymmetricOperator, Way
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import DataError, ModelError, OptionError
 from thalweg.layers.interface import Interface, part_of
 from thalweg.layers.untouched import untouched
 from thalweg.objectives import Loss, Task, activations, as_loss
 from thalweg.objectives import loss as loss_called
-from thalweg.objectives.dividing import Division, divided
+from thalweg.objectives.dividing import Divided, Division, divided
 from thalweg.objectives.given import usable
+from thalweg.objectives.nests import count_of
 from thalweg.randomness.generators import generator_states, set_generator_states, undisturbed
-
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["CurvatureOperator", "GaussNewtonMatrix", "Hessian", "Jacobian", "TransposedJacobian"]
 
@@ -45,9 +45,9 @@ _Share: TypeAlias = tuple[Any, float | None]
 class _ModelOperator(ABC):
     """What operators over a model's parameters have in common: it is looked at without a trace."""
 
-    def __init__(self, model: nn.Module, *own: object) -> None:
+    def __init__(self, model: nn.Module, *own: object, parameters: Sequence[str] | None = None) -> None:
         self.model, self._own, self._interface = model, own, Interface()
-        self.vectors = ParameterVectors(model, type(self).__name__)
+        self.vectors = ParameterVectors(model, type(self).__name__, parameters)
         self._generators = generator_states(self.vectors.device)
         self._held: list[_Share] | None = None
 
@@ -60,7 +60,7 @@ class _ModelOperator(ABC):
         """Whether there is but one batch."""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, memory: int | None = None) -> Iterator[None]:
         """Keep what one product has computed for the next ones, as long as parameters stay as they are.
 
         Within the context a product costs passes back only, about half of the work. Of several batches
@@ -103,7 +103,7 @@ class _ModelOperator(ABC):
         return trees.tree_map_only(Tensor, lambda tensor: outside_inference(tensor).to(device), value)
 
 
-class CurvatureOperator(_ModelOperator):
+class CurvatureOperator(_ModelOperator, SymmetricOperator):
     """A symmetric matrix ``[n, n]`` of a loss, with respect to the n trained elements of a model.
 
     ``operator @ v`` takes a vector in any of three forms, and returns it in the same: a list of tensors in
@@ -124,6 +124,8 @@ class CurvatureOperator(_ModelOperator):
             targets to a scalar: a mean or a sum over examples.
         batches: a pair ``(inputs, targets)``, or an iterable of such pairs, as a DataLoader; an iterator is
             read once and kept. It has to give the same examples each time.
+        parameters: names of those that count, or of modules whose parameters do, for the block of the matrix
+            that belongs to them; None: all that are trained.
 
     Raises:
         OptionError: an unknown loss, or one of several batches that is neither mean nor sum; a vector that
@@ -133,7 +135,12 @@ class CurvatureOperator(_ModelOperator):
     """
 
     def __init__(
-        self, model: nn.Module, loss: str | Callable[[Any, Any], Any] | Loss, batches: Iterable[Any]
+        self,
+        model: nn.Module,
+        loss: str | Callable[[Any, Any], Any] | Loss,
+        batches: Iterable[Any],
+        *,
+        parameters: Sequence[str] | None = None,
     ) -> None:
         self.loss = _loss(loss)
         self._batches: Iterable[Any] = batches
@@ -141,7 +148,7 @@ class CurvatureOperator(_ModelOperator):
             self._batches = [batches]
         elif isinstance(batches, Iterator):
             self._batches = list(batches)
-        super().__init__(model, self._batches)
+        super().__init__(model, self._batches, parameters=parameters)
         # a function of a person's own may want all that the model returns
         self._interface = Interface(own=() if activations.family(self.loss) else ("loss",))
         remedy = "give one batch, or a loss that is a mean or a sum over examples"
@@ -153,39 +160,74 @@ class CurvatureOperator(_ModelOperator):
         """Return what gives products with the matrix of one batch."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.vectors.size, self.vectors.size
+    def way(self) -> Way:
+        """How products are computed."""
+        return "products"
 
-    def __matmul__(self, v: Any) -> Any:
-        """Return the product with a vector, in its form."""
-        several = isinstance(v, Tensor) and v.ndim == 2
-        taken = [self.vectors.take(each) for each in (v.unbind(1) if several else [v])]
+    def products(self, vectors: list[Vector]) -> list[Vector]:
+        """Return the product with each of several vectors, lists of tensors."""
         # all of them batch by batch, since what a batch needs is computed once for all
-        found = self._mean(lambda products: [t for vector, _ in taken for t in products.product(vector)])
-        each = len(found) // max(1, len(taken))
-        made = [back(found[i * each : (i + 1) * each]) for i, (_, back) in enumerate(taken)]
-        return torch.stack(made, 1) if several else made[0]
+        found = self._mean(lambda products: [t for vector in vectors for t in products.product(vector)])
+        each = len(self.vectors.leaves)
+        return [found[i * each : (i + 1) * each] for i in range(len(vectors))]
 
     def gradient(self) -> Vector:
         """Return the gradient of the loss over all batches, a list of tensors."""
         return self._mean(lambda products: [g.detach() for g in products.gradient])
 
-    def to_dense(self) -> Tensor:
-        """Return the matrix itself, ``[n, n]``, from n products: for small models."""
-        found: Tensor = self @ self.vectors.identity()
-        return found
+    def squared_gradients(self) -> Vector:
+        """Return the mean over batches of the squares of their gradients, element by element."""
+        total: Vector | None = None
+        count = 0
+        with self._shares() as shares:
+            for products, weight in shares:
+                if weight == 0:
+                    continue
+                part = [g.detach().square() for g in products.gradient]
+                total = part if total is None else _ALONE.add(total, 1.0, part)
+                count += 1
+        if total is None:
+            raise DataError(f"{type(self).__name__}: the loss ignores every target; give others")
+        return _ALONE.scale(1 / count, total)
 
-    def to_scipy(self) -> LinearOperator:
-        """Return it as SciPy's ``LinearOperator``, for ``scipy.sparse.linalg.eigsh`` and others."""
-        from scipy.sparse.linalg import LinearOperator
+    def block(self, *names: str) -> Self:
+        """Return the block of the matrix that belongs to parameters, or modules, of these names.
 
-        def product(v: Any) -> Any:
-            found: Tensor = self @ torch.as_tensor(v).reshape(-1)
-            return found.cpu().numpy()
+        The generators' states are those of the whole, so that dropout draws the same masks.
+        """
+        return self._made(self._batches, names)
 
-        dtype = str(_ALONE.dtype(self.vectors.leaves)).removeprefix("torch.")
-        return LinearOperator(self.shape, matvec=product, rmatvec=product, dtype=dtype)
+    def over(self, batches: Iterable[Any]) -> Self:
+        """Return the matrix of other batches, of the same parameters."""
+        return self._made(batches, list(self.vectors.parameters))
+
+    def parts(self) -> list[tuple[Any, Any]]:
+        """Return the batches, as a list."""
+        with undisturbed(*self._own):
+            set_generator_states(self._generators, self.vectors.device)
+            return list(self._pairs())
+
+    def each_product(self, vectors: list[Vector]) -> Iterator[tuple[list[Vector], float]]:
+        """Give for each batch the products of its own matrix, and what it weighs in the mean.
+
+        Of a loss that is a sum over examples, each batch's is multiplied by their number, and weighs 1.
+        """
+        with self._shares() as shares:
+            found = [
+                ([products.product(v) for v in vectors], weight) for products, weight in shares if weight != 0
+            ]
+        summed = len(found) if any(weight is None for _, weight in found) else 1
+        for products, weight in found:
+            yield [_ALONE.scale(float(summed), p) for p in products], 1.0 if weight is None else weight
+
+    def _made(self, batches: Iterable[Any], names: Sequence[str]) -> Self:
+        made = type(self)(self.model, self.loss, batches, parameters=names)
+        made._generators = self._generators
+        return made
+
+    def guess(self) -> Vector:
+        """Return the gradient, which lies mostly in the sharpest directions."""
+        return self.gradient()
 
     def _mean(self, of: Callable[[Any], Vector]) -> Vector:
         """Return the mean of a vector over batches, weighed by what their losses divide by."""
@@ -224,12 +266,17 @@ class CurvatureOperator(_ModelOperator):
 
     @torch.no_grad()
     def _weight(self, outputs: Any, targets: Any, alone: bool) -> float | None:
-        outputs = trees.tree_map_only(Tensor, torch.Tensor.detach, outputs)
         if alone:
+            outputs = trees.tree_map_only(Tensor, torch.Tensor.detach, outputs)
             found = divided(self.loss.function, *self.loss.compare(outputs, targets))
             return 0.0 if found.divisor is not None and not float(found.divisor) else 1.0
-        found = self._division.part(outputs, targets)
+        found = self._divided(outputs, targets)
         return None if found.divisor is None else float(found.divisor)
+
+    @torch.no_grad()
+    def _divided(self, outputs: Any, targets: Any) -> Divided:
+        outputs = trees.tree_map_only(Tensor, torch.Tensor.detach, outputs)
+        return self._division.part(outputs, targets)
 
     def _pairs(self) -> Iterator[tuple[Any, Any]]:
         owner, count = type(self).__name__, 0
@@ -292,6 +339,40 @@ class GaussNewtonMatrix(CurvatureOperator):
                 "own outputs have to be one tensor; wrap the model in one that returns it"
             )
         return GaussNewtonProducts(outputs, self.vectors.leaves, _ALONE, lambda z: self.loss(z, targets))
+
+
+class BatchGradients(CurvatureOperator):
+    """Gradients of batches, one after the other, without what products would need.
+
+    Arguments and errors: :class:`CurvatureOperator`.
+    """
+
+    def _products(self, outputs: Any, targets: Any) -> Any:
+        return _Gradient(gradient_of(self.loss(outputs, targets), self.vectors.leaves))
+
+    def each(self) -> Iterator[tuple[Vector, float]]:
+        """Give each batch's gradient of the mean over its examples, and how many these are.
+
+        Examples count as the loss counts them: ignored ones don't, and weighed ones by their weights.
+        """
+        with self._looking():
+            found = self._pairs()
+            for inputs, targets in found:
+                outputs = self.model(inputs)
+                loss = self._divided(outputs, targets)
+                gradient = self._products(outputs, targets).gradient
+                if loss.divisor is None:
+                    size = float(count_of(targets))
+                    gradient = _ALONE.scale(1 / size, gradient)
+                else:
+                    size = float(loss.divisor) / loss.positions
+                if size:
+                    yield gradient, size
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    gradient: Vector
 
 
 class Jacobian(_ModelOperator):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from thalweg.curvature.differentiation import outside_inference
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import ModelError, OptionError, nearest
+from thalweg.runtimes.dtensors import is_dtensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["ParameterVectors"]
 
@@ -21,6 +25,7 @@ class ParameterVectors:
     Args:
         model: whose parameters that want a gradient count; a tied one counts once, by its first name.
         owner: what errors name.
+        chosen: names of parameters, or of modules whose parameters count; None: all.
 
     Attributes:
         parameters: by name.
@@ -28,11 +33,14 @@ class ParameterVectors:
 
     Raises:
         ModelError: no parameter wants a gradient, or they lie on several devices.
+        OptionError: a chosen name is neither a trained parameter nor a module that has one.
     """
 
-    def __init__(self, model: nn.Module, owner: str) -> None:
+    def __init__(self, model: nn.Module, owner: str, chosen: Sequence[str] | None = None) -> None:
         self._owner = owner
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if chosen is not None:
+            self.parameters = _chosen(self.parameters, chosen, model, owner)
         self.size = sum(p.numel() for p in self.parameters.values())
         if not self.size:
             raise ModelError(
@@ -108,3 +116,114 @@ class ParameterVectors:
     def identity(self) -> Tensor:
         """Return the identity, ``[n, n]``."""
         return torch.eye(self.size, dtype=Space().dtype(self.leaves), device=self.device)
+
+    # What a process has of a vector, side by side -----------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        """Whether any parameter is spread over processes."""
+        return any(is_dtensor(p) for p in self.parameters.values())
+
+    def local(self, vector: Vector) -> Tensor:
+        """Return what this process has of a vector side by side, in the widest type: all of it, alone."""
+        return self.flat([t.to_local() if is_dtensor(t) else t for t in vector])
+
+    def from_local(self, flat: Tensor) -> Vector:
+        """Return a list of tensors of what :meth:`local` gave, spread as the parameters are."""
+        if not self.sharded:
+            return self.unflat(flat)
+        mine = [_here(p) for p in self.parameters.values()]
+        parts = Space().unravel(flat, mine)
+        return [_spread(part, p) for part, p in zip(parts, self.parameters.values(), strict=True)]
+
+    def local_of(self, whole: Tensor) -> Tensor:
+        """Return what this process has of a flat vector ``[n]`` that all processes know."""
+        if not self.sharded:
+            return whole
+        from torch.distributed.tensor import distribute_tensor
+
+        kept, begin = [], 0
+        for p in self.parameters.values():
+            part = whole[begin : begin + p.numel()].reshape(p.shape)
+            begin += p.numel()
+            if is_dtensor(p):
+                cut = distribute_tensor(part, p.device_mesh, p.placements, src_data_rank=None)
+                part = cut.to_local()
+            kept.append(part.reshape(-1))
+        return torch.cat(kept)
+
+    def dots(self, rows: Tensor, flat: Tensor) -> Tensor:
+        """Return inner products of rows ``[m, local]`` with a local vector, over all processes."""
+        if not self.sharded:
+            return rows @ flat
+        share = torch.cat(
+            [torch.full((_here(p).numel(),), 1 / _copies(p, self._mesh()), dtype=flat.dtype)
+             for p in self.parameters.values()]
+        ).to(flat.device)  # fmt: skip
+        found = rows @ (flat * share)
+        for group in self._mesh().get_all_groups():
+            torch.distributed.all_reduce(found, group=group)
+        return found
+
+    def length(self, flat: Tensor) -> float:
+        """Return the Euclidean norm of a local vector, over all processes."""
+        return float(self.dots(flat, flat).clamp(min=0).sqrt())
+
+    def _mesh(self) -> Any:
+        meshes = {p.device_mesh for p in self.parameters.values() if is_dtensor(p)}
+        if len(meshes) > 1:
+            raise OptionError(f"{self._owner}: parameters are spread over several meshes; use one for all")
+        (mesh,) = meshes
+        return mesh
+
+
+def _chosen(
+    trained: dict[str, nn.Parameter], names: Sequence[str], model: nn.Module, owner: str
+) -> dict[str, nn.Parameter]:
+    """The parameters that are called so, or lie within a module of that name, in the model's order."""
+    if isinstance(names, str):
+        names = [names]
+    if not names:
+        raise OptionError(f"{owner}: no parameter is chosen; name one, as {next(iter(trained), 'weight')!r}")
+    kept = set()
+    for name in names:
+        # a tied parameter goes by its first name, but is asked for by any
+        asked = {
+            id(p)
+            for full, p in model.named_parameters(remove_duplicate=False)
+            if full == name or full.startswith(f"{name}.")
+        }
+        found = {full for full, p in trained.items() if id(p) in asked}
+        if not found:
+            modules = [part for part, _ in model.named_modules() if part]
+            raise OptionError(
+                f"{owner}: no trained parameter, and no module with one, is called {name!r}; "
+                f"{nearest(str(name), [*trained, *modules])}"
+            )
+        kept |= found
+    return {name: p for name, p in trained.items() if name in kept}
+
+
+def _here(p: Tensor) -> Tensor:
+    return p.to_local().detach() if is_dtensor(p) else p.detach()
+
+
+def _spread(part: Tensor, p: Tensor) -> Tensor:
+    if not is_dtensor(p):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    made: DTensor = DTensor.from_local(
+        part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+    return made
+
+
+def _copies(p: Tensor, mesh: Any) -> int:
+    """How many processes have the same element."""
+    if not is_dtensor(p):
+        return int(mesh.size())
+    copies = 1
+    for size, place in zip(mesh.shape, p.placements, strict=True):
+        copies *= 1 if place.is_shard() else int(size)
+    return copies

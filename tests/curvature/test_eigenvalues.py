@@ -81,7 +81,7 @@ def test_an_error_is_within_the_residual_and_ends_are_bounds() -> None:
                 assert values[0] <= pair.value <= values[-1]
                 assert np.abs(values - pair.value).min() <= pair.residual + 1e-12
         took.append(lanczos(operator, ends=end).products)
-    assert max(took[:2]) == took[2]
+    assert max(took[:2]) <= took[2]
     assert lanczos(operator, ends="largest").largest.value == pytest.approx(values[-1], rel=0.01)
 
 
@@ -93,7 +93,7 @@ def test_an_error_is_within_the_residual_and_ends_are_bounds() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_quadratics_have_their_eigenvalues(values: list[float], dtype: torch.dtype) -> None:
     operator, _ = quadratic(values, dtype)
-    found = lanczos(operator)
+    found = lanczos(operator, tolerance=1e-9 if dtype is torch.float64 else 1e-5)
     near = 1e-10 if dtype is torch.float64 else 1e-5
     assert found.largest.value == pytest.approx(max(values), abs=near * max(map(abs, values)))
     assert found.smallest.value == pytest.approx(min(values), abs=near * max(map(abs, values)))
@@ -107,7 +107,7 @@ def test_quadratics_have_their_eigenvalues(values: list[float], dtype: torch.dty
 
 def test_gradient_descent_diverges_beyond_the_rates_limit_and_not_below() -> None:
     operator, _ = quadratic([0.5, 3.0, 8.0])
-    limit = lanczos(operator).rate_limit
+    limit = lanczos(operator, tolerance=1e-6).rate_limit
     matrix = operator.to_dense()
     for share, diverges in ((0.99, False), (1.01, True)):
         x = torch.ones(3)
@@ -119,19 +119,19 @@ def test_gradient_descent_diverges_beyond_the_rates_limit_and_not_below() -> Non
 def test_an_eigenvector_from_before_saves_products_and_hides_nothing() -> None:
     model, data = net(), batch()
     operator = Hessian(model, "cross-entropy", data)
-    cold = lanczos(operator, ends="largest")
+    cold = lanczos(operator, ends="largest", tolerance=1e-3)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p), alpha=0.003)
-    warm = lanczos(operator, ends="largest", start=cold.largest.vector)
-    again = lanczos(operator, ends="largest")
+    warm = lanczos(operator, ends="largest", tolerance=1e-4, start=cold.largest.vector)
+    again = lanczos(operator, ends="largest", tolerance=1e-4, start=torch.randn(operator.shape[0]))
     assert warm.products < again.products
     assert warm.largest.value == pytest.approx(again.largest.value, rel=0.01)
     # from another eigenvector, nothing but itself would be seen
     values = [1.0, 2.0, 3.0, 9.0, *np.linspace(0, 1, 16)]
     operator, q = quadratic(values)
     for i in range(4):
-        found = lanczos(operator, start=q[:, i])
+        found = lanczos(operator, start=q[:, i], tolerance=1e-3)
         assert found.largest.value == pytest.approx(9.0, rel=1e-2)
         assert found.smallest.value == pytest.approx(0.0, abs=0.1)
         # nor where so little is asked for that it would do as a start
@@ -204,3 +204,92 @@ def test_what_is_wrong_is_said() -> None:
     for error, words, call in cases:
         with pytest.raises(error, match=words):
             call()
+
+
+def dense(matrix: Tensor) -> Hessian:
+    return Hessian(Quadratic(matrix), lambda outputs, _: outputs, (torch.zeros(1), torch.zeros(1)))
+
+
+def with_spectrum(values: Any) -> Tensor:
+    spectrum = torch.as_tensor(np.asarray(values, dtype=np.float64))
+    q = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum)))[0]
+    return q @ torch.diag(spectrum) @ q.T
+
+
+def wishart() -> Tensor:
+    x = torch.randn(80, 60)
+    return x @ x.T / 60
+
+
+SPECTRA = {
+    "wishart": wishart,
+    "clustered": lambda: with_spectrum([*np.linspace(5.0, 5.05, 6), *np.linspace(-0.1, 0.1, 60), -2, -2.01]),
+    "repeated": lambda: with_spectrum([7.0] * 5 + [6.0] * 2 + [0.0] * 60 + [-1.0] * 3),
+    "indefinite": lambda: with_spectrum(np.linspace(-3, 3, 60) ** 3),
+    "low rank": lambda: with_spectrum([3.0, 3.0, 1.0] + [0.0] * 50),
+    "identity": lambda: torch.eye(20),
+    "zero": lambda: torch.zeros(9, 9),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("vectors", [None, 18], ids=["all", "restarted"])
+def test_several_eigenvalues_at_each_end_repeated_ones_too(name: str, vectors: int | None) -> None:
+    matrix = SPECTRA[name]()
+    values, n = np.linalg.eigvalsh(matrix.numpy()), len(matrix)
+    memory = None if vectors is None else vectors * 16 * n
+    found = lanczos(dense(matrix), count=4, tolerance=1e-7, memory=memory, most_products=3000)
+    assert found.complete
+    scale = max(1.0, float(np.abs(values).max()))
+    np.testing.assert_allclose([p.value for p in found.largest_pairs], values[::-1][:4], atol=1e-6 * scale)
+    np.testing.assert_allclose([p.value for p in found.smallest_pairs], values[:4], atol=1e-6 * scale)
+    for pairs in (found.largest_pairs, found.smallest_pairs):
+        rows = torch.stack([pair.vector[0] for pair in pairs])
+        torch.testing.assert_close(rows @ rows.T, torch.eye(4), atol=1e-6, rtol=0)
+        for pair in pairs:
+            residual = float((matrix @ pair.vector[0] - pair.value * pair.vector[0]).norm())
+            assert residual == pytest.approx(pair.residual, abs=1e-8 * scale)
+            assert pair.converged
+
+
+def test_one_end_takes_as_many_as_there_are() -> None:
+    matrix = with_spectrum([3.0, 2.0, 2.0])
+    for end, expected in (("largest", [3, 2, 2]), ("smallest", [2, 2, 3])):
+        found = lanczos(dense(matrix), ends=end, count=8, tolerance=1e-9)  # type: ignore[arg-type]
+        pairs = found.largest_pairs if end == "largest" else found.smallest_pairs
+        np.testing.assert_allclose([pair.value for pair in pairs], expected)
+        assert found.complete
+
+
+def test_a_restart_keeps_to_its_memory_and_takes_more_products() -> None:
+    matrix = with_spectrum(np.linspace(0, 1, 200))
+    free = lanczos(dense(matrix), ends="largest", tolerance=1e-6, most_products=500)
+    tight = lanczos(dense(matrix), ends="largest", tolerance=1e-6, most_products=500, memory=8 * 16 * 200)
+    assert tight.complete
+    assert free.products < tight.products < 500
+    assert tight.largest.value == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(OptionError, match="memory is 1000, but 5 vectors of 3200 bytes are needed"):
+        lanczos(dense(matrix), ends="largest", memory=1000)
+
+
+def test_what_has_not_converged_is_not_called_so_and_an_error_is_an_error() -> None:
+    matrix = with_spectrum([*np.linspace(0, 1, 100), 1.02])
+    for most in range(2, 30, 3):
+        found = lanczos(dense(matrix), ends="largest", most_products=most, tolerance=1e-4)
+        v = found.largest.vector[0]
+        residual = float((matrix @ v - found.largest.value * v).norm())
+        assert found.largest.residual == pytest.approx(residual, rel=1e-6)
+        assert found.largest.error <= found.largest.residual
+        assert found.largest.converged == (found.largest.error <= 1e-4 * found.largest.value)
+        if found.largest.converged:
+            assert found.largest.value == pytest.approx(1.02, rel=2e-4)
+        assert found.complete == found.largest.converged
+
+
+def test_scipy_finds_the_same_ends() -> None:
+    from scipy.sparse.linalg import eigsh
+
+    operator = Hessian(net(), "cross-entropy", batch())
+    theirs = np.sort(eigsh(operator.to_scipy(), k=6, which="LA", return_eigenvectors=False, tol=1e-9))
+    ours = lanczos(operator, ends="largest", count=6, tolerance=1e-8)
+    np.testing.assert_allclose([p.value for p in ours.largest_pairs], theirs[::-1], rtol=1e-6)
