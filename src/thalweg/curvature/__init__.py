@@ -7,17 +7,21 @@ operator keeps no graph from product to product, since nobody tells it when para
 leaves no trace in their versions. Within ``held()`` it keeps that of a single batch.
 """
 
+from thalweg.curvature.densities import SpectralDensity, spectral_density
 from thalweg.curvature.eigenvalues import Eigenpair, ExtremeEigenvalues, lanczos, power_iteration
+from thalweg.curvature.jacobians import Jacobian
+from thalweg.curvature.model_matrices import EmpiricalFisher, GaussNewtonMatrix, Hessian
 from thalweg.curvature.noise import NoiseScale, noise_scale, noise_scale_of
-from thalweg.curvature.operators import GaussNewtonMatrix, Hessian, Jacobian
 from thalweg.curvature.preconditioned import Preconditioned
 from thalweg.curvature.sampling import Interval, curvature_along, over_batches
 from thalweg.curvature.stability import StabilityBound, seen_by, stability
+from thalweg.curvature.steps import StepEffect, StepPrediction, step_of, step_prediction
 from thalweg.curvature.traces import DiagonalEstimate, TraceEstimate, diagonal, trace
 
 __all__ = [
     "DiagonalEstimate",
     "Eigenpair",
+    "EmpiricalFisher",
     "ExtremeEigenvalues",
     "GaussNewtonMatrix",
     "Hessian",
@@ -25,7 +29,10 @@ __all__ = [
     "Jacobian",
     "NoiseScale",
     "Preconditioned",
+    "SpectralDensity",
     "StabilityBound",
+    "StepEffect",
+    "StepPrediction",
     "TraceEstimate",
     "curvature_along",
     "diagonal",
@@ -35,6 +42,9 @@ __all__ = [
     "over_batches",
     "power_iteration",
     "seen_by",
+    "spectral_density",
     "stability",
+    "step_of",
+    "step_prediction",
     "trace",
 ]

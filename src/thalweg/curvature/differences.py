@@ -15,14 +15,32 @@ from torch import Tensor
 
 from thalweg.curvature.vectors import Space, Vector
 
-__all__ = ["difference_matrix", "difference_product"]
+__all__ = ["difference_matrix", "difference_product", "width"]
 
 
-def difference_product(gradient: Callable[[Vector], Vector], x: Vector, v: Vector, space: Space) -> Vector:
-    """Return ``Hv = (g(x + h v) - g(x - h v)) / 2h`` for the gradient g of a function."""
+def width(x: Vector, v: Vector, space: Space, *, narrow: bool = False) -> Tensor:
+    """Return h, by which x is moved along v: ``eps^(1/3) * max(1, |x|_max) / |v|_max``.
+
+    Args:
+        x, v: point and direction.
+        space: lanes or alone.
+        narrow: no wider than ``eps^(1/3) * max(1, |x|_2) / |v|_2`` either, which keeps a move of many
+            elements at once small beside the point.
+    """
     dtype = space.dtype(x)
-    size = space.norm_max(v).clamp(min=torch.finfo(dtype).tiny)
-    h = torch.finfo(dtype).eps ** (1 / 3) * space.norm_max(x).clamp(min=1.0) / size
+    least = torch.finfo(dtype).tiny
+    h = space.norm_max(x).clamp(min=1.0) / space.norm_max(v).clamp(min=least)
+    if narrow:
+        h = torch.minimum(h, space.norm(x).clamp(min=1.0) / space.norm(v).clamp(min=least))
+    found: Tensor = torch.finfo(dtype).eps ** (1 / 3) * h
+    return found
+
+
+def difference_product(
+    gradient: Callable[[Vector], Vector], x: Vector, v: Vector, space: Space, *, narrow: bool = False
+) -> Vector:
+    """Return ``Hv = (g(x + h v) - g(x - h v)) / 2h`` for the gradient g of a function; see :func:`width`."""
+    h = width(x, v, space, narrow=narrow)
     ahead = gradient(space.add(x, h, v))
     behind = gradient(space.add(x, -h, v))
     return space.scale(0.5 / h, space.subtract(ahead, behind))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,12 @@ from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 
 __all__ = [
+    "counted_bytes",
     "differentiable_twice",
     "gradient_of",
     "graph_of",
     "jacobian",
+    "not_twice",
     "outside_inference",
     "pull_many",
     "pull_rows",
@@ -30,6 +33,50 @@ __all__ = [
 # How many passes are computed at once: enough for the overhead of one to vanish, few enough for memory.
 _AT_ONCE = 64
 _OVERWRITTEN = ("modified by an inplace operation", "in-place operation", "inplace operation")
+
+
+_NOT_TWICE = (
+    "is not implemented",
+    "once_differentiable",
+    "double backward",
+    "differentiable twice",
+    "twice differentiable",
+)
+
+
+def not_twice(problem: BaseException) -> bool:
+    """Say whether an error is that an operation's gradient can't be differentiated.
+
+    >>> not_twice(RuntimeError("derivative for aten::_flash_attention_backward is not implemented"))
+    True
+    """
+    said = str(problem)
+    derivative = "derivative" in said or "different" in said or "backward" in said
+    return isinstance(problem, RuntimeError) and derivative and any(words in said for words in _NOT_TWICE)
+
+
+@dataclass
+class Counted:
+    """Bytes that graphs hold."""
+
+    total: int = 0
+
+
+@contextmanager
+def counted_bytes() -> Iterator[Counted]:
+    """Count the bytes that are kept for backward passes by what is computed within, each storage once."""
+    counted, seen = Counted(), set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if type(tensor) is Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                counted.total += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield counted
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from thalweg.curvature.operators import BatchGradients
+from thalweg.curvature.model_matrices import BatchGradients
+from thalweg.curvature.reducing import gathered, summed
 from thalweg.curvature.sampling import interval_of
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import DataError, OptionError
@@ -119,7 +120,7 @@ def noise_scale(
     Source: INDEX X6; McCandlish et al. 2018, appendix A.
     """
     gradients = BatchGradients(model, loss, batches, parameters=parameters)
-    return _noise(gradients.each, gradients.vectors.leaves, level, population, memory)
+    return _noise(gradients.each, gradients.vectors.leaves, level, population, memory, gradients.group)
 
 
 def noise_scale_of(
@@ -156,8 +157,9 @@ def _noise(
     level: float,
     population: int | None,
     memory: int | None,
+    group: Any = None,
 ) -> NoiseScale:
-    sizes, squares, dots = _inner_products(each, like, _MEMORY if memory is None else memory)
+    sizes, squares, dots = _inner_products(each, like, _MEMORY if memory is None else memory, group)
     if len(sizes) < 2:
         raise OptionError(
             f"noise_scale: there is {len(sizes)} batch, and noise shows between several; give at least 2"
@@ -223,7 +225,7 @@ def _without(dots: _Floats, sizes: _Floats, squares: _Floats, whole: float, b: i
 
 
 def _inner_products(
-    each: Callable[[], Iterator[tuple[Vector, float]]], like: Vector, memory: int
+    each: Callable[[], Iterator[tuple[Vector, float]]], like: Vector, memory: int, group: Any
 ) -> tuple[_Floats, _Floats, _Floats]:
     """Return sizes, ``|g_b|^2``, and the inner products of ``n_b g_b`` with the sum of all of them."""
     space = Space()
@@ -241,10 +243,15 @@ def _inner_products(
         if len(kept) < room:
             kept.append([t.detach() for t in gradient])
     dots: list[float] = []
-    if total is not None:
+    if total is None:
+        total = [t.detach().double() * 0 for t in like]
+    total, _ = summed(total, [], group)
+    if sizes:
         again = kept if len(kept) == len(sizes) else (gradient for gradient, _ in each())
         dots = [size * float(_dot(g, total)) for g, size in zip(again, sizes, strict=True)]
-    return np.array(sizes), np.array(squares), np.array(dots)
+    found = gathered(list(zip(sizes, squares, dots, strict=True)), group)
+    columns = np.array(found, dtype=np.float64).reshape(len(found), 3)
+    return columns[:, 0], columns[:, 1], columns[:, 2]
 
 
 def _dot(a: Vector, b: Vector) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from thalweg.curvature.eigenvalues import lanczos
 from thalweg.curvature.operators import CurvatureOperator
+from thalweg.curvature.reducing import gathered
 from thalweg.curvature.traces import random_signs
 from thalweg.errors import DataError, OptionError
 
@@ -190,16 +191,22 @@ def _forms(
     lengths = [1.0 if not across and len(given) > 1 else vectors.length(flat) ** 2 for flat in flats]
     if not all(0 < length < math.inf for length in lengths):
         raise OptionError("the direction has length 0 or isn't finite; give another")
-    rows, weights, rest = [], [], []
+    found = []
     for products, weight in operator.each_product(given):
         local = [vectors.local(product).to(torch.float64) for product in products]
-        rows.append([float(vectors.dots(p, v)) / s for p, v, s in zip(local, flats, lengths, strict=True)])
-        weights.append(weight)
-        rest.append(vectors.length(local[0] - rows[-1][0] * flats[0]) ** 2 if across else 0.0)
-    _several(len(rows))
+        row = [float(vectors.dots(p, v)) / s for p, v, s in zip(local, flats, lengths, strict=True)]
+        found.append((row, weight, vectors.length(local[0] - row[0] * flats[0]) ** 2 if across else 0.0))
+    found = gathered(found, operator.group)
+    _several(len(found))
+    rows = np.array([row for row, _, _ in found])
+    rest = np.array([each for _, _, each in found])
     if not np.isfinite(rows).all():
         raise DataError(f"{type(operator).__name__}: a product isn't finite; look at the loss first")
-    return np.array(rows), np.array(weights), np.array(rest)
+    if any(weight is None for _, weight, _ in found):
+        # the whole is the sum over batches, which is the mean of as many times each
+        count = len(found)
+        return count * rows, np.ones(count), count**2 * rest
+    return rows, np.array([float(weight or 0.0) for _, weight, _ in found]), rest
 
 
 def _several(count: int) -> None:

@@ -164,7 +164,7 @@ def _over(squares: Tensor, group: Group, grown: float = 1.0, *, inside: bool = F
 
 
 def _adams(group: Group, state: State) -> Tensor:
-    squares = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+    squares: Tensor = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
     return _over(squares, group, _grown(state, float(group["betas"][1]), group))
 
 
@@ -176,12 +176,12 @@ def _radams(group: Group, state: State) -> Tensor:
     if rho <= 5:
         # the first steps divide by nothing
         return torch.ones_like(state["exp_avg_sq"])
-    kept = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5
+    kept = float(((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5)
     return _adams(group, state) / kept
 
 
 def _rmsprops(group: Group, state: State) -> Tensor:
-    squares = state["square_avg"]
+    squares: Tensor = state["square_avg"]
     if group.get("centered"):
         # a gradient that never changes has no deviation, but is one
         apart = (squares - state["grad_avg"].square()).clamp(min=0)
@@ -190,19 +190,21 @@ def _rmsprops(group: Group, state: State) -> Tensor:
 
 
 def _adagrads(group: Group, state: State) -> Tensor:
+    squares: Tensor = state["sum"]
     slower = 1 + max(0.0, _step(state)) * float(group.get("lr_decay", 0.0))
-    return _over(state["sum"], group) * slower
+    return _over(squares, group) * slower
 
 
 def _adadeltas(group: Group, state: State) -> Tensor:
     eps = float(group["eps"])
-    squares = state["square_avg"]
-    divisor = ((squares + eps) / (state["acc_delta"] + eps)).sqrt()
+    squares: Tensor = state["square_avg"]
+    moved: Tensor = state["acc_delta"]
+    divisor = ((squares + eps) / (moved + eps)).sqrt()
     return divisor.masked_fill(squares == 0, torch.inf)
 
 
 def _adamaxes(group: Group, state: State) -> Tensor:
-    largest = state["exp_inf"]
+    largest: Tensor = state["exp_inf"]
     return largest.masked_fill(largest <= float(group["eps"]), torch.inf)
 
 
