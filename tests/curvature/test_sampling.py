@@ -64,7 +64,7 @@ def test_curvature_along_a_direction_is_the_jackknife_of_its_batches(reduction: 
 
 
 def test_leaving_out_each_batch_by_hand_is_met_to_first_order() -> None:
-    model, data = net(), batches(*[60] * 6)
+    model, data = net(), batches(*[60] * 5)
     operator = Hessian(model, "cross-entropy", data)
     exact = over_batches(operator, lambda each: lanczos(each, ends="largest", tolerance=1e-8).largest.value)
     first = over_batches(operator, "largest", tolerance=1e-8)
@@ -78,17 +78,17 @@ def test_the_interval_of_the_largest_eigenvalue_covers() -> None:
     # the Hessian of a linear model is twice the second moment of its inputs
     spread = torch.tensor([2.0, 1.2, 1.0, 0.5, 0.3, 0.1])
     model, covered, biases = nn.Linear(6, 1, bias=False), 0, []
-    for trial in range(24):
-        x = torch.randn(16, 12, 6, generator=torch.Generator().manual_seed(trial)) * spread.sqrt()
+    for trial in range(16):
+        x = torch.randn(8, 24, 6, generator=torch.Generator().manual_seed(trial)) * spread.sqrt()
         found = over_batches(
             Hessian(model, "mse", [(each, each[:, :1]) for each in x]), "largest", tolerance=1e-6
         )
         covered += found.low <= 4.0 <= found.high
         biases.append(found.bias)
-    assert covered / 24 > 0.88
+    assert covered / 16 > 0.8
     # to second order it is too large by the sum of variances over gaps; said is less, with gaps up to 0
     s = spread.numpy()
-    bias = sum(4 * s[0] * s[j] / (16 * 12) / (2 * (s[0] - s[j])) for j in range(1, 6))
+    bias = sum(4 * s[0] * s[j] / (8 * 24) / (2 * (s[0] - s[j])) for j in range(1, 6))
     assert 0.3 * bias < np.mean(biases) < 1.2 * bias
 
 
@@ -96,12 +96,12 @@ def test_the_interval_of_the_trace_covers_and_counts_both_errors() -> None:
     model, covered = nn.Linear(6, 1, bias=False), 0
     mixing = torch.eye(6) + 0.1
     right = 2 * float((mixing @ mixing.T).trace())
-    for trial in range(24):
+    for trial in range(16):
         x = torch.randn(10, 12, 6, generator=torch.Generator().manual_seed(trial)) @ mixing.T
         operator = Hessian(model, "mse", [(each, each[:, :1]) for each in x])
         found = over_batches(operator, "trace", samples=16, seed=trial)
         covered += found.low <= right <= found.high
-    assert covered / 24 > 0.9
+    assert covered / 16 > 0.8
     # of one dataset cut in halves that are alike, the signs' error alone is left
     half = torch.randn(30, 6) @ mixing.T
     same = over_batches(Hessian(model, "mse", [(half, half[:, :1])] * 3), "trace", samples=8)

@@ -57,7 +57,7 @@ def test_each_order_is_that_of_the_dense_matrix_and_the_rest_is_third() -> None:
             with torch.no_grad():
                 there = torch.cat([p.flatten() for p in before]) + part
                 nn.utils.vector_to_parameters(there, moved.parameters())
-            change = float(F.cross_entropy(moved(x), y) - F.cross_entropy(model(x), y))
+            change = float((F.cross_entropy(moved(x), y) - F.cross_entropy(model(x), y)).detach())
             assert found.layers[name].actual == pytest.approx(change)
         cross = size**2 * float(flat[:30] @ dense[:30, 30:] @ flat[30:])
         assert found.second_order_interaction == pytest.approx(cross)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thalweg.curvature.differences import difference_product, width
 from thalweg.curvature.differentiation import gradient_of, graph_of
 from thalweg.curvature.vectors import Space, Vector
-from thalweg.randomness.generators import generator_states, set_generator_states
+from thalweg.randomness.generators import set_generator_states
 
 __all__ = ["DifferenceProducts", "Replay", "kinks_of"]
 
@@ -48,12 +48,12 @@ class Replay:
         compute: gives outputs and what is wanted of them, from the parameters as they are.
         model: whose buffers are each time as they are now.
         leaves: parameters.
+        states: of the generators, as each pass begins.
     """
 
-    def __init__(self, compute: Callable[[], Any], model: nn.Module, leaves: Vector) -> None:
+    def __init__(self, compute: Callable[[], Any], model: nn.Module, leaves: Vector, states: Any) -> None:
         self._compute, self._leaves = compute, leaves
-        self._device = leaves[0].device
-        self._states = generator_states(self._device)
+        self._device, self._states = leaves[0].device, states
         # a layer may change them in each pass, as spectral norm does
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
 

@@ -19,6 +19,7 @@ from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 
 __all__ = [
+    "check_twice",
     "counted_bytes",
     "differentiable_twice",
     "gradient_of",
@@ -53,6 +54,25 @@ def not_twice(problem: BaseException) -> bool:
     said = str(problem)
     derivative = "derivative" in said or "different" in said or "backward" in said
     return isinstance(problem, RuntimeError) and derivative and any(words in said for words in _NOT_TWICE)
+
+
+def check_twice(gradient: Vector) -> None:
+    """Raise the error of a gradient that can't be differentiated, which autograd may pass by in silence.
+
+    Of a function that is marked as differentiable once, it goes past the mark without a word where only
+    derivatives with respect to given tensors are asked for.
+    """
+    seen, open_nodes = set(), [t.grad_fn for t in gradient if t.grad_fn is not None]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if "Error" in node.name():
+            raise RuntimeError(
+                "a function of the model is marked as once_differentiable, not different twice"
+            )
+        open_nodes += [below for below, _ in node.next_functions if below is not None]
 
 
 @dataclass

@@ -171,6 +171,10 @@ class _FisherProducts:
     shares: Tensor
 
     @property
+    def graph(self) -> Vector:
+        return self.jacobian.graph
+
+    @property
     def gradient(self) -> Vector:
         return self.jacobian.pull(self.shares)
 
@@ -226,6 +230,10 @@ class BatchGradients(CurvatureOperator):
 class _Loss:
     loss: Tensor
     leaves: Vector
+
+    @property
+    def graph(self) -> Vector:
+        return []
 
     @property
     def value(self) -> Tensor:

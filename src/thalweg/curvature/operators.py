@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from thalweg.curvature.difference_products import Replay, kinks_of
-from thalweg.curvature.differentiation import not_twice
+from thalweg.curvature.differentiation import check_twice, not_twice
 from thalweg.curvature.model_operator import ModelOperator, Share
 from thalweg.curvature.reducing import summed
 from thalweg.curvature.symmetric import SymmetricOperator, Way
@@ -30,7 +30,7 @@ from thalweg.objectives import Loss, Task, activations, as_loss
 from thalweg.objectives import loss as loss_called
 from thalweg.objectives.dividing import Divided, Division, divided
 from thalweg.objectives.given import usable
-from thalweg.randomness.generators import set_generator_states, undisturbed
+from thalweg.randomness.generators import generator_states, set_generator_states, undisturbed
 
 __all__ = ["CurvatureOperator"]
 
@@ -139,7 +139,6 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
                 each * len(vectors),
             )
         )
-        self._proven = True
         return [found[i * each : (i + 1) * each] for i in range(len(vectors))]
 
     def _tried(self, compute: Callable[[], Any]) -> Any:
@@ -210,7 +209,7 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
 
         The weight is None of a loss that is a sum over examples.
         """
-        if not self._proven:
+        if not self._proven and self._way == "products":
             # which way it is to be is known behind a product
             self.products(vectors[:1])
         with self._shares() as shares:
@@ -237,6 +236,9 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
                     # all of its targets are ignored
                     continue
                 part = of(products)
+                if not self._proven and self._way == "products" and (graph := products.graph):
+                    check_twice(graph)
+                    self._proven = True
                 part = part if weight is None else _ALONE.scale(weight, part)
                 total = part if total is None else _ALONE.add(total, 1.0, part)
                 whole += 1.0 if weight is None else weight
@@ -266,15 +268,15 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
                 outputs = self.model(inputs)
                 yield self._products(outputs, targets), self._weight(outputs, targets, alone)
                 continue
-            replay = functools.partial(self._replay, inputs)
+            replay = functools.partial(self._replay, inputs, generator_states(self.vectors.device))
             products = self._differences(replay, targets)
             with torch.no_grad():
                 outputs = replay(lambda found: found).here()
             yield products, self._weight(outputs, targets, alone)
 
-    def _replay(self, inputs: Any, of: Callable[[Any], Any]) -> Replay:
+    def _replay(self, inputs: Any, states: Any, of: Callable[[Any], Any]) -> Replay:
         """What computes a function of a batch's outputs again and again, with the same draws."""
-        return Replay(lambda: of(self.model(inputs)), self.model, self.vectors.leaves)
+        return Replay(lambda: of(self.model(inputs)), self.model, self.vectors.leaves, states)
 
     @torch.no_grad()
     def _weight(self, outputs: Any, targets: Any, alone: bool) -> float | None:

@@ -38,6 +38,11 @@ class HessianProducts:
         with torch.enable_grad():
             self.gradient = graph_of(value.sum(), leaves)
 
+    @property
+    def graph(self) -> Vector:
+        """What is differentiated for a product."""
+        return self.gradient
+
     def product(self, v: Vector) -> Vector:
         """Return ``Hv``."""
         with torch.enable_grad():
@@ -67,6 +72,11 @@ class JacobianProducts:
     def __init__(self, outputs: Tensor, leaves: Vector, space: Space) -> None:
         self.outputs, self.leaves, self.space = outputs, leaves, space
         self._linear: tuple[Tensor, Vector] | None = None
+
+    @property
+    def graph(self) -> Vector:
+        """What is differentiated for a product, once there is one."""
+        return [] if self._linear is None else self._linear[1]
 
     @property
     def linear(self) -> bool:
