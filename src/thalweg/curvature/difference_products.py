@@ -22,7 +22,7 @@ from thalweg.curvature.differentiation import gradient_of, graph_of
 from thalweg.curvature.vectors import Space, Vector
 from thalweg.randomness.generators import set_generator_states
 
-__all__ = ["DifferenceProducts", "Replay", "kinks_of"]
+__all__ = ["DifferenceProducts", "Replay", "bend_of", "kinks_of", "slope_of"]
 
 _SPACE = Space()
 _KINKS = (

@@ -19,6 +19,7 @@ from thalweg.curvature.vectors import Space, Vector
 from thalweg.errors import OptionError
 
 __all__ = [
+    "Counted",
     "check_twice",
     "counted_bytes",
     "differentiable_twice",
@@ -69,9 +70,7 @@ def check_twice(gradient: Vector) -> None:
             continue
         seen.add(node)
         if "Error" in node.name():
-            raise RuntimeError(
-                "a function of the model is marked as once_differentiable, not different twice"
-            )
+            raise RuntimeError("what is marked as once_differentiable can't be differentiated twice")
         open_nodes += [below for below, _ in node.next_functions if below is not None]
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from thalweg.errors import OptionError
 
-__all__ = ["Recursion", "rule_of"]
+__all__ = ["Recursion", "UpdateRule", "rule_of"]
 
 Group: TypeAlias = Mapping[str, Any]
 State: TypeAlias = Mapping[str, Any]
