@@ -255,7 +255,11 @@ def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) 
         if mate is not None and mate.suspicion.code in OF_STEPS and chosen.suspicion.weight < _SURE_OF:
             return [mate]
         return [chosen] if mate is None or mate.suspicion.code == "optimizer" else [chosen, mate]
-    return [each for rank, each in ranked[:2] if rank >= _ALSO * first]
+    also = [each for rank, each in ranked[1:2] if rank >= _ALSO * first]
+    # Adam cures most rates that are too high, which says nothing against the optimizer
+    if chosen.suspicion.code == "learning-rate-high":
+        also = [each for each in also if each.suspicion.code != "optimizer"]
+    return [chosen, *also]
 
 
 def _remedy(
