@@ -1,7 +1,7 @@
 """What curvature says of a training that went wrong: the rate against its bound, saddles, noise of gradients.
 
-None of it names a cause. The bound explains why a loss blew up; which rate is right comes from trials, since the
-best rates of minibatch training lie far below the bound, and some train above it.
+None of it names a cause. The bound explains why a loss blew up; which rate is right comes from trials, since
+the best rates of minibatch training lie far below the bound, and some train above it.
 
 Source: INDEX X1, X3, X6, X9.
 """
@@ -28,6 +28,8 @@ __all__ = ["curved", "rate_against_bound"]
 _ROWS, _PRODUCTS = 256, 20
 # Batches of which the noise of gradients is measured.
 _BATCHES = 12
+# Batches that may be too small.
+_SMALL = 16
 _CANT = (ThalwegError, RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
@@ -50,7 +52,7 @@ def rate_against_bound(facts: Facts, *, seed: int) -> tuple[str, float]:
     cost = 2 * (bound.products + 1) * len(rows) / setup.batch_size
     if not math.isfinite(bound.limit) or not math.isfinite(bound.ratio):
         return "", cost
-    above = f"{bound.ratio:.2g} times" if bound.ratio > 1 else f"{100 * bound.ratio:.0f} % of"
+    above = f"{bound.ratio:.3g} times" if bound.ratio > 1 else f"{100 * bound.ratio:.0f} % of"
     said = f"at the start the rate is {above} the bound of stability, {bound.limit:.2g} ({bound.said})"
     if not bound.converged:
         said += "; the bound may be lower still"
@@ -105,8 +107,9 @@ def _stands(base: TrialRun) -> bool:
     third = len(losses) // 3
     if third < 5 or base.training > 0.5:
         return False
-    before, after = (sum(part) / third for part in (losses[-2 * third : -third], losses[-third:]))
-    return abs(before - after) < 0.02 * abs(before)
+    before, after = (torch.tensor(part).double() for part in (losses[-2 * third : -third], losses[-third:]))
+    chance = 2 * float(torch.sqrt((before.var() + after.var()) / third))
+    return abs(float(before.mean() - after.mean())) < max(0.02 * abs(float(before.mean())), chance)
 
 
 def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, float]]:
@@ -114,6 +117,9 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, 
     setup, model = facts.setup, base.model
     assert model is not None
     size = setup.batch_size
+    # where a model has learnt what there is, all that is left of its gradient is noise
+    if size > _SMALL or base.training > 0.6:
+        return
     rows = _rows(facts, _BATCHES * max(size, 4), seed)
     parts = [part for part in torch.split(rows, max(size, 4)) if len(part) == max(size, 4)]
     if len(parts) < 6:
@@ -122,10 +128,10 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, 
     scale = noise_scale(model, setup.loss, [setup.batch(part) for part in parts])
     cost = sum(map(len, parts)) / size
     if scale.low > 4 * size and facts.setup.examples > 8 * size:
-        upper = "without an upper end" if math.isinf(scale.high) else f"at most {scale.high:.0f}"
+        end = "" if math.isinf(scale.high) else f" to {scale.high:.0f}"
         said = (
-            f"a batch of {size} holds {size / scale.low:.0%} or less of the examples that would halve the error: "
-            f"the noise scale is {scale.value:.0f} examples (95 % interval from {scale.low:.0f}, {upper})"
+            f"batches hold {size} examples, and the noise scale of gradients is {scale.value:.0f} (95 % interval "
+            f"from {scale.low:.0f}{end}): with so many a step makes half the progress of one without noise"
         )
         yield "gradient-noise", said, cost
     else:
@@ -137,5 +143,3 @@ def _rows(facts: Facts, count: int, seed: int) -> Tensor:
     known = facts.held.rows
     order = streams.order(len(known), seed=seed32(seed, "diagnosis", "curved"), epoch=0)
     return known[torch.from_numpy(order)][:count]
-
-

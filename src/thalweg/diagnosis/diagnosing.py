@@ -16,6 +16,7 @@ import math
 from dataclasses import replace
 
 from thalweg.diagnosis import changes
+from thalweg.diagnosis.curved import curved, rate_against_bound
 from thalweg.diagnosis.data_checks import advice
 from thalweg.diagnosis.facts import Facts, gather
 from thalweg.diagnosis.finding import Finding, Remedy
@@ -76,10 +77,27 @@ def examine(patient: Patient) -> None:
         if patient.spent > 0.8 * patient.budget:
             break
     if patient.base is not None and patient.findings:
-        patient.findings += mechanisms(patient.facts, patient.base, signal_of(patient.facts))
+        _explain(patient, patient.base)
     patient.findings += advice(patient.facts)
     order = {"error": 0, "risk": 1, "advice": 2}
     patient.findings.sort(key=lambda finding: order[finding.severity])
+
+
+def _explain(patient: Patient, base: TrialRun) -> None:
+    """Add what was seen, and what curvature says, to findings that were made without them."""
+    facts = patient.facts
+    seen, cost = curved(facts, base, seed=patient.seed)
+    patient.spent += cost
+    codes = {finding.code for finding in patient.findings}
+    if "learning-rate-high" in codes or not base.finite:
+        said, cost = rate_against_bound(facts, seed=patient.seed)
+        patient.spent += cost
+        if said:
+            patient.findings = [
+                replace(each, evidence=(*each.evidence, said)) if each.code == "learning-rate-high" else each
+                for each in patient.findings
+            ]
+    patient.findings += mechanisms(facts, base, signal_of(facts), seen)
 
 
 # What is certain --------------------------------------------------------------------------------------------
@@ -189,7 +207,10 @@ def _ill(patient: Patient, tried: list[TriedChange], held: float, reached: float
 
     Where the first look speaks strongly for a cause, less has to be won by its change.
     """
-    needed = max(_LEAST_GAP if not number else 0.2, 2.5 * patient.error)
+    best = max(tried, key=lambda each: each.score).trial
+    # what also fits its training data better isn't better by the chance of a few held-out examples
+    fits = patient.base is not None and best.training > patient.base.training + 0.15
+    needed = max(_LEAST_GAP if not number else 0.2, (1.2 if fits else 2.5) * patient.error)
     if reached - max(held, 0.0) >= needed and held <= SHARE * reached:
         return True
     if _doesnt_fit(patient, tried):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,15 @@ from thalweg.randomness.generators import own_generators
 __all__ = ["mechanisms"]
 
 
-def mechanisms(facts: Facts, base: TrialRun, signal: Signal | None) -> list[Finding]:
-    """Return what was seen, each with its numbers."""
+def mechanisms(
+    facts: Facts, base: TrialRun, signal: Signal | None, curved: Sequence[tuple[str, str]] = ()
+) -> list[Finding]:
+    """Return what was seen, each with its numbers.
+
+    Args:
+        facts, base, signal: of the set-up, its trial, its first pass.
+        curved: what curvature says, a code and a sentence each.
+    """
     return [
         Finding(
             code=code,
@@ -35,7 +42,7 @@ def mechanisms(facts: Facts, base: TrialRun, signal: Signal | None) -> list[Find
             cause="see the findings before this one",
             confidence=0.9,
         )
-        for code, said in _seen(facts, base, signal)
+        for code, said in (*_seen(facts, base, signal), *curved)
     ]
 
 

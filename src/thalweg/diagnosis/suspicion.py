@@ -43,7 +43,7 @@ class Suspicion:
             code=self.code,
             severity=self.severity,
             title=self.title,
-            evidence=(*self.evidence, *evidence),
+            evidence=tuple(dict.fromkeys((*self.evidence, *evidence))),
             cause=self.cause or self.title,
             remedy=remedy or self.remedy,
             confidence=confidence,
