@@ -27,7 +27,7 @@ __all__ = ["curved", "rate_against_bound"]
 # Examples of which a curvature is measured, and products that a measurement may take.
 _ROWS, _PRODUCTS = 256, 20
 # Batches of which the noise of gradients is measured.
-_BATCHES = 12
+_BATCHES = 32
 # Batches that may be too small.
 _SMALL = 16
 _CANT = (ThalwegError, RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
@@ -130,8 +130,8 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, 
     if scale.low > 4 * size and facts.setup.examples > 8 * size:
         end = "" if math.isinf(scale.high) else f" to {scale.high:.0f}"
         said = (
-            f"batches hold {size} examples, and the noise scale of gradients is {scale.value:.0f} (95 % interval "
-            f"from {scale.low:.0f}{end}): with so many a step makes half the progress of one without noise"
+            f"batches hold {size} examples, and the noise scale of gradients is {scale.value:.0f} (95 % "
+            f"interval from {scale.low:.0f}{end}): with so many a step makes half the progress of one without noise"
         )
         yield "gradient-noise", said, cost
     else:
