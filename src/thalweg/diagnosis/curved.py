@@ -131,7 +131,8 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, 
         end = "" if math.isinf(scale.high) else f" to {scale.high:.0f}"
         said = (
             f"batches hold {size} examples, and the noise scale of gradients is {scale.value:.0f} (95 % "
-            f"interval from {scale.low:.0f}{end}): with so many a step makes half the progress of one without noise"
+            f"interval from {scale.low:.0f}{end}): with so many a step makes half the "
+            "progress of one without noise"
         )
         yield "gradient-noise", said, cost
     else:
