@@ -39,8 +39,8 @@ class Diagnosis:
     Attributes:
         findings: worst first; empty where nothing is wrong.
         setup: that was diagnosed.
-        skill: of the training as it is, 0 for a constant prediction and 1 for a perfect one; NaN where it
-            wasn't trained.
+        skill: of the training as it is, but for what is certainly wrong, which is mended first; 0 for a
+            constant prediction and 1 for a perfect one; NaN where it wasn't trained.
         reached: skill of the best that was tried.
         gradients: what it cost, in gradients of a batch of the set-up's size.
         seconds: that it took.
