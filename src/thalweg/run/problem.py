@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from thalweg.catalogue import Entry
@@ -15,7 +14,7 @@ from thalweg.data.source import Prepared
 from thalweg.errors import ModelError
 from thalweg.initial import initialize
 from thalweg.layers.models import Factory
-from thalweg.randomness.generators import own_generators
+from thalweg.randomness.generators import own_generators, seed_torch
 from thalweg.randomness.streams import seed32
 from thalweg.run.objective import Functions, Objective
 from thalweg.run.sampler import steps_an_epoch
@@ -90,7 +89,7 @@ def initial_module(
         ModelError: what the factory returns isn't a module, or can't be initialized so.
     """
     with own_generators(seed, "initial"):
-        torch.manual_seed(seed32(seed, "initial"))
+        seed_torch(seed32(seed, "initial"))
         module = factory(input_shape, outputs)
     if not isinstance(module, nn.Module):
         raise ModelError(

@@ -13,7 +13,7 @@ from torch import nn
 
 from thalweg.errors import ModelError, OptionError, UserError
 from thalweg.layers.untouched import untouched
-from thalweg.randomness.generators import own_generators
+from thalweg.randomness.generators import own_generators, seed_torch
 from thalweg.randomness.streams import seed32
 from thalweg.stages.freezing import frozen
 from thalweg.stages.names import differing_name, shapes_of
@@ -29,7 +29,7 @@ __all__ = ["entered", "rehearse"]
 def entered(stage: Stage, model: nn.Module, seed: int) -> Iterator[tuple[nn.Module, list[str]]]:
     """Begin a stage: the module that is trained, frozen as it is to be, and the names of what is trained."""
     with own_generators(seed, "stage"):
-        torch.manual_seed(seed32(seed, "stage"))
+        seed_torch(seed32(seed, "stage"))
         before = shapes_of(model)
         if stage.begin is not None:
             stage.begin(model)

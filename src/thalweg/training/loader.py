@@ -34,7 +34,7 @@ from thalweg.data.labelled import TARGETS, as_given, common, is_nest, plain, sep
 from thalweg.errors import DataError, option
 from thalweg.objectives.nests import count_of, leaves, mapped, of_examples
 from thalweg.randomness import streams
-from thalweg.randomness.generators import apart, own_generators
+from thalweg.randomness.generators import apart, own_generators, seed_torch
 from thalweg.randomness.streams import seed32
 from thalweg.run.sampler import Batches, Order, OrderOf, steps_an_epoch
 from thalweg.strategies.base import Keys
@@ -318,7 +318,7 @@ class DataLoaderAdapter:
     def _seeded(self, epoch: int | str) -> Iterator[None]:
         seed = seed32(self._seed, "loader", epoch)
         with own_generators(self._seed, "loader", epoch):
-            torch.manual_seed(seed)
+            seed_torch(seed)
             for owner in (self._loader, getattr(self._loader, "sampler", None)):
                 generator = getattr(owner, "generator", None)
                 if isinstance(generator, torch.Generator):
