@@ -85,7 +85,7 @@ def test_what_is_measured(measured: tuple[TransferResults, Path, Watcher]) -> No
     assert results.parts[-1].score == results.blocks[results.best - 1].score
     assert all(block.error is not None and 0 <= block.error[0] < 0.6 for block in results.blocks)
     assert sum(results.data["classes"].values()) == results.data["train"] == results.parts[-1].examples
-    assert [done for done, _, _ in watcher.told] == list(range(7))
+    assert [done for done, _, _ in watcher.told] == list(range(11))
     assert TransferResults.read(out / "results.json") == results
     assert "row" in repr(results)
     assert "transfer.toml" in repr(results)

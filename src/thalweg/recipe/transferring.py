@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from thalweg import recipe
 from thalweg.data.examples import Examples, at_places
 from thalweg.data.source import Prepared
 from thalweg.errors import DataError, ModelError, OptionError, UserError, option
-from thalweg.initial.saved import tensors_of
 from thalweg.layers import models
 from thalweg.layers.models import Factory
-from thalweg.layers.surgery import ModelParts, with_parts
+from thalweg.layers.surgery import with_parts
 from thalweg.randomness import streams
 from thalweg.randomness.generators import undisturbed
+from thalweg.recipe.transfer_source import SourceNet, source_of
+from thalweg.recipe.tuning_trial import errors_by
 from thalweg.run.directory.directory import RunDirectory
 from thalweg.run.directory.environment import environment
 from thalweg.run.directory.kinds import default_place, refuse_existing
@@ -35,7 +35,9 @@ from thalweg.settings.declared import checked
 from thalweg.stages import (
     BlockFeatures,
     Probes,
+    Stage,
     TransferAdvice,
+    TuningTrial,
     choose_row,
     domain_errors,
     features_of_blocks,
@@ -43,94 +45,17 @@ from thalweg.stages import (
     probe_blocks,
     probe_parts,
     take_blocks,
+    transfer,
 )
-from thalweg.stages.raw_input import with_raw_input
-from thalweg.training.results import Stored
 from thalweg.training.transfer_options import TransferOptions, TransferWatcher
-from thalweg.training.transfer_results import BlockRecord, PartRecord, TransferResults
+from thalweg.training.transfer_results import BlockRecord, PartRecord, TransferResults, TrialRecord
 
 __all__ = ["measure_transfer"]
 
-_RANDOM_NETS = 3
+_RANDOM_NETS, _TRIAL_SEEDS = 3, 2
 _BATCH, _STEPS, _MOST_EPOCHS = 64, 700, 200
 _OPTIMIZER: dict[str, Any] = {"name": "adam", "lr": 0.001}
 _FACTOR = 0.7
-
-# The source ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SourceNet:
-    """What is known of the net that is transferred."""
-
-    path: Path
-    spec: str
-    parts: ModelParts
-    raw_input: bool
-    output: str | None
-    recipe: Mapping[str, Any]
-    folder: Path | None
-    code: Mapping[str, Mapping[str, str]]
-    accepted: bool
-    input_shape: list[int] | None
-
-    @contextmanager
-    def gate(self) -> Iterator[None]:
-        """Within, code is what the source's directory names."""
-        if self.folder is None:
-            yield
-            return
-        with trust.Gate(directory=self.folder, recorded=self.code, accepted=self.accepted):
-            yield
-
-    def factory(self) -> Factory:
-        with self.gate():
-            return with_raw_input(with_parts(models.factory(self.spec), self.parts), self.raw_input)
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """The model as a recipe has it."""
-        raw = {"raw_input": True} if self.raw_input else {}
-        return {"spec": self.spec, **self.parts.given(), **raw}
-
-
-def _source(options: TransferOptions) -> _SourceNet:
-    if not isinstance(options.source, str | Path):
-        raise OptionError(
-            f"there is no source to transfer from: {options.source!r}; give the directory of a finished "
-            "training, or a .safetensors file"
-            if options.source is None
-            else f"the source is of type {type(options.source).__name__}; give the directory of a finished "
-            "training, or a file with its weights, since the recipe names it"
-        )
-    path = Path(options.source)
-    if not path.is_dir():
-        tensors_of(path)
-        if options.model is None:
-            raise OptionError(
-                f"{path} holds weights, but doesn't say of what model; give "
-                f"{option('model', 'mlp:128,64')}, or {option('model', 'file.py:factory')}"
-            )
-        return _SourceNet(
-            path=path, spec=options.model, parts=ModelParts(), raw_input=False, output=None, recipe={},
-            folder=None, code={}, accepted=options.trust_code, input_shape=None,
-        )  # fmt: skip
-    if options.model is not None:
-        raise OptionError(
-            f"{path} says itself what model it holds; leave {option('model', options.model)} out"
-        )
-    stored = Stored.read(path / "model.json")
-    tensors_of(path)
-    run = RunDirectory.read(path)
-    told = run.config().get("recipe")
-    return _SourceNet(
-        path=path, spec=stored.spec, parts=ModelParts(**stored.parts),  # type: ignore[arg-type]
-        raw_input=stored.raw_input, output=stored.output,
-        recipe=told if isinstance(told, Mapping) else {}, folder=path,
-        code={**run.code(), **({stored.spec: stored.code} if stored.code else {})},
-        accepted=options.trust_code, input_shape=list(stored.input_shape),
-    )  # fmt: skip
-
 
 # The measurements ----------------------------------------------------------------------------------------
 
@@ -164,7 +89,7 @@ def measure_transfer(options: TransferOptions) -> tuple[TransferResults, Path]:
     with trust.own_code(accepted=options.trust_code):
         if options.out is not None:
             refuse_existing(Path(options.out))
-        net = _source(options)
+        net = source_of(options)
         if options.data is None:
             raise OptionError(f"there are no data to learn; give {option('data', 'DATA')}")
         if not isinstance(options.data, str | Path):
@@ -244,7 +169,7 @@ def _some(prepared: Prepared, options: TransferOptions) -> tuple[Examples, Examp
 
 
 def _lines(
-    net: _SourceNet, read: ProblemData, train: Examples, validation: Examples, blocks: int
+    net: SourceNet, read: ProblemData, train: Examples, validation: Examples, blocks: int
 ) -> dict[str, list[str]]:
     model = f"{net.spec} with {net.parts}" if net.parts else net.spec
     return {
@@ -264,14 +189,15 @@ class _Measured:
     parts: list[Any]
     errors: list[Any] | None
     advice: TransferAdvice
+    trial: TuningTrial | None
     notes: list[str]
 
 
 def _measure(
-    net: _SourceNet, model: nn.Module, nets: list[nn.Module], train: Examples, validation: Examples,
+    net: SourceNet, model: nn.Module, nets: list[nn.Module], train: Examples, validation: Examples,
     read: ProblemData, options: TransferOptions, watcher: TransferWatcher,
 ) -> _Measured:  # fmt: skip
-    steps = _Steps(watcher, len(nets) + 4)
+    steps = _Steps(watcher, len(nets) + 4 + 2 * _TRIAL_SEEDS * bool(options.trial))
     outputs = len(read.prepared.task.classes) or None
     steps.next("features of the source")
     here = features_of_blocks(model, train)
@@ -297,11 +223,77 @@ def _measure(
     except UserError as problem:
         notes.append(f"the distance of the data isn't measured: {problem}")
     advice = choose_row(probes, random, parts)
-    return _Measured(probes=probes, random=random, parts=parts, errors=errors, advice=advice, notes=notes)
+    trial = None
+    if options.trial:
+        try:
+            trial = _trial(net, advice, read, train, validation, options, steps)
+            advice = choose_row(probes, random, parts, trial)
+        except UserError as problem:
+            notes.append(f"tuning wasn't tried: {problem}")
+    return _Measured(
+        probes=probes, random=random, parts=parts, errors=errors, advice=advice, trial=trial, notes=notes
+    )
+
+
+def _trial(
+    net: SourceNet, advice: TransferAdvice, read: ProblemData, train: Examples, validation: Examples,
+    options: TransferOptions, steps: _Steps,
+) -> TuningTrial:  # fmt: skip
+    """Begin both recipes, the one for little data and the one for much, and score them after a short time.
+
+    Heads begin alike, batches are the same, and so are the numbers of updates: so many of the head alone,
+    then as many of what is tuned.
+    """
+    prepared, updates, began = read.prepared, options.trial, time.monotonic()
+    factory, (example, _) = net.factory(), train.batch(torch.arange(2))
+    little, much = (replace(advice, data=data) for data in ("little", "much"))
+
+    def model_of(seed: int) -> nn.Module:
+        with net.gate():
+            return initial_module(factory, prepared.input_shape, prepared.outputs, seed).to(read.device)
+
+    def frozen(seed: int) -> tuple[nn.Module, list[Stage]]:
+        model = model_of(seed)
+        if little.take < little.blocks:
+            with suppress(ModelError):
+                model = first_blocks(model, example, little.take, prepared.outputs)
+        (stage,) = transfer(model, net.path, example, tune=0, steps=updates)
+        return model, [stage, replace(stage, name="more", begin=None, adds=())]
+
+    def tuned(seed: int) -> tuple[nn.Module, list[Stage]]:
+        model = model_of(seed)
+        head, rest = transfer(
+            model, net.path, example, tune=much.tune, head_epochs=1, steps=updates,
+            depth_factor=_FACTOR if much.tune is None else 1.0,
+        )  # fmt: skip
+        return model, [replace(head, epochs=None, steps=updates), rest]
+
+    found = []
+    for what, plan in (("frozen", frozen), ("tuned", tuned)):
+
+        def told(seed: str, what: str = what) -> None:
+            steps.next(f"a trial with blocks {what}, {2 * updates} updates, {seed}")
+
+        found.append(
+            errors_by(
+                plan, train=train, validation=validation, read=read,
+                optimizer=net.recipe.get("optimizer", _OPTIMIZER), batch_size=_batch_size(net, len(train)),
+                seeds=_TRIAL_SEEDS, told=told,
+            )
+        )  # fmt: skip
+    return TuningTrial(
+        frozen=found[0], tuned=found[1], updates=2 * updates, seeds=_TRIAL_SEEDS,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _batch_size(net: SourceNet, examples: int) -> int:
+    given = int(net.recipe.get("training", {}).get("batch_size", _BATCH))
+    return min(given, default_batch_size(examples), examples)
 
 
 def _features_of_source(
-    net: _SourceNet, model: nn.Module, read: ProblemData, options: TransferOptions
+    net: SourceNet, model: nn.Module, read: ProblemData, options: TransferOptions
 ) -> BlockFeatures:
     """The source's features of examples that it was trained on."""
     table: dict[str, Any] = dict(net.recipe.get("data", {}))
@@ -330,7 +322,7 @@ def _features_of_source(
 
 
 def _results(
-    net: _SourceNet, read: ProblemData, measured: _Measured, text: str, options: TransferOptions,
+    net: SourceNet, read: ProblemData, measured: _Measured, text: str, options: TransferOptions,
     seconds: float,
 ) -> TransferResults:  # fmt: skip
     prepared, probes, advice = read.prepared, measured.probes, measured.advice
@@ -372,6 +364,7 @@ def _results(
         saved=advice.saved,
         gain=advice.gain,
         lost_at_top=advice.lost_at_top,
+        trial=_recorded(measured),
         evidence=list(advice.evidence),
         notes=measured.notes,
         recipe=text,
@@ -381,19 +374,29 @@ def _results(
     )  # fmt: skip
 
 
+def _recorded(measured: _Measured) -> TrialRecord | None:
+    trial, saved = measured.trial, measured.advice.tuning
+    if trial is None or saved is None:
+        return None
+    return TrialRecord(
+        updates=trial.updates, seeds=trial.seeds, frozen=1 - float(trial.frozen.mean()),
+        tuned=1 - float(trial.tuned.mean()), saved=saved, seconds=trial.seconds,
+    )  # fmt: skip
+
+
 # The recipe ----------------------------------------------------------------------------------------------
 
 _FILE = "transfer_net.py"
 
 
 def _recipe(
-    net: _SourceNet, factory: Factory, advice: TransferAdvice, read: ProblemData, example: Any,
+    net: SourceNet, factory: Factory, advice: TransferAdvice, read: ProblemData, example: Any,
     options: TransferOptions, place: Path, notes: list[str],
 ) -> tuple[str, dict[str, str]]:  # fmt: skip
     """The recipe's text, and files that it needs beside it."""
     training = dict(net.recipe.get("training", {}))
     examples = len(read.prepared.train)
-    batch = min(int(training.get("batch_size", _BATCH)), default_batch_size(examples), examples)
+    batch = _batch_size(net, examples)
     # few examples need more passes than the source's many
     enough = min(round(_STEPS / steps_an_epoch(examples, batch)), _MOST_EPOCHS)
     epochs = max(int(training.get("epochs", 1)), enough, 1)
@@ -437,7 +440,7 @@ def _recipe(
 
 
 def _shorter(
-    net: _SourceNet, factory: Factory, blocks: int, read: ProblemData, example: Any, place: Path
+    net: SourceNet, factory: Factory, blocks: int, read: ProblemData, example: Any, place: Path
 ) -> tuple[str, dict[str, str]]:
     """The model that ends behind some blocks: by its name, or in a file of its own."""
     prepared = read.prepared
@@ -465,7 +468,7 @@ def _shorter(
     return f"{place / _FILE}:net", {_FILE: text}
 
 
-def _alike(made: nn.Module, cut: nn.Module, net: _SourceNet, example: Any) -> bool:
+def _alike(made: nn.Module, cut: nn.Module, net: SourceNet, example: Any) -> bool:
     """Whether two nets have the same features once they are filled from the source."""
     try:
         with undisturbed():

@@ -42,7 +42,7 @@ from thalweg.stages.raw_input import join_raw_input
 from thalweg.stages.stage import GIVEN, Stage
 from thalweg.stages.taps import Tapped, Taps
 from thalweg.stages.transfer import Transferred, take_blocks, transfer
-from thalweg.stages.transfer_table import TransferAdvice, choose_row
+from thalweg.stages.transfer_table import TransferAdvice, TuningTrial, choose_row
 from thalweg.stages.unsupervised import Noise, unsupervised
 from thalweg.stages.weighting import WeightedLoss, WeightedTargets
 
@@ -77,6 +77,7 @@ __all__ = [
     "Taps",
     "TransferAdvice",
     "Transferred",
+    "TuningTrial",
     "Upto",
     "WeightedLoss",
     "WeightedTargets",

@@ -75,6 +75,10 @@ class TransferOptions:
         "Measure on so many training examples at most, and on a third as many of validation.", _OPTIONS,
         least=50,
     )] = 6000
+    trial: Annotated[int, Declared(
+        "Updates in the trial of tuning: so many of a head, then as many of blocks; 0: no trial.",
+        _OPTIONS, least=0,
+    )] = 60
     out: Annotated[str | Path | None, Declared(
         "Where the recipe and the report go.", _OPTIONS, shown="runs/transfer-DATA-TIME", metavar="DIR",
         stored=False,

@@ -12,7 +12,7 @@ from thalweg.run import summaries
 from thalweg.settings import trust
 from thalweg.stages.linear_probes import Estimate
 
-__all__ = ["BlockRecord", "Numbers", "PartRecord", "TransferResults"]
+__all__ = ["BlockRecord", "Numbers", "PartRecord", "TransferResults", "TrialRecord"]
 
 Numbers: TypeAlias = tuple[float, float, float]
 """A number and the ends of its 95 % interval."""
@@ -53,6 +53,25 @@ class PartRecord(_TransferRecord):
     score: Numbers
 
 
+class TrialRecord(_TransferRecord):
+    """The trial of tuning.
+
+    Attributes:
+        updates: of each way, with each seed.
+        seeds: how many.
+        frozen, tuned: scores on validation, means over seeds.
+        saved: the part of the errors that tuning saves.
+        seconds: that it took.
+    """
+
+    updates: int
+    seeds: int
+    frozen: float
+    tuned: float
+    saved: Numbers
+    seconds: float
+
+
 class TransferResults(_TransferRecord):
     """``results.json`` of a transfer: what was measured, and what it came to.
 
@@ -68,6 +87,7 @@ class TransferResults(_TransferRecord):
         little, similar: its row and column.
         sure: whether the measurements settle row and column.
         saved, gain, lost_at_top: as :class:`thalweg.stages.TransferAdvice` has them.
+        trial: of tuning against frozen blocks; ``None``: there was none.
         evidence: in sentences.
         notes: what couldn't be measured, and why.
         recipe: the text of ``transfer.toml``.
@@ -92,6 +112,7 @@ class TransferResults(_TransferRecord):
     saved: Numbers
     gain: Numbers
     lost_at_top: Numbers
+    trial: TrialRecord | None = None
     evidence: list[str]
     notes: list[str]
     recipe: str
