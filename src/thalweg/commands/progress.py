@@ -33,13 +33,6 @@ class TrainingTerminal(Screen, TrainingWatcher):
         self._progress: TrainingProgress | None = None
         self._latest = self._best = ""
 
-    def begun(self, lines: dict[str, list[str]]) -> None:
-        for label, texts in lines.items():
-            self.say(label, *texts)
-
-    def note(self, text: str) -> None:
-        self.say("note", text)
-
     def progress(self, progress: TrainingProgress) -> None:
         self._progress = progress
         self.moved("train", self._words)

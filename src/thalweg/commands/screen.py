@@ -71,6 +71,15 @@ class Screen(ABC):
     def drawn(self) -> RenderableType:
         """Return what is redrawn in place."""
 
+    def begun(self, lines: dict[str, list[str]]) -> None:
+        """Say what is about to happen, by headings."""
+        for label, texts in lines.items():
+            self.say(label, *texts)
+
+    def note(self, text: str) -> None:
+        """Say something worth a line."""
+        self.say("note", text)
+
     def say(self, label: str, *lines: str, style: str = "cyan", always: bool = False) -> None:
         """Write lines that stay."""
         if self.quiet and not always:

@@ -66,9 +66,6 @@ class Terminal(Screen, RaceWatcher):
             f"run again, it gives {repeated(engine.promise)}",
         )
 
-    def note(self, text: str) -> None:
-        self.say("note", text)
-
     def progress(self, progress: RaceProgress) -> None:
         self._progress = progress
         self.moved(progress.stage, self._line)

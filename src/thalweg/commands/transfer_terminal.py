@@ -31,13 +31,6 @@ class TransferTerminal(Screen, TransferWatcher):
         super().__init__(stream, quiet=quiet, clock=clock)
         self._done, self._total, self._what = 0, 1, ""
 
-    def begun(self, lines: dict[str, list[str]]) -> None:
-        for label, texts in lines.items():
-            self.say(label, *texts)
-
-    def note(self, text: str) -> None:
-        self.say("note", text)
-
     def progress(self, done: int, total: int, what: str) -> None:
         self._done, self._total, self._what = done, total, what
         self.moved("measure", self._words)

@@ -19,6 +19,7 @@ from thalweg.errors import Interrupted, OptionError, ThalwegError, option
 from thalweg.execution.choose import Choice, choose_once
 from thalweg.execution.execution import Execution, Request
 from thalweg.execution.executors import Executor, RunList
+from thalweg.execution.outcomes import outcome_of
 from thalweg.randomness import streams
 from thalweg.randomness.streams import seed32
 from thalweg.run.directory.interrupt import Interruption
@@ -253,18 +254,7 @@ class _MemberTraining:
         told = _MemberWatcher(self._watcher, run, self._meter, advanced)
         fitted = self._alone(run, path, told)
         told.ended()
-        curve = fitted.curve
-        outcome = Outcome(
-            identity=run.identity,
-            steps=[each.step for each in curve],
-            train_loss=[each.train_loss for each in curve],
-            validation_loss=[each.validation_loss for each in curve],
-            validation=[each.validation for each in curve],
-            diverged_at=fitted.updates if fitted.failed else None,
-            updates=fitted.updates,
-            stopped=fitted.stopped,
-            notes=fitted.notes,
-        )
+        outcome = outcome_of(run, fitted, fitted.curve)
         if not fitted.failed:
             store.weights(outcome, fitted.model.state_dict())
         store.spent(fitted.seconds)

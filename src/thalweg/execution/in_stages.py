@@ -13,6 +13,8 @@ from torch import nn
 
 from thalweg.errors import Interrupted, OptionError
 from thalweg.execution.executors import RunList
+from thalweg.execution.outcomes import outcome_of
+from thalweg.objectives import to_hand_on
 from thalweg.objectives.nests import mapped
 from thalweg.randomness.generators import own_generators
 from thalweg.run.problem import Problem
@@ -97,10 +99,10 @@ class TrainsInStages:
         model = problem.model(run)
         loss, judged, metric = problem.functions
         spec = FitSpec(
-            model=model, data=data.train, loss=_named(problem.objective.loss, loss),
+            model=model, data=data.train, loss=to_hand_on(problem.objective.loss, loss),
             optimizer=problem.entry(run),
             schedule=ScheduleOf(setting.schedule, setting.schedule_options), validation=data.validation,
-            metric=_named(problem.objective.metric, metric),
+            metric=to_hand_on(problem.objective.metric, metric),
             validation_loss=None if problem.objective.judged is None else judged,
             output=problem.objective.output, epochs=workload.epochs, batch_size=workload.batch_size,
             hyperparameters=setting.hyperparameters, seed=run.seed, evaluations=workload.evaluations,
@@ -114,11 +116,6 @@ class TrainsInStages:
         with own_generators(run.seed, "stages"):
             stages = function(model, mapped(lambda leaf: leaf.detach(), inputs))
         return StagedTraining.of(spec, stages)
-
-
-def _named(given: Any, found: Any) -> Any:
-    """What was asked for, or the name of what the data settle, which stages hand on."""
-    return given if given is not None else found.name
 
 
 class _Stopping(SilentTrainingWatcher):
@@ -147,15 +144,4 @@ def _outcome(run: Run, fitted: Fitted, problem: Problem, workload: Workload) -> 
     test: list[float | None] = []
     if workload.score_test:
         test = [*[None] * (len(curve) - 1), final["test"][1]]
-    return Outcome(
-        identity=run.identity,
-        steps=[each.step for each in curve],
-        train_loss=[each.train_loss for each in curve],
-        validation_loss=[each.validation_loss for each in curve],
-        validation=[each.validation for each in curve],
-        test=test,
-        diverged_at=last.step if fitted.failed else None,
-        updates=fitted.updates,
-        stopped=fitted.stopped,
-        notes=fitted.notes,
-    )
+    return outcome_of(run, fitted, curve, test=test)

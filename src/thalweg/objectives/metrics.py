@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from thalweg.errors import OptionError, nearest
 from thalweg.objectives.comparing import Forms, as_columns, for_numbers
 from thalweg.objectives.given import KINDS, Kind, Task, default, found, names, one_of, remembered, usable
-from thalweg.objectives.losses import binary, logit_of, per_class
+from thalweg.objectives.losses import Loss, binary, logit_of, per_class
 from thalweg.objectives.nests import count_of, described
 
-__all__ = ["Metric", "kind_of", "metric"]
+__all__ = ["Metric", "kind_of", "metric", "to_hand_on"]
 
 # where a person's own metric may compute squares in float32
 _FLOAT32_LEAST, _FLOAT32_MOST = 1e-15, 1e15
@@ -352,3 +352,15 @@ def _number(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise OptionError(f"the metric {name!r} gave {type(value).__name__}, not a number") from problem
+
+
+def to_hand_on(given: Any, found: Loss | Metric) -> Any:
+    """Return a loss or metric as ``fit`` takes it: as given, or where data have settled it, by its name.
+
+    >>> to_hand_on(None, metric("accuracy", None)), to_hand_on("r2", metric("accuracy", None))
+    ('accuracy', 'r2')
+    """
+    if given is not None:
+        return given
+    known = names("loss" if isinstance(found, Loss) else "metric")
+    return found.name if found.name in known else found

@@ -195,14 +195,8 @@ def _staged(
     schedule: ScheduleOf | str,
 ) -> StagedTraining:
     settings, prepared, objective = wanted.training, read.prepared, read.objective
-    loss = objective.loss
-    if loss is None:
-        name = read.functions.trained.name
-        loss = name if name in objectives.names("loss") else read.functions.trained
-    metric = objective.metric
-    if metric is None:
-        name = read.functions.metric.name
-        metric = name if name in objectives.names("metric") else read.functions.metric
+    loss = objectives.to_hand_on(objective.loss, read.functions.trained)
+    metric = objectives.to_hand_on(objective.metric, read.functions.metric)
     context = StageContext(
         model=model, spec=wanted.model.spec,
         example=example_of(prepared.train, max(2, min(8, settings.batch_size))), loss=loss,

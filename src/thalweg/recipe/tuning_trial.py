@@ -66,8 +66,7 @@ def _errors_of(
     hyperparameters = {name: value for name, value in optimizer.items() if name != "name"}
     # batches are the same for both, whatever their stages are called
     listed = [replace(stage, seed=seed * len(stages) + number) for number, stage in enumerate(stages)]
-    trained = read.functions.trained
-    loss = trained.name if trained.name in objectives.names("loss") else trained
+    loss = objectives.to_hand_on(None, read.functions.trained)
     fitted = fit(
         model, train, loss, str(optimizer["name"]), "cosine", hyperparameters=hyperparameters,
         batch_size=batch_size, steps=1, seed=seed, evaluations=1, output=read.objective.output, stages=listed,

@@ -316,14 +316,15 @@ def _single(model: nn.Module) -> Iterator[tuple[str, bool]]:
 
 
 def _main(units: list[tuple[str, bool]], record: CallRecord) -> list[str]:
-    """Parts of several layers, with the first single layer after the last of them; or else single layers."""
+    """Parts of several layers, with the last single layer that follows them; or else single layers."""
     large = [name for name, several in units if several]
     calls = _in_order(record, large)
     if not calls:
         return [name for name, _ in units]
     rest = _in_order(record, [name for name, several in units if not several])
-    after = [call.name for call in rest if call.begin > calls[-1].end]
-    return [*(call.name for call in calls), *after[:1]]
+    after = [call for call in rest if call.begin > calls[-1].end]
+    ends = [call for call in reversed(after) if _is_cut(record, call)] or after
+    return [*(call.name for call in calls), *(call.name for call in ends[:1])]
 
 
 def _in_order(record: CallRecord, names: Sequence[str]) -> list[ModuleCall]:
