@@ -240,7 +240,7 @@ def test_the_command_and_the_page(world: Path, tmp_path: Path, capsys: pytest.Ca
     results = TransferResults.read(out / "results.json")
     assert f"row: {results.row}" in said
     assert f"recipe: {out / 'transfer.toml'}" in said
-    assert "measure: 1 of 7, features of the source" in said
+    assert "measure: 1 of 11, features of the source" in said
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "transfer report" in page
     assert all(block.name in page for block in results.blocks)
