@@ -59,6 +59,22 @@ def test_a_recipe_is_diagnosed_and_its_json_has_everything(capsys: pytest.Captur
     )
 
 
+def test_a_page_shows_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("slow.toml").write_text(SLOW.replace("iris", "<b>.csv"))
+    table = "a,b,y\n" + "".join(f"{k % 7},{k % 5},{'no' if k % 2 else 'yes'}\n" for k in range(120))
+    Path("<b>.csv").write_text(table)
+    assert run(["diagnose", "slow.toml", "--budget", "400", "--out", "page.html", "--quiet"]) == 0
+    page = Path("page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    said = capsys.readouterr().out
+    assert "report: page.html" in said
+    for finding in diagnose_target("slow.toml", budget=400).findings:
+        assert f"<code>{finding.code}</code>" in page
+    # the loss, skill, and what each layer lets through
+    assert page.count('class="plot"') == 3
+    assert "src=" not in page.split("<body")[1]
+
+
 def test_nothing_is_wrong_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     Path("good.toml").write_text(SLOW)
     changed = ["--set", "optimizer.lr=0.1", "--set", "training.epochs=20"]
@@ -83,6 +99,7 @@ def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert "raises KeyError" in refused(["own.py:broken"], capsys)
     assert "is of type int" in refused(["own.py:value"], capsys)
     assert "exists already" in refused(["there.toml", "--apply", "there.toml"], capsys)
+    assert "exists already" in refused(["there.toml", "--out", "there.toml"], capsys)
     assert "there is no folder" in refused(["there.toml", "--apply", "no/such.toml"], capsys)
     assert "is no run directory" in refused(["empty"], capsys)
     assert "give at least 2" in refused(["there.toml", "--try", "--seeds", "1"], capsys)

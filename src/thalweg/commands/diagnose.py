@@ -38,6 +38,10 @@ def diagnose(
             show_default=False,
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with pictures there, in HTML.", show_default=False),
+    ] = None,
     try_: Annotated[
         bool,
         typer.Option(
@@ -67,13 +71,20 @@ def diagnose(
     import json as json_module
 
     from thalweg.commands.diagnosis_terminal import DiagnosisTerminal
-    from thalweg.diagnosis.targets import diagnose_target
+    from thalweg.diagnosis.targets import diagnose_target, refuse_place
     from thalweg.run.directory.output import give
+
+    refuse_place("out", out)
 
     with DiagnosisTerminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:
         found = diagnose_target(
             target, changes=set_ or (), budget=budget, seed=seed, device=device, trust_code=trust_code,
             apply=apply, seeds=seeds if try_ else 0, watcher=terminal,
         )  # fmt: skip
+        if out is not None:
+            from thalweg.report import write_diagnosis
+
+            write_diagnosis(found, out)
+            terminal.say("report", str(out), always=True)
     if json:
         give(json_module.dumps(found.to_json(), indent=2, ensure_ascii=False), "run it again for the same")

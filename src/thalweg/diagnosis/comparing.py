@@ -1,26 +1,30 @@
 """Whether a remedy really helps: the set-up as it is and the changed one, trained for a short while, paired.
 
-Of each pair both are trained from one seed, with the same examples held out, others than those of the next
-pair; what is compared is the mean of the differences of skill, with Student's interval over the pairs.
+Of each pair both are trained from one seed and judged by the same examples, others than those of the next
+pair: other ones are held out, or validation data are drawn with replacement. What is compared is the mean of
+the differences of skill, with Student's interval over the pairs, so that it holds for other examples too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+import torch
 from scipy import stats
 
 from thalweg.diagnosis.diagnosis import Diagnosis
 from thalweg.diagnosis.facts import gather
-from thalweg.diagnosis.setup import Setup
+from thalweg.diagnosis.setup import Setup, rows_of
 from thalweg.diagnosis.skill import Judge
 from thalweg.diagnosis.trial import HeldOut, held_out, train
 from thalweg.errors import Interrupted, OptionError
 from thalweg.execution.executors import Executor, RunList, SequentialExecutor
+from thalweg.objectives.nests import count_of
 from thalweg.randomness.generators import undisturbed
+from thalweg.randomness.streams import seed32
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run, Setting, Workload
 from thalweg.settings.tables import whole_number
@@ -144,7 +148,7 @@ def compare_setups(
         train=_TrainsSetups(
             arms,
             facts.judge,
-            [held_out(before, seed=seed) for seed in range(seeds)],
+            [_held(before, seed) for seed in range(seeds)],
             steps,
             before.batch_size,
         ),
@@ -173,6 +177,17 @@ def compare_setups(
         steps=steps,
         judged=judged,
     )
+
+
+def _held(setup: Setup, seed: int) -> HeldOut:
+    held = held_out(setup, seed=seed)
+    if not held.own or held.validation is None:
+        return held
+    inputs, targets = held.validation
+    count = count_of(targets)
+    drawn = torch.Generator().manual_seed(seed32(seed, "diagnosis", "judged"))
+    places = torch.randint(count, (count,), generator=drawn)
+    return replace(held, validation=(rows_of(inputs, places), rows_of(targets, places)))
 
 
 def _run(arm: str, seed: int) -> Run:

@@ -16,6 +16,7 @@ from thalweg.diagnosis.diagnosing import examine
 from thalweg.diagnosis.facts import Facts, gather
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.setup import Setup
+from thalweg.diagnosis.signals import Signal, signal_of
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import Patient
 from thalweg.errors import OptionError
@@ -46,6 +47,7 @@ class Diagnosis:
         seconds: that it took.
         notes: what else the person should know.
         base: the training as it is, for a short while; ``None`` where it wasn't trained.
+        signal: what each layer let through on the first batch; ``None`` where it couldn't be computed.
     """
 
     findings: list[Finding]
@@ -56,6 +58,7 @@ class Diagnosis:
     seconds: float
     notes: tuple[str, ...] = ()
     base: TrialRun | None = field(default=None, repr=False)
+    signal: Signal | None = field(default=None, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -201,6 +204,7 @@ def diagnose_setup(
         seconds=time.monotonic() - begun,
         notes=tuple(patient.notes),
         base=patient.base,
+        signal=signal_of(facts),
     )
 
 

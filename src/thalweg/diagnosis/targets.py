@@ -25,7 +25,7 @@ from thalweg.settings import trust
 from thalweg.settings.plugins import load_object
 from thalweg.settings.tables import whole_number
 
-__all__ = ["DiagnosedTarget", "DiagnosisWatcher", "diagnose_target"]
+__all__ = ["DiagnosedTarget", "DiagnosisWatcher", "diagnose_target", "refuse_place"]
 
 _ARGUMENTS = ("model", "data", "loss", "optimizer")
 _NAMED = ("batch_size", "epochs", "metric", "validation", "budget", "seed")
@@ -184,10 +184,7 @@ def diagnose_target(
     if seeds and seeds < 2:
         raise OptionError(f"{option('seeds', seeds)} is one pair, which has no interval; give at least 2")
     watcher = DiagnosisWatcher() if watcher is None else watcher
-    if apply is not None and apply.exists():
-        raise OptionError(f"{apply} exists already; give another file to {option('apply')}, or remove it")
-    if apply is not None and not apply.parent.is_dir():
-        raise OptionError(f"{apply} can't be written: there is no folder {apply.parent}; make it first")
+    refuse_place("apply", apply)
     asked = _Wanted(str(target), budget, seed, device, watcher.progress)
     with trust.own_code(accepted=trust_code, what="training") as gate:
         found = _diagnosed(asked, changes, gate)
@@ -197,6 +194,20 @@ def diagnose_target(
         if seeds:
             found = _tried(found, asked, seeds, watcher)
     return found
+
+
+def refuse_place(name: str, place: Path | None) -> None:
+    """Refuse a place where nothing can be written, before anything takes time.
+
+    Raises:
+        OptionError: there is a file, or no folder for one.
+    """
+    if place is None:
+        return
+    if place.exists():
+        raise OptionError(f"{place} exists already; give another file to {option(name)}, or remove it")
+    if not place.parent.is_dir():
+        raise OptionError(f"{place} can't be written: there is no folder {place.parent}; make it first")
 
 
 def _applied(found: DiagnosedTarget, place: Path, watcher: DiagnosisWatcher) -> DiagnosedTarget:

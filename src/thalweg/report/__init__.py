@@ -5,6 +5,6 @@ place in ``plan.optimizers`` alone. Names that go onto a canvas pass through ``c
 would read formulas into them.
 """
 
-from thalweg.report.page import render, write
+from thalweg.report.page import render, write, write_diagnosis
 
-__all__ = ["render", "write"]
+__all__ = ["render", "write", "write_diagnosis"]

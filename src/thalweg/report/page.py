@@ -6,7 +6,7 @@ import importlib.resources
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bokeh
 import jinja2
@@ -16,7 +16,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from markupsafe import Markup
 
-from thalweg.errors import RunDirectoryError, UserError, option
+from thalweg.errors import OptionError, RunDirectoryError, UserError, option
 from thalweg.racing.results import Results
 from thalweg.report import curves, dots, tables, training, transfer
 from thalweg.report.numbers import ScoreFormat, count, duration, finished, general, shorten
@@ -27,7 +27,10 @@ from thalweg.run.directory.kinds import held, kind_at
 from thalweg.run.directory.writing import reason
 from thalweg.run.summaries import metric_label, repeated
 
-__all__ = ["render", "render_training", "render_transfer", "render_unfinished", "write"]
+if TYPE_CHECKING:
+    from thalweg.diagnosis.targets import DiagnosedTarget
+
+__all__ = ["render", "render_training", "render_transfer", "render_unfinished", "write", "write_diagnosis"]
 
 _WIDE = 10
 
@@ -204,6 +207,25 @@ def render_transfer(directory: Path) -> str:
     found = transfer.read(directory)
     bokeh_script, drawn = _embed(transfer.pictures(found))
     return _page("transfer.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
+
+
+def write_diagnosis(found: DiagnosedTarget, place: Path) -> None:
+    """Write a page about a diagnosis.
+
+    Raises:
+        OptionError: it can't be written.
+    """
+    # which no report of a run needs
+    from thalweg.report import diagnosis
+
+    page = diagnosis.read_diagnosis(found)
+    drawn = diagnosis.pictures_of_diagnosis(page)
+    bokeh_script, places = _embed(drawn) if drawn else (Markup(), {})
+    text = _page("diagnosis.html.jinja", bokeh_script=bokeh_script, pictures=places, d=page)
+    try:
+        write_whole(place, text.encode())
+    except OSError as problem:
+        raise OptionError(f"{place} can't be written ({reason(problem)}); give another place") from problem
 
 
 def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
