@@ -60,19 +60,20 @@ def test_a_recipe_is_diagnosed_and_its_json_has_everything(capsys: pytest.Captur
 
 
 def test_a_page_shows_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("slow.toml").write_text(SLOW.replace("iris", "<b>.csv"))
-    table = "a,b,y\n" + "".join(f"{k % 7},{k % 5},{'no' if k % 2 else 'yes'}\n" for k in range(120))
-    Path("<b>.csv").write_text(table)
-    assert run(["diagnose", "slow.toml", "--budget", "400", "--out", "page.html", "--quiet"]) == 0
+    # a name may hold anything
+    Path("<b>slow.toml").write_text(SLOW)
+    assert run(["diagnose", "<b>slow.toml", "--budget", "400", "--out", "page.html", "--quiet"]) == 0
     page = Path("page.html").read_text()
-    assert page.startswith("<!doctype html>")
+    assert page.lower().startswith("<!doctype html>")
     said = capsys.readouterr().out
     assert "report: page.html" in said
-    for finding in diagnose_target("slow.toml", budget=400).findings:
+    found = diagnose_target("<b>slow.toml", budget=400).findings
+    assert found
+    for finding in found:
         assert f"<code>{finding.code}</code>" in page
+    assert "<b>slow" not in page
     # the loss, skill, and what each layer lets through
     assert page.count('class="plot"') == 3
-    assert "src=" not in page.split("<body")[1]
 
 
 def test_nothing_is_wrong_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
