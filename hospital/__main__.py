@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ nothing of thalweg, over three seeds, against no change and against a generic re
 standardized), all with as many gradient evaluations as the training had; better means by more than 0.01 of
 the score on a test set.
 
-`make hospital` makes this page again. Seeds: {seeds}; commits: {commits}.
+`make hospital` makes this page again. Diagnosed were {ill} of the {sick} sick trainings that there are, and
+{well} of the {healthy} healthy ones beside those drawn. Seeds: {seeds}; commits: {commits}.
 """
 
 
@@ -53,13 +55,14 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=RESULTS / "results.jsonl")
     parser.add_argument("--write", type=Path, help="write the page here")
+    parser.add_argument("--no-run", action="store_true", help="write the page of what is there")
     parser.add_argument("--list", action="store_true", help="say the names of all cases")
     asked = parser.parse_args()
     if asked.list:
         for case in CASES.values():
             print(f"{case.name}: {', '.join(case.causes) or 'healthy'}")
         return 0
-    wanted = [(name, seed) for seed in asked.seeds for name in _names(asked, seed)]
+    wanted = [] if asked.no_run else [(name, seed) for seed in asked.seeds for name in _names(asked, seed)]
     rows = _read(asked.results)
     if asked.again:
         rows = {key: row for key, row in rows.items() if key not in wanted}
@@ -74,17 +77,27 @@ def main() -> int:
             # after each, so that whatever ends this loses nothing
             _keep(asked.results, rows)
             print(f"{number}/{len(left)} {_said(row)}", flush=True)
-    shown = [rows[key] for key in wanted if key in rows]
+    # what was found before stands beside it
+    shown = [row for _, row in sorted(rows.items()) if row["seed"] in asked.seeds]
     for what, share in summary(shown):
         print(f"{what}: {share}")
     if asked.write is not None:
-        head = HEAD.format(
-            generated=sum(row["generated"] for row in shown),
-            seeds=", ".join(map(str, sorted({row["seed"] for row in shown}))),
-            commits=", ".join(sorted({row["state"] for row in shown})),
-        )
-        asked.write.write_text(page(shown, head), encoding="utf-8")
+        asked.write.write_text(written(shown), encoding="utf-8")
     return 0
+
+
+def written(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the page of results."""
+    head = HEAD.format(
+        generated=sum(row["generated"] for row in rows),
+        ill=sum(bool(row["causes"]) for row in rows),
+        sick=sum(not case.healthy for case in CASES.values()),
+        well=sum(not row["causes"] and not row["generated"] for row in rows),
+        healthy=sum(case.healthy for case in CASES.values()),
+        seeds=", ".join(map(str, sorted({row["seed"] for row in rows}))),
+        commits=", ".join(sorted({row["state"] for row in rows})),
+    )
+    return page(rows, head)
 
 
 def _names(asked: argparse.Namespace, seed: int) -> list[str]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from thalweg.diagnosis import Setup, diagnose
 from torch import Tensor
 
 from hospital.case import Case, Given, score, worst
+from hospital.table import named, rank
 from hospital.training import spent, train, trained
+from thalweg.diagnosis import Setup, diagnose
 from thalweg.errors import UserError
 
 __all__ = ["examined"]
@@ -68,6 +69,10 @@ def examined(case: Case, seed: int, *, gain: bool = True, seeds: Sequence[int] =
         "gradients": round(diagnosis.gradients),
         "seconds": _since(begun),
     }
+    if (case.causes and (rank(found) or 9) <= 2) or (not case.causes and not named(found)):
+        # the evidence is of interest where the verdict is wrong; all of it would be a megabyte
+        for each in found["findings"]:
+            del each["evidence"], each["remedy"]
     top = next((each for each in diagnosis.findings if each.severity in ALARMS), None)
     if gain and case.causes and case.tried and top is not None and top.remedy and top.remedy.change:
         found["gain"] = _gain(given, top.remedy.apply, seeds) | {"code": top.code}

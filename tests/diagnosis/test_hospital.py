@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from hospital.__main__ import written
 from hospital.case import CAUSES, Case, score
 from hospital.cases import CASES
 from hospital.generated import drawn
 from hospital.judge import examined
 from hospital.table import named, rank, wilson
 from hospital.training import judged, step_once, trained
+
+ROOT = Path(__file__).parents[2]
 
 
 def by(**values: bool) -> list[Case]:
@@ -129,3 +134,14 @@ def test_a_remedy_is_tried_against_none_and_the_generic_one() -> None:
     gain = examined(CASES["softmax over one unit, BCELoss"], 0, seeds=(0,))["gain"]
     assert gain["code"] == "output-activation"
     assert gain["remedied"][0] > max(gain["unchanged"][0], gain["generic"][0]) + 0.2
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    lines = (ROOT / "hospital" / "results" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = sorted((json.loads(line) for line in lines), key=lambda row: (row["name"], row["seed"]))
+    assert (ROOT / "docs" / "hospital.md").read_text(encoding="utf-8") == written(rows)
+    # what its first tables say has to stay so
+    ill, well = [row for row in rows if row["causes"]], [row for row in rows if not row["causes"]]
+    assert not any("crashed" in row for row in rows)
+    assert sum((rank(row) or 9) <= 2 for row in ill) >= 0.75 * len(ill)
+    assert sum(bool(named(row)) for row in well) <= 0.05 * len(well)
