@@ -300,7 +300,8 @@ def score(kind: str, predictions: Tensor, targets: Tensor) -> float:
             predictions = predictions.reshape(len(targets), -1).expand(len(targets), targets[0].numel())
         predictions, targets = predictions.reshape(len(targets), -1), targets.reshape(len(targets), -1)
         if kind == "pooled":
-            return float(1 - ((predictions - targets) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum())
+            share = 1 - ((predictions - targets) ** 2).sum() / ((targets - targets.mean(0)) ** 2).sum()
+            return float(share.nan_to_num(-1, -1, -1).clamp(-1, 1))
         left = ((predictions - targets) ** 2).mean(0) / ((targets - targets.mean(0)) ** 2).mean(0)
         return float((1 - left).nan_to_num(-1, -1, -1).clamp(-1, 1).mean())
     if kind == "labels":
