@@ -38,6 +38,8 @@ _CUT = (nn.ReLU, nn.ReLU6)
 _NEAR = 0.99
 # A layer is called dead, or saturated, where so much of it is.
 _MOST = 0.5
+# Values of a layer that are looked at.
+_LOOKED_AT = 200_000
 _HIGH_RATIO, _LOW_RATIO = 0.1, 1e-6
 _VANISHED = 1e-3
 _EXPLODED = 100.0
@@ -212,7 +214,9 @@ class Monitor(Strategy):
             return
         begun = time.perf_counter()
         with torch.no_grad():
-            values = output.detach()
+            # of large maps a part of the examples tells as much
+            some = max(8, _LOOKED_AT * len(output) // output.numel())
+            values = output.detach()[:some]
             # units are columns, or channels
             rows = values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 1 else values[:, None]
             if isinstance(part, _CUT):
