@@ -238,3 +238,24 @@ def test_words_of_a_diagnosis() -> None:
 def test_bad_input_is_one_sentence(model: Any, data: Any, loss: Any, said: str) -> None:
     with pytest.raises((ModelError, OptionError), match=said):
         diagnosed(model(), data, loss, adam(0.01))
+
+
+def test_a_certain_fault_and_the_one_behind_it_are_mended_together() -> None:
+    model = net(3, nn.Softmax(dim=1))
+    found = diagnosed(model, (X, THREE), CE, sgd(1e-4), budget=6000)
+    assert named(found)[:2] == ["output-activation", "learning-rate-low"]
+    first = found.findings[0].remedy
+    assert first is not None
+    assert "and raise the learning rate" in first.text
+    made, optimizer = found.repaired().start(0)
+    assert torch.equal(made(X), model[:3](X))
+    assert optimizer.param_groups[0]["lr"] > 1e-3
+
+
+def test_rates_between_the_decades_are_looked_at() -> None:
+    found = diagnosed(net(3), (X, THREE), CE, sgd(1e-5), budget=6000)
+    remedy = found.findings[0].remedy
+    assert remedy is not None
+    trained, optimizer = remedy.apply(found.setup).start(0)
+    assert f"{optimizer.param_groups[0]['lr']:.2g}" in remedy.text
+    assert trained is not None

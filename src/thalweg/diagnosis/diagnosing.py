@@ -77,10 +77,24 @@ def examine(patient: Patient) -> None:
         if patient.spent > 0.8 * patient.budget:
             break
     if patient.base is not None and patient.findings:
+        _join(patient)
         _explain(patient, patient.base)
     patient.findings += advice(patient.facts)
     order = {"error": 0, "risk": 1, "advice": 2}
     patient.findings.sort(key=lambda finding: order[finding.severity])
+
+
+def _join(patient: Patient) -> None:
+    """Let the remedy of a certain fault say what is needed beside it, where that was found behind it."""
+    first, *others = patient.findings
+    second = next((each for each in others if each.confidence < 1 and each.remedy is not None), None)
+    if first.confidence < 1 or first.remedy is None or first.remedy.change is None or second is None:
+        return
+    assert second.remedy is not None
+    if second.remedy.change is None or sum(each.confidence == 1 for each in patient.findings) > 1:
+        return
+    both = replace(both_of(first.remedy, second.remedy), measured=second.remedy.measured)
+    patient.findings = [replace(first, remedy=both), *others]
 
 
 def _explain(patient: Patient, base: TrialRun) -> None:
@@ -309,8 +323,23 @@ def _remedy(
         if best < generic - 0.02:
             # what is advised to everybody gets further than the cause's own change
             best, chosen = generic, next(t for t in tried if t.suspicion.code == "generic").remedy
+    if top.suspicion.factor != 1 and chosen is remedy:
+        best, chosen = _finer(patient, facts, top)
     measured = _measured(held, best, equal=top.suspicion.cost == 1)
     return replace(chosen, measured=measured), top.setup
+
+
+def _finer(patient: Patient, facts: Facts, top: TriedChange) -> tuple[float, Remedy]:
+    """Look between the decades for a better rate."""
+    best, chosen = top.score, top.remedy
+    for between in (3.0, 0.3):
+        if patient.spent + top.trial.planned > 0.95 * patient.budget or best >= 0.99:
+            break
+        remedy = rate_remedy(facts, between * top.suspicion.factor)
+        score = patient.value(patient.try_(remedy.apply(facts.setup), top.trial.planned))
+        if score > best:
+            best, chosen = score, remedy
+    return best, chosen
 
 
 def _extras(facts: Facts, top: TriedChange, tried: list[TriedChange]) -> list[Remedy]:

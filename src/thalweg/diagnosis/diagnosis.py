@@ -66,20 +66,16 @@ class Diagnosis:
         return all(finding.severity == "advice" for finding in self.findings)
 
     def repaired(self) -> Setup:
-        """Return the set-up with the remedies of all errors that code can carry out, worst first.
+        """Return the set-up with the first remedy that code can carry out, of the worst finding that has one.
 
         Raises:
             OptionError: there is none.
         """
-        setup, done = self.setup, 0
         for finding in self.findings:
             remedy = finding.remedy
             if finding.severity != "advice" and remedy is not None and remedy.change is not None:
-                setup, done = remedy.apply(setup), done + 1
-                break
-        if not done:
-            raise OptionError("no finding has a remedy that can be applied by itself; see their texts")
-        return setup
+                return remedy.apply(self.setup)
+        raise OptionError("no finding has a remedy that can be applied by itself; see their texts")
 
     def __str__(self) -> str:
         cost = f"{self.gradients:,.0f} gradient evaluations, {self.seconds:.1f} s"
