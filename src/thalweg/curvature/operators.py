@@ -164,7 +164,7 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
         """Return the gradient of the loss over all batches, a list of tensors."""
         each = len(self.vectors.leaves)
         found: Vector = self._tried(
-            lambda: self._mean(lambda products: [g.detach() for g in products.gradient], each)
+            lambda: self._mean(lambda products: [g.detach().clone() for g in products.gradient], each)
         )
         return found
 
@@ -239,7 +239,8 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
                 if not self._proven and self._way == "products" and (graph := products.graph):
                     check_twice(graph)
                     self._proven = True
-                part = part if weight is None else _ALONE.scale(weight, part)
+                if weight is not None and weight != 1.0:
+                    part = _ALONE.scale(weight, part)
                 total = part if total is None else _ALONE.add(total, 1.0, part)
                 whole += 1.0 if weight is None else weight
                 added = weight is None
@@ -251,7 +252,7 @@ class CurvatureOperator(ModelOperator, SymmetricOperator):
         total, (whole, sums) = summed(total, [whole, float(added)], self.group)
         if not whole:
             raise DataError(f"{type(self).__name__}: the loss ignores every target; give others")
-        return total if sums else _ALONE.scale(1 / whole, total)
+        return total if sums or whole == 1.0 else _ALONE.scale(1 / whole, total)
 
     def _alone(self) -> bool:
         if self._several is None:
