@@ -11,6 +11,9 @@ from typing import Any
 PRELOAD = [
     "thalweg.execution.pool", "thalweg.execution.forkserver", "thalweg.racing.race", "thalweg.commands.app",
     "thalweg.commands.verbs", "thalweg.training.fitting", "torch._dynamo",
+    # what a training reads and writes with at its ends
+    "thalweg.data.tabular", "thalweg.data.stored_nested", "thalweg.data.builtin", "thalweg.training.results",
+    "thalweg.report.page", "pytest",
 ]  # fmt: skip
 
 _set = forkserver.set_forkserver_preload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import os
 from collections.abc import Callable
@@ -241,8 +242,13 @@ def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
 
 
 def _page(template: str, **values: Any) -> str:
-    package = importlib.resources.files("thalweg.report")
-    texts = package / "templates"
+    return _templates().get_template(template).render(bokeh_version=bokeh.__version__, **values)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """The templates, each compiled once in a process."""
+    texts = importlib.resources.files("thalweg.report") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (texts / name).read_text(encoding="utf-8")),
         autoescape=True,
@@ -252,8 +258,8 @@ def _page(template: str, **values: Any) -> str:
     )
     environment.filters |= {"sentence": finished, "metric_label": metric_label, "repeated": repeated}
     environment.filters |= {"count": count, "general": general, "shorten": shorten, "duration": duration}
-    style = Markup((texts / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(style=style, bokeh_version=bokeh.__version__, **values)
+    environment.globals["style"] = Markup((texts / "style.css").read_text(encoding="utf-8"))
+    return environment
 
 
 def _text(path: Path) -> str | None:
