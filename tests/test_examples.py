@@ -109,7 +109,7 @@ def test_command_lines_of_documents(words: list[str]) -> None:
     elif words[0] == "torchrun":
         parse(words[words.index("thalweg") + 1 :])
     else:
-        assert words[0] in ("git", "cd", "pip", "python"), "a command that no test knows"
+        assert words[0] in ("git", "cd", "pip", "python", "source"), "a command that no test knows"
 
 
 def parse(arguments: list[str]) -> None:

@@ -357,8 +357,9 @@ def _number(value: Any, name: str) -> float:
 def to_hand_on(given: Any, found: Loss | Metric) -> Any:
     """Return a loss or metric as ``fit`` takes it: as given, or where data have settled it, by its name.
 
-    >>> to_hand_on(None, metric("accuracy", None)), to_hand_on("r2", metric("accuracy", None))
-    ('accuracy', 'r2')
+    >>> found = metric("r2", Task(kind="regression"))
+    >>> to_hand_on(None, found), to_hand_on("rmse", found)
+    ('r2', 'rmse')
     """
     if given is not None:
         return given
