@@ -83,6 +83,8 @@ WRONG: list[tuple[str, Callable[[], nn.Module], Tensor, Any, str]] = [
     ("several classes, cross-entropy", lambda: net(3), TAGS, nn.CrossEntropyLoss(), "loss-function"),
     ("kl of probabilities", lambda: net(3, nn.Softmax(dim=1)), torch.eye(3)[THREE],
      nn.KLDivLoss(reduction="batchmean"), "loss-function"),
+    ("softmax in the loss, kl", lambda: net(3), torch.eye(3)[THREE],
+     lambda o, t: F.kl_div(o.softmax(1), t, reduction="batchmean"), "loss-function"),
     ("class numbers as fractions", lambda: net(3), THREE.float(), nn.CrossEntropyLoss(), "loss-function"),
     ("a number an example", lambda: net(1), Y, nn.MSELoss(reduction="none"), "loss-function"),
     ("class numbers [n, 1]", lambda: net(3), THREE[:, None], nn.CrossEntropyLoss(), "loss-function"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from thalweg.diagnosis.changes import then
 from thalweg.diagnosis.ending_remedies import (
     RANGES,
+    around_loss,
     as_classifier,
     class_loss,
     interval,
@@ -178,7 +179,6 @@ def divergence(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
     if fed is None or fed.kind == "log-softmax" or fed.name in ("log", "logsigmoid"):
         return
     also = [left_out(fed)] if fed.name in RANGES else []
-    loss = facts.setup.loss
     yield Suspicion(
         code="loss-function",
         weight=1,
@@ -188,7 +188,7 @@ def divergence(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
         remedy=Remedy(
             text="end with log_softmax",
             code="F.log_softmax(x, dim=-1)",
-            change=then(*also, with_loss(lambda o, t: loss(torch.log_softmax(o, -1), t))),
+            change=then(*also, around_loss(lambda loss: lambda o, t: loss(torch.log_softmax(o, -1), t))),
         ),
     )
 

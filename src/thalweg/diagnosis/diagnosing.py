@@ -323,10 +323,29 @@ def _remedy(
         if best < generic - 0.02:
             # what is advised to everybody gets further than the cause's own change
             best, chosen = generic, next(t for t in tried if t.suspicion.code == "generic").remedy
+    if top.suspicion.code == "epochs-few":
+        return _as_long(tried, top, held), top.setup
     if top.suspicion.factor != 1 and chosen is remedy:
         best, chosen = _finer(patient, facts, top)
     measured = _measured(held, best, equal=top.suspicion.cost == 1)
     return replace(chosen, measured=measured), top.setup
+
+
+def _as_long(tried: list[TriedChange], top: TriedChange, held: float) -> Remedy:
+    """Return what gets nearly as far within as many gradients, where there is such; else the longer training.
+
+    Too few epochs, too large a batch and too small a rate are often one thing.
+    """
+    same = ("learning-rate-low", "batch-large", "optimizer", "generic")
+    others = [t for t in tried if t.suspicion.code in same and t.partner is None]
+    best = max(others, key=lambda each: each.score, default=None)
+    if best is None or best.score < held + 0.5 * (top.score - held):
+        return replace(top.remedy, measured=_measured(held, top.score, equal=False))
+    return replace(
+        best.remedy,
+        text=f"{top.remedy.text}; or, within as many gradient evaluations, {best.remedy.text}",
+        measured=_measured(held, best.score, equal=True),
+    )
 
 
 def _finer(patient: Patient, facts: Facts, top: TriedChange) -> tuple[float, Remedy]:

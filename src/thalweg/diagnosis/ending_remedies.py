@@ -18,6 +18,7 @@ from thalweg.diagnosis.trace import Operation
 
 __all__ = [
     "RANGES",
+    "around_loss",
     "as_classifier",
     "changed_call",
     "class_loss",
@@ -75,6 +76,11 @@ def without(fed: Operation, words: str, also: Change | None = None) -> Remedy:
 def with_loss(function: Callable[[Any, Any], Tensor]) -> Change:
     """Use another loss."""
     return lambda setup: setup.with_(loss=function, named_loss=None)
+
+
+def around_loss(wrapped: Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]]) -> Change:
+    """Wrap the loss that there is, which a change before this one may have changed."""
+    return lambda setup: setup.with_(loss=wrapped(setup.loss), named_loss=None)
 
 
 def with_targets(change: Callable[[Any], Any]) -> Change:

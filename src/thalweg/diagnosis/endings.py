@@ -27,11 +27,11 @@ from thalweg.diagnosis.class_losses import (
 )
 from thalweg.diagnosis.ending_remedies import (
     RANGES,
+    around_loss,
     changed_call,
     interval,
     of_one_unit,
     share_outside,
-    with_loss,
     without,
 )
 from thalweg.diagnosis.facts import Facts
@@ -158,7 +158,7 @@ def _broadcast(facts: Facts) -> Iterator[Suspicion]:
             cause="shapes that differ by an axis of one are spread over each other",
             remedy=Remedy(
                 text="bring outputs and targets to one shape",
-                change=with_loss(_in_one_shape(facts.setup.loss)),
+                change=around_loss(_in_one_shape),
                 code="loss(outputs.reshape(targets.shape), targets)",
             ),
         )
@@ -192,7 +192,6 @@ def _too_few(facts: Facts, wanted: int) -> Suspicion:
 def _not_one_number(facts: Facts) -> Iterator[Suspicion]:
     if "numbers, not one" not in facts.problem:
         return
-    loss = facts.setup.loss
     yield Suspicion(
         code="loss-function",
         weight=1,
@@ -202,7 +201,7 @@ def _not_one_number(facts: Facts) -> Iterator[Suspicion]:
         cause="reduction='none', or no mean over the batch",
         remedy=Remedy(
             text="take the mean over the batch",
-            change=with_loss(lambda outputs, targets: loss(outputs, targets).mean()),
+            change=around_loss(lambda loss: lambda outputs, targets: loss(outputs, targets).mean()),
             code="loss(outputs, targets).mean()",
         ),
     )
@@ -249,7 +248,6 @@ def _softmax_axis(facts: Facts, fed: Operation) -> Iterator[Suspicion]:
 
 
 def _swapped(facts: Facts, compared: Operation) -> Suspicion:
-    loss = facts.setup.loss
     return Suspicion(
         code="loss-function",
         weight=1,
@@ -259,7 +257,7 @@ def _swapped(facts: Facts, compared: Operation) -> Suspicion:
         remedy=Remedy(
             text="give outputs first",
             code=f"{compared.name}(outputs, targets)",
-            change=with_loss(lambda outputs, targets: loss(targets, outputs)),
+            change=around_loss(lambda loss: lambda outputs, targets: loss(targets, outputs)),
         ),
     )
 
@@ -309,7 +307,6 @@ def _wrong_way(facts: Facts) -> Iterator[Suspicion]:
         return
     constant = max(s for s in stills[: 1 if facts.judge.kind == "numbers" else 2])
     if all(math.isfinite(p) and p > constant + 1e-6 * abs(constant) for p in perfect):
-        loss = facts.setup.loss
         yield Suspicion(
             code="loss-function",
             weight=0.95,
@@ -320,6 +317,8 @@ def _wrong_way(facts: Facts) -> Iterator[Suspicion]:
             ),
             cause="the loss has the wrong sign, or compares other things than it should",
             remedy=Remedy(
-                text="turn the sign of the loss", code="-loss", change=with_loss(lambda o, t: -loss(o, t))
+                text="turn the sign of the loss",
+                code="-loss",
+                change=around_loss(lambda loss: lambda o, t: -loss(o, t)),
             ),
         )
