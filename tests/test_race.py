@@ -25,7 +25,8 @@ from thalweg.commands import verbs
 from thalweg.errors import ModelError, OptionError, RunDirectoryError
 from thalweg.execution import Execution
 from thalweg.execution.execution import Request
-from thalweg.racing import build_results, setup
+from thalweg.racing import build_results
+from thalweg.racing import race_setup as setup
 from thalweg.racing.results import OptimizerResult, Results, schema
 from thalweg.racing.watch import LeaderboardRow, RaceProgress, RaceWatcher
 from thalweg.run.directory import RunDirectory

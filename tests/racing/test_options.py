@@ -135,7 +135,7 @@ def test_adding_an_option_takes_its_declaration_and_the_place_that_uses_it(tmp_p
     for part in ("src", "docs"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "images"))
     for path, old, new in (
-        ("options.py", "\n    goal: ", DECLARATION), ("setup.py", "\n    usable_device(", USE),
+        ("options.py", "\n    goal: ", DECLARATION), ("race_setup.py", "\n    usable_device(", USE),
     ):  # fmt: skip
         file = tmp_path / "src" / "thalweg" / "racing" / path
         text = file.read_text(encoding="utf-8")

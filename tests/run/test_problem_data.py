@@ -100,7 +100,9 @@ def test_a_race_is_judged_by_another_loss(tmp_path: Path, engine: str) -> None:
     with races.engine(engine):
         alike = races.run(tmp_path / "alike", loss=smooth, trials=2)
         found = races.run(tmp_path / "found", loss=smooth, validation_loss="cross-entropy", trials=2)
-    assert (found.plan.loss, found.plan.validation_loss) == ("python:smooth", "cross-entropy")
+    # counted, where another test of the process has a function of this name
+    assert found.plan.loss.startswith("python:smooth")
+    assert found.plan.validation_loss == "cross-entropy"
     assert alike.plan.validation_loss is None
     for one, other in zip(alike.optimizers, found.optimizers, strict=True):
         assert [run.score for run in one.runs] == [run.score for run in other.runs]

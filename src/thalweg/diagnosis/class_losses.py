@@ -45,10 +45,12 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
     outputs, targets = facts.outputs, facts.batch_targets
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return
-    width = outputs.shape[1] if outputs.ndim > 1 else outputs.shape[0]
+    # of what reaches the loss, which the person's function may have turned
+    shape = facts.compared.shapes[0] if facts.compared is not None else tuple(outputs.shape)
+    width = shape[1] if len(shape) > 1 else shape[0]
     numbers = not targets.dtype.is_floating_point
     ends = _classes_there(facts)
-    if outputs.ndim > 1 and width == 1:
+    if len(shape) > 1 and width == 1:
         if facts.judge.kind == "classes" and facts.judge.classes == 2:
             remedy = Remedy(
                 text="use binary cross-entropy of logits, or give the last layer two outputs",
@@ -93,7 +95,7 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
             remedy=as_classifier(facts, "give the last layer an output for each class"),
         )
         return
-    if numbers and facts.problem and targets.ndim == outputs.ndim == 2 and targets.shape[1] == 1:
+    if numbers and facts.problem and targets.ndim == len(shape) == 2 and targets.shape[1] == 1:
         yield Suspicion(
             code="loss-function",
             weight=1,
@@ -123,7 +125,7 @@ def cross_entropy(facts: Facts, fed: Operation | None) -> Iterator[Suspicion]:
             else Remedy(text="use a loss of numbers, such as the mean squared error", code="nn.MSELoss()"),
         )
         return
-    if not numbers and targets.shape == outputs.shape and several_hold(targets):
+    if not numbers and tuple(targets.shape) == shape and several_hold(targets):
         also = [left_out(fed)] if fed is not None and fed.name in RANGES else []
         yield Suspicion(
             code="loss-function",

@@ -18,6 +18,7 @@ from thalweg.curvature import Hessian, lanczos, noise_scale, stability
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.errors import ThalwegError
+from thalweg.layers.modes import set_evaluation, set_mode
 from thalweg.randomness import streams
 from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
@@ -83,7 +84,7 @@ def _ends(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, f
     assert model is not None
     if not _stands(base):
         return
-    model.eval()
+    set_evaluation(model)
     rows = _rows(facts, _ROWS, seed)
     operator = Hessian(model, setup.loss, setup.batch(rows))
     with operator.held():
@@ -124,7 +125,7 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> Iterator[tuple[str, str, 
     parts = [part for part in torch.split(rows, max(size, 4)) if len(part) == max(size, 4)]
     if len(parts) < 6:
         return
-    model.train()
+    set_mode(model, training=True)
     scale = noise_scale(model, setup.loss, [setup.batch(part) for part in parts])
     cost = sum(map(len, parts)) / size
     if scale.low > 4 * size and facts.setup.examples > 8 * size:

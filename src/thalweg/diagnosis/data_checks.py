@@ -27,6 +27,7 @@ _DISTANT = 0.3
 def suspect_data(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
     """Go through what may be wrong with the data."""
     yield from _values(facts)
+    yield from _all_alike(facts)
     yield from _standing_in(facts)
     yield from _input_scale(facts)
     yield from _target_scale(facts)
@@ -56,6 +57,25 @@ def _values(facts: Facts) -> Iterator[Suspicion]:
                 f"{int(bad.sum())} of {len(bad)} examples hold NaN or infinity, the first is row {first}",
             ),
             remedy=Remedy(text=f"leave these rows out, or fill their gaps: {what} have to be finite"),
+        )
+
+
+def _all_alike(facts: Facts) -> Iterator[Suspicion]:
+    targets = facts.setup.targets
+    if not isinstance(targets, Tensor) or len(targets) < 2:
+        return
+    if facts.judge.kind == "other" and targets.dtype.is_floating_point:
+        # a loss of one's own may need none
+        return
+    if bool((targets == targets[:1]).all()):
+        yield Suspicion(
+            code="labels",
+            weight=1,
+            certain=True,
+            title="all targets are the same",
+            evidence=(f"{len(targets)} examples, one target",),
+            cause="there is nothing to tell apart",
+            remedy=Remedy(text="look at how targets are read"),
         )
 
 

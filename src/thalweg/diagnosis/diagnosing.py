@@ -48,6 +48,10 @@ _LEAST_GAP = 0.12
 # A second cause is named where it alone wins this share of what the first one wins.
 _ALSO = 0.75
 _ROUNDS = 2
+# Steps of a trial by which something can be told.
+_FEWEST_STEPS = 20
+# Rates whose skill differs by less are as good as each other.
+_AS_GOOD = 0.02
 # Of a skill that is known no better than this, the fit to training data counts as well.
 _ROUGH = 0.06
 # By the first look alone, so much has to speak for a cause that only helps together with other steps.
@@ -74,6 +78,8 @@ def examine(patient: Patient) -> None:
         if found is None:
             break
         facts = gather(found, seed=patient.seed)
+        assert patient.mending is not None
+        patient.before = changes.then(patient.before, patient.mending)
         if patient.spent > 0.8 * patient.budget:
             break
     if patient.base is not None and patient.findings:
@@ -93,7 +99,10 @@ def _join(patient: Patient) -> None:
     assert second.remedy is not None
     if second.remedy.change is None or sum(each.confidence == 1 for each in patient.findings) > 1:
         return
-    both = replace(both_of(first.remedy, second.remedy), measured=second.remedy.measured)
+    # its change makes the first one's too
+    both = replace(
+        both_of(first.remedy, second.remedy), change=second.remedy.change, measured=second.remedy.measured
+    )
     patient.findings = [replace(first, remedy=both), *others]
 
 
@@ -137,6 +146,7 @@ def _certain(patient: Patient, facts: Facts, known: Learnable | None) -> Facts:
             if remedy is not None and remedy.change is not None and not mended:
                 try:
                     facts = gather(remedy.apply(facts.setup), seed=patient.seed)
+                    patient.before = changes.then(patient.before, remedy.apply)
                     mended = True
                     break
                 except (UserError, RuntimeError, ValueError, TypeError) as problem:
@@ -156,6 +166,11 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     whole = length >= planned
     first = not number and not patient.findings
     patient.say("training as it is", patient.spent / patient.budget)
+    if not number and length < min(planned, _FEWEST_STEPS):
+        patient.notes.append(
+            f"the budget of {patient.budget:.0f} gradient evaluations lets trials take {length} of {planned} "
+            "steps, by which little can be told; give more"
+        )
     base = patient.try_(facts.setup, length if whole else min(planned, 3 * length), keep=True)
     score = patient.value(base)
     if number == 0:
@@ -168,13 +183,14 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     held = score if whole else max(score, later(base, planned, patient))
     tried += together(patient, facts, tried, held, length)
     if not tried:
+        _say_that_it_raises(patient, base)
         return None
     best = max(tried, key=lambda each: each.score)
     again = patient.try_(best.setup, length_of(best, length), seed=patient.seed + 1)
     reached = 0.5 * (best.score + patient.value(again))
     patient.reached = max(patient.reached, reached)
     if base.finite and not _ill(patient, tried, held, reached, number):
-        if first:
+        if first and (whole or length >= _FEWEST_STEPS):
             _without_remedy(patient, facts, base, known, held, reached)
         return None
     if base.finite and held > 0.2 * reached:
@@ -185,6 +201,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
             return None
     named = _name(patient, tried, held, reached)
     if not named:
+        _say_that_it_raises(patient, base)
         return None
     top = named[0]
     remedy, mended = _remedy(patient, facts, top, tried, held, length)
@@ -192,7 +209,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     for place, each in enumerate(named):
         share = min(1.0, max(0.0, each.score - held) / gap)
         sure = min(0.95, 0.25 + 0.7 * share * each.suspicion.weight)
-        found = remedy if place == 0 else each.remedy
+        found = patient.after(remedy if place == 0 else each.remedy)
         gained = _measured(held, each.score, equal=each.suspicion.cost == 1)
         said = f"skill is {held:.2f}, and {reached:.2f} can be reached in as many gradient evaluations"
         patient.findings.append(
@@ -202,6 +219,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
                 evidence=(said if base.finite else base.failed,),
             )
         )
+    patient.mending = top.remedy.apply
     return None if top.suspicion.code in OF_STEPS or len(named) > 1 else mended
 
 
@@ -212,6 +230,16 @@ def _doesnt_fit(patient: Patient, tried: list[TriedChange]) -> bool:
         return False
     better = [t for t in tried if t.suspicion.cost == 1 and t.score >= patient.value(base)]
     return max((t.trial.training for t in better), default=-1.0) > max(base.training, 0.0) + 0.3
+
+
+def _say_that_it_raises(patient: Patient, base: TrialRun) -> None:
+    """A training that ends in an error, and that no change mends, isn't healthy."""
+    if not base.raised:
+        return
+    said = f"the training raises at step {base.steps}: {base.failed}"
+    if not patient.findings:
+        raise ModelError(f"{said}; a diagnosis needs a training that goes through")
+    patient.notes.append(said)
 
 
 def _measured(before: float, after: float, *, equal: bool) -> str:
@@ -326,7 +354,7 @@ def _remedy(
     if top.suspicion.code == "epochs-few":
         return _as_long(tried, top, held), top.setup
     if top.suspicion.factor != 1 and chosen is remedy:
-        best, chosen = _finer(patient, facts, top)
+        best, chosen = _finer(patient, facts, top, tried)
     measured = _measured(held, best, equal=top.suspicion.cost == 1)
     return replace(chosen, measured=measured), top.setup
 
@@ -348,17 +376,29 @@ def _as_long(tried: list[TriedChange], top: TriedChange, held: float) -> Remedy:
     )
 
 
-def _finer(patient: Patient, facts: Facts, top: TriedChange) -> tuple[float, Remedy]:
-    """Look between the decades for a better rate."""
-    best, chosen = top.score, top.remedy
+def _finer(
+    patient: Patient, facts: Facts, top: TriedChange, tried: list[TriedChange]
+) -> tuple[float, Remedy]:
+    """Look between the decades for a better rate, and take the middle one of those that are as good.
+
+    One at the edge of the good ones is good by the luck of a seed.
+    """
+    known = [
+        (t.suspicion.factor, t.score, t.remedy)
+        for t in tried
+        if t.suspicion.code == top.suspicion.code and t.partner is None
+    ]
     for between in (3.0, 0.3):
-        if patient.spent + top.trial.planned > 0.95 * patient.budget or best >= 0.99:
+        if patient.spent + top.trial.planned > 0.95 * patient.budget:
             break
-        remedy = rate_remedy(facts, between * top.suspicion.factor)
+        factor = between * top.suspicion.factor
+        remedy = rate_remedy(facts, factor)
         score = patient.value(patient.try_(remedy.apply(facts.setup), top.trial.planned))
-        if score > best:
-            best, chosen = score, remedy
-    return best, chosen
+        known.append((factor, score, remedy))
+    best = max(score for _, score, _ in known)
+    good = sorted((each for each in known if each[1] >= best - _AS_GOOD), key=lambda each: each[0])
+    _, score, remedy = good[(len(good) - 1) // 2]
+    return score, remedy
 
 
 def _extras(facts: Facts, top: TriedChange, tried: list[TriedChange]) -> list[Remedy]:

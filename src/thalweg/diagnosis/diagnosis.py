@@ -82,7 +82,9 @@ class Diagnosis:
         worst = [finding for finding in self.findings if finding.severity != "advice"]
         lines = []
         if not worst:
-            lines.append(f"Nothing is wrong: skill {self.skill:.2f} of 1 (0 is a constant prediction).")
+            fine = not self.skill < 0.1
+            what = "Nothing is wrong" if fine else "Nothing was found that mends it"
+            lines.append(f"{what}: skill {self.skill:.2f} of 1 (0 is a constant prediction).")
         lines += [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"This took {cost}."])

@@ -15,11 +15,12 @@ from thalweg.diagnosis.skill import Judge, task_of
 from thalweg.diagnosis.trace import Operation, TracedBatch, recording
 from thalweg.diagnosis.trial import HeldOut, held_out
 from thalweg.errors import UserError
-from thalweg.layers.interface import Interface
+from thalweg.layers.interface import Interface, part_of
+from thalweg.layers.modes import set_mode
 from thalweg.objectives.nests import leaves
 from thalweg.randomness.generators import own_generators
 
-__all__ = ["Facts", "InNumbers", "gather", "numbers_of"]
+__all__ = ["Facts", "InNumbers", "dense_of", "gather", "numbers_of"]
 
 _LOOKED_AT = 256
 
@@ -128,8 +129,12 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     """Look at data, and at one batch in model, loss and gradient."""
     held = held_out(setup, seed=seed)
     model, optimizer = setup.start(seed)
+    if setup.takes_part is None:
+        with own_generators(seed, "diagnosis", "part"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            setup = setup.with_(takes_part=_takes_part(setup, model, held.rows[:2]))
     if not any(part.training for part in model.modules()):
-        model.train()
+        set_mode(model, training=True)
     known = {id(p): name for name, p in model.named_parameters()}
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     untrained = tuple(name for key, name in known.items() if key not in trained)
@@ -155,7 +160,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
         judge = Judge(kind="other", start=seen.loss)
     norms, sizes = {}, {}
     for name, p in model.named_parameters():
-        norms[name] = 0.0 if p.grad is None else float(torch.linalg.vector_norm(p.grad.double()))
+        norms[name] = 0.0 if p.grad is None else float(torch.linalg.vector_norm(dense_of(p.grad).double()))
         sizes[name] = float(torch.linalg.vector_norm(p.detach().double()))
     group = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
     return Facts(
@@ -229,20 +234,46 @@ class _Looked:
     targets: Any = None
 
 
+@torch.no_grad()
+def _takes_part(setup: Setup, model: nn.Module, rows: Tensor) -> bool:
+    """Say whether the loss wants the part that is compared, of a model that returns several things."""
+    inputs, targets = setup.batch(rows)
+    try:
+        with Interface(own=("loss",)).attached(model):
+            outputs = model(inputs)
+        if isinstance(outputs, Tensor):
+            return False
+        return not isinstance(setup.loss(outputs, targets), Tensor)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        # what is wrong is said by the look that follows
+        return True
+
+
+def _compared_part(outputs: Any) -> Any:
+    """Return the tensor that stands for the outputs, where there is one."""
+    try:
+        return part_of(outputs)
+    except UserError:
+        return outputs
+
+
 def _look(seen: _Looked, setup: Setup, model: nn.Module, rows: Tensor) -> None:
     inputs, targets = setup.batch(rows)
     seen.targets = targets
-    interface = Interface()
+    interface = Interface() if setup.takes_part else Interface(own=("loss",))
     try:
         with interface.attached(model), recording(model, len(rows)) as noted:
             noted.mark(inputs, -1)
             noted.mark(targets, -2)
             outputs = model(inputs)
+            part = _compared_part(outputs)
             begin = len(noted.operations)
             noted.begin_loss()
-            output = noted.source(outputs) if isinstance(outputs, Tensor) else None
-            seen.outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+            output = noted.source(part) if isinstance(part, Tensor) else None
+            seen.outputs = part.detach() if isinstance(part, Tensor) else part
+            shape = tuple(part.shape) if isinstance(part, Tensor) else ()
             # known before the loss, which may raise
             seen.traced = TracedBatch(tuple(noted.operations), output, begin, shape)
             try:
@@ -260,11 +291,17 @@ def _look(seen: _Looked, setup: Setup, model: nn.Module, rows: Tensor) -> None:
             seen.problem = "the loss doesn't depend on any parameter that is trained"
             return
         loss.backward()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as problem:
-        if isinstance(problem, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:
+        # whatever a model or a loss raises belongs to what is wrong
         said = str(problem) if isinstance(problem, UserError) else " ".join(str(problem).split())[:300]
         seen.problem = said or type(problem).__name__
+
+
+def dense_of(gradient: Tensor) -> Tensor:
+    """Return a gradient's elements, of a sparse one those that it holds."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def numbers_of(value: Any) -> InNumbers | None:

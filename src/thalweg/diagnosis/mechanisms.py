@@ -19,6 +19,7 @@ from thalweg.diagnosis.signals import Signal
 from thalweg.diagnosis.trace import recording
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.layers.interface import Interface
+from thalweg.layers.modes import set_evaluation
 from thalweg.randomness.generators import own_generators
 
 __all__ = ["mechanisms"]
@@ -105,7 +106,7 @@ def _at_the_end(facts: Facts, base: TrialRun) -> Iterator[tuple[str, str]]:
     count = min(256, len(inputs)) if isinstance(inputs, Tensor) else 0
     if not count:
         return
-    model.eval()
+    set_evaluation(model)
     with own_generators(0, "diagnosis", "end"), torch.no_grad(), Interface().attached(model):
         part = inputs[:count]
         with recording(model, count) as noted:

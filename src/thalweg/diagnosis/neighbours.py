@@ -50,16 +50,18 @@ def learnable(facts: Facts) -> Learnable | None:
     if len(rows) > _MOST:
         rows = rows[torch.linspace(0, len(rows) - 1, _MOST).round().long()]
     x, y = _flat(setup.inputs[rows]), setup.targets[rows]
-    center, scale = x.mean(0), x.std(0).clamp(min=1e-12)
+    center, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     x = (x - center) / scale
     mine = _by_neighbours(x, y, x, y, judge, same=True)
     others = across = recoded = math.nan
     if facts.held.validation is not None and len(facts.held.validation[1]) >= 20:
         raw, vy = facts.held.validation
         vx = _flat(raw)
+        if vx.shape[1:] != x.shape[1:]:
+            return None
         across = _by_neighbours(x, y, (vx - center) / scale, vy, judge)
         if facts.held.own:
-            own = (vx - vx.mean(0)) / vx.std(0).clamp(min=1e-12)
+            own = (vx - vx.mean(0)) / vx.std(0, correction=0).clamp(min=1e-12)
             others = _by_neighbours(own, vy, own, vy, judge, same=True)
             recoded = _recoded(x, y, (vx - center) / scale, vy, judge)
     shift, found = 0, mine

@@ -15,13 +15,18 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.nn.parameter import is_lazy
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 
 from thalweg import catalogue
 from thalweg.data.examples import DatasetExamples, Examples, pair
-from thalweg.errors import DataError, ModelError, OptionError
+from thalweg.errors import DataError, ModelError, OptionError, UserError, nearest
+from thalweg.layers.interface import Interface
+from thalweg.layers.modes import modes_of, set_evaluation, set_modes
+from thalweg.layers.passing import outputs_of
 from thalweg.objectives import loss as loss_called
 from thalweg.objectives.given import Task, usable
+from thalweg.objectives.given import names as metric_names
 from thalweg.objectives.nests import count_of, joined, leaves, mapped
 from thalweg.randomness.generators import own_generators, undisturbed
 from thalweg.settings.tables import whole_number
@@ -55,6 +60,8 @@ class Setup:
         encode: from the person's own targets to those that the loss is given.
         clip: the largest norm that a gradient may have.
         named_loss: the name of a loss that was given by name.
+        takes_part: whether the loss is given the part of the outputs that is compared, or all of them;
+            ``None``: not known yet.
     """
 
     start: Start
@@ -72,6 +79,7 @@ class Setup:
     encode: Callable[[Any], Any] = field(default=lambda targets: targets)
     clip: float | None = None
     named_loss: str | None = None
+    takes_part: bool | None = None
 
     @classmethod
     def of(
@@ -102,14 +110,20 @@ class Setup:
         with undisturbed(data, validation):
             drawn = _example_model(model)
             device = _device_of(drawn)
+            if device.type == "meta":
+                raise ModelError("the model lies on the device 'meta', without memory; give one with weights")
+            _check_metric(metric)
             read = _Read.of(data, "training", device, batch_size)
             held = None if validation is None else _Read.of(validation, "validation", device, 1)
             read = read.in_precision_of(drawn)
             held = None if held is None else held.in_precision_of(drawn)
         size = whole_number("batch_size", 32 if read.batch_size is None else read.batch_size)
         found = _loss(loss)
+        start = _start(model, optimizer)
+        if any(is_lazy(p) for p in (*drawn.parameters(), *drawn.buffers())):
+            start = _materialized(start, rows_of(read.inputs, torch.arange(min(2, read.count))))
         return cls(
-            start=_start(model, optimizer),
+            start=start,
             loss=found,
             inputs=read.inputs,
             targets=read.targets,
@@ -268,6 +282,15 @@ class _Read:
         )
 
     @classmethod
+    def _of_examples(cls, found: list[tuple[Any, Any]], called: str) -> _Read:
+        """Put examples together that came one by one."""
+        try:
+            inputs, targets = (default_collate([each[part] for each in found]) for part in (0, 1))
+        except (RuntimeError, TypeError) as problem:
+            raise _unbatched(called) from problem
+        return cls(inputs=inputs, targets=targets, count=len(found), batch_size=None)
+
+    @classmethod
     def _of_batches(cls, batches: Iterable[Any], called: str, device: torch.device) -> _Read:
         found: list[tuple[Any, Any]] = []
         count = 0
@@ -279,6 +302,8 @@ class _Read:
                 break
         if not found:
             raise DataError(f"the {called} data hold no batches; give at least one")
+        if isinstance(found[0][1], Tensor) and found[0][1].ndim == 0:
+            return cls._of_examples(found, called)
         size = count_of(found[0][1])
         try:
             inputs, targets = (joined([each[part] for each in found]) for part in (0, 1))
@@ -294,6 +319,13 @@ class _Read:
         return cls(
             inputs=inputs, targets=targets, count=max(count, known * size), batch_size=size, shuffled=True
         )
+
+
+def _unbatched(called: str) -> DataError:
+    return DataError(
+        f"the {called} data give examples one by one, of different shape, so that they make no batch; give a "
+        "Dataset with a collate function, or batches"
+    )
 
 
 def _in_memory(examples: Examples, called: str) -> tuple[Any, Any, int]:
@@ -317,15 +349,41 @@ def _device_of(model: nn.Module) -> torch.device:
 # Starting -----------------------------------------------------------------------------------------------
 
 
+def _check_metric(metric: Any) -> None:
+    if metric is None or callable(metric):
+        return
+    if not isinstance(metric, str):
+        raise OptionError(f"the metric is of type {type(metric).__name__}; give a name or a function")
+    if ":" not in metric and metric not in metric_names("metric"):
+        raise OptionError(f"there is no metric {metric!r}; {nearest(metric, metric_names('metric'))}")
+
+
+def _materialized(start: Start, inputs: Any) -> Start:
+    """Let lazy layers become what the first batch makes of them, before anything is looked at."""
+
+    def begin(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, optimizer = start(seed)
+        modes = modes_of(model)
+        set_evaluation(model)
+        with torch.no_grad(), own_generators(seed, "diagnosis", "lazy"), Interface().attached(model):
+            outputs_of(model, inputs)
+        set_modes(modes)
+        return model, optimizer
+
+    return begin
+
+
 def _example_model(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     try:
         made = model()
-    except TypeError as problem:
+    except UserError:
+        raise
+    except Exception as problem:
         raise ModelError(
-            f"the function that makes the model raises {' '.join(str(problem).split())}; give one that can "
-            "be called without arguments"
+            f"the function that makes the model raises {type(problem).__name__}: "
+            f"{' '.join(str(problem).split())[:200]}; give one that can be called without arguments"
         ) from problem
     if not isinstance(made, nn.Module):
         raise ModelError(f"the function that makes the model returns a {type(made).__name__}, not a module")
@@ -375,7 +433,10 @@ def _maker(optimizer: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
         entry = catalogue.get(optimizer)
 
         def named(model: nn.Module) -> torch.optim.Optimizer:
-            return entry.make([p for p in model.parameters() if p.requires_grad])
+            trained = [p for p in model.parameters() if p.requires_grad]
+            if not trained:
+                raise ModelError("the model has no parameter that could be trained; give one that has")
+            return entry.make(trained)
 
         return named
     if not callable(optimizer):
@@ -387,7 +448,15 @@ def _maker(optimizer: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
     def made(model: nn.Module) -> torch.optim.Optimizer:
         if next(model.parameters(), None) is None:
             raise ModelError("the model has no parameter that could be trained; give one that has")
-        found = optimizer(model.parameters())
+        try:
+            found = optimizer(model.parameters())
+        except UserError:
+            raise
+        except Exception as problem:
+            raise OptionError(
+                f"the function that makes the optimizer raises {type(problem).__name__}: "
+                f"{' '.join(str(problem).split())[:200]}; give one that takes the model's parameters"
+            ) from problem
         if not isinstance(found, torch.optim.Optimizer):
             raise OptionError(
                 f"the function that makes the optimizer returns a {type(found).__name__}, not a torch "

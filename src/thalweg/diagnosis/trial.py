@@ -19,7 +19,8 @@ from thalweg.catalogue.entry import StepKind
 from thalweg.diagnosis.setup import Setup, rows_of
 from thalweg.diagnosis.skill import Judge
 from thalweg.errors import UserError
-from thalweg.layers.interface import Interface
+from thalweg.layers.interface import Interface, part_of
+from thalweg.layers.modes import modes_of, set_evaluation, set_mode, set_modes
 from thalweg.objectives.nests import count_of
 from thalweg.randomness import streams
 from thalweg.randomness.generators import own_generators
@@ -69,6 +70,7 @@ class TrialRun:
         steps: that were taken.
         planned: that were to be taken.
         failed: what ended it, or was not finite: ``""`` where nothing.
+        raised: whether that was an error of the model, the loss or the optimizer.
         gradients: what it cost, in gradients of a batch of the set-up that is diagnosed; passes forward, by
             which it is judged, aren't counted.
         moved: relative change of each parameter from start to end, by name.
@@ -82,6 +84,7 @@ class TrialRun:
     steps: int = 0
     planned: int = 0
     failed: str = ""
+    raised: bool = False
     gradients: float = 0.0
     moved: dict[str, float] = field(default_factory=dict)
     outputs: Any = None
@@ -160,7 +163,7 @@ def train(
     """
     trial = TrialRun(planned=steps)
     unit = setup.batch_size if unit is None else unit
-    interface = Interface(own=("loss",) if setup.named_loss is None else ())
+    interface = Interface() if setup.takes_part else Interface(own=("loss",))
     with own_generators(seed, "diagnosis", "trial"), warnings.catch_warnings(), torch.enable_grad():
         # what torch says of broken shapes is said by a finding
         warnings.simplefilter("ignore")
@@ -169,12 +172,12 @@ def train(
         try:
             with interface.attached(model):
                 _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit, watch)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as problem:
-            if isinstance(problem, torch.OutOfMemoryError):
-                raise
-            trial.failed = " ".join(str(problem).split())[:300] or type(problem).__name__
-            if isinstance(problem, UserError):
-                trial.failed = str(problem)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as problem:
+            said = str(problem) if isinstance(problem, UserError) else " ".join(str(problem).split())[:300]
+            trial.failed = said or type(problem).__name__
+            trial.raised = True
         if keep and trial.finite:
             trial.model = model
     return trial
@@ -201,7 +204,7 @@ def _loop(
     batches = _batches(setup, held.rows, seed)
     # a model that was given in evaluation mode throughout is trained as torch's loops do
     if not any(part.training for part in model.modules()):
-        model.train()
+        set_mode(model, training=True)
     for step in range(steps):
         inputs, targets = setup.batch(next(batches))
         value = _step(kind, model, optimizer, setup, inputs, targets, trial, watch, step)
@@ -239,13 +242,14 @@ def _step(
     loss = setup.loss(model(inputs), targets)
     loss.backward()
     held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norms = list(torch._foreach_norm([p.grad for p in held])) if held else []
+    slopes = [p.grad.coalesce().values() if p.grad.is_sparse else p.grad for p in held if p.grad is not None]
+    norms = list(torch._foreach_norm(slopes)) if slopes else []
     norm = float(torch.linalg.vector_norm(torch.stack(norms).double())) if held else 0.0
     trial.norms.append(norm)
     if watch is not None:
         watch(number, model, optimizer, loss)
     if setup.clip is not None and math.isfinite(norm) and norm > setup.clip:
-        torch._foreach_mul_([p.grad for p in held], setup.clip / norm)
+        torch._foreach_mul_(slopes, setup.clip / norm)
     optimizer.step()
     return float(loss.detach())
 
@@ -294,8 +298,8 @@ def _point(
     *,
     last: bool = False,
 ) -> TrialPoint:
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
+    modes = modes_of(model)
+    set_evaluation(model)
     if hasattr(optimizer, "eval"):
         optimizer.eval()
     scores = []
@@ -310,8 +314,9 @@ def _point(
             for begin in range(0, count, 256)
         ]
         outputs: Any = None
-        if all(isinstance(piece, Tensor) for piece in pieces):
-            outputs = setup.decode(torch.cat([p.reshape(1) if p.ndim == 0 else p for p in pieces]))
+        compared = [_compared(piece) for piece in pieces]
+        if all(isinstance(piece, Tensor) for piece in compared):
+            outputs = setup.decode(torch.cat([p.reshape(1) if p.ndim == 0 else p for p in compared]))
         score = judge(outputs, targets) if outputs is not None else math.nan
         if judge.kind == "other" or math.isnan(score):
             score = judge.of_loss(_mean_loss(setup, pieces, targets))
@@ -321,11 +326,18 @@ def _point(
                 trial.outputs = outputs
             else:
                 trial.training_outputs = outputs
-    for module, training in modes:
-        module.training = training
+    set_modes(modes)
     if hasattr(optimizer, "train"):
         optimizer.train()
     return TrialPoint(step, scores[0], scores[1])
+
+
+def _compared(outputs: Any) -> Any:
+    """Return the tensor that is judged, of what a model returns."""
+    try:
+        return part_of(outputs)
+    except UserError:
+        return None
 
 
 def _mean_loss(setup: Setup, pieces: list[Any], targets: Any) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from thalweg.diagnosis import changes
+from thalweg.diagnosis.changes import Change
 from thalweg.diagnosis.data_checks import suspect_data
 from thalweg.diagnosis.endings import suspect_endings
 from thalweg.diagnosis.facts import Facts
@@ -78,6 +78,7 @@ class Patient:
         spent: that were.
         say: told what is being done.
         seed: of all trials.
+        before: what was mended so far; ``mending``: what is about to be.
     """
 
     facts: Facts
@@ -91,7 +92,12 @@ class Patient:
     base: TrialRun | None = None
     score: float = math.nan
     reached: float = math.nan
-    begun: float = field(default_factory=time.monotonic)
+    before: Change = lambda setup: setup
+    mending: Change | None = None
+
+    def after(self, remedy: Remedy) -> Remedy:
+        """Return a remedy of the set-up as it was mended so far, as one of the set-up that was given."""
+        return replace(remedy, change=changes.then(self.before, remedy.apply))
 
     @property
     def judged(self) -> bool:
