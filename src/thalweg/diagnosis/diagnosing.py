@@ -16,6 +16,7 @@ import math
 from dataclasses import replace
 
 from thalweg.diagnosis import changes
+from thalweg.diagnosis.changes import Change
 from thalweg.diagnosis.curved import curved, rate_against_bound
 from thalweg.diagnosis.data_checks import advice
 from thalweg.diagnosis.facts import Facts, gather
@@ -23,7 +24,6 @@ from thalweg.diagnosis.finding import Finding, Remedy
 from thalweg.diagnosis.mechanisms import mechanisms
 from thalweg.diagnosis.neighbours import Learnable, learnable
 from thalweg.diagnosis.pace import rate_remedy
-from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.signals import signal_of
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import (
@@ -77,9 +77,8 @@ def examine(patient: Patient) -> None:
         found = _round(patient, facts, known, round_)
         if found is None:
             break
-        facts = gather(found, seed=patient.seed)
-        assert patient.mending is not None
-        patient.before = changes.then(patient.before, patient.mending)
+        facts = gather(found(facts.setup), seed=patient.seed)
+        patient.before = changes.then(patient.before, found)
         if patient.spent > 0.8 * patient.budget:
             break
     if patient.base is not None and patient.findings:
@@ -136,22 +135,20 @@ def _certain(patient: Patient, facts: Facts, known: Learnable | None) -> Facts:
         sure = [s for s in suspicions_of(facts, known) if s.certain and (s.code, s.title) not in named]
         if not sure:
             break
-        mended = False
         for suspicion in sure:
             if suspicion.code in {f.code for f in patient.findings}:
                 continue
             named.add((suspicion.code, suspicion.title))
             patient.findings.append(suspicion.finding(1.0))
             remedy = suspicion.remedy
-            if remedy is not None and remedy.change is not None and not mended:
+            if remedy is not None and remedy.change is not None:
                 try:
                     facts = gather(remedy.apply(facts.setup), seed=patient.seed)
                     patient.before = changes.then(patient.before, remedy.apply)
-                    mended = True
                     break
                 except (UserError, RuntimeError, ValueError, TypeError) as problem:
                     patient.notes.append(f"the remedy of {suspicion.code} couldn't be applied: {problem}")
-        if not mended:
+        else:
             break
     return facts
 
@@ -159,8 +156,8 @@ def _certain(patient: Patient, facts: Facts, known: Learnable | None) -> Facts:
 # What is tried ----------------------------------------------------------------------------------------------
 
 
-def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int) -> Setup | None:
-    """Train, try, name a cause; return the mended set-up where it may have another, or ``None``."""
+def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int) -> Change | None:
+    """Train, try, name a cause; return what mends it where there may be another, or ``None``."""
     planned = facts.setup.steps
     length = max(1, min(planned, int(patient.budget / 24)))
     whole = length >= planned
@@ -204,7 +201,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
         _say_that_it_raises(patient, base)
         return None
     top = named[0]
-    remedy, mended = _remedy(patient, facts, top, tried, held, length)
+    remedy = _remedy(patient, facts, top, tried, held, length)
     gap = max(1e-9, reached - held)
     for place, each in enumerate(named):
         share = min(1.0, max(0.0, each.score - held) / gap)
@@ -219,8 +216,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
                 evidence=(said if base.finite else base.failed,),
             )
         )
-    patient.mending = top.remedy.apply
-    return None if top.suspicion.code in OF_STEPS or len(named) > 1 else mended
+    return None if top.suspicion.code in OF_STEPS or len(named) > 1 else top.remedy.apply
 
 
 def _doesnt_fit(patient: Patient, tried: list[TriedChange]) -> bool:
@@ -330,7 +326,7 @@ def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) 
 
 def _remedy(
     patient: Patient, facts: Facts, top: TriedChange, tried: list[TriedChange], held: float, length: int
-) -> tuple[Remedy, Setup]:
+) -> Remedy:
     """Put the first cause's change together with what else helps, where it alone isn't enough."""
     remedy = top.remedy
     best, chosen = top.score, remedy
@@ -352,11 +348,11 @@ def _remedy(
             # what is advised to everybody gets further than the cause's own change
             best, chosen = generic, next(t for t in tried if t.suspicion.code == "generic").remedy
     if top.suspicion.code == "epochs-few":
-        return _as_long(tried, top, held), top.setup
+        return _as_long(tried, top, held)
     if top.suspicion.factor != 1 and chosen is remedy:
         best, chosen = _finer(patient, facts, top, tried)
     measured = _measured(held, best, equal=top.suspicion.cost == 1)
-    return replace(chosen, measured=measured), top.setup
+    return replace(chosen, measured=measured)
 
 
 def _as_long(tried: list[TriedChange], top: TriedChange, held: float) -> Remedy:

@@ -61,7 +61,6 @@ class Facts:
         problem: what torch or Python said where it raised.
         loss: of the first batch; NaN where there is none.
         norms: of the first gradient, by parameter; 0 where there is none.
-        sizes: norms of the parameters.
         untrained: names of parameters that the optimizer isn't given, or that are frozen.
         strangers: shapes of weights that were used and aren't the model's.
         inputs: in numbers; ``None`` where they aren't a tensor.
@@ -79,7 +78,6 @@ class Facts:
     problem: str
     loss: float
     norms: dict[str, float]
-    sizes: dict[str, float]
     untrained: tuple[str, ...]
     strangers: tuple[tuple[int, ...], ...]
     inputs: InNumbers | None
@@ -119,11 +117,6 @@ class Facts:
         """The learning rate; NaN where there is none."""
         return float(self.group.get("lr", math.nan))
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether steps don't depend on the scale of the gradient."""
-        return self.optimizer.lower() not in ("sgd", "momentum", "asgd", "nesterov", "gradientdescent")
-
 
 def gather(setup: Setup, *, seed: int) -> Facts:
     """Look at data, and at one batch in model, loss and gradient."""
@@ -158,10 +151,9 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     )
     if judge.kind == "other" and math.isfinite(seen.loss):
         judge = Judge(kind="other", start=seen.loss)
-    norms, sizes = {}, {}
+    norms = {}
     for name, p in model.named_parameters():
         norms[name] = 0.0 if p.grad is None else float(torch.linalg.vector_norm(dense_of(p.grad).double()))
-        sizes[name] = float(torch.linalg.vector_norm(p.detach().double()))
     group = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
     return Facts(
         setup=setup,
@@ -171,7 +163,6 @@ def gather(setup: Setup, *, seed: int) -> Facts:
         problem=seen.problem,
         loss=seen.loss,
         norms=norms,
-        sizes=sizes,
         untrained=untrained,
         strangers=strangers,
         inputs=numbers_of(setup.inputs),

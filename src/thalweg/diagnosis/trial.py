@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,7 +145,6 @@ def train(
     seed: int = 0,
     points: int = 6,
     unit: int | None = None,
-    watch: Callable[[int, nn.Module, torch.optim.Optimizer, Tensor], None] | None = None,
     keep: bool = False,
 ) -> TrialRun:
     """Train a set-up from its start for so many steps, or until its loss isn't finite.
@@ -158,7 +157,6 @@ def train(
         seed: of the order of examples, of dropout, and of the weights where a function makes the model.
         points: how often skill is measured.
         unit: batch size in which gradients are counted; by default the set-up's.
-        watch: called after each backward pass, before the step.
         keep: whether the trained model is kept.
     """
     trial = TrialRun(planned=steps)
@@ -171,7 +169,7 @@ def train(
         model, optimizer = setup.start(seed)
         try:
             with interface.attached(model):
-                _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit, watch)
+                _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit)
         except torch.OutOfMemoryError:
             raise
         except Exception as problem:
@@ -194,7 +192,6 @@ def _loop(
     seed: int,
     points: int,
     unit: int,
-    watch: Any,
 ) -> None:
     kind = step_kind_of(optimizer)
     # judging shouldn't take longer than training
@@ -207,7 +204,7 @@ def _loop(
         set_mode(model, training=True)
     for step in range(steps):
         inputs, targets = setup.batch(next(batches))
-        value = _step(kind, model, optimizer, setup, inputs, targets, trial, watch, step)
+        value = _step(kind, model, optimizer, setup, inputs, targets, trial)
         trial.losses.append(value)
         trial.steps = step + 1
         trial.gradients += count_of(targets) / unit
@@ -233,8 +230,6 @@ def _step(
     inputs: Any,
     targets: Any,
     trial: TrialRun,
-    watch: Any,
-    number: int,
 ) -> float:
     if kind != "gradient":
         return _closure_step(kind, model, optimizer, setup, inputs, targets)
@@ -246,8 +241,6 @@ def _step(
     norms = list(torch._foreach_norm(slopes)) if slopes else []
     norm = float(torch.linalg.vector_norm(torch.stack(norms).double())) if held else 0.0
     trial.norms.append(norm)
-    if watch is not None:
-        watch(number, model, optimizer, loss)
     if setup.clip is not None and math.isfinite(norm) and norm > setup.clip:
         torch._foreach_mul_(slopes, setup.clip / norm)
     optimizer.step()

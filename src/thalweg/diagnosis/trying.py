@@ -78,7 +78,7 @@ class Patient:
         spent: that were.
         say: told what is being done.
         seed: of all trials.
-        before: what was mended so far; ``mending``: what is about to be.
+        before: what was mended so far.
     """
 
     facts: Facts
@@ -93,7 +93,6 @@ class Patient:
     score: float = math.nan
     reached: float = math.nan
     before: Change = lambda setup: setup
-    mending: Change | None = None
 
     def after(self, remedy: Remedy) -> Remedy:
         """Return a remedy of the set-up as it was mended so far, as one of the set-up that was given."""
