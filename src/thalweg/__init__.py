@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thalweg import averaging as averaging
     from thalweg import calibration as calibration
     from thalweg import catalogue as catalogue
+    from thalweg import claims as claims
     from thalweg import curvature as curvature
     from thalweg import data as data
     from thalweg import diagnosis as diagnosis
@@ -57,6 +58,7 @@ __all__ = [
     "averaging",
     "calibration",
     "catalogue",
+    "claims",
     "curvature",
     "data",
     "diagnose",

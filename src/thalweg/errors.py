@@ -241,7 +241,7 @@ def call(verb: str, *places: object, **settings: object) -> str:
     """Spell a whole call of ``race``, ``train`` or ``predict`` for a message.
 
     Args:
-        verb: what to call.
+        verb: what to call; ``"claims run"`` is a function of a module in Python.
         places: what stands without a name, such as a recipe.
         settings: as for :func:`option`.
 
@@ -257,7 +257,7 @@ def call(verb: str, *places: object, **settings: object) -> str:
     given = [repr(str(place)) for place in places]
     if verb == "train" and not places:
         given = ["None"]
-    return f"thalweg.{verb}({', '.join([*given, *words])})"
+    return f"thalweg.{verb.replace(' ', '.')}({', '.join([*given, *words])})"
 
 
 def _joined(value: object) -> str:

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from thalweg import __version__
+from thalweg.commands.claims import claims
 from thalweg.commands.diagnose import diagnose
 from thalweg.commands.list import list_
 from thalweg.commands.predict import predict
@@ -49,6 +50,7 @@ app.command("train")(train)
 app.command("transfer")(transfer)
 app.command("predict")(predict)
 app.command("diagnose")(diagnose)
+app.add_typer(claims, name="claims")
 app.command("list")(list_)
 app.command("report")(report)
 
@@ -94,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 def _leaves_files(arguments: Sequence[str]) -> bool:
     """Whether what is shown is beside the work, rather than all of it."""
     helps = any(word in ("-h", "--help", "--version") for word in arguments)
-    return arguments[0] in ("race", "train", "transfer", "predict", "report") and not helps
+    return arguments[0] in ("race", "train", "transfer", "predict", "report", "claims") and not helps
 
 
 def _carried_out(arguments: Sequence[str]) -> int:

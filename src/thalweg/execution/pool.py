@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
 import pickle
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -27,7 +24,13 @@ from thalweg.execution.executors import RunList, groups_of
 from thalweg.run.directory.output import Losable
 from thalweg.run.problem import Problem
 from thalweg.run.spec import Outcome, Run
-from thalweg.run.workers import BLOCKED, context_of_workers, signals_blocked, without_main
+from thalweg.run.workers import (
+    BLOCKED,
+    context_of_workers,
+    end_with_parent,
+    signals_blocked,
+    without_main,
+)
 from thalweg.settings import trust
 
 __all__ = ["ProcessPool", "not_portable", "portable"]
@@ -245,21 +248,13 @@ def _prepare(threads: int, halt: Any, done: Any, places: Any) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
     # prints of a person's code go where those of the command go, which may be lost
     sys.stdout, sys.stderr = Losable(sys.stdout), Losable(sys.stderr)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     with places.get_lock():
         place, places.value = places.value, places.value + 1
     _HALT.append(halt)
     # one that takes the place of a process that died has none: who dies ends the race
     _DONE.append((done, place % len(done)))
-
-
-def _end_with_parent() -> None:
-    """Workers of a killed parent would wait for ever, and write beside the one that resumes."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(

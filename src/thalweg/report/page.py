@@ -31,7 +31,15 @@ from thalweg.run.summaries import metric_label, repeated
 if TYPE_CHECKING:
     from thalweg.diagnosis.targets import DiagnosedTarget
 
-__all__ = ["render", "render_training", "render_transfer", "render_unfinished", "write", "write_diagnosis"]
+__all__ = [
+    "page_of",
+    "render",
+    "render_training",
+    "render_transfer",
+    "render_unfinished",
+    "write",
+    "write_diagnosis",
+]
 
 _WIDE = 10
 
@@ -136,7 +144,7 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
     starts = starting_points(results, order, look, score)
     pictures |= {f"start_{i}": plot for i, plot in enumerate(starts.values())}
     bokeh_script, drawn = _embed({k: p for k, p in pictures.items() if p is not None})
-    return _page(
+    return page_of(
         "race.html.jinja",
         bokeh_script=bokeh_script,
         r=results,
@@ -182,7 +190,7 @@ def render_unfinished(directory: Path) -> str:
     begun: dict[str, Any] = next(
         (e["value"] for e in events if e.get("event") == "begun" and "value" in e), {}
     )
-    return _page(
+    return page_of(
         "unfinished.html.jinja",
         directory=directory.resolve().name,
         resume=option("resume", True),
@@ -200,14 +208,14 @@ def render_training(directory: Path) -> str:
     """Return a page about a training in ``directory``, as far as it has come."""
     found = training.read(directory)
     bokeh_script, drawn = _embed(drawings) if (drawings := training.pictures(found)) else (Markup(""), {})
-    return _page("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
+    return page_of("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
 def render_transfer(directory: Path) -> str:
     """Return a page about what was measured for a transfer."""
     found = transfer.read(directory)
     bokeh_script, drawn = _embed(transfer.pictures(found))
-    return _page("transfer.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
+    return page_of("transfer.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
 def write_diagnosis(found: DiagnosedTarget, place: Path) -> None:
@@ -222,7 +230,7 @@ def write_diagnosis(found: DiagnosedTarget, place: Path) -> None:
     page = diagnosis.read_diagnosis(found)
     drawn = diagnosis.pictures_of_diagnosis(page)
     bokeh_script, places = _embed(drawn) if drawn else (Markup(), {})
-    text = _page("diagnosis.html.jinja", bokeh_script=bokeh_script, pictures=places, d=page)
+    text = page_of("diagnosis.html.jinja", bokeh_script=bokeh_script, pictures=places, d=page)
     try:
         write_whole(place, text.encode())
     except OSError as problem:
@@ -241,7 +249,8 @@ def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
     return Markup(library + script), {key: Markup(place) for key, place in places.items()}
 
 
-def _page(template: str, **values: Any) -> str:
+def page_of(template: str, **values: Any) -> str:
+    """Return a page made of a template of the report; what isn't markup is escaped."""
     return _templates().get_template(template).render(bokeh_version=bokeh.__version__, **values)
 
 

@@ -9,15 +9,39 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-__all__ = ["BLOCKED", "context_of_workers", "cores", "prepare_workers", "signals_blocked", "without_main"]
+__all__ = [
+    "BLOCKED",
+    "context_of_workers",
+    "cores",
+    "end_with_parent",
+    "prepare_workers",
+    "signals_blocked",
+    "without_main",
+]
 
 BLOCKED = frozenset({signal.SIGINT, signal.SIGTERM})
 """The signals that the server of processes is started without hearing."""
+
+
+def end_with_parent() -> None:
+    """End this worker with the process that started it.
+
+    Workers of a killed parent would wait for ever, and write beside the one that resumes.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def cores() -> int:

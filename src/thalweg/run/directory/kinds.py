@@ -44,6 +44,7 @@ def held(config: Mapping[str, Any]) -> str | None:
         function = "fit" if members is None else "fit_ensemble"
         return f"a training begun by thalweg.{function} in Python"
     named = {"race": "a race", "sweep": "a sweep begun by thalweg.sweep in Python"}
+    named["claims"] = "measurements of claims"
     return {**named, "transfer": "what was measured for a transfer"}.get(str(kind))
 
 
@@ -54,6 +55,8 @@ def how_to_go_on(path: Path, config: Mapping[str, Any]) -> str | None:
     "thalweg.race(out='runs/a', resume=True)"
     """
     kind = config.get("kind")
+    if kind == "claims":
+        return call("claims run", out=path, resume=True)
     if kind in ("fit", "sweep"):
         name = "sweep" if kind == "sweep" else "fit" if _members(config) is None else "fit_ensemble"
         return f"thalweg.{name}(..., out={str(path)!r}, resume=True)"
@@ -93,7 +96,7 @@ def refuse_other_kind(path: Path, config: Mapping[str, Any], wanted: str) -> Non
         return
     what, how = held(config), how_to_go_on(path, config)
     kinds = {"race": "race", "train": "training of a recipe", "fit": "training begun by fit"}
-    kinds["sweep"] = "sweep"
+    kinds |= {"sweep": "sweep", "claims": "measurement of claims"}
     if what is None:
         raise RunDirectoryError(
             f"{path} holds no {kinds[wanted]}, nor another run of this thalweg; give the directory of one"
@@ -127,7 +130,7 @@ def refuse_other_settings(path: Path, before: Mapping[str, Any], now: Mapping[st
         DataError: with other data.
         OptionError: something else differs.
     """
-    what = "sweep" if now["kind"] == "sweep" else "training"
+    what = {"sweep": "sweep", "claims": "measurement"}.get(now["kind"], "training")
     for name, there, here in _differing(before, now):
         if name == "fingerprint":
             raise DataError(

@@ -1,0 +1,1 @@
+"""Claims of the lectures, one file each; ``CLAIM`` is what a file is for."""
