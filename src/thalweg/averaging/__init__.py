@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from thalweg.averaging.diversity import Ambiguity, ambiguity, disagreement
 from thalweg.averaging.ensembles import KeptSnapshots, averaged_probabilities
-from thalweg.averaging.norm_statistics import estimate_batch_norm
 from thalweg.averaging.predictions import Averaged
 from thalweg.averaging.running import Average, AverageKind, ExponentialAverage, Tail, Uniform, update
+from thalweg.layers.norm_statistics import estimate_batch_norm
 
 __all__ = [
     "Ambiguity",

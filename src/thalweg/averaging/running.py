@@ -161,7 +161,7 @@ class Average:
         kind: :class:`Uniform`, :class:`ExponentialAverage`, :class:`Tail`, or anything with ``weight(t)``.
         buffers: ``"average"``, or ``"latest"`` to copy them. The statistics of batch norm under averaged
             weights aren't the average of its statistics; these
-            :func:`~thalweg.averaging.norm_statistics.estimate_batch_norm` finds.
+            :func:`~thalweg.layers.norm_statistics.estimate_batch_norm` finds.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> average = Average(model, Uniform())
@@ -252,7 +252,7 @@ class Average:
 
         Costs one tensor of memory at a time, and a copy of half-precision tensors. What changes the model
         inside changes the average, as
-        :func:`~thalweg.averaging.norm_statistics.estimate_batch_norm` is meant to.
+        :func:`~thalweg.layers.norm_statistics.estimate_batch_norm` is meant to.
 
         Args:
             model: with the same parameters and buffers; by default the one that is averaged.

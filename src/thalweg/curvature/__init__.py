@@ -10,6 +10,13 @@ leaves no trace in their versions. Within ``held()`` it keeps that of a single b
 from thalweg.curvature.densities import SpectralDensity, spectral_density
 from thalweg.curvature.eigenvalues import Eigenpair, ExtremeEigenvalues, lanczos, power_iteration
 from thalweg.curvature.jacobians import Jacobian
+from thalweg.curvature.landscapes import (
+    Interpolation,
+    LossSurface,
+    filter_normalized,
+    interpolation,
+    loss_surface,
+)
 from thalweg.curvature.model_matrices import EmpiricalFisher, GaussNewtonMatrix, Hessian
 from thalweg.curvature.noise import NoiseScale, noise_scale, noise_scale_of
 from thalweg.curvature.preconditioned import Preconditioned
@@ -17,6 +24,7 @@ from thalweg.curvature.sampling import Interval, curvature_along, over_batches
 from thalweg.curvature.stability import StabilityBound, seen_by, stability
 from thalweg.curvature.steps import StepEffect, StepPrediction, step_of, step_prediction
 from thalweg.curvature.traces import DiagonalEstimate, TraceEstimate, diagonal, trace
+from thalweg.curvature.trajectories import TrajectoryPlane, trajectory_plane
 
 __all__ = [
     "DiagonalEstimate",
@@ -25,8 +33,10 @@ __all__ = [
     "ExtremeEigenvalues",
     "GaussNewtonMatrix",
     "Hessian",
+    "Interpolation",
     "Interval",
     "Jacobian",
+    "LossSurface",
     "NoiseScale",
     "Preconditioned",
     "SpectralDensity",
@@ -34,9 +44,13 @@ __all__ = [
     "StepEffect",
     "StepPrediction",
     "TraceEstimate",
+    "TrajectoryPlane",
     "curvature_along",
     "diagonal",
+    "filter_normalized",
+    "interpolation",
     "lanczos",
+    "loss_surface",
     "noise_scale",
     "noise_scale_of",
     "over_batches",
@@ -47,4 +61,5 @@ __all__ = [
     "step_of",
     "step_prediction",
     "trace",
+    "trajectory_plane",
 ]

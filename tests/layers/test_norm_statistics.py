@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from thalweg.averaging.norm_statistics import estimate_batch_norm
+from thalweg.layers.norm_statistics import estimate_batch_norm
 from thalweg.errors import DataError, ModelError
 from thalweg.layers.norm import BatchNorm
 

@@ -14,7 +14,7 @@ from thalweg.layers.modes import begin_training, evaluating, kept_modes, set_mod
 from thalweg.layers.norm import BatchNorm, entries
 from thalweg.layers.passing import outputs_of
 
-__all__ = ["estimate_batch_norm"]
+__all__ = ["estimate_batch_norm", "measured_layers"]
 
 
 class _Moments:
@@ -77,7 +77,7 @@ def estimate_batch_norm(
 
     Source: A1 with D1; Izmailov et al. 2018. Deviation: they average the batches' statistics.
     """
-    layers = _measuring(model)
+    layers = measured_layers(model)
     if not layers:
         return 0
     moments = {layer: _Moments() for layer in layers}
@@ -121,8 +121,8 @@ def estimate_batch_norm(
     return len(used)
 
 
-def _measuring(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms whose running statistics training moves."""
+def measured_layers(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms whose running statistics training moves."""
     with kept_modes(model):
         begin_training(model)
         return [
