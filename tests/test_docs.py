@@ -217,7 +217,7 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
         "D": (1, 2, 3, 4),
         "A": range(1, 9),
         "P": range(1, 9),
-        "X": range(1, 10),
+        "X": range(1, 14),
     }
     assert list(rows) == [f"{family}{number}" for family, each in numbers.items() for number in each]
     for identity, places in rows.items():
