@@ -20,6 +20,7 @@ __all__ = [
     "band",
     "canvas",
     "hover",
+    "legend_above",
     "name_rows",
     "plain",
     "readable_logarithms",
@@ -102,6 +103,24 @@ def hover(
     if "limit" in HoverTool.properties():
         options = {"limit": 2, **options}
     plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(tooltips), visible=False, **options))
+
+
+def legend_above(plot: figure, *, columns: int | None = None) -> figure:
+    """Put the legend over a picture, where no line leads; one that says what the axis says is left out."""
+    if not plot.legend:
+        return plot
+    if len(plot.legend.items) == 1:
+        plot.legend.visible = False
+    plot.add_layout(plot.legend[0], "above")
+    plot.legend.orientation = "horizontal"
+    if columns is not None:
+        plot.legend.ncols = columns
+    plot.legend.background_fill_alpha = 0
+    plot.legend.border_line_alpha = 0
+    plot.legend.label_text_color = INK
+    plot.legend.label_text_font_size = "12px"
+    plot.legend.padding = 2
+    return plot
 
 
 def readable_logarithms(plot: figure, ends: tuple[float, float]) -> None:

@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.targets import DiagnosedTarget
-from thalweg.report.canvas import INK, canvas, hover, plain, readable_logarithms, window
+from thalweg.report.canvas import canvas, hover, legend_above, plain, readable_logarithms, window
 from thalweg.report.numbers import duration, general, shorten
 
 __all__ = ["DiagnosisPage", "pictures_of_diagnosis", "read_diagnosis"]
@@ -113,7 +113,7 @@ def _lines(
         style = {"line_color": colour, "line_width": 1.8, "legend_label": plain(name)}
         made.append(plot.line("x", "y", source=source, **style))
     hover(plot, made, [(x, "@x{0,0}"), (y, "@y{0.[0000]}")])
-    return _with_legend(plot)
+    return legend_above(plot)
 
 
 def _by_layer(names: Sequence[str], spreads: Sequence[float], slopes: Sequence[float]) -> figure:
@@ -145,18 +145,4 @@ def _by_layer(names: Sequence[str], spreads: Sequence[float], slopes: Sequence[f
         plot.line("x", "y", source=source, line_color=colour, line_width=2.2, legend_label=label)
         dots = plot.scatter("x", "y", source=source, size=6, fill_color=colour, line_color=None)
         hover(plot, [dots], [("layer", "@name"), (label, "@y{0.[000000]}")])
-    return _with_legend(plot)
-
-
-def _with_legend(plot: figure) -> figure:
-    if len(plot.legend.items) == 1:
-        # which the axis names already
-        plot.legend.visible = False
-    if plot.legend:
-        # lines may lead anywhere inside
-        plot.add_layout(plot.legend[0], "above")
-        plot.legend.orientation = "horizontal"
-        plot.legend.background_fill_alpha = 0
-        plot.legend.border_line_alpha = 0
-        plot.legend.label_text_color = INK
-    return plot
+    return legend_above(plot)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from thalweg.diagnosis.targets import DiagnosedTarget
 
 __all__ = [
+    "embed",
     "page_of",
     "render",
     "render_training",
@@ -143,7 +144,7 @@ def render(results: Results, *, recipe: str | None = None, script: str | None = 
     pictures |= {f"rate_{i}": rates[o.name] for i, o in enumerate(order) if o.name in rates}
     starts = starting_points(results, order, look, score)
     pictures |= {f"start_{i}": plot for i, plot in enumerate(starts.values())}
-    bokeh_script, drawn = _embed({k: p for k, p in pictures.items() if p is not None})
+    bokeh_script, drawn = embed({k: p for k, p in pictures.items() if p is not None})
     return page_of(
         "race.html.jinja",
         bokeh_script=bokeh_script,
@@ -207,14 +208,14 @@ def render_unfinished(directory: Path) -> str:
 def render_training(directory: Path) -> str:
     """Return a page about a training in ``directory``, as far as it has come."""
     found = training.read(directory)
-    bokeh_script, drawn = _embed(drawings) if (drawings := training.pictures(found)) else (Markup(""), {})
+    bokeh_script, drawn = embed(drawings) if (drawings := training.pictures(found)) else (Markup(""), {})
     return page_of("training.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
 def render_transfer(directory: Path) -> str:
     """Return a page about what was measured for a transfer."""
     found = transfer.read(directory)
-    bokeh_script, drawn = _embed(transfer.pictures(found))
+    bokeh_script, drawn = embed(transfer.pictures(found))
     return page_of("transfer.html.jinja", bokeh_script=bokeh_script, pictures=drawn, t=found)
 
 
@@ -229,7 +230,7 @@ def write_diagnosis(found: DiagnosedTarget, place: Path) -> None:
 
     page = diagnosis.read_diagnosis(found)
     drawn = diagnosis.pictures_of_diagnosis(page)
-    bokeh_script, places = _embed(drawn) if drawn else (Markup(), {})
+    bokeh_script, places = embed(drawn) if drawn else (Markup(), {})
     text = page_of("diagnosis.html.jinja", bokeh_script=bokeh_script, pictures=places, d=page)
     try:
         write_whole(place, text.encode())
@@ -237,7 +238,7 @@ def write_diagnosis(found: DiagnosedTarget, place: Path) -> None:
         raise OptionError(f"{place} can't be written ({reason(problem)}); give another place") from problem
 
 
-def _embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
+def embed(pictures: dict[str, figure]) -> tuple[Markup, dict[str, Markup]]:
     """Return one script with all pictures and bokeh itself, and a place for each picture."""
     document = Document()
     # unfrozen, bokeh walks through all models anew for each picture that is added
