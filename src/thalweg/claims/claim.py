@@ -14,7 +14,7 @@ from thalweg.claims.rules import Test, Verdict
 
 __all__ = ["TOPICS", "Claim", "Known", "Numbers", "Size", "SizeName"]
 
-Numbers = Mapping[str, float | Sequence[float]]
+Numbers = Mapping[str, Any]
 """What one seed gave: numbers that the rule judges, and lists of them that the picture draws."""
 
 SizeName = Literal["quick", "full"]

@@ -7,7 +7,7 @@ import torch
 from thalweg.claims.claim import Claim, Known, Numbers, Size
 from thalweg.claims.picture import Dots
 from thalweg.claims.rules import share
-from thalweg.secondorder import minimize
+from thalweg.secondorder.minimizing import minimize
 
 __all__ = ["CLAIM", "measure"]
 
