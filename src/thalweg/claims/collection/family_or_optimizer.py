@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from thalweg import sweep
 from thalweg.claims.claim import Claim, Known, Numbers, Size
 from thalweg.claims.picture import Dots
 from thalweg.claims.problems import mlp
 from thalweg.claims.rules import more
+from thalweg.execution.sweep import sweep
 from thalweg.layers import insert_batch_norm, insert_skips
 
 __all__ = ["CLAIM", "measure"]
@@ -21,7 +21,7 @@ _FAMILIES = ("sigmoid", "tanh", "relu", "relu, batch norm", "relu, skips")
 _UNITS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-class Family:
+class _Family:
     """Makes nets of one family of six hidden layers."""
 
     def __init__(self, name: str) -> None:
@@ -56,7 +56,7 @@ def measure(
             for k in range(rates)
         ]
         found = sweep(
-            Family(family),
+            _Family(family),
             "digits",
             settings,
             seeds=[seed],

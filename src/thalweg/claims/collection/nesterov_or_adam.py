@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thalweg import sweep
 from thalweg.claims.claim import Claim, Known, Numbers, Size
 from thalweg.claims.picture import Dots
 from thalweg.claims.rules import more
+from thalweg.execution.sweep import sweep
 
 __all__ = ["CLAIM", "measure"]
 

@@ -32,7 +32,7 @@ def measure(
     judge = trained(mlp([64, 10], seed), test, lr=0.01, epochs=3)
     with torch.no_grad():
         hard = nn.functional.cross_entropy(judge(x), y, reduction="none")
-    found = {}
+    found: dict[str, float] = {}
     kinds: tuple[CurriculumKind | None, ...] = ("stochastic", "deterministic", None)
     for name in kinds:
         stages = curriculum(hard, name, epochs=epochs) if name else None
