@@ -144,7 +144,7 @@ def test_a_trajectory_lies_on_its_plane_with_both_ends_named() -> None:
         (density(), {"limit": 12.0}, ("50 eigenvalues", "10 % lie below \N{MINUS SIGN}0.1", "not beyond 12")),
         (density(), {"limit": 2.0}, ("beyond 2,",)),
         (noise(), {"batch_size": 60}, ("20 (95 % interval from 10 to 40)", "makes 75 %")),
-        (noise(math.inf), {}, ("no upper end",)),
+        (noise(math.inf), {}, ("without an upper end",)),
     ],
 )
 def test_captions_say_the_numbers(found: Any, beside: dict[str, Any], said: tuple[str, ...]) -> None:

@@ -49,6 +49,14 @@ def diagnose(
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(metavar="N", help="Pairs of --try, at least 2.")] = 3,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="Draw the loss around and along the training, the spectrum and the noise, into the page of "
+            "--out; of a run for its report too.",
+        ),
+    ] = False,
     budget: Annotated[
         int | None,
         typer.Option(
@@ -72,14 +80,17 @@ def diagnose(
 
     from thalweg.commands.diagnosis_terminal import DiagnosisTerminal
     from thalweg.diagnosis.targets import diagnose_target, refuse_place
+    from thalweg.errors import OptionError, option
     from thalweg.run.directory.output import give
 
     refuse_place("out", out)
+    if pictures and out is None and not Path(target).is_dir():
+        raise OptionError(f"{option('pictures', True)} needs a page to draw into; give {option('out')} FILE")
 
     with DiagnosisTerminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:
         found = diagnose_target(
             target, changes=set_ or (), budget=budget, seed=seed, device=device, trust_code=trust_code,
-            apply=apply, seeds=seeds if try_ else 0, watcher=terminal,
+            apply=apply, seeds=seeds if try_ else 0, pictures=pictures, watcher=terminal,
         )  # fmt: skip
         if out is not None:
             from thalweg.report import write_diagnosis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import RenderableType
@@ -66,6 +67,16 @@ class DiagnosisTerminal(Screen, DiagnosisWatcher):
     def tried(self, found: DiagnosedTarget) -> None:
         self.stop()
         self.say("tried", str(found.tried), always=True)
+
+    def drawn_from(self, found: DiagnosedTarget, place: Path | None) -> None:
+        self.stop()
+        taken = found.pictures
+        assert taken is not None
+        where = "" if place is None else f", kept in {place} for its report"
+        told = f"{len(taken.shown)}, for {taken.gradients:,.0f} gradient evaluations{where}"
+        self.say("pictures", told, always=place is not None)
+        for note in taken.notes:
+            self.say("note", note, always=True)
 
     def drawn(self) -> RenderableType:
         return self.bar("diagnose", self._share, 1.0, self._what)

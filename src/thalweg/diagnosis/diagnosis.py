@@ -25,7 +25,7 @@ from thalweg.randomness.generators import undisturbed
 from thalweg.settings import trust
 from thalweg.settings.tables import MOST, whole_number
 
-__all__ = ["Diagnosis", "diagnose", "diagnose_setup"]
+__all__ = ["Diagnosis", "diagnose", "diagnose_setup", "usual_budget"]
 
 # A whole diagnosis costs about as many operations as a core minute has, and no more gradients than any
 # finding needs; a call costs as much as so many operations, however small.
@@ -187,7 +187,7 @@ def diagnose_setup(
         facts = gather(setup, seed=seed)
         patient = Patient(
             facts=facts,
-            budget=float(_budget(facts) if budget is None else budget),
+            budget=float(usual_budget(facts) if budget is None else budget),
             seed=seed,
             say=progress or (lambda what, share: None),
             unit=setup.batch_size,
@@ -206,7 +206,7 @@ def diagnose_setup(
     )
 
 
-def _budget(facts: Facts) -> int:
+def usual_budget(facts: Facts) -> int:
     """Return how many gradients a diagnosis may compute, by the operations that one takes.
 
     A weight is multiplied and added once at each position of its output, and twice as often on the way back;

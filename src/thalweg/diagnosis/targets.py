@@ -13,6 +13,8 @@ from thalweg import catalogue, recipe
 from thalweg.diagnosis.comparing import PairedTrials, compare_setups
 from thalweg.diagnosis.diagnosis import Diagnosis, diagnose, diagnose_setup
 from thalweg.diagnosis.finding import Finding
+from thalweg.diagnosis.pictures import Pictures, store_pictures
+from thalweg.diagnosis.pictures_of_target import pictures_of
 from thalweg.diagnosis.recipe_changes import ChangedRecipe, changed_recipe
 from thalweg.diagnosis.recipe_setup import setup_of_recipe
 from thalweg.diagnosis.recorded import read_recorded, recorded_findings
@@ -44,6 +46,7 @@ class DiagnosedTarget:
         notes: what else the person should know.
         written, applied: the file of a changed recipe, and what it holds, where one was asked for.
         tried: what pairs of trainings came to, likewise.
+        pictures: what can be drawn of it, likewise.
     """
 
     target: str
@@ -54,6 +57,7 @@ class DiagnosedTarget:
     written: Path | None = None
     applied: ChangedRecipe | None = None
     tried: PairedTrials | None = None
+    pictures: Pictures | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -125,12 +129,17 @@ class DiagnosedTarget:
                 "interval": list(self.tried.interval),
                 "helps": self.tried.helps,
             },
+            "pictures": None if self.pictures is None else {
+                "titles": [each.title for each in self.pictures.shown],
+                "gradients": self.pictures.gradients,
+            },
         }  # fmt: skip
 
     @property
     def said(self) -> list[str]:
         """All notes."""
-        return [*self.notes, *(() if self.diagnosis is None else self.diagnosis.notes)]
+        made = () if self.diagnosis is None else self.diagnosis.notes
+        return [*self.notes, *made, *(() if self.pictures is None else self.pictures.notes)]
 
 
 class DiagnosisWatcher:
@@ -148,6 +157,9 @@ class DiagnosisWatcher:
     def tried(self, found: DiagnosedTarget) -> None:
         """The remedies were tried."""
 
+    def drawn_from(self, found: DiagnosedTarget, place: Path | None) -> None:
+        """Pictures were measured; of a run they lie in that file."""
+
     def note(self, text: str) -> None:
         """Something worth a line."""
 
@@ -162,6 +174,7 @@ def diagnose_target(
     trust_code: bool = False,
     apply: Path | None = None,
     seeds: int = 0,
+    pictures: bool = False,
     watcher: DiagnosisWatcher | None = None,
 ) -> DiagnosedTarget:
     """Diagnose a recipe, a run directory, or what a function of ``file.py:function`` returns.
@@ -174,6 +187,8 @@ def diagnose_target(
         trust_code: run the code that a run directory names, though it isn't known here.
         apply: where the recipe with the remedies goes.
         seeds: pairs of trainings that try the remedies; 0: they aren't tried.
+        pictures: measure what can be drawn, with at least a quarter of the budget; of a run they are kept in
+            its directory, where a report finds them.
         watcher: told what happens.
 
     Raises:
@@ -185,14 +200,33 @@ def diagnose_target(
         raise OptionError(f"{option('seeds', seeds)} is one pair, which has no interval; give at least 2")
     watcher = DiagnosisWatcher() if watcher is None else watcher
     refuse_place("apply", apply)
-    asked = _Wanted(str(target), budget, seed, device, watcher.progress)
+    # what pictures may cost is kept for them
+    own = budget - budget // 4 if budget is not None and pictures else budget
+    asked = _Wanted(str(target), own, seed, device, watcher.progress)
     with trust.own_code(accepted=trust_code, what="training") as gate:
         found = _diagnosed(asked, changes, gate)
         watcher.found(found)
         if apply is not None:
             found = _applied(found, apply, watcher)
+        if pictures:
+            found = _pictured(found, asked, budget, watcher)
         if seeds:
             found = _tried(found, asked, seeds, watcher)
+    return found
+
+
+def _pictured(
+    found: DiagnosedTarget, asked: _Wanted, budget: int | None, watcher: DiagnosisWatcher
+) -> DiagnosedTarget:
+    if found.diagnosis is None:
+        note = "nothing can be drawn: the training can't be begun here"
+        watcher.note(note)
+        return replace(found, notes=[*found.notes, note])
+    path = Path(asked.target)
+    taken = pictures_of(found.diagnosis, path, budget=budget, seed=asked.seed or 0, progress=asked.progress)
+    found = replace(found, pictures=taken)
+    place = store_pictures(taken, path) if path.is_dir() and taken.shown else None
+    watcher.drawn_from(found, place)
     return found
 
 

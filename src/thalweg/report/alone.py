@@ -20,8 +20,9 @@ def write_picture(
     place: str | Path,
     *,
     title: str = "",
-    ends: ExtremeEigenvalues | None = None,
+    ends: ExtremeEigenvalues | tuple[float, float] | None = None,
     limit: float | None = None,
+    matrix: str = "Hessian",
     batch_size: int | None = None,
     names: tuple[str, str] = ("begin", "end"),
 ) -> Path:
@@ -34,7 +35,7 @@ def write_picture(
         found: a loss surface, a trajectory's plane, an interpolation, a spectral density, a noise scale.
         place: the file; it is replaced whole.
         title: of the page.
-        ends, limit, batch_size, names: as for :func:`~thalweg.report.landscapes.picture_of`.
+        ends, limit, matrix, batch_size, names: as for :func:`~thalweg.report.landscapes.picture_of`.
 
     Returns:
         The file.
@@ -45,8 +46,8 @@ def write_picture(
     place = Path(place)
     if place.suffix not in (".html", ".svg"):
         raise OptionError(f"{place} would be neither a page nor a picture; let its name end in .html or .svg")
-    plot = picture_of(found, ends=ends, limit=limit, batch_size=batch_size, names=names)
-    said = caption_of(found, limit=limit, batch_size=batch_size)
+    plot = picture_of(found, ends=ends, limit=limit, matrix=matrix, batch_size=batch_size, names=names)
+    said = caption_of(found, limit=limit, matrix=matrix, batch_size=batch_size)
     if place.suffix == ".svg":
         text = as_svg(plot, said=said)
     else:

@@ -12,6 +12,7 @@ from bokeh.plotting import figure
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.targets import DiagnosedTarget
 from thalweg.report.canvas import canvas, hover, legend_above, plain, readable_logarithms, window
+from thalweg.report.landscapes import captions_of, figures_of
 from thalweg.report.numbers import duration, general, shorten
 
 __all__ = ["DiagnosisPage", "pictures_of_diagnosis", "read_diagnosis"]
@@ -33,6 +34,7 @@ class DiagnosisPage:
     applied: str
     by_hand: list[str]
     tried: str
+    captions: list[tuple[str, str, str]]
     found: DiagnosedTarget
 
 
@@ -48,6 +50,8 @@ def read_diagnosis(found: DiagnosedTarget) -> DiagnosisPage:
             facts.append(("can be reached", general(made.reached, 2), "the best that was tried"))
         facts.append(("cost", f"{made.gradients:,.0f}", "gradient evaluations"))
         facts.append(("time", duration(made.seconds), ""))
+    if found.pictures is not None:
+        facts.append(("pictures", f"{found.pictures.gradients:,.0f}", "gradient evaluations"))
     changes = {} if found.applied is None else found.applied.settings
     return DiagnosisPage(
         title=f"Diagnosis of {found.target}",
@@ -59,13 +63,14 @@ def read_diagnosis(found: DiagnosedTarget) -> DiagnosisPage:
         + ", ".join(f"{key} = {value}" for key, value in changes.items()),
         by_hand=[] if found.applied is None else list(found.applied.by_hand),
         tried="" if found.tried is None else str(found.tried),
+        captions=captions_of(found.pictures),
         found=found,
     )  # fmt: skip
 
 
 def pictures_of_diagnosis(page: DiagnosisPage) -> dict[str, figure]:
     """Draw the loss and the skill of the short training, and the first signal layer by layer."""
-    drawn: dict[str, figure] = {}
+    drawn = figures_of(page.found.pictures)
     made = page.found.diagnosis
     if made is None:
         return drawn

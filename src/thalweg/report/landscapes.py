@@ -25,10 +25,11 @@ from thalweg.curvature import (
     SpectralDensity,
     TrajectoryPlane,
 )
+from thalweg.diagnosis.pictures import Pictures
 from thalweg.report.canvas import GRID, INK, canvas, hover, legend_above, plain, readable_logarithms, window
 from thalweg.report.numbers import general
 
-__all__ = ["Drawable", "caption_of", "picture_of"]
+__all__ = ["Drawable", "caption_of", "captions_of", "figures_of", "picture_of"]
 
 Drawable: TypeAlias = LossSurface | TrajectoryPlane | Interpolation | SpectralDensity | NoiseScale
 """What can be drawn."""
@@ -44,8 +45,9 @@ _Floats = npt.NDArray[np.float64]
 def picture_of(
     found: Drawable,
     *,
-    ends: ExtremeEigenvalues | None = None,
+    ends: ExtremeEigenvalues | tuple[float, float] | None = None,
     limit: float | None = None,
+    matrix: str = "Hessian",
     batch_size: int | None = None,
     names: tuple[str, str] = ("begin", "end"),
 ) -> figure:
@@ -53,9 +55,11 @@ def picture_of(
 
     Args:
         found: what.
-        ends: of a spectral density: both ends of the spectrum, as Lanczos iteration found them.
+        ends: of a spectral density: both ends of the spectrum, as Lanczos iteration found them; or the
+            smallest and the largest eigenvalue.
         limit: likewise: the curvature beyond which the optimizer is unstable at its rate,
             ``bound.constant / bound.rate`` of a :class:`~thalweg.curvature.StabilityBound`.
+        matrix: likewise: whose eigenvalues they are.
         batch_size: of a noise scale: the one in use.
         names: of an interpolation and a trajectory: what its two ends are.
 
@@ -69,11 +73,13 @@ def picture_of(
     if isinstance(found, Interpolation):
         return _line(found, names)
     if isinstance(found, SpectralDensity):
-        return _density(found, ends, limit)
+        return _density(found, _both(ends), limit, matrix)
     return _noise(found, batch_size)
 
 
-def caption_of(found: Drawable, *, limit: float | None = None, batch_size: int | None = None) -> str:
+def caption_of(
+    found: Drawable, *, limit: float | None = None, matrix: str = "Hessian", batch_size: int | None = None
+) -> str:
     """Say in words what a picture shows: its axes with their units, and the numbers that count.
 
     Arguments as for :func:`picture_of`.
@@ -103,7 +109,7 @@ def caption_of(found: Drawable, *, limit: float | None = None, batch_size: int |
         # what is zero but for rounding lies on both sides of it
         least = 0.01 * max(abs(low), abs(high))
         said = (
-            f"How the {found.size:,} eigenvalues of the Hessian are spread, from {general(low)} to "
+            f"How the {found.size:,} eigenvalues of the {matrix} are spread, from {general(low)} to "
             f"{general(high)}; {100 * found.share_below(-least):.2g} % lie below {general(-least)}, a "
             "hundredth of the largest size."
         )
@@ -111,9 +117,10 @@ def caption_of(found: Drawable, *, limit: float | None = None, batch_size: int |
             where = "beyond" if high > limit else "not beyond"
             said += f" The sharpest is {where} {general(limit)}, where the optimizer becomes unstable."
     else:
-        end = "no upper end" if math.isinf(found.high) else f"to {general(found.high)}"
+        end = "without an upper end" if math.isinf(found.high) else f"to {general(found.high)}"
         said = (
-            f"What a step and an example achieve, by the batch size. Both reach one half at the noise scale, "
+            f"What a step achieves, of one without noise, and an example, of one in the smallest batches, by "
+            f"the batch size. Both reach one half at the noise scale, "
             f"{general(found.value)} ({100 * found.level:.0f} % interval from {general(found.low)} {end})."
         )
         if batch_size is not None and math.isfinite(found.value):
@@ -123,6 +130,31 @@ def caption_of(found: Drawable, *, limit: float | None = None, batch_size: int |
             )
     note = getattr(found, "note", "")
     return f"{said} {note[:1].upper()}{note[1:]}." if note else said
+
+
+def figures_of(pictures: Pictures | None) -> dict[str, figure]:
+    """Draw all pictures of a set-up, by number."""
+    shown = () if pictures is None else pictures.shown
+    return {
+        f"picture_{number}": picture_of(
+            each.found, ends=each.ends, limit=each.limit, matrix=each.matrix, batch_size=each.batch_size,
+            names=each.names,
+        )
+        for number, each in enumerate(shown)
+    }  # fmt: skip
+
+
+def captions_of(pictures: Pictures | None) -> list[tuple[str, str, str]]:
+    """Return number, title and caption of all pictures of a set-up."""
+    shown = () if pictures is None else pictures.shown
+    return [
+        (
+            f"picture_{number}",
+            each.title,
+            caption_of(each.found, limit=each.limit, matrix=each.matrix, batch_size=each.batch_size),
+        )
+        for number, each in enumerate(shown)
+    ]
 
 
 # The loss over a plane -----------------------------------------------------------------------------------
@@ -299,7 +331,7 @@ def _line(found: Interpolation, names: tuple[str, str]) -> figure:
         plot.line(
             [a for a, _ in both], [v for _, v in both],
             line_color=_MARKED, line_dash="dashed", line_width=1.4,
-            legend_label="straight line between both losses",
+            legend_label="between both losses",
         )  # fmt: skip
     plot.scatter([a for a, _ in both], [v for _, v in both], size=8, fill_color=_GROUND, line_color=None)
     return legend_above(plot)
@@ -308,11 +340,17 @@ def _line(found: Interpolation, names: tuple[str, str]) -> figure:
 # Spectra -------------------------------------------------------------------------------------------------
 
 
-def _density(found: SpectralDensity, ends: ExtremeEigenvalues | None, limit: float | None) -> figure:
+def _both(ends: ExtremeEigenvalues | tuple[float, float] | None) -> tuple[float, float] | None:
+    return (ends.smallest.value, ends.largest.value) if isinstance(ends, ExtremeEigenvalues) else ends
+
+
+def _density(
+    found: SpectralDensity, ends: tuple[float, float] | None, limit: float | None, matrix: str
+) -> figure:
     low, high = found.range
     if ends is not None:
-        low, high = min(low, ends.smallest.value), max(high, ends.largest.value)
-    width = (high - low) / 50 or found.width
+        low, high = min(low, ends[0]), max(high, ends[1])
+    width = (high - low) / 35 or found.width
     # a bound that is far away would press everything else together
     near = limit is not None and limit <= low + 2.5 * (high - low)
     right = max(high, limit) if limit is not None and near else high
@@ -323,7 +361,7 @@ def _density(found: SpectralDensity, ends: ExtremeEigenvalues | None, limit: flo
     shown = np.maximum(y, floor)
     span = (floor, 3 * float(y.max()))
     plot = canvas(
-        height=320, x="eigenvalue of the Hessian", y="density (logarithmic)", y_axis_type="log",
+        height=320, x=plain(f"eigenvalue of the {matrix}"), y="density (logarithmic)", y_axis_type="log",
         x_range=(float(x[0]), float(x[-1])), y_range=span,
     )  # fmt: skip
     plot.yaxis.ticker = FixedTicker(ticks=[10.0**e for e in range(-30, 31) if span[0] < 10.0**e < span[1]])
@@ -332,10 +370,9 @@ def _density(found: SpectralDensity, ends: ExtremeEigenvalues | None, limit: flo
     line = plot.line("x", "y", source=source, line_color=_GROUND, line_width=1.6, legend_label="density")
     hover(plot, [line], [("eigenvalue", "@x{0.[0000]}"), ("density", "@y")])
     if ends is not None:
-        marks = [ends.smallest.value, ends.largest.value]
         plot.scatter(
-            marks, [floor * 1.7] * 2, size=11, marker="triangle", fill_color=_OTHER, line_color=None,
-            legend_label="smallest and largest, by Lanczos iteration",
+            list(ends), [floor * 1.7] * 2, size=11, marker="triangle", fill_color=_OTHER, line_color=None,
+            legend_label="both ends",
         )  # fmt: skip
     if limit is not None and near:
         plot.line(
@@ -362,15 +399,15 @@ def _noise(found: NoiseScale, batch_size: int | None) -> figure:
     first, last = max(1.0, first), max(last, 64.0)
     sizes = np.geomspace(first, last, 120)
     plot = canvas(
-        height=320, x="batch size (logarithmic)", y="share", x_axis_type="log",
+        height=320, x="batch size (logarithmic)", y="share of the most it can be", x_axis_type="log",
         x_range=(first, last), y_range=(0.0, 1.05),
     )  # fmt: skip
     plot.xaxis.ticker = FixedTicker(ticks=_decades(first, last))
     plot.xaxis.major_label_overrides = {tick: f"{tick:,g}" for tick in _decades(first, last)}
     low, high = found.low, found.high
     curves = (
-        ("progress of a step, of one without noise", _GROUND, False),
-        ("progress of an example, of one in the smallest batches", _OTHER, True),
+        ("progress of a step", _GROUND, False),
+        ("progress of an example", _OTHER, True),
     )
     made = []
     for label, colour, falls in curves:

@@ -11,12 +11,14 @@ from bokeh.models import ColumnDataSource, Label, Span
 from bokeh.plotting import figure
 
 from thalweg import recipe
-from thalweg.errors import option
+from thalweg.diagnosis.pictures import Pictures, read_pictures
+from thalweg.errors import RunDirectoryError, option
 from thalweg.layers.surgery import ModelParts
 from thalweg.recipe import Recipe
 from thalweg.report import ensemble
 from thalweg.report.canvas import GRID, canvas, hover, plain, readable_logarithms, window
 from thalweg.report.controls import ControlCurve, control_rows, lacks_controls, read_controls
+from thalweg.report.landscapes import captions_of, figures_of
 from thalweg.report.numbers import duration, general
 from thalweg.report.stages import StageCurve, read_stages
 from thalweg.run.directory import RunDirectory
@@ -59,6 +61,8 @@ class TrainingPage:
     controls: Sequence[ControlCurve] = ()
     control_rows: Sequence[tuple[str, ...]] = ()
     lacks_controls: bool = False
+    measured: Pictures | None = None
+    captions: Sequence[tuple[str, str, str]] = ()
 
 
 def is_training(directory: Path) -> bool:
@@ -98,6 +102,10 @@ def read(directory: Path) -> TrainingPage:
     last = int(curve[-1]["step"]) if curve else 0
     end = _end(config, events, last) if results is None else None
     controls = read_controls(directory)
+    try:
+        measured, damaged = read_pictures(directory), list[str]()
+    except RunDirectoryError as problem:
+        measured, damaged = None, [str(problem)]
     return TrainingPage(
         title=title,
         lead=_lead(results, last, events) if end is None else _end_lead(end, last, config),
@@ -113,7 +121,7 @@ def read(directory: Path) -> TrainingPage:
             (each, ", ".join(f"{k} = {v}" for k, v in values.items())) for each, values in given.items()
         ],
         warnings=[] if results is None else list(results.data.get("warnings", [])),
-        notes=[] if results is None else [*results.data["notes"], *results.notes],
+        notes=[*([] if results is None else [*results.data["notes"], *results.notes]), *damaged],
         machine=_machine(results),
         recipe=recipe.dumps(carried) if carried is not None else "",
         command=config.get("command"),
@@ -127,6 +135,8 @@ def read(directory: Path) -> TrainingPage:
         controls=controls,
         control_rows=control_rows(controls, curve, {} if results is None else results.result),
         lacks_controls=lacks_controls(directory, config, controls),
+        measured=measured,
+        captions=captions_of(measured),
     )
 
 
@@ -142,7 +152,9 @@ def _stage_row(stage: StageCurve) -> tuple[str, ...]:
 
 def pictures(page: TrainingPage) -> dict[str, figure]:
     """Draw the curves: losses, and the validation metric; and what there is of ensembles and calibration."""
-    drawn = {} if page.results is None else ensemble.pictures(page.results)
+    drawn = figures_of(page.measured)
+    if page.results is not None:
+        drawn |= ensemble.pictures(page.results)
     if not page.curve:
         return drawn
     steps = [point["step"] for point in page.curve]
