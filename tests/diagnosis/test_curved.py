@@ -52,7 +52,7 @@ def test_a_saddle_is_told_by_the_direction_that_leads_out() -> None:
         setup(model, (X, Y - Y.mean()), nn.MSELoss(), lambda p: torch.optim.SGD(p, lr=1e-3)), 60
     )
     found, cost = curved(known, base, seed=0)
-    assert [code for code, _ in found] == ["saddle"]
+    assert [each.code for each in found] == ["saddle"]
     assert cost > 0
     known, base = ended(
         setup(nn.Linear(4, 1), (X, Y), nn.MSELoss(), lambda p: torch.optim.SGD(p, lr=1e-6)), 60
@@ -63,10 +63,49 @@ def test_a_saddle_is_told_by_the_direction_that_leads_out() -> None:
 def test_noise_of_small_batches_is_told() -> None:
     noise = torch.randn(len(X), 1, generator=torch.Generator().manual_seed(3))
     known, base = ended(setup(nn.Linear(4, 1), (X, noise), nn.MSELoss(), batch_size=4), 400)
-    assert "gradient-noise" in [code for code, _ in curved(known, base, seed=0)[0]]
+    assert "gradient-noise" in [each.code for each in curved(known, base, seed=0)[0]]
     clean = nn.Linear(4, 1)
     known, base = ended(setup(clean, (X, X[:, :1]), nn.MSELoss(), lambda p: torch.optim.SGD(p, lr=1e-6)), 5)
-    assert "gradient-noise" not in [code for code, _ in curved(known, base, seed=0)[0]]
+    assert "gradient-noise" not in [each.code for each in curved(known, base, seed=0)[0]]
+
+
+def scaled_columns(largest: float) -> torch.Tensor:
+    """Columns whose mean squares are 1 but for the first's."""
+    x = torch.linalg.qr(torch.randn(240, 12, generator=torch.Generator().manual_seed(1)))[0] * 240**0.5
+    return x * torch.tensor([largest, *[1.0] * 11])
+
+
+@pytest.mark.parametrize(("largest", "optimizer", "said"), [
+    (100.0, lambda p: torch.optim.SGD(p, lr=3e-5), True),
+    (5.0, lambda p: torch.optim.SGD(p, lr=1e-2), False),
+    (100.0, lambda p: torch.optim.Adam(p, lr=1e-2), False),
+])  # fmt: skip
+def test_directions_that_differ_in_steepness_are_told(largest: float, optimizer: Any, said: bool) -> None:
+    """The matrix of a linear model is its inputs' second moments; Adam divides by each gradient's size."""
+    x = scaled_columns(largest)
+    # what is to be learnt lies along a column of size 1
+    known, base = ended(setup(nn.Linear(12, 1, bias=False), (x, x[:, 1:2]), nn.MSELoss(), optimizer), 20)
+    found = [each for each in curved(known, base, seed=0)[0] if each.code == "ill-conditioned"]
+    assert bool(found) is said
+    if said:
+        number = float(found[0].evidence[0].split("curves ")[1].split(" ")[0].replace(",", ""))
+        rows = x[known.held.rows].double()
+        exact = torch.linalg.eigvalsh(rows.T @ rows).flip(0)
+        # of half of the examples at a time, by which those of 1 spread
+        assert 0.5 < number / float(exact[0]) * len(rows) < 3
+        assert found[0].severity == "advice"
+        assert found[0].remedy is not None
+        changed = found[0].remedy.apply(known.setup)
+        assert type(changed.start(0)[1]).__name__ == "Adam"
+
+
+def test_dead_units_are_not_taken_for_noise() -> None:
+    """What is left of the gradient where outputs are constant is that of biases."""
+    model = net(3)
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    known, base = ended(setup(model, (X, THREE), nn.CrossEntropyLoss(), batch_size=4), 60)
+    assert "gradient-noise" not in [each.code for each in curved(known, base, seed=0)[0]]
 
 
 def test_a_diagnosis_says_where_the_rate_lies() -> None:

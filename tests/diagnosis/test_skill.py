@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
-from torch import Tensor
+from tests.diagnosis.cases import facts, inputs, net
+from torch import Tensor, nn
 
 from thalweg.diagnosis.skill import Judge, task_of
 
@@ -83,6 +84,17 @@ def test_what_is_not_finite_is_the_worst_and_what_cannot_be_judged_is_not() -> N
     assert math.isnan(judge(2)(drawn(10, 1), torch.zeros(10)))
     assert Judge(kind="other", start=2.0).of_loss(0.5) == pytest.approx(0.75)
     assert Judge(kind="other", start=2.0).of_loss(math.inf) == -1
+    assert Judge(kind="other", start=2.0).of_loss(-7.0) == 1
+
+
+def test_logarithms_of_rates_are_judged_as_rates() -> None:
+    y = torch.randint(0, 9, (60, 1), generator=torch.Generator().manual_seed(0)).double()
+    assert Judge(kind="numbers", logarithms=True)((y + 1e-9).log(), y) == pytest.approx(1)
+    assert Judge(kind="numbers", logarithms=True)(y, y) == -1
+    x = inputs()
+    for log_input in (True, False):
+        found = facts(net(1), (x, x[:, :1].exp().round()), nn.PoissonNLLLoss(log_input=log_input))
+        assert (found.judge.kind, found.judge.logarithms) == ("numbers", log_input)
 
 
 WHOLE = torch.arange(40) % 4
@@ -101,7 +113,11 @@ WHOLE = torch.arange(40) % 4
         ((torch.eye(4)[WHOLE] + torch.eye(4)[WHOLE.flip(0)]).clamp(max=1), "binary_cross_entropy", None,
          torch.zeros(8, 4), "several classes", 4),
         (torch.rand(40, 2), "mse_loss", None, torch.zeros(8, 2), "numbers", 0),
-        (torch.rand(40, 2), "poisson_nll_loss", None, torch.zeros(8, 2), "other", 0),
+        (torch.rand(40, 2), "poisson_nll_loss", None, torch.zeros(8, 2), "numbers", 0),
+        (torch.rand(40, 2), "gaussian_nll_loss", None, torch.zeros(8, 2), "other", 0),
+        # embeddings, whose class numbers say which belong together
+        (WHOLE, None, None, torch.zeros(8, 16), "other", 0),
+        (WHOLE, None, "accuracy", torch.zeros(8, 16), "classes", 16),
         (torch.rand(40, 2), "mse_loss", None, torch.zeros(8, 3), "other", 0),
         ({"a": WHOLE}, None, None, torch.zeros(8, 3), "other", 0),
     ],

@@ -46,7 +46,7 @@ class DiagnosisTerminal(Screen, DiagnosisWatcher):
         self.stop()
         made = found.diagnosis
         if found.healthy:
-            skill = "" if made is None else f": skill {made.skill:.2f} of 1 (0 is a constant prediction)"
+            skill = "" if made is None else f": skill {made.skill:.2f} of 1 ({made.scale})"
             self.say("healthy", f"nothing is wrong{skill}", style="green", always=True)
         for finding in found.findings:
             self._finding(finding)

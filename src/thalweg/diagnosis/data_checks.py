@@ -181,6 +181,9 @@ def _target_scale(facts: Facts) -> Iterator[Suspicion]:
     numbers, targets = facts.targets, facts.setup.targets
     if numbers is None or facts.judge.kind != "numbers" or not isinstance(targets, Tensor):
         return
+    if facts.judge.logarithms:
+        # counts have to stay counts
+        return
     if not targets.dtype.is_floating_point:
         return
     size = math.sqrt(numbers.mean**2 + numbers.spread**2)

@@ -22,9 +22,12 @@ from thalweg.diagnosis.data_checks import advice
 from thalweg.diagnosis.facts import Facts, gather
 from thalweg.diagnosis.finding import Finding, Remedy
 from thalweg.diagnosis.mechanisms import mechanisms
-from thalweg.diagnosis.neighbours import Learnable, learnable
+from thalweg.diagnosis.misfits import misfit
+from thalweg.diagnosis.neighbours import Learnable, learnable, related
+from thalweg.diagnosis.output_bias import output_bias
 from thalweg.diagnosis.pace import rate_remedy
 from thalweg.diagnosis.signals import signal_of
+from thalweg.diagnosis.through_time import forgets
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import (
     FINE,
@@ -68,9 +71,9 @@ def examine(patient: Patient) -> None:
         patient.facts = replace(patient.facts, judge=facts.judge)
     if facts.traced is None or (facts.problem and not math.isfinite(facts.loss)):
         if not patient.findings:
+            change = misfit(facts) or "a diagnosis needs one batch that goes through"
             raise ModelError(
-                f"the model or its loss can't be computed on these data ({facts.problem}); a diagnosis needs "
-                "one batch that goes through"
+                f"the model or its loss can't be computed on these data ({facts.problem}); {change}"
             )
         return
     for round_ in range(_ROUNDS):
@@ -85,6 +88,11 @@ def examine(patient: Patient) -> None:
         _join(patient)
         _explain(patient, patient.base)
     patient.findings += advice(patient.facts)
+    if not {"target-scale", "output-activation", "output-units", "loss-function", "labels"} & {
+        finding.code for finding in patient.findings
+    }:
+        # what is wrong with targets or outputs moves the first predictions too
+        patient.findings += output_bias(patient.facts)
     order = {"error": 0, "risk": 1, "advice": 2}
     patient.findings.sort(key=lambda finding: order[finding.severity])
 
@@ -113,7 +121,7 @@ def _explain(patient: Patient, base: TrialRun) -> None:
     codes = {finding.code for finding in patient.findings}
     if "learning-rate-low" in codes:
         # it stands still since its steps are short, wherever it is
-        seen = [each for each in seen if each[0] != "saddle"]
+        seen = [each for each in seen if each.code != "saddle"]
     if "learning-rate-high" in codes or not base.finite:
         said, cost = rate_against_bound(facts, seed=patient.seed)
         patient.spent += cost
@@ -122,7 +130,7 @@ def _explain(patient: Patient, base: TrialRun) -> None:
                 replace(each, evidence=(*each.evidence, said)) if each.code == "learning-rate-high" else each
                 for each in patient.findings
             ]
-    patient.findings += mechanisms(facts, base, signal_of(facts), seen)
+    patient.findings += [*mechanisms(facts, base, signal_of(facts)), *seen]
 
 
 # What is certain --------------------------------------------------------------------------------------------
@@ -289,7 +297,9 @@ def _without_remedy(
             )
         else:
             patient.findings.append(_too_small(patient, base, ceiling))
-    elif max(most, ceiling) < 0.05:
+    elif most < 0.1 and (forgotten := forgets(facts, seed=patient.seed)) is not None:
+        patient.findings.append(forgotten)
+    elif max(most, ceiling) < 0.05 and not related(facts):
         patient.findings.append(_nothing_to_learn(patient, known))
 
 

@@ -48,6 +48,7 @@ class Diagnosis:
         notes: what else the person should know.
         base: the training as it is, for a short while; ``None`` where it wasn't trained.
         signal: what each layer let through on the first batch; ``None`` where it couldn't be computed.
+        by_loss: whether skill is the share of the first loss that is gone, for want of a better measure.
     """
 
     findings: list[Finding]
@@ -59,6 +60,12 @@ class Diagnosis:
     notes: tuple[str, ...] = ()
     base: TrialRun | None = field(default=None, repr=False)
     signal: Signal | None = field(default=None, repr=False)
+    by_loss: bool = False
+
+    @property
+    def scale(self) -> str:
+        """What 0 and 1 of its skills mean, in words."""
+        return "the share of the first loss that is gone" if self.by_loss else "0 is a constant prediction"
 
     @property
     def healthy(self) -> bool:
@@ -84,7 +91,7 @@ class Diagnosis:
         if not worst:
             fine = not self.skill < 0.1
             what = "Nothing is wrong" if fine else "Nothing was found that mends it"
-            lines.append(f"{what}: skill {self.skill:.2f} of 1 (0 is a constant prediction).")
+            lines.append(f"{what}: skill {self.skill:.2f} of 1 ({self.scale}).")
         lines += [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"This took {cost}."])
@@ -203,6 +210,7 @@ def diagnose_setup(
         notes=tuple(patient.notes),
         base=patient.base,
         signal=signal_of(facts),
+        by_loss=patient.facts.judge.kind == "other",
     )
 
 

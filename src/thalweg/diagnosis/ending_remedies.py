@@ -60,7 +60,10 @@ def changed_call(op: Operation, other: Callable[[Tensor], Tensor]) -> Change:
 
 
 def _where(fed: Operation) -> str:
-    return f" (in {fed.path})" if fed.path else ""
+    """Say which part of the model calls it, as it is written in Python: ``model.layers[2]``."""
+    parts = fed.path.split(".") if fed.path else []
+    written = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
+    return f" (model{written})" if parts else ""
 
 
 def without(fed: Operation, words: str, also: Change | None = None) -> Remedy:

@@ -142,6 +142,9 @@ def _broadcast(facts: Facts) -> Iterator[Suspicion]:
         )
         if not paired or one == other or not spread or min(math.prod(one), math.prod(other)) < 2:
             continue
+        if op.kind != "loss" and len(one) == len(other) and one[0] == other[0]:
+            # several outputs of an example beside its one target, as quantiles are learnt
+            continue
         if targets.ndim > 1 and targets.shape[-1] > 1 and traced.shape[-1:] in ((1,), ()):
             yield _too_few(facts, targets.shape[-1])
             return

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from thalweg.diagnosis.computing import computing, learning
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.skill import Judge, task_of
 from thalweg.diagnosis.trace import Operation, TracedBatch, recording
 from thalweg.diagnosis.trial import HeldOut, held_out
 from thalweg.errors import UserError
-from thalweg.layers.interface import Interface, part_of
-from thalweg.layers.modes import set_mode
+from thalweg.layers.interface import part_of
 from thalweg.objectives.nests import leaves
-from thalweg.randomness.generators import own_generators
 
 __all__ = ["Facts", "InNumbers", "dense_of", "gather", "numbers_of"]
 
@@ -123,11 +121,9 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     held = held_out(setup, seed=seed)
     model, optimizer = setup.start(seed)
     if setup.takes_part is None:
-        with own_generators(seed, "diagnosis", "part"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with computing(setup, model, seed=seed, stream="part"):
             setup = setup.with_(takes_part=_takes_part(setup, model, held.rows[:2]))
-    if not any(part.training for part in model.modules()):
-        set_mode(model, training=True)
+    learning(model)
     known = {id(p): name for name, p in model.named_parameters()}
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     untrained = tuple(name for key, name in known.items() if key not in trained)
@@ -135,8 +131,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     order = torch.linspace(0, len(held.rows) - 1, count).round().long()
     rows = held.rows[order.unique()]  # type: ignore[no-untyped-call]
     seen = _Looked()
-    with own_generators(seed, "diagnosis", "facts"), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with computing(setup, model, seed=seed, stream="facts"):
         _look(seen, setup, model, rows)
     strangers: tuple[tuple[int, ...], ...] = ()
     if seen.traced is not None:
@@ -147,7 +142,12 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     if seen.traced is not None and seen.traced.compared is not None:
         compared = seen.traced.operations[seen.traced.compared].name
     judge = task_of(
-        targets, compared or _loss_name(setup), setup.metric, seen.outputs, direct=_direct(seen.traced)
+        targets,
+        compared or _loss_name(setup),
+        setup.metric,
+        seen.outputs,
+        direct=_direct(seen.traced),
+        logarithms=_of_logarithms(seen.traced),
     )
     if judge.kind == "other" and math.isfinite(seen.loss):
         judge = Judge(kind="other", start=seen.loss)
@@ -195,6 +195,14 @@ def _direct(traced: TracedBatch | None) -> bool:
     return False
 
 
+def _of_logarithms(traced: TracedBatch | None) -> bool:
+    """Say whether the loss takes outputs for logarithms, as Poisson's does unless it is told not to."""
+    if traced is None or traced.compared is None:
+        return False
+    op = traced.operations[traced.compared]
+    return op.name == "poisson_nll_loss" and bool(op.options.get("log_input", op.options.get(2, True)))
+
+
 _DIFFERENCES = (
     "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
     "sub", "__sub__", "__rsub__", "subtract", "rsub", "dist", "pairwise_distance",
@@ -230,8 +238,7 @@ def _takes_part(setup: Setup, model: nn.Module, rows: Tensor) -> bool:
     """Say whether the loss wants the part that is compared, of a model that returns several things."""
     inputs, targets = setup.batch(rows)
     try:
-        with Interface(own=("loss",)).attached(model):
-            outputs = model(inputs)
+        outputs = model(inputs)
         if isinstance(outputs, Tensor):
             return False
         return not isinstance(setup.loss(outputs, targets), Tensor)
@@ -253,9 +260,8 @@ def _compared_part(outputs: Any) -> Any:
 def _look(seen: _Looked, setup: Setup, model: nn.Module, rows: Tensor) -> None:
     inputs, targets = setup.batch(rows)
     seen.targets = targets
-    interface = Interface() if setup.takes_part else Interface(own=("loss",))
     try:
-        with interface.attached(model), recording(model, len(rows)) as noted:
+        with recording(model, len(rows)) as noted:
             noted.mark(inputs, -1)
             noted.mark(targets, -2)
             outputs = model(inputs)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from thalweg.diagnosis.setup import Setup
 
-__all__ = ["CAUSES", "MECHANISMS", "Code", "Finding", "Remedy", "Severity"]
+__all__ = ["CAUSES", "MECHANISMS", "Code", "Finding", "Remedy", "Severity", "seen_as"]
 
 Severity: TypeAlias = Literal["error", "risk", "advice"]
 """``error``: training can't become what it should; ``risk``: it is held back; ``advice``: worth knowing."""
@@ -43,7 +43,7 @@ CAUSES: Mapping[Code, str] = {
 
 MECHANISMS: Mapping[Code, str] = {
     "vanishing-gradient": "gradients shrink from the last layer to the first",
-    "exploding-gradient": "gradients grow beyond all bounds",
+    "exploding-gradient": "some gradients are far larger than all others",
     "dying-relu": "units give zero for every example",
     "saturation": "units sit where their function is flat",
     "symmetric-units": "units of a layer are copies of each other",
@@ -130,3 +130,22 @@ class Finding:
         """The confidence in words."""
         words = ((0.95, "certain"), (0.75, "very likely"), (0.5, "likely"), (0.0, "possible"))
         return next(word for least, word in words if self.confidence >= least)
+
+
+def seen_as(
+    code: Code,
+    *evidence: str,
+    cause: str = "see the findings before this one",
+    remedy: Remedy | None = None,
+    confidence: float = 0.9,
+) -> Finding:
+    """Return a mechanism that was seen, as advice beneath its cause."""
+    return Finding(
+        code=code,
+        severity="advice",
+        title=MECHANISMS[code],
+        evidence=evidence,
+        cause=cause,
+        remedy=remedy,
+        confidence=confidence,
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.skill import Judge
 
-__all__ = ["Learnable", "learnable"]
+__all__ = ["Learnable", "learnable", "related"]
 
 _MOST = 1000
 
@@ -81,6 +81,31 @@ def learnable(facts: Facts) -> Learnable | None:
         shifted_skill=found,
         error=1 / math.sqrt(few),
     )
+
+
+def related(facts: Facts) -> bool:
+    """Say whether any input goes with any target, straight and beyond chance.
+
+    Correlations of independent columns are near normal with a spread of 1 / sqrt(N); of as many pairs as are
+    looked at, none should lie beyond the bound in 99 of 100 data sets.
+    """
+    setup, judge = facts.setup, facts.judge
+    inputs, targets = setup.inputs, setup.targets
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or len(inputs) != len(targets):
+        return False
+    if not inputs.dtype.is_floating_point or facts.inputs is None or facts.inputs.finite < 1:
+        return False
+    x, number = _flat(inputs), judge.numbers(targets)
+    if number is not None and len(number) != len(x):
+        return False
+    y = targets.reshape(len(x), -1).double()
+    if number is not None:
+        y = torch.nn.functional.one_hot(number, max(2, judge.classes)).double()
+    x, y = (each - each.mean(0) for each in (x, y))
+    sizes = torch.linalg.vector_norm(x, dim=0)[:, None] * torch.linalg.vector_norm(y, dim=0)
+    correlations = (x.T @ y) / sizes.clamp(min=1e-300)
+    bound = float(torch.special.ndtri(torch.tensor(1 - 0.005 / correlations.numel(), dtype=torch.float64)))
+    return float(correlations.abs().max()) * math.sqrt(len(x)) > bound
 
 
 def _most_frequent(judge: Judge, targets: Tensor) -> float:

@@ -398,12 +398,7 @@ def _start(model: Any, optimizer: Any) -> Start:
                 "others; give the optimizer as a function of parameters too"
             )
 
-        def both(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-            # of one copy, so that the optimizer's parameters are the model's
-            pair: tuple[nn.Module, torch.optim.Optimizer] = _copied((model, optimizer))
-            return pair
-
-        return both
+        return lambda seed: _copied_pair(model, optimizer)
     make = _maker(optimizer)
 
     def begin(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -416,6 +411,18 @@ def _start(model: Any, optimizer: Any) -> Start:
         return made, make(made)
 
     return begin
+
+
+def _copied_pair(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Copy both at once, so that the optimizer's parameters are the model's."""
+    # torch's copies of optimizers leave out what a class keeps beside its groups, as LBFGS its parameters
+    lost = vars(optimizer).keys() - vars(copy.copy(optimizer)).keys()
+    own = {name: vars(optimizer)[name] for name in lost}
+    found, copied, kept = _copied((model, optimizer, own))
+    vars(copied).update(kept)
+    return found, copied
 
 
 def _copied(value: Any) -> Any:

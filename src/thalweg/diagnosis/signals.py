@@ -18,8 +18,18 @@ from thalweg.diagnosis.finding import Remedy
 from thalweg.diagnosis.suspicion import Suspicion
 from thalweg.diagnosis.trace import Operation
 
-__all__ = ["Signal", "calls_of", "same", "signal_of", "suspect_signals"]
+__all__ = [
+    "Signal",
+    "calls_of",
+    "copied_units",
+    "fresh_weights",
+    "same",
+    "signal_of",
+    "suspect_signals",
+]
 
+# Gradients that differ by less, as a share of the largest, are equal but for rounding.
+_EQUAL = 1e-4
 _SQUASHING = ("sigmoid", "tanh", "hardsigmoid", "hardtanh", "softsign")
 _BOUNDED = (*_SQUASHING, "softmax", "logsigmoid")
 
@@ -156,7 +166,10 @@ def _cut(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
     assert facts.traced is not None
     loose = [op for op in facts.traced.model if op.name in ("detach", "data", "__get__") and op.sources]
     change = None
-    if any(op.name == "detach" for op in loose):
+    # past numpy or a new tensor nothing leads on, and only the person can mend it
+    reached = [p for op in signal.weights for p in op.parameters]
+    leads_on = any(names[id(p)] in cut for p in reached if id(p) in names)
+    if leads_on and any(op.name == "detach" for op in loose):
         calls = [(op.name, op.occurrence) for op in loose if op.name == "detach"]
         change = changes.rewritten(dict.fromkeys(calls, same))
     yield Suspicion(
@@ -168,7 +181,7 @@ def _cut(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
             f"{', '.join(sorted(set(cut))[:3])}: used in forward and given to the optimizer, without a "
             "gradient",
         ),
-        cause=".detach(), .data or torch.no_grad() behind these layers",
+        cause=".detach(), .data, .numpy(), torch.tensor(...) or torch.no_grad() behind these layers",
         remedy=Remedy(text="leave out what cuts the gradient off", change=change, code="- .detach()"),
     )
 
@@ -176,7 +189,8 @@ def _cut(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
 # First weights ----------------------------------------------------------------------------------------------
 
 
-def _anew(signal: Signal) -> Remedy:
+def fresh_weights(signal: Signal) -> Remedy:
+    """Return the remedy of drawing all first weights anew."""
     scheme, author = ("normalized", "Glorot") if signal.squashing else ("he", "He")
     return Remedy(
         text=f"draw the first weights by {author}'s scheme",
@@ -186,14 +200,47 @@ def _anew(signal: Signal) -> Remedy:
     )
 
 
-def _symmetric(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
-    equal = []
+def copied_units(facts: Facts, signal: Signal) -> list[tuple[str, int, int]]:
+    """Return hidden weights with units that equal another in weights and gradient.
+
+    With equal weights and gradients a pair stays equal. Weights that are all zero aren't by themselves
+    copies: a branch that begins at zero gets a gradient of its own for each unit.
+
+    Returns:
+        Name of each weight, how many of its units are copies, and of how many.
+    """
     names = {id(p): name for name, p in facts.model.named_parameters()}
+    found = []
     for op in signal.weights[:-1]:
         for p in op.parameters:
-            rows = p.detach().reshape(len(p), -1) if p.ndim > 1 else None
-            if rows is not None and len(rows) > 1 and float((rows - rows[:1]).abs().max()) == 0:
-                equal.append(names.get(id(p), "a weight"))
+            if p.ndim < 2 or len(p) < 2 or p.grad is None or p.grad.is_sparse:
+                continue
+            rows, slopes = (each.detach().reshape(len(p), -1).double() for each in (p, p.grad))
+            _, which, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+            tolerance = _EQUAL * float(slopes.abs().max())
+            alone = int((counts == 1).sum())
+            for group in torch.nonzero(counts > 1).flatten():
+                left = slopes[which == group]
+                while len(left):
+                    # units of an LSTM's gates that begin equal are told apart by their gradients
+                    near = ((left - left[:1]).abs() <= tolerance).all(1)
+                    alone += int(near.sum()) == 1
+                    left = left[~near]
+            if alone < len(p):
+                found.append((names.get(id(p), "a weight"), len(p) - alone, len(p)))
+    return found
+
+
+def _symmetric(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
+    names = {id(p): name for name, p in facts.model.named_parameters()}
+    copied = {name for name, units, of in copied_units(facts, signal) if units == of}
+    equal = []
+    for op in signal.weights[:-1]:
+        for p in op.parameters:
+            if p.ndim > 1 and len(p) > 1 and bool((p == p[:1]).all()):
+                name = names.get(id(p), "a weight")
+                # a branch that begins at zero, as its author meant, gets another gradient for each unit
+                equal += [name] if name in copied or bool((p != 0).any()) else []
     if equal:
         yield Suspicion(
             code="initialization",
@@ -202,7 +249,7 @@ def _symmetric(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
             title="units of a layer begin as copies of each other",
             evidence=(f"all rows are equal in {', '.join(equal[:3])}",),
             cause="equal units get equal gradients and stay equal, so that a layer counts as a single unit",
-            remedy=_anew(signal),
+            remedy=fresh_weights(signal),
         )
 
 
@@ -248,7 +295,7 @@ def _first_weights(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
             title="the first weights have the wrong size",
             evidence=tuple(said),
             cause="signals shrink or grow from layer to layer, and gradients with them",
-            remedy=_anew(signal),
+            remedy=fresh_weights(signal),
         )
     elif len(signal.weights) > 2 and not signal.normed:
         # default first weights shrink signals slowly through many layers
@@ -263,7 +310,7 @@ def _first_weights(facts: Facts, signal: Signal) -> Iterator[Suspicion]:
             )
             if signal.spreads
             else (),
-            remedy=_anew(signal),
+            remedy=fresh_weights(signal),
         )
 
 

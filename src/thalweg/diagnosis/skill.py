@@ -36,18 +36,23 @@ class Judge:
         classes: how many there are.
         values: the values that stand for classes, in order.
         start: the first loss, by which a task of any other kind is judged.
+        logarithms: whether outputs are logarithms of the numbers that are predicted.
     """
 
     kind: TaskKind
     classes: int = 0
     values: tuple[float, ...] = ()
     start: float | None = None
+    logarithms: bool = False
 
     def of_loss(self, loss: float) -> float:
-        """Return the skill of a loss of the set-up's own: the share of the first one that is gone."""
+        """Return the skill of a loss of the set-up's own: the share of the first one that is gone.
+
+        A loss that goes below 0 counts as gone.
+        """
         if self.start is None or not math.isfinite(loss):
             return -1.0 if not math.isfinite(loss) else math.nan
-        return max(-1.0, (self.start - loss) / max(abs(self.start), 1e-12))
+        return min(1.0, max(-1.0, (self.start - loss) / max(abs(self.start), 1e-12)))
 
     def numbers(self, targets: Any) -> Tensor | None:
         """Return classes as their numbers ``[M]``, one for each that is predicted."""
@@ -73,7 +78,7 @@ class Judge:
         if self.kind == "several classes":
             return self._of_several(outputs, targets)
         if self.kind == "numbers":
-            return _of_numbers(outputs, targets.double())
+            return _of_numbers(outputs.exp() if self.logarithms else outputs, targets.double())
         return math.nan
 
     def _of_classes(self, outputs: Tensor, targets: Tensor) -> float:
@@ -153,7 +158,15 @@ def _of_numbers(outputs: Tensor, targets: Tensor) -> float:
     return float((1 - errors[known] / spread[known]).clamp(min=-1).mean())
 
 
-def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, direct: bool) -> Judge:
+def task_of(
+    targets: Any,
+    loss_name: str | None,
+    metric: Any,
+    outputs: Any,
+    *,
+    direct: bool,
+    logarithms: bool = False,
+) -> Judge:
     """Say what is predicted.
 
     Args:
@@ -162,6 +175,7 @@ def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, d
         metric: what the person calls good; the name of one of classes settles it.
         outputs: of a few examples.
         direct: whether the loss takes the difference of outputs and targets as they are.
+        logarithms: whether the loss takes outputs for logarithms.
 
     Class numbers are taken for classes where the loss or the metric is one of classes, where they are of a
     whole-number type and few, or where they are 0 and 1 alone. Rows with a single 1 are classes too.
@@ -188,6 +202,9 @@ def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, d
         few = len(values) <= max(2, min(100, len(targets) // 5))
         integers = not targets.dtype.is_floating_point
         in_width = width > 1 and integers and int(values[0]) >= 0 and int(values[-1]) < width
+        if loss_name is None and not _names_classes(metric) and width != len(values):
+            # class numbers may also say which examples belong together, as losses of distances take them
+            in_width = False
         if of_classes or (binary and single) or (integers and few and loss_name is not None) or in_width:
             if not integers and loss_name not in _OF_CLASSES and not binary and not _names_classes(metric):
                 pass
@@ -201,6 +218,8 @@ def task_of(targets: Any, loss_name: str | None, metric: Any, outputs: Any, *, d
         return Judge(kind="other")
     same = math.prod(outputs.shape[1:]) == math.prod(targets.shape[1:])
     numeric = direct and (loss_name in _OF_NUMBERS or (loss_name is None and targets.dtype.is_floating_point))
+    if same and loss_name == "poisson_nll_loss":
+        return Judge(kind="numbers", logarithms=logarithms)
     return Judge(kind="numbers" if same and numeric else "other")
 
 

@@ -7,7 +7,6 @@ included, has to be seen and not mended.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.catalogue.entry import StepKind
+from thalweg.diagnosis.computing import learning, starting
 from thalweg.diagnosis.setup import Setup, rows_of
 from thalweg.diagnosis.skill import Judge
 from thalweg.errors import UserError
-from thalweg.layers.interface import Interface, part_of
-from thalweg.layers.modes import modes_of, set_evaluation, set_mode, set_modes
+from thalweg.layers.interface import part_of
+from thalweg.layers.modes import modes_of, set_evaluation, set_modes
 from thalweg.objectives.nests import count_of
 from thalweg.randomness import streams
-from thalweg.randomness.generators import own_generators
 from thalweg.randomness.streams import seed32
 from thalweg.training.fit_spec import step_kind_of
 
-__all__ = ["HeldOut", "TrialPoint", "TrialRun", "held_out", "train"]
+__all__ = ["HeldOut", "TrialPoint", "TrialRun", "constant", "held_out", "train"]
 
 # Examples by which a trial is judged, of each part.
 _JUDGED = 1000
@@ -114,6 +113,14 @@ class TrialRun:
         return self.validation if judged else self.training
 
 
+def constant(outputs: Any) -> bool:
+    """Say whether outputs are the same for every example, but for rounding."""
+    if not isinstance(outputs, Tensor) or len(outputs) < 2:
+        return False
+    flat = outputs.reshape(len(outputs), -1).double()
+    return float(flat.std(0, correction=0).max()) <= 1e-4 * max(1e-8, float(flat.abs().max()))
+
+
 def held_out(setup: Setup, *, seed: int) -> HeldOut:
     """Choose the examples that trials learn from, and those that they are judged by."""
     count = count_of(setup.targets)
@@ -161,15 +168,10 @@ def train(
     """
     trial = TrialRun(planned=steps)
     unit = setup.batch_size if unit is None else unit
-    interface = Interface() if setup.takes_part else Interface(own=("loss",))
-    with own_generators(seed, "diagnosis", "trial"), warnings.catch_warnings(), torch.enable_grad():
-        # what torch says of broken shapes is said by a finding
-        warnings.simplefilter("ignore")
-        # what a change of ours can't do is raised
-        model, optimizer = setup.start(seed)
+    # what a change of ours can't do is raised
+    with starting(setup, seed=seed, stream="trial") as (model, optimizer):
         try:
-            with interface.attached(model):
-                _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit)
+            _loop(trial, setup, model, optimizer, judge, held, steps, seed, points, unit)
         except torch.OutOfMemoryError:
             raise
         except Exception as problem:
@@ -199,9 +201,7 @@ def _loop(
     due = {round(steps * (k + 1) / points) for k in range(points - 1)}
     begun = {name: p.detach().clone() for name, p in model.named_parameters()}
     batches = _batches(setup, held.rows, seed)
-    # a model that was given in evaluation mode throughout is trained as torch's loops do
-    if not any(part.training for part in model.modules()):
-        set_mode(model, training=True)
+    learning(model)
     for step in range(steps):
         inputs, targets = setup.batch(next(batches))
         value = _step(kind, model, optimizer, setup, inputs, targets, trial)

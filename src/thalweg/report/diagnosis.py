@@ -45,7 +45,7 @@ def read_diagnosis(found: DiagnosedTarget) -> DiagnosisPage:
     facts = []
     if made is not None:
         if math.isfinite(made.skill):
-            facts.append(("skill", general(made.skill, 2), "0: a constant prediction, 1: a perfect one"))
+            facts.append(("skill", general(made.skill, 2), made.scale))
         if ill and math.isfinite(made.reached):
             facts.append(("can be reached", general(made.reached, 2), "the best that was tried"))
         facts.append(("cost", f"{made.gradients:,.0f}", "gradient evaluations"))
