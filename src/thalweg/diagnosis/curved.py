@@ -22,6 +22,7 @@ from thalweg.diagnosis import changes
 from thalweg.diagnosis.computing import computing, learning, starting
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.finding import Finding, Remedy, seen_as
+from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.trial import TrialRun, constant
 from thalweg.errors import ThalwegError
 from thalweg.layers.modes import set_evaluation, set_mode
@@ -58,7 +59,7 @@ def rate_against_bound(facts: Facts, *, seed: int) -> tuple[str, float]:
         except _CANT:
             # an optimizer without such a bound, or a loss that can't be differentiated twice
             return "", 0.0
-    cost = 2 * (bound.products + 1) * len(rows) / setup.batch_size
+    cost = _cost(setup, len(rows), bound.products + 1)
     if not math.isfinite(bound.limit) or not math.isfinite(bound.ratio):
         return "", cost
     above = f"{bound.ratio:.3g} times" if bound.ratio > 1 else f"{100 * bound.ratio:.0f} % of"
@@ -68,13 +69,19 @@ def rate_against_bound(facts: Facts, *, seed: int) -> tuple[str, float]:
     return said, cost
 
 
-def curved(facts: Facts, base: TrialRun, *, seed: int) -> tuple[list[Finding], float]:
-    """Return what curvature and noise tell, of the set-up as it begins and as it ends, and what that cost."""
+def curved(facts: Facts, base: TrialRun, *, seed: int, most: float = math.inf) -> tuple[list[Finding], float]:
+    """Return what curvature and noise tell, of the set-up as it begins and as it ends, and what that cost.
+
+    Args:
+        facts, base: of the set-up, and its trial.
+        seed: of what is drawn.
+        most: gradients of a batch that may be computed; what would take more isn't looked at.
+    """
     found: list[Finding] = []
     cost = 0.0
-    for look in (_conditioned, _ends, _noise):
+    for look in (_ends, _noise, _conditioned):
         try:
-            for finding, gradients in look(facts, base, seed):
+            for finding, gradients in look(facts, base, seed, most - cost):
                 cost += gradients
                 found += [] if finding is None else [finding]
         except _CANT:
@@ -85,14 +92,14 @@ def curved(facts: Facts, base: TrialRun, *, seed: int) -> tuple[list[Finding], f
 _Looks: TypeAlias = Iterator[tuple[Finding | None, float]]
 
 
-def _conditioned(facts: Facts, base: TrialRun, seed: int) -> _Looks:
+def _conditioned(facts: Facts, base: TrialRun, seed: int, most: float) -> _Looks:
     """Whether directions at the start are far steeper than the next ones.
 
     Of the Gauss-Newton matrix as the optimizer sees it: no eigenvalue is below 0, and an adaptive optimizer
     divides by what it sees of each parameter. Examples are drawn twice, by which the ratio's error is seen.
     """
     setup = facts.setup
-    if base.training > 0.6:
+    if base.training > 0.6 or 2 * _cost(setup, _FEW_ROWS, 2 * _PRODUCTS) > most:
         return
     # what is left once the steepest directions are done with
     end = sorted(base.losses[-10:]) if base.finite and base.losses else [facts.loss]
@@ -107,7 +114,7 @@ def _conditioned(facts: Facts, base: TrialRun, seed: int) -> _Looks:
             ends = lanczos(
                 seen, ends="largest", count=_STEEPEST, tolerance=1e-5, most_products=2 * _PRODUCTS, seed=seed
             )
-        yield None, 2 * ends.products * len(rows) / setup.batch_size
+        yield None, _cost(setup, len(rows), ends.products)
         flattest = _flattest(ends, slope, left)
         if flattest is None:
             return
@@ -151,10 +158,10 @@ def _flattest(ends: ExtremeEigenvalues, slope: Any, loss: float) -> tuple[float,
     return None
 
 
-def _ends(facts: Facts, base: TrialRun, seed: int) -> _Looks:
+def _ends(facts: Facts, base: TrialRun, seed: int, most: float) -> _Looks:
     """Both ends of the spectrum where the training stands still: a saddle, or a valley."""
     model, setup = base.model, facts.setup
-    if model is None or not base.finite or not _stands(base):
+    if model is None or not base.finite or not _stands(base) or _cost(setup, _ROWS, _PRODUCTS) > most:
         return
     rows = _rows(facts, _ROWS, seed)
     with computing(setup, model, seed=seed, stream="curved"):
@@ -162,7 +169,7 @@ def _ends(facts: Facts, base: TrialRun, seed: int) -> _Looks:
         operator = Hessian(model, setup.loss, setup.batch(rows))
         with operator.held():
             ends = lanczos(operator, tolerance=0.05, most_products=_PRODUCTS, seed=seed)
-    yield None, 2 * ends.products * len(rows) / setup.batch_size
+    yield None, _cost(setup, len(rows), ends.products)
     low, high = ends.smallest, ends.largest
     sharpest = max(abs(low.value), abs(high.value))
     if low.value + low.error < -0.02 * sharpest:
@@ -187,7 +194,7 @@ def _stands(base: TrialRun) -> bool:
     return abs(float(before.mean() - after.mean())) < max(0.02 * abs(float(before.mean())), chance)
 
 
-def _noise(facts: Facts, base: TrialRun, seed: int) -> _Looks:
+def _noise(facts: Facts, base: TrialRun, seed: int, most: float) -> _Looks:
     """Whether batches are so small that their gradients are mostly noise."""
     setup, model = facts.setup, base.model
     size = setup.batch_size
@@ -199,7 +206,7 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> _Looks:
         return
     rows = _rows(facts, _BATCHES * max(size, 4), seed)
     parts = [part for part in torch.split(rows, max(size, 4)) if len(part) == max(size, 4)]
-    if len(parts) < 6:
+    if len(parts) < 6 or sum(map(len, parts)) / size > most:
         return
     with computing(setup, model, seed=seed, stream="noise"):
         set_mode(model, training=True)
@@ -216,6 +223,11 @@ def _noise(facts: Facts, base: TrialRun, seed: int) -> _Looks:
             ),
             0.0,
         )
+
+
+def _cost(setup: Setup, rows: int, products: int) -> float:
+    """Return what products with a matrix over so many examples cost, in gradients of a batch."""
+    return 2 * products * rows / setup.batch_size
 
 
 def _rows(facts: Facts, count: int, seed: int) -> Tensor:

@@ -116,7 +116,7 @@ def _join(patient: Patient) -> None:
 def _explain(patient: Patient, base: TrialRun) -> None:
     """Add what was seen, and what curvature says, to findings that were made without them."""
     facts = patient.facts
-    seen, cost = curved(facts, base, seed=patient.seed)
+    seen, cost = curved(facts, base, seed=patient.seed, most=patient.budget - patient.spent)
     patient.spent += cost
     codes = {finding.code for finding in patient.findings}
     if "learning-rate-low" in codes:

@@ -43,7 +43,7 @@ def misfit(facts: Facts) -> str:
         and first.in_features == math.prod(inputs.shape[1:])
     ):
         return (
-            f"inputs of shape {list(inputs.shape)} go into a layer that takes {first.in_features} numbers: put "
-            "nn.Flatten() in front"
+            f"inputs of shape {list(inputs.shape)} go into a layer that takes {first.in_features} numbers: "
+            "put nn.Flatten() in front"
         )
     return ""

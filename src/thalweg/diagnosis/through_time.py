@@ -78,9 +78,9 @@ def forgets(facts: Facts, *, seed: int) -> Finding | None:
         severity="risk",
         title="the sequences are longer than the recurrent layer remembers",
         evidence=(
-            f"at the start the gradient that reaches {name or 'the model'} is at most {half:.1g} of the largest "
-            f"in the first half of {len(shares)} steps, and over {_LOST:g} in {reached} "
-            f"{'step' if reached == 1 else 'steps'}",
+            f"at the start, the gradient that reaches {name or 'the model'} in the first half of "
+            f"{len(shares)} steps is at most {half:.1g} of the largest; in {reached} of all it is over "
+            f"{_LOST:g}",
             "no change of rate, optimizer, scale or first weights was enough",
         ),
         cause="the gradient is multiplied from step to step on its way back, and vanishes",
