@@ -15,7 +15,7 @@ from thalweg.claims.rules import Verdict
 from thalweg.report.numbers import duration
 from thalweg.report.page import page_of
 
-__all__ = ["cost", "counts", "files", "index", "page", "picture", "plain_result"]
+__all__ = ["cost", "counts", "files", "index", "page", "picture", "plain_result", "sentence"]
 
 _VERDICTS: tuple[Verdict, ...] = (
     "holds", "holds under named conditions", "does not hold", "can't be told",
@@ -28,7 +28,10 @@ def files(results: Sequence[ClaimResult]) -> dict[str, str]:
         title: [each for each in results if each.claim.topic == topic] for topic, title in TOPICS.items()
     }
     shown = {
-        title: [{"result": each, "picture": Markup(picture(each)), "cost": cost(each)} for each in there]
+        title: [
+            {"result": each, "picture": Markup(picture(each)), "cost": cost(each), "verdict": sentence(each)}
+            for each in there
+        ]
         for title, there in by_topic.items()
         if there
     }
@@ -40,6 +43,12 @@ def picture(result: ClaimResult) -> str:
     """Return a claim's picture as SVG."""
     claim = result.claim
     return draw(claim.picture, result.numbers, claim.title, exact=claim.exact)
+
+
+def sentence(result: ClaimResult) -> str:
+    """Return the verdict as a sentence."""
+    said = result.judged.sentence()
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def counts(results: Sequence[ClaimResult]) -> dict[Verdict, int]:
@@ -78,7 +87,7 @@ def page(result: ClaimResult) -> str:
     said = alternative(claim.picture, result.numbers, claim.title)
     lines = [
         f"# {claim.title}", "",
-        f"**{judged.sentence()}**", "",
+        f"**{sentence(result)}**", "",
         f"**Claim** ({claim.places}; {', '.join(claim.sources)}): {claim.statement}", "",
         f"![{said}]({claim.name}.svg)", "",
         claim.about, "",

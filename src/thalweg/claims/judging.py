@@ -37,8 +37,8 @@ class Judged:
     Attributes:
         claim: its name.
         verdict: ``holds`` where it does under all conditions, ``holds under named conditions`` where it does
-            under some, ``can't be told`` where it holds under none and one can't be told, else ``does not
-            hold``.
+            under some; where it holds under none, ``does not hold`` if it fails under one, else ``can't be
+            told``.
         conditions: what came out under each.
         seeds: how many were measured.
     """
@@ -111,7 +111,7 @@ def judge(claim: Claim, numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> J
     if "holds" in verdicts:
         verdict: Verdict = "holds" if set(verdicts) == {"holds"} else "holds under named conditions"
     else:
-        verdict = "can't be told" if "can't be told" in verdicts else "does not hold"
+        verdict = "does not hold" if "does not hold" in verdicts else "can't be told"
     seeds = min(len(rows) for rows in numbers.values())
     return Judged(claim=claim.name, verdict=verdict, conditions=tuple(conditions), seeds=seeds)
 

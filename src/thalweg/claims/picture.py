@@ -54,6 +54,7 @@ class Lines:
         x: name of the list of places; without it they are counted from 0.
         log: whether the axis of values is logarithmic; values of 0 and below are left out.
         log_x: whether the other is.
+        own_scales: whether each panel has a scale of its own for values.
     """
 
     curves: Mapping[str, str]
@@ -62,6 +63,7 @@ class Lines:
     x: str | None = None
     log: bool = False
     log_x: bool = False
+    own_scales: bool = False
 
 
 Picture = Dots | Lines
@@ -170,20 +172,25 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
     wide, high = _WIDE // across, 250 if across == 1 else 210
     xs = {name: _places(picture, rows) for name, rows in panels}
     all_x = [x for places in xs.values() for x in places if not picture.log_x or x > 0]
-    values = [
-        value
-        for _, rows in panels
-        for row in rows
-        for name in picture.curves
-        for value in row[name]
-        if _drawable(value, picture.log)
-    ]
+    values = {
+        condition: [
+            value
+            for row in rows
+            for name in picture.curves
+            for value in row[name]
+            if _drawable(value, picture.log)
+        ]
+        for condition, rows in panels
+    }
+    every = [value for each in values.values() for value in each]
     drawn: list[str] = []
     for number, (condition, rows) in enumerate(panels):
-        left, top = (number % across) * wide + 62, (number // across) * (high + 58) + 30
+        left, top = (number % across) * wide + 62, (number // across) * (high + 58) + 52
         right, bottom = (number % across) * wide + wide - 16, top + high - 40
         flat, ticks_x = _scale(all_x, left, right, log=picture.log_x, few=5)
-        up, ticks_y = _scale(values, bottom, top, log=picture.log, few=6)
+        up, ticks_y = _scale(
+            values[condition] if picture.own_scales else every, bottom, top, log=picture.log, few=6
+        )
         if condition:
             drawn.append(f'<text class="h" x="{left}" y="{top - 12}">{escape(condition)}</text>')
         for tick in ticks_y:
@@ -209,7 +216,7 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
             f'<text class="s" x="{(left + right) // 2}" y="{bottom + 32}" text-anchor="middle">'
             f"{escape(picture.across)}</text>"
         )
-    y = ((len(panels) + across - 1) // across) * (high + 58) + 6
+    y = ((len(panels) + across - 1) // across) * (high + 58) + 28
     drawn.append(f'<text class="s" x="12" y="14">{escape(picture.axis)}</text>')
     x = 62
     for place, label in enumerate(picture.curves.values()):

@@ -196,6 +196,9 @@ def more(
     Holds where the whole interval of the mean is above ``by``; does not hold where it is all at or below
     ``by + matters``.
     """
+    if not isinstance(than, str):
+        # so that what is said is the number itself
+        by, than = by + than, 0.0
     return Test(kind="more", this=this, that=than, by=by, matters=matters, said=said)
 
 

@@ -62,7 +62,7 @@ CLAIM = Claim(
         ),
     ),
     conditions={"one hidden layer": {"model": "mlp:64"}, "three hidden layers": {"model": "mlp:64,64,64"}},
-    quick=Size(seeds=6),
+    quick=Size(seeds=20),
     full=Size(seeds=30, changes={"a_decade": 8, "epochs": 40}),
     picture=Dots(values={"adam_width": "Adam", "momentum_width": "momentum"}, axis="decades of good rates"),
     known=(

@@ -83,6 +83,7 @@ CLAIM = Claim(
         x="x",
         axis="value above the least",
         across="x",
+        own_scales=True,
     ),
     known=(
         Known(verdict="holds", why="the lecture's own examples"),

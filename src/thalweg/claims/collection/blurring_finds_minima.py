@@ -75,7 +75,10 @@ CLAIM = Claim(
         more("direct", "blurred", matters=0.02, said="value at the end, direct less blurred"),
         more("minus_blurred", by=-0.2, said="how far above the least value, sign turned"),
     ),
-    conditions={"a bowl full of dents": {"kind": "dents"}, "a narrow deep hole": {"kind": "hole"}},
+    conditions={
+        "a bowl full of dents": {"kind": "dents"},
+        "a narrow deep hole": {"kind": "hole", "strength": 2.0},
+    },
     quick=Size(seeds=20),
     full=Size(seeds=200),
     picture=Dots(values={"direct": "direct", "blurred": "past blurred ones"}, axis="above the least value"),

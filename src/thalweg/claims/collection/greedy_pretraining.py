@@ -51,7 +51,7 @@ CLAIM = Claim(
     measure=measure,
     rule=(more("greedy", "direct", matters=0.005, said="accuracy, greedy less direct"),),
     conditions={"sigmoid": {"units": "sigmoid"}, "tanh": {"units": "tanh"}, "ReLU": {"units": "relu"}},
-    quick=Size(seeds=12),
+    quick=Size(seeds=24),
     full=Size(seeds=60, changes={"epochs": 60}),
     picture=Dots(values={"greedy": "greedy, then together", "direct": "together"}, axis="test accuracy"),
     known=(

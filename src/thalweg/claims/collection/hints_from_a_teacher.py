@@ -58,7 +58,7 @@ CLAIM = Claim(
     measure=measure,
     rule=(more("hints", "labels", matters=0.005, said="accuracy, with hints less labels alone"),),
     conditions={"6 layers": {"depth": 6}, "12 layers": {"depth": 12}},
-    quick=Size(seeds=16),
+    quick=Size(seeds=30),
     full=Size(seeds=80, changes={"epochs": 60, "hint_epochs": 20}),
     picture=Dots(
         values={"hints": "hint, then labels", "labels": "labels", "teacher": "teacher"}, axis="test accuracy"

@@ -53,8 +53,8 @@ CLAIM = Claim(
         "breast cancer": {"data": "breast-cancer"},
         "wine": {"data": "wine"},
     },
-    quick=Size(seeds=12),
-    full=Size(seeds=60, changes={"epochs": 40}),
+    quick=Size(seeds=30),
+    full=Size(seeds=200, changes={"epochs": 40}),
     picture=Dots(values={"nesterov": "Nesterov momentum", "adam": "Adam"}, axis="test accuracy"),
     known=(
         Known(

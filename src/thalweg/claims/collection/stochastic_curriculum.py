@@ -64,8 +64,8 @@ CLAIM = Claim(
         more("stochastic", "none", matters=0.005, said="accuracy, stochastic less none"),
     ),
     conditions={"right labels": {"wrong": 0.0}, "30 % random labels": {"wrong": 0.3}},
-    quick=Size(seeds=16),
-    full=Size(seeds=80, changes={"epochs": 20}),
+    quick=Size(seeds=40),
+    full=Size(seeds=120, changes={"epochs": 20}),
     picture=Dots(
         values={"stochastic": "stochastic", "deterministic": "deterministic", "none": "no curriculum"},
         axis="test accuracy",

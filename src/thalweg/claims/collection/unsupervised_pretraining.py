@@ -52,7 +52,7 @@ CLAIM = Claim(
     measure=measure,
     rule=(more("pretrained", "alone", matters=0.005, said="accuracy, pretrained less labels alone"),),
     conditions={"20 labels": {"labels": 20}, "100 labels": {"labels": 100}, "1,000 labels": {"labels": 1000}},
-    quick=Size(seeds=12),
+    quick=Size(seeds=24),
     full=Size(seeds=60, changes={"first_epochs": 60}),
     picture=Dots(
         values={"pretrained": "without labels first", "alone": "labels alone"}, axis="test accuracy"
