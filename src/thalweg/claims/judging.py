@@ -65,8 +65,8 @@ class Judged:
             one: [each.name for each in self.conditions if each.verdict == one] for one in _ALONE
         }
         if self.verdict == "holds":
-            return f"holds under all conditions: {', '.join(by['holds'])}"
-        parts = [f"{verdict}: {', '.join(names)}" for verdict, names in by.items() if names]
+            return f"holds under all conditions: {_quoted(by['holds'])}"
+        parts = [f"{verdict} under {_quoted(names)}" for verdict, names in by.items() if names]
         return "; ".join(parts)
 
 
@@ -114,6 +114,12 @@ def judge(claim: Claim, numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> J
         verdict = "does not hold" if "does not hold" in verdicts else "can't be told"
     seeds = min(len(rows) for rows in numbers.values())
     return Judged(claim=claim.name, verdict=verdict, conditions=tuple(conditions), seeds=seeds)
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """Names of conditions, which may have commas in them."""
+    quoted = [f"\u201c{name}\u201d" for name in names]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
 def _joined(tests: Sequence[Decided]) -> Verdict:

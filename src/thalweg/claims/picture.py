@@ -220,7 +220,7 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
     drawn.append(f'<text class="s" x="12" y="14">{escape(picture.axis)}</text>')
     x = 62
     for place, label in enumerate(picture.curves.values()):
-        width = 44 + 7 * len(label)
+        width = 56 + 7 * len(label)
         if x + width > _WIDE:
             x, y = 62, y + 20
         colour, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)]
@@ -321,10 +321,8 @@ def _line(
 def _short(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "not finite"
-    if value == 0:
-        return "0"
-    return (
-        f"{value:.3g}"
-        if 1e-3 <= abs(value) < 1e5
-        else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    )
+    if 1e3 <= abs(value) < 1e5:
+        return f"{value:,.0f}"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}"
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")

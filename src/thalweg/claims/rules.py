@@ -150,14 +150,15 @@ class Test:
         return math.nan if found is None else float(found)
 
     def _always(self, numbers: Sequence[Mapping[str, Any]]) -> Decided:
-        failed = [place for place, each in enumerate(numbers) if not each[self.this]]
+        right = sum(bool(each[self.this]) for each in numbers)
         words = self.said or self.this.replace("_", " ")
-        if failed:
-            return Decided(
-                verdict="does not hold",
-                said=f"{words}: in {len(numbers) - len(failed)} of {len(numbers)}, where all is claimed",
-            )
-        return Decided(verdict="holds", said=f"{words}: in all of {len(numbers)}")
+        if len(numbers) == 1:
+            seen, wanted = ("yes" if right else "no"), "yes"
+        else:
+            seen, wanted = f"in {right} of {len(numbers)}", "all"
+        if right < len(numbers):
+            return Decided(verdict="does not hold", said=f"{words}: {seen}, where {wanted} is claimed")
+        return Decided(verdict="holds", said=f"{words}: {seen}")
 
     def _share(self, numbers: Sequence[Mapping[str, Any]], level: float) -> Decided:
         yes = sum(bool(each[self.this]) for each in numbers)
@@ -237,4 +238,6 @@ def _needed(differences: Sequence[float], distance: float, level: float) -> int:
 def _text(value: float) -> str:
     if not math.isfinite(value):
         return "no bound" if math.isinf(value) else "not a number"
+    if 1e3 <= abs(value) < 1e5:
+        return f"{value:,.0f}"
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2g}"

@@ -63,7 +63,7 @@ CLAIM = Claim(
         "2.5 times: diverges": {"times": 2.5},
     },
     exact=True,
-    picture=Lines(curves={"path": "distance from the minimum"}, axis="x", across="steps"),
+    picture=Lines(curves={"path": "distance from the minimum"}, axis="x", across="steps", own_scales=True),
     known=(
         Known(verdict="holds", why="the slide's algebra"),
         Known(
