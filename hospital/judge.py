@@ -137,6 +137,7 @@ def _remedied(given: Given, setup: Setup, seed: int, examples: int) -> float:
                 before_step=None
                 if clip is None
                 else (lambda m: torch.nn.utils.clip_grad_norm_(m.parameters(), clip)),
+                falls=setup.falling,
             )
             model.eval()
             with torch.no_grad():

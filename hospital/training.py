@@ -28,11 +28,15 @@ def train(
     shuffle: bool = True,
     seed: int = 0,
     before_step: Callable[[nn.Module], object] | None = None,
+    falls: bool = False,
 ) -> float:
     """Train in place until so many examples have been seen; return the mean loss of the last pass.
 
-    It ends early where the loss or an output is no number any more.
+    It ends early where the loss or an output is no number any more. A rate that falls does so by torch's
+    cosine, over all of the steps.
     """
+    steps = max(1, math.ceil(examples / batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if falls else None
     draws = torch.Generator().manual_seed(seed)
     model.train()
     seen, losses, count = 0, 0.0, 0
@@ -49,6 +53,8 @@ def train(
             if before_step is not None:
                 before_step(model)
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
             seen += len(chosen)
             losses += float(value.detach())
             count += 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg.diagnosis import CAUSES, MECHANISMS, Diagnosis
-from thalweg.diagnosis.diagnosing import _ill
+from thalweg.diagnosis.naming import TrialRound, contradicted, ill
 from thalweg.diagnosis.suspicion import Suspicion
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import Patient, TriedChange
@@ -184,20 +184,47 @@ def test_nothing_is_left_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "reached", "weight", "ill"),
+    ("held", "reached", "weight", "sick"),
     [
         (0.8, 0.95, 0.5, False), (0.5, 0.95, 0.5, True), (0.1, 0.2, 0.5, False), (-0.1, 0.3, 0.5, True),
         (0.8, 0.95, 0.95, True), (0.93, 0.95, 0.95, False),
     ],
 )  # fmt: skip
-def test_how_much_has_to_be_in_reach(held: float, reached: float, weight: float, ill: bool) -> None:
+def test_how_much_has_to_be_in_reach(held: float, reached: float, weight: float, sick: bool) -> None:
     """A fifth of what can be reached and more than chance; less where the first look speaks for the cause."""
     # so few that all are learnt from, and skill isn't a sample's
     known = facts(net(3), (X[:30], THREE[:30]), CE)
     patient = Patient(facts=known, budget=1.0)
     suspicion = Suspicion(code="initialization", weight=weight, title="")
     tried = [TriedChange(suspicion, known.setup, TrialRun(), reached)]
-    assert _ill(patient, tried, held, reached, 0) == ill
+    assert ill(patient, round_of(known, tried, held, reached)) is sick
+
+
+def round_of(known: Any, tried: list[TriedChange], held: float, reached: float) -> TrialRound:
+    return TrialRound(
+        number=0, facts=known, base=TrialRun(), length=10, whole=True, tried=tuple(tried), held=held,
+        reached=reached,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "left"),
+    [
+        # a higher and a lower rate both win: the training as it is went badly by chance
+        ({"learning-rate-high": 0.8, "learning-rate-low": 0.9, "optimizer": 0.3}, ["optimizer"]),
+        ({"learning-rate-high": 0.3, "learning-rate-low": 0.9, "optimizer": 0.3}, None),
+        ({"learning-rate-high": 0.8, "optimizer": 0.9}, None),
+    ],
+)
+def test_rates_that_win_both_ways_are_no_cause(scores: dict[str, float], left: list[str] | None) -> None:
+    known = facts(net(3), (X, THREE), CE)
+    tried = [
+        TriedChange(Suspicion(code=code, weight=0.8, title=""), known.setup, TrialRun(), score)
+        for code, score in scores.items()
+    ]
+    found = contradicted(round_of(known, tried, 0.2, 0.9))
+    assert [t.suspicion.code for t in found.tried] == (list(scores) if left is None else left)
+    assert found.reached == (0.9 if left is None else 0.3)
 
 
 def test_the_same_seed_gives_the_same_diagnosis() -> None:

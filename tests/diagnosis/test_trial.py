@@ -24,15 +24,16 @@ def tried(given: Any, steps: int, **options: Any) -> TrialRun:
     return train(given, found.judge, found.held, steps=steps, keep=True, **options)
 
 
-@pytest.mark.parametrize("clip", [None, 0.05])
-def test_it_is_the_plain_loop(clip: float | None) -> None:
+@pytest.mark.parametrize(("clip", "falling"), [(None, False), (0.05, False), (None, True)])
+def test_it_is_the_plain_loop(clip: float | None, falling: bool) -> None:
     model = net(3)
     given = setup(
         model, (X, THREE), nn.CrossEntropyLoss(), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)
     )
-    given = given.with_(clip=clip)
+    given = given.with_(clip=clip, falling=falling)
     trial = tried(given, 13)
     twin, optimizer = given.start(0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 13)
     rows = gather(given, seed=0).held.rows
     losses, left = [], []
     for step in range(13):
@@ -47,8 +48,10 @@ def test_it_is_the_plain_loop(clip: float | None) -> None:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(twin.parameters(), clip)
         optimizer.step()
+        if falling:
+            schedule.step()
         losses.append(float(loss.detach()))
-    exact = clip is None
+    exact = clip is None and not falling
     assert trial.losses == losses if exact else trial.losses == pytest.approx(losses, rel=1e-4)
     assert trial.model is not None
     for a, b in zip(trial.model.parameters(), twin.parameters(), strict=True):

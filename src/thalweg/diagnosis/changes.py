@@ -27,6 +27,7 @@ __all__ = [
     "Standardize",
     "adam",
     "clipped",
+    "falling",
     "faster",
     "gaps_filled",
     "new_last_layer",
@@ -374,6 +375,11 @@ def with_decay(value: float) -> Change:
 def clipped(norm: float) -> Change:
     """Bound the norm of the gradient."""
     return lambda setup: setup.with_(clip=norm)
+
+
+def falling(setup: Setup) -> Setup:
+    """Let learning rates fall to 0 along half a cosine."""
+    return setup.with_(falling=True)
 
 
 def of_batch(size: int) -> Change:

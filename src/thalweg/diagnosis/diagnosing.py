@@ -20,21 +20,18 @@ from thalweg.diagnosis.changes import Change
 from thalweg.diagnosis.curved import curved, rate_against_bound
 from thalweg.diagnosis.data_checks import advice
 from thalweg.diagnosis.facts import Facts, gather
-from thalweg.diagnosis.finding import Finding, Remedy
 from thalweg.diagnosis.mechanisms import mechanisms
 from thalweg.diagnosis.misfits import misfit
-from thalweg.diagnosis.neighbours import Learnable, learnable, related
+from thalweg.diagnosis.naming import TrialRound, contradicted, ill, named
+from thalweg.diagnosis.neighbours import Learnable, learnable
 from thalweg.diagnosis.output_bias import output_bias
-from thalweg.diagnosis.pace import rate_remedy
+from thalweg.diagnosis.remedies import measured, polished, remedy_of
 from thalweg.diagnosis.signals import signal_of
-from thalweg.diagnosis.through_time import forgets
 from thalweg.diagnosis.trial import TrialRun
 from thalweg.diagnosis.trying import (
     FINE,
     OF_STEPS,
-    SHARE,
     Patient,
-    TriedChange,
     both_of,
     later,
     length_of,
@@ -42,23 +39,14 @@ from thalweg.diagnosis.trying import (
     together,
     trials,
 )
+from thalweg.diagnosis.unmended import only_by_hand, without_remedy
 from thalweg.errors import ModelError, UserError
 
 __all__ = ["examine"]
 
-# By at least so much skill more has to be in reach.
-_LEAST_GAP = 0.12
-# A second cause is named where it alone wins this share of what the first one wins.
-_ALSO = 0.75
 _ROUNDS = 2
 # Steps of a trial by which something can be told.
 _FEWEST_STEPS = 20
-# Rates whose skill differs by less are as good as each other.
-_AS_GOOD = 0.02
-# Of a skill that is known no better than this, the fit to training data counts as well.
-_ROUGH = 0.06
-# By the first look alone, so much has to speak for a cause that only helps together with other steps.
-_SURE_OF = 0.8
 
 
 def examine(patient: Patient) -> None:
@@ -86,6 +74,7 @@ def examine(patient: Patient) -> None:
             break
     if patient.base is not None and patient.findings:
         _join(patient)
+        _finish(patient, facts)
         _explain(patient, patient.base)
     patient.findings += advice(patient.facts)
     if not {"target-scale", "output-activation", "output-units", "loss-function", "labels"} & {
@@ -111,6 +100,24 @@ def _join(patient: Patient) -> None:
         both_of(first.remedy, second.remedy), change=second.remedy.change, measured=second.remedy.measured
     )
     patient.findings = [replace(first, remedy=both), *others]
+
+
+def _finish(patient: Patient, facts: Facts) -> None:
+    """Let the remedy of a fault that is certain, and alone, say what gets further in as many gradients."""
+    ills = [each for each in patient.findings if each.severity != "advice"]
+    base = patient.base
+    if len(ills) != 1 or base is None or not base.finite or facts.judge.kind == "other":
+        return
+    first = ills[0]
+    if first.confidence < 1 or first.remedy is None or first.remedy.change is None:
+        return
+    best, found = polished(patient, facts, None, patient.score, base.planned, own=False)
+    if found is not None:
+        said = measured(patient.score, best, equal=True).replace("as it is", "with the first of these alone")
+        remedy = replace(both_of(first.remedy, found), change=patient.after(found).change, measured=said)
+        patient.findings = [
+            replace(each, remedy=remedy) if each is first else each for each in patient.findings
+        ]
 
 
 def _explain(patient: Patient, base: TrialRun) -> None:
@@ -166,10 +173,17 @@ def _certain(patient: Patient, facts: Facts, known: Learnable | None) -> Facts:
 
 def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int) -> Change | None:
     """Train, try, name a cause; return what mends it where there may be another, or ``None``."""
+    seen = _tried(patient, facts, known, number)
+    if seen is None or (seen.base.finite and not _confirmed(patient, seen, known)):
+        return None
+    return _mended(patient, seen)
+
+
+def _tried(patient: Patient, facts: Facts, known: Learnable | None, number: int) -> TrialRound | None:
+    """Train as it is, and with each change; ``None`` where nothing is left to be tried."""
     planned = facts.setup.steps
     length = max(1, min(planned, int(patient.budget / 24)))
     whole = length >= planned
-    first = not number and not patient.findings
     patient.say("training as it is", patient.spent / patient.budget)
     if not number and length < min(planned, _FEWEST_STEPS):
         patient.notes.append(
@@ -182,7 +196,7 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
         patient.base, patient.score, patient.reached = base, score, score
     if score >= FINE and base.finite:
         return None
-    if number == 0 and _only_by_hand(patient, facts, known, score):
+    if number == 0 and only_by_hand(patient, facts, known, score):
         return None
     tried = list(trials(patient, facts, known, base, length, whole=whole))
     held = score if whole else max(score, later(base, planned, patient))
@@ -194,46 +208,58 @@ def _round(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     again = patient.try_(best.setup, length_of(best, length), seed=patient.seed + 1)
     reached = 0.5 * (best.score + patient.value(again))
     patient.reached = max(patient.reached, reached)
-    if base.finite and not _ill(patient, tried, held, reached, number):
-        if first and (whole or length >= _FEWEST_STEPS):
-            _without_remedy(patient, facts, base, known, held, reached)
+    return contradicted(
+        TrialRound(
+            number=number,
+            facts=facts,
+            base=base,
+            length=length,
+            whole=whole,
+            tried=tuple(tried),
+            held=held,
+            reached=reached,
+        )
+    )
+
+
+def _confirmed(patient: Patient, seen: TrialRound, known: Learnable | None) -> bool:
+    """Say whether a training that went through is ill, and not so by chance."""
+    if not seen.tried or not ill(patient, seen):
+        if not seen.number and not patient.findings and (seen.whole or seen.length >= _FEWEST_STEPS):
+            without_remedy(patient, seen, known)
+        return False
+    if seen.held <= 0.2 * seen.reached:
+        return True
+    # a training that went badly by chance isn't ill
+    other = patient.value(patient.try_(seen.facts.setup, seen.base.planned, seed=patient.seed + 1))
+    return ill(patient, replace(seen, held=max(seen.held, other)))
+
+
+def _mended(patient: Patient, seen: TrialRound) -> Change | None:
+    """Name causes, each with its remedy; return the first one's where more may be wrong behind it."""
+    found = named(patient, seen)
+    if not found:
+        _say_that_it_raises(patient, seen.base)
         return None
-    if base.finite and held > 0.2 * reached:
-        # a training that went badly by chance isn't ill
-        other = patient.value(patient.try_(facts.setup, base.planned, seed=patient.seed + 1))
-        held = max(held, other)
-        if not _ill(patient, tried, held, reached, number):
-            return None
-    named = _name(patient, tried, held, reached)
-    if not named:
-        _say_that_it_raises(patient, base)
-        return None
-    top = named[0]
-    remedy = _remedy(patient, facts, top, tried, held, length)
-    gap = max(1e-9, reached - held)
-    for place, each in enumerate(named):
-        share = min(1.0, max(0.0, each.score - held) / gap)
+    top = found[0]
+    remedy = remedy_of(patient, seen, top)
+    gap = max(1e-9, seen.reached - seen.held)
+    for place, each in enumerate(found):
+        share = min(1.0, max(0.0, each.score - seen.held) / gap)
         sure = min(0.95, 0.25 + 0.7 * share * each.suspicion.weight)
-        found = patient.after(remedy if place == 0 else each.remedy)
-        gained = _measured(held, each.score, equal=each.suspicion.cost == 1)
-        said = f"skill is {held:.2f}, and {reached:.2f} can be reached in as many gradient evaluations"
+        mends = patient.after(remedy if place == 0 else each.remedy)
+        gained = measured(seen.held, each.score, equal=each.suspicion.cost == 1)
+        said = (
+            f"skill is {seen.held:.2f}, and {seen.reached:.2f} can be reached in as many gradient evaluations"
+        )
         patient.findings.append(
             each.suspicion.finding(
                 sure if place == 0 else 0.8 * sure,
-                remedy=replace(found, measured=found.measured or gained),
-                evidence=(said if base.finite else base.failed,),
+                remedy=replace(mends, measured=mends.measured or gained),
+                evidence=(said if seen.base.finite else seen.base.failed,),
             )
         )
-    return None if top.suspicion.code in OF_STEPS or len(named) > 1 else top.remedy.apply
-
-
-def _doesnt_fit(patient: Patient, tried: list[TriedChange]) -> bool:
-    """Say whether a model doesn't fit its training data and could, where others are too few to judge by."""
-    base = patient.base
-    if base is None or not patient.judged or patient.error < _ROUGH or base.training > 0.6:
-        return False
-    better = [t for t in tried if t.suspicion.cost == 1 and t.score >= patient.value(base)]
-    return max((t.trial.training for t in better), default=-1.0) > max(base.training, 0.0) + 0.3
+    return None if top.suspicion.code in OF_STEPS or len(found) > 1 else top.remedy.apply
 
 
 def _say_that_it_raises(patient: Patient, base: TrialRun) -> None:
@@ -244,222 +270,3 @@ def _say_that_it_raises(patient: Patient, base: TrialRun) -> None:
     if not patient.findings:
         raise ModelError(f"{said}; a diagnosis needs a training that goes through")
     patient.notes.append(said)
-
-
-def _measured(before: float, after: float, *, equal: bool) -> str:
-    how = "measured at equal gradient evaluations" if equal else "measured"
-    return f"{how}: skill {max(before, -1.0):.2f} as it is, {after:.2f} with this change"
-
-
-def _ill(patient: Patient, tried: list[TriedChange], held: float, reached: float, number: int) -> bool:
-    """Say whether so much more can be reached that something is wrong.
-
-    Where the first look speaks strongly for a cause, less has to be won by its change.
-    """
-    best = max(tried, key=lambda each: each.score).trial
-    # what also fits its training data better isn't better by the chance of a few held-out examples
-    fits = patient.base is not None and best.training > patient.base.training + 0.15
-    needed = max(_LEAST_GAP if not number else 0.2, (1.2 if fits else 2.5) * patient.error)
-    if reached - max(held, 0.0) >= needed and held <= SHARE * reached:
-        return True
-    if _doesnt_fit(patient, tried):
-        return True
-    strong = [t.score for t in tried if t.suspicion.weight >= 0.9]
-    return not number and max(strong, default=-1.0) - max(held, 0.0) >= max(0.06, 1.5 * patient.error)
-
-
-def _only_by_hand(patient: Patient, facts: Facts, known: Learnable | None, score: float) -> bool:
-    """Name what much speaks for and no change of ours can mend."""
-    found = [
-        s
-        for s in suspicions_of(facts, known)
-        if not s.certain and (s.remedy is None or s.remedy.change is None) and s.weight >= 0.9
-    ]
-    if not found or score >= 0.75:
-        return False
-    patient.findings += [s.finding(0.75) for s in found[:2]]
-    return True
-
-
-def _without_remedy(
-    patient: Patient, facts: Facts, base: TrialRun, known: Learnable | None, held: float, reached: float
-) -> None:
-    """Say what is known where no change helps."""
-    ceiling = max(0.0, _ceiling(known))
-    most = max(held, reached)
-    if most < 0.3 and ceiling > most + 0.3:
-        strong = [s for s in suspicions_of(facts, known) if s.weight >= 0.85]
-        if strong:
-            said = f"nearest neighbours reach a skill of {ceiling:.2f}, and this training {most:.2f}"
-            first = max(strong, key=lambda s: s.weight)
-            patient.findings.append(
-                first.finding(0.6, evidence=(said, "no change that was tried was enough"))
-            )
-        else:
-            patient.findings.append(_too_small(patient, base, ceiling))
-    elif most < 0.1 and (forgotten := forgets(facts, seed=patient.seed)) is not None:
-        patient.findings.append(forgotten)
-    elif max(most, ceiling) < 0.05 and not related(facts):
-        patient.findings.append(_nothing_to_learn(patient, known))
-
-
-def _name(patient: Patient, tried: list[TriedChange], held: float, best: float) -> list[TriedChange]:
-    """Choose the causes: by what their change wins, times how much speaks for them."""
-    gap = max(1e-9, best - max(held, 0.0))
-    top: dict[str, tuple[float, TriedChange]] = {}
-    for each in tried:
-        if each.suspicion.code == "generic":
-            continue
-        won = min(1.0, (each.score - max(held, 0.0)) / gap)
-        if each.score - held < max(0.06, 1.5 * patient.error):
-            continue
-        # what takes longer too wins more
-        rank = won * each.suspicion.weight * (1.0 if each.suspicion.cost == 1 else 0.8)
-        if rank > top.get(each.suspicion.code, (0.0, each))[0]:
-            top[each.suspicion.code] = rank, each
-    ranked = sorted(top.values(), key=lambda pair: -pair[0])
-    if not ranked:
-        return []
-    first, chosen = ranked[0]
-    if chosen.partner is not None:
-        # two changes were needed: both are causes, if the first look speaks for both
-        mate = next((t for t in tried if t.suspicion is chosen.partner), None)
-        if mate is not None and mate.suspicion.code in OF_STEPS and chosen.suspicion.weight < _SURE_OF:
-            return [mate]
-        return [chosen] if mate is None or mate.suspicion.code == "optimizer" else [chosen, mate]
-    also = [each for rank, each in ranked[1:2] if rank >= _ALSO * first]
-    # Adam cures most rates that are too high, which says nothing against the optimizer
-    if chosen.suspicion.code == "learning-rate-high":
-        also = [each for each in also if each.suspicion.code != "optimizer"]
-    return [chosen, *also]
-
-
-def _remedy(
-    patient: Patient, facts: Facts, top: TriedChange, tried: list[TriedChange], held: float, length: int
-) -> Remedy:
-    """Put the first cause's change together with what else helps, where it alone isn't enough."""
-    remedy = top.remedy
-    best, chosen = top.score, remedy
-    generic = max((each.score for each in tried if each.suspicion.code == "generic"), default=-1.0)
-    goal = max(each.score for each in tried)
-    if best < max(generic, goal - 0.03) and top.suspicion.code != "epochs-few":
-        for extra in _extras(facts, top, tried):
-            if patient.spent + length > 0.95 * patient.budget:
-                break
-            both = both_of(remedy, extra)
-            try:
-                trial = patient.try_(both.apply(facts.setup), length_of(top, length))
-            except (UserError, RuntimeError, ValueError, TypeError):
-                continue
-            score = patient.value(trial)
-            if score > best + 0.02:
-                best, chosen = score, both
-        if best < generic - 0.02:
-            # what is advised to everybody gets further than the cause's own change
-            best, chosen = generic, next(t for t in tried if t.suspicion.code == "generic").remedy
-    if top.suspicion.code == "epochs-few":
-        return _as_long(tried, top, held)
-    if top.suspicion.factor != 1 and chosen is remedy:
-        best, chosen = _finer(patient, facts, top, tried)
-    measured = _measured(held, best, equal=top.suspicion.cost == 1)
-    return replace(chosen, measured=measured)
-
-
-def _as_long(tried: list[TriedChange], top: TriedChange, held: float) -> Remedy:
-    """Return what gets nearly as far within as many gradients, where there is such; else the longer training.
-
-    Too few epochs, too large a batch and too small a rate are often one thing.
-    """
-    same = ("learning-rate-low", "batch-large", "optimizer", "generic")
-    others = [t for t in tried if t.suspicion.code in same and t.partner is None]
-    best = max(others, key=lambda each: each.score, default=None)
-    if best is None or best.score < held + 0.5 * (top.score - held):
-        return replace(top.remedy, measured=_measured(held, top.score, equal=False))
-    return replace(
-        best.remedy,
-        text=f"{top.remedy.text}; or, within as many gradient evaluations, {best.remedy.text}",
-        measured=_measured(held, best.score, equal=True),
-    )
-
-
-def _finer(
-    patient: Patient, facts: Facts, top: TriedChange, tried: list[TriedChange]
-) -> tuple[float, Remedy]:
-    """Look between the decades for a better rate, and take the middle one of those that are as good.
-
-    One at the edge of the good ones is good by the luck of a seed.
-    """
-    known = [
-        (t.suspicion.factor, t.score, t.remedy)
-        for t in tried
-        if t.suspicion.code == top.suspicion.code and t.partner is None
-    ]
-    for between in (3.0, 0.3):
-        if patient.spent + top.trial.planned > 0.95 * patient.budget:
-            break
-        factor = between * top.suspicion.factor
-        remedy = rate_remedy(facts, factor)
-        score = patient.value(patient.try_(remedy.apply(facts.setup), top.trial.planned))
-        known.append((factor, score, remedy))
-    best = max(score for _, score, _ in known)
-    good = sorted((each for each in known if each[1] >= best - _AS_GOOD), key=lambda each: each[0])
-    _, score, remedy = good[(len(good) - 1) // 2]
-    return score, remedy
-
-
-def _extras(facts: Facts, top: TriedChange, tried: list[TriedChange]) -> list[Remedy]:
-    """Return what may help beside the first cause's change."""
-    steps = top.suspicion.code in OF_STEPS
-    others = sorted((t for t in tried if t.suspicion.code != top.suspicion.code), key=lambda t: -t.score)
-    # two rates, or a rate and another optimizer, say different things of the same
-    others = [t for t in others if not steps or t.suspicion.code not in (*OF_STEPS, "generic")]
-    extras = [t.remedy for t in others[:3] if t.suspicion.code != "epochs-few"]
-    if steps:
-        return extras
-    adam = Remedy(
-        text="use Adam with a rate of 0.001",
-        change=changes.adam(),
-        code="torch.optim.Adam(model.parameters(), lr=0.001)",
-        settings={"optimizer": {"name": "adam", "lr": 1e-3}},
-    )
-    rates = [rate_remedy(facts, factor) for factor in (10.0, 0.1)] if math.isfinite(facts.rate) else []
-    return [adam, *rates, *extras]
-
-
-# Where no change helps --------------------------------------------------------------------------------------
-
-
-def _ceiling(known: Learnable | None) -> float:
-    if known is None:
-        return 0.0
-    found = known.training if math.isnan(known.across) else known.across
-    return 0.0 if math.isnan(found) else found
-
-
-def _too_small(patient: Patient, base: TrialRun, ceiling: float) -> Finding:
-    return Finding(
-        code="capacity",
-        severity="risk",
-        title="the model doesn't get as far as its nearest neighbours would",
-        evidence=(
-            f"nearest neighbours reach a skill of {ceiling:.2f}, and this training "
-            f"{max(0.0, patient.value(base)):.2f}; no change of rate, optimizer, scale or first weights "
-            "closed the gap",
-        ),
-        cause="the model is too small, or built in a way that can't express what is to be learnt",
-        remedy=Remedy(text="use a larger model, or one that suits the data"),
-        confidence=0.5,
-    )
-
-
-def _nothing_to_learn(patient: Patient, known: Learnable | None) -> Finding:
-    tried = "neither this training nor any change of it" + (" nor nearest neighbours" if known else "")
-    return Finding(
-        code="labels",
-        severity="error",
-        title="nothing of the targets can be told from the inputs",
-        evidence=(f"{tried} predicts better than a constant",),
-        cause="targets don't go with their inputs, or the inputs hold nothing of them",
-        remedy=Remedy(text="look at a few pairs of inputs and targets by eye, where they are read"),
-        confidence=0.6,
-    )

@@ -67,6 +67,7 @@ class Facts:
         batch_targets: of the first batch, as the loss is given them.
         group: options of the optimizer's first group.
         optimizer: name of its class.
+        scheduled: whether its steps change something besides, as a schedule of learning rates does.
     """
 
     setup: Setup
@@ -84,6 +85,7 @@ class Facts:
     batch_targets: Any = field(repr=False, default=None)
     group: dict[str, Any] = field(default_factory=dict)
     optimizer: str = ""
+    scheduled: bool = False
     model: nn.Module = field(repr=False, default_factory=nn.Module)
 
     @property
@@ -171,6 +173,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
         batch_targets=seen.targets,
         group=group,
         optimizer=type(optimizer).__name__,
+        scheduled=bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks),
         model=model,
     )
 

@@ -32,7 +32,7 @@ _KEPT = 0.9
 def mechanisms(facts: Facts, base: TrialRun, signal: Signal | None) -> list[Finding]:
     """Return what was seen of a set-up, its trial and its first pass, each with its numbers."""
     return [
-        *_symmetric(facts, signal),
+        *_copies(facts, signal),
         *_at_the_start(signal),
         *_on_the_way(base),
         *_cliff(base),
@@ -40,7 +40,7 @@ def mechanisms(facts: Facts, base: TrialRun, signal: Signal | None) -> list[Find
     ]
 
 
-def _symmetric(facts: Facts, signal: Signal | None) -> Iterator[Finding]:
+def _copies(facts: Facts, signal: Signal | None) -> Iterator[Finding]:
     found = [] if signal is None else copied_units(facts, signal)
     several = [f"{units} of {of} of {name}" for name, units, of in found if units >= max(2, of / 8)]
     if several:

@@ -59,6 +59,7 @@ class Setup:
         decode: from outputs to predictions in the units of the person's own targets.
         encode: from the person's own targets to those that the loss is given.
         clip: the largest norm that a gradient may have.
+        falling: whether learning rates fall to 0 along half a cosine, over all steps of a training.
         named_loss: the name of a loss that was given by name.
         takes_part: whether the loss is given the part of the outputs that is compared, or all of them;
             ``None``: not known yet.
@@ -78,6 +79,7 @@ class Setup:
     decode: Callable[[Any], Any] = field(default=lambda outputs: outputs)
     encode: Callable[[Any], Any] = field(default=lambda targets: targets)
     clip: float | None = None
+    falling: bool = False
     named_loss: str | None = None
     takes_part: bool | None = None
 

@@ -26,7 +26,7 @@ from thalweg.randomness import streams
 from thalweg.randomness.streams import seed32
 from thalweg.training.fit_spec import step_kind_of
 
-__all__ = ["HeldOut", "TrialPoint", "TrialRun", "constant", "held_out", "train"]
+__all__ = ["HeldOut", "TrialPoint", "TrialRun", "constant", "held_out", "share_of_rate", "train"]
 
 # Examples by which a trial is judged, of each part.
 _JUDGED = 1000
@@ -111,6 +111,15 @@ class TrialRun:
     def score(self, *, judged: bool) -> float:
         """Return the skill that decides: on other examples, or on those learnt from."""
         return self.validation if judged else self.training
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """Return the share of a learning rate that is left where it falls along half a cosine, as torch's does.
+
+    >>> share_of_rate(0, 8), round(share_of_rate(4, 8), 6)
+    (1.0, 0.5)
+    """
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def constant(outputs: Any) -> bool:
@@ -202,7 +211,12 @@ def _loop(
     begun = {name: p.detach().clone() for name, p in model.named_parameters()}
     batches = _batches(setup, held.rows, seed)
     learning(model)
+    rates = [group.get("lr") for group in optimizer.param_groups]
     for step in range(steps):
+        if setup.falling:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                if rate is not None:
+                    group["lr"] = rate * share_of_rate(step, steps)
         inputs, targets = setup.batch(next(batches))
         value = _step(kind, model, optimizer, setup, inputs, targets, trial)
         trial.losses.append(value)
