@@ -276,7 +276,7 @@ def _labels(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
             title=f"targets are shifted against their inputs by {abs(places)} "
             f"{'row' if abs(places) == 1 else 'rows'}",
             evidence=(
-                f"nearest neighbours tell nothing of the targets as they are (skill {known.training:.2f}), "
+                f"{known.by} tell nothing of the targets as they are (skill {known.training:.2f}), "
                 f"and {known.shifted_skill:.2f} after moving them by {places}",
             ),
             remedy=Remedy(
@@ -291,7 +291,7 @@ def _labels(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
             weight=0.9,
             title="many targets of the training data don't go with their inputs",
             evidence=(
-                f"nearest neighbours tell the targets of the validation data (skill "
+                f"{known.by} tell the targets of the validation data (skill "
                 f"{known.validation:.2f}) much better than those of the training data "
                 f"({known.training:.2f})",
             ),
@@ -305,7 +305,7 @@ def _labels(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
             certain=known.training < 2.5 * known.error,
             title="targets of the training data don't go with their inputs",
             evidence=(
-                f"nearest neighbours tell the targets of the validation data (skill "
+                f"{known.by} tell the targets of the validation data (skill "
                 f"{known.validation:.2f}), and nothing of the training data's ({known.training:.2f})",
             ),
             cause="inputs or targets were shuffled or sorted apart from each other",
@@ -320,6 +320,9 @@ def _split(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
     if known is None or math.isnan(known.across):
         return
     within = min(known.training, known.validation)
+    if known.moved and known.moved_skill > known.across + max(0.05, known.error):
+        yield _moved(known)
+        return
     if known.training < known.validation - max(0.12, 3 * known.error):
         # damaged labels of the training data, which are told as such
         return
@@ -342,12 +345,43 @@ def _split(facts: Facts, known: Learnable | None) -> Iterator[Suspicion]:
             certain=known.across < 0.3 * within,
             title="validation data are not like training data",
             evidence=(
-                f"nearest neighbours tell targets within training data (skill {known.training:.2f}) and "
+                f"{known.by} tell targets within training data (skill {known.training:.2f}) and "
                 f"within validation data ({known.validation:.2f}), and not across ({known.across:.2f})",
             ),
             cause="the two parts were prepared otherwise",
             remedy=Remedy(text="prepare both parts by one function, with the training data's numbers"),
         )
+
+
+def _moved(known: Learnable) -> Suspicion:
+    back = list(known.moved)
+
+    def ordered(setup: Setup) -> Setup:
+        assert setup.validation is not None
+        inputs, targets = setup.validation
+        return setup.with_(validation=(inputs[:, back], targets))
+
+    count = sum(place != column for column, place in enumerate(back))
+    return Suspicion(
+        code="split-mismatch",
+        weight=1,
+        certain=True,
+        title="columns of the validation inputs come in another order than those of the training inputs",
+        evidence=(
+            f"{count} of {len(back)} columns go together with the others as another one does in the training "
+            "data",
+            f"nearest neighbours in the training data tell {known.across:.2f} of the validation targets as "
+            f"they are, and {known.moved_skill:.2f} with the columns in order",
+        ),
+        cause="the two parts were read from tables whose columns are ordered otherwise",
+        remedy=Remedy(
+            text="choose the columns of both parts by name, in one order",
+            code=f"validation_inputs[:, {back}]"
+            if len(back) <= 20
+            else "validation = validation[training.columns]",
+            change=ordered,
+        ),
+    )
 
 
 def _shifted_inputs(facts: Facts) -> Iterator[Suspicion]:

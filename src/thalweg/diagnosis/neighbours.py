@@ -1,10 +1,15 @@
-"""How much nearest neighbours tell of the targets: whether there is anything to be learnt, and where."""
+"""How much nearest neighbours tell of the targets: whether there is anything to be learnt, and where.
+
+Of sequences of symbols, which have no distances, it is asked what a linear rule of their counts tells.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +19,11 @@ from thalweg.diagnosis.skill import Judge
 __all__ = ["Learnable", "learnable", "related"]
 
 _MOST = 1000
+_RIDGE = 0.05
+# Symbols that are counted, the most frequent ones, and columns whose order is looked at.
+_MOST_SYMBOLS, _MOST_COLUMNS = 1000, 40
+# From how many orders of columns a better one is looked for.
+_STARTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +31,14 @@ class Learnable:
     """How far neighbours tell a target: skill of a nearest-neighbour prediction, the larger of 1 and 5.
 
     Attributes:
+        by: who was asked, in words.
         training: of each training example from the others.
         validation: of each validation example from the other validation examples, where these are one's own.
         across: of validation examples from training examples.
         recoded: likewise, with the classes of one part named anew as fits best.
         shifted: the best of training's, where targets are moved by so many places; 0: none is better.
+        moved: where the validation data's columns stand in the training data, for each; empty: where they do.
+        moved_skill: across, with the columns brought back.
     """
 
     training: float
@@ -35,6 +48,9 @@ class Learnable:
     shifted: int = 0
     shifted_skill: float = 0.0
     error: float = 0.1
+    by: str = "nearest neighbours"
+    moved: tuple[int, ...] = ()
+    moved_skill: float = 0.0
 
 
 def learnable(facts: Facts) -> Learnable | None:
@@ -44,33 +60,42 @@ def learnable(facts: Facts) -> Learnable | None:
         return None
     if judge.kind == "classes" and len(setup.targets) != len(judge.numbers(setup.targets)):  # type: ignore[arg-type]
         return None
-    if facts.inputs is None or facts.inputs.finite < 1 or _is_looked_up(facts):
+    symbols = _is_looked_up(facts)
+    if facts.inputs is None or facts.inputs.finite < 1 or (symbols and setup.inputs.ndim != 2):
         return None
+    told = _by_counts if symbols else _by_neighbours
+    flat = _counts(setup.inputs) if symbols else _flat
     rows = facts.held.rows[: 4 * _MOST]
     if len(rows) > _MOST:
         rows = rows[torch.linspace(0, len(rows) - 1, _MOST).round().long()]
-    x, y = _flat(setup.inputs[rows]), setup.targets[rows]
+    x, y = flat(setup.inputs[rows]), setup.targets[rows]
     center, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     x = (x - center) / scale
-    mine = _by_neighbours(x, y, x, y, judge, same=True)
+    mine = told(x, y, x, y, judge, same=True)
     others = across = recoded = math.nan
+    moved: tuple[int, ...] = ()
+    moved_skill = 0.0
     if facts.held.validation is not None and len(facts.held.validation[1]) >= 20:
         raw, vy = facts.held.validation
-        vx = _flat(raw)
+        vx = flat(raw)
         if vx.shape[1:] != x.shape[1:]:
             return None
-        across = _by_neighbours(x, y, (vx - center) / scale, vy, judge)
+        across = told(x, y, (vx - center) / scale, vy, judge)
         if facts.held.own:
             own = (vx - vx.mean(0)) / vx.std(0, correction=0).clamp(min=1e-12)
-            others = _by_neighbours(own, vy, own, vy, judge, same=True)
-            recoded = _recoded(x, y, (vx - center) / scale, vy, judge)
+            others = told(own, vy, own, vy, judge, same=True)
+            recoded = math.nan if symbols else _recoded(x, y, (vx - center) / scale, vy, judge)
+            if not symbols and raw.ndim == 2:
+                moved = moved_columns(x, own)
+                back = vx[:, list(moved)] if moved else vx
+                moved_skill = told(x, y, (back - center) / scale, vy, judge) if moved else across
     shift, found = 0, mine
     if mine < 0.15 and len(rows) == len(setup.targets):
-        shift, found = _shifted(x, y, judge, mine)
+        shift, found = _shifted(x, y, judge, mine, told)
     elif mine < 0.15:
         whole = min(len(setup.targets), 2 * _MOST)
-        wx = (_flat(setup.inputs[:whole]) - center) / scale
-        shift, found = _shifted(wx, setup.targets[:whole], judge, mine)
+        wx = (flat(setup.inputs[:whole]) - center) / scale
+        shift, found = _shifted(wx, setup.targets[:whole], judge, mine, told)
     few = max(1.0, len(rows) * (1 - _most_frequent(judge, y)))
     return Learnable(
         training=mine,
@@ -80,7 +105,63 @@ def learnable(facts: Facts) -> Learnable | None:
         shifted=shift,
         shifted_skill=found,
         error=1 / math.sqrt(few),
+        by="counts of symbols" if symbols else "nearest neighbours",
+        moved=moved,
+        moved_skill=moved_skill,
     )
+
+
+def moved_columns(x: Tensor, y: Tensor) -> tuple[int, ...]:
+    """Return in which order columns of ``y`` go with those of ``x``; empty where they go as they are.
+
+    Columns are known by how they go together: the matrix of their correlations, whose rows and columns are
+    ordered anew so that it is nearest to the other one. That they stand otherwise is only said if the
+    matrices differ far more than those of two random parts of all rows, and much less in the new order.
+
+    Args:
+        x, y: ``[N, columns]`` and ``[M, columns]``, both standardized.
+    """
+    columns = x.shape[1]
+    if not 3 <= columns <= _MOST_COLUMNS:
+        return ()
+
+    def together(part: Tensor) -> Tensor:
+        part = part - part.mean(0)
+        return torch.nan_to_num(torch.corrcoef(part.T)) if len(part) > 2 else torch.eye(columns)
+
+    def apart(one: Tensor, other: Tensor) -> float:
+        return float((one - other).square().mean().sqrt())
+
+    whole = torch.cat([x, y])
+    draws = torch.Generator().manual_seed(0)
+    chance = []
+    for _ in range(20):
+        order = torch.randperm(len(whole), generator=draws)
+        chance.append(apart(together(whole[order[: len(x)]]), together(whole[order[len(x) :]])))
+    spread = float(torch.tensor(chance).std())
+    a, b = together(x), together(y)
+    far = apart(a, b)
+    if far < max(chance) + 4 * spread:
+        return ()
+    from scipy.optimize import linear_sum_assignment, quadratic_assignment
+
+    # columns whose quantiles are alike are a start, from which swaps of two lead on
+    shares = torch.linspace(0.02, 0.98, 25, dtype=x.dtype)
+    alike = torch.cdist(x.quantile(shares, 0).T, y.quantile(shares, 0).T)
+    best, guess = far, linear_sum_assignment(alike.numpy())[1]
+    order = torch.arange(columns)
+    for seed in range(_STARTS):
+        options = {"maximize": True, "rng": np.random.default_rng(seed)}
+        begun = {**options, "partial_guess": np.stack([np.arange(columns), guess], 1)}
+        found = quadratic_assignment(a.numpy(), b.numpy(), method="2opt", options=begun)
+        places = torch.from_numpy(found.col_ind)
+        if (near := apart(a, b[places][:, places])) < best:
+            best, order = near, places
+        drawn = {**options, "P0": "randomized"}
+        guess = quadratic_assignment(a.numpy(), b.numpy(), method="faq", options=drawn).col_ind
+    if best > 0.5 * far:
+        return ()
+    return tuple(order.tolist())
 
 
 def related(facts: Facts) -> bool:
@@ -129,6 +210,40 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
+def _counts(inputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what counts the symbols ``[N, length]`` of sequences: square roots, of the frequent ones."""
+    names, many = torch.unique(inputs.reshape(-1), return_counts=True)
+    kept = names[many.argsort(descending=True)[:_MOST_SYMBOLS]].sort().values
+
+    def counted(given: Tensor) -> Tensor:
+        place = torch.searchsorted(kept, given.contiguous()).clamp(max=len(kept) - 1)
+        known = (kept[place] == given).double()
+        return torch.zeros(len(given), len(kept), dtype=torch.float64).scatter_add_(1, place, known).sqrt()
+
+    return counted
+
+
+def _by_counts(
+    x: Tensor, y: Tensor, given: Tensor, targets: Tensor, judge: Judge, *, same: bool = False
+) -> float:
+    """Skill of ridge regression; where examples are asked for themselves, of each from the others."""
+    if len(x) < 8:
+        return math.nan
+    number = judge.numbers(y)
+    wanted = y.double().reshape(len(y), -1)
+    if number is not None:
+        wanted = torch.nn.functional.one_hot(number, max(2, judge.classes)).double()
+    mean = wanted.mean(0)
+    gram = x.T @ x + _RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    made = torch.linalg.solve(gram, x.T)
+    guess = given @ (made @ (wanted - mean))
+    if same:
+        # what an example adds to its own prediction is taken out, exactly
+        own = (given * made.T).sum(1, keepdim=True)
+        guess = (guess - own * (wanted - mean)) / (1 - own).clamp(min=1e-9)
+    return judge(guess + mean, targets)
+
+
 def _nearest(x: Tensor, given: Tensor, *, same: bool, count: int) -> Tensor:
     distances = torch.cdist(given, x)
     if same:
@@ -171,10 +286,12 @@ def _recoded(x: Tensor, y: Tensor, given: Tensor, targets: Tensor, judge: Judge)
     return (right - most) / (1 - most) if most < 1 else math.nan
 
 
-def _shifted(x: Tensor, y: Tensor, judge: Judge, found: float) -> tuple[int, float]:
+def _shifted(
+    x: Tensor, y: Tensor, judge: Judge, found: float, told: Callable[..., float]
+) -> tuple[int, float]:
     best = 0
     for places in (-2, -1, 1, 2):
-        skill = _by_neighbours(x, y.roll(places, 0), x, y.roll(places, 0), judge, same=True)
+        skill = told(x, y.roll(places, 0), x, y.roll(places, 0), judge, same=True)
         if skill > found + 0.25:
             best, found = places, skill
     return best, found

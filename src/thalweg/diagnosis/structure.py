@@ -192,6 +192,8 @@ def _reconstructs(facts: Facts) -> bool:
 def _widened(facts: Facts, width: int = 64) -> Change | None:
     """Return what widens the layers of an ``nn.Sequential``, or gives a single one a hidden layer."""
     model = facts.model
+    if any(isinstance(part, nn.RNNBase) for part in model.modules()):
+        return _widened_recurrent(model, width)
     parts = list(model.children()) if isinstance(model, nn.Sequential) else [model]
     known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
     if not all(isinstance(p, known) or not list(p.parameters()) for p in parts):
@@ -236,3 +238,51 @@ def _widened(facts: Facts, width: int = 64) -> Change | None:
         return nn.Sequential(*made).to(first.device, first.dtype)
 
     return lambda setup: setup.with_model(wide)
+
+
+def _widened_recurrent(model: nn.Module, width: int) -> Change | None:
+    """Return what widens the recurrent layers of any model, with the layers that take what they give.
+
+    These are known by how many numbers they take; a trial that raises shows where that was wrong.
+    """
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.RNNBase)]
+    narrow = [(name, part) for name, part in layers if part.hidden_size < width and not part.proj_size]
+    if not narrow:
+        return None
+
+    def wide(model: nn.Module) -> nn.Module:
+        parts = list(model.named_modules())
+        names = [name for name, _ in parts]
+        takes: dict[str, int] = {}
+        for name, old in narrow:
+            ways = 2 if old.bidirectional else 1
+            before, now = ways * old.hidden_size, ways * width
+            _put(model, name, _like(old, takes.get(name, old.input_size), width))
+            for other, part in parts[names.index(name) + 1 :]:
+                if isinstance(part, nn.RNNBase) and part.input_size == before:
+                    takes[other] = now
+                    _put(model, other, _like(part, now, part.hidden_size))
+                    break
+                if isinstance(part, nn.Linear) and part.in_features % before == 0:
+                    inputs, bias = part.in_features // before * now, part.bias is not None
+                    _put(model, other, nn.Linear(inputs, part.out_features, bias=bias))
+                    break
+        first = next(model.parameters())
+        return model.to(first.device, first.dtype)
+
+    return lambda setup: setup.with_model(wide)
+
+
+def _like(old: Any, inputs: int, width: int) -> nn.Module:
+    options = {
+        name: getattr(old, name) for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    }
+    if isinstance(old, nn.RNN):
+        options["nonlinearity"] = old.nonlinearity
+    made: nn.Module = type(old)(inputs, width, **options)
+    return made
+
+
+def _put(model: nn.Module, path: str, part: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(model.get_submodule(owner), name, part)

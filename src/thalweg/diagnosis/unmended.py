@@ -34,7 +34,8 @@ def without_remedy(patient: Patient, seen: TrialRound, known: Learnable | None) 
     if most < 0.3 and ceiling > most + 0.3:
         strong = [s for s in suspicions_of(facts, known) if s.weight >= 0.85]
         if strong:
-            said = f"nearest neighbours reach a skill of {ceiling:.2f}, and this training {most:.2f}"
+            asked = known.by if known else "nearest neighbours"
+            said = f"{asked} reach a skill of {ceiling:.2f}, and this training {most:.2f}"
             first = max(strong, key=lambda s: s.weight)
             patient.findings.append(
                 first.finding(0.6, evidence=(said, "no change that was tried was enough"))
