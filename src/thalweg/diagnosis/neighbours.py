@@ -16,7 +16,7 @@ from torch import Tensor
 from thalweg.diagnosis.facts import Facts
 from thalweg.diagnosis.skill import Judge
 
-__all__ = ["Learnable", "learnable", "related"]
+__all__ = ["Learnable", "learnable", "moved_columns", "related"]
 
 _MOST = 1000
 _RIDGE = 0.05
