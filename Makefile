@@ -9,6 +9,7 @@ RUN ?= all
 TESTS ?=
 MUTANTS ?=
 HOSPITAL ?=
+CLAIMS ?=
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
@@ -20,7 +21,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help race test check format bench faults hospital mutants experiments experiments-run docs clean
+.PHONY: help race test check format bench faults hospital mutants experiments experiments-run claims docs clean
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -62,11 +63,16 @@ experiments: $(VENV)/.dev ## Write the pages of docs/experiments from the result
 experiments-run: $(VENV)/.dev ## Train what isn't there yet, in an hour of one core, and write the pages; some: make experiments-run RUN="greedy --seeds 20"
 	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m experiments $(RUN) --write
 
+claims: $(VENV)/.dev ## Measure all claims of the lectures, in twenty minutes of two cores, and write docs/claims; go on after a stop: make claims CLAIMS="--resume"
+	$(BIN)/thalweg claims run $(if $(findstring --resume,$(CLAIMS)),,all) --out runs/claims $(CLAIMS)
+	$(BIN)/python docs/gallery.py runs/claims
+
 docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all examples.
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/rooms.py
 	$(BIN)/python docs/paths.py
 	$(BIN)/python docs/augmentation.py
+	$(BIN)/python docs/gallery.py
 	$(TESTING) -q tests/test_docs.py tests/test_examples.py
 
 clean: ## Remove the virtual environment and what the tools left behind.

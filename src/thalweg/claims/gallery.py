@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from thalweg.claims.claim import TOPICS
-from thalweg.claims.judging import ClaimResult
+from thalweg.claims.judging import ClaimResult, judge
 from thalweg.claims.picture import alternative, draw
+from thalweg.claims.registry import get
 from thalweg.claims.rules import Verdict
 from thalweg.report.numbers import duration
 from thalweg.report.page import page_of
 
-__all__ = ["cost", "counts", "files", "index", "page", "picture", "plain_result", "sentence"]
+__all__ = ["cost", "counts", "files", "from_plain", "index", "page", "picture", "plain_result", "sentence"]
 
 _VERDICTS: tuple[Verdict, ...] = (
     "holds", "holds under named conditions", "does not hold", "can't be told",
@@ -100,7 +102,7 @@ def page(result: ClaimResult) -> str:
         lines.append(f"- {head}{'; '.join(test.said for test in each.tests)}.")
     size = "" if result.size == "quick" else " --full"
     lines += ["", f"{cost(result)}. Again: `thalweg claims run {claim.name}{size}`.", ""]
-    return "\n".join(lines)
+    return _escaped("\n".join(lines))
 
 
 def plain_result(result: ClaimResult) -> dict[str, Any]:
@@ -126,6 +128,18 @@ def plain_result(result: ClaimResult) -> dict[str, Any]:
     }
 
 
+def from_plain(value: Mapping[str, Any]) -> ClaimResult:
+    """Return the result that :func:`plain_result` made plain, judged anew."""
+    claim = get(value["claim"])
+    return ClaimResult(
+        claim=claim,
+        judged=judge(claim, value["numbers"]),
+        numbers=value["numbers"],
+        seconds=value["seconds"],
+        size=value["size"],
+    )
+
+
 def _rounded(numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Seven digits are more than any rule or picture needs."""
 
@@ -138,6 +152,11 @@ def _rounded(numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, li
         name: [{key: short(value) for key, value in row.items()} for row in rows]
         for name, rows in numbers.items()
     }
+
+
+def _escaped(text: str) -> str:
+    """Markdown in which stars of formulas stay stars."""
+    return re.sub(r"(?<!\*)\*(?!\*)", r"\*", text)
 
 
 def _counted(verdict: Verdict) -> str:

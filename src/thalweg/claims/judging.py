@@ -118,7 +118,7 @@ def judge(claim: Claim, numbers: Mapping[str, Sequence[Mapping[str, Any]]]) -> J
 
 def _quoted(names: Sequence[str]) -> str:
     """Names of conditions, which may have commas in them."""
-    quoted = [f"\u201c{name}\u201d" for name in names]
+    quoted = [f'"{name}"' for name in names]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 

@@ -20,7 +20,7 @@ _DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 2", "1 2", "10 4", "3 5")
 _WIDE = 720
 _STYLE = (
     f"text{{font-family:system-ui,sans-serif;font-size:13px;fill:{_INK}}}"
-    f".s{{font-size:11px;fill:{_SOFT}}}.h{{font-weight:600}}"
+    f".small{{font-size:11px;fill:{_SOFT}}}.head{{font-weight:600}}"
 )
 _MOST_POINTS = 120
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -84,7 +84,7 @@ def draw(picture: Picture, numbers: Rows, title: str, *, exact: bool = False) ->
     body, high = _dots(picture, numbers, exact) if isinstance(picture, Dots) else _lines(picture, numbers)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {high}" width="{_WIDE}" '
-        f'height="{high}" role="img">\n<title>{escape(said)}</title>\n<style>{_STYLE}</style>\n'
+        f'height="{high}" role="img" style="max-width:100%;height:auto">\n<title>{escape(said)}</title>\n<style>{_STYLE}</style>\n'
         f'<rect width="{_WIDE}" height="{high}" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
@@ -120,7 +120,7 @@ def _dots(picture: Dots, numbers: Rows, exact: bool) -> tuple[list[str], int]:
     drawn, y = [], 8
     for condition, rows in numbers.items():
         if condition:
-            drawn.append(f'<text class="h" x="12" y="{y + 16}">{escape(condition)}</text>')
+            drawn.append(f'<text class="head" x="12" y="{y + 16}">{escape(condition)}</text>')
             y += 26
         top, bottom = y, y + 24 * len(picture.values)
         drawn += [_line(scale(tick), top, scale(tick), bottom, _LINE) for tick in ticks]
@@ -148,19 +148,19 @@ def _dots(picture: Dots, numbers: Rows, exact: bool) -> tuple[list[str], int]:
                 )
             if len(values) < len(rows):
                 drawn.append(
-                    f'<text class="s" x="{_WIDE - 20}" y="{middle + 4}" text-anchor="end">'
+                    f'<text class="small" x="{_WIDE - 20}" y="{middle + 4}" text-anchor="end">'
                     f"{len(rows) - len(values)} of {len(rows)} not finite</text>"
                 )
             y += 24
         y += 8
     drawn += [
-        f'<text class="s" x="{scale(tick)}" y="{y + 12}" text-anchor="middle">{_short(tick)}</text>'
+        f'<text class="small" x="{scale(tick)}" y="{y + 12}" text-anchor="middle">{_short(tick)}</text>'
         for tick in ticks
     ]
     several = any(len(rows) > 1 for rows in numbers.values())
     note = ": mean with 95 % interval, and each seed" if several else ""
     drawn.append(
-        f'<text class="s" x="{(left + _WIDE - 24) // 2}" y="{y + 30}" text-anchor="middle">'
+        f'<text class="small" x="{(left + _WIDE - 24) // 2}" y="{y + 30}" text-anchor="middle">'
         f"{escape(picture.axis + note)}</text>"
     )
     return drawn, y + 40
@@ -192,15 +192,15 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
             values[condition] if picture.own_scales else every, bottom, top, log=picture.log, few=6
         )
         if condition:
-            drawn.append(f'<text class="h" x="{left}" y="{top - 12}">{escape(condition)}</text>')
+            drawn.append(f'<text class="head" x="{left}" y="{top - 12}">{escape(condition)}</text>')
         for tick in ticks_y:
             drawn.append(_line(left, up(tick), right, up(tick), _LINE))
             drawn.append(
-                f'<text class="s" x="{left - 6}" y="{up(tick) + 4}" text-anchor="end">{_short(tick)}</text>'
+                f'<text class="small" x="{left - 6}" y="{up(tick) + 4}" text-anchor="end">{_short(tick)}</text>'
             )
         for tick in ticks_x:
             drawn.append(
-                f'<text class="s" x="{flat(tick)}" y="{bottom + 16}" text-anchor="middle">'
+                f'<text class="small" x="{flat(tick)}" y="{bottom + 16}" text-anchor="middle">'
                 f"{_short(tick)}</text>"
             )
         drawn.append(_line(left, bottom, right, bottom, _SOFT))
@@ -213,11 +213,11 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
                 _path(xs[condition], _median(rows, name), flat, up, picture, colour, thin=False, dash=dash)
             )
         drawn.append(
-            f'<text class="s" x="{(left + right) // 2}" y="{bottom + 32}" text-anchor="middle">'
+            f'<text class="small" x="{(left + right) // 2}" y="{bottom + 32}" text-anchor="middle">'
             f"{escape(picture.across)}</text>"
         )
     y = ((len(panels) + across - 1) // across) * (high + 58) + 28
-    drawn.append(f'<text class="s" x="12" y="14">{escape(picture.axis)}</text>')
+    drawn.append(f'<text class="small" x="12" y="14">{escape(picture.axis)}</text>')
     x = 62
     for place, label in enumerate(picture.curves.values()):
         width = 56 + 7 * len(label)

@@ -26,7 +26,7 @@ __all__ = [
 
 Verdict = Literal["holds", "holds under named conditions", "does not hold", "can't be told"]
 
-# more pairs than this nobody trains; the number that would tell is then said as "more than"
+# more than this nobody measures
 _MOST = 100_000
 
 
@@ -232,7 +232,8 @@ def _needed(differences: Sequence[float], distance: float, level: float) -> int:
         return 2
     spread = statistics.stdev(differences)
     z = float(student.ppf(0.5 + level / 2, max(n - 1, 10)))
-    return min(_MOST, max(n + 1, math.ceil((z * spread / max(distance, 1e-300)) ** 2)))
+    root = z * spread / distance if distance > 0 else math.inf
+    return _MOST if root > math.sqrt(_MOST) else max(n + 1, math.ceil(root**2))
 
 
 def _text(value: float) -> str:
