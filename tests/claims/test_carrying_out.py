@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -156,3 +157,18 @@ def test_the_command_lists_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_python_says_a_line_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
     claims.run("one-step", processes=1)
     assert capsys.readouterr().err.startswith("one-step: holds")
+
+
+def test_a_claim_of_ones_own_is_measured_here() -> None:
+    own = dataclasses.replace(claims.get("one-step"), name="mine")
+    mine, theirs = claims.run(own, "one-step", processes=2, watcher=_QUIET)
+    assert (mine.claim.name, mine.judged.verdict) == ("mine", "holds")
+    assert mine.numbers == theirs.numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "letters"), ("a/b", "letters"), ("zig-zag", "is a claim of the lectures")]
+)
+def test_names_of_ones_own_are_checked(name: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        claims.run(dataclasses.replace(claims.get("one-step"), name=name), watcher=_QUIET)

@@ -19,7 +19,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _shapes(svg: str, kind: str) -> Iterator[ElementTree.Element]:
-    return ElementTree.fromstring(svg).iter(f"{_SVG}{kind}")  # noqa: S314 - our own
+    return ElementTree.fromstring(svg).iter(f"{_SVG}{kind}")
 
 
 def test_dots_stand_where_their_values_are() -> None:
@@ -121,7 +121,8 @@ def test_a_browser_shows_each_picture_of_the_docs(tmp_path: Path) -> None:
         || b.bottom > frame.bottom + 1 || b.top < frame.top - 1);
       const on = boxes.filter(([, a], i) => boxes.some(([, b], j) => j > i && a.left < b.right - 2
         && b.left < a.right - 2 && a.top < b.bottom - 3 && b.top < a.bottom - 3));
-      return [...out, ...on].map(([text]) => svg.querySelector('title').textContent.slice(0, 40) + ': ' + text);
+      const title = svg.querySelector('title').textContent.slice(0, 40);
+      return [...out, ...on].map(([text]) => title + ': ' + text);
     })
     """
     with chromium.Page(executable) as page:

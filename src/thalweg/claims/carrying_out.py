@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -78,7 +79,7 @@ class _Task:
 
 
 def run(
-    *names: str,
+    *names: str | Claim,
     full: bool = False,
     seeds: int | None = None,
     out: str | Path | None = None,
@@ -89,13 +90,14 @@ def run(
     """Measure claims and judge them.
 
     >>> from thalweg import claims
-    >>> (found,) = claims.run("one-step", watcher=claims.ClaimsWatcher())
+    >>> (found,) = claims.run("zig-zag", watcher=claims.ClaimsWatcher())
     >>> found
-    one-step: holds
+    zig-zag: holds
 
     Args:
-        names: of the claims (``thalweg.claims.names()``); ``"all"`` stands for every one. None are needed
-            with ``resume``: then names and size are those it was begun with.
+        names: of the claims (``thalweg.claims.names()``), or claims of one's own, which are measured in this
+            process; ``"all"`` stands for all of the lectures. None are needed with ``resume``: then names
+            and size are those it was begun with.
         full: the larger size, which takes hours for all of them.
         seeds: how many, at least 2; by default as each claim says. Those that nothing is drawn for have one.
         out: the run directory for results, pictures and the gallery; without one nothing is written.
@@ -134,11 +136,24 @@ def run(
     return found
 
 
-def _asked(names: Sequence[str]) -> list[Claim]:
+def _asked(names: Sequence[str | Claim]) -> list[Claim]:
     if not names:
         raise OptionError("no claim is named; give names, or all")
-    wanted = registry.names() if "all" in names else dict.fromkeys(names)
-    return [registry.get(name) for name in wanted]
+    found: dict[str, Claim] = {}
+    for name in names:
+        if not isinstance(name, Claim):
+            for each in registry.names() if name == "all" else [name]:
+                found.setdefault(each, registry.get(each))
+            continue
+        if not re.fullmatch(r"[\w-]+", name.name):
+            raise OptionError(
+                f"a claim has the name {name.name!r}; give it one of letters, digits and hyphens"
+            )
+        if name.name in registry.names() and name != registry.get(name.name):
+            raise OptionError(f"{name.name} is a claim of the lectures; give yours another name")
+        if name != found.setdefault(name.name, name):
+            raise OptionError(f"two claims have the name {name.name!r}; give each its own")
+    return list(found.values())
 
 
 def _begun_with(out: str | Path | None) -> tuple[tuple[str, ...], bool, int | None]:
@@ -175,7 +190,8 @@ def _measured(
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)
         done = len(every) - len(left)
-        for task, value in _values(left, processes, stop):
+        by_name = {claim.name: claim for claim in asked}
+        for task, value in _values(left, by_name, processes, stop):
             journal.once("measured", task.key(digests[task.claim]), partial(dict, value))
             done += 1
             watcher.measured(task.claim, done, len(every))
@@ -212,14 +228,19 @@ def _result(
     return ClaimResult(claim=claim, judged=judge(claim, numbers), numbers=numbers, seconds=seconds, size=size)
 
 
-def _values(tasks: Sequence[_Task], processes: int, stop: Any) -> Iterator[tuple[_Task, dict[str, Any]]]:
+def _values(
+    tasks: Sequence[_Task], claims: Mapping[str, Claim], processes: int, stop: Callable[[], bool]
+) -> Iterator[tuple[_Task, dict[str, Any]]]:
     """Carry out tasks, and give each with what it measured; ends early where it is stopped."""
-    if min(processes, len(tasks)) <= 1:
-        with _one_thread():
-            for task in tasks:
-                if stop():
-                    return
-                yield task, _carry_out(task)
+    alone = min(processes, len(tasks)) <= 1
+    here = [task for task in tasks if alone or task.claim not in registry.names()]
+    with _one_thread():
+        for task in here:
+            if stop():
+                return
+            yield task, _carry_out(task, claims[task.claim])
+    tasks = [task for task in tasks if task not in here]
+    if not tasks:
         return
     pool = ProcessPoolExecutor(
         min(processes, len(tasks)), mp_context=context_of_workers(), initializer=_prepare
@@ -251,8 +272,8 @@ def _values(tasks: Sequence[_Task], processes: int, stop: Any) -> Iterator[tuple
             worker.join()
 
 
-def _carry_out(task: _Task) -> dict[str, Any]:
-    claim, began = registry.get(task.claim), time.perf_counter()
+def _carry_out(task: _Task, claim: Claim | None = None) -> dict[str, Any]:
+    claim, began = claim or registry.get(task.claim), time.perf_counter()
     with own_generators(task.seeds[0], task.claim):
         numbers = claim.measured(task.seeds, task.condition, json.loads(task.changes))
     return {"numbers": numbers, "seconds": time.perf_counter() - began}

@@ -141,7 +141,12 @@ class Claim:
 
     def digest(self) -> str:
         """Return what changes with the code of the claim's own file."""
-        source = inspect.getsource(sys.modules[self.measure.__module__])
+        try:
+            source = inspect.getsource(sys.modules[self.measure.__module__])
+        except (KeyError, OSError, TypeError):
+            # of a session without a file there is the function itself, or nothing
+            code = getattr(self.measure, "__code__", None)
+            source = repr(self.measure) if code is None else f"{code.co_code!r}{code.co_consts!r}"
         return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 

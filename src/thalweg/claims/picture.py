@@ -84,7 +84,8 @@ def draw(picture: Picture, numbers: Rows, title: str, *, exact: bool = False) ->
     body, high = _dots(picture, numbers, exact) if isinstance(picture, Dots) else _lines(picture, numbers)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {high}" width="{_WIDE}" '
-        f'height="{high}" role="img" style="max-width:100%;height:auto">\n<title>{escape(said)}</title>\n<style>{_STYLE}</style>\n'
+        f'height="{high}" role="img" style="max-width:100%;height:auto">\n'
+        f"<title>{escape(said)}</title>\n<style>{_STYLE}</style>\n"
         f'<rect width="{_WIDE}" height="{high}" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
@@ -196,7 +197,8 @@ def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
         for tick in ticks_y:
             drawn.append(_line(left, up(tick), right, up(tick), _LINE))
             drawn.append(
-                f'<text class="small" x="{left - 6}" y="{up(tick) + 4}" text-anchor="end">{_short(tick)}</text>'
+                f'<text class="small" x="{left - 6}" y="{up(tick) + 4}" text-anchor="end">'
+                f"{_short(tick)}</text>"
             )
         for tick in ticks_x:
             drawn.append(
