@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from thalweg.claims import gallery, names
 
@@ -34,6 +35,17 @@ be wrong. These are small problems: what holds on them needn't on others, and wh
 """
 
 
+def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Curves of the first eight seeds, in four digits; what is judged stays as it is."""
+
+    def short(value: Any, place: int) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [each if each is None else float(f"{each:.4g}") for each in value] if place < 8 else []
+
+    return [{key: short(value, place) for key, value in row.items()} for place, row in enumerate(rows)]
+
+
 def take_over(directory: Path) -> None:
     """Copy results of a run directory, and what they cost."""
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -44,7 +56,8 @@ def take_over(directory: Path) -> None:
         place = RESULTS / f"{name}.json"
         if size == "quick" and place.exists() and json.loads(place.read_text())["size"] == "full":
             continue
-        kept = {key: result[key] for key in ("claim", "size", "seconds", "numbers")}
+        kept = {key: result[key] for key in ("claim", "size", "seconds")}
+        kept["numbers"] = {name: _thinned(rows) for name, rows in result["numbers"].items()}
         place.write_text(json.dumps(kept, separators=(",", ":")) + "\n", encoding="utf-8")
     known = {name: costs[name] for name in sorted(costs) if name in names()}
     COSTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -35,6 +35,7 @@ def test_seeds_are_those_of_a_longer_measurement() -> None:
     few = claims.run("lower-loss-more-errors", seeds=2, processes=1, watcher=_QUIET)[0]
     more = claims.run("lower-loss-more-errors", seeds=4, processes=1, watcher=_QUIET)[0]
     assert more.numbers[""][:2] == few.numbers[""]
+    assert len({str(row) for row in more.numbers[""]}) > 1
 
 
 class _Stops(claims.ClaimsWatcher):

@@ -116,7 +116,7 @@ def _dots(picture: Dots, numbers: Rows, exact: bool) -> tuple[list[str], int]:
     ]
     if picture.mark is not None:
         finite.append(picture.mark)
-    left = min(300, 30 + 7 * max(len(label) for label in picture.values.values()))
+    left = min(340, 36 + 8 * max(len(label) for label in picture.values.values()))
     scale, ticks = _scale(finite, left, _WIDE - 24, log=picture.log)
     drawn, y = [], 8
     for condition, rows in numbers.items():
