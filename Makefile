@@ -21,7 +21,11 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+<<<<<<< HEAD
 .PHONY: help race test check format bench faults hospital mutants experiments experiments-run claims docs clean
+=======
+.PHONY: help race test check format bench faults hospital mutants experiments experiments-run docs findings clean
+>>>>>>> ee93a7e (Each finding has a page: a real picture, thresholds as the code has them with their reason, the change with its measured gain, when it is wrong)
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -74,6 +78,10 @@ docs: $(VENV)/.dev ## Write the generated parts of the docs anew, and run all ex
 	$(BIN)/python docs/augmentation.py
 	$(BIN)/python docs/gallery.py
 	$(TESTING) -q tests/test_docs.py tests/test_examples.py
+
+findings: $(VENV)/.dev ## Draw what each finding of a diagnosis looks like, in a few minutes; some: make findings FINDINGS="saddle cliff".
+	OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python docs/finding_pictures.py $(FINDINGS)
+	$(BIN)/python docs/generate.py
 
 clean: ## Remove the virtual environment and what the tools left behind.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist src/*.egg-info

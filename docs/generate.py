@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+import sys
 import typing
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ from thalweg.racing import results
 from thalweg.test_problems import surfaces, tasks
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+from findings import block as finding_page  # noqa: E402
+
 SOURCE = ROOT / "src" / "thalweg"
 _SCALES = {"log": "log", "linear": "linear", "complement": "log of 1 - x"}
 _FAMILIES = {
@@ -249,9 +254,10 @@ def _first_sentence(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
 
 def findings() -> str:
     """Return a table of the codes of a diagnosis, causes first."""
-    lines = ["| code | what it means |", "|---|---|"]
+    lines = ["| code | | what it means |", "|---|---|---|"]
     for name, meaning in {**CAUSES, **MECHANISMS}.items():
-        lines.append(f"| [`{name}`](#{name}) | {_cell(meaning)} |")
+        kind = "cause" if name in CAUSES else "mechanism"
+        lines.append(f"| [`{name}`](diagnosis/{name}.md) | {kind} | {_cell(meaning)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -277,6 +283,11 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
+def _part(name: str, page: str) -> str:
+    """Return a generated part of a page; that of a finding is by the page's name."""
+    return finding_page(page) if name == "finding" else PARTS[name]()
+
+
 def pages() -> dict[Path, str]:
     """Return every generated file, and every document with its generated parts written anew."""
     found = {
@@ -288,7 +299,7 @@ def pages() -> dict[Path, str]:
         if "<!-- generated:" in text:
             found[path] = re.sub(
                 r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
-                lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}",
+                lambda part, page=path.stem: f"{part[1]}\n{_part(part[2], page)}\n{part[3]}",
                 text,
                 flags=re.DOTALL,
             )

@@ -15,7 +15,7 @@ from thalweg.report.canvas import canvas, hover, legend_above, plain, readable_l
 from thalweg.report.landscapes import captions_of, figures_of
 from thalweg.report.numbers import duration, general, shorten
 
-__all__ = ["DiagnosisPage", "pictures_of_diagnosis", "read_diagnosis"]
+__all__ = ["DiagnosisPage", "by_layer", "pictures_of_diagnosis", "read_diagnosis"]
 
 _TRAIN, _VALIDATION = "#0f7fbf", "#d1495b"
 # beyond these a logarithmic axis shows nothing else
@@ -97,7 +97,7 @@ def pictures_of_diagnosis(page: DiagnosisPage) -> dict[str, figure]:
                 log=False,
             )
     if signal is not None and len(signal.layers) > 1 and len(signal.spreads) == len(signal.layers):
-        drawn["layers"] = _by_layer(signal.layers, signal.spreads, signal.slopes)
+        drawn["layers"] = by_layer(signal.layers, signal.spreads, signal.slopes)
     return drawn
 
 
@@ -121,7 +121,8 @@ def _lines(
     return legend_above(plot)
 
 
-def _by_layer(names: Sequence[str], spreads: Sequence[float], slopes: Sequence[float]) -> figure:
+def by_layer(names: Sequence[str], spreads: Sequence[float], slopes: Sequence[float]) -> figure:
+    """Draw what each layer lets through: the spread of its outputs, the size of its weights' gradient."""
     values = [value for value in (*spreads, *slopes) if _LEAST < value < _MOST] or [1.0]
     # an axis of logarithms needs a way to go
     ends = window([min(values) / 1.5, *values, max(values) * 1.5], log=True)
