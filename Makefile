@@ -21,11 +21,7 @@ TESTING := OMP_NUM_THREADS=1 MKL_CBWR=$${MKL_CBWR-AVX2} $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
-.PHONY: help race test check format bench faults hospital mutants experiments experiments-run claims docs clean
-=======
-.PHONY: help race test check format bench faults hospital mutants experiments experiments-run docs findings clean
->>>>>>> ee93a7e (Each finding has a page: a real picture, thresholds as the code has them with their reason, the change with its measured gain, when it is wrong)
+.PHONY: help race test check format bench faults hospital mutants experiments experiments-run claims docs findings clean
 
 help: ## Say what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

@@ -50,11 +50,18 @@ class Threshold:
         """The number."""
         module, _, name = self.place.partition(":")
         if not self.pattern:
-            found = getattr(importlib.import_module(f"thalweg.diagnosis.{module}"), name)
+            found = getattr(importlib.import_module(f"thalweg.diagnosis.{module}"), name, None)
+            if found is None:
+                raise LookupError(
+                    f"thalweg.diagnosis.{module} has no {name}; say in THRESHOLDS where it is now"
+                )
             return found[self.nth - 1] if isinstance(found, tuple) else found
         places = list(matches(self.pattern, function(module, name)))
         if len(places) < self.nth:
-            raise LookupError(f"{self.place} has {len(places)} places like {self.pattern!r}, not {self.nth}")
+            raise LookupError(
+                f"{self.place} has {len(places)} places like {self.pattern!r}, not {self.nth}; say in "
+                "THRESHOLDS where the number stands now"
+            )
         return places[self.nth - 1]
 
     @property
@@ -72,7 +79,9 @@ def function(module: str, name: str) -> ast.AST:
     """Return the tree of a function or method."""
     found: Any = importlib.import_module(f"thalweg.diagnosis.{module}")
     for part in name.split("."):
-        found = inspect.getattr_static(found, part) if inspect.isclass(found) else getattr(found, part)
+        if not hasattr(found, part):
+            raise LookupError(f"thalweg.diagnosis.{module} has no {name}; say in THRESHOLDS where it is now")
+        found = inspect.getattr_static(found, part)
     found = found.fget if isinstance(found, property) else inspect.unwrap(found)
     return ast.parse(textwrap.dedent(inspect.getsource(found)))
 
@@ -360,7 +369,7 @@ THRESHOLDS: Mapping[str, Sequence[Threshold]] = {
         ),
     ),
     "symmetric-units": (
-        _t("units that are copies: at least one in {} of a layer", "mechanisms:_symmetric", "max(2, of / _)"),
+        _t("units that are copies: at least one in {} of a layer", "mechanisms:_copies", "max(2, of / _)"),
         _t(
             "copies are units with equal weights, whose gradients agree to {} of the largest",
             "signals:_EQUAL",
