@@ -33,7 +33,7 @@ def measure(seed: int, *, apart: float = 0.0, units: int = 16, steps: int = 400)
             torch.autograd.backward(loss)
             descent.step()
             losses.append(loss.item())
-        found |= {name: losses[-1], f"{name}_path": losses, f"{name}_spread": _spread(below)}
+        found |= {name: losses[-1], f"{name}_path": losses, f"{name}_spread": _spread(below.detach())}
     return found
 
 
