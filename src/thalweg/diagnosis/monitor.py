@@ -19,15 +19,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from thalweg.diagnosis.finding import MECHANISMS, Finding, Remedy
+from thalweg.diagnosis.finding import Finding, Remedy, seen_as
 from thalweg.errors import OptionError
+from thalweg.runtimes.dtensors import is_dtensor
 from thalweg.strategies.base import Settings, Strategy, Trainer
 
 __all__ = ["Monitor", "MonitorReport", "MonitorSettings"]
@@ -102,6 +103,9 @@ class Monitor(Strategy):
 
     Raises:
         OptionError: a value out of range, or a model without its optimizer.
+
+    Where several processes train together, each watches what it computes itself, the shard of parameters that
+    it holds and its own batches, at moments of its own; nothing is sent for it.
 
     >>> model = nn.Linear(2, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
@@ -210,13 +214,15 @@ class Monitor(Strategy):
 
     def _activations(self, name: str, part: nn.Module, output: Any) -> None:
         due = self._looking and self._step % (self.settings.layers_every * self.report.thinned) == 0
-        if not due or not part.training or not isinstance(output, Tensor) or output.numel() < 2:
+        if not due or not part.training or not isinstance(output, Tensor):
             return
         begun = time.perf_counter()
+        values = _own(output)
+        if values.numel() < 2:
+            return
         with torch.no_grad():
             # of large maps a part of the examples tells as much
-            some = max(8, _LOOKED_AT * len(output) // output.numel())
-            values = output.detach()[:some]
+            values = values[: max(8, _LOOKED_AT * len(values) // values.numel())]
             # units are columns, or channels
             rows = values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 1 else values[:, None]
             if isinstance(part, _CUT):
@@ -244,12 +250,12 @@ class Monitor(Strategy):
         begun = time.perf_counter()
         held = self._parameters()
         if held and not any(p.is_sparse or p.grad is None or p.grad.is_sparse for p in held):
-            gradients = [p.grad for p in held if p.grad is not None]
-            self._pending = [torch.stack(torch._foreach_norm(gradients)).double()]
-            self._pending.append(torch.stack(torch._foreach_norm(held)).double())
+            gradients = [_own(p.grad) for p in held if p.grad is not None]
+            weights = [_own(p) for p in held]
+            self._pending = [torch.stack(torch._foreach_norm(each)).double() for each in (gradients, weights)]
             self._held = held
             # a copy, since the step changes them in place
-            self._before = [p.detach().clone() for p in held]
+            self._before = [p.clone() for p in weights]
             if self._step % (self.settings.noise_every * self.report.thinned) == 0:
                 self._noise(gradients)
         self._spent += time.perf_counter() - begun
@@ -275,12 +281,12 @@ class Monitor(Strategy):
     def _after(self, loss: Any) -> None:
         begun = time.perf_counter()
         if self._looking:
-            value = math.nan if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
+            value = math.nan if loss is None else float(_own(loss) if isinstance(loss, Tensor) else loss)
             self.report.losses.append(value)
             # whoever has taken the gradients away since has still taken the step
             held = self._held
             if self._before:
-                moved = torch._foreach_sub(held, self._before)
+                moved = torch._foreach_sub([_own(p) for p in held], self._before)
                 norms = torch.stack(torch._foreach_norm(moved)).double()
                 each, weights = self._pending
                 three = torch.linalg.vector_norm(torch.stack([each, norms, weights]), dim=1).tolist()
@@ -342,7 +348,7 @@ class Monitor(Strategy):
                         confidence=0.8,
                     )
                 )
-            found.append(_mechanism("nonfinite-loss", said, "error"))
+            found.append(replace(_mechanism("nonfinite-loss", said), severity="error"))
         elif (middle := _middle(ratios)) is not None and middle < _LOW_RATIO:
             found.append(
                 Finding(
@@ -398,6 +404,14 @@ class Monitor(Strategy):
         return f" from {float(rate):g}" if isinstance(rate, (int, float)) else ""
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """Return a tensor's values, of one that is spread over processes those that lie here.
+
+    Nothing is asked of other processes: each looks when it has the time, and they would wait for each other.
+    """
+    return (tensor.to_local() if is_dtensor(tensor) else tensor).detach()
+
+
 class _LooksAtPart:
     """A hook that looks at what a part gives. It stays out of copies of the model, in files too."""
 
@@ -422,15 +436,8 @@ def _nothing(part: nn.Module, _: Any, output: Any) -> None:
     """Look at nothing."""
 
 
-def _mechanism(code: str, said: str, severity: Any = "advice") -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        title=MECHANISMS[code],
-        evidence=(said,),
-        cause="thalweg.diagnose says which cause is behind it",
-        confidence=0.8,
-    )
+def _mechanism(code: str, said: str) -> Finding:
+    return seen_as(code, said, cause="thalweg.diagnose says which cause is behind it", confidence=0.8)
 
 
 def _middle(values: Sequence[float]) -> float | None:
