@@ -70,7 +70,8 @@ def pages() -> dict[Path, str]:
         for name in names()
         if (RESULTS / f"{name}.json").exists()
     ]
-    found = {FOLDER / "index.md": _HEAD + gallery.index(results)}
+    table = f"## By source\n\nIDs are those of [the list of sources](../sources.md).\n\n{gallery.by_source(results)}"
+    found = {FOLDER / "index.md": f"{_HEAD}{gallery.index(results)}\n{table}"}
     for result in results:
         found[FOLDER / f"{result.claim.name}.md"] = gallery.page(result)
         found[FOLDER / f"{result.claim.name}.svg"] = gallery.picture(result)

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 
 from scripts import ROOT, script
-from thalweg import catalogue
+from thalweg import catalogue, claims
 from thalweg.data.augmentation import AugmentationSettings
 from thalweg.racing import results
 from thalweg.strategies.table import STRATEGIES
@@ -225,6 +225,21 @@ def test_sources_have_a_row_for_every_id_and_their_code_exists() -> None:
         assert named, f"{identity} names no code"
         for module, name in named:
             assert hasattr(importlib.import_module(f"thalweg.{module}"), name), f"{identity}: {module}:{name}"
+
+
+def test_every_source_is_covered_by_a_claim_or_a_page() -> None:
+    """Each ID is of a claim, of an optimizer's card, or of a part of a page that says which it is about."""
+    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    wanted = set(re.findall(r"^\| \*\*(\w+)\*\*", text, re.MULTILINE))
+    covered = {identity for name in claims.names() for identity in claims.get(name).sources}
+    cards = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    for line in re.findall(r"^Source: (.*)$", cards, re.MULTILINE):
+        covered |= set(re.findall(r"\b[EORIDAPX]\d+\b", line))
+    for page in ("stages", "training", "diagnosis", "curvature"):
+        parts = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        for first, last in re.findall(r"\b([EORIDAPX]\d+)(?:-[EORIDAPX](\d+))?\b", parts):
+            covered |= {f"{first[0]}{number}" for number in range(int(first[1:]), int(last or first[1:]) + 1)}
+    assert wanted - covered == set()
 
 
 def test_every_strategy_has_a_card_with_its_settings() -> None:

@@ -17,7 +17,18 @@ from thalweg.claims.rules import Verdict
 from thalweg.report.numbers import duration
 from thalweg.report.page import page_of
 
-__all__ = ["cost", "counts", "files", "from_plain", "index", "page", "picture", "plain_result", "sentence"]
+__all__ = [
+    "by_source",
+    "cost",
+    "counts",
+    "files",
+    "from_plain",
+    "index",
+    "page",
+    "picture",
+    "plain_result",
+    "sentence",
+]
 
 _VERDICTS: tuple[Verdict, ...] = (
     "holds", "holds under named conditions", "does not hold", "can't be told",
@@ -81,6 +92,19 @@ def index(results: Sequence[ClaimResult]) -> str:
             ]
             lines.append("")
     return "\n".join(lines)
+
+
+def by_source(results: Sequence[ClaimResult]) -> str:
+    """Return a table in Markdown: of each ID of the list of sources the claims about it."""
+    found: dict[str, list[str]] = {}
+    for each in results:
+        for identity in each.claim.sources:
+            found.setdefault(identity, []).append(f"[{each.claim.title}]({each.claim.name}.md)")
+    order = sorted(found, key=lambda identity: ("EORIDAPX".index(identity[0]), int(identity[1:])))
+    lines = ["| ID | claims |", "|---|---|"]
+    return (
+        "\n".join([*lines, *(f"| {identity} | {'; '.join(found[identity])} |" for identity in order)]) + "\n"
+    )
 
 
 def page(result: ClaimResult) -> str:

@@ -25,7 +25,8 @@ def measure(
     x = torch.linalg.solve(matrix, torch.randn(n, generator=generator).double())
 
     def loss(at: torch.Tensor) -> torch.Tensor:
-        return 0.5 * at @ matrix @ at + quartic * at.pow(4).sum()
+        value: torch.Tensor = 0.5 * at @ matrix @ at + quartic * at.pow(4).sum()
+        return value
 
     costs, losses, right = [], [float(loss(x))], []
     for _ in range(30):
@@ -48,12 +49,18 @@ def measure(
 CLAIM = Claim(
     title="The loss rises where a step's second-order cost outgrows its first-order gain",
     topic="landscape",
-    statement="A step -e g changes the loss by -e g'g + e^2 g'Hg / 2. Where the second term is the larger one, the loss rises although the step goes down the gradient: the sign of ill-conditioning.",
+    statement="A step -e g changes the loss by -e g'g + e^2 g'Hg / 2. Where the second term is the "
+    "larger one, the loss rises although the step goes down the gradient: the sign of "
+    "ill-conditioning.",
     sources=("X1",),
     places="K",
-    setup="Thirty steps on quadratics of ten dimensions with a condition number of 100, at 1.2 times the stability bound: at first the loss falls along flat directions, then it rises along the steepest one. In each step the sign of the change is compared with that of the two terms.",
-    against="One step whose change has another sign, or a run in which only one of the two kinds of steps is seen.",
-    about="On a quadratic there is no third term, so that this is algebra. On other functions the two terms tell for short steps only.",
+    setup="Thirty steps on quadratics of ten dimensions with a condition number of 100, at 1.2 times "
+    "the stability bound: at first the loss falls along flat directions, then it rises along the "
+    "steepest one. In each step the sign of the change is compared with that of the two terms.",
+    against="One step whose change has another sign, or a run in which only one of the two kinds of "
+    "steps is seen.",
+    about="On a quadratic there is no third term, so that this is algebra. On other functions the two "
+    "terms tell for short steps only.",
     measure=measure,
     rule=(
         always("right", said="the two terms tell the sign in every step"),
