@@ -56,7 +56,7 @@ def take_over(directory: Path) -> None:
         place = RESULTS / f"{name}.json"
         if size == "quick" and place.exists() and json.loads(place.read_text())["size"] == "full":
             continue
-        kept = {key: result[key] for key in ("claim", "size", "seconds")}
+        kept = {key: result[key] for key in ("claim", "size", "digest", "seconds")}
         kept["numbers"] = {name: _thinned(rows) for name, rows in result["numbers"].items()}
         place.write_text(json.dumps(kept, separators=(",", ":")) + "\n", encoding="utf-8")
     known = {name: costs[name] for name in sorted(costs) if name in names()}
@@ -70,7 +70,8 @@ def pages() -> dict[Path, str]:
         for name in names()
         if (RESULTS / f"{name}.json").exists()
     ]
-    table = f"## By source\n\nIDs are those of [the list of sources](../sources.md).\n\n{gallery.by_source(results)}"
+    told = "## By source\n\nIDs are those of [the list of sources](../sources.md).\n\n"
+    table = told + gallery.by_source(results)
     found = {FOLDER / "index.md": f"{_HEAD}{gallery.index(results)}\n{table}"}
     for result in results:
         found[FOLDER / f"{result.claim.name}.md"] = gallery.page(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -76,7 +77,9 @@ def test_results_and_pages_of_the_docs_agree() -> None:
     for name in claims.names():
         place = folder / "results" / f"{name}.json"
         assert place.exists(), f"{name} has no result; measure it: make claims"
-        result = gallery.from_plain(json.loads(place.read_text(encoding="utf-8")))
+        value = json.loads(place.read_text(encoding="utf-8"))
+        assert value["digest"] == claims.get(name).digest(), f"{name} has changed; measure it: make claims"
+        result = gallery.from_plain(value)
         assert (folder / f"{name}.md").read_text(encoding="utf-8") == gallery.page(result), "make docs"
         assert (folder / f"{name}.svg").read_text(encoding="utf-8") == gallery.picture(result), "make docs"
     pages = {path.stem for path in folder.glob("*.md")} - {"index"}
@@ -129,3 +132,10 @@ def test_a_browser_shows_each_picture_of_the_docs(tmp_path: Path) -> None:
         page.open(page_of_all)
         assert page.evaluate(overlaps) == []
         assert page.complaints == []
+
+
+def test_a_digest_follows_what_is_measured_and_no_text() -> None:
+    claim = claims.get("one-step")
+    assert replace(claim, about="Another text.", title="Another").digest() == claim.digest()
+    for changes in ({"conditions": {"": {}}}, {"quick": claims.Size(seeds=1, changes={"power": 3.0})}):
+        assert replace(claim, **changes).digest() != claim.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import sys
@@ -140,14 +141,37 @@ class Claim:
         return [{name: _plain(value) for name, value in each.items()} for each in found]
 
     def digest(self) -> str:
-        """Return what changes with the code of the claim's own file."""
+        """Return what changes with the claim's own file, as far as its numbers depend on it: not with texts."""
         try:
-            source = inspect.getsource(sys.modules[self.measure.__module__])
+            source = _without_claims(inspect.getsource(sys.modules[self.measure.__module__]))
         except (KeyError, OSError, TypeError):
             # of a session without a file there is the function itself, or nothing
             code = getattr(self.measure, "__code__", None)
             source = repr(self.measure) if code is None else f"{code.co_code!r}{code.co_consts!r}"
-        return hashlib.sha256(source.encode()).hexdigest()[:12]
+        settings: list[Any] = [{name: dict(each) for name, each in self.conditions.items()}]
+        settings += [None if each is None else dict(each.changes) for each in (self.quick, self.full)]
+        return hashlib.sha256(f"{source}{settings}".encode()).hexdigest()[:12]
+
+
+def _without_claims(source: str) -> str:
+    """A module without its docstrings, and without what is assigned to claims."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    tree.body = [
+        node
+        for node in tree.body
+        if not (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Call)
+            and getattr(node.value.func, "id", "") == Claim.__name__
+        )
+    ]
+    return ast.unparse(tree)
 
 
 def _plain(value: Any) -> float | list[float]:

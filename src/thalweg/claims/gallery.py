@@ -137,6 +137,7 @@ def plain_result(result: ClaimResult) -> dict[str, Any]:
         "verdict": judged.verdict,
         "sentence": judged.sentence(),
         "size": result.size,
+        "digest": result.claim.digest(),
         "seeds": judged.seeds,
         "seconds": result.seconds,
         "needed": judged.needed,
