@@ -20,7 +20,9 @@ from thalweg.curvature import (
     Hessian,
     curvature_along,
     diagonal,
+    interpolation,
     lanczos,
+    loss_surface,
     noise_scale,
     spectral_density,
     stability,
@@ -56,7 +58,20 @@ def of_batches(model: nn.Module, own: list[tuple[Tensor, Tensor]]) -> dict[str, 
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     numbers = [along.value, along.low, along.high, noise.value, noise.low, noise.trace, again.value]
     numbers += [step.first, step.second, step.actual, stability(sgd, hessian, tolerance=1e-9).limit]
-    return {**found, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+    surface = loss_surface(model, "cross-entropy", own, points=3, metric=_right)
+    line = interpolation(
+        model, "cross-entropy", own, model, {n: 2 * p for n, p in net().state_dict().items()}
+    )
+    drawn = {"surface": surface.losses, "scores": surface.scores, "line": line.losses}
+    return {
+        **found,
+        "numbers": torch.tensor(numbers, dtype=torch.float64),
+        **{name: torch.from_numpy(value) for name, value in drawn.items()},
+    }
+
+
+def _right(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).double().mean()
 
 
 class Bowl(nn.Module):
@@ -84,7 +99,9 @@ def of_shards(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     vector = [t.full_tensor() if isinstance(t, DTensor) else t for t in found.largest.vector]
     diag = [t.full_tensor() if isinstance(t, DTensor) else t for t in diagonal(hessian, samples=3).values]
     flat = torch.cat([t.reshape(-1) for t in vector])
+    surface = loss_surface(hessian.model, lambda outputs, _: outputs, one, points=3)
     return {
+        "surface": torch.from_numpy(surface.losses),
         "numbers": torch.tensor(numbers, dtype=torch.float64),
         "vector": flat * flat[0].sign(),
         "diagonal": torch.cat([t.reshape(-1) for t in diag]),
