@@ -34,7 +34,6 @@ from thalweg.diagnosis.trace import recording  # noqa: E402
 from thalweg.diagnosis.trial import TrialRun, train  # noqa: E402
 from thalweg.layers.modes import set_evaluation, set_mode  # noqa: E402
 from thalweg.report.canvas import canvas, legend_above, readable_logarithms, window  # noqa: E402
-from thalweg.report.diagnosis import by_layer  # noqa: E402
 from thalweg.report.landscapes import caption_of, picture_of  # noqa: E402
 from thalweg.report.numbers import general  # noqa: E402
 from thalweg.report.svg import as_svg  # noqa: E402
@@ -199,7 +198,7 @@ def by_layers(looked: Looked) -> Drawn:
         f"On the first batch the gradient of the first layer is {general(signal.ratio, 2)} times that of the "
         f"last one, through {len(signal.layers)} layers."
     )
-    plot = by_layer(signal.layers, signal.spreads, signal.slopes)
+    plot = picture_of(signal)
     plot.height = 280
     return Drawn(plot, said)
 

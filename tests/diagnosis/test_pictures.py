@@ -21,6 +21,7 @@ from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.targets import diagnose_target
 from thalweg.errors import RunDirectoryError
 from thalweg.randomness.generators import generator_states
+from thalweg.report import write_pictures
 from thalweg.report.page import render_training
 
 RECIPE = """
@@ -143,6 +144,16 @@ def test_of_a_run_the_end_is_its_result() -> None:
         0.5 * math.sqrt(sum(p.numel() for p in model.parameters())), rel=1e-5
     )
     assert found.shown[0].names == ("first weights", "result of the run")
+
+
+def test_all_of_them_go_into_one_page(taken: Pictures, tmp_path: Path) -> None:
+    text = write_pictures(taken, tmp_path / "page.html", title="<i>").read_text(encoding="utf-8")
+    assert "&lt;i&gt;" in text
+    assert all(f"{each.title}." in text for each in taken.shown)
+    none = Pictures(shown=(), gradients=1.0, notes=("nothing can be drawn: <b>",))
+    assert (
+        "nothing can be drawn: &lt;b&gt;" in write_pictures(none, tmp_path / "none.html").read_text().lower()
+    )
 
 
 # Kept in a run directory ---------------------------------------------------------------------------------

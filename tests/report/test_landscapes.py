@@ -10,8 +10,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from bokeh.models import ColumnDataSource, Label, MultiLine, MultiPolygons, Span
 from bokeh.plotting import figure
+from torch import nn
 
 from report import chromium
 from thalweg.curvature import (
@@ -23,9 +25,13 @@ from thalweg.curvature import (
     SpectralDensity,
     TrajectoryPlane,
 )
+from thalweg.diagnosis import Setup
+from thalweg.diagnosis.facts import gather
+from thalweg.diagnosis.signals import signal_of
 from thalweg.errors import OptionError
 from thalweg.report import caption_of, picture_of, write_picture
 from thalweg.report.canvas import canvas
+from thalweg.report.numbers import general
 from thalweg.report.svg import as_svg
 
 AXIS = np.linspace(-1, 1, 21)
@@ -234,6 +240,20 @@ def test_a_line_breaks_where_it_isnt_finite() -> None:
     (way,) = (each.get("d") for each in root.iter(f"{SVG}path") if each.get("stroke") == "#123456")
     assert way is not None
     assert way.count("M") == 2
+
+
+def test_what_each_layer_lets_through_is_drawn_alone_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    x = torch.randn(60, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    signal = signal_of(gather(Setup.of(model, (x, x[:, :1]), nn.MSELoss(), optimizer), seed=0))
+    assert signal is not None
+    text = write_picture(signal, tmp_path / "layers.svg").read_text(encoding="utf-8")
+    assert general(signal.ratio) in text
+    assert "0.weight" in text
+    lines = [each.data_source.data["y"] for each in picture_of(signal).renderers][::2]
+    assert lines == [signal.spreads, signal.slopes]
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from thalweg.diagnosis.comparing import PairedTrials, try_remedies
 from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
 from thalweg.diagnosis.finding import CAUSES, MECHANISMS, Finding, Remedy
 from thalweg.diagnosis.monitor import Monitor
+from thalweg.diagnosis.pictures import Pictures, take_pictures
 from thalweg.diagnosis.setup import Setup
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Finding",
     "Monitor",
     "PairedTrials",
+    "Pictures",
     "Remedy",
     "Setup",
     "diagnose",
+    "take_pictures",
     "try_remedies",
 ]

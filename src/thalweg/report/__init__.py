@@ -5,8 +5,16 @@ place in ``plan.optimizers`` alone. Names that go onto a canvas pass through ``c
 would read formulas into them.
 """
 
-from thalweg.report.alone import write_picture
+from thalweg.report.alone import write_picture, write_pictures
 from thalweg.report.landscapes import caption_of, picture_of
 from thalweg.report.page import render, write, write_diagnosis
 
-__all__ = ["caption_of", "picture_of", "render", "write", "write_diagnosis", "write_picture"]
+__all__ = [
+    "caption_of",
+    "picture_of",
+    "render",
+    "write",
+    "write_diagnosis",
+    "write_picture",
+    "write_pictures",
+]

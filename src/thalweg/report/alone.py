@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from thalweg.curvature import ExtremeEigenvalues
+from thalweg.diagnosis.pictures import Pictures
 from thalweg.errors import OptionError
-from thalweg.report.landscapes import Drawable, caption_of, picture_of
+from thalweg.report.landscapes import Drawable, caption_of, captions_of, figures_of, picture_of
 from thalweg.report.page import embed, page_of
 from thalweg.report.svg import as_svg
 from thalweg.run.directory import write_whole
 from thalweg.run.directory.writing import reason
 
-__all__ = ["write_picture"]
+__all__ = ["write_picture", "write_pictures"]
 
 
 def write_picture(
@@ -32,7 +35,8 @@ def write_picture(
     title. Nothing is fetched from elsewhere.
 
     Args:
-        found: a loss surface, a trajectory's plane, an interpolation, a spectral density, a noise scale.
+        found: a loss surface, a trajectory's plane, an interpolation, a spectral density, a noise scale, or
+            what each layer lets through (``signal`` of a diagnosis).
         place: the file; it is replaced whole.
         title: of the page.
         ends, limit, matrix, batch_size, names: as for :func:`~thalweg.report.landscapes.picture_of`.
@@ -55,6 +59,32 @@ def write_picture(
         text = page_of(
             "picture.html.jinja", bokeh_script=script, picture=drawn["picture"], said=said, title=title
         )
+    return _written(place, text)
+
+
+def write_pictures(pictures: Pictures, place: str | Path, *, title: str = "") -> Path:
+    """Draw all that was measured of a set-up into one page.
+
+    Args:
+        pictures: of :func:`thalweg.diagnosis.pictures.take_pictures`.
+        place: the file; it is replaced whole.
+        title: of the page.
+
+    Returns:
+        The file.
+
+    Raises:
+        OptionError: it can't be written.
+    """
+    script, drawn = embed(figures_of(pictures)) if pictures.shown else (Markup(), {})
+    text = page_of(
+        "pictures.html.jinja", bokeh_script=script, pictures=drawn, captions=captions_of(pictures),
+        title=title, notes=pictures.notes,
+    )  # fmt: skip
+    return _written(Path(place), text)
+
+
+def _written(place: Path, text: str) -> Path:
     try:
         write_whole(place, text.encode())
     except OSError as problem:

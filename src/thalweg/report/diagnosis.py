@@ -6,20 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bokeh.models import ColumnDataSource, FixedTicker, PlainText
+from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.targets import DiagnosedTarget
 from thalweg.report.canvas import canvas, hover, legend_above, plain, readable_logarithms, window
 from thalweg.report.landscapes import captions_of, figures_of
-from thalweg.report.numbers import duration, general, shorten
+from thalweg.report.layers import by_layer
+from thalweg.report.numbers import duration, general
 
-__all__ = ["DiagnosisPage", "by_layer", "pictures_of_diagnosis", "read_diagnosis"]
+__all__ = ["DiagnosisPage", "pictures_of_diagnosis", "read_diagnosis"]
 
 _TRAIN, _VALIDATION = "#0f7fbf", "#d1495b"
-# beyond these a logarithmic axis shows nothing else
-_LEAST, _MOST = 1e-12, 1e12
+# beyond it a logarithmic axis shows nothing else
+_MOST = 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,37 +119,4 @@ def _lines(
         style = {"line_color": colour, "line_width": 1.8, "legend_label": plain(name)}
         made.append(plot.line("x", "y", source=source, **style))
     hover(plot, made, [(x, "@x{0,0}"), (y, "@y{0.[0000]}")])
-    return legend_above(plot)
-
-
-def by_layer(names: Sequence[str], spreads: Sequence[float], slopes: Sequence[float]) -> figure:
-    """Draw what each layer lets through: the spread of its outputs, the size of its weights' gradient."""
-    values = [value for value in (*spreads, *slopes) if _LEAST < value < _MOST] or [1.0]
-    # an axis of logarithms needs a way to go
-    ends = window([min(values) / 1.5, *values, max(values) * 1.5], log=True)
-    plot = canvas(
-        height=300, x="layer, from the inputs on", y="size, on the first batch", y_axis_type="log",
-        x_range=(-0.5, len(names) - 0.5), y_range=ends,
-    )  # fmt: skip
-    readable_logarithms(plot, ends)
-    step = 1 + len(names) // 9
-    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, len(names), step)))
-    plot.xaxis.major_label_overrides = {
-        place: PlainText(text=shorten(name, 14)) for place, name in enumerate(names)
-    }
-    for label, colour, each in (
-        ("spread of outputs", _TRAIN, spreads),
-        ("gradient of weights", _VALIDATION, slopes),
-    ):
-        known = [(place, value) for place, value in enumerate(each) if _LEAST < value < _MOST]
-        source = ColumnDataSource(
-            {
-                "x": [place for place, _ in known],
-                "y": [value for _, value in known],
-                "name": [plain(names[place]) for place, _ in known],
-            }
-        )
-        plot.line("x", "y", source=source, line_color=colour, line_width=2.2, legend_label=label)
-        dots = plot.scatter("x", "y", source=source, size=6, fill_color=colour, line_color=None)
-        hover(plot, [dots], [("layer", "@name"), (label, "@y{0.[000000]}")])
     return legend_above(plot)

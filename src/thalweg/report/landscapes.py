@@ -26,12 +26,14 @@ from thalweg.curvature import (
     TrajectoryPlane,
 )
 from thalweg.diagnosis.pictures import Pictures
+from thalweg.diagnosis.signals import Signal
 from thalweg.report.canvas import GRID, INK, canvas, hover, legend_above, plain, readable_logarithms, window
+from thalweg.report.layers import by_layer
 from thalweg.report.numbers import general
 
 __all__ = ["Drawable", "caption_of", "captions_of", "figures_of", "picture_of"]
 
-Drawable: TypeAlias = LossSurface | TrajectoryPlane | Interpolation | SpectralDensity | NoiseScale
+Drawable: TypeAlias = LossSurface | TrajectoryPlane | Interpolation | SpectralDensity | NoiseScale | Signal
 """What can be drawn."""
 
 _GROUND, _MARKED, _OTHER = "#0f7fbf", "#d1495b", "#e69f00"
@@ -74,6 +76,8 @@ def picture_of(
         return _line(found, names)
     if isinstance(found, SpectralDensity):
         return _density(found, _both(ends), limit, matrix)
+    if isinstance(found, Signal):
+        return by_layer(found.layers, found.spreads, found.slopes)
     return _noise(found, batch_size)
 
 
@@ -116,6 +120,12 @@ def caption_of(
         if limit is not None:
             where = "beyond" if high > limit else "not beyond"
             said += f" The sharpest is {where} {general(limit)}, where the optimizer becomes unstable."
+    elif isinstance(found, Signal):
+        said = (
+            "What each layer lets through on the first batch: the spread of its outputs, and the root mean "
+            f"square of its weights' gradient. That of the first layer is {general(found.ratio)} times "
+            "that of the last."
+        )
     else:
         end = "without an upper end" if math.isinf(found.high) else f"to {general(found.high)}"
         said = (
