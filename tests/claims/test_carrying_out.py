@@ -142,6 +142,8 @@ def test_the_command_lists_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     for name in claims.names():
         assert f"  {name} " in said
+    assert app.run(["claims"]) == 0
+    assert "list" in capsys.readouterr().out
     assert app.run(["claims", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(claims.names())
@@ -153,6 +155,11 @@ def test_the_command_lists_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert word in capsys.readouterr().err
     assert app.run(["claims", "run", "one-step", "--out", out]) == 2
     assert f"thalweg claims run --out {out} --resume" in capsys.readouterr().err
+    assert app.run(["report", out]) == 2
+    assert "its gallery.html shows them" in capsys.readouterr().err
+    for verb in ("train", "race"):
+        assert app.run([verb, "--out", out, "--resume"]) == 2
+        assert "holds measurements of claims" in capsys.readouterr().err
 
 
 def test_python_says_a_line_a_claim(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from thalweg.layers.norm_statistics import estimate_batch_norm
 from thalweg.errors import DataError, ModelError
 from thalweg.layers.norm import BatchNorm
+from thalweg.layers.norm_statistics import estimate_batch_norm
 
 X = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 2
 

@@ -141,7 +141,7 @@ class Claim:
         return [{name: _plain(value) for name, value in each.items()} for each in found]
 
     def digest(self) -> str:
-        """Return what changes with the claim's own file, as far as its numbers depend on it: not with texts."""
+        """Return what changes with the claim's own file, as far as its numbers depend on it."""
         try:
             source = _without_claims(inspect.getsource(sys.modules[self.measure.__module__]))
         except (KeyError, OSError, TypeError):

@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
         code is that of the work; where a result on standard output can't, as with ``--json``, it is 1.
     """
     arguments = list(arguments) or ["--help"]
+    if arguments == ["claims"]:
+        arguments = ["claims", "--help"]
     with losable_streams() as (shown, _):
         code = _carried_out(arguments)
     if code == 0 and shown.problem is not None and not _leaves_files(arguments):

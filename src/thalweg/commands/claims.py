@@ -13,7 +13,6 @@ from thalweg.commands.repeatable import repeatable_products
 __all__ = ["claims", "list_claims", "run_claims"]
 
 claims = typer.Typer(
-    no_args_is_help=True,
     help="Claims of the lectures as experiments, each with a verdict that follows from measurements.",
 )
 

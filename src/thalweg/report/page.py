@@ -61,9 +61,11 @@ def write(directory: Path) -> Path:
             report can't be written there.
     """
     directory = Path(directory)
-    if (config := kind_at(directory)).get("kind") == "sweep":
+    config = kind_at(directory)
+    instead = {"sweep": "its table.csv is all it found", "claims": "its gallery.html shows them"}
+    if config.get("kind") in instead:
         raise RunDirectoryError(
-            f"{directory} holds {held(config)}, of which there is no report; its table.csv is all it found"
+            f"{directory} holds {held(config)}, of which there is no report; {instead[config['kind']]}"
         )
     if config.get("kind") == "transfer":
         html = render_transfer(directory)
