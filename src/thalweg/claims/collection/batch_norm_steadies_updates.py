@@ -77,7 +77,11 @@ CLAIM = Claim(
     ),
     conditions={"ReLU units": {"relu": True}, "linear units": {"relu": False}},
     picture=Dots(
-        values={"without": "without batch norm", "with": "with", "with_values": "with: each output itself"},
+        values={
+            "without": "without: mean and spread",
+            "with": "with batch norm: the same",
+            "with_values": "with batch norm: each output",
+        },
         axis="movement by one step, over the spread before",
     ),
     known=(

@@ -8,7 +8,7 @@ import torch
 
 from thalweg.claims.claim import Claim, Known, Numbers, Size
 from thalweg.claims.nets import mlp, seconds_of_steps
-from thalweg.claims.picture import Lines
+from thalweg.claims.picture import Dots
 from thalweg.claims.rules import more
 
 __all__ = ["CLAIM", "measure"]
@@ -27,8 +27,6 @@ def measure(
         "doublings": (
             torch.tensor(pace[large] / pace[small]).log2() / torch.tensor(large / small).log2()
         ).item(),
-        "pace": list(pace.values()),
-        "sizes": list(_SIZES),
     }
 
 
@@ -54,13 +52,8 @@ CLAIM = Claim(
         "from 64 to 1024": {"small": 64, "large": 1024},
     },
     quick=Size(seeds=8),
-    picture=Lines(
-        curves={"pace": "examples a second"},
-        axis="examples a second",
-        across="examples in a batch",
-        x="sizes",
-        log=True,
-        log_x=True,
+    picture=Dots(
+        values={"doublings": "for each doubling of the batch"}, axis="doublings of throughput", mark=0.0
     ),
     known=(
         Known(
