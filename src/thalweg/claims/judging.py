@@ -67,6 +67,8 @@ class Judged:
         if self.verdict == "holds":
             return f"holds under all conditions: {_quoted(by['holds'])}"
         parts = [f"{verdict} under {_quoted(names)}" for verdict, names in by.items() if names]
+        if by["can't be told"] and self.needed is not None:
+            parts[-1] += f" from {self.seeds} seeds (some {self.needed:,} would tell)"
         return "; ".join(parts)
 
 
