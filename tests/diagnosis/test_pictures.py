@@ -202,6 +202,14 @@ def test_a_run_is_drawn_into_its_directory_and_its_report(tmp_path: Path) -> Non
     assert isinstance(line, Interpolation)
     weights = json.loads((tmp_path / "run" / FILE).read_text(encoding="utf-8"))
     assert weights["version"] == 1
+    # where nothing can be kept, the pictures are there all the same
+    (tmp_path / "run" / FILE).unlink()
+    (tmp_path / "run" / FILE).mkdir()
+    again = diagnose_target(tmp_path / "run", budget=120, pictures=True)
+    assert again.pictures is not None
+    assert any("can't be written" in note for note in again.notes) == bool(again.pictures.shown)
+    assert again.pictures.shown
+    (tmp_path / "run" / FILE).rmdir()
     # damage is said, and the rest of the report stands
     (tmp_path / "run" / FILE).write_text("[]", encoding="utf-8")
     damaged = render_training(tmp_path / "run")

@@ -79,12 +79,13 @@ def diagnose(
     import json as json_module
 
     from thalweg.commands.diagnosis_terminal import DiagnosisTerminal
+    from thalweg.diagnosis.pictures_of_target import keeps_pictures
     from thalweg.diagnosis.targets import diagnose_target, refuse_place
     from thalweg.errors import OptionError, option
     from thalweg.run.directory.output import give
 
     refuse_place("out", out)
-    if pictures and out is None and not Path(target).is_dir():
+    if pictures and out is None and not keeps_pictures(Path(target)):
         raise OptionError(f"{option('pictures', True)} needs a page to draw into; give {option('out')} FILE")
 
     with DiagnosisTerminal(sys.stderr if json else sys.stdout, quiet=quiet) as terminal:

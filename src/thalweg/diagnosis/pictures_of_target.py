@@ -14,7 +14,16 @@ from thalweg.errors import UserError
 from thalweg.initial.saved import read_tensors
 from thalweg.run.directory.directory import RunDirectory
 
-__all__ = ["pictures_of"]
+__all__ = ["keeps_pictures", "pictures_of"]
+
+
+def keeps_pictures(path: Path) -> bool:
+    """Say whether this is the directory of a training, whose report draws the pictures that lie there."""
+    try:
+        return path.is_dir() and RunDirectory.read(path).config().get("kind") in ("train", "fit")
+    except UserError:
+        # which is said when it is diagnosed
+        return False
 
 
 def pictures_of(

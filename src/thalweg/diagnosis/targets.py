@@ -14,7 +14,7 @@ from thalweg.diagnosis.comparing import PairedTrials, compare_setups
 from thalweg.diagnosis.diagnosis import Diagnosis, diagnose, diagnose_setup
 from thalweg.diagnosis.finding import Finding
 from thalweg.diagnosis.pictures import Pictures, store_pictures
-from thalweg.diagnosis.pictures_of_target import pictures_of
+from thalweg.diagnosis.pictures_of_target import keeps_pictures, pictures_of
 from thalweg.diagnosis.recipe_changes import ChangedRecipe, changed_recipe
 from thalweg.diagnosis.recipe_setup import setup_of_recipe
 from thalweg.diagnosis.recorded import read_recorded, recorded_findings
@@ -225,7 +225,14 @@ def _pictured(
     path = Path(asked.target)
     taken = pictures_of(found.diagnosis, path, budget=budget, seed=asked.seed or 0, progress=asked.progress)
     found = replace(found, pictures=taken)
-    place = store_pictures(taken, path) if path.is_dir() and taken.shown else None
+    place = None
+    if taken.shown and keeps_pictures(path):
+        try:
+            place = store_pictures(taken, path)
+        except RunDirectoryError as problem:
+            # a page can still be written
+            found = replace(found, notes=[*found.notes, str(problem)])
+            watcher.note(str(problem))
     watcher.drawn_from(found, place)
     return found
 
