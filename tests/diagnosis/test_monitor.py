@@ -208,3 +208,109 @@ def test_bad_input() -> None:
     with pytest.raises(OptionError, match="has to give it model and optimizer"), Monitor():
         pass
     assert thalweg.diagnosis.Monitor is Monitor
+
+
+# What a loop gets wrong -------------------------------------------------------------------------------------
+
+
+def looped(model: nn.Module, optimizer: torch.optim.Optimizer, *, zero: int, steps: int = 30) -> Monitor:
+    """Train with a gradient set to zero before (1), after (2) or between (3) forward and backward, or not."""
+    draws = torch.Generator().manual_seed(0)
+    with Monitor(model, optimizer, share=1.0) as watch:
+        for _ in range(steps):
+            inputs = torch.randn(16, 6, generator=draws)
+            if zero == 1:
+                optimizer.zero_grad()
+            for half in inputs.chunk(2):
+                loss = nn.functional.mse_loss(model(half), half[:, :3])
+                if zero == 3 and half is not None and half.data_ptr() == inputs.data_ptr():
+                    optimizer.zero_grad(set_to_none=False)
+                # two passes back for one step are no fault
+                loss.backward()
+            optimizer.step()
+            watch.step(loss)
+            if zero == 2:
+                optimizer.zero_grad()
+    return watch
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_gradients_that_are_never_set_to_zero_are_told(zero: int) -> None:
+    model = net()
+    watch = looped(model, torch.optim.SGD(model.parameters(), lr=1e-3), zero=zero)
+    titles = [f.title for f in watch.report.findings if f.severity == "error"]
+    assert titles == ([] if zero else ["gradients of earlier steps are never set to zero"])
+    assert not any(p._backward_hooks for p in model.parameters())
+
+
+def test_an_optimizer_of_another_model_is_told() -> None:
+    model, other = net(), net()
+    watch = looped(model, torch.optim.SGD(other.parameters(), lr=1e-3), zero=1)
+    assert [f.code for f in watch.report.findings if f.severity == "error"] == ["frozen"]
+    # a part may be meant
+    watch = looped(model, torch.optim.SGD(model[4].parameters(), lr=1e-2), zero=1)
+    assert not [f for f in watch.report.findings if f.severity == "error"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "code", "severity"),
+    [
+        # nothing was learnt yet, so that no rate is at fault
+        ([math.nan, math.nan], "input-values", "error"),
+        ([2.3, 2e4, 40.0, 2.6], "learning-rate-high", "risk"),
+        ([2.3, 4.0, 3.0, 2.6], "", ""),
+    ],
+)
+def test_what_a_loss_tells_of_the_rate(losses: list[float], code: str, severity: str) -> None:
+    model = nn.Linear(2, 1)
+    with Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1), share=1.0) as watch:
+        for loss in losses:
+            watch.step(loss)
+        watch.report.gradients = [1.0] * len(losses)
+        watch.report.updates, watch.report.weights = [0.5] * len(losses), [1.0] * len(losses)
+    found = [f for f in watch.report.findings if f.severity != "advice"]
+    assert [(f.code, f.severity) for f in found[:1]] == ([(code, severity)] if code else [])
+    assert not any(f.code == "learning-rate-high" for f in found) or code == "learning-rate-high"
+
+
+def test_a_gradient_of_zero_is_no_low_rate() -> None:
+    model = nn.Sequential(nn.Linear(6, 1), nn.Softmax(dim=1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor(model, optimizer, share=1.0) as watch:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.binary_cross_entropy(model(torch.randn(8, 6)), torch.zeros(8, 1))
+            loss.backward()
+            optimizer.step()
+            watch.step(loss)
+    assert [(f.code, f.severity) for f in watch.report.findings] == [("vanishing-gradient", "error")]
+
+
+def test_it_looks_more_often_again_once_watching_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was dear in the beginning doesn't make it blind for the rest."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: clock["now"])
+    model = nn.Linear(2, 1)
+    with Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1), share=0.05) as watch:
+        seen = []
+        for step in range(400):
+            clock["now"] += 1.0
+            if step < 100:
+                # as if half of the time went into watching
+                watch._spent += 0.5
+            watch.step(1.0)
+            seen.append(watch.report.thinned)
+    assert max(seen) >= 8
+    assert seen[-1] == 1
+
+
+def test_a_model_that_was_left_in_evaluation_is_told() -> None:
+    x = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
+    for evaluating, said in ((True, True), (False, False)):
+        model = net()
+        model.train(not evaluating)
+        found = thalweg.diagnose(
+            model, (x, x[:, :3].argmax(1)), "cross-entropy", "adam", epochs=2, budget=200
+        )
+        assert any("evaluation mode" in note for note in found.notes) is said
+        assert model.training is not evaluating

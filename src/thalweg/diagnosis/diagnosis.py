@@ -200,6 +200,11 @@ def diagnose_setup(
             unit=setup.batch_size,
         )
         examine(patient)
+    if facts.evaluating:
+        patient.notes.append(
+            "the model was given in evaluation mode, in which dropout and batch norm stand still; here it "
+            "was trained in training mode: call model.train() before your loop"
+        )
     return Diagnosis(
         findings=patient.findings,
         setup=setup,

@@ -67,6 +67,7 @@ class Facts:
         batch_targets: of the first batch, as the loss is given them.
         group: options of the optimizer's first group.
         optimizer: name of its class.
+        evaluating: whether the model was given in evaluation mode, where that makes a difference.
         scheduled: whether its steps change something besides, as a schedule of learning rates does.
     """
 
@@ -86,6 +87,7 @@ class Facts:
     group: dict[str, Any] = field(default_factory=dict)
     optimizer: str = ""
     scheduled: bool = False
+    evaluating: bool = False
     model: nn.Module = field(repr=False, default_factory=nn.Module)
 
     @property
@@ -125,6 +127,10 @@ def gather(setup: Setup, *, seed: int) -> Facts:
     if setup.takes_part is None:
         with computing(setup, model, seed=seed, stream="part"):
             setup = setup.with_(takes_part=_takes_part(setup, model, held.rows[:2]))
+    evaluating = not any(part.training for part in model.modules()) and any(
+        isinstance(part, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd))
+        for part in model.modules()
+    )
     learning(model)
     known = {id(p): name for name, p in model.named_parameters()}
     trained = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
@@ -173,6 +179,7 @@ def gather(setup: Setup, *, seed: int) -> Facts:
         batch_targets=seen.targets,
         group=group,
         optimizer=type(optimizer).__name__,
+        evaluating=evaluating,
         scheduled=bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks),
         model=model,
     )

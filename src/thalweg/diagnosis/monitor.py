@@ -19,32 +19,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from thalweg.diagnosis.finding import Finding, Remedy, seen_as
+from thalweg.diagnosis.finding import Finding
+from thalweg.diagnosis.monitor_report import CUT, FLAT, MonitorReport, conclusions
 from thalweg.errors import OptionError
 from thalweg.runtimes.dtensors import is_dtensor
 from thalweg.strategies.base import Settings, Strategy, Trainer
 
-__all__ = ["Monitor", "MonitorReport", "MonitorSettings"]
+__all__ = ["Monitor", "MonitorSettings"]
 
-_FLAT = (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid)
-_CUT = (nn.ReLU, nn.ReLU6)
 # Where an output is counted as sitting in the flat part of its function: a slope below a fiftieth of the top.
 _NEAR = 0.99
-# A layer is called dead, or saturated, where so much of it is.
-_MOST = 0.5
 # Values of a layer that are looked at.
 _LOOKED_AT = 200_000
-_HIGH_RATIO, _LOW_RATIO = 0.1, 1e-6
-_VANISHED = 1e-3
-_EXPLODED = 100.0
-_BROKEN = 1e30
+# Steps in which it is looked at whether gradients are set to zero.
+_CHECKED = 20
 
 
 class MonitorSettings(Settings):
@@ -53,40 +47,6 @@ class MonitorSettings(Settings):
     layers_every: int = Field(default=10, ge=1)
     noise_every: int = Field(default=25, ge=1)
     share: float = Field(default=0.05, gt=0, le=1)
-
-
-@dataclass(kw_only=True)
-class MonitorReport:
-    """What was seen; lists have one value for each look.
-
-    Attributes:
-        losses: of each step.
-        steps: at which norms were taken.
-        gradients, updates, weights: norms over all parameters there.
-        layers: by name, of each look at activations: their spread, and the share that is dead or saturated.
-        of_layers: by parameter, norms of its gradients.
-        noise: variance of the gradient from step to step over its squared mean, by the last looks at it.
-        share: of the time of a step, that watching took.
-        thinned: how many times rarer than asked for it looks, to keep to its share.
-        findings: what is wrong by what was seen, worst first.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    gradients: list[float] = field(default_factory=list)
-    updates: list[float] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    layers: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    of_layers: dict[str, list[float]] = field(default_factory=dict)
-    noise: list[float] = field(default_factory=list)
-    share: float = 0.0
-    thinned: int = 1
-    findings: list[Finding] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [str(finding) for finding in self.findings] or ["Nothing is wrong by what was seen."]
-        rarer = "" if self.thinned == 1 else f"; it looked at every {self.thinned}th step that it was due"
-        return "\n".join([*lines, f"Watching took {100 * self.share:.1f} % of the time{rarer}."])
 
 
 class Monitor(Strategy):
@@ -148,6 +108,8 @@ class Monitor(Strategy):
         self._square, self._looks = 0.0, 0
         self._hooks: list[Any] = []
         self._pending: list[Tensor] = []
+        self._window = (0.0, 0.0)
+        self._stepped, self._carried, self._checked = False, 0, 0
 
     # A loop of one's own ---------------------------------------------------------------------------------
 
@@ -156,11 +118,12 @@ class Monitor(Strategy):
             raise OptionError("monitor: a loop of one's own has to give it model and optimizer")
         self._begin()
         self._hooks.append(self._optimizer.register_step_pre_hook(lambda *_: self._gradients()))
+        self._look_at_accumulation()
         return self
 
     def __exit__(self, *problem: object) -> None:
         self._unhook()
-        self._conclude()
+        self.report.findings = self._concluded()
 
     def step(self, loss: Any) -> None:
         """Take note of a step that was taken; ``loss`` is its tensor or number."""
@@ -184,7 +147,7 @@ class Monitor(Strategy):
     def finished(self, trainer: Trainer) -> None:
         """Say what was found."""
         self._unhook()
-        self._conclude()
+        self.report.findings = self._concluded()
         for finding in self.report.findings:
             trainer.note(f"{finding.title} [{finding.code}]")
 
@@ -197,6 +160,25 @@ class Monitor(Strategy):
         self._step = int(state["step"])
         self._due = self._step
 
+    def _look_at_accumulation(self) -> None:
+        """Look, as a gradient arrives, at what is there already, for a few steps."""
+        assert self._optimizer is not None
+        every = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        plain = [p for p in every if not is_dtensor(p) and p.is_leaf]
+        if not plain:
+            return
+        parameter = min(plain, key=lambda p: p.numel())
+
+        def arriving(_: Tensor) -> None:
+            # of several backward passes of one step only the first finds what the step before has left
+            if self._stepped and self._checked < _CHECKED:
+                self._checked += 1
+                there = parameter.grad
+                self._carried += there is not None and not there.is_sparse and bool((there != 0).any())
+            self._stepped = False
+
+        self._hooks.append(parameter.register_hook(arriving))
+
     # What is seen ----------------------------------------------------------------------------------------
 
     def _unhook(self) -> None:
@@ -207,9 +189,10 @@ class Monitor(Strategy):
     def _begin(self) -> None:
         self._unhook()
         self._begun = time.perf_counter()
+        self._window = self._spent, 0.0
         assert self._model is not None
         for name, part in self._model.named_modules():
-            if isinstance(part, (*_FLAT, *_CUT)):
+            if isinstance(part, (*FLAT, *CUT)):
                 self._hooks.append(part.register_forward_hook(_LooksAtPart(self, name)))
 
     def _activations(self, name: str, part: nn.Module, output: Any) -> None:
@@ -225,7 +208,7 @@ class Monitor(Strategy):
             values = values[: max(8, _LOOKED_AT * len(values) // values.numel())]
             # units are columns, or channels
             rows = values.movedim(1, -1).reshape(-1, values.shape[1]) if values.ndim > 1 else values[:, None]
-            if isinstance(part, _CUT):
+            if isinstance(part, CUT):
                 share = (rows.amax(0) <= 0).float().mean()
             elif isinstance(part, nn.Tanh | nn.Hardtanh):
                 share = (rows.abs() > _NEAR).float().mean()
@@ -280,6 +263,7 @@ class Monitor(Strategy):
     @torch.no_grad()
     def _after(self, loss: Any) -> None:
         begun = time.perf_counter()
+        self._stepped = True
         if self._looking:
             value = math.nan if loss is None else float(_own(loss) if isinstance(loss, Tensor) else loss)
             self.report.losses.append(value)
@@ -311,97 +295,26 @@ class Monitor(Strategy):
                 self.report.of_layers.setdefault(names.get(id(p), "?"), []).append(norm)
 
     def _thin(self) -> None:
-        """Look more rarely where watching takes more than its share, judged anew every 20 steps."""
+        """Look more rarely where watching takes more than its share, and more often where it takes little."""
         passed = time.perf_counter() - self._begun
         self.report.share = min(1.0, self._spent / passed) if passed > 0 else 0.0
-        if self._step % 20 == 0 and self.report.share > self.settings.share:
-            self.report.thinned = min(1000, 2 * self.report.thinned)
+        # by what it took since it was judged last: what was too much before is past
+        spent, since = self._spent - self._window[0], passed - self._window[1]
+        if self._step % max(20, 2 * self.report.thinned) == 0 and since > 0:
+            if spent > self.settings.share * since:
+                self.report.thinned = min(1000, 2 * self.report.thinned)
+            elif spent < 0.25 * self.settings.share * since:
+                self.report.thinned = max(1, self.report.thinned // 2)
+            self._window = self._spent, passed
         if self.report.thinned > 1:
             # counted from whole multiples, so that looks at layers and noise fall on steps that are looked at
             rest = -self._step % self.report.thinned
             self._due = self._step + rest
 
-    # What it means ---------------------------------------------------------------------------------------
-
-    def _conclude(self) -> None:
-        report = self.report
-        found: list[Finding] = []
-        losses, rates = report.losses, self._rates()
-        broken = next((k for k, v in enumerate(losses) if not math.isfinite(v) or abs(v) > _BROKEN), None)
-        ratios = [u / w for u, w in zip(report.updates, report.weights, strict=True) if w > 0]
-        if broken is not None:
-            said = f"the loss was {losses[broken]:g} at look {broken}, after {losses[0]:.4g} at the first"
-            large = [r for r in ratios if not r <= _HIGH_RATIO]
-            if large:
-                found.append(
-                    Finding(
-                        code="learning-rate-high",
-                        severity="error",
-                        title="the learning rate is too high",
-                        evidence=(
-                            said,
-                            f"{len(large)} of {len(ratios)} steps moved the weights by more than "
-                            f"{100 * _HIGH_RATIO:g} % of their norm",
-                        ),
-                        cause="steps overshoot, along the steepest directions first",
-                        remedy=Remedy(text=f"lower the learning rate{rates} to a tenth"),
-                        confidence=0.8,
-                    )
-                )
-            found.append(replace(_mechanism("nonfinite-loss", said), severity="error"))
-        elif (middle := _middle(ratios)) is not None and middle < _LOW_RATIO:
-            found.append(
-                Finding(
-                    code="learning-rate-low",
-                    severity="risk",
-                    title="the learning rate is too low",
-                    evidence=(f"a step moves the weights by {middle:.1g} of their norm (median)",),
-                    cause="steps are so short that the training hardly leaves its start",
-                    remedy=Remedy(text=f"raise the learning rate{rates} tenfold, or more"),
-                    confidence=0.6,
-                )
-            )
-        found += self._mechanisms()
-        order = {"error": 0, "risk": 1, "advice": 2}
-        report.findings = sorted(found, key=lambda finding: order[finding.severity])
-
-    def _mechanisms(self) -> list[Finding]:
-        report, found = self.report, []
-        norms = [norm for norm in report.gradients if math.isfinite(norm)]
-        middle = _middle(norms)
-        if middle and max(norms) > _EXPLODED * middle and len(norms) > 10:
-            found.append(
-                _mechanism(
-                    "exploding-gradient",
-                    f"the largest gradient had {max(norms) / middle:.3g} times the median norm, {middle:.3g}",
-                )
-            )
-        layers = [(name, _middle(values)) for name, values in report.of_layers.items()]
-        first, last = (layers[0][1], layers[-1][1]) if len(layers) > 2 else (None, None)
-        if first is not None and last and first < _VANISHED * last:
-            found.append(
-                _mechanism(
-                    "vanishing-gradient",
-                    f"the gradient of {layers[0][0]} had {first / last:.1g} times the norm of that of "
-                    f"{layers[-1][0]} (median)",
-                )
-            )
+    def _concluded(self) -> list[Finding]:
         assert self._model is not None
-        parts = dict(self._model.named_modules())
-        for code, kinds in (("dying-relu", _CUT), ("saturation", _FLAT)):
-            ill = [
-                f"{100 * looks[-1][1]:.0f} % of {name or 'the model'}"
-                for name, looks in report.layers.items()
-                if isinstance(parts.get(name), kinds) and looks[-1][1] > _MOST
-            ]
-            if ill:
-                found.append(_mechanism(code, f"at the end: {', '.join(ill)}"))
-        return found
-
-    def _rates(self) -> str:
         assert self._optimizer is not None
-        rate = self._optimizer.param_groups[0].get("lr")
-        return f" from {float(rate):g}" if isinstance(rate, (int, float)) else ""
+        return conclusions(self.report, self._model, self._optimizer, kept=(self._carried, self._checked))
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -434,12 +347,3 @@ def _unwatched() -> Any:
 
 def _nothing(part: nn.Module, _: Any, output: Any) -> None:
     """Look at nothing."""
-
-
-def _mechanism(code: str, said: str) -> Finding:
-    return seen_as(code, said, cause="thalweg.diagnose says which cause is behind it", confidence=0.8)
-
-
-def _middle(values: Sequence[float]) -> float | None:
-    known = sorted(value for value in values if math.isfinite(value))
-    return known[len(known) // 2] if known else None
