@@ -74,8 +74,8 @@ CLAIM = Claim(
     known=(
         Known(
             verdict="holds",
-            why="in Rosenbrock's curved valley the memory of Fletcher and Reeves is of another direction",
-            changes={"names": ("chained-rosenbrock",)},
+            why="in two dimensions no more than two directions are conjugate: a third is stale",
+            changes={"names": ("rosenbrock", "beale"), "every": 2},
             conditions=("Fletcher-Reeves",),
         ),
         Known(
