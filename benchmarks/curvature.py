@@ -1,12 +1,10 @@
-"""What curvature costs: products in gradients, products to 1 % of lambda_max, and other libraries.
+"""What curvature costs: products in gradients, and products to 1 % of lambda_max.
 
     python -m benchmarks.curvature --json benchmarks/results/curvature.json
 
 A product is timed on a fixed probe, its graph kept (``held``), against a gradient of the same batch; medians
 over rounds that alternate. "To 1 %" is measured: the first number of products at which the value is within
-1 % of one found to a ten-thousandth, beside what lanczos takes by its own tolerance. Other libraries stop by
-rules of their own: beside the seconds of each stands the true residual that it had. Those that aren't
-installed are left out.
+1 % of one found to a ten-thousandth, beside what lanczos takes by its own tolerance.
 """
 
 from __future__ import annotations
@@ -111,71 +109,13 @@ def to_one_percent(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     }
 
 
-def others(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """Seconds for the largest eigenvalue, and the true relative residual that was had for it."""
-    hessian = Hessian(model, "cross-entropy", (x, y))
-
-    def residual(value: float, vector: list[Tensor]) -> float:
-        length = torch.sqrt(sum((t**2).sum() for t in vector))  # type: ignore[arg-type]
-        unit = [t / length for t in vector]
-        apart = [a - value * t for a, t in zip(hessian @ unit, unit, strict=True)]
-        return float(torch.sqrt(sum((t**2).sum() for t in apart))) / abs(value)  # type: ignore[arg-type]
-
-    found: dict[str, Any] = {}
-    ours: Any = None
-
-    def run() -> None:
-        nonlocal ours
-        ours = lanczos(hessian, ends="largest").largest
-
-    seconds = timed(run)
-    target = ours.residual / abs(ours.value)
-    found["thalweg"] = {"seconds": seconds, "residual": residual(ours.value, ours.vector)}
-    try:
-        from curvlinops import HessianLinearOperator
-        from scipy.sparse.linalg import eigsh
-
-        params = dict(model.named_parameters())
-        made = HessianLinearOperator(
-            model, nn.CrossEntropyLoss(), params, [(x, y)], check_deterministic=False
-        )
-        pair: Any = None
-
-        def theirs() -> None:
-            nonlocal pair
-            pair = eigsh(made.to_scipy(), k=1, which="LA", tol=target)
-
-        seconds = timed(theirs)
-        flat = torch.from_numpy(pair[1][:, 0]).float()
-        split = [t.reshape(p.shape) for t, p in zip(flat.split([p.numel() for p in params.values()]),
-                                                    params.values(), strict=True)]  # fmt: skip
-        found["curvlinops"] = {"seconds": seconds, "residual": residual(float(pair[0][0]), split)}
-    except ImportError:
-        found["curvlinops"] = "not installed"
-    try:
-        from pyhessian import hessian as pyhessian
-
-        made = pyhessian(model, nn.CrossEntropyLoss(), data=(x, y), cuda=False)
-        pair = None
-
-        def powers() -> None:
-            nonlocal pair
-            pair = made.eigenvalues(maxIter=200, tol=1e-4, top_n=1)
-
-        seconds = timed(powers)
-        found["PyHessian"] = {"seconds": seconds, "residual": residual(pair[0][0], pair[1][0])}
-    except ImportError:
-        found["PyHessian"] = "not installed"
-    return found
-
-
 def main() -> None:
     parser = records.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = records.begin("curvlinops-for-pytorch", "pyhessian", rounds=arguments.rounds, threads=1)
+    results = records.begin(rounds=arguments.rounds, threads=1)
     results["nets"] = {}
     for name in arguments.nets:
         torch.manual_seed(0)
@@ -185,12 +125,10 @@ def main() -> None:
         rows = {"elements": sum(p.numel() for p in model.parameters())}
         rows |= product_in_gradients(model, x, y, arguments.rounds)
         rows |= to_one_percent(model, x, y)
-        rows["largest_eigenvalue"] = others(model, x, y)
         results["nets"][name] = rows
         ratio = records.said(rows["product_in_gradients"])
         print(f"{name}, {rows['elements']} weights: a product is {ratio} gradients ({rows['way']})")
         print(f"  to 1 % {rows['products_to_one_percent']}, by tolerance {rows['products_by_own_tolerance']}")
-        print(f"  {rows['largest_eigenvalue']}")
     records.end(results, arguments.json)
 
 
