@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from tests.diagnosis.cases import facts, inputs, net, three_classes
 from torch import Tensor, nn
 
 import thalweg
 from thalweg.diagnosis.data_checks import suspect_data
+from thalweg.diagnosis.diagnosing import _tried
 from thalweg.diagnosis.endings import suspect_endings
 from thalweg.diagnosis.neighbours import related
 from thalweg.diagnosis.setup import Setup
 from thalweg.diagnosis.signals import signal_of, suspect_signals
 from thalweg.diagnosis.structure import suspect_structure
 from thalweg.diagnosis.through_time import forgets, shares_by_step
+from thalweg.diagnosis.trial import TrialPoint, TrialRun
+from thalweg.diagnosis.trying import Patient
 from thalweg.errors import ModelError
 
 X = inputs()
@@ -246,3 +250,38 @@ def test_what_one_and_zero_mean_is_said() -> None:
     assert (found.by_loss, found.scale) == (True, "the share of the first loss that is gone")
     found = thalweg.diagnose(net(3), (X, THREE), CE, "adam", epochs=2, budget=300)
     assert (found.by_loss, found.scale) == (False, "0 is a constant prediction")
+
+
+def test_columns_brought_back_are_judged_by() -> None:
+    """Nothing is found wrong with a training whose validation data were read in another order."""
+    wine = load_wine()
+    rows = torch.randperm(178, generator=torch.Generator().manual_seed(0))
+    x = torch.as_tensor(wine.data, dtype=torch.float32)[rows]
+    x, y = (x - x.mean(0)) / x.std(0), torch.as_tensor(wine.target)[rows]
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(5))
+    found = thalweg.diagnose(
+        net(3, columns=13), (x[:110], y[:110]), CE, "adam", batch_size=16, epochs=30,
+        validation=(x[110:, order], y[110:]), budget=2000,
+    )  # fmt: skip
+    named = [each for each in found.findings if each.severity != "advice"]
+    assert [each.code for each in named] == ["split-mismatch"]
+    assert named[0].remedy is not None
+    assert "learning rate" not in named[0].remedy.text
+    assert found.skill > 0.85
+    assert "overfitting" not in [each.code for each in found.findings]
+
+
+@pytest.mark.parametrize(("training", "ends"), [(0.99, True), (0.5, False)])
+def test_a_loss_that_is_too_sure_of_other_examples_is_no_illness(training: float, ends: bool) -> None:
+    """A likelihood's value on a few other examples is anything; what is learnt is said by the others."""
+
+    def likelihood(outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, scale = outputs[:, :1], outputs[:, 1:].exp()
+        return (((targets - mean) / scale) ** 2 / 2 + scale.log()).mean()
+
+    known = facts(net(2), (X, X[:, :1]), likelihood)
+    assert known.judge.kind == "other"
+    patient = Patient(facts=known, budget=1000.0)
+    run = TrialRun(points=[TrialPoint(10, training, -0.6)], steps=10, planned=10)
+    patient.try_ = lambda *_, **__: run  # type: ignore[method-assign]
+    assert (_tried(patient, known, None, 0) is None) is ends

@@ -57,6 +57,9 @@ def examine(patient: Patient) -> None:
     if patient.facts.judge.kind == "other":
         # shapes that don't go together hide what is predicted
         patient.facts = replace(patient.facts, judge=facts.judge)
+    if any(each.code == "split-mismatch" for each in patient.findings):
+        # what is mended in the validation data is judged by
+        patient.facts = replace(patient.facts, held=facts.held)
     if facts.traced is None or (facts.problem and not math.isfinite(facts.loss)):
         if not patient.findings:
             change = misfit(facts) or "a diagnosis needs one batch that goes through"
@@ -107,6 +110,9 @@ def _finish(patient: Patient, facts: Facts) -> None:
     ills = [each for each in patient.findings if each.severity != "advice"]
     base = patient.base
     if len(ills) != 1 or base is None or not base.finite or facts.judge.kind == "other":
+        return
+    if ills[0].code in ("labels", "split-mismatch", "input-values"):
+        # data are read anew, and the training isn't at fault
         return
     first = ills[0]
     if first.confidence < 1 or first.remedy is None or first.remedy.change is None:
@@ -195,6 +201,9 @@ def _tried(patient: Patient, facts: Facts, known: Learnable | None, number: int)
     if number == 0:
         patient.base, patient.score, patient.reached = base, score, score
     if score >= FINE and base.finite:
+        return None
+    if patient.facts.judge.kind == "other" and base.finite and base.training >= FINE:
+        # a loss on other examples may be large for a few that a model is too sure of
         return None
     if number == 0 and only_by_hand(patient, facts, known, score):
         return None
