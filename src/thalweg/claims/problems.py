@@ -59,7 +59,7 @@ def trained(
     """Train a classifier by :func:`thalweg.fit`, and return it in evaluation mode."""
     rate = {"hyperparameters": {"lr": lr}} if isinstance(optimizer, str) else {}
     fit(model, train, "cross-entropy", optimizer, seed=seed, evaluations=1, **{**rate, **more})
-    return model.eval()
+    return model
 
 
 @torch.no_grad()

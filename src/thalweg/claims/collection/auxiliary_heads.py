@@ -45,7 +45,7 @@ def measure(
     norms = []
     nets: list[tuple[nn.Module, nn.Sequential, Any]] = [
         (plain, plain, nn.functional.cross_entropy),
-        (whole.train(), helped, one.loss),
+        (whole, helped, one.loss),
     ]
     for net, inner, loss in nets:
         first = inner[0]

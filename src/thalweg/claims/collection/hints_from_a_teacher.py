@@ -38,7 +38,7 @@ def measure(
     return {
         "hints": accuracy(trained(student, train, lr=lr, seed=seed, stages=stages), test),
         "labels": accuracy(labels, test),
-        "teacher": accuracy(teacher.eval(), test),
+        "teacher": accuracy(teacher, test),
     }
 
 
