@@ -4,8 +4,8 @@
 
 Each library stops by a rule of its own. So each has a ladder of its tolerances, from loose to tight, and is
 timed at the first one at which the true relative residual ``|H v - lambda v| / lambda``, computed by us for
-all alike, is within the target. Rounds alternate between the libraries; ratios are of seconds of the same round.
-Those that aren't installed, or don't get there, are said.
+all alike, is within the target. Rounds alternate between the libraries; ratios are of seconds of the same
+round. Those that aren't installed, or don't get there, are said.
 """
 
 from __future__ import annotations

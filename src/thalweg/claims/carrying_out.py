@@ -183,7 +183,9 @@ def _measured(
         for claim in asked:
             keys = [task.key(digests[claim.name]) for task in tasks[claim.name]]
             if claim.name not in found and all(key in journal for key in keys):
-                found[claim.name] = _result(claim, tasks[claim.name], keys, journal, size)
+                found[claim.name] = _result(
+                    claim, tasks[claim.name], keys, journal, size, digests[claim.name]
+                )
                 watcher.judged(found[claim.name])
 
     judge_done()
@@ -217,7 +219,7 @@ def _tasks(claim: Claim, size: SizeName, seeds: int | None) -> list[_Task]:
 
 
 def _result(
-    claim: Claim, tasks: Sequence[_Task], keys: Sequence[str], journal: Journal, size: SizeName
+    claim: Claim, tasks: Sequence[_Task], keys: Sequence[str], journal: Journal, size: SizeName, digest: str
 ) -> ClaimResult:
     numbers: dict[str, list[Any]] = {condition: [] for condition in claim.conditions}
     seconds = 0.0
@@ -225,7 +227,9 @@ def _result(
         value = journal.once("measured", key, dict)
         numbers[task.condition] += value["numbers"]
         seconds += value["seconds"]
-    return ClaimResult(claim=claim, judged=judge(claim, numbers), numbers=numbers, seconds=seconds, size=size)
+    return ClaimResult(
+        claim=claim, judged=judge(claim, numbers), numbers=numbers, seconds=seconds, size=size, digest=digest
+    )
 
 
 def _values(

@@ -137,7 +137,7 @@ def plain_result(result: ClaimResult) -> dict[str, Any]:
         "verdict": judged.verdict,
         "sentence": judged.sentence(),
         "size": result.size,
-        "digest": result.claim.digest(),
+        "digest": result.digest,
         "seeds": judged.seeds,
         "seconds": result.seconds,
         "needed": judged.needed,
@@ -162,6 +162,7 @@ def from_plain(value: Mapping[str, Any]) -> ClaimResult:
         numbers=value["numbers"],
         seconds=value["seconds"],
         size=value["size"],
+        digest=value["digest"],
     )
 
 

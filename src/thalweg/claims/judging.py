@@ -82,6 +82,7 @@ class ClaimResult:
         numbers: of each condition: one mapping a seed, of numbers and lists.
         seconds: of computing, all seeds and conditions together.
         size: ``quick`` or ``full``.
+        digest: of the claim's file when it was measured: see :meth:`thalweg.claims.claim.Claim.digest`.
     """
 
     claim: Claim
@@ -89,6 +90,7 @@ class ClaimResult:
     numbers: Mapping[str, Sequence[Mapping[str, Any]]]
     seconds: float
     size: SizeName
+    digest: str
 
     def __repr__(self) -> str:
         return f"{self.claim.name}: {self.judged.sentence()}"

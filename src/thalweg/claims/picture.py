@@ -159,12 +159,15 @@ def _dots(picture: Dots, numbers: Rows, exact: bool) -> tuple[list[str], int]:
         for tick in ticks
     ]
     several = any(len(rows) > 1 for rows in numbers.values())
-    note = ": mean with 95 % interval, and each seed" if several else ""
-    drawn.append(
-        f'<text class="small" x="{(left + _WIDE - 24) // 2}" y="{y + 30}" text-anchor="middle">'
-        f"{escape(picture.axis + note)}</text>"
-    )
-    return drawn, y + 40
+    said = [picture.axis, *(["mean with 95 % interval, and each seed"] if several else [])]
+    for row, text in enumerate(said):
+        # in the middle of the axis, unless there is no room for it there
+        middle = (left + _WIDE - 24) // 2 if 3.3 * len(text) < (_WIDE - left) / 2 else _WIDE // 2
+        drawn.append(
+            f'<text class="small" x="{middle}" y="{y + 30 + 15 * row}" text-anchor="middle">'
+            f"{escape(text)}</text>"
+        )
+    return drawn, y + 25 + 15 * len(said)
 
 
 def _lines(picture: Lines, numbers: Rows) -> tuple[list[str], int]:
