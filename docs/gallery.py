@@ -82,6 +82,7 @@ def pages() -> dict[Path, str]:
 if __name__ == "__main__":
     for given in sys.argv[1:]:
         take_over(Path(given))
-    for path, text in pages().items():
+    made = pages()
+    for path, text in made.items():
         path.write_text(text, encoding="utf-8")
-    print(f"{len(pages())} files in docs/claims")
+    print(f"{len(made)} files in docs/claims")

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -175,29 +176,30 @@ def _measured(
     digests = {claim.name: claim.digest() for claim in asked}
     tasks = {claim.name: _tasks(claim, size, seeds) for claim in asked}
     every = [task for each in tasks.values() for task in each]
-    left = [task for task in every if task.key(digests[task.claim]) not in journal]
+    keys = {task: task.key(digests[task.claim]) for task in every}
+    left = [task for task in every if keys[task] not in journal]
     watcher.counted(len(asked), len(every), len(every) - len(left))
+    by_name = {claim.name: claim for claim in asked}
+    open_tasks = Counter(task.claim for task in left)
     found: dict[str, ClaimResult] = {}
 
-    def judge_done() -> None:
-        for claim in asked:
-            keys = [task.key(digests[claim.name]) for task in tasks[claim.name]]
-            if claim.name not in found and all(key in journal for key in keys):
-                found[claim.name] = _result(
-                    claim, tasks[claim.name], keys, journal, size, digests[claim.name]
-                )
-                watcher.judged(found[claim.name])
+    def judge_if_done(name: str) -> None:
+        if not open_tasks[name]:
+            there = [keys[task] for task in tasks[name]]
+            found[name] = _result(by_name[name], tasks[name], there, journal, size, digests[name])
+            watcher.judged(found[name])
 
-    judge_done()
+    for name in by_name:
+        judge_if_done(name)
     with Interruption() as interruption:
         stop = interruption.asked if directory is None else directory.watched(interruption.asked)
         done = len(every) - len(left)
-        by_name = {claim.name: claim for claim in asked}
         for task, value in _values(left, by_name, processes, stop):
-            journal.once("measured", task.key(digests[task.claim]), partial(dict, value))
+            journal.once("measured", keys[task], partial(dict, value))
             done += 1
             watcher.measured(task.claim, done, len(every))
-            judge_done()
+            open_tasks[task.claim] -= 1
+            judge_if_done(task.claim)
         if done < len(every):
             kept = (
                 f"what was measured is saved, and {option('resume', True)} goes on"
@@ -237,13 +239,14 @@ def _values(
 ) -> Iterator[tuple[_Task, dict[str, Any]]]:
     """Carry out tasks, and give each with what it measured; ends early where it is stopped."""
     alone = min(processes, len(tasks)) <= 1
-    here = [task for task in tasks if alone or task.claim not in registry.names()]
+    elsewhere = set() if alone else set(registry.names())
+    here = [task for task in tasks if task.claim not in elsewhere]
     with _one_thread():
         for task in here:
             if stop():
                 return
             yield task, _carry_out(task, claims[task.claim])
-    tasks = [task for task in tasks if task not in here]
+    tasks = [task for task in tasks if task.claim in elsewhere]
     if not tasks:
         return
     pool = ProcessPoolExecutor(
